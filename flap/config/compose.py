@@ -58,7 +58,8 @@ def typed(config: DictConfig) -> FlapConfig:
         ValueError: one line that names the field, its value and what is allowed.
     """
     _refuse_unknown(config, FlapConfig, "")
-    config = _with_values(config, config.get("debug") or {})
+    config = copy.deepcopy(config)
+    _set_values(config, config.get("debug") or {})
     for name in (field.name for field in fields(FlapConfig)):
         deleted = name not in config or (config[name] is None and name in ("metric", "structure", "compensation"))
         require(not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one")
@@ -89,17 +90,13 @@ def literal(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value  # of numpy and torch
 
 
-def _with_values(config: DictConfig, values: Mapping[str, Any], section: str = "") -> DictConfig:
-    """Return a copy of the config with other values of those keys that it has."""
-    config = copy.deepcopy(config) if not section else config
-    for key, value in values.items():
-        name, parent = f"{section}{key}", OmegaConf.select(config, section.rstrip(".")) if section else config
-        if isinstance(parent, DictConfig) and key in parent:
-            if isinstance(value, Mapping):
-                _with_values(config, value, f"{name}.")
-            else:
-                OmegaConf.update(config, name, value)
-    return config
+def _set_values(config: Any, values: Mapping[str, Any]) -> None:
+    """Give those keys that a config has other values; a choice that was not made has no keys."""
+    for key, value in values.items() if isinstance(config, DictConfig) else ():
+        if key in config and isinstance(value, Mapping):
+            _set_values(config[key], value)
+        elif key in config:
+            config[key] = value
 
 
 def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:

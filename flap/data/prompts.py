@@ -1,6 +1,5 @@
 """Prompts from a file: what a model is asked, and the right answers where the file has them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,6 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         raise ValueError(f"{where}: asks nothing; expected text in 'prompt', or in the turns of 'messages'")
     if answer is not None and not (isinstance(answer, str) and answer.strip()):
         raise ValueError(f"{where}: the answer is no text; expected a string that is not empty, or none at all")
-    try:
-        json.dumps([turns, answer], ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:  # JSON can escape one
-        raise ValueError(f"{where}: holds an unpaired surrogate, as \\ud83d without its other half") from error
     return Prompt(tuple(turns), answer, row.get("messages") is not None)
 
 

@@ -31,10 +31,6 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
     text = Text.joined(path.name, _documents(path, where), str(path.resolve()))
     if not text.text.strip():
         raise ValueError(f"{where}: the file holds no text")
-    try:
-        text.text.encode()
-    except UnicodeEncodeError as error:  # JSON can escape one
-        raise ValueError(f"{where}: holds an unpaired surrogate, as \\ud83d without its other half") from error
     return text
 
 
@@ -79,10 +75,11 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
                 continue
             try:
                 row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()  # fails at half of a character, which JSON can escape
+                if not isinstance(row, dict):
+                    raise ValueError("no JSON object")
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
             rows.append({name: row[name] for name in columns if name in row})
             names |= dict.fromkeys(row)
     return rows, list(names)

@@ -48,11 +48,6 @@ class Windows:
         """The numbers of the parts that the model has still to write."""
         return [p for p, text in enumerate(self.texts) if text is None]
 
-    @property
-    def own_length(self) -> int:
-        """The tokens that a window takes from a text; BOS is not among them."""
-        return self.seq_len - self.bos
-
     def tokens_to_write(self, part: int) -> int:
         """Return the tokens that the model's own text must have.
 

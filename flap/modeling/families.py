@@ -39,8 +39,9 @@ SMALL_EXPERTS = replace(MIXTURE, expert_neurons="moe_intermediate_size")
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(
         (
-            "llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text", "smollm3", "granite",
-            "gemma", "gemma2", "gemma3_text", "cohere2", "ernie4_5", "exaone4", "hunyuan_v1_dense", "seed_oss",
+            "llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text", "smollm3",
+            "granite", "gemma", "gemma2", "gemma3_text", "cohere2", "ernie4_5", "exaone4", "hunyuan_v1_dense",
+            "seed_oss",
         ),
         Family(),
     ),

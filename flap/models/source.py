@@ -16,6 +16,7 @@ from flap.models.architecture import sees_images
 from flap.models.locate import commit, file_state, not_found
 from flap.models.model_files import ModelFiles
 from flap.models.placement.base import PlacedModel
+from flap.models.weights import QUIET
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
@@ -57,8 +58,7 @@ class ModelSource(ABC):
         """The files of a vision-language model's processor, which are copied into a checkpoint as they are."""
         if not (self.path and sees_images(self.config)):
             return []
-        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        files = (cached_file(self.path, name, **quiet) for name in PROCESSOR)
+        files = (cached_file(self.path, name, **QUIET) for name in PROCESSOR)
         return [Path(file) for file in files if file]
 
     @cached_property

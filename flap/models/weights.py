@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Options of `cached_file`: None where there is no file, or no network.
+QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -52,11 +54,10 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
 
     None if no file is found. path: a directory or hub id. download: get the file from the hub, as the model will be.
     """
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    file = cached_file(path, WEIGHTS, local_files_only=not download, **quiet)
-    if not file and (index := cached_file(path, INDEX, local_files_only=not download, **quiet)):
+    file = cached_file(path, WEIGHTS, local_files_only=not download, **QUIET)
+    if not file and (index := cached_file(path, INDEX, local_files_only=not download, **QUIET)):
         name = min(json.loads(Path(index).read_text())["weight_map"].values())
-        file = cached_file(path, name, local_files_only=not download, **quiet)
+        file = cached_file(path, name, local_files_only=not download, **QUIET)
     names = (dtype for dtype, _ in _headers(Path(file)).values()) if file else ()
     return next((TYPES[name] for name in names if name in TYPES), None)
 

@@ -89,7 +89,7 @@ class Draft:
         tokenizer = self.windows.tokenizer
         text = tokenizer.decode(sequence_T, skip_special_tokens=True)
         num_tokens = len(tokenizer(text, add_special_tokens=False).input_ids)
-        if not num_tokens or loops(sequence_T):
+        if not num_tokens or repetition(sequence_T.tolist()) > 1 - DISTINCT:
             self.dropped += 1
         else:
             self.documents.append(text)
@@ -157,8 +157,3 @@ def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
     with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
         tokens_NT = sample(model, draft.start.token, needed, draft.seq_len)
     return {"tokens": tokens_NT.tolist(), "seconds": perf_counter() - started}
-
-
-def loops(sequence_T: Tensor) -> bool:
-    """Return whether a sequence repeats itself: less than half of its 4-grams are distinct."""
-    return repetition(sequence_T.tolist()) > 1 - DISTINCT

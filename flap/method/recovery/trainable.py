@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from flap.data.temporary_state import replaced
 from flap.method.recovery.base import Recovery
 from flap.models import adapt
 
@@ -17,8 +18,8 @@ from flap.models import adapt
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the parameters that are trained, in float32, with all others frozen; at the end the model is as it was.
 
-    Inside, nothing is dropped out. The model gets tensors of its own first, because it may share those that were not
-    pruned with the dense model.
+    Inside, nothing is dropped and no noise is added, as what the model learns from has none. The model gets tensors of
+    its own first, because it may share those that were not pruned with the dense model.
     """
     before = _own_tensors(model, keep_bfloat16=recovery.rank is not None)
     model.requires_grad_(False)
@@ -29,7 +30,9 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     trained = _all_but_ends(decoder) if adapted is None else [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(True)
-    with _nothing_dropped(decoder):
+    with ExitStack() as changed:
+        for owner, name in list(_dropouts(decoder)):
+            changed.enter_context(replaced(name, 0.0, owner))
         yield trained
     if adapted is not None:
         adapted.merge_and_unload()
@@ -39,17 +42,6 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
         parameter.data = parameter.data.to(dtype)
         parameter.requires_grad_(requires_grad)
     model.eval()
-
-
-@contextmanager
-def _nothing_dropped(decoder: PreTrainedModel) -> Iterator[None]:
-    """Drop no activations or layers, and add no noise, inside the block: what the model learns from has none."""
-    shares = [(owner, name, getattr(owner, name)) for owner, name in _dropouts(decoder)]
-    for owner, name, _ in shares:
-        setattr(owner, name, 0.0)
-    yield
-    for owner, name, share in shares:
-        setattr(owner, name, share)
 
 
 def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:

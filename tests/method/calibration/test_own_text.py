@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from flap.data import Part, Windows
 from flap.data.read_windows import beginning
 from flap.data.temporary_state import seeded
-from flap.method.calibration.own_text import USES, Draft, loops, text_of, write
+from flap.method.calibration.own_text import USES, Draft, text_of, write
 from flap.method.calibration.sampling import attention_of_one_query, sample
 from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder
@@ -140,7 +140,6 @@ def test_attention_of_one_query_is_what_transformers_computes(case: str, monkeyp
 
 
 def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
-    assert loops(torch.tensor([5, 6] * 24)) and not loops(torch.arange(48))
     model = tiny_model("llama-gqa")
     with torch.no_grad():  # always the same word
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
