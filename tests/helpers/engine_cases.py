@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import flap
-from flap.checkpoint.export.mlx.config import ARCHITECTURES
+from flap.checkpoint.export.mlx.export import ARCHITECTURES
 from flap.method.compression import NoCompensation
 from tests.cases import random_model, tokens
 from tests.helpers.gguf_cases import Exported

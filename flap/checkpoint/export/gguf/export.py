@@ -6,18 +6,18 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from transformers import PreTrainedConfig
 
 from flap.checkpoint.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
-from flap.checkpoint.export.gguf.hyperparameters import (
+from flap.checkpoint.export.gguf.model import (
+    LazyTensor,
     add_hyperparameters,
     check_model,
-    choose_architecture,
     layer_widths,
+    llama_cpp_tensors,
     rope_factors,
-)  # fmt: skip
-from flap.checkpoint.export.gguf.tensors import LazyTensor, llama_cpp_tensors
+)
 from flap.checkpoint.export.gguf.tokenizer import add_tokenizer, source_gguf
 from flap.storage.atomic_files import atomic_file
 
@@ -52,11 +52,11 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 def _opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUFWriter, list[LazyTensor]]:
     tensors = llama_cpp_tensors(Shards.open(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
-    arch = choose_architecture(widths)
+    by_layer = any(layer != widths[0] for layer in widths)
     if (factors := rope_factors(config)) is not None:
         tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
-    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
-    add_hyperparameters(writer, config, widths, by_layer=arch == MODEL_ARCH.DECI)
+    writer = GGUFWriter(path, "deci" if by_layer else "llama")
+    add_hyperparameters(writer, config, widths, by_layer)
     return writer, tensors
 
 

@@ -1,19 +1,22 @@
-"""The models that this export writes, their hyperparameters and their RoPE in llama.cpp's keys.
+"""The models that this export writes: their tensors, hyperparameters and RoPE by llama.cpp's names.
 
 LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's `llama` adds all of these, but has one width for all
 layers; `deci` is the same computation with a width for each layer. Widths are those of the tensors.
+Legend: R rows (output channels of a Linear) · D head dimension.
 """
 
+import re
+from collections.abc import Callable
 from math import isclose, log
+from typing import NamedTuple
 
 import torch
-from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
+from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType, get_tensor_name_map
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from flap.checkpoint.export.checkpoint import check_setting, head_dim, ropes
-from flap.checkpoint.export.gguf.tensors import LazyTensor
+from flap.checkpoint.export.checkpoint import Shards, check_setting, head_dim, ropes
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
 CONVERTER = (
@@ -24,6 +27,14 @@ ROPES = ("default", "linear", "yarn", "llama3")
 # What llama.cpp computes of YaRN; it rounds the first and the last of the channels between which it interpolates.
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 Widths = dict[str, int]
+
+
+class LazyTensor(NamedTuple):
+    """A tensor that is read when it is needed."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
 
 
 def check_model(config: PreTrainedConfig) -> None:
@@ -53,6 +64,39 @@ def _check_rope(config: PreTrainedConfig) -> None:
         check_setting("gguf", "attention_factor", usual if isclose(factor, usual, rel_tol=1e-6) else factor, (usual,))
 
 
+def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTensor]:
+    """Return all tensors of a checkpoint as llama.cpp has them (float32).
+
+    Raises:
+        ValueError: its architecture has no place for one of them.
+    """
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    tensors = []
+    for name, shape in shards.shapes.items():
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise ValueError(f"gguf: llama.cpp's architecture llama has no place for {name}")
+        tensors.append(_converted(name, shape, target, shards, head_dim(config)))
+    return tensors
+
+
+def _converted(name: str, shape: tuple[int, ...], target: str, shards: Shards, head_dim: int) -> LazyTensor:
+    """Return a tensor as llama.cpp has it."""
+    if re.search(r"\.[qk]_proj\.", name):
+        return LazyTensor(target, shape, lambda: interleave(shards.read(name).float(), head_dim))
+    return LazyTensor(target, shape, lambda: shards.read(name).float())
+
+
+def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
+    """Reorder the rows of q or k (weight or bias) from transformers' RoPE layout to that of llama.cpp's LLaMA.
+
+    transformers rotates channel d with d + D/2, llama.cpp channel 2d with 2d + 1. The number of heads is computed from
+    the number of rows, because it differs between layers.
+    """
+    heads = tensor_R.shape[0] // head_dim
+    return tensor_R.reshape(heads, 2, head_dim // 2, -1).transpose(1, 2).reshape(tensor_R.shape)
+
+
 def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[Widths]:
     """Return the numbers of heads and neurons of each layer, by GGUF key."""
     shapes = {one.name: one.shape for one in tensors}
@@ -64,11 +108,6 @@ def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> l
         }
         for i in range(num_layers)
     ]
-
-
-def choose_architecture(widths: list[Widths]) -> MODEL_ARCH:
-    """Return llama.cpp's architecture for layers of these widths."""
-    return MODEL_ARCH.LLAMA if all(layer == widths[0] for layer in widths) else MODEL_ARCH.DECI
 
 
 def add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool) -> None:
