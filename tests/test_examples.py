@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 import flap
-from flap.results.sweep_folders import read_study
+from flap.results.study_files import read_study
 from flap.storage import digest, read_json
 from tests.cases import tiny_model
 

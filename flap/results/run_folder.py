@@ -20,7 +20,6 @@ from flap.storage.status import STATUS, read_status
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNASKED = ("null", "1")  # 1: the sequences of a target in memory
-UNFINISHED = "no report: still running, or killed"
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,9 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
             return "damaged", str(error), {}
     if status.get("state") == "failed":
         return "failed", status.get("error") or "", {}
-    return (
-        ("unfinished", UNFINISHED, {}) if status.get("state") == "running" else ("damaged", f"{STATUS}: no state", {})
-    )
+    if status.get("state") == "running":
+        return "unfinished", "no report: still running, or killed", {}
+    return "damaged", f"{STATUS}: no state", {}
 
 
 def read_yaml(path: Path, kind: type = dict) -> Any:

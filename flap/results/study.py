@@ -65,7 +65,9 @@ class Study:
         names = dict.fromkeys(
             name for run in self.runs for name in run.numbers("pruned") if not name.endswith("_stderr")
         )
-        return sorted(names, key=_place)
+        return sorted(
+            names, key=lambda name: (not is_perplexity(name), not is_bits_per_byte(name), is_efficiency(name))
+        )
 
     def of(self, rows: DataFrame) -> tuple[RunRecord, ...]:
         """Return the runs of rows of the frame."""
@@ -82,10 +84,6 @@ class Study:
     def values(self, name: str) -> list[Any]:
         """Return the distinct values of a column, sorted; unknown values are left out."""
         return sorted({*self.frame[name]} - {None, ""})
-
-
-def _place(name: str) -> tuple[bool, bool, bool]:
-    return not is_perplexity(name), not is_bits_per_byte(name), is_efficiency(name)
 
 
 def _row(run: RunRecord) -> dict[str, Any]:

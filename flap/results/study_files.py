@@ -1,14 +1,19 @@
-"""The files of a study: study.csv for programs, plots/, the page index.html."""
+"""A study on disk: the folders of sweeps that it is read from; its files study.csv, plots/ and index.html, the page."""
 
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from os.path import relpath
 from pathlib import Path
+from typing import Any
 
-from flap.config import require
 from flap.results.pages import study_page
 from flap.results.plots import draw
-from flap.results.sweep_folders import distinct, read_study
+from flap.results.run_folder import RunRecord, read_run, read_yaml
+from flap.results.study import Study
 from flap.storage.atomic_files import atomic_file, write_text
-
-LONGEST_NAME = 255  # bytes of a folder's name, in most file systems
+from flap.storage.status import STATUS
 
 
 def write_study(*sweeps: Path, into: Path | None = None) -> Path:
@@ -18,7 +23,7 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     into: their folder; None: that of the sweep, or for several A+B beside the first of the sweeps A and B.
 
     Raises:
-        ValueError: a folder cannot be read (see `read_study`), or `into` is needed, as A+B would be too long.
+        ValueError: a folder cannot be read (see `read_study`).
     """
     folder = into or _beside(distinct(sweeps))
     study = read_study(*sweeps, into=folder)
@@ -37,9 +42,90 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 
 
 def _beside(sweeps: list[Path]) -> Path:
-    name = "+".join(sweep.resolve().name for sweep in sweeps)
-    if len(sweeps) == 1:
-        return sweeps[0]
-    allowed = f"a folder for the page: the names of {len(sweeps)} sweeps are too long for one"
-    require(len(name.encode()) <= LONGEST_NAME, "--into", None, allowed)
-    return sweeps[0].resolve().parent / name
+    names = [sweep.resolve().name for sweep in sweeps]
+    return sweeps[0] if len(sweeps) == 1 else sweeps[0].resolve().parent / "+".join(names)
+
+
+def read_study(*sweeps: Path, into: Path | None = None) -> Study:
+    """Read every sub-folder of the sweeps that has a status.json, and return the study.
+
+    into: the folder of the study's files, to which the runs' folders are relative; None: that of the first sweep.
+
+    Raises:
+        ValueError: a folder does not exist or has no run.
+    """
+    folders, into = distinct(sweeps), into or sweeps[0]
+    names = _names(folders) if len(folders) > 1 else [""]
+    runs = [
+        replace(run, sweep=name, folder=relpath(folder / run.folder, into))
+        for folder, name in zip(folders, names, strict=True)
+        for run in _read_sweep(folder)
+    ]
+    study = Study(into, tuple(filter(None, map(command_of, folders))), tuple(_with_options(runs)))
+    number = next(iter(study.measured), "")
+    return replace(study, runs=tuple(sorted(study.runs, key=lambda run: _rank(run, number))))
+
+
+def distinct(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders without repetitions, also under other names."""
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """Return a name for each sweep: that of its folder, or all paths where two have one name."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len({*names}) == len(names) else [str(folder) for folder in folders]
+
+
+def _read_sweep(folder: Path) -> list[RunRecord]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
+    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
+    if (folder / STATUS).is_file():
+        raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or several runs")
+    if not runs:
+        raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
+    damaged = {run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"}
+    return [replace(run, error=damaged.get(run.folder, run.error)) for run in runs if not _repeated(run, runs)]
+
+
+def _repeated(run: RunRecord, runs: list[RunRecord]) -> bool:
+    """Return whether an unfinished run was run again under another job number, and finished."""
+
+    def job(run: RunRecord) -> tuple[Any, ...]:
+        return run.folder.partition("_")[2], run.overrides
+
+    return run.state != "finished" and any(other.state == "finished" and job(other) == job(run) for other in runs)
+
+
+def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
+    """Return the runs with `options` set to the overrides that differ between them.
+
+    What one sweep sets and another has by default is no difference, and whole kinds of evaluation change no model.
+    """
+    given = (key for run in runs for key in run.overrides)
+    keys = dict.fromkeys(key for key in given if key.split(".")[0] != "eval" or key.count(".") > 1)
+    differ = [key for key in keys if len({run.overrides.get(key, run.config.get(key)) for run in runs}) > 1]
+    return [
+        replace(run, options=" ".join(f"{key}={run.overrides[key]}" for key in differ if key in run.overrides))
+        for run in runs
+    ]
+
+
+def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
+    """Return the sort key of a run: finished first, then by ratio, by the number named `number`, and by folder."""
+    quality = run.numbers("pruned").get(number, inf)
+    return run.state != "finished", inf if run.ratio is None else run.ratio, quality, run.folder
+
+
+def command_of(sweep: Path) -> str:
+    """Return the command line of a sweep; empty if there is no record of it, or a damaged one."""
+    record = read_yaml(sweep / "multirun.yaml")  # Hydra's
+    try:
+        given = record["hydra"]["overrides"]
+        own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]
+        sources = record["hydra"]["runtime"]["config_sources"]
+        folders = [f"--config-dir={one['path']}" for one in sources if one["provider"] == "command-line"]
+        return shlex.join(["python", "-m", "flap", "-m", *folders, *given["task"], *own])
+    except (LookupError, TypeError):
+        return ""

@@ -8,7 +8,7 @@ from pandas import DataFrame
 from flap.results.pareto import COSTS, front, fronts, points
 from flap.results.plots import draw
 from flap.results.series import series_of
-from flap.results.sweep_folders import read_study
+from flap.results.study_files import read_study
 from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altered
 
 PARAMETERS, BYTES, SPEEDS = COSTS

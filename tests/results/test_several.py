@@ -10,8 +10,7 @@ import pytest
 from flap.results.comparison import notices
 from flap.results.configs import varying
 from flap.results.series import series_of
-from flap.results.study_files import write_study
-from flap.results.sweep_folders import read_study
+from flap.results.study_files import read_study, write_study
 from flap.study import main
 from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, add_command, altered
 
@@ -61,16 +60,6 @@ def test_seeds_of_two_sweeps_are_one_curve(sweeps: tuple[Path, Path]) -> None:
     assert line.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 30.5, 31.0]}  # min, mean, max
     assert [cell.sweep for cell in study.runs] == ["first", "second"]
     assert list(notices(study.finished)) == []
-
-
-def test_names_that_are_too_long_together_ask_for_a_folder(tmp_path: Path, report: Report) -> None:
-    folders = [tmp_path / f"{i}-{'sweep' * 20}" for i in range(3)]
-    for folder in folders:
-        add_cell(folder, report, "WIFV", "AL-AM", 0.2)
-    line = "^--into=None: expected a folder for the page: the names of 3 sweeps are too long for one$"
-    with pytest.raises(ValueError, match=line):
-        write_study(*folders)
-    assert write_study(*folders, into=tmp_path / "all") == tmp_path / "all" / "index.html"
 
 
 def test_sweeps_of_one_name_are_told_by_their_paths(tmp_path: Path, report: Report) -> None:

@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from flap.results.plots import draw
 from flap.results.series import series_of
-from flap.results.study_files import write_study
+from flap.results.study_files import read_study, write_study
 from flap.results.study_table import tabulate
-from flap.results.sweep_folders import read_study
 from flap.runs.sweeps.callbacks import StudyCallback, write_open_study
 from flap.storage import write_status
 from flap.study import main
@@ -249,13 +248,6 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     [
         ("report.json", '{"schema": 1, "eva', "report.json: cannot be read (JSONDecodeError)"),
         ("report.json", '{"schema": 0}', "report.json: schema 0, this version reads 1"),
-        (
-            "report.json",
-            '{"schema": 1, "config": {}}',
-            "report.json: has no valid device, sources, warnings, parameters.total_before, parameters.total_after, "
-            "ratio.realised_decoder, layers, layers_before, evaluation.dense, evaluation.pruned, versions, git.commit, "
-            "git.dirty",
-        ),
         ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
         ("status.json", "{torn", "status.json: no state"),
     ],

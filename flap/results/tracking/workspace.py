@@ -11,7 +11,7 @@ from flap.results.number_texts import is_efficiency
 from flap.results.pages import title
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
-from flap.results.sweep_folders import read_study
+from flap.results.study_files import read_study
 from flap.results.tracking.login import resolve_mode
 from flap.storage.atomic_files import write_text
 

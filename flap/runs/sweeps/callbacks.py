@@ -60,8 +60,7 @@ def _write(config: DictConfig, ended: bool) -> None:
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
-        from flap.results.study_files import write_study
-        from flap.results.sweep_folders import read_study
+        from flap.results.study_files import read_study, write_study
 
         page = write_study(folder)
         if ended:
