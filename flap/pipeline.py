@@ -60,7 +60,7 @@ def execute(run: Run, earlier: Report | None = None) -> Report:
         if run.config.checkpoint.save:
             model = save(run, model, pruned.plan)
         out.measured = measure_pruned(run, model, run.keys.pruned(pruned.plan))
-        out.peak = peak_memory()  # which the next line resets
+        out.peak = peak_memory({})  # which the next line resets
         out.both = measure_both(run, reopen, model, pruned.plan)
         report = with_numbers(earlier, run, out) if earlier else report_of(run, pruned, out)
         write_files(run, report, pruned.plan)

@@ -199,8 +199,7 @@ eval=efficiency -> eval.efficiency.prefill_len + decode_len = 160: the model's c
 eval=zero_shot eval.zero_shot.tasks=[] -> eval.zero_shot.tasks=[]: expected a list
 eval=zero_shot eval.zero_shot.limit=0 -> eval.zero_shot.limit=0: expected null or a whole number >= 1
 eval=zero_shot eval.zero_shot.num_fewshot=-1 -> eval.zero_shot.num_fewshot=-1: expected null or a whole number >= 0
-eval=zero_shot eval.zero_shot.batch_size=0 -> eval.zero_shot.batch_size=0: expected auto or a whole number >= 1
-eval=zero_shot eval.zero_shot.batch_size=max -> eval.zero_shot.batch_size=max: expected auto or a whole number >= 1
+eval=zero_shot eval.zero_shot.batch_size=0 -> eval.zero_shot.batch_size=0: expected a whole number >= 1
 eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expected one of auto, hub, packaged
 eval=zero_shot eval.zero_shot.chat_template=1 -> eval.zero_shot.chat_template=1: expected one of auto, true, false
 eval=generation eval.generation.chat_template=true -> eval.generation.chat_template=True: the tokenizer has no chat tem

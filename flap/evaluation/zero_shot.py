@@ -55,18 +55,17 @@ class ZeroShot(Evaluator):
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))  # lm-eval tasks, groups or tags
     limit: int | None = None  # documents of each task, 1 or more; None: all
     num_fewshot: int | None = None  # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
-    batch_size: int | str = 8  # sequences in a batch, 1 or more; "auto": the largest that fits
+    batch_size: int = 8  # sequences in a batch, 1 or more
     source: str = "auto"  # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
     seed: int = 1234  # of the few-shot examples, 0 to 2**32 - 1; this is lm-eval's
     chat_template: str = "auto"  # prompts go through the tokenizer's: true, false; auto: false, so as published
 
     def __post_init__(self) -> None:
-        valid_batch_size = self.batch_size >= 1 if isinstance(self.batch_size, int) else self.batch_size == "auto"
         for name, condition, allowed in (
             ("tasks", bool(self.tasks), "a list of lm-eval tasks, groups or tags, as [piqa]"),
             ("limit", self.limit is None or self.limit >= 1, "null or a whole number >= 1"),
             ("num_fewshot", self.num_fewshot is None or self.num_fewshot >= 0, "null or a whole number >= 0"),
-            ("batch_size", valid_batch_size, "auto or a whole number >= 1"),
+            ("batch_size", self.batch_size >= 1, "a whole number >= 1"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
             ("chat_template", self.chat_template.lower() in ("auto", "true", "false"), "one of auto, true, false"),
@@ -142,7 +141,7 @@ class ZeroShot(Evaluator):
         from lm_eval.api import task as tasks
         from lm_eval.models import huggingface
 
-        from flap.evaluation.zero_shot_ranks import Bar, SharedBatches, SharedHFLM
+        from flap.evaluation.zero_shot_ranks import Bar, SharedBatches
 
         for subtask in task.loaded["tasks"].values():
             if self.num_fewshot is not None:
@@ -158,7 +157,7 @@ class ZeroShot(Evaluator):
         plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
         with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
             options = {"batch_size": self.batch_size, "enable_thinking": False}  # of templates that have thoughts
-            lm = SharedHFLM(pretrained=placed.model, tokenizer=tokenizer, **options)
+            lm = huggingface.HFLM(pretrained=placed.model, tokenizer=tokenizer, **options)
             lm._device = placed.device  # its own is that of the first weight, which may wait on disk
             chat = {"apply_chat_template": in_chat, "fewshot_as_multiturn": in_chat}
             return evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)

@@ -10,7 +10,6 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
 from flap.storage import ranks
@@ -38,13 +37,6 @@ class SharedBatches(Collator):
         own = list(zip(self._reorder_indices, newarr, strict=True))
         answers = dict(chain(*ranks.gather(own)))
         return [answers[number] for number in range(len(self))]
-
-
-class SharedHFLM(HFLM):
-    """A model of lm-eval whose processes have batches of one size, where each looks for the largest that fits."""
-
-    def _detect_batch_size(self, *given: Any, **options: Any) -> int:
-        return int(min(ranks.gather(super()._detect_batch_size(*given, **options))))
 
 
 class Bar:

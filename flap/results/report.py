@@ -61,16 +61,15 @@ def read_report(path: Path) -> dict[str, Any]:
     return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 
 
-def peak_memory(before: Mapping[str, int | None] | None = None) -> dict[str, int | None]:
+def peak_memory(before: Mapping[str, int | None]) -> dict[str, int | None]:
     """Return the peak memory of the process, "host" and "device", in bytes; at least what it was before."""
     unit = 1 if platform.system() == "Darwin" else 1024
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     gpus = range(torch.cuda.device_count())
     device = sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None
-    earlier = before or {}
     return {
-        "host": max(host, earlier.get("host") or 0),
-        "device": device if device is None else max(device, earlier.get("device") or 0),
+        "host": max(host, before.get("host") or 0),
+        "device": device if device is None else max(device, before.get("device") or 0),
     }
 
 

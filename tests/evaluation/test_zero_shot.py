@@ -14,7 +14,7 @@ from lm_eval.api import task as lm_eval_task
 from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
-from flap.evaluation import Measurement, zero_shot_ranks
+from flap.evaluation import Measurement
 from flap.evaluation.generation import Generation
 from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_results import flatten
@@ -145,20 +145,20 @@ def test_a_task_has_its_own_number_of_examples(
     assert [context.count("\n\n") for context in contexts] == [examples] * 6
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
+@pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_model_in_memory_is_the_one_measured(
-    batch_size: int | str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    batch_size: int, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, given, rows = tiny_model("llama-gqa"), {}, set()
-    before, real = deepcopy(model.state_dict()), zero_shot_ranks.SharedHFLM
-    monkeypatch.setattr(zero_shot_ranks, "SharedHFLM", lambda **options: given.update(options) or real(**options))
+    before, real = deepcopy(model.state_dict()), huggingface.HFLM
+    monkeypatch.setattr(huggingface, "HFLM", lambda **options: given.update(options) or real(**options))
     model.register_forward_pre_hook(lambda _, args: rows.add(len(args[0])))
     [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
     expected = run(tokenizer, "animals")
     given.clear()
     assert task.run(Resident(model)).numbers == pytest.approx(expected, abs=1e-6)
     assert given["pretrained"] is model and given["batch_size"] == batch_size
-    assert max(rows) == (64 if batch_size == "auto" else batch_size)
+    assert max(rows) == batch_size
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -170,7 +170,7 @@ def test_random_state_logging_and_bars_are_as_before(
     caplog.set_level(logging.INFO, logger="lm_eval")
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
     before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state()
-    [task] = ZeroShot(["animals"], batch_size="auto").prepare(tokenizer, 128)
+    [task] = ZeroShot(["animals"]).prepare(tokenizer, 128)
     task.run(Resident(model))
     assert random.getstate() == before[0] and numpy.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
