@@ -21,8 +21,7 @@ from omegaconf import DictConfig
 
 from flap.config import config_dir, help_text, typed
 from flap.runs.owner import Owner
-from flap.runs.sweeps.callbacks import write_open_study
-from flap.runs.sweeps.failures import RunFailedError, failure_lines
+from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, write_open_study
 from flap.runs.sweeps.launching import end_alone, follow
 from flap.storage import ranks
 from flap.storage.ranks import AgreedError

@@ -7,8 +7,7 @@ from typing import Literal, NamedTuple
 from rich import table as rich_table
 from rich.text import Text
 
-Mark = Literal["best", "near", "clear", ""]  # "clear": a difference that is clear of the noise
-MARKS = {"best": "{0}{1}{0}", "clear": "{0}{1}{0}", "near": "{1} ≈", "": "{1}"}
+Mark = Literal["best", "near", "clear", ""]  # "best", "near": on the page of a study; "clear": a difference, in bold
 
 
 class Entry(NamedTuple):
@@ -41,7 +40,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
-        rows = [[MARKS[entry.mark].format("**", entry.text) for entry in row] for row in self.rows]
+        rows = [[entry.text for entry in row] for row in self.rows]
         heads, *lines = [f"| {' | '.join(row)} |" for row in (self.heads, *rows)]
         return "\n".join([heads, "|" + "---|" * len(self.heads), *lines])
 
@@ -51,6 +50,5 @@ class Table:
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if i and numeric else "left")
         for row in self.rows:
-            bold = ["bold" if "{0}" in MARKS[entry.mark] else "" for entry in row]
-            table.add_row(*(Text(entry.text, style) for entry, style in zip(row, bold, strict=True)))
+            table.add_row(*(Text(entry.text, "bold" if entry.mark == "clear" else "") for entry in row))
         return table

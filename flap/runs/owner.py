@@ -37,17 +37,9 @@ class Owner:
     tracked: "TrackedRun | None" = None
 
     def __post_init__(self) -> None:
+        self.run_dir = Path(self.hydra.runtime.output_dir)
         self.place = self.run_dir  # where the results are: a cell that is done already may have another number
-
-    @property
-    def run_dir(self) -> Path:
-        """The folder of the run."""
-        return Path(self.hydra.runtime.output_dir)
-
-    @property
-    def in_sweep(self) -> bool:
-        """Whether the run is a cell of a sweep."""
-        return bool(self.hydra.mode == RunMode.MULTIRUN)
+        self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
 
     @by_first
     def open(self) -> Path | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from flap.config import FlapConfig
 from flap.data import Windows
@@ -81,11 +80,6 @@ class Run:
     def to_write(self) -> list[str]:
         """The uses, "calibration" and "recovery", of the texts that the model has still to write itself."""
         return [use for use, windows in self.texts.items() if windows.to_write]
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the model as it is now."""
-        return self.trimmed.tokenizer if self.trimmed else self.source.tokenizer
 
     @property
     def keys(self) -> CacheKeys:

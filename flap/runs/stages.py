@@ -127,10 +127,10 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
 
     @by_first
     def write_checkpoint() -> None:
-        files = run.source.processor_files
+        tokenizer, files = (run.trimmed or run.source).tokenizer, run.source.processor_files
         if run.suite.results:
             run.suite.results.begin()  # by which the same run, if it is killed, knows the checkpoint as its own
-        save_checkpoint(model, run.tokenizer, run.target, label, run.replaces_checkpoint, files)
+        save_checkpoint(model, tokenizer, run.target, label, run.replaces_checkpoint, files)
 
     with run.timed("save"):
         write_checkpoint()

@@ -17,7 +17,7 @@ from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
-from flap.runs.sweeps.failures import failures
+from flap.runs.sweeps.callbacks import failures
 from flap.storage.status import read_state, run_folder, write_status
 from tests.cases import tiny_model
 from tests.helpers.forked import command_line, forked

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.runs.sweeps.failures import RunFailedError, failure_lines, failures
+from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, failures
 from flap.storage import write_status
 from flap.storage.status import STATUS
 
