@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.modeling.modeling_flap import KERNEL_MULTIPLE
 from flap.models import ModelAdapter, PlacedModel, adapt, stock_class
+from flap.models.block import set_tensor
 from flap.models.stacked_experts import experts_fit_kernel
 
 # Config keys that add biases to Linears.
@@ -97,8 +98,7 @@ def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
         if linears:
             with placed.layer(i):
                 for linear in cast(list[nn.Linear], linears):
-                    zeros = linear.weight.new_zeros(linear.out_features)
-                    linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
+                    set_tensor(linear, "bias", linear.weight.new_zeros(linear.out_features))
 
 
 def _on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:

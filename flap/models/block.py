@@ -130,10 +130,24 @@ class Transposed(LinearLike):
         return cast(Tensor, self.module.bias)
 
     def assign(self, weight: Tensor, bias: Tensor) -> None:
-        trainable = self.module.weight.requires_grad
-        self.module.weight = nn.Parameter(weight.T.contiguous(), requires_grad=trainable)
-        self.module.bias = nn.Parameter(bias.contiguous(), requires_grad=trainable)
+        set_tensor(self.module, "weight", weight.T)
+        set_tensor(self.module, "bias", bias)
         refresh_conv1d(self.module)
+
+
+def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace a buffer or a parameter of a module, or add a parameter, and update the widths of a Linear.
+
+    A parameter is trainable if the old one was; a new one, if the first one beside it is.
+    """
+    if name in module._buffers:
+        module._buffers[name] = tensor
+        return
+    old = module._parameters.get(name)
+    like = next(module.parameters(recurse=False)) if old is None else old
+    module.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=like.requires_grad))
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
 
 
 def as_linear(module: nn.Module) -> Any:

@@ -7,12 +7,12 @@ Legend: E experts · I neurons of one expert · H hidden size.
 import copy
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from flap.modeling.modeling_flap import KERNEL_MULTIPLE, add_biases
-from flap.models.block import LinearLike
+from flap.models.block import LinearLike, set_tensor
 
 GATE_UP, UP, DOWN = "gate_up_proj", "up_proj", "down_proj"  # the parameters
 PARTS = {GATE_UP: 2, UP: 1}  # the rows that a neuron has in its input projections
@@ -45,9 +45,9 @@ class Stacked(LinearLike):
         size = self.weight.shape[axis] // self.experts.num_experts
         weight = weight.unflatten(axis, (-1, size) if self.whole else (self.experts.num_experts, -1))
         weight_ERC = weight if axis == 0 else weight.transpose(0, 1)
-        replace(self.experts, self.name, as_stored(self.experts, weight_ERC))
+        set_tensor(self.experts, self.name, as_stored(self.experts, weight_ERC))
         if bias is not None:
-            replace(self.experts, f"{self.name}_bias", bias.unflatten(0, (len(weight_ERC), -1)))
+            set_tensor(self.experts, f"{self.name}_bias", bias.unflatten(0, (len(weight_ERC), -1)))
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,6 @@ def as_stored(experts: Any, weight: Tensor) -> Tensor:
     Some store (E, input, output): also Llama 4's, which have no attribute that says so.
     """
     return weight.transpose(1, 2) if getattr(experts, "is_transposed", True) else weight
-
-
-def replace(experts: nn.Module, name: str, tensor: Tensor) -> None:
-    trainable = cast(Any, experts).down_proj.requires_grad
-    experts.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=trainable))
 
 
 def refresh_experts(experts: Any) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flap.models.block import LinearLike, Observed
+from flap.models.block import LinearLike, Observed, set_tensor
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
@@ -44,10 +44,9 @@ class Router(LinearLike):
         return getattr(self.module, "bias", None)
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        for name, tensor in (("weight", weight), ("bias", bias)):
-            if tensor is not None:
-                trainable = getattr(self.module, name).requires_grad
-                setattr(self.module, name, nn.Parameter(tensor.contiguous(), requires_grad=trainable))
+        set_tensor(self.module, "weight", weight)
+        if bias is not None:
+            set_tensor(self.module, "bias", bias)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from flap.method.calibration import LayerStatistics
 from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair
+from flap.models.block import set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
@@ -97,12 +98,10 @@ def slice_out(change: Change) -> None:
         bias = None if linear.bias is None else linear.bias.detach()[kept]
         assign(linear, linear.weight.detach()[kept], bias)
     for module, name, rows_UR in change.block.vectors:
-        old = getattr(module, name)
         kept = rows_UR[change.kept_U].flatten().sort().values
-        new = old.detach()[kept]
-        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if name in module._parameters else new)
+        set_tensor(module, name, getattr(module, name).detach()[kept])
     for norm, linear in change.block.norms:
-        set_weight(norm, norm.weight.detach()[rows[linear]])
+        set_tensor(norm, "weight", norm.weight.detach()[rows[linear]])
 
 
 def zero_out(change: Change) -> None:
@@ -123,7 +122,7 @@ def zero_out(change: Change) -> None:
     for norm, linear in change.block.norms:
         bias = None if linear.bias is None else linear.bias.detach() * factor
         assign(linear, linear.weight.detach() * factor, bias)
-        set_weight(norm, norm.weight.detach() / factor)
+        set_tensor(norm, "weight", norm.weight.detach() / factor)
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
@@ -131,16 +130,9 @@ def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
     if not isinstance(linear, nn.Linear):
         linear.assign(weight, bias)
         return
-    trainable = linear.weight.requires_grad
-    set_weight(linear, weight)
-    new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
-    linear.register_parameter("bias", new_bias)
-    linear.out_features, linear.in_features = weight.shape
-
-
-def set_weight(module: nn.Module, weight: Tensor) -> None:
-    """Replace the weight of a module; the new one is trainable if the old one was."""
-    module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)
+    set_tensor(linear, "weight", weight)
+    if bias is not None:
+        set_tensor(linear, "bias", bias)
 
 
 slice_layer: CompressLayer = partial(_compress_layer, slice_out)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.method.compression.apply import assign, set_weight
+from flap.method.compression.apply import assign
 from flap.models import PlacedModel
+from flap.models.block import set_tensor
 from flap.models.offload import onloaded
 
 # The ends of the names of config keys that hold ids of tokens; others hold lists of words or of (word, bias).
@@ -38,7 +39,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head.weight is embedding.weight
     with placed.ends(), onloaded(embedding), onloaded(head):
-        set_weight(embedding, embedding.weight[rows_K.to(embedding.weight.device)])
+        set_tensor(embedding, "weight", embedding.weight[rows_K.to(embedding.weight.device)])
         embedding.num_embeddings = len(rows_K)
         embedding.padding_idx = new_ids.get(embedding.padding_idx)
         own = rows_K.to(head.weight.device)

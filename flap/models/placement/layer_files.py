@@ -5,12 +5,11 @@ from collections import defaultdict
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -21,6 +20,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from flap.models.adapter import ModelAdapter
+from flap.models.block import set_tensor
 from flap.models.model_files import ModelFiles, dequantiser
 from flap.models.weights import tensor_files
 from flap.storage.atomic_files import atomic_file
@@ -99,7 +99,7 @@ class LayerFiles:
         """Give the layer the tensors of its own file; on the meta device, only their shapes."""
         for name, tensor in load_file(self._path(index)).items():
             module, _, attribute = name.rpartition(".")
-            _set(self.model.get_submodule(module), attribute, tensor.to(device))
+            set_tensor(self.model.get_submodule(module), attribute, tensor.to(device))
         if index is not None:
             self.adapter.refresh(index)
 
@@ -141,15 +141,3 @@ class LayerFiles:
             inside = target.startswith(self.prefix)
             names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(name)
         return names
-
-
-def _set(module: Any, name: str, tensor: Tensor) -> None:
-    """Replace a parameter or buffer of a module, and update the widths of a Linear."""
-    if name in module._buffers:
-        module._buffers[name] = tensor
-        return
-    old = getattr(module, name, None)
-    like = old if old is not None else next(module.parameters(recurse=False))  # a bias that it did not have
-    module.register_parameter(name, nn.Parameter(tensor, requires_grad=like.requires_grad))
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape

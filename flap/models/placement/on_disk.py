@@ -16,6 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from flap.config import gigabytes
 from flap.data.temporary_state import forwards_replaced
+from flap.models.block import set_tensor
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import leave
 from flap.models.model_files import ModelFiles, read_config
@@ -203,8 +204,7 @@ def _drop(modules: Iterable[nn.Module]) -> None:
     """Move the parameters of these modules, without their children, back to the meta device."""
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
-            empty = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-            setattr(module, name, empty)
+            set_tensor(module, name, parameter.detach().to("meta"))
 
 
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
