@@ -1,22 +1,25 @@
 """search: the units of all layers are ranked by the measured effect of their removal on the model's predictions.
 
-Legend: G attention units · U units of a block · I neurons.
+Legend: G attention units · U units of a block · I neurons of all experts · E experts · R ranks of an expert's neurons.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from flap.config import require
 from flap.method.allocation import Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.method.allocation.adaptive import one_ranking
-from flap.method.allocation.ranking import highest
+from flap.method.allocation.ranking import highest, ranked
 from flap.method.importance import Scores
-from flap.method.search.curve import spread_by_rank
 from flap.models import Pair
+
+LEAST = 1e-200  # the least rise between two levels, in nats: where none was measured, the scores give the order
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,52 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
         return []
     counts = {math.floor(level * units + 0.5) for level in levels}
     return sorted({n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts})
+
+
+def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
+    """Return nats_I as `spread`, for experts that all lose as many neurons: a unit is one neuron of every expert.
+
+    The neurons of one rank, each within its expert, have the same nats.
+    """
+    order_ER = ranked(score_I, experts)
+    nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
+    nats_I = nats_R.new_empty(order_ER.numel())
+    nats_I[order_ER] = nats_R
+    return nats_I
+
+
+def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
+    """Return nats_U, the divergence that the removal of each unit adds after all lower-scored units; rises with score.
+
+    measured: number of lowest-scored units that are removed -> divergence, in nats a token.
+    """
+    order = score_U.argsort(descending=True, stable=True).flip(0)  # the order in which `highest` removes them
+    cost_U = score_U[order].double()
+    cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if (cost_U > 0).any() else torch.ones_like(cost_U)
+    error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
+    divergence, start, slope = torch.zeros_like(error), 0, 1.0
+    for end, nats in sorted(measured.items()):
+        rise = max(nats - float(divergence[start]), LEAST)
+        slope = rise / float(error[end] - error[start])
+        divergence[start : end + 1] = divergence[start] + slope * (error[start : end + 1] - error[start])
+        start = end
+    divergence[start:] = divergence[start] + slope * (error[start:] - error[start])  # beyond the last level
+    nats_U = torch.empty_like(cost_U)
+    # within a straight piece of the envelope all steps are equal: the factor keeps the order of the scores
+    nats_U[order] = convex_steps(divergence.tolist()) * (1 + 1e-9 * torch.arange(len(order)).double())
+    return nats_U
+
+
+def convex_steps(values: list[float]) -> Tensor:
+    """Return the differences of the lower convex envelope of a sequence (Andrew's monotone chain)."""
+    corners = [0]
+    for end in range(1, len(values)):
+        while len(corners) > 1 and _slope(values, corners[-2], corners[-1]) >= _slope(values, corners[-1], end):
+            corners.pop()
+        corners.append(end)
+    pieces = pairwise(corners)
+    return torch.tensor([_slope(values, a, b) for a, b in pieces for _ in range(b - a)], dtype=torch.float64)
+
+
+def _slope(values: list[float], start: int, end: int) -> float:
+    return (values[end] - values[start]) / (end - start)

@@ -12,8 +12,7 @@ from flap.method.allocation import Budget, LayerPlan, PruningPlan, Units
 from flap.method.allocation.adaptive import one_ranking
 from flap.method.importance import Scores
 from flap.method.search import Search
-from flap.method.search.curve import spread, spread_by_rank
-from flap.method.search.search import removal_counts
+from flap.method.search.search import removal_counts, spread, spread_by_rank
 from flap.models import Pair
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS
 from tests.helpers.ratios import allocated, assert_meets, budget_of, model_of, random_scores
