@@ -99,12 +99,6 @@ FAMILIES: dict[str, Family] = {
 
 # The vision-language models: the path of the language model in the base model. Its family is that of its own config.
 TOWERS = {
-    "gemma3": "language_model",
-    "gemma4": "language_model",
-    "llava": "language_model",
-    "mistral3": "language_model",
-    "qwen2_5_vl": "language_model",
-    "qwen3_vl": "language_model",
-    "idefics3": "text_model",
-    "smolvlm": "text_model",
+    **dict.fromkeys(("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"),
+    **dict.fromkeys(("idefics3", "smolvlm"), "text_model"),
 }

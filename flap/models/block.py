@@ -61,7 +61,7 @@ class Block:
     name: str
     output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
-    inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
+    inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, or a router, each with its rows_UR
     norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
     vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters or buffers beside them: module, name and rows_UR
     num_chosen: int = 1  # of the members, how many a token reaches
@@ -104,10 +104,10 @@ class Block:
     def num_parameters(self) -> int:
         """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
         inputs: list[Any] = [linear for linear, _ in self.inputs]
-        biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
-        weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
-        weights += [getattr(module, name) for module, name, _ in self.vectors if name in module._parameters]
-        return int(biases + sum(weight.numel() for weight in weights))
+        tensors: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
+        tensors += [bias for linear in inputs if (bias := bias_of(linear)) is not None]
+        tensors += [getattr(module, name) for module, name, _ in self.vectors if name in module._parameters]
+        return sum(tensor.numel() for tensor in tensors)
 
     @property
     def unit_price(self) -> int:
@@ -148,6 +148,11 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
     module.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=like.requires_grad))
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+
+
+def bias_of(linear: Any) -> Tensor | None:
+    """Return the bias of an input projection; most routers have none."""
+    return getattr(linear, "bias", None)
 
 
 def as_linear(module: nn.Module) -> Any:

@@ -7,12 +7,12 @@ Legend: E experts · I neurons of one expert · H hidden size · T tokens · U u
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flap.models.block import LinearLike, Observed, set_tensor
+from flap.models.block import Observed
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
@@ -27,26 +27,6 @@ class OfToken(NamedTuple):
 
     norm: Tensor  # ‖f‖₂
     weighted: Tensor  # g ‖f‖₂
-
-
-@dataclass(frozen=True)
-class Router(LinearLike):
-    """The router of a layer as an input projection with one row (H) for each expert."""
-
-    module: Any
-
-    @property
-    def weight(self) -> Tensor:
-        return cast(Tensor, self.module.weight)
-
-    @property
-    def bias(self) -> Tensor | None:
-        return getattr(self.module, "bias", None)
-
-    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        set_tensor(self.module, "weight", weight)
-        if bias is not None:
-            set_tensor(self.module, "bias", bias)
 
 
 @dataclass(frozen=True)
@@ -96,6 +76,6 @@ def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
     each = torch.arange(number)[:, None]
     vectors = tuple((module, CORRECTION, each) for module in (router, parent) if hasattr(module, CORRECTION))
-    inputs = ((Stacked(experts, projection, whole=True), rows_UR), (Router(router), each))
+    inputs = ((Stacked(experts, projection, whole=True), rows_UR), (router, each))
     down = Stacked(experts, DOWN, whole=True)
     return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)

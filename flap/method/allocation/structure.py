@@ -77,12 +77,8 @@ class Structure(ABC):
         attentions = [layer.attention.count for layer in budget.layers if not layer.attention.fixed]
         mlps = [layer.mlp.count for layer in budget.layers if layer.mlp.unit == "neuron" and not layer.mlp.fixed]
         heads, neurons = min(attentions, default=1), min(mlps, default=self.min_neurons * (self.round_to or 1))
-        for name, most, kind in (
-            ("min_heads", heads, "KV heads"), ("min_neurons", neurons, "neurons"),
-            ("multiple_of_heads", heads, "KV heads"),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            require(1 <= value <= most, f"structure.{name}", value, f"1 to {most}, the {kind} of a layer")
+        allowed = f"1 to {heads}, the KV heads of a layer"
+        require(1 <= self.multiple_of_heads <= heads, "structure.multiple_of_heads", self.multiple_of_heads, allowed)
         sizes = ", ".join(map(str, ROUND_TO))
         require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
         require(not (self.experts and self.round_to), "round_to", self.round_to, NO_ROUNDING)
@@ -91,6 +87,7 @@ class Structure(ABC):
             ("round_to", self.round_to or 1, neurons, "neurons", "min_neurons"),
         ):
             least = getattr(self, minimum)
+            require(1 <= least <= count, f"structure.{minimum}", least, f"1 to {count}, the {kind} of a layer")
             if math.ceil(least / size) > count // size:
                 raise ValueError(
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "

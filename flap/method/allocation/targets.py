@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from flap.config import TargetConfig, require, targets
 from flap.method.allocation.budget import Bound, Units
 from flap.models import Block, ModelAdapter, Pair
+from flap.models.block import bias_of
 
 Layers = Sequence[Pair[Units]]
 CACHES = ("kv_cache_bytes", "memory")  # targets that count keys and values
@@ -71,7 +72,7 @@ def _of_weights(name: str, asked: float, size: int, adapter: ModelAdapter, layer
         if biases.outputs and block.output.bias is None and not block.whole:
             cost_K[:-1] += members * block.output.weight.shape[0]
         if biases.inputs:
-            rows = sum(rows_UR.shape[1] for linear, rows_UR in block.inputs if linear.bias is None)
+            rows = sum(rows_UR.shape[1] for linear, rows_UR in block.inputs if bias_of(linear) is None)
             cost_K[:-1] += rows * kept_K[:-1]
         if active and block.whole:
             cost_K -= block.idle / max(members - block.num_chosen, 1) * (kept_K - block.num_chosen).clamp(min=0)

@@ -16,7 +16,7 @@ from flap.method.calibration import LayerStatistics
 from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair
-from flap.models.block import set_tensor
+from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
@@ -95,8 +95,8 @@ def slice_out(change: Change) -> None:
     assign(change.block.output, change.weight_OK, change.bias_O)
     rows = {linear: rows_UR[change.kept_U].flatten().sort().values for linear, rows_UR in change.block.inputs}
     for linear, kept in rows.items():
-        bias = None if linear.bias is None else linear.bias.detach()[kept]
-        assign(linear, linear.weight.detach()[kept], bias)
+        bias = bias_of(linear)
+        assign(linear, linear.weight.detach()[kept], None if bias is None else bias.detach()[kept])
     for module, name, rows_UR in change.block.vectors:
         kept = rows_UR[change.kept_U].flatten().sort().values
         set_tensor(module, name, getattr(module, name).detach()[kept])
@@ -115,9 +115,10 @@ def zero_out(change: Change) -> None:
     assign(change.block.output, weight_OI, change.bias_O)
     for linear, rows_UR in change.block.inputs:
         rows = rows_UR[change.pruned_U].flatten().to(linear.weight.device)
-        bias = None if linear.bias is None else linear.bias.detach().index_fill(0, rows, 0)
+        bias = bias_of(linear)
         # new tensors, as the old ones may be shared with another copy of the model
-        assign(linear, linear.weight.detach().index_fill(0, rows, 0), bias)
+        zeroed = None if bias is None else bias.detach().index_fill(0, rows, 0)
+        assign(linear, linear.weight.detach().index_fill(0, rows, 0), zeroed)
     factor = (change.block.num_units / len(change.kept_U)) ** 0.5
     for norm, linear in change.block.norms:
         bias = None if linear.bias is None else linear.bias.detach() * factor
@@ -126,8 +127,8 @@ def zero_out(change: Change) -> None:
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Replace the tensors of a Linear, or of a `LinearLike`, and update its widths."""
-    if not isinstance(linear, nn.Linear):
+    """Replace the tensors of a Linear, a router or a `LinearLike`, and update its widths."""
+    if not isinstance(linear, nn.Module):
         linear.assign(weight, bias)
         return
     set_tensor(linear, "weight", weight)
