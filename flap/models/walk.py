@@ -5,6 +5,7 @@ Legend: N windows · T tokens a window · D hidden size.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import chain
 
 from torch import Tensor, nn
@@ -19,22 +20,18 @@ from flap.storage.progress import progress
 Shape = tuple[int, ...]  # of a batch of windows
 
 
+@dataclass(eq=False)
 class Stream:
     """The hidden states of windows at the input of one layer, in batches, on the host.
 
     The outputs of a layer never overwrite its inputs, so a fork needs no memory until it advances.
     """
 
-    def __init__(
-        self,
-        walk: "Walk",
-        batches: list[Tensor],
-        calls: list[list[Call]],
-        file: str | None,
-        counted: Sequence[Tensor | None],
-    ) -> None:
-        self.walk, self.batches, self.calls, self.file = walk, batches, calls, file
-        self.counted = counted  # of each batch, which positions count (`ModelAdapter.counted_P`)
+    walk: "Walk"
+    batches: list[Tensor]
+    calls: list[list[Call]]  # of each batch, those of all layers
+    file: str | None
+    counted: Sequence[Tensor | None]  # of each batch, which positions count (`ModelAdapter.counted_P`)
 
     def outputs(self, index: int, layer: nn.Module) -> Iterator[Tensor]:
         """Yield the output of the layer for each batch; the stream stays at the input of the layer."""

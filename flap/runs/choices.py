@@ -14,7 +14,7 @@ from flap.evaluation import Evaluator
 from flap.method.allocation import Biases, Budget, Given, Structure, bounds_of_shapes, price
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
-from flap.method.importance.baselines import NoMetric
+from flap.method.importance.channels import NoMetric
 from flap.method.recovery import Reconstruction, Recovery
 from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource

@@ -1,9 +1,8 @@
 """The importance metrics: they score how much each channel, or each expert, matters."""
 
 from flap.method.importance.base import Metric, score_layer, score_layers, scores_of_layer
-from flap.method.importance.baselines import Magnitude, Random
+from flap.method.importance.channels import IFV, WIFN, WIFV, Magnitude, Random, Wanda
 from flap.method.importance.experts import EAN, REAP, MoNE
-from flap.method.importance.fluctuation import IFV, WIFN, WIFV, Wanda
 from flap.method.importance.obs import OBS
 from flap.method.importance.scores import SCORES, SCORES_VERSION, Scores
 

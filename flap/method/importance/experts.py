@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flap.method.calibration import Statistics
-from flap.method.importance.fluctuation import WIFV
+from flap.method.importance.channels import WIFV
 from flap.models import OfToken
 
 
