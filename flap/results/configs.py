@@ -13,7 +13,6 @@ BOOKKEEPING = (  # keys that do not change the result
     "cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run", "checkpoint.overwrite",
     "timeout_minutes",
 )  # fmt: skip
-NAMES = ("run_name", "checkpoint.dir")  # of a run: they do not change its result
 
 
 def is_bookkeeping(key: str) -> bool:

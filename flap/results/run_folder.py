@@ -13,7 +13,7 @@ from yaml import YAMLError
 from flap.config.schema import model_name
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, DocumentValues, Results
-from flap.results.configs import CHOICES, NAMES, flat, flatten, is_bookkeeping
+from flap.results.configs import CHOICES, flat, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_report
 from flap.storage.status import STATUS, read_status
@@ -150,6 +150,6 @@ def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
     """
     lines = (str(line).partition("=") for line in read_yaml(path, list))
     pairs = {key.lstrip("+~"): value for key, _, value in lines}
-    fields = (*CHOICES, *NAMES)
+    fields = (*CHOICES, "run_name", "checkpoint.dir")  # the last two name a run, and do not change its result
     keys = [key for key in pairs if key.removesuffix(".name") not in fields and not is_bookkeeping(key)]
     return {key: texts.get(key, pairs[key]) for key in keys}

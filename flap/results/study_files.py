@@ -25,7 +25,9 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     Raises:
         ValueError: a folder cannot be read (see `read_study`).
     """
-    folder = into or _beside(distinct(sweeps))
+    folders = distinct(sweeps)
+    together = folders[0].resolve().parent / "+".join(sweep.resolve().name for sweep in folders)
+    folder = into or (together if len(folders) > 1 else folders[0])
     study = read_study(*sweeps, into=folder)
     plots = draw(study)
     pictures = {f"{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")}
@@ -39,11 +41,6 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     for name, text in texts.items():
         write_text(folder / name, text)
     return folder / "index.html"
-
-
-def _beside(sweeps: list[Path]) -> Path:
-    names = [sweep.resolve().name for sweep in sweeps]
-    return sweeps[0] if len(sweeps) == 1 else sweeps[0].resolve().parent / "+".join(names)
 
 
 def read_study(*sweeps: Path, into: Path | None = None) -> Study:
