@@ -51,7 +51,7 @@ def test_without_locks_a_run_works_in_a_folder_of_its_own(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_processes_that_share_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(ValueError, match=r"^hydra\.sweep\.dir=\S+: no locks there .*one process$"):
+    with pytest.raises(ValueError, match=r"^hydra\.sweep\.dir=\S+: no locks there, .*one process$"):
         claim_gpu(tmp_path)
 
 

@@ -7,22 +7,23 @@ import shlex
 import shutil
 import sys
 import warnings
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
 from hydra.types import RunMode
 
 from flap.storage import ranks, read_state
+from flap.storage.locks import file_lock
 from flap.storage.ranks import LostError
 from flap.storage.status import note_failure
 
 log = logging.getLogger(__name__)
 
-_claimed: list[FileLock] = []  # at most one, held until this process ends, because CUDA cannot change its GPU
+_claimed = ExitStack()  # the lock of a GPU, held until this process ends, because CUDA cannot change its GPU
 
 
 def check_launcher(hydra: Any) -> None:
@@ -56,19 +57,13 @@ def claim_gpu(sweep: Path) -> str | None:
     if len(names) < 2:
         return None
     for name in names:
-        lock = FileLock(sweep / f".gpu-{name}.lock", fallback_to_soft=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        except OSError as error:
-            raise ValueError(
-                f"hydra.sweep.dir={sweep}: no locks there ({error}), by which processes share GPUs; take a folder on "
-                "another disk, or one process"
-            ) from error
-        _claimed.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = name
-        return name
+        state = _claimed.enter_context(file_lock(sweep / f".gpu-{name}.lock", None))
+        if state == "held":
+            os.environ["CUDA_VISIBLE_DEVICES"] = name
+            return name
+        if state == "none":
+            why = "no locks there, by which processes share GPUs; take a folder on another disk, or one process"
+            raise ValueError(f"hydra.sweep.dir={sweep}: {why}")
     raise ValueError(f"hydra.launcher.n_jobs: expected at most {len(names)}, one process for each GPU")
 
 
