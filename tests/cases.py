@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Structure
+from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, Magnitude, Metric, MoNE, Random, Wanda
 from flap.method.search import Search
+from flap.models import PlacedModel
 from flap.models.architecture import auto_class
 
 VOCAB = 96
@@ -123,3 +125,8 @@ def with_biases(model: PreTrainedModel) -> PreTrainedModel:
 def tokens(windows: int = 6, length: int = 24, seed: int = 1) -> torch.Tensor:
     """Random token windows."""
     return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def collect(model: PlacedModel, tokens_NT: torch.Tensor, batch_size: int) -> list[LayerStatistics]:
+    """The statistics of every layer on dense inputs."""
+    return Calibration(model, tokens_NT, batch_size, []).observe()

@@ -17,12 +17,11 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 import flap
 from flap.checkpoint.convert import become_checkpointable
 from flap.method.allocation import ALAM, ULMM, ULUM, PruningPlan
-from flap.method.calibration import collect
 from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from flap.method.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
-from tests.cases import random_model
+from tests.cases import collect, random_model
 from tests.engines.cases import ALL_HEADS, BY_LAYER, CONVERTED, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
 from tests.helpers.engine_cases import EVERY_FAMILY, FAMILIES, family_config
 from tests.helpers.pruned import calibrated, decided, prune, save_pruned

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import make_label, save
 from flap.method.allocation import ALAM, PruningPlan, Structure, price
-from flap.method.calibration import Calibration, collect
+from flap.method.calibration import Calibration
 from flap.method.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
 from flap.method.importance import WIFV, score_layers
 from flap.models import PlacedModel, Resident, adapt
-from tests.cases import tokens
+from tests.cases import collect, tokens
 
 AL_AM, BIAS = ALAM(), BiasCompensation()
 

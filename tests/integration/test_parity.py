@@ -23,12 +23,12 @@ from flap.data.named_texts import ARROW, packaged_file
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
 from flap.method.allocation.ranking import highest
-from flap.method.calibration import Calibration, LayerStatistics, Statistics, collect
+from flap.method.calibration import Calibration, LayerStatistics, Statistics
 from flap.method.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
 from flap.method.importance import Magnitude, Metric, Wanda, score_layer, score_layers
 from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
-from tests.cases import METRICS
+from tests.cases import METRICS, collect
 
 # All windows run through all layers once before the first test, and twice for Wanda-sp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -14,7 +14,7 @@ from flap.checkpoint.load import load
 from flap.data import split_windows
 from flap.evaluation.request_cost import macs
 from flap.method.allocation import LayerPlan
-from flap.method.calibration import LayerStatistics, collect
+from flap.method.calibration import LayerStatistics
 from flap.method.compression import BiasCompensation, LinearCompensation, NoCompensation, mask_layer, slice_layer
 from flap.method.compression.compensation import Removal
 from flap.method.compression.fitting import fit_layer
@@ -22,7 +22,7 @@ from flap.method.importance import OBS, score_layer
 from flap.models import Resident, adapt
 from flap.models.model_files import read_model
 from flap.pipeline import run
-from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
+from tests.cases import MIXTURES, VOCAB, collect, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts, whole
 from tests.helpers.pruned import logits, plan_of, prune, save_pruned
 from tests.helpers.runs import composed, tiny

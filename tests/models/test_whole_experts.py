@@ -11,11 +11,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
 from flap.method.allocation import ALAM, ULMM, LayerPlan, PruningPlan, price
-from flap.method.calibration import LayerStatistics, collect
+from flap.method.calibration import LayerStatistics
 from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from flap.method.importance import OBS, WIFV, score_layer, score_layers
 from flap.models import Resident, adapt
-from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, random_model, tokens
+from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, collect, random_model, tokens
 from tests.helpers.compressed import covariances
 from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, generated, logits, plan_of, prune, save_pruned

@@ -1,6 +1,6 @@
 """Calibration: the statistics of each layer's channels over the calibration windows."""
 
-from flap.method.calibration.calibrate import Calibration, Visits, collect
+from flap.method.calibration.calibrate import Calibration, Visits
 from flap.method.calibration.statistics import (
     STATISTICS,
     STATISTICS_VERSION,
@@ -12,5 +12,5 @@ from flap.method.calibration.statistics import (
 
 __all__ = [
     "STATISTICS", "STATISTICS_VERSION", "Calibration", "LayerStatistics", "Statistics", "Visits", "batch_statistics",
-    "collect", "merge",
+    "merge",
 ]  # fmt: skip

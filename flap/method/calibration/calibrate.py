@@ -97,13 +97,6 @@ class Calibration:
         return [batch_NT for batch_NT in tokens_NT[own].split(self.batch_size) if len(batch_NT)]
 
 
-def collect(
-    model: PlacedModel, tokens_NT: Tensor, batch_size: int, work: WorkFolder = NOT_KEPT
-) -> list[LayerStatistics]:
-    """Return the statistics of every layer on dense inputs of windows; see `Calibration.observe`."""
-    return Calibration(model, tokens_NT, batch_size, []).observe(work)
-
-
 @torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True

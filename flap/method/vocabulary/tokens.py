@@ -35,8 +35,8 @@ class Tokens(ABC):
             ValueError: the tokenizer is no fast one, or of a kind of which no token can be removed.
         """
         name, backend = type(tokenizer).__name__, getattr(tokenizer, "backend_tokenizer", None)
-        require(backend is not None, "vocabulary", "trim", f"none, as the tokenizer ({name}) is not a fast one")
-        assert backend is not None
+        if backend is None:
+            raise ValueError(f"vocabulary=trim: expected none, as the tokenizer ({name}) is not a fast one")
         spec: dict[str, Any] = json.loads(backend.to_str())
         model = spec["model"]
         plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")

@@ -9,11 +9,10 @@ from transformers import PreTrainedModel
 
 from flap.method.allocation import ALAM, ALMM, Budget, LayerPlan, Units, price
 from flap.method.allocation.ranking import highest
-from flap.method.calibration import collect
 from flap.method.compression import BiasCompensation, slice_layer
 from flap.method.importance import WIFV, Scores, score_layers
 from flap.models import Pair, Resident, adapt
-from tests.cases import tiny_model, tokens
+from tests.cases import collect, tiny_model, tokens
 
 # Two layers of two heads at 10 and four neurons at 2: 56 parameters. Errors of heads, and per parameter:
 # L0h0 8 (.8), L0h1 12 (1.2), L1h0 2 (.2), L1h1 40 (4); of neurons L0 1 2 3 4 (.5 1 1.5 2), L1 0.2 0.4 0.6 20 (.1 .2

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.allocation import LayerPlan
-from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, collect
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits
 from flap.method.compression import BiasCompensation, slice_layer
 from flap.models import Pair, PlacedModel, Resident
-from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.cases import ARCHITECTURES, collect, tiny_model, tokens
 
 PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
 

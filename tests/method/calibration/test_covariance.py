@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.allocation import ULUM, LayerPlan, PruningPlan, price
-from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics
 from flap.method.calibration.covariance import Covariance
 from flap.method.calibration.symmetric import Symmetric
 from flap.method.compression import BiasCompensation, LinearCompensation, SequentialPruning, compress, slice_layer
@@ -20,7 +20,7 @@ from flap.method.search import PlanDivergence, Search
 from flap.method.search.scoring import score_and_try
 from flap.models import Pair, Resident, adapt
 from flap.storage import NOT_KEPT
-from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.cases import ARCHITECTURES, collect, tiny_model, tokens
 from tests.helpers.compressed import whole, with_comoments
 
 CPU = torch.device("cpu")

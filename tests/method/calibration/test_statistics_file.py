@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.method.calibration import STATISTICS, collect
+from flap.method.calibration import STATISTICS
 from flap.models import Resident
-from tests.cases import tiny_model, tokens
+from tests.cases import collect, tiny_model, tokens
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from flap.data import HELD_OUT, split_windows
 from flap.data.counted import counted_predictions, marked, unmarked
 from flap.method.allocation import LayerPlan, PruningPlan
-from flap.method.calibration import Calibration, LayerStatistics, collect
+from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.compression import BiasCompensation, Compensation, LinearCompensation
 from flap.method.compression.apply import slice_out, write_layer
 from flap.method.compression.fitting import fit_layer
 from flap.method.search.divergence import EVERY, dense_plan, kl
 from flap.models import Resident, adapt
-from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.cases import ARCHITECTURES, collect, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from flap.method.allocation import price
-from flap.method.calibration import Calibration, collect
+from flap.method.calibration import Calibration
 from flap.method.importance import Scores, score_layers
 from flap.method.search import PlanDivergence, Search
 from flap.method.search.divergence import dense_plan
 from flap.method.search.scoring import score_and_try
 from flap.models import Resident
 from flap.storage import NOT_KEPT, WorkFolder
-from tests.cases import METRICS, tiny_model, tokens
+from tests.cases import METRICS, collect, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS
 from tests.helpers.placed import Interruption, interrupted
 from tests.helpers.plans import divergences, with_layer

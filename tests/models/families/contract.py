@@ -12,10 +12,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from flap.checkpoint.load import load
 from flap.method.allocation import ULUM, LayerPlan, Structure, Units, price
-from flap.method.calibration import Calibration, collect
+from flap.method.calibration import Calibration
 from flap.method.compression import BiasCompensation, NoCompensation, compress, mask_layer, slice_layer
 from flap.models import ModelAdapter, Pair, Resident, adapt
-from tests.cases import random_model, tokens
+from tests.cases import collect, random_model, tokens
 from tests.helpers.compressed import changed
 from tests.helpers.pruned import Saved, generated, hidden, logits, plan_of, prune, save_pruned
 from tests.method.calibration.test_calibrate import assert_same
