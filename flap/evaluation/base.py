@@ -1,7 +1,6 @@
 """The base class of evaluators, whose tasks are made before the model is loaded, so that bad input fails early."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -73,18 +72,18 @@ class SideBySide:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Evaluator(ABC):
+class Evaluator:
     """The base class of the choices of the `eval` group."""
 
-    @abstractmethod
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Read and check the data, and return the tasks.
+        """Read and check the data, and return the tasks; none by default.
 
         max_length: the model's context length in tokens, or None if unlimited.
 
         Raises:
             ValueError: an option or the data is invalid.
         """
+        return []
 
     def prepare_again(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase

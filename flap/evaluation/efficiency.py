@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from flap.config import require
-from flap.evaluation.base import Evaluator, Numbers, SideBySide, Task
+from flap.evaluation.base import Evaluator, Numbers, SideBySide
 from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import distinct_parameters, running_device
 from flap.storage.progress import progress
@@ -39,10 +39,6 @@ class Efficiency(Evaluator):
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             require(value >= 1, f"eval.efficiency.{name}", value, "a whole number >= 1")
-
-    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Return no tasks: both models are needed at once (`comparisons`)."""
-        return []
 
     def comparisons(self, max_length: int | None) -> list[SideBySide]:
         """Return the measurement of both models.

@@ -3,7 +3,7 @@
 Legend: N windows · T tokens in each window.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -18,7 +18,7 @@ from flap.evaluation.base import Evaluator, Task
 
 
 @dataclass(frozen=True)
-class OnTexts(Evaluator):
+class OnTexts(Evaluator, ABC):
     """A measurement of texts, one task for each text and window length; it needs no more than one layer in memory."""
 
     section: ClassVar[str]  # of the config, for error messages

@@ -27,7 +27,6 @@ NOT_IN_VLLM = (  # docs/exports.md says why
     "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h",
 )  # fmt: skip
 INSTALL = "Install it by `pip install .` in a clone: no index has it, and `flap` on PyPI is another program."
-OTHER_FORMATS = "`python -m flap export --help` lists other formats that it can be converted to."
 
 
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
@@ -85,7 +84,7 @@ def loading(checkpoint: Path) -> str:
         sections += ["### vLLM", _vllm(trust, config["model_type"])]
     if files := sorted(path.name for path in checkpoint.glob("*.gguf")):
         sections += ["### llama.cpp", *(_code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"') for name in files)]
-    return "\n\n".join([*sections, OTHER_FORMATS])
+    return "\n\n".join([*sections, "`python -m flap export --help` lists other formats that it can be converted to."])
 
 
 def _transformers(trust: bool, auto: str, preparing: str) -> str:

@@ -19,7 +19,6 @@ from flap.results.report import read_report
 from flap.storage.status import STATUS, read_status
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
-UNASKED = ("null", "1")  # 1: the sequences of a target in memory
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def read_run(folder: Path) -> RunRecord:
     ratio, name = resolved.get("ratio"), resolved.get("model.name")
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
-    target = " ".join(
-        f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value not in UNASKED
+    target = " ".join(  # without what was not asked for, and without the one sequence of a target in memory
+        f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value not in ("null", "1")
     )
     if ratio is None and state == "finished":  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
