@@ -83,16 +83,11 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
     if not runs:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
     damaged = {run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"}
-    return [replace(run, error=damaged.get(run.folder, run.error)) for run in runs if not _repeated(run, runs)]
-
-
-def _repeated(run: RunRecord, runs: list[RunRecord]) -> bool:
-    """Return whether an unfinished run was run again under another job number, and finished."""
-
-    def job(run: RunRecord) -> tuple[Any, ...]:
-        return run.folder.partition("_")[2], run.overrides
-
-    return run.state != "finished" and any(other.state == "finished" and job(other) == job(run) for other in runs)
+    jobs = {run.folder: (run.folder.partition("_")[2], run.overrides) for run in runs}  # without their numbers
+    finished = [jobs[run.folder] for run in runs if run.state == "finished"]
+    # one that has not finished may have been run again under another number
+    last = [run for run in runs if run.state == "finished" or jobs[run.folder] not in finished]
+    return [replace(run, error=damaged.get(run.folder, run.error)) for run in last]
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
