@@ -15,6 +15,12 @@ from flap.results.report_tables import tables
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, to_json
 
+NEEDED: dict[str, Any] = {  # parts of a report.json
+    "config": dict, "device": str, "sources": dict, "warnings": list, "parameters.total_before": int,
+    "parameters.total_after": int, "ratio.realised_decoder": (int, float), "layers": list, "layers_before": list,
+    "evaluation.dense": dict, "evaluation.pruned": dict, "versions": dict,
+    "git.commit": str | None, "git.dirty": bool | None,
+}  # fmt: skip
 MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference_p_value")
 
 
@@ -35,7 +41,7 @@ class Report(Record):
         """Read report.json; null among what was measured becomes infinity.
 
         Raises:
-            ValueError: the file is missing or damaged, or has another schema.
+            ValueError: the file is missing or damaged, has another schema, or lacks a part.
         """
         try:
             plain = read_report(path)
@@ -50,7 +56,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """Return the content of report.json; null among what was measured becomes infinity.
 
     Raises:
-        ValueError: the file is missing or damaged, or has another schema: says which file, and why.
+        ValueError: the file is missing or damaged, has another schema, or lacks a part: says which file, and why.
     """
     try:
         plain = dict(json.loads(path.read_text()))
@@ -58,6 +64,10 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from error
     if plain.get("schema") != SCHEMA:
         raise ValueError(f"{path.name}: schema {plain.get('schema')}, this version reads {SCHEMA}")
+    inner = {f"{name}.{part}": value for name, section in plain.items() if isinstance(section, dict)
+             for part, value in section.items()}  # fmt: skip
+    if parts := [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name, ...), kind)]:
+        raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
     return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 
 

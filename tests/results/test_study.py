@@ -248,6 +248,13 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     [
         ("report.json", '{"schema": 1, "eva', "report.json: cannot be read (JSONDecodeError)"),
         ("report.json", '{"schema": 0}', "report.json: schema 0, this version reads 1"),
+        (
+            "report.json",
+            '{"schema": 1, "config": {}}',
+            "report.json: has no valid device, sources, warnings, parameters.total_before, parameters.total_after, "
+            "ratio.realised_decoder, layers, layers_before, evaluation.dense, evaluation.pruned, versions, git.commit, "
+            "git.dirty",
+        ),
         ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
         ("status.json", "{torn", "status.json: no state"),
     ],
