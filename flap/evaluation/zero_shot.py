@@ -28,8 +28,8 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
 }
 TURNS = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]  # which a template has to take
 SHARED_TEXT = {  # from the same validation split
-    "boolq": ("boolq-passages", "boolq-questions", "repeat-passages"),
-    "boolq-seq2seq": ("boolq-passages", "boolq-questions", "repeat-passages"),
+    "boolq": ("boolq-passages", "boolq-questions", "repeat-passages", "asked-passages"),
+    "boolq-seq2seq": ("boolq-passages", "boolq-questions", "repeat-passages", "asked-passages"),
     "hellaswag": ("hellaswag-passages",),
     "sciq": ("sciq-passages",),
     "sciq_answers": ("sciq-passages",),
