@@ -14,18 +14,16 @@ from flap.results.report import Report
 from flap.results.report_tables import measured, sizes
 from flap.results.tables import Table
 
-TAGS = ["flap", "pruning", "structured-pruning"]
 MADE_WITH = (
     "method", "ratio", "plan", "round_to", "metric", "structure", "compensation", "calibration", "vocabulary",
     "recover", "mask_only", "seed",
 )  # fmt: skip
+TAGS = ["flap", "pruning", "structured-pruning"]
 PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
 PLACE = "path/to/this/checkpoint"
 TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
 WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
-NOT_IN_VLLM = (  # docs/exports.md says why
-    "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h",
-)  # fmt: skip
+NOT_IN_VLLM = "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h"  # see docs
 INSTALL = "Install it by `pip install .` in a clone: no index has it, and `flap` on PyPI is another program."
 
 
@@ -35,9 +33,8 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     checkpoint: its directory; the engines whose files are in it are named. base: see `flap.models.base_facts`.
     """
     title = f"{report.config['model']['name']} pruned by {report.ratio['realised_decoder']:.0%}"
-    data = ModelCardData(
-        **base, library_name="transformers", pipeline_tag="text-generation", tags=TAGS, model_name=title
-    )
+    made = {"library_name": "transformers", "pipeline_tag": "text-generation", "model_name": title, "tags": TAGS}
+    data = ModelCardData(**(base | made))
     tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
     parts = [
         *(MARK, f"# {title}", _summary(report, base)),
@@ -95,8 +92,8 @@ def _transformers(trust: bool, auto: str, preparing: str) -> str:
         f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}"{trusted})',
         "python",
     )
-    without = f"\n\nAfter `import flap; flap.register()` of that program, it needs no `trust_remote_code`. {INSTALL}"
-    return code + without * trust
+    without = f"After `import flap; flap.register()` of that program, it needs no `trust_remote_code`. {INSTALL}"
+    return f"{code}\n\n{without}" if trust else code
 
 
 def _vllm(trust: bool, model_type: str) -> str:
