@@ -126,7 +126,7 @@ def test_a_run_has_the_name_of_a_method_where_that_is_what_runs(arguments: str, 
 
 @pytest.mark.parametrize("dataset", [{"boolq-passages": 2, "c4": 1}, ["c4", "self"], "c4"], ids=str)
 def test_another_text_takes_the_place_of_a_preset_s_mixture(dataset: object) -> None:
-    assert composed("method=flap_plus").calibration.dataset == {"boolq-passages": 1, "self": 1}
+    assert {"self", "asked-passages"} < composed("method=flap_plus").calibration.dataset.keys()
     written = str(dataset).replace("'", "")
     assert composed("method=flap_plus", f"calibration.dataset={written}").calibration.dataset == dataset
 
