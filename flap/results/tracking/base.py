@@ -106,13 +106,17 @@ class TrackedRun:
     def finish(self, report: Report) -> None:
         """Track a finished run, whose files are written: numbers, layer widths, files, what became of the model."""
         columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-        pairs = enumerate(zip(report.layers_before, report.layers, strict=True))
-        rows = [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in pairs]
         self.send(lambda there: there.summarize(summary(report)))
-        self.send(lambda there: there.log_table("layers", columns, rows))
+        self.send(lambda there: there.log_table("layers", columns, layer_rows(report)))
         self.send(lambda there: there.log_files(self.run_dir))
         if report.checkpoint:
             self.send(lambda there: there.log_lineage(report))
+
+
+def layer_rows(report: Report) -> list[list[Any]]:
+    """Return for each layer its index, and its widths before and after."""
+    pairs = zip(report.layers_before, report.layers, strict=True)
+    return [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)]
 
 
 def summary(report: Report) -> dict[str, Any]:
