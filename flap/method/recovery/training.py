@@ -21,10 +21,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from flap.config import one_line
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student
-from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 from flap.storage.progress import progress
+from flap.storage.ranks import by_first
 
 CHECKPOINT_BYTES = 12  # of a trained parameter in Trainer's checkpoint: float32 values and two moments
 BEST, HISTORY = "best.safetensors", "history.json"
@@ -39,7 +39,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     finished, last = _begun(folder)
     if finished:
         return
-    device, batch_size = student.placed.device, recovery.windows_a_step // ranks.size()
+    device, batch_size = student.placed.device, recovery.windows_a_step // recovery.processes
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
@@ -66,10 +66,10 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
         if shutil.disk_usage(folder).free > CHECKPOINT_BYTES * sum(map(Tensor.numel, student.trained)):
             raise
         raise OSError(f"{folder}: no room for the state of the training ({one_line(error, 120)})") from error
-    ranks.by_first(write_text)(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
+    by_first(write_text)(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
 
 
-@ranks.by_first
+@by_first
 def _begun(folder: Path) -> tuple[bool, str | None]:
     """Return whether a training has finished in a folder, and Trainer's last checkpoint there."""
     return (folder / HISTORY).exists(), last_checkpoint(folder)
