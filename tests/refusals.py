@@ -144,7 +144,6 @@ calibration.dataset={c4:true} -> calibration.dataset.c4=True: expected a weight 
 calibration.dataset={c4:nan} -> calibration.dataset.c4=nan: expected a weight >= 0
 calibration.dataset={c4:1e300} -> calibration.dataset.c4=1e+300: expected a weight >= 0 and at most 1e+09
 calibration.dataset={self:0,c4:0} -> calibration.dataset=…: expected at least one text with a weight above 0
-calibration.dataset={self:1,{bad}/short.txt:0.001} -> calibration.dataset.…short.txt=0.001: gets no window of 8; exp
 calibration.dataset=[{bad}/short.txt,self] -> …short.txt: 0 windows of 16 tokens are too few for the 4 that
 calibration.dataset={self:{wight:1}} -> calibration.dataset.self=wight: expected weight, chat_template
 calibration.dataset={c4:{chat_template:no}} -> calibration.dataset.c4.chat_template=no: expected true or false

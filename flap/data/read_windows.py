@@ -1,5 +1,7 @@
 """Reading the texts of a mixture as windows: by name, from files, or as yet to be written by the model."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +12,9 @@ from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse,
 from flap.data.dialogue import GIVEN, Answers, Asked, dialogues
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
+from flap.data.window_pool import apportioned
+
+log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
@@ -25,17 +30,22 @@ class Wanted(NamedTuple):
 def read_windows(
     section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, wanted: Wanted, max_length: int | None
 ) -> Windows:
-    """Return the windows of a mixture. section: of the config, as "calibration", for error messages.
+    """Return the windows of a mixture; a text whose weight is too small for one is left out, with a warning.
 
-    dataset: as in the config. max_length: the model's context in tokens; None: unlimited.
+    section: of the config, as "calibration", for messages. dataset: as in the config. max_length: the model's context in
+    tokens; None: unlimited.
 
     Raises:
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
     """
     if max_length is not None and wanted.seq_len > max_length:
         raise ValueError(f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens")
-    windows = read_parts(section, dataset, tokenizer, wanted)
-    _check_shares(windows)
+    given = parse(dataset, f"{section}.dataset")
+    counts = apportioned(wanted.num_samples, [part.weight for part in given])
+    used = [part for part, count in zip(given, counts, strict=True) if count]
+    if left_out := ", ".join(part.dataset for part in given if part not in used):
+        log.warning("%s.dataset: %d windows are too few for %s, left out", section, wanted.num_samples, left_out)
+    windows = _read(section, used, tokenizer, wanted)
     _ = windows.drawn  # fails if a text is too short
     return windows
 
@@ -46,14 +56,17 @@ def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, w
     Raises:
         ValueError: there is no such text.
     """
-    parts = tuple(parse(dataset, f"{section}.dataset"))
+    return _read(section, parse(dataset, f"{section}.dataset"), tokenizer, wanted)
+
+
+def _read(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
     begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
     reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
     read = list(map(reading.part, parts))
     texts = tuple(None if isinstance(one, Asked) else one for one in read)
     asked = {p: one for p, one in enumerate(read) if isinstance(one, Asked)}
     draw = wanted.num_samples, wanted.seq_len, wanted.seed, begins, section
-    return Windows(parts, texts, tokenizer, *draw, asked)
+    return Windows(tuple(parts), texts, tokenizer, *draw, asked)
 
 
 @dataclass(frozen=True)
@@ -97,15 +110,6 @@ class Reading:
                 f"{where}: {len(prompts) - len(pairs)} prompts have no answer; take calibration.answers=self"
             )
         return dialogues(asked, pairs, self.tokenizer, self.bos)
-
-
-def _check_shares(windows: Windows) -> None:
-    for part, count in zip(windows.parts, windows.counts, strict=True):
-        if not count:
-            raise ValueError(
-                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: gets no window of {windows.num_samples}; "
-                "expected a larger weight, more windows, or to leave it out"
-            )
 
 
 @dataclass(frozen=True)

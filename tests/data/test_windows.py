@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Part, Text, Windows
+from flap.data.read_windows import Wanted, read_windows
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog", "was", "there"]
 
@@ -74,3 +75,12 @@ def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: Pre
         match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or take a longer text$",
     ):
         _ = windows.tokens_NT
+
+
+def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = Wanted(8, 16, 0, "false")
+    windows = read_windows("calibration", {"self": 1, "missing.txt": 0.001}, tokenizer, wanted, None)
+    assert windows.parts == (Part("self", 1.0),) and windows.counts == [8]
+    assert "calibration.dataset: 8 windows are too few for missing.txt, left out" in caplog.text
