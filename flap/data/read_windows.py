@@ -32,8 +32,8 @@ def read_windows(
 ) -> Windows:
     """Return the windows of a mixture; a text whose weight is too small for one is left out, with a warning.
 
-    section: of the config, as "calibration", for messages. dataset: as in the config. max_length: the model's context in
-    tokens; None: unlimited.
+    section: of the config, as "calibration", for messages. dataset: as in the config. max_length: the model's context
+    in tokens; None: unlimited.
 
     Raises:
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
