@@ -47,7 +47,7 @@ QUICK = (
 )  # fmt: skip
 PACKAGED = {
     "smollm2-flap": ("method=flap",),
-    "smollm2-flap_plus": ("method=flap_plus", "structure.tokens=128"),
+    "smollm2-flap_plus": ("method=flap_plus", "calibration=boolq-self", "structure.tokens=128"),
     "smollm2-stock": ("structure=UL-UM", "compensation=none"),
     "smollm2-trimmed": ("vocabulary=trim", "vocabulary.size=16384"),
 }

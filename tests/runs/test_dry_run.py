@@ -113,7 +113,7 @@ MEASURED = [
     ("method=flap", "stream", 64),
     ("metric=OBS", "device", 64),
     ("compensation=linear", "stream", 64),
-    ("method=flap_plus structure.tokens=256", "device", 32),
+    ("method=flap_plus calibration=boolq-self structure.tokens=256", "device", 32),
     ("method=wanda_sp", "auto", 64),
 ]
 
