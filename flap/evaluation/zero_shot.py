@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from flap.config import one_line, require
+from flap.data.named_prompts import PASSAGES_OF
 from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
@@ -28,8 +29,7 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
 }
 TURNS = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]  # which a template has to take
 SHARED_TEXT = {  # from the same validation split
-    "boolq": ("boolq-passages", "boolq-questions", "repeat-passages", "asked-passages"),
-    "boolq-seq2seq": ("boolq-passages", "boolq-questions", "repeat-passages", "asked-passages"),
+    **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     "sciq": ("sciq-passages",),
     "sciq_answers": ("sciq-passages",),
