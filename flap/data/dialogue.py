@@ -20,6 +20,8 @@ class Answers(NamedTuple):
 
 
 GIVEN = Answers()
+VERSION = 2  # raise it when the same prompts would get other answers
+NO_THOUGHTS = {"enable_thinking": False}  # what templates of models that think ask for, as in evaluation
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
@@ -29,11 +31,11 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
         ValueError: the template refuses the conversation.
     """
     if not chat:
-        turns = [("\n\n" if turn["role"] == "user" else " ") + str(turn["content"]) for turn in prompt.messages]
+        turns = [("\n\n" if turn["role"] == "user" else " ") + str(turn.get("content", "")) for turn in prompt.messages]
         return "".join(turns).strip()
     try:
-        messages = list(prompt.messages)
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        options = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
+        return str(tokenizer.apply_chat_template(list(prompt.messages), **options))
     except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
         raise ValueError(f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})") from error
 
@@ -47,8 +49,10 @@ def answered(
         gap = "" if asked[-1:].isspace() or answer[:1].isspace() else " "
         return asked + gap + answer, (len(asked), len(asked + gap + answer))
     turns = [*prompt.messages, {"role": "assistant", "content": answer}]
-    document = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    return document, (len(asked) if document.startswith(asked) else document.rfind(answer), len(document))
+    document = str(tokenizer.apply_chat_template(turns, tokenize=False, **NO_THOUGHTS))
+    shown = answer.split("</think>")[-1].strip()  # some templates leave thoughts out
+    first = len(asked) if document.startswith(asked) else document.rfind(shown)
+    return document, (first if first >= 0 else len(document), len(document))
 
 
 class Asked(NamedTuple):
@@ -64,7 +68,7 @@ class Asked(NamedTuple):
     def key(self) -> list[object]:
         """All that the prompts and the manner of answering them depend on."""
         prompts = [[list(one.messages), one.answer] for one in self.prompts]
-        return [self.name, digest(prompts), self.chat, *self.answers]
+        return [VERSION, self.name, digest(prompts), self.chat, *self.answers]
 
 
 def dialogues(

@@ -14,7 +14,7 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
     """Return the rows of a .jsonl or .parquet file, in order. field: the config key that error messages name.
 
     A row has `messages`, a conversation whose last turn is the answer if it is the assistant's; or `prompt`, which is
-    one turn of a user, and with it `answer` or none.
+    one turn of a user. Else `answer` is the answer, if there is one.
 
     Raises:
         ValueError: the file is missing, empty or unreadable, or a row is no prompt.
@@ -33,11 +33,8 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
 
 def holds_prompts(path: str) -> bool:
     """Return whether a file has prompts and no column 'text'; a file that cannot be read is not known to."""
-    file = Path(path)
-    if file.suffix not in FORMATS or not file.is_file():
-        return False
     try:
-        names = set(read_rows(file, path, COLUMNS)[1])
+        names = set(read_rows(Path(path), path, COLUMNS)[1]) if Path(path).suffix in FORMATS else set()
     except ValueError:
         return False
     return bool({"messages", "prompt"} & names) and "text" not in names
@@ -48,7 +45,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if row.get("messages") is not None:
         turns = _checked_messages(row["messages"], where)
         answered = turns[-1]["role"] == "assistant"
-        answer = turns.pop().get("content", "") if answered else None
+        answer = turns.pop().get("content", "") if answered else row.get("answer")
     else:
         turns, answer = [{"role": "user", "content": row.get("prompt")}], row.get("answer")
     asked = bool(turns) and turns[-1].get("content") not in (None, "")

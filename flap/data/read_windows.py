@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse, read_prompts, read_text
-from flap.data.dialogue import GIVEN, Answers, Asked, dialogues
+from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, question
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
 from flap.data.window_pool import apportioned
@@ -96,12 +96,17 @@ class Reading:
         return read_prompts(part.dataset, self.field), str(Path(part.dataset).resolve())
 
     def _dialogues(self, part: Part, prompts: list[Prompt], origin: str) -> Text | Asked:
-        name, where = Path(part.dataset).name, f"{self.field}.{part.dataset}"
+        name, where = Path(part.dataset).name, f"{self.field}={part.dataset}"
         if part.chat_template and self.tokenizer.chat_template is None:
             without = "leave it out: turns are then put one after another"
-            raise ValueError(f"{where}.chat_template=true: the tokenizer has no chat template; {without}")
+            raise ValueError(f"{where}, chat_template=true: the tokenizer has no chat template; {without}")
         chat = self.tokenizer.chat_template is not None if part.chat_template is None else part.chat_template
         asked = Asked(tuple(prompts), name, origin, chat, self.answers)
+        for row, prompt in enumerate(prompts, start=1):
+            try:
+                question(prompt, self.tokenizer, chat)
+            except ValueError as error:
+                raise ValueError(f"{where}: row {row}: {error}") from error
         if self.answers.writer == "self":
             return asked
         pairs = [(prompt, prompt.answer) for prompt in prompts if prompt.answer is not None]

@@ -4,7 +4,6 @@ Legend: N windows · T tokens in each window.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as field_of
@@ -20,6 +19,7 @@ from flap.data.dialogue import Asked
 from flap.data.mixture import SELF, Part
 from flap.data.text import Text
 from flap.data.window_pool import Pool, apportioned, mixed
+from flap.storage import digest
 
 BOS = ("auto", "true", "false")
 
@@ -98,7 +98,7 @@ class Windows:
         vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
         return {
             "parts": parts, "num_samples": self.num_samples, "seq_len": self.seq_len, "seed": self.seed,
-            "bos": self.bos, "tokens": tokens, "vocabulary": _sha256(json.dumps(vocabulary, sort_keys=True)),
+            "bos": self.bos, "tokens": tokens, "vocabulary": digest(vocabulary),
             **({"answered": answered} if answered else {}),
         }  # fmt: skip
 
@@ -111,7 +111,12 @@ class Windows:
             raise ValueError(
                 f"{self.field}.dataset={text.name}: {len(tokens_NT)} windows of {self.seq_len} tokens are too few for "
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
-                f"{self.field}.seq_len, or its weight, or take a longer text"
+                f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
+            )
+        if text.counted and not (tokens_NT >= 0).any():
+            raise ValueError(
+                f"calibration.count=answers: no answer of {text.name} is in its {wanted} windows of {self.seq_len} "
+                f"tokens; take longer or more windows ({self.field}.seq_len), or count=all"
             )
         return tokens_NT
 
@@ -159,8 +164,4 @@ def evaluation_windows(
 
 def tokens_sha256(tokens_NT: Tensor) -> str:
     """Return the SHA-256 of token windows, in hex digits: it depends on text, tokenizer, number, length and order."""
-    return _sha256(tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode())
-
-
-def _sha256(content: bytes | str) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+    return hashlib.sha256(tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """A file of prompts with answers as a task of lm-eval: the model writes an answer, judged as those of sciq_answers."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
 from flap.data import Prompt, read_prompts
+from flap.storage import digest
 
 STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
 FEWEST = 32  # tokens that an answer may have; more where half the bytes of the longest one are more
@@ -63,5 +63,5 @@ def load_prompts(path: str) -> tuple[PromptsTask, str]:
         if prompt.answer is None:
             expected = "'answer', or 'messages' whose last is the assistant's"
             raise ValueError(f"tasks={path}: row {number} has no answer; expected {expected}")
-    content = hashlib.sha256(json.dumps([(one.messages, one.answer) for one in prompts]).encode()).hexdigest()
-    return PromptsTask(name, prompts), f"{name}, {len(prompts)} prompts (sha256 {content[:16]})"
+    content = digest([(one.messages, one.answer) for one in prompts])
+    return PromptsTask(name, prompts), f"{name}, {len(prompts)} prompts (sha256 {content})"

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from flap.config import one_line, require
+from flap.config import require
+from flap.data import Prompt
+from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
@@ -27,12 +29,11 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
-TURNS = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]  # which a template has to take
+TURNS = Prompt(tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None)  # to be taken
 SHARED_TEXT = {  # from the same validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
-    "sciq": ("sciq-passages",),
-    "sciq_answers": ("sciq-passages",),
+    **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
     "social_iqa": ("siqa-questions",),
 }
 
@@ -106,10 +107,9 @@ class ZeroShot(Evaluator):
         if not tokenizer.chat_template:
             raise ValueError(f"{where}: the tokenizer has no chat template; expected auto or false")
         try:
-            tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-            reason = f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})"
-            raise ValueError(f"{where}: {reason}; expected false") from error
+            question(TURNS, tokenizer, chat=True)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; expected false") from error
         return tokenizer.chat_template
 
     def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase, template: Any) -> Task:

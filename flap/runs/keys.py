@@ -10,7 +10,6 @@ from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.method.allocation import Given, PruningPlan
 from flap.method.calibration import STATISTICS_VERSION
-from flap.method.calibration.answers import ANSWERS_VERSION
 from flap.method.calibration.own_text import WRITTEN_VERSION
 from flap.method.importance import SCORES_VERSION
 from flap.method.search import Search
@@ -49,7 +48,6 @@ class CacheKeys:
             return units
         windows = self.texts["calibration"]
         own = {"written": WRITTEN_VERSION} if any(part.dataset == SELF for part in windows.parts) else {}
-        own |= {"answers": ANSWERS_VERSION} if windows.asked else {}
         return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property

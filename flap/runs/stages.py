@@ -7,6 +7,7 @@ from typing import Any
 
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
+from flap.config import one_line
 from flap.data import Text, Windows
 from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
@@ -117,7 +118,12 @@ def _answered_by(model: PlacedModel, run: Run, recovery: Recovery, work: WorkFol
         return None
     for part in windows.asked:
         written = answers.answer(model, windows, part, run.source.max_length, work / f"answers{part}")
-        windows = windows.written(part, answers.text_of(written, windows, part))
+        own = windows.written(part, answers.text_of(written, windows, part))
+        try:
+            _ = own.drawn
+            windows = own
+        except ValueError as error:  # it writes little but loops
+            log.warning("recover.writer=%s: the dense model's answers stay (%s)", recovery.writer, one_line(error))
     return windows
 
 

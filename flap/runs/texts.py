@@ -7,7 +7,7 @@ from itertools import product
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import CalibrationConfig, FlapConfig, require
-from flap.data import SELF, Windows
+from flap.data import Windows
 from flap.data.dialogue import Answers
 from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
@@ -23,25 +23,23 @@ def read_texts(
     Raises:
         ValueError: there is no such text, it is too short, or windows are longer than the model's context.
     """
-    texts, own = {}, config.calibration
+    texts, own, recovery, answers = {}, config.calibration, choices.recovery, answers_of(config.calibration)
     if choices.need_windows:
-        wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers_of(own))
+        wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers)
         texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
-        allowed = "texts or files; the model's own text is counted where calibration windows are read that have it"
-        counted = read_parts(section, dataset, tokenizer, Wanted(1, 2, config.seed, own.bos))  # no window is drawn
-        require(not counted.to_write, f"{section}.dataset", SELF, allowed)
+        allowed = "texts or files; what the model writes is counted where calibration windows are read that have it"
+        counted = read_parts(section, dataset, tokenizer, Wanted(1, 2, config.seed, own.bos, answers))  # draws none
+        require(not counted.to_write, f"{section}.dataset", dataset, allowed)
         texts["vocabulary"] = counted
-    if choices.recovery is not None and choices.recovery.use == "recovery":
-        texts["recovery"] = recovery_windows(
-            choices.recovery, tokenizer, max_length, own.bos, config.seed, answers_of(own)
-        )
-    if choices.recovery is not None:
-        writer, asked = choices.recovery.writer, texts[choices.recovery.use].asked
+    if recovery is not None:
+        if recovery.use == "recovery":
+            texts["recovery"] = recovery_windows(recovery, tokenizer, max_length, own.bos, config.seed, answers)
         allowed = "dense, as no prompts are answered; take calibration.answers=self and a text with prompts"
-        require(writer == "dense" or bool(asked), "recover.writer", writer, allowed)
+        answered = recovery.writer == "dense" or bool(texts[recovery.use].asked)
+        require(answered, "recover.writer", recovery.writer, allowed)
     return texts
 
 

@@ -23,6 +23,7 @@ TURNS = (
     {"role": "assistant", "content": "sat"},
     {"role": "user", "content": "the dog"},
 )
+ONLY = Answers(counted="answers")
 ROWS: list[dict[str, Any]] = [{"prompt": "the cat sat on", "answer": "mat dog"}, {"prompt": "a dog", "answer": "ran"}]
 
 
@@ -47,6 +48,21 @@ def test_an_answer_through_the_template_counts_with_its_end(chatting: PreTrained
     chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")  # the prompt is then no beginning of it
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[first:end] == "ran </s> "
+
+
+def test_thoughts_are_asked_for_by_no_template_and_count_in_none(chatting: PreTrainedTokenizerFast) -> None:
+    thinks = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    chatting.chat_template = TEMPLATE + thinks
+    assert (
+        "<think>"
+        not in question(Prompt(TURNS, None), chatting, True) + answered(Prompt(TURNS, None), "ran", chatting, True)[0]
+    )
+    chatting.chat_template = "{% if not add_generation_prompt %}<s> {% endif %}" + TEMPLATE.replace(
+        "message.content", "message.content.split('</think>')[-1]"
+    )  # leaves thoughts out, as R1's
+    for answer, counted in (("<think> it </think> ran", "ran </s> "), ("<think> it </think>", "")):
+        document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, True)
+        assert document[first:end] == counted
 
 
 def windows_of(
@@ -79,6 +95,19 @@ def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
     for options, document in (({}, "under the old tree"), ({"chat_template": True}, "[user] the cat sat on </s> ")):
         [text] = read_windows("calibration", {str(path): options}, chatting, wanted, None).existing
         assert text.documents[0].startswith(document)
+
+
+def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
+    tmp_path: Path, chatting: PreTrainedTokenizerFast
+) -> None:
+    chatting.chat_template = TEMPLATE + "{% if messages|length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"messages": TURNS[:n]}) + "\n" for n in (2, 1, 3)))
+    wanted = Wanted(3, 16, 0, "false", Answers("self"))
+    with pytest.raises(ValueError, match=r"b\.jsonl: row 3: the tokenizer's chat template refuses .*\(too many\)"):
+        read_windows("calibration", str(tmp_path / "b.jsonl"), chatting, wanted, None)
+    (tmp_path / "c.jsonl").write_text(json.dumps({"prompt": "the cat sat on " * 200, "answer": "mat"}) + "\n")
+    with pytest.raises(ValueError, match=r"count=answers: no answer of c\.jsonl is in its 3 windows of 16 tokens"):
+        read_windows("calibration", str(tmp_path / "c.jsonl"), chatting, Wanted(3, 16, 0, "false", ONLY), None)
 
 
 def test_a_file_without_answers_says_who_can_write_them(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

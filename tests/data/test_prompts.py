@@ -13,12 +13,12 @@ USER, SYSTEM = {"role": "user", "content": "the cat?"}, {"role": "system", "cont
 ASSISTANT = {"role": "assistant", "content": "sat"}
 ROWS = [
     {"messages": [SYSTEM, USER, ASSISTANT]},
-    {"messages": [USER, ASSISTANT, USER], "answer": "not of a conversation"},
+    {"messages": [USER, ASSISTANT, USER], "answer": "ran"},
     {"prompt": "the cat?", "answer": "sat"},
     {"prompt": "the cat?"},
 ]
 PROMPTS = [
-    Prompt((SYSTEM, USER), "sat", True), Prompt((USER, ASSISTANT, USER), None, True),
+    Prompt((SYSTEM, USER), "sat", True), Prompt((USER, ASSISTANT, USER), "ran", True),
     Prompt((USER,), "sat"), Prompt((USER,), None),
 ]  # fmt: skip
 

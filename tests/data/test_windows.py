@@ -72,7 +72,7 @@ def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: Pre
     windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, 8, seed=0)
     with pytest.raises(
         ValueError,
-        match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or take a longer text$",
+        match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or more prompts$",
     ):
         _ = windows.tokens_NT
 

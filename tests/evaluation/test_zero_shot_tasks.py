@@ -20,7 +20,7 @@ DOCUMENTS = {
     "boolq": 3270, "piqa": 1838, "hellaswag": 10042, "winogrande": 1267,
     "arc_easy": 570, "arc_challenge": 299, "openbookqa": 500, "sciq": 1000, "commonsense_qa": 1221,
     "social_iqa": 1954, "copa": 100, "rte": 277, "mmlu_anatomy": 135, "triviaqa": 7993, "nq_open": 3610,
-    "sciq_answers": 1000, "basic_arithmetic": 3000,
+    "sciq_answers": 1000, "sciq_repeat": 1000, "basic_arithmetic": 3000,
 }  # fmt: skip
 OF_TEST = {"mmlu_anatomy"}  # the others have their validation split
 KEPT = ("doc_to_text", "doc_to_choice", "output_type", "description", "target_delimiter", "metric_list")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flap.method.calibration import answers
 from flap.pipeline import run
 from flap.results import markdown
 from tests.helpers.runs import composed, tiny
@@ -61,3 +62,17 @@ def test_it_is_trained_on_its_own_text(
     dense = run(composed(*base, *options), tmp_path / "dense")
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]  # on the dense model's answers, held out
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
+
+
+def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["recover=reconstruct", "recover.batch_size=2"]
+    dense = run(composed(*base, *options), tmp_path / "dense")
+    whole = answers.answer
+    monkeypatch.setattr(
+        answers, "answer", lambda *given: (written := whole(*given)) | {"answered": written["answered"][:1]}
+    )
+    own = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "own")  # the dense one's are in the cache
+    assert own.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]
+    assert "recover.writer=pruned: the dense model's answers stay (calibration.dataset=asked.jsonl: " in caplog.text

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from flap.data.dialogue import Answers
 from flap.data.temporary_state import replaced
 from flap.models import PlacedModel
 
@@ -52,25 +53,25 @@ def sample(model: PlacedModel, first: int, num_sequences: int, length: int) -> T
 
 @torch.no_grad()
 def continued(
-    model: PlacedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float
+    model: PlacedModel, prompts: Sequence[Sequence[int]], end: int | None, answers: Answers
 ) -> list[list[int]]:
-    """Return what the model writes after each prompt, up to its end token. temperature: 0: always the likeliest token.
+    """Return what the model writes after each prompt, up to an end token. end: the tokenizer's, beside the model's own.
 
     The model's own options of generation are left out.
     """
-    longest, end = max(map(len, prompts)), model.model.generation_config.eos_token_id
+    longest, own = max(map(len, prompts)), model.model.generation_config.eos_token_id
+    ends = [one for one in (*(own if isinstance(own, list) else [own]), end) if one is not None]
     tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask_NT = torch.zeros_like(tokens_NT)
     for n, prompt in enumerate(prompts):
         tokens_NT[n, longest - len(prompt) :], mask_NT[n, longest - len(prompt) :] = torch.tensor(prompt), 1
-    drawn = LogitsProcessorList([TemperatureLogitsWarper(temperature), Drawn()] if temperature else [])
-    options = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0)
+    drawn = LogitsProcessorList([TemperatureLogitsWarper(answers.temperature), Drawn()] if answers.temperature else [])
+    options = GenerationConfig(max_new_tokens=answers.max_new_tokens, eos_token_id=ends or None, pad_token_id=0)
     with replaced("generation_config", GenerationConfig(), model.model):
         written_NT: Tensor = model.model.generate(
             tokens_NT.to(model.device), attention_mask=mask_NT.to(model.device), logits_processor=drawn,
             generation_config=options,
         )  # fmt: skip
-    ends = set(end if isinstance(end, list) else [end])
     return [list(takewhile(lambda token: token not in ends, row)) for row in written_NT[:, longest:].tolist()]
 
 

@@ -1,5 +1,8 @@
 """The answers that the model writes: its likeliest words after each prompt, the same again, whatever is interrupted."""
 
+from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,11 +43,26 @@ def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTok
     assert written["begins_with"].endswith(" prompts of my.jsonl") and written["tokens"] > 0
 
 
+def test_an_answer_ends_where_the_tokenizer_says_and_one_that_does_not_end_is_counted(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model, windows = Resident(tiny_model("llama-gqa")), asking(tokenizer, Answers("self", max_new_tokens=5))
+    model.model.generation_config.eos_token_id = None
+    whole = answer(model, windows, 0, context=64)
+    assert whole["cut"] == len(whole["answered"])
+    common = Counter(word for _, text in whole["answered"] for word in text.split()).most_common(1)[0][0]
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.eos_token = common
+    ended = answer(model, replace(windows, tokenizer=tokenizer), 0, context=64)
+    assert ended["cut"] < len(ended["answered"]) and not any(common in text.split() for _, text in ended["answered"])
+
+
 def test_a_temperature_samples_by_the_seed(tokenizer: PreTrainedTokenizerFast) -> None:
     model = Resident(tiny_model("llama-gqa"))
     hot, cold = (asking(tokenizer, Answers("self", "all", 5, t)) for t in (1.5, 0.0))
     first, again, greedy = (answer(model, one, 0, 64)["answered"] for one in (hot, hot, cold))
     assert first == again != greedy and key(hot, 0) != key(cold, 0)
+    assert key(asking(tokenizer, Answers("self", "answers", 5)), 0) == key(cold, 0)  # it is the same text
 
 
 def test_no_more_prompts_are_answered_than_the_windows_take(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -57,10 +75,14 @@ def test_no_more_prompts_are_answered_than_the_windows_take(tokenizer: PreTraine
         _ = all_of_them.written(0, text_of(written, all_of_them, 0)).tokens_NT
 
 
-def test_a_prompt_that_does_not_fit_the_context_is_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_prompt_that_does_not_fit_the_context_is_dropped(
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
     windows = asking(tokenizer, Answers("self", max_new_tokens=4), 12)
     written = answer(Resident(tiny_model("llama-gqa")), windows, 0, context=8)
     assert written["dropped"] >= 6 and all(len(m[0]["content"].split()) <= 4 for m, _ in written["answered"])
+    answered = len(written["answered"])
+    assert f"my.jsonl: {answered} of 12 prompts are answered; 6 are too long for the model's context" in caplog.text
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
