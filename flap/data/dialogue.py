@@ -11,7 +11,7 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Who answers prompts, how, and which tokens count of a text that has answers."""
+    """Who answers prompts, how, and which tokens count of a text that has answers; the search judges by answers."""
 
     writer: str = "given"  # given: by the file; self: by the model
     counted: str = "all"  # tokens: all, or those of the answers
@@ -67,8 +67,8 @@ class Asked(NamedTuple):
     @property
     def key(self) -> list[object]:
         """All that the prompts and the manner of answering them depend on."""
-        prompts = [[list(one.messages), one.answer] for one in self.prompts]
-        return [VERSION, self.name, digest(prompts), self.chat, *self.answers]
+        prompts, own = [[list(one.messages), one.answer] for one in self.prompts], self.answers
+        return [VERSION, self.name, digest(prompts), self.chat, own.writer, own.max_new_tokens, own.temperature]
 
 
 def dialogues(
@@ -84,5 +84,4 @@ def dialogues(
         own = len(str(tokenizer.bos_token)) if bos and document.startswith(str(tokenizer.bos_token)) else 0
         documents.append(document[own:])
         spans.append((first - own, end - own))
-    counted = spans if asked.answers.counted == "answers" else ()
-    return Text.joined(asked.name, documents, asked.origin, counted=counted)
+    return Text.joined(asked.name, documents, asked.origin, counted=spans)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from flap.config import require
 from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse, read_prompts, read_text
 from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, question
 from flap.data.named_prompts import PROMPTS, named_prompts
@@ -65,8 +66,10 @@ def _read(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBas
     read = list(map(reading.part, parts))
     texts = tuple(None if isinstance(one, Asked) else one for one in read)
     asked = {p: one for p, one in enumerate(read) if isinstance(one, Asked)}
-    draw = wanted.num_samples, wanted.seq_len, wanted.seed, begins, section
-    return Windows(tuple(parts), texts, tokenizer, *draw, asked)
+    draw, counted = (wanted.num_samples, wanted.seq_len, wanted.seed, begins, section), wanted.answers.counted
+    allowed = "all: this tokenizer does not tell where in the text a token is"
+    require(counted == "all" or tokenizer.is_fast, "calibration.count", counted, allowed)
+    return Windows(tuple(parts), texts, tokenizer, *draw, asked, counted)
 
 
 @dataclass(frozen=True)

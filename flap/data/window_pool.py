@@ -78,7 +78,7 @@ def _tokenized(text: Text, state: _State, bos: bool) -> Tensor:
 
     A BOS of its own, as of a chat template, does not come behind another one.
     """
-    tokenizer, counted = state.tokenizer, text.counted_in_text
+    tokenizer, counted = state.tokenizer, text.counted_in_text if state.tokenizer.is_fast else []
     options = {"verbose": False, "add_special_tokens": not bos, "return_offsets_mapping": bool(counted)}
     encoded = tokenizer(text.text, **options)
     ids_S = torch.tensor(encoded.input_ids).long()

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
+from flap.data.counted import unmarked
 from flap.data.dialogue import Asked
 from flap.data.mixture import SELF, Part
 from flap.data.text import Text
@@ -37,6 +38,7 @@ class Windows:
     bos: bool = False  # each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config's section, for error messages
     asked: Mapping[int, Asked] = field_of(default_factory=dict)  # by the number of the part, where prompts are answered
+    counted: str = "all"  # tokens: all, or those of the answers
 
     @property
     def existing(self) -> list[Text]:
@@ -73,9 +75,14 @@ class Windows:
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
     @property
-    def tokens_NT(self) -> Tensor:
-        """The windows of all parts, which are there."""
+    def marked_NT(self) -> Tensor:
+        """The windows of all parts, which are there; marked is what is no answer in a text that has answers."""
         return mixed([windows_NT for windows_NT in self.drawn if windows_NT is not None])
+
+    @property
+    def tokens_NT(self) -> Tensor:
+        """The same, marked is what does not count."""
+        return self.marked_NT if self.counted == "answers" else unmarked(self.marked_NT)
 
     @property
     def text_N(self) -> Tensor:
@@ -100,6 +107,7 @@ class Windows:
             "parts": parts, "num_samples": self.num_samples, "seq_len": self.seq_len, "seed": self.seed,
             "bos": self.bos, "tokens": tokens, "vocabulary": digest(vocabulary),
             **({"answered": answered} if answered else {}),
+            **({"counted": self.counted} if self.counted == "answers" else {}),
         }  # fmt: skip
 
     def _draw(self, p: int, text: Text) -> Tensor:
@@ -113,7 +121,7 @@ class Windows:
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
                 f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
             )
-        if text.counted and not (tokens_NT >= 0).any():
+        if self.counted == "answers" and text.counted and not (tokens_NT >= 0).any():
             raise ValueError(
                 f"calibration.count=answers: no answer of {text.name} is in its {wanted} windows of {self.seq_len} "
                 f"tokens; take longer or more windows ({self.field}.seq_len), or count=all"

@@ -74,7 +74,7 @@ class Run:
         windows, batch_size = self.texts.get("calibration"), self.config.calibration.batch_size
         if windows is None:
             return Calibration(model, torch.empty(0, 0, dtype=torch.long), batch_size, list(statistics))
-        return Calibration(model, windows.tokens_NT, batch_size, list(statistics), windows.text_N)
+        return Calibration(model, windows.marked_NT, batch_size, list(statistics), windows.text_N, windows.counted)
 
     @property
     def to_write(self) -> list[str]:

@@ -11,7 +11,6 @@ from flap.data import Windows
 from flap.data.dialogue import Answers
 from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
-from flap.method.recovery import recovery_windows
 from flap.runs.choices import Choices
 
 
@@ -36,7 +35,9 @@ def read_texts(
         texts["vocabulary"] = counted
     if recovery is not None:
         if recovery.use == "recovery":
-            texts["recovery"] = recovery_windows(recovery, tokenizer, max_length, own.bos, config.seed, answers)
+            all_of_them = recovery.windows + recovery.held_out
+            wanted = Wanted(all_of_them, recovery.seq_len, config.seed, own.bos, answers)
+            texts["recovery"] = read_windows("recover", recovery.dataset, tokenizer, wanted, max_length)
         allowed = "dense, as no prompts are answered; take calibration.answers=self and a text with prompts"
         answered = recovery.writer == "dense" or bool(texts[recovery.use].asked)
         require(answered, "recover.writer", recovery.writer, allowed)

@@ -62,6 +62,8 @@ def test_it_is_trained_on_its_own_text(
     dense = run(composed(*base, *options), tmp_path / "dense")
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]  # on the dense model's answers, held out
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
+    # the same state by Trainer, batch by batch, and by tokens
+    assert dense.recovery["nats_by_tokens"][0][1] == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
 
 def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(

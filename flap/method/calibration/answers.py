@@ -68,9 +68,7 @@ def answer(
 def key(windows: Windows, part: int) -> dict[str, Any]:
     """Return all that the answers depend on besides the model, as part of their cache key."""
     draw = {"use": windows.field, "seed": windows.seed, "vocabulary": windows.key["vocabulary"]}
-    asked = windows.asked[part]
-    asked = asked._replace(answers=asked.answers._replace(counted="all"))  # which tokens count is no matter
-    return {"asked": asked.key, "num_tokens": windows.tokens_to_write(part), **draw}
+    return {"asked": windows.asked[part].key, "num_tokens": windows.tokens_to_write(part), **draw}
 
 
 def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:

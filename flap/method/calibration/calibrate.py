@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flap.data import split_windows
+from flap.data.counted import unmarked
 from flap.method.calibration.recorder import LayerRecorder, layer_statistics
 from flap.method.calibration.statistics import STATISTICS, LayerStatistics
 from flap.models import PlacedModel, Stream, Walk
@@ -32,6 +33,7 @@ class Calibration:
     batch_size: int  # windows at a time
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
     text_N: Tensor | None = None  # the number of the text of each window; None: all are from one
+    counted: str = "all"  # tokens in statistics: all, or those that are not marked
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
@@ -93,6 +95,7 @@ class Calibration:
 
     def _own(self, tokens_NT: Tensor) -> list[Tensor]:
         """Return the share of this process of some windows, in batches; it may have none."""
+        tokens_NT = tokens_NT if self.counted == "answers" else unmarked(tokens_NT)
         own = torch.tensor(ranks.own_share(range(len(tokens_NT))), dtype=torch.long)
         return [batch_NT for batch_NT in tokens_NT[own].split(self.batch_size) if len(batch_NT)]
 

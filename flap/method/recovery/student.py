@@ -28,6 +28,7 @@ class Student(nn.Module):
         super().__init__()
         self.placed, self.teacher = model, teacher
         self.trained = nn.ParameterList(trained)
+        self.counted = 0.0  # positions of a window, on average over those that are held out; 0: all, or not known
         self.positions = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 
     def train(self, mode: bool = True) -> "Student":
@@ -47,7 +48,9 @@ class Student(nn.Module):
         hidden_PD = final_states(self.placed.adapter, tokens_NT)
         if counted_P is not None:
             dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
-        positions = max(1, len(hidden_PD))
+        # an evaluation averages batches, of which some have more positions that count
+        evaluates = self.counted and not self.training
+        positions = self.counted * len(input_ids) if evaluates else max(1, len(hidden_PD))
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from flap.config import one_line
+from flap.data.counted import counted_predictions
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student
 from flap.storage.atomic_files import atomic_file, write_text
@@ -53,6 +54,8 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     if options.n_gpu > 1:
         options._n_gpu = 1  # Trainer would copy the student to all GPUs, in threads of this process
     held_out_NT, fitting_NT = tokens_NT[: recovery.held_out], tokens_NT[recovery.held_out :]
+    if (counted_P := counted_predictions(held_out_NT)) is not None:
+        student.counted = float(counted_P.sum()) / len(held_out_NT)
     parts = fitting_NT[: recovery.windows], held_out_NT  # Trainer would make a step of the rest, too
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]

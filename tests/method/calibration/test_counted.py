@@ -28,7 +28,7 @@ def ends_marked() -> Tensor:
 
 def observed(placed: PlacedModel, windows_NT: Tensor, covariance: bool) -> list[LayerStatistics]:
     """In batches of unequal numbers of windows, and with covariances apart for those held out."""
-    calibration = Calibration(placed, windows_NT, 4, [])
+    calibration = Calibration(placed, windows_NT, 4, [], counted="answers")
     if not covariance:
         return calibration.observe()
     return [one for _, one in calibration.visit("score", covariance=True) if one is not None]
@@ -67,13 +67,21 @@ def test_counted_tokens(make: Callable[[Any], PreTrainedModel], model: Any, whol
         assert_same(a, b)
 
 
+def test_marks_are_of_no_matter_where_all_tokens_count() -> None:
+    placed = Resident(tiny_model("llama-gqa"))
+    found, expected = (Calibration(placed, windows, 4, []).observe() for windows in (ends_marked(), tokens()))
+    for a, b in zip(found, expected, strict=True):
+        assert a.blocks.attention[0].num_tokens == tokens().numel()
+        assert torch.equal(a.blocks.attention[0].mean_I, b.blocks.attention[0].mean_I)
+
+
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
 def test_it_is_so_at_every_placement_and_in_sequence(placement: str, model_dir: Path, tmp_path: Path) -> None:
     placed = placed_at(placement, model_dir, tmp_path)
     expected = observed(placed, tokens()[:, :KEPT], covariance=True)
     for i, found in enumerate(observed(placed, ends_marked(), covariance=True)):
         assert_same(found, expected[i])
-    sequence = Calibration(placed, ends_marked(), 4, []).in_sequence(covariance=True)
+    sequence = Calibration(placed, ends_marked(), 4, [], counted="answers").in_sequence(covariance=True)
     assert_same(next(found for _, found in sequence if found is not None), expected[0])
 
 

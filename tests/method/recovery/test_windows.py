@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flap.method.recovery import Recovery, recovery_windows
+from flap.data.read_windows import Wanted, read_windows
+from flap.method.recovery import Recovery, training_windows
 from flap.method.recovery.base import HELD_OUT_WINDOWS
 from tests.method.recovery.small import BATCH, SEQ_LEN
 
@@ -18,9 +19,10 @@ def recovery(text_file: Path) -> Recovery:
 
 
 def test_each_window_is_there_once(recovery: Recovery, tokenizer: PreTrainedTokenizerFast) -> None:
-    windows = recovery_windows(recovery, tokenizer, 128, "auto", 0)
-    tokens_NT = windows.tokens_NT
+    wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
+    windows = read_windows("recover", recovery.dataset, tokenizer, wanted, 128)
+    tokens_NT = training_windows(recovery, windows)
     assert tokens_NT.shape == (HELD_OUT_WINDOWS + STEPS * BATCH, SEQ_LEN)
     assert len({tuple(row) for row in tokens_NT.tolist()}) == len(tokens_NT)
-    other = recovery_windows(recovery, tokenizer, 128, "auto", 1)
+    other = read_windows("recover", recovery.dataset, tokenizer, wanted._replace(seed=1), 128)
     assert other.tokens_NT.tolist() != tokens_NT.tolist() and other.key != windows.key
