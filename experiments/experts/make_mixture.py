@@ -24,7 +24,7 @@ from flap.config import ModelConfig
 from flap.data import evaluation_windows, read_text
 from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation.perplexity import perplexity, window_losses
-from flap.method.recovery import Recovery, recovery_windows
+from flap.method.recovery import Recovery
 from flap.method.recovery.distillation import recover
 from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
@@ -220,7 +220,8 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
     """Train the cut mixture to predict what the dense model predicts, write it, and return what `recover` reports."""
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
-    tokens_NT = recovery_windows(recovery, dense.tokenizer, dense.max_length, "auto", 0).tokens_NT
+    wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
+    tokens_NT = read_windows("recover", TEXTS, dense.tokenizer, wanted, dense.max_length).tokens_NT
     mixture = source_of(str(cut)).open()
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")

@@ -1,4 +1,4 @@
-"""Which tokens of windows count: all, or those of the answers. One that does not is marked where it stands.
+"""Which tokens of windows count: all, or those of the answers. One that may not is marked where it stands.
 
 A marked token is stored as -1 - token, so that windows with marks are drawn, shared and stored as all others are.
 Legend: N windows · T tokens a window · P positions of all windows.
@@ -31,3 +31,13 @@ def counted_predictions(tokens_NT: Tensor) -> Tensor | None:
     if (tokens_NT >= 0).all():
         return None
     return torch.cat([tokens_NT[:, 1:], tokens_NT[:, -1:]], dim=1).flatten() >= 0
+
+
+def judged(tokens_NT: Tensor, text_N: Tensor) -> Tensor:
+    """Return windows to judge by: those of a text of whose answers none is among them have no marks."""
+    tokens_NT = tokens_NT.clone()
+    for x in text_N.unique():
+        counted_P = counted_predictions(tokens_NT[text_N == x])
+        if counted_P is not None and not counted_P.any():
+            tokens_NT[text_N == x] = unmarked(tokens_NT[text_N == x])
+    return tokens_NT

@@ -1,7 +1,7 @@
 """Prompts with their answers as a text: through the tokenizer's chat template where there is one."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +21,6 @@ class Answers(NamedTuple):
 
 GIVEN = Answers()
 VERSION = 2  # raise it when the same prompts would get other answers
-NO_THOUGHTS = {"enable_thinking": False}  # what templates of models that think ask for, as in evaluation
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
@@ -33,26 +32,28 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
     if not chat:
         turns = [("\n\n" if turn["role"] == "user" else " ") + str(turn.get("content", "")) for turn in prompt.messages]
         return "".join(turns).strip()
-    try:
-        options = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
-        return str(tokenizer.apply_chat_template(list(prompt.messages), **options))
-    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-        raise ValueError(f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})") from error
+    return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 
 def answered(
     prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> tuple[str, tuple[int, int]]:
-    """Return a document, question and answer, and from which character to which it is the answer."""
+    """Return a document, question and answer, and from which character to which it is the answer. Raises: as above."""
     asked = question(prompt, tokenizer, chat)
     if not chat:
         gap = "" if asked[-1:].isspace() or answer[:1].isspace() else " "
         return asked + gap + answer, (len(asked), len(asked + gap + answer))
-    turns = [*prompt.messages, {"role": "assistant", "content": answer}]
-    document = str(tokenizer.apply_chat_template(turns, tokenize=False, **NO_THOUGHTS))
+    document = _templated([*prompt.messages, {"role": "assistant", "content": answer}], tokenizer)
     shown = answer.split("</think>")[-1].strip()  # some templates leave thoughts out
     first = len(asked) if document.startswith(asked) else document.rfind(shown)
     return document, (first if first >= 0 else len(document), len(document))
+
+
+def _templated(messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool) -> str:
+    try:  # without thoughts, as in evaluation
+        return str(tokenizer.apply_chat_template([*messages], tokenize=False, enable_thinking=False, **options))
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        raise ValueError(f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})") from error
 
 
 class Asked(NamedTuple):

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse, read_prompts, read_text
-from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, question
+from flap.data.dialogue import GIVEN, Answers, Asked, answered, dialogues
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
 from flap.data.window_pool import apportioned
@@ -107,7 +107,7 @@ class Reading:
         asked = Asked(tuple(prompts), name, origin, chat, self.answers)
         for row, prompt in enumerate(prompts, start=1):
             try:
-                question(prompt, self.tokenizer, chat)
+                answered(prompt, prompt.answer or "a", self.tokenizer, chat)
             except ValueError as error:
                 raise ValueError(f"{where}: row {row}: {error}") from error
         if self.answers.writer == "self":

@@ -18,7 +18,7 @@ class Text:
     text: str
     origin: str
     documents: tuple[str, ...] = ()  # its parts in order; empty if it is a single one
-    counted: tuple[tuple[int, int], ...] = ()  # of each document, the characters whose tokens count; empty: all
+    counted: tuple[tuple[int, int], ...] = ()  # the characters of each document's answer; empty: it has none
 
     @classmethod
     def joined(

@@ -32,7 +32,7 @@ class Pool:
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
         self.tokens_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
-        self.counted_apart = bool(text.counted)  # BOS is no answer
+        self.counted_apart = bool(text.counted) and tokenizer.is_fast  # BOS is no answer
 
     def cut(self, seq_len: int) -> Tensor:
         """Return all windows of so many tokens, tokens_NT (int64), in order."""
@@ -74,7 +74,7 @@ def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> Tens
 
 @lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once
 def _tokenized(text: Text, state: _State, bos: bool) -> Tensor:
-    """Return the tokens of a text, those marked that do not count (`flap.data.counted`).
+    """Return the tokens of a text, those marked that are no answer where it has answers (`flap.data.counted`).
 
     A BOS of its own, as of a chat template, does not come behind another one.
     """

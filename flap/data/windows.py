@@ -67,7 +67,7 @@ class Windows:
 
     @cached_property
     def drawn(self) -> list[Tensor | None]:
-        """The windows of each part, tokens_NT; None: the model has still to write them.
+        """The windows of each part, tokens_NT, with marks; None: the model has still to write them.
 
         Raises:
             ValueError: a text has too few windows.
@@ -102,12 +102,13 @@ class Windows:
             if windows_NT is not None and p not in self.asked and self.parts[p].dataset != SELF
         ]
         answered = [asked.key for asked in self.asked.values()]
+        has_answers = bool(answered) or any(text.counted for text in self.existing)
         vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
         return {
             "parts": parts, "num_samples": self.num_samples, "seq_len": self.seq_len, "seed": self.seed,
             "bos": self.bos, "tokens": tokens, "vocabulary": digest(vocabulary),
             **({"answered": answered} if answered else {}),
-            **({"counted": self.counted} if self.counted == "answers" else {}),
+            **({"counted": self.counted} if self.counted == "answers" and has_answers else {}),
         }  # fmt: skip
 
     def _draw(self, p: int, text: Text) -> Tensor:
@@ -121,11 +122,9 @@ class Windows:
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
                 f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
             )
-        if self.counted == "answers" and text.counted and not (tokens_NT >= 0).any():
-            raise ValueError(
-                f"calibration.count=answers: no answer of {text.name} is in its {wanted} windows of {self.seq_len} "
-                f"tokens; take longer or more windows ({self.field}.seq_len), or count=all"
-            )
+        allowed = f"all, or longer windows: no answer of {text.name} is in its {wanted} of {self.seq_len} tokens"
+        there = self.counted == "all" or not text.counted or bool((tokens_NT >= 0).any())
+        require(there, "calibration.count", self.counted, allowed)
         return tokens_NT
 
 

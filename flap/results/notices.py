@@ -35,7 +35,7 @@ def _destroyed(report: Record) -> list[str]:
 def _own_text(report: Record) -> list[str]:
     return [
         f"The model wrote {own['tokens']:,} tokens of its {use} text itself, from {own['begins_with']}, in "
-        f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops or too short"
+        f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops, too short or too long"
         + (f", {own['cut']} answers end at calibration.max_new_tokens." if own.get("cut") else ".")
         for use, own in report.own_text.items()
     ]

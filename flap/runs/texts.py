@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import CalibrationConfig, FlapConfig, require
 from flap.data import Windows
-from flap.data.dialogue import Answers
+from flap.data.dialogue import GIVEN, Answers
 from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
 from flap.runs.choices import Choices
@@ -30,7 +30,8 @@ def read_texts(
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
         allowed = "texts or files; what the model writes is counted where calibration windows are read that have it"
-        counted = read_parts(section, dataset, tokenizer, Wanted(1, 2, config.seed, own.bos, answers))  # draws none
+        wanted = Wanted(1, 2, config.seed, own.bos, answers if section == "calibration" else GIVEN)
+        counted = read_parts(section, dataset, tokenizer, wanted)  # no window is drawn
         require(not counted.to_write, f"{section}.dataset", dataset, allowed)
         texts["vocabulary"] = counted
     if recovery is not None:
@@ -51,8 +52,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
         ValueError: an option is out of range.
     """
     require(own.max_new_tokens >= 1, "calibration.max_new_tokens", own.max_new_tokens, "a whole number >= 1")
-    valid = 0 <= own.temperature < math.inf
-    require(valid, "calibration.temperature", own.temperature, "a number >= 0")
+    require(0 <= own.temperature < math.inf, "calibration.temperature", own.temperature, "a number >= 0")
     return Answers(own.answers, own.count, own.max_new_tokens, own.temperature)
 
 

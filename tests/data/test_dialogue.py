@@ -100,13 +100,16 @@ def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
 def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    chatting.chat_template = TEMPLATE + "{% if messages|length > 2 %}{{ raise_exception('too many') }}{% endif %}"
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"messages": TURNS[:n]}) + "\n" for n in (2, 1, 3)))
-    wanted = Wanted(3, 16, 0, "false", Answers("self"))
-    with pytest.raises(ValueError, match=r"b\.jsonl: row 3: the tokenizer's chat template refuses .*\(too many\)"):
-        read_windows("calibration", str(tmp_path / "b.jsonl"), chatting, wanted, None)
+    wanted, twice = Wanted(3, 16, 0, "false", Answers("self")), [*TURNS[:2], TURNS[1]]
+    for condition, last in (("messages|length > 2", TURNS), ("messages[-1:] == messages[-2:-1]", twice)):
+        chatting.chat_template = f"{TEMPLATE}{{% if {condition} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
+        (tmp_path / "b.jsonl").write_text("".join(json.dumps({"messages": one}) + "\n" for one in (TURNS[:1], last)))
+        with pytest.raises(ValueError, match=r"b\.jsonl: row 2: the tokenizer's chat template refuses .*\(no\)"):
+            read_windows("calibration", str(tmp_path / "b.jsonl"), chatting, wanted, None)
     (tmp_path / "c.jsonl").write_text(json.dumps({"prompt": "the cat sat on " * 200, "answer": "mat"}) + "\n")
-    with pytest.raises(ValueError, match=r"count=answers: no answer of c\.jsonl is in its 3 windows of 16 tokens"):
+    with pytest.raises(
+        ValueError, match=r"count=answers: expected all, or longer windows: no answer of c\.jsonl is in its 3 of 16"
+    ):
         read_windows("calibration", str(tmp_path / "c.jsonl"), chatting, Wanted(3, 16, 0, "false", ONLY), None)
 
 

@@ -54,11 +54,9 @@ def answer(
             tokens += len(tokenizer(answered(prompt, text, tokenizer, asked.chat)[0], verbose=False).input_ids)
             if tokens >= needed:
                 break
-    if tokens < needed:
-        log.warning(
-            "%s.dataset=%s: %d of %d prompts are answered; %d are too long for the model's context, %d answers are "
-            "empty or loops", windows.field, asked.name, len(pairs), len(order), too_long, dropped,
-        )  # fmt: skip
+    if tokens < needed - windows.seq_len:
+        done = f"{windows.field}.dataset={asked.name}: {len(pairs)} of {len(order)} prompts are answered"
+        log.warning("%s; %d are too long for the context, %d answers are empty or loops", done, too_long, dropped)
     begins = f"{len(pairs)} prompts of {asked.name}"
     facts = {"tokens": written, "dropped": dropped + too_long, "cut": cut, "begins_with": begins}
     plain = [[list(prompt.messages), text] for prompt, text in pairs]

@@ -29,7 +29,7 @@ class Calibration:
     """
 
     model: PlacedModel
-    tokens_NT: Tensor  # the windows; none if nothing needs any
+    tokens_NT: Tensor  # the windows, with marks (`flap.data.counted`); none if nothing needs any
     batch_size: int  # windows at a time
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
     text_N: Tensor | None = None  # the number of the text of each window; None: all are from one

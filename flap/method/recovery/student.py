@@ -48,8 +48,7 @@ class Student(nn.Module):
         hidden_PD = final_states(self.placed.adapter, tokens_NT)
         if counted_P is not None:
             dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
-        # an evaluation averages batches, of which some have more positions that count
-        evaluates = self.counted and not self.training
+        evaluates = self.counted and not self.training  # averages batches, of which some have more that counts
         positions = self.counted * len(input_ids) if evaluates else max(1, len(hidden_PD))
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
@@ -57,6 +56,8 @@ class Student(nn.Module):
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
         nats, gradient_PD = torch.zeros((), device=hidden_PD.device), torch.zeros_like(hidden_PD)
+        if not len(hidden_PD):  # no token of these windows counts
+            return nats, gradient_PD
         chunks = (tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD))
         for dense, hidden, gradient in zip(*chunks, strict=True):
             with torch.no_grad():

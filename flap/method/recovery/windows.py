@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from flap.data import Windows, split_windows
+from flap.data.counted import judged
 from flap.method.recovery.base import Recovery
 
 
@@ -14,7 +15,8 @@ def training_windows(recovery: Recovery, windows: Windows, own: Windows | None =
     what the dense model predicts after them. What is held out has the dense model's answers, and by these it judges.
     """
     tokens_NT, first = _held_out_first(recovery, windows.tokens_NT), recovery.held_out
-    tokens_NT[:first] = _held_out_first(recovery, windows.marked_NT)[:first]
+    held_out_NT = _held_out_first(recovery, windows.marked_NT)[:first]
+    tokens_NT[:first] = judged(held_out_NT, torch.zeros(len(held_out_NT)))
     if own is not None:
         every = 2 if recovery.writer == "both" else 1
         tokens_NT[first::every] = _held_out_first(recovery, own.tokens_NT)[first::every]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from flap.data import split_windows
-from flap.data.counted import counted_positions, counted_predictions, unmarked
+from flap.data.counted import counted_predictions, judged, unmarked
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.compression.apply import slice_out, write_layer
@@ -92,7 +92,7 @@ class PlanDivergence:
         text_N = torch.zeros(len(tokens_NT), dtype=torch.long) if text_N is None else text_N
         (_, held_NT), (_, held_N) = split_windows(tokens_NT), split_windows(text_N)
         last = _last(held_N, math.ceil(num_tokens / tokens_NT.shape[1]))
-        return held_NT[last], held_N[last]
+        return judged(held_NT[last], held_N[last]), held_N[last]
 
     def _advance(
         self,
@@ -159,30 +159,20 @@ def _last(text_N: Tensor, num_windows: int) -> Tensor:
     return torch.tensor(sorted({*last, *range(max(0, len(text_N) - num_windows), len(text_N))}))
 
 
-def _compared(tokens_NT: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _compared(tokens_NT: Tensor, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared.
 
-    others: text_N and the streams of all windows.
+    Of texts that have answers these are all where a token of an answer is predicted.
     """
-    if counted_positions(tokens_NT) is not None:
-        yield from _compared_where_counted(tokens_NT, *others)
-        return
-    positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
-    some = max(1, COMPARED_TOKENS // tokens_NT.shape[1])
-    for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
-        yield text_N, *(part[:, positions] for part in (part_NT, *streams))
-
-
-def _compared_where_counted(tokens_NT: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same of windows of which not all tokens count, one by one, at all positions that do."""
-    for n, tokens_T in enumerate(tokens_NT):
-        window = slice(n, n + 1)
-        counted_T = counted_predictions(tokens_NT[window])
-        positions = slice(EVERY - 1, None, EVERY) if counted_T is None else counted_T.nonzero().flatten()
-        if counted_T is not None and not counted_T.any():
-            continue
-        text_N, *streams = (part[window] for part in others)
-        yield text_N, unmarked(tokens_T[None, positions]), *(part[:, positions] for part in streams)
+    all_T, with_answers = torch.arange(tokens_NT.shape[1]), set(text_N[(tokens_NT < 0).any(dim=1)].tolist())
+    some = 1 if with_answers else max(1, COMPARED_TOKENS // len(all_T))
+    for n in range(0, len(tokens_NT), some):
+        part, chosen_T = slice(n, n + some), all_T[min(EVERY, len(all_T)) - 1 :: EVERY]
+        if int(text_N[n]) in with_answers:
+            counted_T = counted_predictions(tokens_NT[part])
+            chosen_T = all_T if counted_T is None else all_T[counted_T]
+        for at in filter(len, chosen_T.split(COMPARED_TOKENS)):
+            yield text_N[part], unmarked(tokens_NT[part, at]), *(stream[part, at] for stream in streams)
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

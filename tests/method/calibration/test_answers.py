@@ -82,7 +82,7 @@ def test_a_prompt_that_does_not_fit_the_context_is_dropped(
     written = answer(Resident(tiny_model("llama-gqa")), windows, 0, context=8)
     assert written["dropped"] >= 6 and all(len(m[0]["content"].split()) <= 4 for m, _ in written["answered"])
     answered = len(written["answered"])
-    assert f"my.jsonl: {answered} of 12 prompts are answered; 6 are too long for the model's context" in caplog.text
+    assert f"my.jsonl: {answered} of 12 prompts are answered; 6 are too long for the context" in caplog.text
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])

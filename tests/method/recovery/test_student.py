@@ -64,5 +64,6 @@ def test_only_predictions_of_tokens_that_count_are_learnt() -> None:
     torch.testing.assert_close(loss, expected)
     gradients = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in (loss, expected)]
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+    windows = torch.cat([windows, -1 - tokens()[:1]])  # a batch in which nothing counts
     for batch_size in (1, 4):
         assert mean_divergence(Resident(model), Resident(dense), windows, batch_size) == pytest.approx(expected.item())

@@ -84,6 +84,18 @@ def test_each_text_is_measured_however_few_tokens_are(text_N: list[int]) -> None
     assert divergences(calibration, FITS[0], [plan], 1) == divergences(calibration, FITS[0], [plan], 48)
 
 
+@torch.no_grad()
+def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them() -> None:
+    (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    windows, text_N = WINDOWS.clone(), torch.tensor([0, 0, 1, 1, 0, 1])
+    windows[5, :-3] = -1 - windows[5, :-3]
+    [nats] = divergences(Calibration(Resident(model), windows, 3, known, text_N), FITS[0], [plan], 48)
+    pruned = tried(model, plan, FITS[0], known)
+    p, q = (one(input_ids=WINDOWS[5:6]).logits.double().softmax(-1)[0, -4:] for one in (model, pruned))
+    of_answers = (p * (p / q).log()).sum(-1).mean().item()
+    assert nats == pytest.approx(max(of_answers, by_hand(model, pruned, WINDOWS[:1])), rel=1e-3)
+
+
 @pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 2], [3] * 6])
 def test_the_text_that_loses_most_decides(text_N: list[int]) -> None:
     (model, known), plans = calibrated("llama-gqa"), some_plans()
