@@ -34,7 +34,7 @@ def counted_predictions(tokens_NT: Tensor) -> Tensor | None:
 
 
 def judged(tokens_NT: Tensor, text_N: Tensor) -> Tensor:
-    """Return windows to judge by: those of a text of whose answers none is among them have no marks."""
+    """Return windows to judge by, tokens_NT: a text without any answer in its windows is judged by all its tokens."""
     tokens_NT = tokens_NT.clone()
     for x in text_N.unique():
         counted_P = counted_predictions(tokens_NT[text_N == x])

@@ -38,7 +38,7 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
 def answered(
     prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> tuple[str, tuple[int, int]]:
-    """Return a document, question and answer, and from which character to which it is the answer. Raises: as above."""
+    """Return a document, question and answer, and where the answer begins and ends in it. Raises: as `question`."""
     asked = question(prompt, tokenizer, chat)
     if not chat:
         gap = "" if asked[-1:].isspace() or answer[:1].isspace() else " "

@@ -105,7 +105,7 @@ class Reading:
             raise ValueError(f"{where}, chat_template=true: the tokenizer has no chat template; {without}")
         chat = self.tokenizer.chat_template is not None if part.chat_template is None else part.chat_template
         asked = Asked(tuple(prompts), name, origin, chat, self.answers)
-        for row, prompt in enumerate(prompts, start=1):
+        for row, prompt in enumerate(prompts if chat else (), start=1):  # plain text refuses nothing
             try:
                 answered(prompt, prompt.answer or "a", self.tokenizer, chat)
             except ValueError as error:

@@ -76,12 +76,12 @@ class Windows:
 
     @property
     def marked_NT(self) -> Tensor:
-        """The windows of all parts, which are there; marked is what is no answer in a text that has answers."""
+        """The windows of all parts that are there; in texts that have answers, all other tokens are marked."""
         return mixed([windows_NT for windows_NT in self.drawn if windows_NT is not None])
 
     @property
     def tokens_NT(self) -> Tensor:
-        """The same, marked is what does not count."""
+        """The same windows; only tokens that do not count are marked."""
         return self.marked_NT if self.counted == "answers" else unmarked(self.marked_NT)
 
     @property

@@ -28,7 +28,7 @@ class Student(nn.Module):
         super().__init__()
         self.placed, self.teacher = model, teacher
         self.trained = nn.ParameterList(trained)
-        self.counted = 0.0  # positions of a window, on average over those that are held out; 0: all, or not known
+        self.counted = 0.0  # mean number of positions that count in a held-out window; 0: all, or not known
         self.positions = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 
     def train(self, mode: bool = True) -> "Student":
@@ -48,7 +48,7 @@ class Student(nn.Module):
         hidden_PD = final_states(self.placed.adapter, tokens_NT)
         if counted_P is not None:
             dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
-        evaluates = self.counted and not self.training  # averages batches, of which some have more that counts
+        evaluates = self.counted and not self.training  # Trainer averages batches; so it is a mean over tokens
         positions = self.counted * len(input_ids) if evaluates else max(1, len(hidden_PD))
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}

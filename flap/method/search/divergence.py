@@ -41,7 +41,7 @@ class PlanDivergence:
     each has the streams of its share of the plans, and the dense one. The windows are the
     last ones of those that are held out when fits are chosen; the maps of trials are fitted without them. The
     predictions of every fourth position are compared: those of its neighbours say little more, and over a large
-    vocabulary they cost as much as many layers. Of texts that have answers, those of every token of an answer.
+    vocabulary they cost as much as many layers. In texts that have answers, all predictions of their tokens are.
 
     Where the calibration is a mixture, the divergence is that of the text on which it is largest: what only one of the
     texts needs is likely to be needed by another text that nobody has calibrated on, and a mean would hide it.
