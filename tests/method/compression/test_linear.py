@@ -9,7 +9,7 @@ from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Statistics
 from flap.method.compression import BiasCompensation, Compensation, LinearCompensation
 from flap.method.compression.compensation import Fit, Removal
-from flap.method.compression.linear import chains, order
+from flap.method.compression.linear import chains
 from flap.models import Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts, noise, peculiar
@@ -90,10 +90,6 @@ def removals(channels: int, *sets: set[int]) -> list[Removal]:
 
 def test_each_removal_of_a_chain_contains_those_before_it() -> None:
     assert chains(removals(6, {1, 3, 5}, {3}, {0, 2}, {3, 5}, {3})) == [[1, 4, 3, 0], [2]]
-
-
-def test_channels_are_in_the_order_in_which_they_stay_longest() -> None:
-    assert order(removals(6, {3}, {3, 5}, {1, 3, 5})).tolist() == [0, 2, 4, 1, 5, 3]
 
 
 def test_the_largest_ridge_is_tried_where_no_smaller_one_beats_the_bias() -> None:

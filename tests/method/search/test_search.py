@@ -49,10 +49,9 @@ def test_each_block_is_measured_alone_at_each_level() -> None:
     assert trials[0] == LayerPlan(tuple(without_worst), tuple(range(56)))
 
 
-def test_levels_that_leave_nothing_or_take_nothing_are_left_out() -> None:
-    scores, units = Pair(torch.rand(3, 2), torch.rand(2)), Pair(Units(3, 10), Units(2, 3))
-    trials = Search(levels=[0.125, 0.25, 0.5, 0.75]).trials(scores, units)
-    assert [tuple(map(len, trial)) for trial in trials] == [(2, 2), (1, 2), (3, 1)]
+def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least() -> None:
+    assert removal_counts([0.2, 0.45, 0.55], 4) == [1, 2]
+    assert removal_counts([0.125, 0.5, 0.9], 3) == [2]
 
 
 def test_neurons_of_one_rank_share_what_was_measured() -> None:
