@@ -10,7 +10,6 @@ TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, pt
 WITH_PROMPTS = TEXTS.replace("ptb, or", "ptb, boolq-questions, siqa-questions, repeat-passages, asked-passages, or")
 
 LLAMA = """
-ratio=-0.1 -> ratio=-0.1: expected a number with 0 <= ratio < 1
 ratio=1.0 -> ratio=1.0: expected a number with 0 <= ratio < 1
 ratio=20 -> ratio=20.0: expected a number with 0 <= ratio < 1; 20 % is ratio=0.2
 ratio=nan -> ratio=nan: expected a number with 0 <= ratio < 1
@@ -71,8 +70,6 @@ model.path={bad}/llama.gguf -> model.path={bad}/llama.gguf: a GGUF of architectu
 metric.square_attention=abc -> metric.square_attention=abc: …bool
 metric=random metric.seed=-1 -> metric.seed=-1: expected a whole number from 0 to
 metric=OBS metric.ridge=0 -> metric.ridge=0.0: expected a number > 0
-metric=OBS metric.ridge=-1 -> metric.ridge=-1.0: expected a number > 0
-metric=OBS metric.ridge=nan -> metric.ridge=nan: expected a number > 0
 metric=OBS metric.ridge=inf -> metric.ridge=inf: expected a number > 0
 metric=REAP -> structure.experts=False: expected true with a metric that scores the whole experts of a mixture
 metric=REAP structure.experts=true -> structure.experts=true, or a plan of experts: expected neither for llama; or o
@@ -108,7 +105,6 @@ structure=search structure.levels=[0.0] -> structure.levels=[0.0]: expected shar
 structure=search structure.levels=[0.5,1.0] -> structure.levels=[0.5, 1.0]: expected shares
 
 compensation=linear compensation.ridge=-1 -> compensation.ridge=-1.0: expected a number >= 0, or null to choose
-compensation=linear compensation.ridge=nan -> compensation.ridge=nan: expected a number >= 0, or null to choose
 compensation=linear compensation.ridge=inf -> compensation.ridge=inf: expected a number >= 0, or null to choose
 compensation=linear calibration.num_samples=1 -> calibration.num_samples=1: expected at least 2
 
@@ -129,15 +125,12 @@ calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the 
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
-calibration.dataset={bad}/null.jsonl -> calibration.dataset={bad}/null.jsonl: column 'text' has values that are not str
-calibration.dataset={bad}/number.jsonl -> calibration.dataset={bad}/number.jsonl: column 'text' has values that are not
-calibration.dataset={bad}/broken.jsonl -> calibration.dataset={bad}/broken.jsonl: cannot be read; expected a JSON object
+calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; take calibration.answers=self
 calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
 calibration.dataset=[] -> calibration.dataset=[]: expected at least one text
 calibration.dataset={} -> calibration.dataset={}: expected at least one text
 calibration.dataset=5 -> calibration.dataset=5: expected a text, [text, text] or {text: weight
 calibration.dataset=[c4,c4] -> calibration.dataset=['c4', 'c4']: expected each text once
-calibration.dataset={a.txt:1,./a.txt:1} -> calibration.dataset=…: expected each text once
 calibration.dataset={self:-1} -> calibration.dataset.self=-1: expected a weight >= 0
 calibration.dataset={c4:much} -> calibration.dataset.c4=much: expected a weight >= 0
 calibration.dataset={c4:true} -> calibration.dataset.c4=True: expected a weight >= 0
@@ -157,6 +150,7 @@ calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >=
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered
 recover=lora recover.writer=both vocabulary=trim vocabulary.size=90 -> recover.writer=both: expected dense with voc
+vocabulary=trim vocabulary.size=90 -> vocabulary=trim: …(WordLevel)
 recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct
 recover=reconstruct calibration.num_samples=40 recover.batch_size=0 -> recover.batch_size=0: expected 1 to 32, the cali
@@ -202,6 +196,8 @@ eval=zero_shot eval.zero_shot.batch_size=0 -> eval.zero_shot.batch_size=0: expec
 eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expected one of auto, hub, packaged
 eval=zero_shot eval.zero_shot.chat_template=1 -> eval.zero_shot.chat_template=1: expected one of auto, true, false
 eval=generation eval.generation.chat_template=true -> eval.generation.chat_template=True: the tokenizer has no chat tem
+eval=generation eval.generation.tasks=[absent.jsonl] -> eval.generation.tasks=absent.jsonl: no such file; expected
+eval=generation eval.generation.tasks=[copa] eval.generation.source=packaged -> …tasks=copa: has no answers to write
 eval=zero_shot eval.zero_shot.seed=-1 -> eval.zero_shot.seed=-1: expected a whole number from 0
 """
 
@@ -247,20 +243,14 @@ eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=t
 # Found where the weights are read or run; numbers of the dense model may be there already.
 AT_THE_WEIGHTS = """
 model.path={bad}/lacking -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.mlp.up_proj.weight
-model.path={bad}/lacking model.placement=auto -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.mlp
 model.path={bad}/lacking model.placement=stream -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.m
 model.path={bad}/misshapen -> model.path={bad}/misshapen: 1 tensors have another shape …, as model.layers.2.mlp.up_proj
-model.path={bad}/misshapen model.placement=auto -> model.path={bad}/misshapen: 1 tensors have another shape …, as model
 model.path={bad}/misshapen model.placement=stream -> model.path={bad}/misshapen: 1 tensors have another shape …, as mod
 model.path={bad}/nan -> calibration: activations of layer 2 MLP are not finite
 model.path={bad}/nan model.placement=auto -> calibration: activations of layer 2 MLP are not finite
 model.path={bad}/nan model.placement=stream -> calibration: activations of layer 2 MLP are not finite
 model.path={bad}/nan method=wanda_sp -> calibration: activations of layer 2 MLP are not finite
-model.path={bad}/nan method=wanda_sp model.placement=stream -> calibration: activations of layer 2 MLP are not finite
-model.path={bad}/nan compensation=linear -> calibration: activations of layer 2 MLP are not finite
-model.path={bad}/nan metric=OBS model.placement=auto -> calibration: activations of layer 2 MLP are not finite
 model.path={bad}/nan structure=search -> calibration: activations of layer 2 MLP are not finite
-model.path={bad}/nan method=flap_plus model.placement=stream -> calibration: activations of layer 2 MLP are not finite
 """
 
 TABLES = {"llama": LLAMA, "trained": TRAINED, "mixtral": MIXTRAL, "words": WORDS}

@@ -40,7 +40,7 @@ from flap.pipeline import run
 from flap.results import Report
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.helpers.pruned import logits
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed
 
 LORA = LoraConfig(target_modules=["q_proj"])
 Prune = Callable[..., Report]
@@ -69,18 +69,12 @@ def test_a_model_that_is_pruned_again_is_told(prune: Prune, caplog: pytest.LogCa
     assert "this process has pruned this model before: the ratio is of what is left" in caplog.text
 
 
-def test_it_does_what_the_command_line_does(prune: Prune, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    run(composed(*tiny(model_dir, text_file), "ratio=0.35"), tmp_path)
-    model = tiny_model("llama-gqa")
-    prune(model, ratio=0.35)
-    assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
-
-
-def test_a_plan_does_what_the_run_did_that_made_it(prune: Prune, base: list[str], tmp_path: Path) -> None:
+def test_it_does_what_the_command_line_does_also_with_its_plan(prune: Prune, base: list[str], tmp_path: Path) -> None:
     run(composed(*base, "ratio=0.35"), tmp_path)
     model, scored = tiny_model("llama-gqa"), tiny_model("llama-gqa")
     report = prune(model, plan=tmp_path)
     assert prune(scored, ratio=0.35).layers == report.layers and torch.equal(logits(scored), logits(model))
+    assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
     assert report.config["metric"] is report.config["structure"] is report.config["ratio"] is None
 
 
@@ -278,19 +272,6 @@ class Doubled(LlamaForCausalLM):
         return output
 
 
-class Wrapped(torch.nn.Module):
-    """As torch.compile wraps a module."""
-
-    def __init__(self, inside: torch.nn.Module) -> None:
-        super().__init__()
-        self.inside = inside
-
-
-def with_a_wrapped_base(model: PreTrainedModel) -> PreTrainedModel:
-    model.model = Wrapped(model.model)
-    return model
-
-
 def tensors_in_four_bits(model: PreTrainedModel) -> None:
     """As bitsandbytes has them: a byte for two values."""
     packed = torch.zeros(56 * 16, 1, dtype=torch.uint8)
@@ -305,7 +286,8 @@ def a_quantiser(model: PreTrainedModel) -> None:
 @cache
 def unsupported() -> dict[str, tuple[Any, str]]:
     """Models that are refused before anything else, and why."""
-    packed, quantised, mixed = tiny_model("llama-gqa"), tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    packed, quantised, mixed, compiled = (tiny_model("llama-gqa") for _ in range(4))
+    compiled.model = torch.compile(compiled.model)
     tensors_in_four_bits(packed), a_quantiser(quantised), mixed.model.layers[1].mlp.bfloat16()
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)
     own = "has a forward of its own"
@@ -314,7 +296,7 @@ def unsupported() -> dict[str, tuple[Any, str]]:
         "family": (GPTJForCausalLM(family), "'gptj' is not supported"),
         "head": (LlamaForSequenceClassification(ARCHITECTURES["llama-gqa"]), "LlamaForSequenceClassification"),
         "no head": (LlamaModel(ARCHITECTURES["llama-gqa"]), "LlamaModel"),
-        "wrapped": (with_a_wrapped_base(tiny_model("llama-gqa")), f"Wrapped {own}"),
+        "compiled": (compiled, f"OptimizedModule {own}"),
         "forward": (Doubled(ARCHITECTURES["llama-gqa"]), f"Doubled {own}, .*; expected a class of"),
         "four bits": (packed, r"^model: its weights are packed \(\['torch.uint8'\]\); expected bfloat16, float16 or"),
         "quantiser": (quantised, r"^model: its weights are packed \(bitsandbytes\); expected bfloat16, float16 or"),

@@ -21,7 +21,7 @@ STAGES = ["calibration", "importance", "allocation", "compression", "search", "v
 INNER = [*(f"method/{stage}" for stage in STAGES), "checkpoint/export", "results/tracking", "runs/sweeps"]
 DOORS = {"api", "cli", "doctor", "pipeline", "study"}
 # What is more takes its lines from somewhere, or its commit says why it does not.
-MOST_LINES = {"flap": 18650, "tests": 19956}
+MOST_LINES = {"flap": 18650, "tests": 19449}
 MOST_FILES_OF_CONF, MOST_WORDS = 65, {"docs": 9_500, "experiments": 10_000}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
@@ -88,15 +88,6 @@ def test_there_are_no_more_configs_and_words_than_this() -> None:
         assert sum(len(page.read_text().split()) for page in pages[folder]) <= most
 
 
-def test_importing_flap_reaches_the_checkpoint_classes_alone() -> None:
-    assert rooms_imported(PACKAGE / "__init__.py") == {"checkpoint", "api", "modeling"}
-
-
-def test_the_method_is_read_in_the_entrypoint() -> None:
-    stages = {"observe", "score", "allocate", "compress"}
-    assert {name.rpartition(".")[2] for name in imports(PACKAGE / "pipeline.py")} >= stages
-
-
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
     modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
@@ -131,11 +122,6 @@ def test_module(path: Path) -> None:
     pickling = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     assert not {name.split(".")[0] for name in imports(path)} & pickling
     assert not calls(path, "torch") & {"load", "save"}
-
-
-def test_no_folder_shadows_the_typed_ratio() -> None:
-    assert (Path(config_dir()) / "metric").is_dir()
-    assert not (Path(config_dir()) / "ratio").exists()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import torch
 
-from flap.data.counted import counted_positions, counted_predictions, judged, marked, unmarked
+from flap.data.counted import counted_positions, counted_predictions, marked, unmarked
 
 TOKENS = torch.tensor([[5, 0, 7, 3], [1, 2, 0, 4]])
 COUNTED = torch.tensor([[False, False, True, True], [True, False, False, True]])
@@ -19,9 +19,3 @@ def test_a_prediction_counts_where_the_next_token_does() -> None:
     assert counted_positions(both).tolist() == COUNTED.flatten().tolist()
     assert counted_predictions(both).tolist() == [False, True, True, True, False, False, True, True]
     assert counted_positions(TOKENS) is None and counted_predictions(TOKENS) is None
-
-
-def test_a_text_of_whose_answers_none_is_there_is_judged_by_all_of_it() -> None:
-    windows = torch.cat([marked(TOKENS, COUNTED), -1 - TOKENS])
-    found = judged(windows, torch.tensor([0, 1, 0, 2]))
-    assert torch.equal(found, torch.cat([windows[:3], TOKENS[1:]]))

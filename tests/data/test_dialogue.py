@@ -113,13 +113,6 @@ def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
         read_windows("calibration", str(tmp_path / "c.jsonl"), chatting, Wanted(3, 16, 0, "false", ONLY), None)
 
 
-def test_a_file_without_answers_says_who_can_write_them(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"prompt": "the cat"}) + "\n")
-    with pytest.raises(ValueError, match=r"a.jsonl: 1 prompts have no answer; take calibration.answers=self"):
-        read_windows("calibration", str(path), tokenizer, Wanted(1, 4, 0, "false"), None)
-
-
 @pytest.mark.parametrize("bos", ["false", "true"])
 def test_the_template_s_own_beginning_is_not_there_twice(
     bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast

@@ -41,15 +41,6 @@ def test_all_windows_are_mixed_each_part_in_its_order_and_in_proportion(counts: 
                 assert abs(share - end * count / sum(counts)) < 2
 
 
-def test_windows_share_no_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    text = Text("t", " ".join(map(str, range(2000))), "")
-    pool = Pool(text, tokenizer, bos=False)
-    pool.tokens_S = torch.arange(len(pool.tokens_S))  # each token is its place
-    places_NT = pool.draw(10, 16, seed=0)
-    assert places_NT.shape == (10, 16) and len(places_NT.unique()) == 160
-    assert len(pool.draw(10**4, 16, seed=0)) == len(pool.tokens_S) // 16  # there are no more
-
-
 def test_a_tokenizer_that_was_changed_makes_other_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     text, changing = Text("t", counted(40), ""), deepcopy(tokenizer)
     before = Pool(text, changing, bos=False).tokens_S.tolist()

@@ -33,12 +33,6 @@ def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
     return perplexity.perplexity(window_losses(model, tokens_NT, batch_size))
 
 
-def test_uniform_logits_give_the_vocabulary() -> None:
-    model = tiny_model("llama-mha")
-    model.lm_head.weight.data.zero_()
-    assert measured(Resident(model), tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_a_float64_loop(architecture: str) -> None:
@@ -66,13 +60,6 @@ def test_several_windows_of_several_texts(text_file: Path, tokenizer: PreTrained
     assert [task.name for task in tasks] == ["words.txt/perplexity@8", "words.txt/perplexity@16"]
     assert tasks[0].identity != tasks[1].identity
     assert tasks[0].origin == str(text_file)
-
-
-def test_first_token_of_a_window_is_not_scored() -> None:
-    sure_of_five = always(5, logit=200.0)
-    assert measured(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 5]]), batch_size=2) == 1.0
-    one_miss_in_four = measured(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 7]]), batch_size=2)
-    assert one_miss_in_four == pytest.approx(math.exp(200 / 4), rel=1e-6)
 
 
 def test_documents_of_a_perplexity_have_it_as_their_mean(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -188,15 +175,3 @@ def test_an_infinite_perplexity_has_no_values_of_windows() -> None:
 def test_half_precision_logits_are_scored_in_float32() -> None:
     half = says(lambda hidden: torch.zeros(*hidden.shape[:-1], VOCAB, dtype=torch.bfloat16))
     assert measured(half, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
-
-
-@pytest.mark.parametrize(("max_tokens", "windows"), [(None, 187), (160, 10), (175, 10), (16, 1)])
-def test_whole_windows(
-    text_file: Path, tokenizer: PreTrainedTokenizerFast, max_tokens: int | None, windows: int
-) -> None:
-    tokens_T = torch.tensor(tokenizer(text_file.read_text()).input_ids)
-    assert len(tokens_T) == 3000  # 187 windows of 16, and a tail of 8
-    model = tiny_model("llama-gqa")
-    [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).prepare(tokenizer, 128)
-    expected = measured(Resident(model), tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
-    assert task.run(Resident(model)).numbers["words.txt/perplexity@16"] == pytest.approx(expected, rel=1e-12)

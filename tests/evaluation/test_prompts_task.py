@@ -127,8 +127,3 @@ def test_no_task_is_one_line(rows: list[Any], reason: str, tokenizer: PreTrained
         task_of(tmp_path, tokenizer, rows)
     begin, _, rest = f"eval.generation.{reason}".partition("…")
     assert str(error.value).startswith(begin) and rest in str(error.value)
-
-
-def test_a_file_that_is_not_there_is_one_line(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"^eval\.generation\.tasks=absent\.jsonl: no such file; expected"):
-        Generation(["absent.jsonl"]).prepare(tokenizer, 128)

@@ -30,6 +30,10 @@ from tests.helpers.ratios import allocated
 COMPENSATIONS = {"bias": BiasCompensation(), "none": NoCompensation(), "linear": LinearCompensation()}
 
 
+def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
+    return torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(seed))
+
+
 def with_comoments(batches: Sequence[Tensor]) -> Statistics:
     """Statistics of all tokens of several batches (T, I), with co-moments."""
     comoments, together = Comoments(), reduce(merge, map(batch_statistics, batches))

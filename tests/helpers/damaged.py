@@ -17,9 +17,7 @@ TEXTS = {
     "words.csv": "the,cat",
     "other.jsonl": '{"body": "the cat"}\n',
     "talk.jsonl": '{"messages": []}\n',
-    "null.jsonl": '{"text": "the cat"}\n{"text": null}\n',
-    "number.jsonl": '{"text": 1}\n{"text": 2}\n',
-    "broken.jsonl": '{"text": \n',
+    "asked.jsonl": '{"prompt": "the cat"}\n',
     "broken.parquet": "no",
 }
 HEADS, NEURONS = [0, 1, 2, 3], list(range(50))

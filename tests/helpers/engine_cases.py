@@ -1,8 +1,10 @@
 """Tiny pruned checkpoints of every family in both forms, for the engines of docs/exports.md; and that table."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -60,6 +62,15 @@ def family_checkpoint(
 def expected_logprobs(exported: Exported, prompt: torch.Tensor = PROMPT) -> torch.Tensor:
     """What transformers computes after every token of a prompt."""
     return exported.model(input_ids=prompt).logits[0].log_softmax(-1)
+
+
+def assert_refused(export: Callable[[Path], object], directory: Path, line: str) -> None:
+    """In one line, and nothing is left."""
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError, match=line) as caught:
+        export(directory)
+    assert "\n" not in str(caught.value)
+    assert sorted(directory.iterdir()) == before
 
 
 def documented(engine: str) -> dict[tuple[str, str], str]:

@@ -42,11 +42,10 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(base: 
     assert counted.statistics_cache == "miss" and counted.evaluation["dense"] == first.evaluation["dense"]
 
 
-@pytest.mark.parametrize(("method", "placement"), [("flap", "device"), ("flap_plus", "stream")])
-def test_it_is_pruned_on_answers_alone(method: str, placement: str, base: list[str], tmp_path: Path) -> None:
-    own = ["calibration.count=answers", f"method={method}", "calibration.seq_len=16", "calibration.num_samples=10"]
-    more = ["structure.tokens=32"] if method == "flap_plus" else []
-    report = run(composed(*base, *own, *more, f"model.placement={placement}", "checkpoint.save=true"), tmp_path / "run")
+def test_it_is_pruned_on_answers_alone(base: list[str], tmp_path: Path) -> None:
+    own = ["calibration.count=answers", "calibration.seq_len=16", "calibration.num_samples=10", "checkpoint.save=true"]
+    more = ["method=flap_plus", "structure.tokens=32", "model.placement=stream"]
+    report = run(composed(*base, *own, *more), tmp_path / "run")
     assert report.ratio["realised_decoder"] == pytest.approx(0.2, abs=0.03) and report.evaluation["pruned"]
 
 

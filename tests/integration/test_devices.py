@@ -17,6 +17,7 @@ from flap.config import ModelConfig
 from flap.models import PLACEMENTS, Spread, find_model
 from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
+from tests.models.families.contract import logits_on as logits
 
 ROUNDING = 1e-4  # see test_same_result.py
 CPU = torch.device("cpu")
@@ -24,11 +25,6 @@ CPU = torch.device("cpu")
 
 def model_on(device: torch.device) -> PreTrainedModel:
     return tiny_model("llama-gqa-biases").to(device)
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel) -> Tensor:
-    return model(input_ids=tokens(seed=7).to(model.device), use_cache=False).logits
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:

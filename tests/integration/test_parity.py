@@ -24,7 +24,7 @@ from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
 from flap.method.allocation.ranking import highest
 from flap.method.calibration import Calibration, LayerStatistics, Statistics
-from flap.method.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
+from flap.method.compression import BiasCompensation, Compensation, NoCompensation, compress, slice_layer
 from flap.method.importance import Magnitude, Metric, Wanda, score_layer, score_layers
 from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
@@ -113,16 +113,6 @@ def test_the_dense_model_is_the_reference_model(real: Real) -> None:
     assert adapt(real.model).num_parameters() == OFFICIAL["decoder_linear_parameters_dense"]
     found = perplexity(window_losses(Resident(real.model), real.evaluation_NT, 8))
     assert found == pytest.approx(OFFICIAL["evaluation"]["dense_perplexity"], rel=1e-3)
-
-
-def test_masking_the_real_model_equals_slicing_it(real: Real) -> None:
-    logits = []
-    for compress_layer in (mask_layer, slice_layer):
-        model = real.fresh()
-        compress(adapt(model), real.plan(MEASURED), BiasCompensation(), enumerate(real.exact), compress_layer)
-        with torch.no_grad():
-            logits.append(model(real.evaluation_NT[:2]).logits)
-    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-4)
 
 
 def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> PruningPlan:

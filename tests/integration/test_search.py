@@ -88,29 +88,26 @@ def in_order(steps: list[str]) -> list[str]:
     return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "compress")]
 
 
-@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize(
+    ("placement", "killed_at", "number"),
+    [
+        ("device", "score 2", 5),  # while blocks are measured alone
+        ("stream", "score 2", 5),
+        ("stream", "compress 2", 1),  # what was scored and measured is not walked for again
+    ],
+)
 def test_a_killed_search_goes_on(
-    placement: str, undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
+    placement: str, killed_at: str, number: int, undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
 ) -> None:
     arguments, (expected, whole) = killable(base, placement), undisturbed
     assert whole == [f"{stage} {i}" for stage in ("score", "compress") for i in range(4)]
-    code, steps = start(tmp_path, arguments, "score 2", 5)  # while blocks are measured alone
-    assert (code, in_order(steps)) == (-signal.SIGKILL, whole[:3])
+    layer = whole.index(killed_at)
+    code, steps = start(tmp_path, arguments, killed_at, number)
+    assert (code, in_order(steps)) == (-signal.SIGKILL, whole[: layer + 1])
     code, steps = start(tmp_path, arguments)
-    assert (code, in_order(steps)) == (0, whole[2:])
+    assert (code, in_order(steps)) == (0, whole[layer:])
     for name in ("plan.json", "checkpoint/config.json"):
         assert (tmp_path / "run" / name).read_text() == (expected / name).read_text()
     found, tensors = map(tensors_of, (tmp_path / "run", expected))
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert not [path for path in (tmp_path / "cache" / "streams").iterdir() if path.suffix != ".lock"]
-
-
-def test_killed_behind_the_search_it_ends(undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path) -> None:
-    """What was scored and measured is not walked for again."""
-    arguments, (expected, _) = killable(base, "stream"), undisturbed
-    assert start(tmp_path, arguments, "compress 2")[0] == -signal.SIGKILL
-    code, steps = start(tmp_path, arguments)
-    assert (code, in_order(steps)) == (0, ["compress 2", "compress 3"])
-    assert (tmp_path / "run" / "plan.json").read_text() == (expected / "plan.json").read_text()
-    found, tensors = map(tensors_of, (tmp_path / "run", expected))
-    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)

@@ -4,8 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flap.modeling.families import FAMILIES
-from flap.modeling.modeling_flap import ATTENTION_OUTPUTS, MLP_OUTPUTS, pruned_class
+from flap.modeling.modeling_flap import pruned_class
 from flap.modeling.register import register_configs
 
 
@@ -24,11 +23,6 @@ assert not [name for name in set(sys.modules) - before if name.startswith("trans
 """
     done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_file_that_travels_names_the_output_projections_of_every_family() -> None:
-    assert {family.attention for family in FAMILIES.values()} == set(ATTENTION_OUTPUTS)
-    assert {family.mlp for family in FAMILIES.values()} == set(MLP_OUTPUTS)
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:

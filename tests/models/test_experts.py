@@ -80,22 +80,6 @@ def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrai
             torch.testing.assert_close(found.float(), expected.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_every_expert_keeps_as_many_neurons_and_the_rest_of_the_layer_stays(model: PreTrainedModel) -> None:
-    before = copy.deepcopy(model)
-    plan = prune(model, 0.4)
-    numbers = torch.tensor(plan.layers[1].mlp)
-    kept_EK = torch.stack([numbers[numbers // NEURONS == e] % NEURONS for e in range(EXPERTS)])
-    assert len(kept_EK.unique(dim=0)) > 1  # each its own
-    gate, up = (
-        before.model.layers[1].mlp.experts.gate_up_proj[:, rows] for rows in (slice(NEURONS), slice(NEURONS, None))
-    )
-    for e, kept_K in enumerate(kept_EK):
-        expected = torch.cat([gate[e, kept_K], up[e, kept_K]])
-        assert torch.equal(experts(model, 1).gate_up_proj[e], expected)
-        assert torch.equal(experts(model, 1).down_proj[e], experts(before, 1).down_proj[e][:, kept_K])
-    assert torch.equal(model.model.layers[1].mlp.gate.weight, before.model.layers[1].mlp.gate.weight)
-
-
 def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None:
     means_EI = torch.stack([activation_TI.mean(0) for activation_TI in flowing_in(model, 0, tokens())])
     down_EHI = experts(model, 0).down_proj.clone()

@@ -118,13 +118,6 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(model: PreTrain
     torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
 
 
-def test_ratio_0_changes_nothing(model: PreTrainedModel) -> None:
-    before = copy.deepcopy(model)
-    compress(adapt(model, True), decided(model, 0.0), BiasCompensation(), enumerate(observed(model)), slice_layer)
-    assert model.state_dict().keys() == before.state_dict().keys()
-    assert torch.equal(logits(model), logits(before))
-
-
 @torch.no_grad()
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
     """w_e a_e of every expert and token, zero where the token is not sent to the expert, as (T, E, I)."""

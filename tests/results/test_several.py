@@ -9,7 +9,6 @@ import pytest
 
 from flap.results.comparison import notices
 from flap.results.configs import varying
-from flap.results.series import series_of
 from flap.results.study_files import read_study, write_study
 from flap.study import main
 from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, add_command, altered
@@ -39,6 +38,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_two_sweeps_are_one_page_beside_them(sweeps: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     before = [contents(folder) for folder in sweeps]
+    assert list(notices(read_study(*sweeps).finished)) == []
     main([str(folder) for folder in sweeps])
     index = sweeps[0].parent / "first+second" / "index.html"
     assert capsys.readouterr().out == f"{index}\n"
@@ -52,14 +52,6 @@ def test_two_sweeps_are_one_page_beside_them(sweeps: tuple[Path, Path], capsys: 
     text = index.read_text()
     assert "python -m flap -m seed=0" in text and "python -m flap -m seed=1" in text
     assert 'href="../second/0_tiny_WIFV_AL-AM_r0.2_s1/report.json"' in text
-
-
-def test_seeds_of_two_sweeps_are_one_curve(sweeps: tuple[Path, Path]) -> None:
-    study = read_study(*sweeps)
-    [line] = series_of(study)
-    assert line.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 30.5, 31.0]}  # min, mean, max
-    assert [cell.sweep for cell in study.runs] == ["first", "second"]
-    assert list(notices(study.finished)) == []
 
 
 def test_sweeps_of_one_name_are_told_by_their_paths(tmp_path: Path, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""The primitives by which processes share a run: with one process all of them are the identity."""
+"""The primitives by which processes share a run."""
 
 import os
 import time
@@ -10,15 +10,6 @@ import torch
 
 from flap.storage import WorkFolder, ranks
 from tests.helpers.ranks import in_ranks
-
-
-def test_with_one_process_they_are_the_identity() -> None:
-    assert (ranks.rank(), ranks.size(), ranks.is_first()) == (0, 1, True)
-    assert ranks.own_share("abc") == list("abc") == ranks.gather_in_order(list("abc"))
-    assert ranks.gather(1) == [1] and ranks.on_first(lambda: 2) == ranks.agreed(lambda: 2) == 2
-    tensor = torch.ones(3)
-    ranks.add_up(tensor)
-    assert tensor.tolist() == [1, 1, 1]
 
 
 def refuse() -> None:

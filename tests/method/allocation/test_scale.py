@@ -29,28 +29,19 @@ SCORES = Scores(
 
 
 @pytest.mark.parametrize(
-    ("to_keep", "first", "second"),
+    ("scale", "to_keep", "first", "second"),
     [
-        (26, LayerPlan((1,), (2, 3)), LayerPlan((1,), (3,))),
-        (38, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((1,), (3,))),
-        (42, LayerPlan((0, 1), (0, 1, 2, 3)), LayerPlan((1,), (2, 3))),
-    ],
-)
-def test_error_by_hand(to_keep: float, first: LayerPlan, second: LayerPlan) -> None:
-    assert ALAM(scale="error").allocate(SCORES, Budget(LAYERS, 1 - to_keep / 56)).layers == (first, second)
-
-
-@pytest.mark.parametrize(
-    ("to_keep", "first", "second"),
-    [
+        ("error", 26, LayerPlan((1,), (2, 3)), LayerPlan((1,), (3,))),
+        ("error", 38, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((1,), (3,))),
+        ("error", 42, LayerPlan((0, 1), (0, 1, 2, 3)), LayerPlan((1,), (2, 3))),
         # layer 1 counts ten times: L1n2 3, L1n1 and L1h0 2, L0n2 1.5, L1n0 1, L0n1 1, L0h0 .8, L0n0 .5
-        (26, LayerPlan((1,), (3,)), LayerPlan((1,), (2, 3))),
-        (38, LayerPlan((1,), (3,)), LayerPlan((0, 1), (1, 2, 3))),
-        (40, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (1, 2, 3))),
+        ("relative", 26, LayerPlan((1,), (3,)), LayerPlan((1,), (2, 3))),
+        ("relative", 38, LayerPlan((1,), (3,)), LayerPlan((0, 1), (1, 2, 3))),
+        ("relative", 40, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (1, 2, 3))),
     ],
 )
-def test_relative_by_hand(to_keep: float, first: LayerPlan, second: LayerPlan) -> None:
-    assert ALAM(scale="relative").allocate(SCORES, Budget(LAYERS, 1 - to_keep / 56)).layers == (first, second)
+def test_by_hand(scale: str, to_keep: float, first: LayerPlan, second: LayerPlan) -> None:
+    assert ALAM(scale=scale).allocate(SCORES, Budget(LAYERS, 1 - to_keep / 56)).layers == (first, second)
 
 
 @pytest.mark.parametrize(("scale", "leaves"), [("error", 1), ("relative", 0)])

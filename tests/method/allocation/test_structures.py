@@ -8,8 +8,6 @@ from flap.method.allocation import LayerPlan
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
 from tests.helpers.ratios import allocated, assert_meets, budget_of, model_of, random_scores
 
-OF_EXPERTS = [name for name in STRUCTURES if name != "search"]  # which refuses them: test_search.py
-
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -40,12 +38,12 @@ def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, mos
         assert_meets(plan, model_of(architecture), float(most))
 
 
-@pytest.mark.parametrize("structure", OF_EXPERTS)
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("ratio", (0.0, *RATIOS))
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_every_expert_of_a_layer_keeps_as_many_neurons(architecture: str, ratio: float, structure: str) -> None:
     budget = budget_of(architecture, ratio)
-    plan = STRUCTURES[structure]().allocate(random_scores(budget), budget)
+    plan = allocated(STRUCTURES[structure](), random_scores(budget), budget)
     for layer, prices in zip(plan.layers, budget.layers, strict=True):
         assert list(layer.mlp) == sorted(set(layer.mlp)) and layer.attention
         kept_by_expert = Counter(neuron // prices.mlp.count for neuron in layer.mlp)

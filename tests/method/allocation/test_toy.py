@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, Units
+from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, Structure, Units
 from flap.method.importance import Scores
 from flap.models import Pair
 from tests.cases import ARCHITECTURES
@@ -24,34 +24,23 @@ TOY_SCORES = Scores(
 
 
 @pytest.mark.parametrize(
-    ("ratio", "first", "second"),
+    ("structure", "ratio", "first", "second"),
     [
-        (0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),  # 16 a layer: one head and two neurons
-        (0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),  # 17.6: one head and 2.5 neurons
-        (0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),  # 8.96: a head is too much, so three neurons
+        (ULUM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),  # 16 a layer: one head and two neurons
+        (ULUM(), 0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),  # 17.6: one head and 2.5 neurons
+        (ULUM(), 0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),  # 8.96: a head is too much, so three neurons
+        # 22.4 to remove: L1 gives the head; of the 4.1 neurons L0 can spare three only, so L1 gives the fourth
+        (ULMM(remove_heads=1), 0.35, LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3))),
+        # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
+        (ALMM(remove_heads=1), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
+        (ALAM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),  # to keep 32: prefixes cost 29 and 39
+        (ALAM(), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),  # to keep 38.4: 39 with L1h1
+        (ALAM(), 0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),  # to keep 44.8: 45 with L0n1 and L1n0
+        (ALAM(), 0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),  # to keep 60.8: 61 without L0n0
     ],
 )
-def test_ulum_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) -> None:
-    assert ULUM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
-
-
-def test_ulmm_by_hand() -> None:
-    # 22.4 to remove: L1 gives the head; of the 4.1 neurons L0 can spare three only, so L1 gives the fourth
-    plan = ULMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.35))
-    assert plan.layers == (LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3)))
-
-
-@pytest.mark.parametrize(
-    ("ratio", "first", "second"),
-    [
-        (0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),  # to keep 32: prefixes cost 29 and 39
-        (0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),  # to keep 38.4: 39 with L1h1
-        (0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),  # to keep 44.8: 45 with L0n1 and L1n0
-        (0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),  # to keep 60.8: 61 without L0n0
-    ],
-)
-def test_alam_prefix_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) -> None:
-    assert ALAM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
+def test_by_hand(structure: Structure, ratio: float, first: LayerPlan, second: LayerPlan) -> None:
+    assert structure.allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
 
 
 def test_experts_by_hand() -> None:
@@ -61,12 +50,6 @@ def test_experts_by_hand() -> None:
         # kept in this order: L0h1 L1h0 L0r0 L1n3 for 29, L1h1 39, L0r1 45
         plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
         assert plan.layers[0] == LayerPlan((1,), first)
-
-
-def test_almm_by_hand() -> None:
-    # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
-    plan = ALMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.4))
-    assert plan.layers == (LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,)))
 
 
 @pytest.mark.parametrize("structure", ADAPTIVE)

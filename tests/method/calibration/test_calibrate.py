@@ -76,23 +76,6 @@ def test_batch_size_changes_nothing(architecture: str) -> None:
                 assert_same(a, b)
 
 
-def test_a_visit_hands_out_what_was_collected_or_nothing_where_nothing_was() -> None:
-    placed = Resident(tiny_model("llama-gqa"))
-    known = collect(placed, tokens(), batch_size=4)
-    visits = list(Calibration(placed, tokens(), 4, known).visit("score"))
-    assert [i for i, _ in visits] == [0, 1, 2, 3] and all(found is known[i] for i, found in visits)
-    assert list(Calibration(placed, torch.empty(0, 0), 4, []).visit("score")) == [(i, None) for i in range(4)]
-
-
-def test_each_window_runs_exactly_once() -> None:
-    model, seen = tiny_model("llama-gqa"), []
-    hook = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    collect(Resident(model), tokens(), batch_size=4)
-    hook.remove()
-    assert torch.equal(torch.cat(seen), tokens())
-    assert hooks_left(model) == 0
-
-
 def test_hooks_leave_when_the_forward_pass_raises() -> None:
     model, beyond_the_vocabulary = tiny_model("llama-gqa"), tokens() + 1000
     with pytest.raises(IndexError):

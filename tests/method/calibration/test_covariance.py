@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.allocation import ULUM, LayerPlan, PruningPlan, price
-from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits
 from flap.method.calibration.covariance import Covariance
 from flap.method.calibration.symmetric import Symmetric
 from flap.method.compression import BiasCompensation, LinearCompensation, SequentialPruning, compress, slice_layer
@@ -43,13 +43,6 @@ def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
     """To float32 accuracy, each entry measured by the spread of its two channels."""
     spread_I = expected_II.diagonal().sqrt()
     assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
-
-
-def test_by_hand() -> None:
-    batches = [torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 4.0], [5.0, 4.0]])]
-    # means 3 and 6: deviations -2 0 2 and 4 -2 -2
-    assert comoments(batches).tolist() == [[8.0, -12.0], [-12.0, 24.0]]
-    assert batch_statistics(batches[0]).comoments is None
 
 
 def covariance_of(*parts_TI: Tensor) -> Covariance:

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from flap.data import Part, Windows
 from flap.data.read_windows import beginning
 from flap.data.temporary_state import seeded
-from flap.method.calibration.own_text import USES, Draft, text_of, write
+from flap.method.calibration.own_text import USES, Draft, write
 from flap.method.calibration.sampling import attention_of_one_query, sample
 from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder
@@ -28,13 +28,6 @@ def windows(tokenizer: PreTrainedTokenizerFast) -> Windows:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flap.method.calibration.own_text.SEQ_LEN", 48)
-
-
-def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
-    written = write(Resident(tiny_model("llama-gqa")), Draft.of(windows))
-    assert written["tokens"] >= windows.tokens_to_write(0) == (1 + 40) * 32
-    assert written["begins_with"] == "BOS" and written["seconds"] > 0
-    assert windows.written(0, text_of(written)).tokens_NT.shape == (40, 32)
 
 
 def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:

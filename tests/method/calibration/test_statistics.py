@@ -35,21 +35,6 @@ def random_activations(num_tokens: int, offset: float = 0.0, seed: int = 0) -> T
     return (noise + offset) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
 
 
-def test_by_hand() -> None:
-    found = from_batches([torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 10.0]])])
-    assert found.num_tokens == 2
-    assert (found.mean_I.tolist(), found.var_I.tolist()) == ([2.0, 10.0], [2.0, 0.0])
-    assert found.msq_I.tolist() == [5.0, 100.0]
-
-
-def test_every_leading_position_is_a_token() -> None:
-    activation = random_activations(24)
-    together, flat = batch_statistics(activation.reshape(2, 3, 4, 5)), batch_statistics(activation)
-    assert together.num_tokens == 24
-    assert torch.equal(together.mean_I, flat.mean_I)
-    assert torch.equal(together.deviation_I, flat.deviation_I)
-
-
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),

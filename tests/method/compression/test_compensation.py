@@ -6,28 +6,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.allocation import LayerPlan, PruningPlan
-from flap.method.calibration import Statistics
-from flap.method.compression import BiasCompensation, CompressLayer, NoCompensation, mask_layer, slice_layer
-from flap.method.compression.compensation import Removal
+from flap.method.compression import BiasCompensation, CompressLayer, mask_layer, slice_layer
 from tests.cases import ARCHITECTURES, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed
 
 # KV heads 1 and 2 own channels 16 to 47
 PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
-
-
-def test_bias_compensation_by_hand() -> None:
-    weight_OI = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    known = Statistics(5, torch.tensor([10.0, 20.0, 30.0]).double(), torch.ones(3).double())
-    removal = Removal(torch.tensor([0]), torch.tensor([1, 2]))
-    [(weight_OK, bias_O, _)] = BiasCompensation().fits(weight_OI, known, [removal])
-    assert weight_OK.tolist() == [[1.0], [4.0]]
-    assert bias_O is not None
-    assert bias_O.tolist() == [2 * 20 + 3 * 30, 5 * 20 + 6 * 30]
-    removal = Removal(torch.tensor([0, 2]), torch.tensor([1]))
-    [(weight_OK, bias_O, _)] = NoCompensation().fits(weight_OI, None, [removal])
-    assert weight_OK.tolist() == [[1.0, 3.0], [4.0, 6.0]]
-    assert bias_O is None
 
 
 @pytest.mark.parametrize("biased", [True, False])

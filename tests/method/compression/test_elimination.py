@@ -10,11 +10,7 @@ from flap.method.calibration.symmetric import STRIP
 from flap.method.compression.compensation import Removal
 from flap.method.compression.elimination import OUTPUTS, Elimination
 from flap.method.compression.linear import RIDGES
-from tests.helpers.compressed import symmetric
-
-
-def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
-    return torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(seed))
+from tests.helpers.compressed import noise, symmetric
 
 
 def given(covariance_II: Tensor) -> Covariance:

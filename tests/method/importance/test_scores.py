@@ -22,8 +22,3 @@ def test_scores_are_read_as_written(tmp_path: Path) -> None:
         assert all(getattr(found, name) == getattr(scores, name) for name in numbers)
         for one, other in zip(found.layers, scores.layers, strict=True):
             assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
-
-
-def test_parts_of_some_layers_are_joined() -> None:
-    first, second = Scores((layer(3),), (0.5,)), Scores((layer(4),), (2.0,))
-    assert Scores.joined([first, second]) == Scores((*first.layers, *second.layers), (0.5, 2.0))

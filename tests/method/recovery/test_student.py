@@ -2,24 +2,13 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from flap.data.counted import counted_predictions, marked
 from flap.method.recovery import student
-from flap.method.recovery.student import Student, divergence, mean_divergence
+from flap.method.recovery.student import Student, mean_divergence
 from flap.models import Resident
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.method.recovery.small import compressed
-
-
-def logits(positions: int = 7, seed: int = 0) -> torch.Tensor:
-    return 3 * torch.randn(positions, VOCAB, generator=torch.Generator().manual_seed(seed)).double()
-
-
-def test_it_is_cross_entropy_minus_entropy() -> None:
-    p, q = logits(seed=1), logits(seed=2)
-    cross, own = (cross_entropy(of, p.softmax(-1), reduction="sum") for of in (q, p))
-    torch.testing.assert_close(divergence(p, q), cross - own)
 
 
 def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,35 +24,26 @@ def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-def test_the_gradient_is_that_of_the_formula_on_all_logits() -> None:
-    model, dense = compressed(), tiny_model("llama-gqa")
-    weight = model.model.layers[1].self_attn.q_proj.weight
-    log_p, log_q = (one(input_ids=tokens()).logits.log_softmax(-1) for one in (dense, model))
-    loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    [expected] = torch.autograd.grad(loss, weight)
-    found = Student(Resident(model), Resident(dense), [])(tokens())["loss"]
-    torch.testing.assert_close(found, loss)
-    torch.testing.assert_close(torch.autograd.grad(found, weight)[0], expected, atol=1e-6, rtol=1e-4)
-    assert all(parameter.grad is None for parameter in dense.parameters())
-
-
 def test_the_mean_weighs_windows_equally_whatever_the_batches() -> None:
     models = Resident(compressed()), Resident(tiny_model("llama-gqa"))
     one_by_one = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
     assert mean_divergence(*models, tokens(), 4) == pytest.approx(sum(one_by_one) / len(one_by_one), rel=1e-5)
 
 
-def test_only_predictions_of_tokens_that_count_are_learnt() -> None:
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
+    """By the formula, and its gradient."""
     model, dense = compressed(), tiny_model("llama-gqa")
-    counted = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    counted = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < share
     windows, weight = marked(tokens(), counted), model.model.layers[1].self_attn.q_proj.weight
     log_p, log_q = (one(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1) for one in (dense, model))
-    expected = (log_p.exp() * (log_p - log_q)).sum(-1)[counted_predictions(windows)].mean()
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1)[counted_predictions(windows)].mean()  # [None]: of all
     student = Student(Resident(model), Resident(dense), []).train()
     loss = student(windows)["loss"]
     torch.testing.assert_close(loss, expected)
     gradients = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in (loss, expected)]
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+    assert all(parameter.grad is None for parameter in dense.parameters())
     windows = torch.cat([windows, -1 - tokens()[:1]])  # a batch in which nothing counts
     for batch_size in (1, 4):
         assert mean_divergence(Resident(model), Resident(dense), windows, batch_size) == pytest.approx(expected.item())

@@ -121,8 +121,3 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
     flap.prune(model, tokenizer, ratio=0, **options)
     assert len(tokenizer) == model.config.vocab_size == SIZE
     assert len(other.get_input_embeddings().weight) == other.config.vocab_size == VOCAB
-
-
-def test_a_tokenizer_of_another_kind_is_refused(model_dir: Path, text_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"^vocabulary=trim: .*\(WordLevel\)"):
-        run(composed(*tiny(model_dir, text_file), *TRIM, "checkpoint.save=false"), None)

@@ -94,22 +94,6 @@ def test_a_job_started_again_is_one_run(client: Any, run_dir: Path, caplog: pyte
     assert run_of(client, run_dir).info.status == "FINISHED" and warnings(caplog) == []
 
 
-@pytest.mark.long
-@pytest.mark.usefixtures("client")
-def test_what_fails_in_a_tracker_is_one_warning(
-    run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*given: Any, **options: Any) -> None:
-        raise RuntimeError("no\nluck")
-
-    monkeypatch.setattr("mlflow.MlflowClient.log_batch", broken)
-    with MLflow().start({"ratio": 0.4}, run_dir, JOB) as tracked:
-        list(progress(range(3), "calibrate"))
-        tracked.finish(done)
-    [warning] = warnings(caplog)
-    assert warning.startswith("MLflow: RuntimeError: no luck; the run goes on")
-
-
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build("tracking", composed("tracking=mlflow").tracking) == MLflow()
     monkeypatch.setattr("flap.results.tracking.in_mlflow.find_spec", lambda name: None)
