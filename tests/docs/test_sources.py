@@ -1,4 +1,4 @@
-"""The Markdown files of the repository: links that lead somewhere."""
+"""The Markdown files of the repository: links that lead somewhere, and a README that stays short."""
 
 import re
 from pathlib import Path
@@ -14,3 +14,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_link_between_files_leads_to_a_file(file: Path) -> None:
     assert [link for link in LINK.findall(file.read_text()) if not (file.parent / link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
