@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from flap.data import Part, Windows
 from flap.data.read_windows import beginning
 from flap.data.temporary_state import seeded
-from flap.method.calibration.own_text import USES, Draft, text_of, write
-from flap.method.calibration.sampling import attention_of_one_query, sample
+from flap.method.calibration.own_text import Draft, text_of, write
+from flap.method.calibration.sampling import USES, attention_of_one_query, sample
 from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
