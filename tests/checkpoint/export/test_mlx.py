@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma3TextConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
-from flap.checkpoint.export.mlx import export_mlx
-from flap.checkpoint.export.mlx.export import mlx_config
+from flap.checkpoint.export.mlx.export import export_mlx, mlx_config
 from tests.cases import VOCAB
 from tests.helpers.engine_cases import CELLS, EVERY_FAMILY, FAMILIES, PROMPT, documented, expected_logprobs
 from tests.helpers.forked import command_line
