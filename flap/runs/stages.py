@@ -14,7 +14,7 @@ from flap.evaluation.base import Numbers
 from flap.method.allocation import PruningPlan
 from flap.method.calibration import answers
 from flap.method.calibration.own_text import WRITTEN, Draft, text_of, write
-from flap.method.recovery import Recovery, training_windows
+from flap.method.recovery import Recovery
 from flap.method.vocabulary import KeptTokens, Trimmed
 from flap.method.vocabulary.rows import cut_rows
 from flap.models import PlacedModel, adapt
@@ -98,6 +98,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place to predict what the dense one predicts; return what the report says of it."""
     # imported here because other runs should not wait for transformers' Trainer
     from flap.method.recovery.distillation import recover as train
+    from flap.method.recovery.distillation import training_windows
 
     recovery = run.choices.recovery
     assert recovery is not None

@@ -25,7 +25,7 @@ from flap.method.recovery.student import Student
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 from flap.storage.progress import progress
-from flap.storage.ranks import by_first
+from flap.storage.ranks import by_first, size
 
 CHECKPOINT_BYTES = 12  # of a trained parameter in Trainer's checkpoint: float32 values and two moments
 BEST, HISTORY = "best.safetensors", "history.json"
@@ -40,7 +40,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     finished, last = _begun(folder)
     if finished:
         return
-    device, batch_size = student.placed.device, recovery.windows_a_step // recovery.processes
+    device, batch_size = student.placed.device, recovery.windows_a_step // size()
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",

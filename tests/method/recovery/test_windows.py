@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.data.read_windows import Wanted, read_windows
-from flap.method.recovery import Recovery, training_windows
-from flap.method.recovery.base import HELD_OUT_WINDOWS
+from flap.method.recovery.base import HELD_OUT_WINDOWS, Recovery
+from flap.method.recovery.distillation import training_windows
 from tests.method.recovery.small import BATCH, SEQ_LEN
 
 STEPS = 19  # of the 187 windows that the text has
