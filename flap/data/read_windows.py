@@ -46,21 +46,17 @@ def read_windows(
     used = [part for part, count in zip(given, counts, strict=True) if count]
     if left_out := ", ".join(part.dataset for part in given if part not in used):
         log.warning("%s.dataset: %d windows are too few for %s, left out", section, wanted.num_samples, left_out)
-    windows = _read(section, used, tokenizer, wanted)
+    windows = read_parts(section, used, tokenizer, wanted)
     _ = windows.drawn  # fails if a text is too short
     return windows
 
 
-def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
+def read_parts(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
     """Return the texts of a mixture, whether or not windows can be drawn of them; else as `read_windows`.
 
     Raises:
         ValueError: there is no such text.
     """
-    return _read(section, parse(dataset, f"{section}.dataset"), tokenizer, wanted)
-
-
-def _read(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
     begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
     reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
     read = list(map(reading.part, parts))
