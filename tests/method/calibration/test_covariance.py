@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.allocation import ULUM, LayerPlan, PruningPlan, price
-from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits
 from flap.method.calibration.covariance import Covariance
+from flap.method.calibration.statistics import batch_statistics
 from flap.method.calibration.symmetric import Symmetric
 from flap.method.compression import BiasCompensation, LinearCompensation, SequentialPruning, compress, slice_layer
 from flap.method.importance import OBS, score_layers
