@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flap.method.allocation import LayerPlan, PruningPlan
-from flap.method.calibration import LayerStatistics
+from flap.method.calibration import LayerStatistics, Visits
 from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair
@@ -29,7 +29,7 @@ def compress(
     adapter: ModelAdapter,
     plan: PruningPlan,
     compensation: Compensation,
-    statistics: Iterable[tuple[int, LayerStatistics | None]],
+    statistics: Visits,
     compress_layer: CompressLayer,
     work: WorkFolder = NOT_KEPT,
 ) -> Reports:

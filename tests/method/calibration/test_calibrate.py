@@ -79,9 +79,9 @@ def test_batch_size_changes_nothing(architecture: str) -> None:
 def test_a_visit_hands_out_what_was_collected_or_nothing_where_nothing_was() -> None:
     placed = Resident(tiny_model("llama-gqa"))
     known = collect(placed, tokens(), batch_size=4)
-    visits = list(Calibration(placed, tokens(), 4, known).visit("score"))
+    visits = list(Calibration(placed, tokens(), 4, known).visit("score", False))
     assert [i for i, _ in visits] == [0, 1, 2, 3] and all(found is known[i] for i, found in visits)
-    assert list(Calibration(placed, torch.empty(0, 0), 4, []).visit("score")) == [(i, None) for i in range(4)]
+    assert list(Calibration(placed, torch.empty(0, 0), 4, []).visit("score", False)) == [(i, None) for i in range(4)]
 
 
 def test_each_window_runs_exactly_once() -> None:
