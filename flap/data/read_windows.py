@@ -116,22 +116,14 @@ class Reading:
         return dialogues(asked, pairs, self.tokenizer, self.bos)
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """What the model begins each text of its own with."""
-
-    name: str  # for the report
-    token: int
-
-
-def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> Beginning:
-    """Return the beginning: BOS; without one EOS, which separates documents.
+def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
+    """Return what the model begins each text of its own with, its name and token: BOS, or EOS between documents.
 
     Raises:
-        ValueError: the tokenizer has no such token.
+        ValueError: the tokenizer has neither.
     """
     if tokenizer.bos_token_id is not None:
-        return Beginning("BOS", tokenizer.bos_token_id)
+        return "BOS", tokenizer.bos_token_id
     if tokenizer.eos_token_id is not None:
-        return Beginning("EOS, as there is no BOS", tokenizer.eos_token_id)
+        return "EOS, as there is no BOS", tokenizer.eos_token_id
     raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")

@@ -66,7 +66,7 @@ def _written(run: Run, model: PlacedModel, use: str, part: int) -> tuple[dict[st
         make, asked = partial(answers.answer, model, windows, part, context), answers.key(windows, part)
         written = run.cached("write own text", WRITTEN, key | asked, lambda work: make(work / f"{use}{part}"))
         return written, answers.text_of(written, windows, part)
-    draft = Draft.of(windows, context)
+    draft = Draft(windows, context)
     written = run.cached("write own text", WRITTEN, key | draft.key, lambda work: write(model, draft, work / use))
     return written, text_of(written)
 

@@ -7,7 +7,6 @@ import logging
 import math
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flap.data import SELF, Text, Windows, repetition
-from flap.data.read_windows import Beginning, beginning
+from flap.data.read_windows import beginning
 from flap.method.calibration.sampling import BATCH, DISTINCT, attention_of_one_query, batches, ready_to_write, sample
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json, ranks
@@ -35,26 +34,22 @@ SEQ_LEN = 512  # tokens of a sequence, at most the context
 class Draft:
     """What the model has written so far for these windows."""
 
-    windows: Windows
-    start: Beginning
-    needed: int  # tokens
+    windows: Windows  # whose text `self` is still to write
     context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # of the documents
     dropped: int = 0  # sequences
 
-    @classmethod
-    def of(cls, windows: Windows, context: int | None = None) -> "Draft":
-        """Return an empty draft for windows whose text `self` is still to write."""
-        [p] = [p for p, part in enumerate(windows.parts) if part.dataset == SELF]
-        start = beginning(windows.tokenizer, f"{windows.field}.dataset.{SELF}")
-        return cls(windows, start, windows.tokens_to_write(p), context)
+    def __post_init__(self) -> None:
+        [p] = [p for p, part in enumerate(self.windows.parts) if part.dataset == SELF]
+        self.begins_with, self.start = beginning(self.windows.tokenizer, f"{self.windows.field}.dataset.{SELF}")
+        self.needed = self.windows.tokens_to_write(p)  # tokens
 
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
         wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "window": self.windows.seq_len}
-        begins = {"begins_with": self.start.token, "bos": self.windows.bos}
+        begins = {"begins_with": self.start, "bos": self.windows.bos}
         draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
         return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
 
@@ -104,17 +99,17 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     Raises:
         ValueError: the model writes hardly anything but loops.
     """
-    if draft.start.name != "BOS":
-        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
+    if draft.begins_with != "BOS":
+        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.begins_with)
     reads = math.ceil(draft.left / (draft.sequences * draft.seq_len)) * draft.seq_len
     whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}", reads)
     notes = Notes(BATCH, work)
-    written = batches(draft.windows, partial(_batch, whole, draft), partial(_batches_at_once, draft), notes)
+    written = batches(draft.windows, lambda _: _batch(whole, draft), lambda _: _batches_at_once(draft), notes)
     sequences = chain.from_iterable(torch.tensor(batch["tokens"]) for batch in written)
     with whole.callable(), attention_of_one_query(whole):
         for sequence_T in progress(sequences, "write own text", len):
             draft.add(sequence_T)
-    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
+    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.begins_with}
     return {"documents": draft.documents, **facts, "seconds": sum(batch["seconds"] for batch in notes)}
 
 
@@ -123,15 +118,15 @@ def text_of(written: dict[str, Any]) -> Text:
     return Text.joined(SELF, written["documents"], f"written by the model from {written['begins_with']}")
 
 
-def _batches_at_once(draft: Draft, number: int) -> int:
+def _batches_at_once(draft: Draft) -> int:
     """Return how many batches are written at a time, at most one by each process: none that may prove too long."""
     tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
     needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))
     return (draft.left > 0) + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
 
 
-def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
-    """Return the tokens_NT of a batch."""
+def _batch(model: PlacedModel, draft: Draft) -> dict[str, Any]:
+    """Return the tokens_NT of the next batch."""
     needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
     needed = needed if needed < 1.5 * draft.sequences else draft.sequences
-    return {"tokens": sample(model, draft.start.token, needed, draft.seq_len).tolist()}
+    return {"tokens": sample(model, draft.start, needed, draft.seq_len).tolist()}
