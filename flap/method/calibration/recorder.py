@@ -4,6 +4,7 @@ Legend: I input channels of an output projection · T tokens · D hidden size ·
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from flap.method.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge, merged_over_ranks
 from flap.method.calibration.symmetric import Symmetric
@@ -123,23 +123,20 @@ class ResidualRecorder:
         self.num_tokens = self.num_tokens + finite_T.sum()
 
 
-class LayerRecorder:
+class LayerRecorder(ExitStack):
     """Records the hidden states that enter a layer, and what its two blocks get, inside a `with` block."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
+        super().__init__()
         self.layer = adapter.layers[layer]
         self.blocks = Pair(*(BlockRecorder(adapter, block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder(adapter)
-        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":
-        hooks = [recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks]
-        self._hooks = [self.layer.register_forward_pre_hook(self.residual), *hooks]
+        for recorder in self.blocks:
+            self.enter_context(recorder.block.watched.register_forward_pre_hook(recorder))
+        self.enter_context(self.layer.register_forward_pre_hook(self.residual))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
 
 
 def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
