@@ -32,11 +32,10 @@ class LayerFiles:
         self.adapter, self.source, self.folder = adapter, source, folder
         self.model, self.dequantiser = adapter.model, dequantiser(source.config)
         self.prefix = next(f"{name}." for name, module in self.model.named_modules() if module is adapter.layers)
-        self._conversions = (
-            get_model_conversion_mapping(self.model, None, self.dequantiser)
-            if self.dequantiser
-            else self.model._weight_conversions
-        )
+        if self.dequantiser:
+            self._conversions = get_model_conversion_mapping(self.model, None, self.dequantiser)
+        else:
+            self._conversions = self.model._weight_conversions
         self._changed: set[int | None] = set()
 
     def read(self, index: int | None) -> None:

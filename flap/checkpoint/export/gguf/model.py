@@ -71,7 +71,7 @@ def opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUF
     Raises:
         ValueError: a file of the checkpoint is damaged, or the architecture has no place for one of its tensors.
     """
-    tensors = llama_cpp_tensors(Shards.open(checkpoint), config)
+    tensors = llama_cpp_tensors(Shards(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     by_layer = any(layer != widths[0] for layer in widths)
     if (factors := rope_factors(config)) is not None:
