@@ -99,18 +99,16 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
 @contextmanager
 def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
     """Give the block torch's own defaults, as a process of the command line has them; the caller's come back."""
-    dtype, devices = torch.get_default_dtype(), {"cpu", *(one.device.type for one in model.parameters())} - {"meta"}
-    torch.set_default_dtype(torch.float32)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))  # else the new weights could not be trained
-            for device in devices:
-                stack.enter_context(torch.autocast(device, enabled=False))
-            if torch.get_default_device().type != "cpu":
-                stack.enter_context(torch.device("cpu"))
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    devices = {"cpu", *(one.device.type for one in model.parameters())} - {"meta"}
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        stack.enter_context(torch.inference_mode(False))  # else the new weights could not be trained
+        for device in devices:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @contextmanager

@@ -10,21 +10,11 @@ from flap.method.vocabulary import Trimmed
 from flap.models import ModelSource, PlacedModel, adapt, find_model
 from flap.results import FinishedRun, Report
 from flap.results.report import peak_memory
+from flap.runs import stages
 from flap.runs.method import Pruned, allocate, compress, observe, prune_in_sequence, score
 from flap.runs.preparation import check_room, prepare
 from flap.runs.reporting import Outcome, count_parameters, report_of, with_numbers, write_files
 from flap.runs.run import Run
-from flap.runs.stages import (
-    choose_tokens,
-    load,
-    measure_both,
-    measure_dense,
-    measure_pruned,
-    recover,
-    save,
-    trim,
-    write_own_texts,
-)  # fmt: skip
 
 
 def run(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None) -> Report:
@@ -44,24 +34,24 @@ def run(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = N
 def execute(run: Run, earlier: Report | None = None) -> Report:
     """Go through the stages of a run, and write its files. earlier: the report of one that has made the same model."""
     with run.begun() as run:
-        model = load(run)
+        model = stages.load(run)
         reopen = run.source.reopening() if run.suite.comparisons else run.source.open  # before the model is changed
-        out = Outcome.of(model, measure_dense(run, model))
+        out = Outcome.of(model, stages.measure_dense(run, model))
         passes = model.passes
-        run, out.own_text = write_own_texts(run, model)
-        kept_tokens = choose_tokens(run, model)
+        run, out.own_text = stages.write_own_texts(run, model)
+        kept_tokens = stages.choose_tokens(run, model)
         pruned = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
         out.passes = model.passes - passes
-        run = trim(run, model, kept_tokens)  # from here on, texts have other tokens
+        run = stages.trim(run, model, kept_tokens)  # from here on, texts have other tokens
         if run.choices.recovery is not None:
-            out.compressed = measure_pruned(run, model, run.keys.compressed(pruned.plan))
-            out.recovery = recover(run, model, pruned.plan)
+            out.compressed = stages.measure_pruned(run, model, run.keys.compressed(pruned.plan))
+            out.recovery = stages.recover(run, model, pruned.plan)
         out.parameters_after, out.idle_after = count_parameters(model.adapter), model.adapter.idle_parameters
         if run.config.checkpoint.save:
-            model = save(run, model, pruned.plan)
-        out.measured = measure_pruned(run, model, run.keys.pruned(pruned.plan))
+            model = stages.save(run, model, pruned.plan)
+        out.measured = stages.measure_pruned(run, model, run.keys.pruned(pruned.plan))
         out.peak = peak_memory({})  # which the next line resets
-        out.both = measure_both(run, reopen, model, pruned.plan)
+        out.both = stages.measure_both(run, reopen, model, pruned.plan)
         report = with_numbers(earlier, run, out) if earlier else report_of(run, pruned, out)
         write_files(run, report, pruned.plan)
     return report
@@ -84,16 +74,16 @@ def measure_more(run: Run, earlier: FinishedRun) -> Report:
     run = replace(run, run_dir=folder, suite=replace(run.suite, results=Results(folder / RESULTS)))
     plan, config = PruningPlan.load(folder / "plan.json"), run.config
     with run.begun() as run:
-        dense = load(run)
-        out = Outcome.of(dense, measure_dense(run, dense))
+        dense = stages.load(run)
+        out = Outcome.of(dense, stages.measure_dense(run, dense))
         del dense
         saved = find_model(replace(config.model, path=str(report.checkpoint)), run.cache.root, config.trust_remote_code)
         if run.choices.vocabulary is not None:
             run = run.trimmed_to(Trimmed.of_checkpoint(saved.tokenizer, run.source.tokenizer, report.vocabulary))
         model = saved.open(run.work / "checkpoint")
         model.adapter = adapt(model.model, run.choices.structure.experts)
-        out.measured = measure_pruned(run, model, run.keys.pruned(plan))
-        out.both = measure_both(run, run.source.open, model, plan)
+        out.measured = stages.measure_pruned(run, model, run.keys.pruned(plan))
+        out.both = stages.measure_both(run, run.source.open, model, plan)
         report = with_numbers(report, run, out)
         write_files(run, report, plan)
     return report

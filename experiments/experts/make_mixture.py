@@ -247,7 +247,7 @@ def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
     model, numbers = source.open(), dict[str, float]()
     for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:
         held_out = read_text(name, "evaluation", "text")
-        tokens_NT = evaluation_windows(held_out, source.tokenizer, SEQ_LEN, 8_192)
+        tokens_NT = evaluation_windows(held_out, source.tokenizer, SEQ_LEN, 8_192, False, "text")
         numbers[Path(name).stem] = perplexity(window_losses(model, tokens_NT, 8))
     return numbers
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line
-from flap.data.text import Prompt, Text
+from flap.data.text import Prompt, Span, Text
 from flap.storage import digest
 
 
@@ -35,9 +35,7 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
     return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 
-def answered(
-    prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
-) -> tuple[str, tuple[int, int]]:
+def answered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> tuple[str, Span]:
     """Return a document, question and answer, and where the answer begins and ends in it. Raises: as `question`."""
     asked = question(prompt, tokenizer, chat)
     if not chat:
@@ -79,7 +77,7 @@ def dialogues(
 
     bos: windows begin with BOS, so none that a template prints is in front of a document.
     """
-    documents, spans = list[str](), list[tuple[int, int]]()
+    documents, spans = list[str](), list[Span]()
     for prompt, answer in answers:
         document, (first, end) = answered(prompt, answer, tokenizer, asked.chat)
         own = len(str(tokenizer.bos_token)) if bos and document.startswith(str(tokenizer.bos_token)) else 0

@@ -46,21 +46,17 @@ def read_windows(
     used = [part for part, count in zip(given, counts, strict=True) if count]
     if left_out := ", ".join(part.dataset for part in given if part not in used):
         log.warning("%s.dataset: %d windows are too few for %s, left out", section, wanted.num_samples, left_out)
-    windows = _read(section, used, tokenizer, wanted)
+    windows = read_parts(section, used, tokenizer, wanted)
     _ = windows.drawn  # fails if a text is too short
     return windows
 
 
-def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
+def read_parts(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
     """Return the texts of a mixture, whether or not windows can be drawn of them; else as `read_windows`.
 
     Raises:
         ValueError: there is no such text.
     """
-    return _read(section, parse(dataset, f"{section}.dataset"), tokenizer, wanted)
-
-
-def _read(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
     begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
     reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
     read = list(map(reading.part, parts))
@@ -120,22 +116,14 @@ class Reading:
         return dialogues(asked, pairs, self.tokenizer, self.bos)
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """What the model begins each text of its own with."""
-
-    name: str  # for the report
-    token: int
-
-
-def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> Beginning:
-    """Return the beginning: BOS; without one EOS, which separates documents.
+def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
+    """Return what the model begins each text of its own with, its name and token: BOS, or EOS between documents.
 
     Raises:
-        ValueError: the tokenizer has no such token.
+        ValueError: the tokenizer has neither.
     """
     if tokenizer.bos_token_id is not None:
-        return Beginning("BOS", tokenizer.bos_token_id)
+        return "BOS", tokenizer.bos_token_id
     if tokenizer.eos_token_id is not None:
-        return Beginning("EOS, as there is no BOS", tokenizer.eos_token_id)
+        return "EOS, as there is no BOS", tokenizer.eos_token_id
     raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")

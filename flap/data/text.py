@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Span = tuple[int, int]  # where some characters begin, and where they end
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,16 @@ class Text:
     text: str
     origin: str
     documents: tuple[str, ...] = ()  # its parts in order; empty if it is a single one
-    counted: tuple[tuple[int, int], ...] = ()  # the characters of each document's answer; empty: it has none
+    counted: tuple[Span, ...] = ()  # the characters of each document's answer; empty: it has none
 
     @classmethod
     def joined(
-        cls,
-        name: str,
-        documents: Sequence[str],
-        origin: str,
-        separator: str = "\n\n",
-        counted: Sequence[tuple[int, int]] = (),
+        cls, name: str, documents: Sequence[str], origin: str, separator: str = "\n\n", counted: Sequence[Span] = ()
     ) -> "Text":
         return cls(name, separator.join(documents), origin, tuple(documents), tuple(counted))
 
     @property
-    def counted_in_text(self) -> list[tuple[int, int]]:
+    def counted_in_text(self) -> list[Span]:
         """The characters of the whole text whose tokens count; empty: all."""
         gap = (len(self.text) - sum(map(len, self.documents))) // max(1, len(self.documents) - 1)
         starts = accumulate((len(document) + gap for document in self.documents), initial=0)

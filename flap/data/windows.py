@@ -147,12 +147,7 @@ def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) ->
 
 
 def evaluation_windows(
-    text: Text,
-    tokenizer: PreTrainedTokenizerBase,
-    seq_len: int,
-    max_tokens: int | None,
-    bos: bool = False,
-    field: str = "eval.perplexity.datasets",
+    text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, max_tokens: int | None, bos: bool, field: str
 ) -> Tensor:
     """Return the first windows of the text, in order, as tokens_NT (int64). max_tokens: at most this many; None: all.
 

@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -71,17 +71,14 @@ def task_manager() -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence lm-eval for as long as the block lasts, except its errors; otherwise it logs dozens of lines."""
-    logger, bars = logging.getLogger("lm_eval"), datasets.is_progress_bar_enabled()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()
+    logger = logging.getLogger("lm_eval")
+    with ExitStack() as stack, redirect_stdout(io.StringIO()):
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        if datasets.is_progress_bar_enabled():
+            stack.callback(datasets.enable_progress_bars)
+        datasets.disable_progress_bars()
+        yield
 
 
 def expand(names: list[str]) -> list[str]:

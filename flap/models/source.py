@@ -83,9 +83,9 @@ class ModelSource(ABC):
             ValueError: a file is damaged, or the files lack tensors that the architecture needs.
         """
 
-    @abstractmethod
     def reopening(self) -> Callable[[], PlacedModel]:
         """Return a function that opens the dense model once more, also after this one is pruned."""
+        return self.open
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,3 @@ class CheckpointSource(ModelFiles, ModelSource):
 
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
         return self.placed.open(self, work)
-
-    def reopening(self) -> Callable[[], PlacedModel]:
-        return self.open

@@ -13,17 +13,12 @@ QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in a file, by name.
+def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type, as BF16, and shape of each tensor in a file, by name, without its data.
 
     Raises:
         ValueError: the file is damaged or truncated.
     """
-    return {name: shape for name, (_, shape) in _headers(file).items()}
-
-
-def _headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return type, as BF16, and shape of each tensor in a file, without its data."""
     try:
         with safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -39,7 +34,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
         ValueError: there is no file, it is damaged, or the index cannot be read.
     """
     if (file := directory / WEIGHTS).is_file():  # an index beside it is an older checkpoint's
-        return dict.fromkeys(tensor_shapes(file), file)
+        return dict.fromkeys(tensor_headers(file), file)
     if not (directory / INDEX).is_file():
         raise ValueError(f"no {WEIGHTS} in this directory (pickled weights are not read)")
     try:
@@ -58,7 +53,7 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     if not file and (index := cached_file(path, INDEX, local_files_only=not download, **QUIET)):
         name = min(json.loads(Path(index).read_text())["weight_map"].values())
         file = cached_file(path, name, local_files_only=not download, **QUIET)
-    names = (dtype for dtype, _ in _headers(Path(file)).values()) if file else ()
+    names = (dtype for dtype, _ in tensor_headers(Path(file)).values()) if file else ()
     return next((TYPES[name] for name in names if name in TYPES), None)
 
 
@@ -78,7 +73,7 @@ def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
         raise ValueError(f"{INDEX} names {outside[0]}, which lies outside the directory")
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ValueError(f"{INDEX} names {', '.join(missing)}, which is missing")
-    shapes = {shard: tensor_shapes(shard) for shard in shards}
+    shapes = {shard: {name: shape for name, (_, shape) in tensor_headers(shard).items()} for shard in shards}
     if absent := [name for name, file in files.items() if name not in shapes[file]]:
         first = f"{absent[0]} in {files[absent[0]].name}"
         raise ValueError(f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}")

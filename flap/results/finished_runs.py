@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.save import label_of
-from flap.config import folder_name
+from flap.config.schema import folder_name
 from flap.results.configs import changes_of_the_model, differences
 from flap.results.report import Report
 from flap.storage import read_json, to_json

@@ -61,7 +61,8 @@ class CacheKeys:
         metric, structure, options = self.choices.metric, self.choices.structure, described(self.config)
         scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
         if isinstance(structure, Search):
-            scores |= {"trials": structure.trial_options, "search": DIVERGENCES_VERSION}
+            trials = {"tokens": structure.tokens, "levels": structure.levels}
+            scores |= {"trials": trials, "search": DIVERGENCES_VERSION}
             scores["compensation"] = options["compensation"]
         elif not metric.needs_covariance:
             return None

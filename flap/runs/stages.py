@@ -14,7 +14,7 @@ from flap.evaluation.base import Numbers
 from flap.method.allocation import PruningPlan
 from flap.method.calibration import answers
 from flap.method.calibration.own_text import WRITTEN, Draft, text_of, write
-from flap.method.recovery import Recovery, training_windows
+from flap.method.recovery import Recovery
 from flap.method.vocabulary import KeptTokens, Trimmed
 from flap.method.vocabulary.rows import cut_rows
 from flap.models import PlacedModel, adapt
@@ -66,7 +66,7 @@ def _written(run: Run, model: PlacedModel, use: str, part: int) -> tuple[dict[st
         make, asked = partial(answers.answer, model, windows, part, context), answers.key(windows, part)
         written = run.cached("write own text", WRITTEN, key | asked, lambda work: make(work / f"{use}{part}"))
         return written, answers.text_of(written, windows, part)
-    draft = Draft.of(windows, context)
+    draft = Draft(windows, context)
     written = run.cached("write own text", WRITTEN, key | draft.key, lambda work: write(model, draft, work / use))
     return written, text_of(written)
 
@@ -98,6 +98,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place to predict what the dense one predicts; return what the report says of it."""
     # imported here because other runs should not wait for transformers' Trainer
     from flap.method.recovery.distillation import recover as train
+    from flap.method.recovery.distillation import training_windows
 
     recovery = run.choices.recovery
     assert recovery is not None

@@ -7,7 +7,7 @@ from itertools import product
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import CalibrationConfig, FlapConfig, require
-from flap.data import Windows
+from flap.data import Windows, parse
 from flap.data.dialogue import GIVEN, Answers
 from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
@@ -29,9 +29,10 @@ def read_texts(
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
+        parts = parse(dataset, f"{section}.dataset")
         allowed = "texts or files; what the model writes is counted where calibration windows are read that have it"
         wanted = Wanted(1, 2, config.seed, own.bos, answers if section == "calibration" else GIVEN)
-        counted = read_parts(section, dataset, tokenizer, wanted)  # no window is drawn
+        counted = read_parts(section, parts, tokenizer, wanted)  # no window is drawn
         require(not counted.to_write, f"{section}.dataset", dataset, allowed)
         texts["vocabulary"] = counted
     if recovery is not None:

@@ -8,6 +8,5 @@ from flap.storage.work_folder import NOT_KEPT, Notes, WorkFolder
 
 __all__ = [
     "NOT_KEPT", "Cache", "Kind", "Notes", "WorkFolder", "as_json", "cache_root", "digest", "read_json", "read_state",
-    "to_json", "write_status",
-    "write_text",
+    "to_json", "write_status", "write_text",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ def test_auto_is_what_the_tokenizer_does(tokenizer: PreTrainedTokenizerFast, add
 
 def test_every_window_begins_with_it_and_holds_one_token_less(adding: PreTrainedTokenizerFast, text: Text) -> None:
     ids = torch.tensor(adding(text.text, add_special_tokens=False).input_ids)
-    windows = evaluation_windows(text, adding, 16, None, bos=True)
+    windows = evaluation_windows(text, adding, 16, None, True, FIELD)
     assert windows.shape == (3000 // 15, 16) and (windows[:, 0] == 1).all()
     assert torch.equal(windows[:, 1:].flatten(), ids)
     drawn = Pool(text, adding, bos=True).draw(20, 16, seed=0)
@@ -41,7 +41,7 @@ def test_every_window_begins_with_it_and_holds_one_token_less(adding: PreTrained
 
 
 def test_without_it_the_first_window_begins_as_the_tokenizer_says(adding: PreTrainedTokenizerFast, text: Text) -> None:
-    windows = evaluation_windows(text, adding, 16, None, bos=False)
+    windows = evaluation_windows(text, adding, 16, None, False, FIELD)
     assert windows[0, 0] == 1 and not (windows[1:] == 1).any()
 
 

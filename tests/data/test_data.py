@@ -50,7 +50,7 @@ def test_windows_of_one_text_are_drawn_as_ever(text: Text, tokenizer: PreTrained
 def test_the_first_windows(
     max_tokens: int | None, windows: int, text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    tokens_NT = evaluation_windows(text, tokenizer, seq_len=32, max_tokens=max_tokens)
+    tokens_NT = evaluation_windows(text, tokenizer, 32, max_tokens, bos=False, field="f")
     assert tokens_NT.flatten().tolist() == tokenizer(text.text).input_ids[: 32 * windows]
 
 

@@ -98,7 +98,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
     placed.adapter = adapt(placed.model, whole_experts=True)
     known = calibrated(placed)
     plan = decided(known, 0.4, ALAM(experts=True))
-    compress(placed.adapter, plan, NoCompensation(), known.visit("compress", changing=True), slice_layer)
+    compress(placed.adapter, plan, NoCompensation(), known.visit("compress", False, changing=True), slice_layer)
     become_checkpointable(placed)
     write(placed.model, plan, target)
 

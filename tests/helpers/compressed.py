@@ -10,18 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.allocation import PruningPlan, price
-from flap.method.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
+from flap.method.calibration import Calibration, LayerStatistics, Statistics
 from flap.method.calibration.recorder import Comoments
+from flap.method.calibration.statistics import batch_statistics, merge
 from flap.method.calibration.symmetric import STRIP, Symmetric
-from flap.method.compression import (
-    BiasCompensation,
-    Compensation,
-    CompressLayer,
-    LinearCompensation,
-    NoCompensation,
-    compress,
-    slice_layer,
-)
+from flap.method.compression import BiasCompensation, Compensation, CompressLayer, LinearCompensation, NoCompensation
+from flap.method.compression.apply import compress, slice_layer
 from flap.method.importance import score_layers
 from flap.models import Resident, adapt
 from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases

@@ -27,7 +27,7 @@ def calibrated(model: PreTrainedModel | PlacedModel) -> Calibration:
 
 def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM) -> PruningPlan:
     adapter = calibration.model.adapter
-    return structure.allocate(score_layers(WIFV(), adapter, calibration.visit("score")), price(adapter, ratio))
+    return structure.allocate(score_layers(WIFV(), adapter, calibration.visit("score", False)), price(adapter, ratio))
 
 
 def plan_of(model: PreTrainedModel | PlacedModel, ratio: float) -> PruningPlan:
@@ -44,7 +44,7 @@ def prune(
 ) -> PruningPlan:
     calibration = calibrated(model)
     placed, plan = calibration.model, decided(calibration, ratio, structure)
-    compress(placed.adapter, plan, compensation, calibration.visit("compress", changing=True), compress_layer)
+    compress(placed.adapter, plan, compensation, calibration.visit("compress", False, changing=True), compress_layer)
     become_checkpointable(placed)
     return plan
 

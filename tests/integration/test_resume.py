@@ -204,7 +204,7 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
 
 
 def killed_while_measuring(arguments: list[str]) -> None:
-    pipeline.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+    pipeline.stages.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = ["flap", *arguments]
     cli.main()
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, filter_repo_objects
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.checkpoint.export.gguf import export_gguf
+from flap.checkpoint.export.gguf.export import export_gguf
 from flap.config import ModelConfig
 from flap.models import CheckpointSource, find_model, gguf_file, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device

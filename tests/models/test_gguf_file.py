@@ -10,7 +10,7 @@ import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from transformers import AutoTokenizer, Gemma3TextConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
-from flap.checkpoint.export.gguf import export_gguf
+from flap.checkpoint.export.gguf.export import export_gguf
 from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from flap.config import ModelConfig
 from flap.models import CheckpointSource, base_facts, find_model
@@ -107,7 +107,7 @@ def write(
     writer.add_string("general.base_model.0.repo_url", "https://huggingface.co/org/base")
     for key, value in keys.items():
         writer.add_float32(key, value) if isinstance(value, float) else writer.add_uint32(key, value)
-    add_tokenizer(writer, words("qwen2"), None, config.vocab_size)
+    add_tokenizer(writer, words("qwen2"), None, config.vocab_size, ())
     names = get_tensor_name_map(MODEL_ARCH(arch), config.num_hidden_layers)
     for seed, (name, tensor) in enumerate(model.named_parameters()):
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))

@@ -16,7 +16,7 @@ def test_a_file_beside_the_weights_is_not_read(tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
     model.save_pretrained(tmp_path)
     save_file({EMBEDDINGS: torch.full((96, 32), 7.0), "lora_A": torch.ones(2)}, tmp_path / "previous.safetensors")
-    shards = Shards.open(tmp_path)
+    shards = Shards(tmp_path)
     assert torch.equal(shards.read(EMBEDDINGS), model.state_dict()[EMBEDDINGS])
     assert set(shards.files.values()) == {tmp_path / "model.safetensors"} and "lora_A" not in shards.shapes
 

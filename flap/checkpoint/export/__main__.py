@@ -36,11 +36,11 @@ def _parser() -> argparse.ArgumentParser:
 def _export(options: argparse.Namespace) -> Path:
     """Export, with what the format alone needs imported."""
     if options.format == "gguf":
-        from flap.checkpoint.export.gguf import export_gguf
+        from flap.checkpoint.export.gguf.export import export_gguf
 
         return export_gguf(options.checkpoint, options.type)
     if options.format == "mlx":
-        from flap.checkpoint.export.mlx import export_mlx
+        from flap.checkpoint.export.mlx.export import export_mlx
 
         return export_mlx(options.checkpoint)
     from flap.checkpoint.export.graph import export_graph

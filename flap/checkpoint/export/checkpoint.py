@@ -1,7 +1,6 @@
 """What an export reads of a checkpoint, and checks: config, tokenizer, tensors; packages, settings of its engine."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,27 +50,20 @@ def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
-@dataclass(frozen=True)
 class Shards:
-    """The file and the shape of each tensor of a checkpoint."""
+    """The file and the shape of each tensor of a checkpoint, from the headers of its safetensors files.
 
-    files: Mapping[str, Path]
-    shapes: Mapping[str, tuple[int, ...]]
+    Raises:
+        ValueError: there is no file, one is damaged, or the index names a tensor that no file has.
+    """
 
-    @classmethod
-    def open(cls, checkpoint: Path) -> "Shards":
-        """Return the files and shapes of a checkpoint's tensors, from the headers of its safetensors files.
-
-        Raises:
-            ValueError: there is no file, one is damaged, or the index names a tensor that no file has.
-        """
+    def __init__(self, checkpoint: Path) -> None:
         try:
             by_file = check_weights(checkpoint)
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
-        files = {name: shard for shard, shapes in by_file.items() for name in shapes}
-        shapes = {name: shape for shapes in by_file.values() for name, shape in shapes.items()}
-        return cls(files, shapes)
+        self.files = {name: shard for shard, shapes in by_file.items() for name in shapes}
+        self.shapes = {name: shape for shapes in by_file.values() for name, shape in shapes.items()}
 
     def read(self, name: str) -> Tensor:
         """Return one tensor."""

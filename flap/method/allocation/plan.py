@@ -1,7 +1,6 @@
 """The pruning plan: which units stay. It is data: it can be saved, compared, and applied to another copy of a model."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,11 +38,7 @@ class PruningPlan:
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
         """Read a plan that `save` has written."""
-        return cls.from_dict(json.loads(path.read_text()))
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "PruningPlan":
-        """Return the plan that `to_dict` has made this of."""
+        plain = json.loads(path.read_text())
         units = ["expert" if "experts" in one else "neuron" for one in plain["layers"]]
         pairs = zip(plain["layers"], units, strict=True)
         layers = (LayerPlan(tuple(one["kv_heads"]), tuple(one[f"{unit}s"])) for one, unit in pairs)

@@ -5,19 +5,15 @@ T tokens.
 """
 
 import logging
-from collections.abc import Callable, Iterator
 from functools import partial
-from time import perf_counter
+from itertools import chain
 from typing import Any
 
 import torch
-from numpy.random import SeedSequence
 
 from flap.data import Prompt, Text, Windows, repetition
 from flap.data.dialogue import Asked, answered, dialogues, question
-from flap.data.temporary_state import seeded
-from flap.method.calibration.own_text import BATCH, DISTINCT, USES
-from flap.method.calibration.sampling import continued, ready_to_write
+from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
 from flap.storage.progress import progress
@@ -37,14 +33,17 @@ def answer(
     """
     asked, tokenizer, notes = windows.asked[part], windows.tokenizer, Notes(BATCH, work)
     order = torch.randperm(len(asked.prompts), generator=torch.Generator().manual_seed(windows.seed)).tolist()
-    batches = [[asked.prompts[n] for n in order[at : at + PROMPTS]] for at in range(0, len(order), PROMPTS)]
+    prompts = [asked.prompts[n] for n in order]
+    parts = [prompts[at : at + PROMPTS] for at in range(0, len(order), PROMPTS)]
     pairs, tokens, written, too_long, dropped, cut = list[tuple[Prompt, str]](), 0, 0, 0, 0, 0
     needed = windows.tokens_to_write(part)
-    reads = len(batches) * asked.answers.max_new_tokens
+    reads = len(parts) * asked.answers.max_new_tokens
     whole = ready_to_write(model, f"{windows.field}.answers={asked.answers.writer}", reads)
+    write = partial(_batch, whole, windows, asked, context, parts)
+    made = batches(windows, write, lambda number: min(ranks.size(), len(parts) - number), notes)
+    answers = zip(prompts, chain.from_iterable(batch["texts"] for batch in made), strict=True)
     with whole.callable():
-        answers = _answers(partial(_batch, whole, windows, asked, context), batches, notes)
-        for prompt, text, ended in progress(answers, "the model answers"):
+        for prompt, (text, ended) in progress(answers, "the model answers"):
             if text is None or not text.strip() or repetition(tokenizer(text).input_ids) > 1 - DISTINCT:
                 too_long, dropped = too_long + (text is None), dropped + (text is not None)
                 continue
@@ -76,31 +75,16 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
     return dialogues(asked, pairs, windows.tokenizer, windows.bos)
 
 
-def _answers(
-    write: Callable[..., dict[str, Any]], batches: list[list[Prompt]], notes: Notes[dict[str, Any]]
-) -> Iterator[tuple[Prompt, str | None, bool]]:
-    """Yield each prompt, its answer and whether that has an end; as many batches at a time as there are processes."""
-    for b, batch in enumerate(batches):
-        if b not in notes:
-            numbers = range(b, min(b + ranks.size(), len(batches)))
-            work = ranks.each_by_one(partial(write, batches[k], k) for k in numbers)
-            for number, done in zip(numbers, work, strict=True):
-                notes.write(number, done)
-        yield from ((prompt, *written) for prompt, written in zip(batch, notes.read(b)["texts"], strict=True))
-
-
 def _batch(
-    model: PlacedModel, windows: Windows, asked: Asked, context: int | None, batch: list[Prompt], number: int
+    model: PlacedModel, windows: Windows, asked: Asked, context: int | None, parts: list[list[Prompt]], number: int
 ) -> dict[str, Any]:
-    """Return the answers to some prompts and whether each has an end, None where a prompt does not fit; and seconds."""
-    started, options = perf_counter(), asked.answers
-    questions = [question(prompt, windows.tokenizer, asked.chat) for prompt in batch]
-    prompts = [windows.tokenizer(one, add_special_tokens=not asked.chat, verbose=False).input_ids for one in questions]
+    """Return the answers to a part of the prompts and whether each has an end; None where a prompt does not fit."""
+    tokenizer, options = windows.tokenizer, asked.answers
+    questions = [question(prompt, tokenizer, asked.chat) for prompt in parts[number]]
+    prompts = [tokenizer(one, add_special_tokens=not asked.chat, verbose=False).input_ids for one in questions]
     fit = [n for n, one in enumerate(prompts) if context is None or len(one) + options.max_new_tokens <= context]
-    texts, end = list[tuple[str | None, bool]]([(None, True)] * len(batch)), windows.tokenizer.eos_token_id
-    entropy = windows.seed, number, USES.index(windows.field)
-    with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
-        rows = continued(model, [prompts[n] for n in fit], end, options) if fit else []
+    texts = list[tuple[str | None, bool]]([(None, True)] * len(prompts))
+    rows = continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options) if fit else []
     for n, row in zip(fit, rows, strict=True):
-        texts[n] = windows.tokenizer.decode(row, skip_special_tokens=True), len(row) < options.max_new_tokens
-    return {"texts": texts, "seconds": perf_counter() - started}
+        texts[n] = tokenizer.decode(row, skip_special_tokens=True), len(row) < options.max_new_tokens
+    return {"texts": texts}

@@ -49,12 +49,7 @@ class Calibration:
         return [notes.read(i)[0] for i in range(len(recorders))]
 
     def visit(
-        self,
-        stage: str,
-        covariance: bool = False,
-        work: WorkFolder = NOT_KEPT,
-        changing: bool = False,
-        apart: bool = True,
+        self, stage: str, covariance: bool, work: WorkFolder = NOT_KEPT, changing: bool = False, apart: bool = True
     ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 

@@ -6,21 +6,16 @@ Legend: N sequences · T tokens a sequence.
 import logging
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
-from time import perf_counter
+from itertools import chain
 from typing import Any
 
 import torch
-from numpy.random import SeedSequence
 from torch import Tensor
 
 from flap.data import SELF, Text, Windows, repetition
-from flap.data.read_windows import Beginning, beginning
-from flap.data.temporary_state import seeded
-from flap.method.calibration.sampling import attention_of_one_query, ready_to_write, sample
+from flap.data.read_windows import beginning
+from flap.method.calibration.sampling import BATCH, DISTINCT, attention_of_one_query, batches, ready_to_write, sample
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json, ranks
 from flap.storage.progress import progress
@@ -28,40 +23,33 @@ from flap.storage.progress import progress
 log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-BATCH: Kind[dict[str, Any]] = as_json("batch")  # tokens_NT, and the seconds that it took
 WRITTEN_VERSION = 6  # raise it when the same key would give another text
 
-USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
 SEQUENCES = 64  # in a batch, and at the end half as many again
 FEW = 4  # where less than one sequence of SEQ_LEN is to write: shorter ones, as in a smoke run
 SEQ_LEN = 512  # tokens of a sequence, at most the context
-DISTINCT = 0.5  # a sequence is dropped as a loop if less than this share of its 4-grams are distinct
 
 
 @dataclass
 class Draft:
     """What the model has written so far for these windows."""
 
-    windows: Windows
-    start: Beginning
-    needed: int  # tokens
+    windows: Windows  # whose text `self` is still to write
     context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # of the documents
     dropped: int = 0  # sequences
 
-    @classmethod
-    def of(cls, windows: Windows, context: int | None = None) -> "Draft":
-        """Return an empty draft for windows whose text `self` is still to write."""
-        [p] = [p for p, part in enumerate(windows.parts) if part.dataset == SELF]
-        start = beginning(windows.tokenizer, f"{windows.field}.dataset.{SELF}")
-        return cls(windows, start, windows.tokens_to_write(p), context)
+    def __post_init__(self) -> None:
+        [p] = [p for p, part in enumerate(self.windows.parts) if part.dataset == SELF]
+        self.begins_with, self.start = beginning(self.windows.tokenizer, f"{self.windows.field}.dataset.{SELF}")
+        self.needed = self.windows.tokens_to_write(p)  # tokens
 
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
         wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "window": self.windows.seq_len}
-        begins = {"begins_with": self.start.token, "bos": self.windows.bos}
+        begins = {"begins_with": self.start, "bos": self.windows.bos}
         draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
         return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
 
@@ -111,15 +99,17 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     Raises:
         ValueError: the model writes hardly anything but loops.
     """
-    if draft.start.name != "BOS":
-        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
-    batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
-    whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}", batches * draft.seq_len)
+    if draft.begins_with != "BOS":
+        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.begins_with)
+    reads = math.ceil(draft.left / (draft.sequences * draft.seq_len)) * draft.seq_len
+    whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}", reads)
     notes = Notes(BATCH, work)
+    written = batches(draft.windows, lambda _: _batch(whole, draft), lambda _: _batches_at_once(draft), notes)
+    sequences = chain.from_iterable(torch.tensor(batch["tokens"]) for batch in written)
     with whole.callable(), attention_of_one_query(whole):
-        for sequence_T in progress(_sequences(whole, draft, notes), "write own text", len):
+        for sequence_T in progress(sequences, "write own text", len):
             draft.add(sequence_T)
-    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
+    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.begins_with}
     return {"documents": draft.documents, **facts, "seconds": sum(batch["seconds"] for batch in notes)}
 
 
@@ -128,32 +118,15 @@ def text_of(written: dict[str, Any]) -> Text:
     return Text.joined(SELF, written["documents"], f"written by the model from {written['begins_with']}")
 
 
-def _sequences(model: PlacedModel, draft: Draft, notes: Notes[dict[str, Any]]) -> Iterator[Tensor]:
-    """Yield sequences of the model, batch after batch, until the draft is long enough."""
-    for b in count():
-        if draft.left <= 0:
-            return
-        if b not in notes:
-            numbers = range(b, b + _batches_at_once(draft))
-            batches = ranks.each_by_one(partial(_batch, model, draft, number) for number in numbers)
-            for number, batch in zip(numbers, batches, strict=True):
-                notes.write(number, batch)
-        yield from torch.tensor(notes.read(b)["tokens"])
-
-
 def _batches_at_once(draft: Draft) -> int:
     """Return how many batches are written at a time, at most one by each process: none that may prove too long."""
     tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
     needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))
-    return 1 + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
+    return (draft.left > 0) + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
 
 
-def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
-    """Return a batch, drawn with a seed of its own, so that it does not depend on who has written those before it."""
-    started = perf_counter()
+def _batch(model: PlacedModel, draft: Draft) -> dict[str, Any]:
+    """Return the tokens_NT of the next batch."""
     needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
     needed = needed if needed < 1.5 * draft.sequences else draft.sequences
-    entropy = draft.windows.seed, number, USES.index(draft.windows.field)
-    with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
-        tokens_NT = sample(model, draft.start.token, needed, draft.seq_len)
-    return {"tokens": tokens_NT.tolist(), "seconds": perf_counter() - started}
+    return {"tokens": sample(model, draft.start, needed, draft.seq_len).tolist()}

@@ -4,25 +4,20 @@ Legend: I input channels of an output projection · T tokens · D hidden size ·
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from flap.method.calibration.statistics import (
-    LayerStatistics,
-    Statistics,
-    batch_statistics,
-    merge,
-    merged_over_ranks,
-    of_all_ranks,
-)
+from flap.method.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge, merged_over_ranks
 from flap.method.calibration.symmetric import Symmetric
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
+from flap.storage import ranks
 
 
 class Comoments:
@@ -128,23 +123,20 @@ class ResidualRecorder:
         self.num_tokens = self.num_tokens + finite_T.sum()
 
 
-class LayerRecorder:
+class LayerRecorder(ExitStack):
     """Records the hidden states that enter a layer, and what its two blocks get, inside a `with` block."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
+        super().__init__()
         self.layer = adapter.layers[layer]
         self.blocks = Pair(*(BlockRecorder(adapter, block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder(adapter)
-        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":
-        hooks = [recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks]
-        self._hooks = [self.layer.register_forward_pre_hook(self.residual), *hooks]
+        for recorder in self.blocks:
+            self.enter_context(recorder.block.watched.register_forward_pre_hook(recorder))
+        self.enter_context(self.layer.register_forward_pre_hook(self.residual))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
 
 
 def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
@@ -177,7 +169,7 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
     squared error of the layer's output that an error e of the member's output makes, if it is independent of w_m.
     """
     own = [(one.num_routed, one.routed_M.cpu()) for one in recorders if isinstance(one.routed_M, Tensor)]
-    seen = of_all_ranks(own)
+    seen = list(chain(*ranks.gather(own)))  # of all processes
     if not (num_tokens := sum(count for count, _ in seen)):
         return ()
     total_M = torch.as_tensor(sum(one_M for _, one_M in seen))
@@ -191,6 +183,6 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     E‖e‖² / E‖h‖² is not: a few tokens, mostly the first of a window, have massive activations that later layers only
     pass on, so that E‖h‖² can be 240 times its value over the other tokens (layer 12 of SmolLM2-135M).
     """
-    sums = of_all_ranks([(float(r.total), int(r.num_tokens)) for r in recorders])
+    sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))
     return torch.tensor(total / max(num_tokens, 1), dtype=torch.float32).item()

@@ -1,26 +1,59 @@
-"""Sampling sequences from a model's own distribution.
+"""Sampling sequences from a model's own distribution, in batches that are drawn one by one.
 
 Legend: N sequences · T tokens a sequence · S tokens in the cache · H query heads · G KV heads · D head size ·
 B sequences times KV heads · Q query heads of one KV head.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
+from functools import partial
+from itertools import count, takewhile
+from time import perf_counter
 from typing import Any
 
 import torch
+from numpy.random import SeedSequence
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from flap.data import Windows
 from flap.data.dialogue import Answers
-from flap.data.temporary_state import replaced
+from flap.data.temporary_state import replaced, seeded
 from flap.models import PlacedModel
+from flap.storage import Kind, Notes, as_json, ranks
 
 log = logging.getLogger(__name__)
+
+BATCH: Kind[Any] = as_json("batch")  # what was written, and the seconds that it took
+USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
+DISTINCT = 0.5  # what is written is dropped as a loop if less than this share of its 4-grams are distinct
+
+
+def batches(
+    windows: Windows, write: Callable[[int], dict[str, Any]], at_once: Callable[[int], int], notes: Notes[Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield what a model writes for windows, batch after batch, each drawn with a seed of its own.
+
+    So no batch depends on who has written those before it. write: writes that of a number. at_once: how many, from a
+    number on, are then written, each by one process; 0: no more. notes: of these batches, which are written only once.
+    """
+
+    def timed(number: int) -> dict[str, Any]:
+        started, entropy = perf_counter(), (windows.seed, number, USES.index(windows.field))
+        with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
+            return {**write(number), "seconds": perf_counter() - started}
+
+    for b in count():
+        if not (numbers := range(b, b + at_once(b))):
+            return
+        if b not in notes:
+            made = ranks.each_by_one(partial(timed, number) for number in numbers)
+            for number, batch in zip(numbers, made, strict=True):
+                notes.write(number, batch)
+        yield notes.read(b)
 
 
 def ready_to_write(model: PlacedModel, where: str, reads: int) -> PlacedModel:

@@ -6,9 +6,7 @@ Legend: I input channels of an output projection · T tokens.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +17,6 @@ from flap.models import Pair
 from flap.models.devices import widest_float
 from flap.storage import Kind, ranks
 
-T = TypeVar("T")
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
 STATISTICS_VERSION = 8
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics, of all members of a block
@@ -94,11 +91,6 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     step_I, share = b.mean_I - a.mean_I, b.num_tokens / max(num_tokens, 1)
     deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
     return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I)
-
-
-def of_all_ranks(own: Sequence[T]) -> list[T]:
-    """Return the values of all processes of the run, one process after the other."""
-    return list(chain(*ranks.gather(list(own))))
 
 
 def merged_over_ranks(own: Sequence[Statistics], device: torch.device) -> list[Statistics]:

@@ -4,7 +4,6 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flap.method.allocation import LayerPlan, PruningPlan
-from flap.method.calibration import LayerStatistics
+from flap.method.calibration import LayerStatistics, Visits
 from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair
@@ -20,20 +19,7 @@ from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
-
-
-@dataclass(frozen=True)
-class Change:
-    """The change of a block: its kept and pruned units, and the new output projection, in the model's dtype."""
-
-    block: Block
-    kept_U: Tensor
-    pruned_U: Tensor
-    weight_OK: Tensor
-    bias_O: Tensor | None
-
-
-Write: TypeAlias = Callable[[Change], None]  # writes the change of a block into the model
+Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]  # writes into a block the fit of its kept units
 Reports: TypeAlias = dict[str, FitReport]  # by the name of the block
 # A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[[ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports]
@@ -43,7 +29,7 @@ def compress(
     adapter: ModelAdapter,
     plan: PruningPlan,
     compensation: Compensation,
-    statistics: Iterable[tuple[int, LayerStatistics | None]],
+    statistics: Visits,
     compress_layer: CompressLayer,
     work: WorkFolder = NOT_KEPT,
 ) -> Reports:
@@ -81,46 +67,45 @@ def write_layer(write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan
     """Change a layer as its plan says, with fits that are there already."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
-            pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
-            kept_U = torch.tensor(kept, dtype=torch.int64)
-            write(Change(block, kept_U, pruned_U, fit.weight_OK, fit.bias_O))
+            write(block, torch.tensor(kept, dtype=torch.int64), fit)
     adapter.refresh(layer)
 
 
-def slice_out(change: Change) -> None:
+def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Reduce every input projection to the rows of the kept units, and replace the output projection by the fitted one.
 
     A norm over the channels of all units then divides by the root mean square of the kept ones; their weights stay.
     """
-    assign(change.block.output, change.weight_OK, change.bias_O)
-    rows = {linear: rows_UR[change.kept_U].flatten().sort().values for linear, rows_UR in change.block.inputs}
+    assign(block.output, fit.weight_OK, fit.bias_O)
+    rows = {linear: rows_UR[kept_U].flatten().sort().values for linear, rows_UR in block.inputs}
     for linear, kept in rows.items():
         bias = bias_of(linear)
         assign(linear, linear.weight.detach()[kept], None if bias is None else bias.detach()[kept])
-    for module, name, rows_UR in change.block.vectors:
-        kept = rows_UR[change.kept_U].flatten().sort().values
+    for module, name, rows_UR in block.vectors:
+        kept = rows_UR[kept_U].flatten().sort().values
         set_tensor(module, name, getattr(module, name).detach()[kept])
-    for norm, linear in change.block.norms:
+    for norm, linear in block.norms:
         set_tensor(norm, "weight", norm.weight.detach()[rows[linear]])
 
 
-def zero_out(change: Change) -> None:
+def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Set the rows and biases of the removed units, and their columns of the output projection, to zero.
 
     A norm over the channels of all units counts the zeros. Its inputs are multiplied by √(all / kept units), so that
     its root mean square is that of the sliced model, and its weights are divided by the same factor.
     """
-    weight_OI = torch.zeros_like(change.block.output.weight)
-    weight_OI[:, change.block.columns_UC[change.kept_U].flatten().sort().values] = change.weight_OK
-    assign(change.block.output, weight_OI, change.bias_O)
-    for linear, rows_UR in change.block.inputs:
-        rows = rows_UR[change.pruned_U].flatten().to(linear.weight.device)
+    weight_OI = torch.zeros_like(block.output.weight)
+    weight_OI[:, block.columns_UC[kept_U].flatten().sort().values] = fit.weight_OK
+    assign(block.output, weight_OI, fit.bias_O)
+    pruned_U = torch.ones(block.num_units, dtype=torch.bool).index_fill(0, kept_U, False)
+    for linear, rows_UR in block.inputs:
+        rows = rows_UR[pruned_U].flatten().to(linear.weight.device)
         bias = bias_of(linear)
         # new tensors, as the old ones may be shared with another copy of the model
         zeroed = None if bias is None else bias.detach().index_fill(0, rows, 0)
         assign(linear, linear.weight.detach().index_fill(0, rows, 0), zeroed)
-    factor = (change.block.num_units / len(change.kept_U)) ** 0.5
-    for norm, linear in change.block.norms:
+    factor = (block.num_units / len(kept_U)) ** 0.5
+    for norm, linear in block.norms:
         bias = None if linear.bias is None else linear.bias.detach() * factor
         assign(linear, linear.weight.detach() * factor, bias)
         set_tensor(norm, "weight", norm.weight.detach() / factor)

@@ -4,7 +4,7 @@ Legend: G attention units (KV heads) · U units · C channels of a unit · I, O 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flap.method.calibration import LayerStatistics, Statistics
+from flap.method.calibration import LayerStatistics, Statistics, Visits
 from flap.method.importance.scores import SCORES, Scores
 from flap.models import Block, ModelAdapter, Pair
 from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
@@ -48,12 +48,7 @@ class Metric(ABC):
         raise AssertionError(f"{type(self).__name__} scores channels")
 
 
-def score_layers(
-    metric: Metric,
-    adapter: ModelAdapter,
-    statistics: Iterable[tuple[int, LayerStatistics | None]],
-    work: WorkFolder = NOT_KEPT,
-) -> Scores:
+def score_layers(metric: Metric, adapter: ModelAdapter, statistics: Visits, work: WorkFolder = NOT_KEPT) -> Scores:
     """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics.
 
     work: of the walk that `statistics` are from, which leaves its scores here to one that resumes it.

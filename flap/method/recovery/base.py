@@ -59,16 +59,11 @@ class Recovery:
         return "full" if self.rank is None else "lora"
 
     @property
-    def processes(self) -> int:
-        """The processes that share each step."""
-        return ranks.size()
-
-    @property
     def windows_a_step(self) -> int:
         """The windows that one step is made from, as many in each process."""
-        enough = math.ceil(STEP / (self.seq_len * self.processes))
-        most = self.tokens // self.seq_len // self.processes
-        return self.batch_size or max(1, min(enough, most)) * self.processes
+        enough = math.ceil(STEP / (self.seq_len * ranks.size()))
+        most = self.tokens // self.seq_len // ranks.size()
+        return self.batch_size or max(1, min(enough, most)) * ranks.size()
 
     @property
     def tokens_a_step(self) -> int:
@@ -103,8 +98,8 @@ class Recovery:
         Raises:
             ValueError: it cannot.
         """
-        share = f"a multiple of {self.processes}, the number of processes"
-        shared = self.batch_size is None or self.batch_size % self.processes == 0
+        share = f"a multiple of {ranks.size()}, the number of processes"
+        shared = self.batch_size is None or self.batch_size % ranks.size() == 0
         require(shared, "recover.batch_size", self.batch_size, share)
         blocks = [adapter.mlp(i) for i in range(len(adapter.layers))]  # a layer of a hybrid may have none
         stacked = not all(isinstance(block.watched, nn.Linear | Conv1D) for block in blocks if block.num_units)

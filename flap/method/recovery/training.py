@@ -25,7 +25,7 @@ from flap.method.recovery.student import Student
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 from flap.storage.progress import progress
-from flap.storage.ranks import by_first
+from flap.storage.ranks import by_first, on_first, size
 
 CHECKPOINT_BYTES = 12  # of a trained parameter in Trainer's checkpoint: float32 values and two moments
 BEST, HISTORY = "best.safetensors", "history.json"
@@ -37,10 +37,10 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
     (`weights_only`); one that had finished is not repeated. bf16: layers compute in bfloat16 (autocast).
     """
-    finished, last = _begun(folder)
+    finished, last = on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
         return
-    device, batch_size = student.placed.device, recovery.windows_a_step // recovery.processes
+    device, batch_size = student.placed.device, recovery.windows_a_step // size()
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
@@ -70,12 +70,6 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
             raise
         raise OSError(f"{folder}: no room for the state of the training ({one_line(error, 120)})") from error
     by_first(write_text)(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
-
-
-@by_first
-def _begun(folder: Path) -> tuple[bool, str | None]:
-    """Return whether a training has finished in a folder, and Trainer's last checkpoint there."""
-    return (folder / HISTORY).exists(), last_checkpoint(folder)
 
 
 def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[dict[str, Any]]:

@@ -3,12 +3,11 @@
 The scores of a layer say which units its trials remove, and its covariances are there for both; so one walk does.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import chain, islice
 
 from flap.method.allocation import Budget, LayerPlan
-from flap.method.calibration import LayerStatistics
+from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.importance import SCORES, Metric, Scores, scores_of_layer
 from flap.method.search.divergence import PlanDivergence
 from flap.method.search.search import Search
@@ -28,47 +27,29 @@ def score_and_try(
     """
     if not metric.needs_statistics:
         work.clear()
-    trials = _Trials(metric, search, budget, divergence, work)
-    covariance = metric.needs_covariance or divergence.compensation.needs_covariance
-    measured = iter(divergence(trials, search.tokens, covariance, work))
-    scores = Scores.joined(map(trials.notes.read, range(len(trials.counts))))
-    return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
+    notes, counts = Notes(SCORES, work), [sum(map(len, search.removals(units))) for units in budget.layers]
 
-
-@dataclass
-class _Trials:
-    """The trials of all layers, as plans that are made while a walk comes to each layer and scores it."""
-
-    metric: Metric
-    search: Search
-    budget: Budget
-    divergence: PlanDivergence
-    work: WorkFolder
-
-    @cached_property
-    def notes(self) -> Notes[Scores]:
-        """The scores of each layer, which an interrupted walk may have left."""
-        return Notes(SCORES, self.work)
-
-    @cached_property
-    def counts(self) -> list[int]:
-        """How many trials each layer has."""
-        return [sum(map(len, self.search.removals(prices))) for prices in self.budget.layers]
-
-    def __call__(self, i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
+    def trials(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return layer i in each trial of all layers: pruned in its own trials, dense in the others."""
-        [scores] = self._scored(i, observed).layers
+        [scores] = _scored(metric, divergence.calibration, notes, i, observed).layers
         whole = LayerPlan(*(tuple(range(len(score_U))) for score_U in scores))
-        of_layers = [[whole] * count for count in self.counts]
-        of_layers[i] = self.search.trials(scores, self.budget.layers[i])
+        of_layers = [[whole] * count for count in counts]
+        of_layers[i] = search.trials(scores, budget.layers[i])
         return list(chain.from_iterable(of_layers))
 
-    def _scored(self, i: int, observed: LayerStatistics | None) -> Scores:
-        """Return the scores of layer i, which an interrupted walk may have written."""
-        if observed is None and i in self.notes:
-            return self.notes.read(i)
-        calibration = self.divergence.calibration
-        if not self.metric.needs_covariance:  # plain statistics are those that other structures score with
-            observed = calibration.layers[i] if calibration.layers else None
-        self.notes.write(i, scores_of_layer(self.metric, calibration.model.adapter.blocks(i), observed))
-        return self.notes.read(i)
+    covariance = metric.needs_covariance or divergence.compensation.needs_covariance
+    measured = iter(divergence(trials, search.tokens, covariance, work))
+    scores = Scores.joined(map(notes.read, range(len(counts))))
+    return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in counts))
+
+
+def _scored(
+    metric: Metric, calibration: Calibration, notes: Notes[Scores], i: int, observed: LayerStatistics | None
+) -> Scores:
+    """Return the scores of layer i, which an interrupted walk may have noted."""
+    if observed is None and i in notes:
+        return notes.read(i)
+    if not metric.needs_covariance:  # plain statistics are those that other structures score with
+        observed = calibration.layers[i] if calibration.layers else None
+    notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))
+    return notes.read(i)

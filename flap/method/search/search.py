@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,11 +42,6 @@ class Search(Structure):
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
-
-    @property
-    def trial_options(self) -> dict[str, Any]:
-        """The options on which the divergences of the trials depend."""
-        return {"tokens": self.tokens, "levels": self.levels}
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""

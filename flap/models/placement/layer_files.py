@@ -10,13 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import core_model_loading as loading
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
 from transformers.modeling_utils import LoadStateDictConfig
 
 from flap.models.adapter import ModelAdapter
@@ -24,7 +19,7 @@ from flap.models.block import set_tensor
 from flap.models.model_files import ModelFiles, dequantiser
 from flap.models.weights import tensor_files
 from flap.storage.atomic_files import atomic_file
-from flap.storage.ranks import by_first
+from flap.storage.ranks import by_first, on_first
 
 
 class LayerFiles:
@@ -37,11 +32,10 @@ class LayerFiles:
         self.adapter, self.source, self.folder = adapter, source, folder
         self.model, self.dequantiser = adapter.model, dequantiser(source.config)
         self.prefix = next(f"{name}." for name, module in self.model.named_modules() if module is adapter.layers)
-        self._conversions = (
-            get_model_conversion_mapping(self.model, None, self.dequantiser)
-            if self.dequantiser
-            else self.model._weight_conversions
-        )
+        if self.dequantiser:
+            self._conversions = get_model_conversion_mapping(self.model, None, self.dequantiser)
+        else:
+            self._conversions = self.model._weight_conversions
         self._changed: set[int | None] = set()
 
     def read(self, index: int | None) -> None:
@@ -84,13 +78,9 @@ class LayerFiles:
 
     def resume(self, layers_done: int) -> None:
         """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
-        self._changed = self._written(layers_done)
+        self._changed = on_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
         for i in self._changed:
             self._read_changed(i, torch.device("meta"))
-
-    @by_first
-    def _written(self, layers_done: int) -> set[int | None]:
-        return {i for i in range(layers_done) if self._path(i).is_file()}
 
     def _path(self, index: int | None) -> Path:
         return self.folder / ("ends.safetensors" if index is None else f"layer-{index}.safetensors")
@@ -112,7 +102,7 @@ class LayerFiles:
                 for path in sorted({self._files[name] for name in names})
             }
             # the files are closed after each layer: while a file is open, what was read from it stays in memory
-            convert_and_load_state_dict_in_model(
+            loading.convert_and_load_state_dict_in_model(
                 self.model,
                 {name: opened[self._files[name]].get_slice(name) for name in names},
                 LoadStateDictConfig(
@@ -133,11 +123,12 @@ class LayerFiles:
         """The names in the files of each layer's tensors."""
         expected = self.model.state_dict()
         rules = [
-            [rule for rule in self._conversions if isinstance(rule, kind)] for kind in (WeightRenaming, WeightConverter)
+            [rule for rule in self._conversions if isinstance(rule, kind)]
+            for kind in (loading.WeightRenaming, loading.WeightConverter)
         ]
         names: dict[int | None, list[str]] = defaultdict(list)
         for name in self._files:
-            target, _ = rename_source_key(name, *rules, self.model.base_model_prefix, expected)
+            target, _ = loading.rename_source_key(name, *rules, self.model.base_model_prefix, expected)
             inside = target.startswith(self.prefix)
             names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(name)
         return names

@@ -23,7 +23,7 @@ from flap.models.model_files import ModelFiles, read_config
 from flap.models.placement.base import PlacedModel, Recorders, Resident
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.walk import Walk
-from flap.models.weights import INDEX, tensor_shapes
+from flap.models.weights import INDEX, tensor_headers
 from flap.storage import NOT_KEPT, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class OnDisk(PlacedModel):
                 "total_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "total_size": self.num_bytes,
             },
-            "weight_map": {name: path.name for path in paths.values() for name in tensor_shapes(path)},
+            "weight_map": {name: path.name for path in paths.values() for name in tensor_headers(path)},
         }
         (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 

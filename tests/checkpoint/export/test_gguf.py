@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize, quantize
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from flap.checkpoint.export.gguf import export_gguf
+from flap.checkpoint.export.gguf.export import export_gguf
 from flap.method.allocation import ALAM, ULUM
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, YARN, Exported, checkpoint
 from tests.helpers.llama_cpp import llama_cpp

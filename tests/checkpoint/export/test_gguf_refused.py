@@ -11,7 +11,8 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flap.checkpoint.export.__main__ import main
-from flap.checkpoint.export.gguf import export, export_gguf
+from flap.checkpoint.export.gguf import export
+from flap.checkpoint.export.gguf.export import export_gguf
 from tests.helpers.engine_cases import assert_refused
 from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint

@@ -16,8 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from flap.checkpoint.export.mlx import export_mlx
-from flap.checkpoint.export.mlx.export import mlx_config
+from flap.checkpoint.export.mlx.export import export_mlx, mlx_config
 from tests.cases import VOCAB
 from tests.helpers.engine_cases import (
     CELLS,

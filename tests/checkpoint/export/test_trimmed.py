@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from flap.checkpoint.export.gguf import export_gguf
+from flap.checkpoint.export.gguf.export import export_gguf
 from flap.checkpoint.load import load
 from flap.pipeline import run
 from tests.cases import tiny_model

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from flap.data import Part, Windows
 from flap.data.read_windows import beginning
 from flap.data.temporary_state import seeded
-from flap.method.calibration.own_text import USES, Draft, write
-from flap.method.calibration.sampling import attention_of_one_query, sample
+from flap.method.calibration.own_text import Draft, write
+from flap.method.calibration.sampling import USES, attention_of_one_query, sample
 from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
@@ -32,28 +32,28 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
     learned = GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
-    draft = Draft.of(replace(windows, seq_len=8), learned.n_positions)
+    draft = Draft(replace(windows, seq_len=8), learned.n_positions)
     assert write(Resident(GPT2LMHeadModel(learned).eval()), draft)["tokens"] >= 41 * 8
 
 
 def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(windows: Windows) -> None:
     model = Resident(tiny_model("llama-gqa"))
     state = torch.get_rng_state()
-    first, again = (write(model, Draft.of(windows))["documents"] for _ in range(2))
+    first, again = (write(model, Draft(windows))["documents"] for _ in range(2))
     assert first == again and torch.equal(state, torch.get_rng_state())
-    assert write(model, Draft.of(replace(windows, seed=1)))["documents"] != first
+    assert write(model, Draft(replace(windows, seed=1)))["documents"] != first
     assert model.model.generation_config.max_new_tokens is None
 
 
 def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows) -> None:
-    model, drafts = Resident(tiny_model("llama-gqa")), [Draft.of(replace(windows, field=use)) for use in USES]
+    model, drafts = Resident(tiny_model("llama-gqa")), [Draft(replace(windows, field=use)) for use in USES]
     assert drafts[0].key != drafts[1].key
     assert not set(write(model, drafts[0])["documents"]) & set(write(model, drafts[1])["documents"])
 
 
 @pytest.mark.parametrize("change", [{"bos": True}, {"seq_len": 16}])
 def test_what_decides_where_a_text_ends_is_in_its_key(windows: Windows, change: dict[str, Any]) -> None:
-    assert Draft.of(windows).key != Draft.of(replace(windows, **change)).key
+    assert Draft(windows).key != Draft(replace(windows, **change)).key
 
 
 def test_a_text_goes_on_where_it_was_interrupted(
@@ -69,11 +69,11 @@ def test_a_text_goes_on_where_it_was_interrupted(
             raise KeyboardInterrupt
         return drawn[-1]
 
-    expected = write(model, Draft.of(windows))
+    expected = write(model, Draft(windows))
     monkeypatch.setattr("flap.method.calibration.own_text.sample", sampled)
     with pytest.raises(KeyboardInterrupt):
-        write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
-    found = write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
+        write(model, Draft(windows), WorkFolder(tmp_path / "write"))
+    found = write(model, Draft(windows), WorkFolder(tmp_path / "write"))
     assert {**found, "seconds": 0} == {**expected, "seconds": 0} and found["seconds"] > 0
     assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
 
@@ -89,13 +89,13 @@ def test_every_placement_writes_the_same(
     if placement == "stream":  # not even loaded as a whole
         monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
         monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
-    assert write(placed, Draft.of(windows))["documents"] == write(Resident(model), Draft.of(windows))["documents"]
+    assert write(placed, Draft(windows))["documents"] == write(Resident(model), Draft(windows))["documents"]
     assert ("is read from disk about 48 times" in caplog.text) == (placement == "stream")
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
     """Neither options of generation that the model has, nor the most likely words alone."""
-    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, "f").token
+    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, "f")[1]
     with torch.no_grad():
         placed.model.lm_head.weight *= 20  # far from uniform
         expected = placed.model(torch.tensor([[start]])).logits[0, -1].softmax(0)
@@ -138,7 +138,7 @@ def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> 
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
     with pytest.raises(ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat them"):
-        write(Resident(model), Draft.of(windows))
+        write(Resident(model), Draft(windows))
 
 
 def test_it_begins_with_eos_where_there_is_no_bos(
@@ -146,9 +146,8 @@ def test_it_begins_with_eos_where_there_is_no_bos(
 ) -> None:
     without = deepcopy(tokenizer)
     without.bos_token = None
-    start = beginning(without, "f")
-    assert start.name == "EOS, as there is no BOS" and start.token == tokenizer.eos_token_id
-    write(Resident(tiny_model("llama-gqa")), Draft.of(replace(windows, tokenizer=without, field="recover")))
+    assert beginning(without, "f") == ("EOS, as there is no BOS", tokenizer.eos_token_id)
+    write(Resident(tiny_model("llama-gqa")), Draft(replace(windows, tokenizer=without, field="recover")))
     assert "recover.dataset=self: the model begins with EOS, as there is no BOS" in caplog.text
     without.eos_token = None
     with pytest.raises(ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"):

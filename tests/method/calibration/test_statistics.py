@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flap.method.calibration import Statistics, batch_statistics, merge
+from flap.method.calibration.statistics import Statistics, batch_statistics, merge
 
 TOLERANCE = 1e-5
 

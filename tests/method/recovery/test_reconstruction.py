@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flap.data import HELD_OUT, split_windows
-from flap.method.recovery import Reconstruction, training_windows
+from flap.method.recovery import Reconstruction, distillation
 from flap.results import Report
 from flap.runs.preparation import prepare
 from tests.helpers.runs import composed, tiny
@@ -39,7 +39,7 @@ def test_the_windows_are_those_of_the_calibration(model_dir: Path, text_file: Pa
     prepared = prepare(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS), tmp_path)
     windows, recovery = prepared.texts["calibration"], prepared.choices.recovery
     assert recovery is not None and set(prepared.texts) == {"calibration"}
-    trained_NT, (fitting, held_out) = training_windows(recovery, windows), split_windows(windows.tokens_NT)
+    trained_NT, (fitting, held_out) = distillation.training_windows(recovery, windows), split_windows(windows.tokens_NT)
     assert torch.equal(trained_NT[: recovery.held_out], held_out)
     assert torch.equal(trained_NT[recovery.held_out :], fitting)
 

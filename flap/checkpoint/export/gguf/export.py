@@ -7,17 +7,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
-from transformers import PreTrainedConfig
 
-from flap.checkpoint.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
-from flap.checkpoint.export.gguf.model import (
-    LazyTensor,
-    add_hyperparameters,
-    check_model,
-    layer_widths,
-    llama_cpp_tensors,
-    rope_factors,
-)
+from flap.checkpoint.export.checkpoint import end_tokens, read_checkpoint
+from flap.checkpoint.export.gguf.model import LazyTensor, check_model, opened
 from flap.checkpoint.export.gguf.tokenizer import add_tokenizer, source_gguf
 from flap.storage.atomic_files import atomic_file
 
@@ -39,7 +31,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     source, ends = source_gguf(str(checkpoint)), end_tokens(checkpoint, config)
     try:
         with atomic_file(target) as scratch:
-            writer, tensors = _opened(scratch, checkpoint, config)
+            writer, tensors = opened(scratch, checkpoint, config)
             writer.add_file_type(LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
@@ -47,17 +39,6 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
-
-
-def _opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUFWriter, list[LazyTensor]]:
-    tensors = llama_cpp_tensors(Shards.open(checkpoint), config)
-    widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
-    by_layer = any(layer != widths[0] for layer in widths)
-    if (factors := rope_factors(config)) is not None:
-        tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
-    writer = GGUFWriter(path, "deci" if by_layer else "llama")
-    add_hyperparameters(writer, config, widths, by_layer)
-    return writer, tensors
 
 
 def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:

@@ -8,6 +8,7 @@ Legend: R rows (output channels of a Linear) · D head dimension.
 import re
 from collections.abc import Callable
 from math import isclose, log
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,22 @@ def _check_rope(config: PreTrainedConfig) -> None:
         usual = 0.1 * log(rope["factor"]) + 1
         factor = rope.get("attention_factor") or usual
         check_setting("gguf", "attention_factor", usual if isclose(factor, usual, rel_tol=1e-6) else factor, (usual,))
+
+
+def opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUFWriter, list[LazyTensor]]:
+    """Return the writer of a file, which has the hyperparameters of a checkpoint, and all tensors that it is to write.
+
+    Raises:
+        ValueError: a file of the checkpoint is damaged, or the architecture has no place for one of its tensors.
+    """
+    tensors = llama_cpp_tensors(Shards(checkpoint), config)
+    widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
+    by_layer = any(layer != widths[0] for layer in widths)
+    if (factors := rope_factors(config)) is not None:
+        tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
+    writer = GGUFWriter(path, "deci" if by_layer else "llama")
+    add_hyperparameters(writer, config, widths, by_layer)
+    return writer, tensors
 
 
 def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTensor]:

@@ -34,11 +34,7 @@ _BPE = {
 
 
 def add_tokenizer(
-    writer: GGUFWriter,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Path | None,
-    vocab_size: int,
-    ends: Sequence[int] = (),
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, source: Path | None, vocab_size: int, ends: Sequence[int]
 ) -> None:
     """Write the keys of a tokenizer.
 

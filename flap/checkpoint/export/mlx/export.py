@@ -46,7 +46,7 @@ def export_mlx(checkpoint: Path) -> Path:
             tokenizer.save_pretrained(scratch)
             (scratch / "config.json").write_text(json.dumps(values, indent=2) + "\n")
             shutil.copy(Path(__file__).with_name(MODEL_FILE), scratch)
-            for file in {*Shards.open(checkpoint).files.values(), *checkpoint.glob("generation_config.json")}:
+            for file in {*Shards(checkpoint).files.values(), *checkpoint.glob("generation_config.json")}:
                 shutil.copy(file, scratch)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
