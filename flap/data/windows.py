@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as field_of
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ class Windows:
     def to_write(self) -> list[int]:
         """The numbers of the parts that the model has still to write."""
         return [p for p, text in enumerate(self.texts) if text is None]
+
+    def name(self, part: int) -> str:
+        """Return the name of a part, with its number where another file has the same name."""
+        names = [Path(one.dataset).name for one in self.parts]
+        return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
         """Return the tokens that the model's own text must have.

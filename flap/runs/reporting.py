@@ -132,7 +132,7 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
         for use, windows in run.texts.items():
             for p, text in enumerate(windows.texts):
                 if text is not None and (text.name == SELF or p in windows.asked):
-                    name = "" if text.name == SELF else f"_{Path(text.name).stem}"
+                    name = "" if text.name == SELF else f"_{Path(windows.name(p)).stem}"
                     write_text(run_dir / f"{SELF}_{use}{name}.jsonl", text.jsonl)
         plan.save(run_dir / "plan.json")
         report.save(run_dir / "report.json")

@@ -52,7 +52,7 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
     for use, part in [(name, part) for name in run.to_write for part in run.texts[name].to_write]:
         written, text = _written(run, model, use, part)
         run = run.reading({**run.texts, use: run.texts[use].written(part, text)})
-        name = f"{use} ({text.name})" if part in run.texts[use].asked else use
+        name = f"{use} ({run.texts[use].name(part)})" if part in run.texts[use].asked else use
         facts[name] = {key: value for key, value in written.items() if key not in ("documents", "answered")}
         facts[name]["cache"] = run.cache_states["write own text"]
     return run, facts

@@ -100,3 +100,9 @@ def test_a_line_that_is_no_text_is_told(line: str, reason: str, tmp_path: Path) 
 )
 def test_repetition_is_the_share_of_4_grams_that_came_before(tokens: list[int], share: float) -> None:
     assert repetition(tokens) == pytest.approx(share)
+
+
+def test_two_files_of_one_name_have_names_of_their_own(tokenizer: PreTrainedTokenizerFast) -> None:
+    parts = Part("a/asked.jsonl"), Part("b/asked.jsonl"), Part("self")
+    windows = Windows(parts, (None, None, None), tokenizer, 3, 8, seed=0)
+    assert list(map(windows.name, range(3))) == ["1-asked.jsonl", "2-asked.jsonl", "self"]
