@@ -119,7 +119,7 @@ def text_of(written: dict[str, Any]) -> Text:
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches are written at a time, at most one by each process: none that may prove too long."""
+    """Return how many batches are written next, at most one by each process: none that may prove too long; 0: none."""
     tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
     needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))
     return (draft.left > 0) + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
