@@ -11,6 +11,7 @@ large files. That is no sandbox: run it where a program may do no harm.
 
 import gzip
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def programs(directory: str, prompts: list[str]) -> list[str]:
         written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **ends)
         texts += tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         print(f"{len(texts)} of {len(prompts)}", file=sys.stderr)
-    return [text[: min(map(text.find, filter(text.__contains__, ENDS)), default=len(text))] for text in texts]
+    return [re.split("|".join(ENDS), text, maxsplit=1)[0] for text in texts]
 
 
 def limited() -> None:
