@@ -24,7 +24,8 @@ def main(prompts: str, folder: str, *overrides: str) -> None:
     (parts / "calibration.jsonl").write_bytes(b"\n".join(row for n, row in enumerate(rows) if n % 3 < 2))
     texts = f"eval.generation.tasks=[{parts}/asked.jsonl]", f"calibration.dataset={parts}/calibration.jsonl"
     command = [sys.executable, "-m", "flap", "-m", *SWEEP, *FORM, *texts, f"hydra.sweep.dir={folder}", *overrides]
-    subprocess.run(command, check=True)
+    if code := subprocess.run(command).returncode:
+        sys.exit(code)
     print(pandas.read_csv(Path(folder) / "study.csv").sort_values("ratio")[SHOWN].round(3).to_string(index=False))
     print(Path(folder, "index.html").resolve().as_uri())
 

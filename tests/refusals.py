@@ -125,7 +125,7 @@ calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the 
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
-calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; take calibration.answers=self
+calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; for calibration take
 calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
 calibration.dataset=[] -> calibration.dataset=[]: expected at least one text
 calibration.dataset={} -> calibration.dataset={}: expected at least one text
@@ -146,6 +146,7 @@ calibration.dataset={self:{chat_template:true}} -> calibration.dataset.self.chat
 calibration.answers=me -> calibration.answers=me: expected one of given, self
 calibration.count=prompts -> calibration.count=prompts: expected one of all, answers
 calibration.max_new_tokens=0 -> calibration.max_new_tokens=0: expected a whole number >= 1
+calibration.dataset={bad}/asked.jsonl calibration.answers=self calibration.max_new_tokens=128 -> …=128: expected less
 calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >= 0
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered

@@ -25,7 +25,6 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     LlamaModel,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.quantizers import AutoHfQuantizer
@@ -112,27 +111,15 @@ def test_a_users_own_metric_decides_and_is_named(prune: Prune) -> None:
             assert torch.equal(kept, whole.get_submodule(name).weight[-len(kept) :])
 
 
-@pytest.fixture
-def perplexity(text_file: Path) -> tuple[str, ...]:
-    """Overrides with which perplexity is measured, on little text."""
-    options = {"datasets": f"[{text_file}]", "seq_len": 16, "max_tokens": 160}
-    return ("eval=perplexity", *(f"eval.perplexity.{name}={value}" for name, value in options.items()))
-
-
-def other_weights() -> PreTrainedModel:
-    model = tiny_model("llama-gqa")
-    model.model.layers[0].mlp.down_proj.weight.data[:, :20] *= 3
-    return model
-
-
-def test_no_run_folder(
-    perplexity: tuple[str, ...], prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_run_folder(prune: Prune, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    sizes = {"datasets": f"[{text_file}]", "seq_len": 16, "max_tokens": 160}
+    perplexity = ["eval=perplexity", *(f"eval.perplexity.{name}={value}" for name, value in sizes.items())]
     for name in ("evaluation.json", "flap.json"):
         (tmp_path / name).write_text("of another run")
     for resume in ("true", "false"):
-        models = tiny_model("llama-gqa"), other_weights()
+        models = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+        models[1].model.layers[0].mlp.down_proj.weight.data[:, :20] *= 3
         options = {"overrides": (*perplexity, f"resume={resume}")}
         one, other = (prune(model, **options).evaluation["dense"] for model in models)
         assert one.keys() == other.keys() and all(one[name] != other[name] for name in one)
@@ -272,23 +259,17 @@ class Doubled(LlamaForCausalLM):
         return output
 
 
-def tensors_in_four_bits(model: PreTrainedModel) -> None:
-    """As bitsandbytes has them: a byte for two values."""
-    packed = torch.zeros(56 * 16, 1, dtype=torch.uint8)
-    model.model.layers[1].mlp.down_proj.weight = torch.nn.Parameter(packed, requires_grad=False)
-
-
-def a_quantiser(model: PreTrainedModel) -> None:
-    """As the packed tensors of some quantisers look: in the model's type, or no parameters."""
-    model.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
-
-
 @cache
 def unsupported() -> dict[str, tuple[Any, str]]:
     """Models that are refused before anything else, and why."""
     packed, quantised, mixed, compiled = (tiny_model("llama-gqa") for _ in range(4))
     compiled.model = torch.compile(compiled.model)
-    tensors_in_four_bits(packed), a_quantiser(quantised), mixed.model.layers[1].mlp.bfloat16()
+    mixed.model.layers[1].mlp.bfloat16()
+    # as bitsandbytes has them: a byte for two values
+    four_bits = torch.nn.Parameter(torch.zeros(56 * 16, 1, dtype=torch.uint8), requires_grad=False)
+    packed.model.layers[1].mlp.down_proj.weight = four_bits
+    # the packed tensors of some quantisers are in the model's type, or no parameters
+    quantised.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)
     own = "has a forward of its own"
     return {
@@ -341,8 +322,10 @@ def test_it_works_inside_another_hydra_application(prune: Prune, tmp_path: Path)
         assert compose("app").lr == 0.1  # the application's own configs are where they were
 
 
-def test_defaults_of_torch_change_nothing_and_stay(prune: Prune) -> None:
-    expected, model = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+def test_defaults_of_torch_change_nothing_and_stay_as_do_the_modes_of_modules(prune: Prune) -> None:
+    expected, model = tiny_model("llama-gqa"), tiny_model("llama-gqa").train()
+    model.model.layers[0].eval()
+    modes = {name: module.training for name, module in model.named_modules()}
     prune(expected, method="flap_plus")
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
         torch.set_default_dtype(torch.float16)
@@ -352,12 +335,5 @@ def test_defaults_of_torch_change_nothing_and_stay(prune: Prune) -> None:
             assert torch.is_autocast_enabled("cpu")
         finally:
             torch.set_default_dtype(torch.float32)
+    assert {name: module.training for name, module in model.named_modules()} == modes
     assert torch.equal(logits(model), logits(expected))
-
-
-def test_modules_stay_in_their_mode(prune: Prune) -> None:
-    model = tiny_model("llama-gqa").train()
-    model.model.layers[0].eval()
-    before = {name: module.training for name, module in model.named_modules()}
-    prune(model)
-    assert {name: module.training for name, module in model.named_modules()} == before

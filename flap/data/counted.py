@@ -7,6 +7,8 @@ Legend: N windows · T tokens a window · P positions of all windows.
 import torch
 from torch import Tensor
 
+FEW = 32  # tokens; a handful would decide by chance
+
 
 def marked(tokens: Tensor, counted: Tensor) -> Tensor:
     """Return tokens of which those that do not count are marked."""
@@ -34,10 +36,10 @@ def counted_predictions(tokens_NT: Tensor) -> Tensor | None:
 
 
 def judged(tokens_NT: Tensor, text_N: Tensor) -> Tensor:
-    """Return windows to judge by, tokens_NT: a text without any answer in its windows is judged by all its tokens."""
+    """Return windows to judge by, tokens_NT: a text with fewer than FEW tokens of answers, by all its tokens."""
     tokens_NT = tokens_NT.clone()
     for x in text_N.unique():
         counted_P = counted_predictions(tokens_NT[text_N == x])
-        if counted_P is not None and not counted_P.any():
+        if counted_P is not None and counted_P.sum() < FEW:
             tokens_NT[text_N == x] = unmarked(tokens_NT[text_N == x])
     return tokens_NT

@@ -8,6 +8,7 @@ from flap.data.text_files import read_rows
 
 COLUMNS = ("messages", "prompt", "answer")
 FORMATS = (".jsonl", ".parquet")
+JSON = str | list | dict | bool | int | float
 
 
 def read_prompts(path: str, field: str) -> list[Prompt]:
@@ -50,7 +51,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         turns, answer = [{"role": "user", "content": row.get("prompt")}], row.get("answer")
     asked = bool(turns) and turns[-1].get("content") not in (None, "")
     if not asked or not all(isinstance(turn.get("content", ""), str) for turn in turns):
-        raise ValueError(f"{where}: asks nothing; expected text in 'prompt', or in the turns of 'messages'")
+        raise ValueError(f"{where}: asks nothing that is text; expected it in 'prompt', or in the turns of 'messages'")
     if answer is not None and not (isinstance(answer, str) and answer.strip()):
         raise ValueError(f"{where}: the answer is no text; expected a string that is not empty, or none at all")
     return Prompt(tuple(turns), answer, row.get("messages") is not None)
@@ -59,8 +60,8 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
 def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
     """Return the messages of a conversation, without the keys that are null."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    # a key with null is one that a message has not; what is within arguments of a call is the file's own
-    given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
+    # a key with null is one that a message has not, and no template reads times or bytes
+    given = [{key: value for key, value in one.items() if isinstance(value, JSON)} for one in messages] if valid else []
     if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
         raise ValueError(f"{where}: column 'messages' has a row that is not a list of {{role, content}}")
     return given

@@ -46,7 +46,9 @@ def read_windows(
     used = [part for part, count in zip(given, counts, strict=True) if count]
     if left_out := ", ".join(part.dataset for part in given if part not in used):
         log.warning("%s.dataset: %d windows are too few for %s, left out", section, wanted.num_samples, left_out)
-    windows = read_parts(section, used, tokenizer, wanted)
+    windows, answer = read_parts(section, used, tokenizer, wanted), wanted.answers.max_new_tokens
+    fits = not windows.asked or max_length is None or answer < max_length
+    require(fits, "calibration.max_new_tokens", answer, f"less than {max_length}, the model's context")
     _ = windows.drawn  # fails if a text is too short
     return windows
 
@@ -105,14 +107,13 @@ class Reading:
             try:
                 answered(prompt, prompt.answer or "a", self.tokenizer, chat)
             except ValueError as error:
-                raise ValueError(f"{where}: row {row}: {error}") from error
+                raise ValueError(f"{where}: row {row}: {error}; chat_template=false reads plain text") from error
         if self.answers.writer == "self":
             return asked
         pairs = [(prompt, prompt.answer) for prompt in prompts if prompt.answer is not None]
         if len(pairs) < len(prompts):
-            raise ValueError(
-                f"{where}: {len(prompts) - len(pairs)} prompts have no answer; take calibration.answers=self"
-            )
+            missing = f"{len(prompts) - len(pairs)} prompts have no answer"
+            raise ValueError(f"{where}: {missing}; for calibration take calibration.answers=self")
         return dialogues(asked, pairs, self.tokenizer, self.bos)
 
 

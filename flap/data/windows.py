@@ -47,6 +47,12 @@ class Windows:
         return [text for text in self.texts if text is not None]
 
     @property
+    def named(self) -> list[Text]:
+        """The texts; of prompts that the model has still to answer only name and origin."""
+        asked = {p: Text(one.name, "", one.origin) for p, one in self.asked.items()}
+        return [text or asked[p] for p, text in enumerate(self.texts) if text or p in asked]
+
+    @property
     def to_write(self) -> list[int]:
         """The numbers of the parts that the model has still to write."""
         return [p for p, text in enumerate(self.texts) if text is None]
@@ -128,8 +134,8 @@ class Windows:
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
                 f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
             )
-        allowed = f"all, or longer windows: no answer of {text.name} is in its {wanted} of {self.seq_len} tokens"
-        there = self.counted == "all" or not text.counted or bool((tokens_NT >= 0).any())
+        allowed = f"all, or longer windows: its {wanted} of {self.seq_len} hardly have tokens of answers of {text.name}"
+        there = self.counted == "all" or not text.counted or int((tokens_NT >= 0).sum()) >= wanted
         require(there, "calibration.count", self.counted, allowed)
         return tokens_NT
 

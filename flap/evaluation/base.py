@@ -46,7 +46,7 @@ class Task:
     origin: str = ""  # where its data came from, for the report
     text_sha256: str | None = None  # of its text, to detect that the model was calibrated on it
     needs_memory: bool = True  # whether the whole model must be in memory
-    shares_text_with: tuple[str, ...] = ()  # names of calibration texts that have the same documents
+    shares_text_with: tuple[str, ...] = ()  # calibration texts with the same documents: names, or paths of files
     dataset: str = ""  # the name of its text
     # Returns what `run` takes of the dense model, such as its hidden states, as a second argument. A task with a
     # reference is run on the pruned model alone.
@@ -59,7 +59,7 @@ class Task:
         """
         read = PASSAGES_OF.get(calibration.name, calibration.name)
         same_dataset = (self.dataset, self.origin) == (read, calibration.origin)  # files may share names
-        same_text = self.text_sha256 == calibration.sha256 or calibration.name in self.shares_text_with
+        same_text = calibration.sha256 == self.text_sha256 or {read, calibration.origin} & {*self.shares_text_with}
         return "calibration" if same_dataset or same_text else "other"
 
 

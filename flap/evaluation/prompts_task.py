@@ -22,6 +22,7 @@ class PromptsTask(ConfigurableTask):
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
         answers = [str(prompt.answer).strip() for prompt in prompts]
         turns = [json.dumps(prompt.messages) for prompt in prompts]  # as Arrow gives each turn the keys of all others
+        self.prompts = prompts
         other_rows = len({*zip(turns, answers, strict=True)}) - 1
         self.most_shots = 0 if any(prompt.conversation for prompt in prompts) else other_rows
         rows = Dataset.from_dict({"turns": turns, "answer": answers})

@@ -1,5 +1,6 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
+import logging
 import math
 from collections.abc import Mapping
 from copy import deepcopy
@@ -19,6 +20,8 @@ from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
 from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
 from flap.models import PlacedModel
+
+log = logging.getLogger(__name__)
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
     "boolq": "acc",
@@ -80,7 +83,6 @@ class ZeroShot(Evaluator):
             ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`; or the
                 tokenizer has no token for what the tasks begin or end with, or no chat template where one is asked for.
         """
-        template = self._template(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
         names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
         allowed = f"none of these tasks: they take a tokenizer with {names}"
@@ -92,6 +94,7 @@ class ZeroShot(Evaluator):
                 self.check(task, max_length)
         except ValueError as error:
             raise ValueError(f"{self.section}.{error}") from error
+        template = self._template(tokenizer, tasks)
         own = deepcopy(tokenizer)  # as lm-eval adds a padding token if there is none
         return [self._task(task, own, template) for task in tasks]
 
@@ -99,15 +102,17 @@ class ZeroShot(Evaluator):
         """Check that a task can be measured. Raises: as `check_shots`."""
         check_shots(task, self.num_fewshot or 0)
 
-    def _template(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+    def _template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> Any:
         """Return the chat template that prompts go through, examples as earlier turns; None: none."""
         choice, where = self.chat_template.lower(), f"{self.section}.chat_template={self.chat_template}"
         if choice == "false" or (choice == "auto" and not (self.asks_in_chat and tokenizer.chat_template)):
             return None
         if not tokenizer.chat_template:
             raise ValueError(f"{where}: the tokenizer has no chat template; expected auto or false")
+        files = [one for task in tasks if task.path for one in task.loaded["tasks"].values()]
         try:
-            question(TURNS, tokenizer, chat=True)
+            for turns in (TURNS, *(prompt for one in files for prompt in one.prompts)):
+                question(turns, tokenizer, chat=True)
         except ValueError as error:
             raise ValueError(f"{where}: {error}; expected false") from error
         return tokenizer.chat_template
@@ -118,7 +123,8 @@ class ZeroShot(Evaluator):
         identity |= {"chat_template": template} if template else {}
         run = partial(self._measure, tokenizer=tokenizer, task=task, in_chat=bool(template))
         origin = task.origin + TEMPLATED * bool(template)
-        return Task(task.name, run, identity, origin, shares_text_with=SHARED_TEXT.get(task.name, (task.name,)))
+        shared = (task.path,) if task.path else SHARED_TEXT.get(task.name, (task.name,))
+        return Task(task.name, run, identity, origin, shares_text_with=shared)
 
     def _measure(
         self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, in_chat: bool
@@ -160,7 +166,14 @@ class ZeroShot(Evaluator):
             lm = huggingface.HFLM(pretrained=placed.model, tokenizer=tokenizer, **options)
             lm._device = placed.device  # its own is that of the first weight, which may wait on disk
             chat = {"apply_chat_template": in_chat, "fewshot_as_multiturn": in_chat}
-            return evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)
+            output = evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)
+        requests = [one for subtask in task.loaded["tasks"].values() for one in subtask.instances]
+        asked = [one.args for one in requests if one.request_type == "generate_until"]
+        room = [lm.max_length - options.get("max_gen_toks", lm.max_gen_toks) for _, options in asked]
+        if cut := sum(len(lm.tok_encode(text)) > fits for (text, _), fits in zip(asked, room, strict=True)):
+            too_long = "%s: %d of %d prompts do not fit the model's context and lose their beginning"
+            log.warning(too_long, task.name, cut, len(asked))
+        return output
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.

@@ -57,6 +57,7 @@ class LoadedTask:
     name: str
     loaded: Mapping[str, Any]  # what lm-eval's `TaskManager.load` returns
     origin: str  # of the documents
+    path: str = ""  # of a file of prompts
 
 
 @cache
@@ -125,7 +126,8 @@ def _load(name: str, source: str) -> LoadedTask:
 
         with quiet():
             one, origin = load_prompts(name)
-        return LoadedTask(one.task_name, {"tasks": {one.task_name: one}, "groups": {}, "group_map": {}}, origin)
+        loaded = {"tasks": {one.task_name: one}, "groups": {}, "group_map": {}}
+        return LoadedTask(one.task_name, loaded, origin, str(Path(name).resolve()))
     if source == "packaged":
         return packaged(name)
     try:

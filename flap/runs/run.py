@@ -95,7 +95,7 @@ class Run:
     @property
     def sources(self) -> dict[str, str]:
         """The origin of the model and of each text."""
-        texts = {use: "; ".join(text.origin for text in windows.existing) for use, windows in self.texts.items()}
+        texts = {use: "; ".join(text.origin for text in windows.named) for use, windows in self.texts.items()}
         given = {"plan": self.config.plan} if self.config.plan is not None else {}
         return {"model": self.source.origin, **given, **texts, **{task.name: task.origin for task in self.suite.tasks}}
 

@@ -61,10 +61,10 @@ def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
     """Return warnings about tasks that are measured on a text of calibration or recovery, or on documents from it."""
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):
-        for text in windows.existing:
+        for text in windows.named:
             if task.text_sha256 == text.sha256:
                 warnings.append(f"{task.name} is measured on the {use} text itself")
-            elif text.name in task.shares_text_with:
+            elif {text.name, text.origin} & {*task.shares_text_with}:
                 warnings.append(f"{task.name} is measured on documents that {text.name} is made of, too")
     return list(dict.fromkeys(warnings))
 
@@ -82,6 +82,6 @@ def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, st
     """
     if not texts:
         return {}
-    read = [text for windows in texts.values() for text in windows.existing]
+    read = [text for windows in texts.values() for text in windows.named]
     shared = {task.name: any(task.domain(text) == "calibration" for text in read) for task in tasks}
     return {name: "calibration" if same else "other" for name, same in shared.items()}

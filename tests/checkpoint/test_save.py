@@ -37,7 +37,9 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 
 
 def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: PreTrainedModel) -> None:
+    """And what a dead process has left beside it."""
     stale = "model-00002-of-00002.safetensors"
+    left_behind(old)
     (old / stale).write_text("of another model")
     (old / "adapter_model.safetensors").write_text("mine")
     names = contents(old).keys()
@@ -104,12 +106,6 @@ def left_behind(folder: Path, moved: Path | None = None) -> None:
     (folder.parent / f".{folder.name}.1234abcd.new" / "half").write_text("half")
     if moved is not None:
         moved.rename(folder.parent / f".{folder.name}.1234abcd.old")
-
-
-def test_what_a_dead_process_left_goes_with_the_next_save(save_over: Save, old: Path) -> None:
-    left_behind(old)
-    save_over()
-    assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
 
 
 def test_an_old_folder_that_a_dead_process_had_moved_comes_back(old: Path) -> None:

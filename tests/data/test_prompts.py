@@ -1,6 +1,8 @@
 """Prompts from files: rows of both kinds, with an answer or none, and what is refused."""
 
 import json
+from copy import deepcopy
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ def written(folder: Path, *rows: Any) -> str:
 
 
 def test_rows_are_prompts_in_order_whatever_the_format(tmp_path: Path) -> None:
-    columns = {name: [row.get(name) for row in ROWS] for name in ("messages", "prompt", "answer")}
+    columns = {name: [deepcopy(row.get(name)) for row in ROWS] for name in ("messages", "prompt", "answer")}
+    columns["messages"][0][0] = SYSTEM | {"created_at": datetime(2026, 12, 1)}  # as logs have; no template reads it
     Dataset.from_dict(columns).to_parquet(str(tmp_path / "b.parquet"))
     assert read_prompts(written(tmp_path, *ROWS), "f") == PROMPTS == read_prompts(str(tmp_path / "b.parquet"), "f")
 
@@ -39,7 +42,7 @@ def test_rows_are_prompts_in_order_whatever_the_format(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         ({"messages": [{"role": "user"}]}, "row 2: column 'messages' has a row that is not a list of {role, content}"),
-        ({"messages": [ASSISTANT]}, "row 2: asks nothing; expected text in 'prompt', or in the turns of 'messages'"),
+        ({"messages": [ASSISTANT]}, "row 2: asks nothing that is text; expected it in 'prompt', or in the turns of"),
         ({"messages": [USER, {**USER, "content": [1]}]}, "row 2: asks nothing"),
         ({"prompt": ""}, "row 2: asks nothing"),
         ({"prompt": None, "answer": "sat"}, "row 2: asks nothing"),

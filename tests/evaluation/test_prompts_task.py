@@ -76,12 +76,26 @@ def test_answers_are_judged_without_case_and_punctuation(
     options = {"until": ["\n\n", "\n", "."], "do_sample": False, "max_gen_toks": 32}  # one answer has a comma
     assert asked[0][1] == options
     assert task.origin.startswith("mine.jsonl, 3 prompts (sha256 ")
-    assert task.domain(Text("mine.jsonl", "", "elsewhere")) == "calibration"
+    domains = [task.domain(Text("mine.jsonl", "", origin)) for origin in (path, "other/mine.jsonl")]
+    assert domains == ["calibration", "other"]
 
 
-def test_the_longest_answer_has_room(asked: list[Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    measured(task_of(tmp_path, tokenizer, [{"prompt": "a", "answer": "é" * 50}], num_fewshot=0))
+def test_the_longest_answer_has_room_and_prompts_that_are_cut_for_it_are_told(
+    asked: list[Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": "a dog " * words, "answer": "é" * 50} for words in (1, 39, 40)]
+    measured(task_of(tmp_path, tokenizer, rows, num_fewshot=0))
     assert asked[0][1]["max_gen_toks"] == 50
+    assert "mine.jsonl: 1 of 3 prompts do not fit the model's context and lose their beginning" in caplog.text
+
+
+def test_a_row_that_the_template_refuses_is_told_before_weights_are_read(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    chatting = deepcopy(tokenizer)
+    chatting.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + CHAT
+    with pytest.raises(ValueError, match=r"^eval\.generation\.chat_template=auto: .* \(none\); expected false$"):
+        task_of(tmp_path, chatting, [*ROWS, {"messages": TALK}], num_fewshot=0)
 
 
 @pytest.mark.parametrize("in_chat", [False, True])

@@ -1,13 +1,21 @@
 """Whole runs that are calibrated on the model's own answers to prompts of a file, and trained on them."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+import torch
 
+from flap.data import Text, split_windows
+from flap.data.counted import marked
+from flap.evaluation import Measurement, Task
 from flap.method.calibration import answers
+from flap.method.recovery.distillation import training_windows
 from flap.pipeline import run
 from flap.results import markdown
+from flap.runs.preparation import prepare
+from flap.runs.texts import domains, overlaps
 from tests.helpers.runs import composed, tiny
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog"]
@@ -29,9 +37,15 @@ def base(prompts: Path, model_dir: Path, text_file: Path, tmp_path: Path) -> lis
     return [*tiny(model_dir, text_file), dataset, *own, "checkpoint.save=false"]
 
 
-def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(base: list[str], tmp_path: Path) -> None:
+def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
+    base: list[str], prompts: Path, text_file: Path, tmp_path: Path
+) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
+    before = prepare(composed(*base), tmp_path / "before")  # as a start that measures more: nothing is written yet
+    asking = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
+    assert domains(before.texts, [asking]) == {"asked": "calibration"} and len(overlaps(before.texts, [asking])) == 1
+    assert before.sources["calibration"] == first.sources["calibration"] == f"{prompts}; {text_file}"
     assert use == "calibration (asked.jsonl)" and facts["cache"] == "miss" and facts["tokens"] > 0
     assert facts["begins_with"].endswith(" prompts of asked.jsonl") and facts["begins_with"] in markdown(first)
     documents = [json.loads(line)["text"] for line in (tmp_path / "first" / "self_calibration_asked.jsonl").open()]
@@ -63,6 +77,23 @@ def test_it_is_trained_on_its_own_text(
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     # the same state by Trainer, batch by batch, and by tokens
     assert dense.recovery["nats_by_tokens"][0][1] == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
+
+
+def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_out_counts(
+    base: list[str], tmp_path: Path
+) -> None:
+    options = ["recover=reconstruct", "recover.writer=both", "recover.batch_size=1", "calibration.num_samples=40"]
+    prepared = prepare(composed(*base, *options), tmp_path / "run")
+    words, windows = [random.Random(0).choices(WORDS, k=n) for n in (21 * 16, 24 * 16)], prepared.texts["calibration"]
+    dense, own = (windows.written(0, Text("asked.jsonl", " ".join(of), "")) for of in words)  # own has what dense has
+    trained_NT = training_windows(prepared.choices.recovery, dense, own)
+    held_out_NT, (text_N, _), (own_NT, _) = trained_NT[:8], *map(split_windows, (dense.text_N, own.tokens_NT))
+    (fitting_NT, _), seen_N = split_windows(dense.tokens_NT), (own_NT[:, None] == held_out_NT).all(dim=-1).any(dim=1)
+    theirs_N = (text_N == 0).nonzero().flatten()[::2]
+    assert len(theirs_N) == 8 and seen_N[theirs_N].any() and not seen_N[theirs_N].all()
+    fitting_NT[theirs_N] = own_NT[theirs_N]
+    counted_NT = ~(torch.isin(torch.arange(32), theirs_N) & seen_N)[:, None] | (torch.arange(16) < 12)
+    assert torch.equal(trained_NT[8:], marked(fitting_NT, counted_NT))
 
 
 def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(

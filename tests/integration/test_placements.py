@@ -9,20 +9,12 @@ from torch import nn
 
 from flap.models import OnDisk
 from flap.pipeline import run
-from flap.results import Report
-from tests.helpers.runs import composed, tiny
-
-
-def pruned(placement: str, model: Path, text: Path, root: Path, *more: str) -> Report:
-    """One run with a cache of its own, so that nothing is taken over from the other placement."""
-    options = [f"model.placement={placement}", f"cache_dir={root / f'cache-{placement}'}", "calibration.batch_size=3"]
-    options.append("eval.perplexity.max_tokens=320")
-    return run(composed(*tiny(model, text), "ratio=0.4", *options, *more), root / placement)
+from tests.helpers.runs import composed
 
 
 @pytest.mark.parametrize("choice", ["method=flap", "method=wanda_sp", "method=flap_plus"])
 def test_one_layer_or_the_rest_is_in_memory(
-    choice: str, model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choice: str, base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[set[str]] = []
     visits: list[int] = []
@@ -49,7 +41,8 @@ def test_one_layer_or_the_rest_is_in_memory(
 
     monkeypatch.setattr(OnDisk, "layer", noted_layer)
     monkeypatch.setattr(OnDisk, "ends", noted_ends)
-    pruned("stream", model_dir, text_file, tmp_path, choice)
+    options = ["model.placement=stream", f"cache_dir={tmp_path / 'cache'}", "calibration.batch_size=3", "ratio=0.4"]
+    run(composed(*base, *options, "eval.perplexity.max_tokens=320", choice), tmp_path / "run")
     assert all(len(parts) == 1 for parts in held), held
     assert set.union(*held) == {*"0123", "rest"}
     assert len({visits.count(i) for i in range(4)}) == 1

@@ -43,6 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 
 
 def test_a_killed_run_goes_on_after_its_task(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has finished nothing is measured again, also without the cache; without resume all is."""
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed")
     config = composed(*arguments, f"cache_dir={tmp_path / 'c2'}")
@@ -54,21 +55,14 @@ def test_a_killed_run_goes_on_after_its_task(base: list[str], tmp_path: Path, mo
     monkeypatch.undo()
     measured = counted(monkeypatch)
     report = run(config, tmp_path / "run")
+    run(composed(*arguments, "use_cache=false"), tmp_path / "run")
     assert measured == [16]
+    run(composed(*arguments, "use_cache=false", "resume=false"), tmp_path / "run")
+    assert len(measured) == 1 + 4
     assert report.evaluation == undisturbed.evaluation
     assert report.difference_stderr == undisturbed.difference_stderr
     assert set(report.difference_stderr) == NUMBERS
     assert report.layers == undisturbed.layers
-
-
-def test_without_resume_all_is_measured_again(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (*base, "use_cache=false")
-    run(composed(*arguments), tmp_path)
-    measured = counted(monkeypatch)
-    run(composed(*arguments), tmp_path)
-    assert measured == []
-    run(composed(*arguments, "resume=false"), tmp_path)
-    assert len(measured) == 2
 
 
 def test_dense_scores_are_measured_once(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,10 @@ def test_a_hub_model_is_downloaded_no_pickles(model_dir: Path, tmp_path: Path, m
     source = found("org/tiny", tmp_path, placement="stream")
     assert (source.path, source.origin) == (str(model_dir), "hub")
     assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
+    monkeypatch.setattr(locate, "snapshot_download", lambda hub_id, **_: str(tmp_path))  # of a model of pickles alone
+    line = r"^model\.path=org/tiny: no model\.safetensors .*pickled weights are not read"
+    with pytest.raises(ValueError, match=line):
+        found("org/tiny", tmp_path, placement="stream")
 
 
 def test_a_config_with_a_value_of_another_type_is_refused(model_dir: Path, tmp_path: Path) -> None:
@@ -163,14 +167,6 @@ def test_a_config_with_a_value_of_another_type_is_refused(model_dir: Path, tmp_p
     with pytest.raises(ValueError, match=r"^config\.json: .*hidden_size") as caught:
         read_config(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_a_hub_model_of_pickles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "snapshot_download", lambda hub_id, **_: str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"^model\.path=org/tiny: no model\.safetensors .*pickled weights are not read"
-    ):
-        found("org/tiny", tmp_path, placement="stream")
 
 
 def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:

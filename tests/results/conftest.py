@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,15 @@ __all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Plain:
-    """report.json of a real run on the tiny model."""
+def finished(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Path:
+    """The folder of a real run on the tiny model."""
     folder = tmp_path_factory.mktemp("run")
     run_tiny(folder)
-    plain: Plain = json.loads((folder / "report.json").read_text())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report(finished: Path) -> Plain:
+    """Its report.json, which is strict JSON."""
+    plain: Plain = json.loads((finished / "report.json").read_text(), parse_constant=pytest.fail)
     return plain

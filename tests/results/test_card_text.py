@@ -1,6 +1,5 @@
 """The model card: README.md of a checkpoint, in the hub's format."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> tuple[Report, Path]:
-    folder = tmp_path_factory.mktemp("run")
-    return run_tiny(folder), folder / "checkpoint"
+def made(finished: Path) -> tuple[Report, Path]:
+    return Report.load(finished / "report.json"), finished / "checkpoint"
 
 
-def test_a_run_leaves_a_card_with_the_numbers_of_its_report(made: tuple[Report, Path]) -> None:
+def test_a_run_leaves_a_card_with_its_numbers_and_without_folders(made: tuple[Report, Path], model_dir: Path) -> None:
     report, checkpoint = made
     card = ModelCard.load(checkpoint / CARD)
     assert MARK in card.text
@@ -35,10 +33,6 @@ def test_a_run_leaves_a_card_with_the_numbers_of_its_report(made: tuple[Report, 
     assert name == "words.txt/perplexity@16"
     assert f"| {name} | {report.evaluation['dense'][name]:.3f} | {value:.3f} |" in card.text
     assert "by 40%" in data.model_name and f"without {report.ratio['realised_decoder']:.2%}" in card.text
-
-
-def test_it_tells_nothing_of_the_folders_of_its_writer(made: tuple[Report, Path], model_dir: Path) -> None:
-    _, checkpoint = made
     text = (checkpoint / CARD).read_text()
     assert str(checkpoint.parents[2]) not in text and str(model_dir.parents[1]) not in text
 
@@ -53,18 +47,14 @@ def test_its_code_loads_the_checkpoint(made: tuple[Report, Path]) -> None:
     assert names["tokenizer"]("the cat").input_ids
 
 
-def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
-    card = ModelCard(model_card(*made, APACHE))
+def test_it_names_the_base_and_its_licence_and_what_was_removed(made: tuple[Report, Path]) -> None:
+    report, checkpoint = made
+    card = ModelCard(model_card(report, checkpoint, APACHE))
     assert (card.data.base_model, card.data.license) == ("org/dense", "apache-2.0")
     assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
-
-
-def test_it_says_what_was_removed(made: tuple[Report, Path]) -> None:
-    report, checkpoint = made
     assert "attention heads and MLP neurons were removed" in model_card(report, checkpoint, {})
     layers = [layer | {"experts": 3} for layer in report.layers]
-    card = model_card(replace(report, layers=layers), checkpoint, {})
-    assert "attention heads and experts were removed" in card
+    assert "attention heads and experts were removed" in model_card(replace(report, layers=layers), checkpoint, {})
 
 
 def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:

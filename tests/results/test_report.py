@@ -32,19 +32,7 @@ DESTROYED = (
 NOTICE = "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("run")
-    run_tiny(folder)
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return folder, json.loads((folder / "report.json").read_text(), parse_constant=refuse)
-
-
-def test_report_has_the_keys_of_schema_1(finished: tuple[Path, dict[str, Any]]) -> None:
-    _, report = finished
+def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
     assert report["schema"] == 1
     assert report.keys() >= SCHEMA_1.keys()
     for section, keys in SCHEMA_1.items():
@@ -68,8 +56,11 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
     assert remarks(Report({"method": "flap"}, evaluation=without)) == []
 
 
-def test_what_travels_says_nothing_of_trackers(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
-    run_tiny(tmp_path, "tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9")
+def test_what_travels_says_nothing_of_trackers_and_is_json(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+    """Also where an option is infinite, as `cache_wait_seconds=inf`: the config is written into each of these files."""
+    run_tiny(tmp_path, "tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9", "cache_wait_seconds=inf")
+    for file in ("report.json", "evaluation.json", "checkpoint/flap.json"):
+        json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
     label = json.loads((tmp_path / "checkpoint" / "flap.json").read_text())
     assert not {"tracking", "cache_dir"} & label["provenance"]["config"].keys()
     assert str(tmp_path) not in json.dumps(label["provenance"]["config"]["checkpoint"])
@@ -77,9 +68,8 @@ def test_what_travels_says_nothing_of_trackers(run_tiny: Callable[..., Report], 
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_report_says_what_the_files_hold(finished: tuple[Path, dict[str, Any]]) -> None:
-    folder, report = finished
-    plan = PruningPlan.load(folder / "plan.json")
+def test_report_says_what_the_files_hold(finished: Path, report: dict[str, Any]) -> None:
+    plan = PruningPlan.load(finished / "plan.json")
     parameters, ratio = report["parameters"], report["ratio"]
     assert report["layers"] == [
         {"query_heads": 2 * len(one.attention), "kv_heads": len(one.attention), "neurons": len(one.mlp)}
@@ -100,9 +90,8 @@ def test_report_says_what_the_files_hold(finished: tuple[Path, dict[str, Any]]) 
     assert any(NAME in warning and "calibration text" in warning for warning in report["warnings"])
 
 
-def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> None:
-    folder, report = finished
-    text, parameters = (folder / "report.md").read_text(), report["parameters"]
+def test_markdown_holds_the_numbers(finished: Path, report: dict[str, Any]) -> None:
+    text, parameters = (finished / "report.md").read_text(), report["parameters"]
     dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
     error = report["difference_stderr"][NAME]
     assert 0 < error < pruned
@@ -147,13 +136,12 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
     assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)" in (tmp_path / "report.md").read_text()
 
 
-def test_what_is_not_finite_is_valid_json_and_back(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_what_is_not_finite_is_valid_json_and_back(report: dict[str, Any], tmp_path: Path) -> None:
     infinite = {
         "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}}, "difference_stderr": {NAME: math.inf},
         "target": {"bytes": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},
     }  # fmt: skip
-    report = Report(**finished[1] | infinite)
-    report.save(tmp_path / "report.json")
+    Report(**report | infinite).save(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert written["evaluation"] == {"dense": {NAME: 5.0}, "pruned": {NAME: None}}
     again = Report.load(tmp_path / "report.json")
@@ -161,17 +149,9 @@ def test_what_is_not_finite_is_valid_json_and_back(finished: tuple[Path, dict[st
     assert f"| {NAME} | 5.000 | inf |  |" in markdown(again)
 
 
-def test_an_option_that_is_infinite_costs_no_report(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
-    """As `cache_wait_seconds=inf`, which the config is written with, into each of these files."""
-    run_tiny(tmp_path, "cache_wait_seconds=inf")
-    for file in ("report.json", "evaluation.json", "checkpoint/flap.json"):
-        json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
-
-
-def test_there_is_a_picture(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    report = Report(**finished[1])
-    report.config = report.config | {"run_name": "$a{_$"}  # as it is, and no formula
-    draw_layers(report, tmp_path / "layers.png")
+def test_there_is_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
+    named = report["config"] | {"run_name": "$a{_$"}  # as it is, and no formula
+    draw_layers(Report(**report | {"config": named}), tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 

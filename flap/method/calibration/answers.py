@@ -38,7 +38,7 @@ def answer(
     pairs, tokens, written, too_long, dropped, cut = list[tuple[Prompt, str]](), 0, 0, 0, 0, 0
     needed = windows.tokens_to_write(part)
     reads = len(parts) * asked.answers.max_new_tokens
-    whole = ready_to_write(model, f"{windows.field}.answers={asked.answers.writer}", reads)
+    whole = ready_to_write(model, f"calibration.answers={asked.answers.writer}", reads)
     write = partial(_batch, whole, windows, asked, context, parts)
     made = batches(windows, write, lambda number: min(ranks.size(), len(parts) - number), notes)
     answers = zip(prompts, chain.from_iterable(batch["texts"] for batch in made), strict=True)
@@ -81,7 +81,8 @@ def _batch(
     """Return the answers to a part of the prompts and whether each has an end; None where a prompt does not fit."""
     tokenizer, options = windows.tokenizer, asked.answers
     questions = [question(prompt, tokenizer, asked.chat) for prompt in parts[number]]
-    prompts = [tokenizer(one, add_special_tokens=not asked.chat, verbose=False).input_ids for one in questions]
+    begun = asked.chat and questions[0].startswith(tokenizer.bos_token or "")  # else the tokenizer may put BOS there
+    prompts = [tokenizer(one, add_special_tokens=not begun, verbose=False).input_ids for one in questions]
     fit = [n for n, one in enumerate(prompts) if context is None or len(one) + options.max_new_tokens <= context]
     texts = list[tuple[str | None, bool]]([(None, True)] * len(prompts))
     rows = continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options) if fit else []

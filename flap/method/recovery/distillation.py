@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flap.data import Windows, split_windows
-from flap.data.counted import judged
+from flap.data.counted import judged, unmarked
+from flap.data.named_texts import OVERLAP
 from flap.data.temporary_state import seeded
+from flap.data.text import ngrams
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student, mean_divergence
 from flap.method.recovery.trainable import trainable
@@ -28,15 +30,28 @@ log = logging.getLogger(__name__)
 def training_windows(recovery: Recovery, windows: Windows, own: Windows | None = None) -> Tensor:
     """Return the windows of a training, tokens_NT, of which the first ones are held out.
 
-    own: the same with the answers of the pruned model, which it is trained on: it meets its own mistakes, and learns
-    what the dense model predicts after them. What is held out has the dense model's answers, and by these it judges.
+    own: the same with the answers of the pruned model, which it is trained on (`both`: in every second window of each
+    text): it meets its own mistakes, and learns what the dense model predicts after them. What is held out has the
+    dense model's answers, and by these it judges; by texts without answers only where there are no others.
     """
     tokens_NT, first = _held_out_first(recovery, windows.tokens_NT), recovery.held_out
     held_out_NT = _held_out_first(recovery, windows.marked_NT)[:first]
-    tokens_NT[:first] = judged(held_out_NT, torch.zeros(len(held_out_NT)))
+    plain_N1 = (held_out_NT >= 0).all(dim=1, keepdim=True)
+    tokens_NT[:first] = judged(torch.where(plain_N1, -1 - held_out_NT, held_out_NT), torch.zeros(first))
     if own is not None:
-        every = 2 if recovery.writer == "both" else 1
-        tokens_NT[first::every] = _held_out_first(recovery, own.tokens_NT)[first::every]
+        text_N, own_NT = _held_out_first(recovery, windows.text_N), _held_out_first(recovery, own.tokens_NT)
+        for part in windows.asked:
+            taken = first + (text_N[first:] == part).nonzero().flatten()[:: 2 if recovery.writer == "both" else 1]
+            tokens_NT[taken] = _unseen(own_NT[taken], held_out_NT)
+    return tokens_NT
+
+
+def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
+    """Return the windows, each token marked in place that ends a run of OVERLAP tokens of a held-out window."""
+    seen = {run for row in unmarked(held_out_NT).tolist() for run in ngrams(row, OVERLAP)}
+    for row_T in tokens_NT:
+        ends = [at for at, run in enumerate(ngrams(unmarked(row_T).tolist(), OVERLAP), OVERLAP - 1) if run in seen]
+        row_T[ends] = -1 - unmarked(row_T[ends])
     return tokens_NT
 
 

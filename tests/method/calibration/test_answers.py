@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from flap.data import Part, Prompt, Windows
@@ -55,6 +56,20 @@ def test_an_answer_ends_where_the_tokenizer_says_and_one_that_does_not_end_is_co
     tokenizer.eos_token = common
     ended = answer(model, replace(windows, tokenizer=tokenizer), 0, context=64)
     assert ended["cut"] < len(ended["answered"]) and not any(common in text.split() for _, text in ended["answered"])
+
+
+@pytest.mark.parametrize("begin", ["", "<s>"])
+def test_the_model_reads_bos_once_whoever_puts_it_there(
+    begin: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adding, seen = deepcopy(tokenizer), list[list[int]]()
+    adding.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    windows = asking(adding, Answers("self", max_new_tokens=4))
+    adding.chat_template = begin + "{% for turn in messages %} {{ turn.content }}{% endfor %}"
+    monkeypatch.setattr("flap.method.calibration.answers.continued", lambda _, rows, *__: seen.extend(rows) or rows)
+    in_chat = replace(windows, asked={0: windows.asked[0]._replace(chat=True)})
+    answer(Resident(tiny_model("llama-gqa")), in_chat, 0, context=64)
+    assert {(row[0], row.count(1)) for row in seen} == {(1, 1)}
 
 
 def test_a_temperature_samples_by_the_seed(tokenizer: PreTrainedTokenizerFast) -> None:

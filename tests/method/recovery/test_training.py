@@ -21,21 +21,6 @@ from tests.cases import tokens
 from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, recovered, state
 
 
-def judged(nats: list[float], patience: int, path: Path) -> tuple[int, float]:
-    """The evaluations until the training ends, and which of them gave the kept parameters."""
-    student = nn.Linear(1, 1)
-    keep, log = KeepBest(student, patience, path / BEST), []
-    control = SimpleNamespace(should_training_stop=False)
-    for step, value in enumerate(nats):
-        nn.init.constant_(student.weight, step)
-        log.append({"step": step, "eval_loss": value})
-        state = SimpleNamespace(log_history=log, global_step=step, is_world_process_zero=True)
-        keep.on_evaluate(None, state, control)
-        if control.should_training_stop:
-            break
-    return len(log), load_file(path / BEST)["weight"].item()
-
-
 @pytest.mark.parametrize(
     ("nats", "patience", "evaluations", "best"),
     [
@@ -49,7 +34,18 @@ def judged(nats: list[float], patience: int, path: Path) -> tuple[int, float]:
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    assert judged(nats, patience, tmp_path) == (evaluations, best)
+    """So many evaluations come before the end, and that one of them gave the kept parameters."""
+    student = nn.Linear(1, 1)
+    keep, log = KeepBest(student, patience, tmp_path / BEST), []
+    control = SimpleNamespace(should_training_stop=False)
+    for step, value in enumerate(nats):
+        nn.init.constant_(student.weight, step)
+        log.append({"step": step, "eval_loss": value})
+        state = SimpleNamespace(log_history=log, global_step=step, is_world_process_zero=True)
+        keep.on_evaluate(None, state, control)
+        if control.should_training_stop:
+            break
+    assert (len(log), load_file(tmp_path / BEST)["weight"].item()) == (evaluations, best)
 
 
 def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:

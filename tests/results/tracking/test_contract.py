@@ -94,18 +94,15 @@ def test_a_job_started_again_is_one_run(client: Any, run_dir: Path, caplog: pyte
     assert run_of(client, run_dir).info.status == "FINISHED" and warnings(caplog) == []
 
 
-def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_or_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build("tracking", composed("tracking=mlflow").tracking) == MLflow()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match=r"^tracking\.uri=None: expected a server, as http://127\.0\.0\.1:5000, or"):
+        MLflow().check()
     monkeypatch.setattr("flap.results.tracking.in_mlflow.find_spec", lambda name: None)
     with pytest.raises(ValueError) as caught:
         MLflow().check()
     assert str(caught.value) == f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}"
-
-
-def test_mlflow_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ValueError, match=r"^tracking\.uri=None: expected a server, as http://127\.0\.0\.1:5000, or"):
-        MLflow().check()
 
 
 def test_a_server_that_is_away_costs_seconds_and_one_warning(

@@ -139,21 +139,18 @@ def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> 
 def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
     runs: list[NotedRun], run_dir: Path, done: Report, model_dir: Path
 ) -> None:
-    with start(run_dir) as tracked:
-        tracked.finish(done)
-    [run] = runs
+    of_the_hub = replace(done, config=done.config | {"model": {"path": "mine/small"}})
+    for report in (done, of_the_hub):
+        with start(run_dir) as tracked:
+            tracked.finish(report)
+    run, other = runs
     assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
     [picture] = run.series("picture")
     assert picture.format == "png" and run.summary["checkpoint"] == done.checkpoint
     for name, place in (("dense", model_dir), ("model", Path(done.checkpoint or ""))):  # no file is copied
         entries = run.artifacts[name].manifest.entries.values()
         assert {entry.ref for entry in entries} == {path.as_uri() for path in place.iterdir()}
-
-
-def test_a_model_of_the_hub_is_named_by_its_page(runs: list[NotedRun], run_dir: Path, done: Report) -> None:
-    with start(run_dir) as tracked:
-        tracked.finish(replace(done, config=done.config | {"model": {"path": "mine/small"}}))
-    [entry] = runs[0].artifacts["dense"].manifest.entries.values()
+    [entry] = other.artifacts["dense"].manifest.entries.values()
     assert entry.ref == "https://huggingface.co/mine/small"
 
 
