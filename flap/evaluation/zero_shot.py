@@ -83,6 +83,7 @@ class ZeroShot(Evaluator):
             ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`; or the
                 tokenizer has no token for what the tasks begin or end with, or no chat template where one is asked for.
         """
+        _ = self._template(tokenizer, [])  # fails before anything is read
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
         names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
         allowed = f"none of these tasks: they take a tokenizer with {names}"
@@ -171,8 +172,9 @@ class ZeroShot(Evaluator):
         asked = [one.args for one in requests if one.request_type == "generate_until"]
         room = [lm.max_length - options.get("max_gen_toks", lm.max_gen_toks) for _, options in asked]
         if cut := sum(len(lm.tok_encode(text)) > fits for (text, _), fits in zip(asked, room, strict=True)):
-            too_long = "%s: %d of %d prompts do not fit the model's context and lose their beginning"
-            log.warning(too_long, task.name, cut, len(asked))
+            log.warning(
+                "%s: %d of %d prompts lose their beginning, as the context is short", task.name, cut, len(asked)
+            )
         return output
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:

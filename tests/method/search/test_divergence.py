@@ -78,7 +78,10 @@ def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: in
 
 
 @pytest.mark.parametrize("marks", [(0, -3), (-3, 24)])  # where they end in both windows; the last has no answer then
-def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(marks: tuple[int, int]) -> None:
+def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
+    marks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flap.data.counted.FEW", 1)
     (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
     windows, text_N = WINDOWS.clone(), torch.tensor([0, 0, 1, 1, 0, 1])
     for w, end in zip((0, 5), marks, strict=True):
@@ -153,7 +156,8 @@ def test_of_a_large_vocabulary_the_model_itself_diverges_by_nothing() -> None:
     assert kl(log_p_TV.exp(), log_p_TV, other_TV) == pytest.approx(expected, rel=1e-3)
 
 
-def test_where_not_all_tokens_count_it_is_that_of_all_predictions_that_do() -> None:
+def test_where_not_all_tokens_count_it_is_that_of_all_predictions_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flap.data.counted.FEW", 1)
     model, known = calibrated("llama-gqa")
     counted = torch.rand(WINDOWS.shape, generator=torch.Generator().manual_seed(3)) < 0.3
     counted[0] = False  # a window that is held out and has no answer
