@@ -172,9 +172,7 @@ class ZeroShot(Evaluator):
         asked = [one.args for one in requests if one.request_type == "generate_until"]
         room = [lm.max_length - options.get("max_gen_toks", lm.max_gen_toks) for _, options in asked]
         if cut := sum(len(lm.tok_encode(text)) > fits for (text, _), fits in zip(asked, room, strict=True)):
-            log.warning(
-                "%s: %d of %d prompts lose their beginning, as the context is short", task.name, cut, len(asked)
-            )
+            log.warning("%s: %d of %d prompts lose their beginning: the context is short", task.name, cut, len(asked))
         return output
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:

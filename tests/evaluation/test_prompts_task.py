@@ -86,7 +86,7 @@ def test_the_longest_answer_has_room_and_prompts_that_are_cut_for_it_are_told(
     rows = [{"prompt": "a dog " * words, "answer": "é" * 50} for words in (1, 39, 40)]
     measured(task_of(tmp_path, tokenizer, rows, num_fewshot=0))
     assert asked[0][1]["max_gen_toks"] == 50
-    assert "mine.jsonl: 1 of 3 prompts lose their beginning, as the context is short" in caplog.text
+    assert "mine.jsonl: 1 of 3 prompts lose their beginning: the context is short" in caplog.text
 
 
 def test_a_row_that_the_template_refuses_is_told_before_weights_are_read(
