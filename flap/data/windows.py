@@ -134,9 +134,9 @@ class Windows:
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
                 f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
             )
-        allowed = f"all, or longer windows: its {wanted} of {self.seq_len} hardly have tokens of answers of {text.name}"
-        there = self.counted == "all" or not text.counted or int((tokens_NT >= 0).sum()) >= wanted
-        require(there, "calibration.count", self.counted, allowed)
+        answers, alone = int((tokens_NT >= 0).sum()), self.counted == "answers" and text.counted
+        allowed = f"all, or longer windows: of {tokens_NT.numel():,} tokens of {text.name} {answers} are in answers"
+        require(answers >= wanted or not alone, "calibration.count", self.counted, allowed)
         return tokens_NT
 
 

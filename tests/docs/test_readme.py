@@ -12,7 +12,7 @@ import pytest
 from tests.docs.conftest import ROOT
 
 
-@pytest.mark.long
+@pytest.mark.thorough  # minutes; test_parity.py holds the method on this model
 def test_the_command_below_gives_its_digits(quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path) -> None:
     below = (ROOT / "README.md").read_text().partition("## Results")[2]
     [command] = re.findall(r"^python -m flap (.*)$", below, re.MULTILINE)

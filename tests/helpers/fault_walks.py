@@ -30,7 +30,7 @@ class Scenario:
     """A command line that is walked through, in a folder where another one has been run before.
 
     kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the new result.
-    step: a fault is put at each step-th operation. Most operations are five on one file, so that with 23 each meets
+    step: a fault is put at each step-th operation. Most operations are five on one file, so that with 47 each meets
     another one.
     """
 
@@ -38,7 +38,7 @@ class Scenario:
     arguments: tuple[str, ...]
     before: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    step: int = 23
+    step: int = 47
 
 
 SCENARIOS = (
@@ -60,7 +60,7 @@ SCENARIOS = (
             "model.placement=stream",
             RUN,
         ),
-        step=53,  # it has several hundred
+        step=107,  # it has several hundred
     ),
     Scenario("fill the cache", ("ratio=0.4", "checkpoint.save=false", RUN)),
     Scenario(

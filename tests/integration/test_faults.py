@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +32,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
     return tiny(model, text_file)
 
 
-def every_third(scenario: Scenario, chosen: bool, num_operations: int) -> list[Fault]:
-    """Of the faults at each step-th operation each third one, which are of all kinds too, or all others."""
-    found = faults(scenario.step, SCENARIOS.index(scenario), num_operations)
-    return [fault for i, fault in enumerate(found) if (i % 3 == 0) == chosen]
-
-
 def each() -> Iterator[Any]:
-    for scenario, third in product(SCENARIOS, (True, False)):
-        marks = () if third and scenario.name in QUICK else pytest.mark.long
-        yield pytest.param(scenario, third, id=f"{scenario.name}-{'third' if third else 'others'}", marks=marks)
+    """Scenario and step."""
+    for scenario in SCENARIOS:
+        long = () if scenario.name in QUICK else pytest.mark.long
+        yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)
+        yield pytest.param(scenario, 1, id=f"{scenario.name}-each operation", marks=pytest.mark.thorough)
 
 
-@pytest.mark.parametrize(("scenario", "third"), each())
-def test_a_fault(scenario: Scenario, third: bool, inputs: list[str]) -> None:
-    cases = walk(scenario, inputs, partial(every_third, scenario, third))
-    assert [case for case in cases if case.problems] == []
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_fault_at_each_operation(scenario: Scenario, inputs: list[str]) -> None:
-    cases = walk(scenario, inputs, partial(faults, 1, SCENARIOS.index(scenario)))
+@pytest.mark.parametrize(("scenario", "step"), each())
+def test_a_fault(scenario: Scenario, step: int, inputs: list[str]) -> None:
+    cases = walk(scenario, inputs, partial(faults, step, SCENARIOS.index(scenario)))
     assert [case for case in cases if case.problems] == []

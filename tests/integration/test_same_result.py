@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from importlib import import_module
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.every import EVERY
 
 ROUNDING = 1e-4
+LONG, THOROUGH = pytest.mark.long, pytest.mark.thorough
 # Of each family, the variant with most of its own.
 FAMILIES = {family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY}
 
@@ -56,7 +58,7 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 # nats than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Model, choices, and the places that `make test` goes to; all others are `long`.
+# Model, choices, and the places that `make test` goes to; of all others every third is `long`, the rest `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -103,19 +105,20 @@ def goes(model: str, place: Place) -> bool:
 
 def rows() -> Iterator[Any]:
     """Model, choices and place."""
+    rare = cycle([LONG, THOROUGH, THOROUGH])
     for model, choices, quick in CASES:
         for place in (place for place in PLACES if goes(model, place)):
-            long = () if place in quick else pytest.mark.long
-            yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=long)
+            marks = () if place in quick else next(rare)
+            yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=marks)
         for place in GPUS if "bfloat16" not in model else ():
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=pytest.mark.gpu)
     for place in (TWO, THREE):
-        yield pytest.param("Llama", OWN_TEXT, place, id=f"Llama-self-{place}", marks=pytest.mark.long)
+        yield pytest.param("Llama", OWN_TEXT, place, id=f"Llama-self-{place}", marks=LONG)
     for place in (TWO, THREE, STREAM):
-        yield pytest.param("Llama", ANSWERS, place, id=f"Llama-answers-{place}", marks=pytest.mark.long)
-    for model in sorted(FAMILIES.keys() - {model for model, *_ in CASES}):
-        for place in (AUTO, STREAM):
-            yield pytest.param(model, "", place, id=f"{model}-{place}", marks=pytest.mark.long)
+        yield pytest.param("Llama", ANSWERS, place, id=f"Llama-answers-{place}", marks=LONG)
+    others = product(sorted(FAMILIES.keys() - {model for model, *_ in CASES}), (AUTO, STREAM))
+    for (model, place), marks in zip(others, cycle([LONG, THOROUGH, THOROUGH, LONG]), strict=False):
+        yield pytest.param(model, "", place, id=f"{model}-{place}", marks=marks)
 
 
 def run_at(place: Place, arguments: list[str], folder: Path) -> None:
