@@ -17,16 +17,17 @@ SHOWN = ["ratio", *(f"{which}/generation/exact_match{end}" for which in ("dense"
 
 
 def main(prompts: str, folder: str, *overrides: str) -> None:
+    rows = list(dict.fromkeys(row for row in Path(prompts).read_bytes().split(b"\n") if row.strip()))
     parts = Path(f"{folder}_prompts")
     parts.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in Path(prompts).read_bytes().split(b"\n") if row.strip()]
     (parts / "asked.jsonl").write_bytes(b"\n".join(rows[2::3]))
     (parts / "calibration.jsonl").write_bytes(b"\n".join(row for n, row in enumerate(rows) if n % 3 < 2))
     texts = f"eval.generation.tasks=[{parts}/asked.jsonl]", f"calibration.dataset={parts}/calibration.jsonl"
     command = [sys.executable, "-m", "flap", "-m", *SWEEP, *FORM, *texts, f"hydra.sweep.dir={folder}", *overrides]
     if code := subprocess.run(command).returncode:
         sys.exit(code)
-    print(pandas.read_csv(Path(folder) / "study.csv").sort_values("ratio")[SHOWN].round(3).to_string(index=False))
+    table = pandas.read_csv(Path(folder) / "study.csv").sort_values("ratio").reindex(columns=SHOWN)
+    print(table.round(3).to_string(index=False))
     print(Path(folder, "index.html").resolve().as_uri())
 
 

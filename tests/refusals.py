@@ -125,7 +125,7 @@ calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the 
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
-calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; for calibration take
+calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; calibration.answers=self writes
 calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
 calibration.dataset=[] -> calibration.dataset=[]: expected at least one text
 calibration.dataset={} -> calibration.dataset={}: expected at least one text

@@ -21,7 +21,7 @@ STAGES = ["calibration", "importance", "allocation", "compression", "search", "v
 INNER = [*(f"method/{stage}" for stage in STAGES), "checkpoint/export", "results/tracking", "runs/sweeps"]
 DOORS = {"api", "cli", "doctor", "pipeline", "study"}
 # What is more takes its lines from somewhere, or its commit says why it does not.
-MOST_LINES = {"flap": 18500, "tests": 19423}
+MOST_LINES = {"flap": 18500, "tests": 19430}
 MOST_FILES_OF_CONF, MOST_WORDS = 65, {"docs": 9_500, "experiments": 10_000}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))

@@ -77,7 +77,7 @@ def measure(asked: list[dict[str, str]], directory: str) -> str:
 
 
 def write_prompts(asked: list[dict[str, str]], path: str, directory: str) -> None:
-    """Write problems as prompts, with a model's programs as answers; prompts as plain text have no space at the end."""
+    """Write problems as prompts, without the empty lines around them, and a model's programs as answers."""
     prompts = [one["prompt"] for one in asked]
     answers = zip(prompts, programs(directory, prompts), strict=True)
     rows = ({"prompt": prompt.strip(), "answer": f"\n{text}"} for prompt, text in answers)

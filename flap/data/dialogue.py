@@ -20,7 +20,13 @@ class Answers(NamedTuple):
 
 
 GIVEN = Answers()
-VERSION = 3  # raise it when the same prompts would get other answers
+VERSION = 4  # raise it when the same prompts would get other answers
+
+
+def plain(turns: Sequence[dict[str, Any]]) -> str:
+    """Return turns one after another, each as it is: spaces and line ends are part of code."""
+    gaps = ["", *("\n\n" if turn["role"] == "user" else " " for turn in turns[1:])]
+    return "".join(gap + str(turn.get("content", "")) for gap, turn in zip(gaps, turns, strict=True))
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
@@ -30,8 +36,7 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
         ValueError: the template refuses the conversation.
     """
     if not chat:
-        turns = [("\n\n" if turn["role"] == "user" else " ") + str(turn.get("content", "")) for turn in prompt.messages]
-        return "".join(turns).strip()
+        return plain(prompt.messages)
     return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 

@@ -33,12 +33,12 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
 
 
 def holds_prompts(path: str) -> bool:
-    """Return whether a file has prompts and no column 'text'; a file that cannot be read is not known to."""
+    """Return whether a file has prompts; a file that cannot be read is not known to."""
     try:
         names = set(read_rows(Path(path), path, COLUMNS)[1]) if Path(path).suffix in FORMATS else set()
     except ValueError:
         return False
-    return bool({"messages", "prompt"} & names) and "text" not in names
+    return bool({"messages", "prompt"} & names)
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
@@ -49,11 +49,12 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         answer = turns.pop().get("content", "") if answered else row.get("answer")
     else:
         turns, answer = [{"role": "user", "content": row.get("prompt")}], row.get("answer")
-    asked = bool(turns) and turns[-1].get("content") not in (None, "")
+    asked = bool(turns) and str(turns[-1].get("content") or "").strip()
     if not asked or not all(isinstance(turn.get("content", ""), str) for turn in turns):
         raise ValueError(f"{where}: asks nothing that is text; expected it in 'prompt', or in the turns of 'messages'")
-    if answer is not None and not (isinstance(answer, str) and answer.strip()):
-        raise ValueError(f"{where}: the answer is no text; expected a string that is not empty, or none at all")
+    if not isinstance(answer, str | None):
+        raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
+    answer = answer if answer and answer.strip() else None  # as of a turn that calls a tool
     return Prompt(tuple(turns), answer, row.get("messages") is not None)
 
 

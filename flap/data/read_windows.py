@@ -49,7 +49,11 @@ def read_windows(
     windows, answer = read_parts(section, used, tokenizer, wanted), wanted.answers.max_new_tokens
     fits = not windows.asked or max_length is None or answer < max_length
     require(fits, "calibration.max_new_tokens", answer, f"less than {max_length}, the model's context")
-    _ = windows.drawn  # fails if a text is too short
+    longest = windows  # as if all answers were as long as they may be: of no more prompts than are then enough
+    for p, asked in windows.asked.items():
+        answers = [(one, " a" * answer) for one in asked.prompts[: 1 + windows.tokens_to_write(p) // answer]]
+        longest = longest.written(p, dialogues(asked, answers, tokenizer, bos=False))
+    _ = longest.drawn  # fails if a text is too short, or will be
     return windows
 
 
@@ -110,11 +114,10 @@ class Reading:
                 raise ValueError(f"{where}: row {row}: {error}; chat_template=false reads plain text") from error
         if self.answers.writer == "self":
             return asked
-        pairs = [(prompt, prompt.answer) for prompt in prompts if prompt.answer is not None]
-        if len(pairs) < len(prompts):
-            missing = f"{len(prompts) - len(pairs)} prompts have no answer"
-            raise ValueError(f"{where}: {missing}; for calibration take calibration.answers=self")
-        return dialogues(asked, pairs, self.tokenizer, self.bos)
+        if missing := sum(prompt.answer is None for prompt in prompts):
+            helps = "calibration.answers=self writes those of calibration and recovery"
+            raise ValueError(f"{where}: {missing} prompts have no answer; {helps}")
+        return dialogues(asked, [(prompt, str(prompt.answer)) for prompt in prompts], self.tokenizer, self.bos)
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:

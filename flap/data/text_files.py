@@ -38,8 +38,8 @@ def _documents(path: Path, where: str) -> list[str]:
     """Return a .txt file unchanged, or the rows of the column 'text' of a .jsonl or .parquet file."""
     found, names = read_rows(path, where, ("text",))
     if names and "text" not in names:
-        hint = "; conversations are asked by eval.generation.tasks" if "messages" in names else ""
-        raise ValueError(f"{where}: no column 'text', only {', '.join(names)}{hint}")
+        prompts = "prompts, in 'messages' or 'prompt', are for calibration, or are asked by eval.generation.tasks"
+        raise ValueError(f"{where}: no column 'text', only {', '.join(names)}; {prompts}")
     rows: list[Any] = [row.get("text") for row in found]
     if not all(isinstance(row, str) for row in rows):
         raise ValueError(f"{where}: column 'text' has values that are not strings")

@@ -52,15 +52,12 @@ class Task:
     # reference is run on the pruned model alone.
     reference: Callable[[PlacedModel], Any] | None = None
 
-    def domain(self, calibration: Text) -> str:
-        """Return the domain of the task's text: "calibration" or "other".
-
-        It is "calibration" for the calibration text's data set (also another part of it) and for its documents.
-        """
+    def is_of_domain(self, calibration: Text) -> bool:
+        """Return whether the task's text is of the same data set (also another part of it) or of the same documents."""
         read = PASSAGES_OF.get(calibration.name, calibration.name)
         same_dataset = (self.dataset, self.origin) == (read, calibration.origin)  # files may share names
-        same_text = calibration.sha256 == self.text_sha256 or {read, calibration.origin} & {*self.shares_text_with}
-        return "calibration" if same_dataset or same_text else "other"
+        shared = {read, calibration.origin} & {*self.shares_text_with}
+        return same_dataset or calibration.sha256 == self.text_sha256 or bool(shared)
 
 
 @dataclass(frozen=True)

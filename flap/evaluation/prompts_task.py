@@ -9,11 +9,11 @@ from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
 from flap.data import Prompt, read_prompts
+from flap.data.dialogue import plain
 from flap.storage import digest
 
 STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
 FEWEST = 32  # tokens that an answer may have; more where half the bytes of the longest one are more
-BETWEEN = {"user": " "}  # turns in plain text, by the role of the first
 
 
 class PromptsTask(ConfigurableTask):
@@ -47,10 +47,7 @@ class PromptsTask(ConfigurableTask):
         for shot in self.sampler.sample(min(num_fewshot, self.most_shots), eval_doc=doc):
             answer = {"role": "assistant", "content": shot["answer"]}
             turns = [*json.loads(shot["turns"]), answer, *turns]
-        if chat_template is not None:
-            return chat_template(turns)
-        texts = [turn.get("content", "") + BETWEEN.get(turn["role"], "\n\n") for turn in turns[:-1]]
-        return "".join(texts) + str(turns[-1]["content"])
+        return plain(turns) if chat_template is None else chat_template(turns)
 
 
 def load_prompts(path: str) -> tuple[PromptsTask, str]:
@@ -65,4 +62,5 @@ def load_prompts(path: str) -> tuple[PromptsTask, str]:
             expected = "'answer', or 'messages' whose last is the assistant's"
             raise ValueError(f"tasks={path}: row {number} has no answer; expected {expected}")
     content = digest([(one.messages, one.answer) for one in prompts])
-    return PromptsTask(name, prompts), f"{name}, {len(prompts)} prompts (sha256 {content})"
+    task = PromptsTask(name, prompts)
+    return task, f"{name}, {len(prompts)} prompts{', each asked alone' * (not task.most_shots)} (sha256 {content})"

@@ -37,7 +37,7 @@ def _own_text(report: Record) -> list[str]:
         f"The model wrote {own['tokens']:,} tokens of its {use} text itself, from {own['begins_with']}, in "
         f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops, too short or too long"
         + (f", {own['cut']} answers end at calibration.max_new_tokens." if own.get("cut") else ".")
-        for use, own in report.own_text.items()
+        for use, own in (report.own_text | report.recovery.get("own_text", {})).items()
     ]
 
 

@@ -21,7 +21,7 @@ from flap.storage import digest, ranks
 Key = dict[str, Any]
 
 FITS_VERSION = 4  # raise it when compensation fits other weights or biases
-RECOVERY_VERSION = 9  # raise it when the training gives other weights
+RECOVERY_VERSION = 10  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 11  # raise it when the measurement or the fits change
 WORKSPACE_VERSION = 3  # raise it when a run's working files have other names or contents
 DECIDING = (  # of the plan

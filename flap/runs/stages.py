@@ -105,27 +105,29 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     with run.timed("recover") as work:
         place, teacher = (work / digest(plan.to_dict())).path, run.source.open()
         assert place is not None
-        windows_NT = training_windows(recovery, run.texts[recovery.use], _answered_by(model, run, recovery, work))
+        own, written = _answered_by(model, run, recovery, work)
+        windows_NT = training_windows(recovery, run.texts[recovery.use], own)
         if run.trimmed is not None:
             cut_rows(teacher, run.trimmed.rows_K)
             windows_NT = run.trimmed.reread(windows_NT, run.source.tokenizer)
-        return train(recovery, model, teacher, windows_NT, place, run.config.seed)
+        return train(recovery, model, teacher, windows_NT, place, run.config.seed) | {"own_text": written}
 
 
-def _answered_by(model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder) -> Windows | None:
-    """Return the windows of a training with the answers of the compressed model; None where those of the dense stay."""
-    windows = run.texts[recovery.use]
+def _answered_by(model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder) -> tuple[Windows | None, Written]:
+    """Return the windows of a training with the compressed model's answers, None if those of the dense stay; facts."""
+    windows, facts = run.texts[recovery.use], Written()
     if recovery.writer == "dense":
-        return None
+        return None, facts
     for part in windows.asked:
         written = answers.answer(model, windows, part, run.source.max_length, work / f"answers{part}")
         own = windows.written(part, answers.text_of(written, windows, part))
         try:
             _ = own.drawn
-            windows = own
+            written.pop("answered")
+            windows, facts[f"training ({windows.name(part)}, after compression)"] = own, written
         except ValueError as error:  # it writes little but loops
             log.warning("recover.writer=%s: the dense model's answers stay (%s)", recovery.writer, one_line(error))
-    return windows
+    return windows, facts
 
 
 def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:

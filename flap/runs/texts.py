@@ -80,8 +80,5 @@ def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, st
 
     A text that the model has still to write has no domain.
     """
-    if not texts:
-        return {}
     read = [text for windows in texts.values() for text in windows.named]
-    shared = {task.name: any(task.domain(text) == "calibration" for text in read) for task in tasks}
-    return {name: "calibration" if same else "other" for name, same in shared.items()}
+    return {task.name: "calibration" if any(map(task.is_of_domain, read)) else "other" for task in tasks if texts}

@@ -35,10 +35,11 @@ def chatting(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 def test_turns_are_plain_text_where_there_is_no_template(tokenizer: PreTrainedTokenizerFast) -> None:
-    prompt = Prompt(TURNS, None)
-    assert question(prompt, tokenizer, chat=False) == "the cat sat\n\nthe dog"
-    document, (first, end) = answered(prompt, "ran", tokenizer, chat=False)
-    assert document == "the cat sat\n\nthe dog ran" and document[first:end] == " ran"
+    for last, gap in (("the dog", " "), ("  the dog\n", "")):  # spaces and line ends are part of code
+        prompt = Prompt((*TURNS[:2], {"role": "user", "content": last}), None)
+        assert question(prompt, tokenizer, chat=False) == f"the cat sat\n\n{last}"
+        document, (first, end) = answered(prompt, "ran", tokenizer, chat=False)
+        assert document == f"the cat sat\n\n{last}{gap}ran" and document[first:end] == f"{gap}ran"
 
 
 def test_an_answer_through_the_template_counts_with_its_end(chatting: PreTrainedTokenizerFast) -> None:
@@ -53,10 +54,8 @@ def test_an_answer_through_the_template_counts_with_its_end(chatting: PreTrained
 def test_thoughts_are_asked_for_by_no_template_and_count_in_none(chatting: PreTrainedTokenizerFast) -> None:
     thinks = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
     chatting.chat_template = TEMPLATE + thinks
-    assert (
-        "<think>"
-        not in question(Prompt(TURNS, None), chatting, True) + answered(Prompt(TURNS, None), "ran", chatting, True)[0]
-    )
+    texts = question(Prompt(TURNS, None), chatting, True), *answered(Prompt(TURNS, None), "ran", chatting, True)[:1]
+    assert "<think>" not in "".join(texts)
     chatting.chat_template = "{% if not add_generation_prompt %}<s> {% endif %}" + TEMPLATE.replace(
         "message.content", "message.content.split('</think>')[-1]"
     )  # leaves thoughts out, as R1's
@@ -87,14 +86,22 @@ def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chat
     assert windows.key != windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).key
 
 
-def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
+def test_a_file_that_has_text_too_is_read_as_prompts(tmp_path: Path, chatting: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS))
+    [text] = read_windows("calibration", str(path), chatting, Wanted(1, 4, 0, "false"), None).existing
+    assert text.documents[0].startswith("[user] the cat sat on </s> ")
+
+
+def test_prompts_that_are_too_few_for_any_answers_are_told_at_once(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    path, wanted = tmp_path / "a.jsonl", Wanted(1, 4, 0, "false")
-    path.write_text("".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS))
-    for options, document in (({}, "under the old tree"), ({"chat_template": True}, "[user] the cat sat on </s> ")):
-        [text] = read_windows("calibration", {str(path): options}, chatting, wanted, None).existing
-        assert text.documents[0].startswith(document)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat"}) + "\n")
+    wanted = Wanted(9, 16, 0, "false", Answers("self"))
+    with pytest.raises(
+        ValueError, match=r"4 windows of 16 tokens are too few for the 9 .* or take a longer text or more prompts"
+    ):
+        read_windows("calibration", str(tmp_path / "a.jsonl"), chatting, wanted, None)
 
 
 def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
@@ -107,9 +114,7 @@ def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
         with pytest.raises(ValueError, match=r"b\.jsonl: row 2: the tokenizer's chat template refuses .*\(no\)"):
             read_windows("calibration", str(tmp_path / "b.jsonl"), chatting, wanted, None)
     (tmp_path / "c.jsonl").write_text(json.dumps({"prompt": "the cat sat on " * 200, "answer": "mat"}) + "\n")
-    with pytest.raises(
-        ValueError, match=r"count=answers: expected all, or longer windows: of 48 tokens of c\.jsonl 0 are in answers"
-    ):
+    with pytest.raises(ValueError, match=r"=answers: expected all, or longer windows: of 48 tokens of c\.jsonl 0 are"):
         read_windows("calibration", str(tmp_path / "c.jsonl"), chatting, Wanted(3, 16, 0, "false", ONLY), None)
 
 

@@ -17,11 +17,12 @@ ROWS = [
     {"messages": [SYSTEM, USER, ASSISTANT]},
     {"messages": [USER, ASSISTANT, USER], "answer": "ran"},
     {"prompt": "the cat?", "answer": "sat"},
-    {"prompt": "the cat?"},
+    {"prompt": "the cat?", "answer": " "},
+    {"messages": [USER, {"role": "assistant", "tool_calls": []}], "text": "a"},
 ]
 PROMPTS = [
     Prompt((SYSTEM, USER), "sat", True), Prompt((USER, ASSISTANT, USER), "ran", True),
-    Prompt((USER,), "sat"), Prompt((USER,), None),
+    Prompt((USER,), "sat"), Prompt((USER,), None), Prompt((USER,), None, True),
 ]  # fmt: skip
 
 
@@ -44,12 +45,10 @@ def test_rows_are_prompts_in_order_whatever_the_format(tmp_path: Path) -> None:
         ({"messages": [{"role": "user"}]}, "row 2: column 'messages' has a row that is not a list of {role, content}"),
         ({"messages": [ASSISTANT]}, "row 2: asks nothing that is text; expected it in 'prompt', or in the turns of"),
         ({"messages": [USER, {**USER, "content": [1]}]}, "row 2: asks nothing"),
-        ({"prompt": ""}, "row 2: asks nothing"),
+        ({"prompt": " "}, "row 2: asks nothing"),
         ({"prompt": None, "answer": "sat"}, "row 2: asks nothing"),
         ({"answer": "sat"}, "row 2: asks nothing"),
-        ({"prompt": "a", "answer": 7}, "row 2: the answer is no text; expected a string that is not empty, or none"),
-        ({"messages": [USER, {**ASSISTANT, "content": " "}]}, "row 2: the answer is no text"),
-        ({"messages": [USER, {"role": "assistant", "tool_calls": []}]}, "row 2: the answer is no text"),
+        ({"prompt": "a", "answer": 7}, "row 2: the answer is no text; expected a string, or none at all"),
         ([1], "cannot be read; expected a JSON object a line, in UTF-8 (line 3: no JSON object)"),
     ],
 )

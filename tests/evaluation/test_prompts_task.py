@@ -20,7 +20,7 @@ from tests.helpers.zero_shot_toys import CHAT, only_toys
 ROWS = [
     {"prompt": "the cat", "answer": " sat"},
     {"prompt": "a dog", "answer": "ran, then"},
-    {"prompt": "a", "answer": "b"},
+    {"prompt": "a\n", "answer": "b"},
 ]
 TALK = [
     {"role": "system", "content": "it was"},
@@ -72,12 +72,11 @@ def test_answers_are_judged_without_case_and_punctuation(
     assert found.better == dict.fromkeys(found.documents, "higher")
     averages = Generation([path]).averages(found.numbers)
     assert averages == {f"generation/{one}": [f"mine.jsonl/{one}"] for one in ("exact_match", "f1")}
-    assert [text for text, _ in asked] == ["the cat", "a dog", "a"]
+    assert [text for text, _ in asked] == ["the cat", "a dog", "a\n"]
     options = {"until": ["\n\n", "\n", "."], "do_sample": False, "max_gen_toks": 32}  # one answer has a comma
     assert asked[0][1] == options
     assert task.origin.startswith("mine.jsonl, 3 prompts (sha256 ")
-    domains = [task.domain(Text("mine.jsonl", "", origin)) for origin in (path, "other/mine.jsonl")]
-    assert domains == ["calibration", "other"]
+    assert [task.is_of_domain(Text("mine.jsonl", "", origin)) for origin in (path, "other/mine.jsonl")] == [True, False]
 
 
 def test_the_longest_answer_has_room_and_prompts_that_are_cut_for_it_are_told(
@@ -104,7 +103,7 @@ def test_other_examples(in_chat: bool, asked: list[Any], tokenizer: PreTrainedTo
     chatting.chat_template = CHAT if in_chat else None
     measured(task_of(tmp_path, chatting, ROWS, num_fewshot=2, limit=1))
     turn, end = ("<s> user {0} </s>\n<s> assistant {1} </s>\n", "<s> a") if in_chat else ("{0} {1}\n\n", "")
-    shots = [turn.format("a dog", "ran, then"), turn.format("a", "b")]
+    shots = [turn.format("a dog", "ran, then"), turn.format("a\n", "b")]
     question = "<s> user the cat </s>\n" if in_chat else "the cat"
     assert asked[0][0] in {f"{one}{other}{question}{end}" for one, other in (shots, shots[::-1])}
 
@@ -117,8 +116,9 @@ def test_a_conversation_is_asked_without_examples(
 ) -> None:
     chatting = deepcopy(tokenizer)
     chatting.chat_template = template
-    measured(task_of(tmp_path, chatting, [{"messages": TALK}, *ROWS], limit=1))
-    assert asked[0][0] == expected
+    task = task_of(tmp_path, chatting, [{"messages": TALK}, *ROWS], limit=1)
+    measured(task)
+    assert asked[0][0] == expected and task.origin.startswith("mine.jsonl, 4 prompts, each asked alone (sha256 ")
 
 
 def test_the_key_holds_the_prompts(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ def test_it_is_trained_on_its_own_text(
     dense = run(composed(*base, *options), tmp_path / "dense")
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]  # on the dense model's answers, held out
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
+    assert (
+        " (asked.jsonl, after compression) text itself, from " in markdown(trained) and not dense.recovery["own_text"]
+    )
     # the same state by Trainer, batch by batch, and by tokens
     assert dense.recovery["nats_by_tokens"][0][1] == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
@@ -85,9 +88,11 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     options = ["recover=reconstruct", "recover.writer=both", "recover.batch_size=1", "calibration.num_samples=40"]
     prepared = prepare(composed(*base, *options), tmp_path / "run")
     words, windows = [random.Random(0).choices(WORDS, k=n) for n in (21 * 16, 24 * 16)], prepared.texts["calibration"]
-    dense, own = (windows.written(0, Text("asked.jsonl", " ".join(of), "")) for of in words)  # own has what dense has
+    texts = (Text("asked.jsonl", " ".join(of), "", counted=((0, 2000),)) for of in words)  # all of it is an answer
+    dense, own = (windows.written(0, text) for text in texts)  # own has what dense has
     trained_NT = training_windows(prepared.choices.recovery, dense, own)
-    held_out_NT, (text_N, _), (own_NT, _) = trained_NT[:8], *map(split_windows, (dense.text_N, own.tokens_NT))
+    held_out_NT, (text_N, held_N), (own_NT, _) = trained_NT[:8], *map(split_windows, (dense.text_N, own.tokens_NT))
+    assert torch.equal((held_out_NT >= 0).any(dim=1), held_N == 0)  # it judges by answers, not by the text beside them
     (fitting_NT, _), seen_N = split_windows(dense.tokens_NT), (own_NT[:, None] == held_out_NT).all(dim=-1).any(dim=1)
     theirs_N = (text_N == 0).nonzero().flatten()[::2]
     assert len(theirs_N) == 8 and seen_N[theirs_N].any() and not seen_N[theirs_N].all()

@@ -18,9 +18,8 @@ QUICK = ("prune and save", "fill the cache")  # in `make test`
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
     """A fault at each step-th operation, with the kinds in turn from `first` on."""
-    return [
-        Fault(number, KINDS[(first + i) % len(KINDS)]) for i, number in enumerate(range(1, num_operations + 1, step))
-    ]
+    numbers = range(1, num_operations + 1, step)
+    return [Fault(number, KINDS[(first + i) % len(KINDS)]) for i, number in enumerate(numbers)]
 
 
 @pytest.fixture(scope="module")

@@ -112,10 +112,8 @@ def rows() -> Iterator[Any]:
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=marks)
         for place in GPUS if "bfloat16" not in model else ():
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=pytest.mark.gpu)
-    for place in (TWO, THREE):
-        yield pytest.param("Llama", OWN_TEXT, place, id=f"Llama-self-{place}", marks=LONG)
-    for place in (TWO, THREE, STREAM):
-        yield pytest.param("Llama", ANSWERS, place, id=f"Llama-answers-{place}", marks=LONG)
+    for choices, place in (*product((OWN_TEXT, ANSWERS), (TWO, THREE)), (ANSWERS, STREAM)):
+        yield pytest.param("Llama", choices, place, id=f"Llama-{choices.partition(' ')[0]}-{place}", marks=LONG)
     others = product(sorted(FAMILIES.keys() - {model for model, *_ in CASES}), (AUTO, STREAM))
     for (model, place), marks in zip(others, cycle([LONG, THOROUGH, THOROUGH, LONG]), strict=False):
         yield pytest.param(model, "", place, id=f"{model}-{place}", marks=marks)

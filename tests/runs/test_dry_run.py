@@ -108,17 +108,14 @@ def test_what_may_fit_is_not_refused(dry: Dry, monkeypatch: pytest.MonkeyPatch, 
 
 
 PACKAGED = ["model.device=cpu", "eval.perplexity.max_tokens=2048", "calibration.seq_len=128", "ratio=0.2"]
+MEASURED = [("method=flap", "stream", 64), ("method=wanda_sp", "auto", 64)]
 THOROUGH = [
     ("method=flap", "device", 64),
     ("metric=OBS", "device", 64),
     ("compensation=linear", "stream", 64),
     ("method=flap_plus calibration=boolq-self structure.tokens=256", "device", 32),
 ]
-MEASURED = [
-    ("method=flap", "stream", 64),
-    ("method=wanda_sp", "auto", 64),
-    *(pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUGH),
-]
+MEASURED += [pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUGH]
 
 
 @pytest.mark.slow

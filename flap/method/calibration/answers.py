@@ -37,8 +37,7 @@ def answer(
     parts = [prompts[at : at + PROMPTS] for at in range(0, len(order), PROMPTS)]
     pairs, tokens, written, too_long, dropped, cut = list[tuple[Prompt, str]](), 0, 0, 0, 0, 0
     needed = windows.tokens_to_write(part)
-    reads = len(parts) * asked.answers.max_new_tokens
-    whole = ready_to_write(model, f"calibration.answers={asked.answers.writer}", reads)
+    whole = ready_to_write(model, f"calibration.answers={asked.answers.writer}")
     write = partial(_batch, whole, windows, asked, context, parts)
     made = batches(windows, write, lambda number: min(ranks.size(), len(parts) - number), notes)
     answers = zip(prompts, chain.from_iterable(batch["texts"] for batch in made), strict=True)

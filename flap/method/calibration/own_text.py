@@ -101,8 +101,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     """
     if draft.begins_with != "BOS":
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.begins_with)
-    reads = math.ceil(draft.left / (draft.sequences * draft.seq_len)) * draft.seq_len
-    whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}", reads)
+    whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}")
     notes = Notes(BATCH, work)
     written = batches(draft.windows, lambda _: _batch(whole, draft), lambda _: _batches_at_once(draft), notes)
     sequences = chain.from_iterable(torch.tensor(batch["tokens"]) for batch in written)

@@ -56,15 +56,12 @@ def batches(
         yield notes.read(b)
 
 
-def ready_to_write(model: PlacedModel, where: str, reads: int) -> PlacedModel:
-    """Return the model in memory, where it fits; else as it is, with a warning. reads: how often it is then read."""
+def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
+    """Return the model in memory, where it fits; else as it is, with a warning."""
     if model.fits_in_memory():
         return model.in_memory()
-    log.warning(
-        "%s: the model does not fit into memory and is read from disk about %d times; take other texts, or have it "
-        "written on a larger machine (docs/calibration.md)",
-        where, reads,
-    )  # fmt: skip
+    reads = "the model does not fit into memory and is read from disk for each token of a batch"
+    log.warning("%s: %s; take other texts, or have it written on a larger machine (docs/calibration.md)", where, reads)
     return model
 
 

@@ -34,15 +34,15 @@ def training_windows(recovery: Recovery, windows: Windows, own: Windows | None =
     text): it meets its own mistakes, and learns what the dense model predicts after them. What is held out has the
     dense model's answers, and by these it judges; by texts without answers only where there are no others.
     """
-    tokens_NT, first = _held_out_first(recovery, windows.tokens_NT), recovery.held_out
-    held_out_NT = _held_out_first(recovery, windows.marked_NT)[:first]
-    plain_N1 = (held_out_NT >= 0).all(dim=1, keepdim=True)
-    tokens_NT[:first] = judged(torch.where(plain_N1, -1 - held_out_NT, held_out_NT), torch.zeros(first))
+    of_windows, first = (windows.tokens_NT, windows.marked_NT, windows.text_N), recovery.held_out
+    tokens_NT, marked_NT, text_N = (_held_out_first(recovery, tensor) for tensor in of_windows)
+    plain_N1 = torch.tensor([not (text and text.counted) for text in windows.texts])[text_N[:first], None]
+    tokens_NT[:first] = judged(torch.where(plain_N1, -1 - marked_NT[:first], marked_NT[:first]), torch.zeros(first))
     if own is not None:
-        text_N, own_NT = _held_out_first(recovery, windows.text_N), _held_out_first(recovery, own.tokens_NT)
+        own_NT = _held_out_first(recovery, own.tokens_NT)
         for part in windows.asked:
             taken = first + (text_N[first:] == part).nonzero().flatten()[:: 2 if recovery.writer == "both" else 1]
-            tokens_NT[taken] = _unseen(own_NT[taken], held_out_NT)
+            tokens_NT[taken] = _unseen(own_NT[taken], marked_NT[:first])
     return tokens_NT
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import kl_div
 from flap.data.counted import counted_predictions, unmarked
 from flap.models import PlacedModel
 from flap.models.forward import final_states
+from flap.storage import ranks
 from flap.storage.progress import shared
 
 # The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
@@ -49,7 +50,8 @@ class Student(nn.Module):
         if counted_P is not None:
             dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
         evaluates = self.counted and not self.training  # Trainer averages batches; so it is a mean over tokens
-        positions = self.counted * len(input_ids) if evaluates else max(1, len(hidden_PD))
+        counts = ranks.gather(len(hidden_PD)) if self.training else [len(hidden_PD)]  # gradients are averaged
+        positions = self.counted * len(input_ids) if evaluates else sum(counts) / len(counts) or 1
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 

@@ -45,7 +45,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
         logging_nan_inf_filter=False, use_cpu=device.type == "cpu", bf16=bf16, seed=seed, max_steps=recovery.steps,
-        per_device_train_batch_size=batch_size, per_device_eval_batch_size=batch_size,
+        per_device_train_batch_size=batch_size, per_device_eval_batch_size=batch_size if size() == 1 else 1,
         eval_strategy="steps", eval_steps=every, eval_on_start=True, save_strategy="steps", save_steps=every,
         save_total_limit=1, label_names=["input_ids"], remove_unused_columns=False, dataloader_num_workers=0,
         dataloader_pin_memory=device.type == "cuda", train_sampling_strategy="sequential",
