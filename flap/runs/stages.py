@@ -114,7 +114,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 
 
 def _answered_by(model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder) -> tuple[Windows | None, Written]:
-    """Return the windows of a training with the compressed model's answers, None if those of the dense stay; facts."""
+    """Return the windows of a training with the compressed model's answers (None: it writes none), and facts."""
     windows, facts = run.texts[recovery.use], Written()
     if recovery.writer == "dense":
         return None, facts

@@ -15,7 +15,7 @@ from flap.data import Prompt, Text, Windows, repetition
 from flap.data.dialogue import Asked, answered, dialogues, question
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
-from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
+from flap.storage import NOT_KEPT, Notes, WorkFolder
 from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def answer(
     needed = windows.tokens_to_write(part)
     whole = ready_to_write(model, f"calibration.answers={asked.answers.writer}")
     write = partial(_batch, whole, windows, asked, context, parts)
-    made = batches(windows, write, lambda number: min(ranks.size(), len(parts) - number), notes)
+    made = batches(windows, write, lambda number: len(parts) - number, notes)
     answers = zip(prompts, chain.from_iterable(batch["texts"] for batch in made), strict=True)
     with whole.callable():
         for prompt, (text, ended) in progress(answers, "the model answers"):

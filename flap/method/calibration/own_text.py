@@ -17,7 +17,7 @@ from flap.data import SELF, Text, Windows, repetition
 from flap.data.read_windows import beginning
 from flap.method.calibration.sampling import BATCH, DISTINCT, attention_of_one_query, batches, ready_to_write, sample
 from flap.models import PlacedModel
-from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json, ranks
+from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
 from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
@@ -118,10 +118,10 @@ def text_of(written: dict[str, Any]) -> Text:
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches are written next, at most one by each process: none that may prove too long; 0: none."""
+    """Return how many batches may be written at the same time: none that may prove too long; 0: none."""
     tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
-    needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))
-    return (draft.left > 0) + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
+    more = (draft.left - 1.5 * draft.sequences * draft.seq_len / 1.02) // tokens
+    return (draft.left > 0) + max(0, int(more))
 
 
 def _batch(model: PlacedModel, draft: Draft) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def batches(
     """Yield what a model writes for windows, batch after batch, each drawn with a seed of its own.
 
     So no batch depends on who has written those before it. write: writes that of a number. at_once: how many, from a
-    number on, are then written, each by one process; 0: no more. notes: of these batches, which are written only once.
+    number on, may be written at once, each by one process; 0: no more. notes: of batches, which are written only once.
     """
 
     def timed(number: int) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def batches(
             return {**write(number), "seconds": perf_counter() - started}
 
     for b in count():
-        if not (numbers := range(b, b + at_once(b))):
+        if not (numbers := range(b, b + min(ranks.size(), at_once(b)))):
             return
         if b not in notes:
             made = ranks.each_by_one(partial(timed, number) for number in numbers)
@@ -60,8 +60,8 @@ def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
     """Return the model in memory, where it fits; else as it is, with a warning."""
     if model.fits_in_memory():
         return model.in_memory()
-    reads = "the model does not fit into memory and is read from disk for each token of a batch"
-    log.warning("%s: %s; take other texts, or have it written on a larger machine (docs/calibration.md)", where, reads)
+    slow = "the model does not fit into memory and is read from disk for each token of a batch"
+    log.warning("%s: %s; take other texts, or have it written on a larger machine (docs/calibration.md)", where, slow)
     return model
 
 

@@ -50,7 +50,7 @@ class Student(nn.Module):
         if counted_P is not None:
             dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
         evaluates = self.counted and not self.training  # Trainer averages batches; so it is a mean over tokens
-        counts = ranks.gather(len(hidden_PD)) if self.training else [len(hidden_PD)]  # gradients are averaged
+        counts = ranks.gather(len(hidden_PD)) if self.training else [len(hidden_PD)]  # whose gradients DDP averages
         positions = self.counted * len(input_ids) if evaluates else sum(counts) / len(counts) or 1
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
