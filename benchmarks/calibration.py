@@ -13,7 +13,16 @@ import time
 from copy import deepcopy
 from typing import Any
 
-from measuring import BATCH_SIZE, SEQ_LEN, bare_forward, loaded, packaged, random_windows, reset_peak, status_bytes
+from measuring import (
+    BATCH_SIZE,
+    SEQ_LEN,
+    bare_forward,
+    loaded,
+    packaged,
+    random_windows,
+    reset_peak,
+    status_bytes,
+)
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
@@ -24,8 +33,14 @@ MEMORY_BATCH_SIZE = 64  # a peak well above the few MiB by which any process dri
 def calibrate_seconds(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_samples: int, batch_size: int
 ) -> float:
-    windows: dict[str, Any] = {"num_samples": num_samples, "seq_len": SEQ_LEN, "batch_size": batch_size}
-    report = flap.prune(model, tokenizer, ratio=0.2, overrides=("calibration=boolq-passages",), **windows)
+    windows: dict[str, Any] = {
+        "num_samples": num_samples,
+        "seq_len": SEQ_LEN,
+        "batch_size": batch_size,
+    }
+    report = flap.prune(
+        model, tokenizer, ratio=0.2, overrides=("calibration=boolq-passages",), **windows
+    )
     return report.seconds["calibrate"]
 
 
@@ -41,7 +56,10 @@ def time_ratio(num_samples: int, repeats: int) -> float:
         bare = time.perf_counter() - start
         calibrated = calibrate_seconds(deepcopy(model), source.tokenizer, num_samples, BATCH_SIZE)
         ratios.append(calibrated / bare)
-        print(f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio {ratios[-1]:.3f}", flush=True)
+        print(
+            f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio {ratios[-1]:.3f}",
+            flush=True,
+        )
     return statistics.median(ratios)
 
 
@@ -71,7 +89,8 @@ def main() -> None:
         return
     ratio = time_ratio(options.samples, options.repeats)
     print(f"calibration / bare forward, median of {options.repeats}: {ratio:.3f} (target <= 1.05)")
-    few, many = measure_memory(64), measure_memory(1024)
+    few = measure_memory(64)
+    many = measure_memory(1024)
     print(f"peak over the model: 64 samples {few / 2**20:.0f} MiB, 1024 samples {many / 2**20:.0f} MiB, "
           f"ratio {many / few:.3f} (target within 5 %)")  # fmt: skip
 

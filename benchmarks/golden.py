@@ -21,7 +21,9 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 SHARED = [
     "calibration.num_samples=16", "eval.perplexity.max_tokens=2048", "ratio=0.2", "seed=0", "use_cache=false",
 ]  # fmt: skip
-STRUCTURES, METRICS, COMPENSATIONS = ("UL-UM", "UL-MM", "AL-MM", "AL-AM"), ("WIFV", "OBS"), ("bias", "linear")
+STRUCTURES = ("UL-UM", "UL-MM", "AL-MM", "AL-AM")
+METRICS = ("WIFV", "OBS")
+COMPENSATIONS = ("bias", "linear")
 TOLERANCE = 1e-6
 
 
@@ -47,7 +49,10 @@ def cells(mixture: Path) -> dict[str, list[str]]:
         "wanda_sp stream": ["method=wanda_sp", "model.placement=stream"],
     }
     of_mixture = ["model.name=mixture", f"model.path={mixture}"]
-    mixtures = {f"mixture {place}": [*of_mixture, f"model.placement={place}"] for place in ("device", "auto", "stream")}
+    mixtures = {
+        f"mixture {place}": [*of_mixture, f"model.placement={place}"]
+        for place in ("device", "auto", "stream")
+    }
     return grid | others | mixtures
 
 
@@ -57,9 +62,18 @@ def make_mixture(folder: Path) -> Path:
 
     source = packaged()
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 8}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+    }
     config = MixtralConfig(
-        vocab_size=source.config.vocab_size, num_key_value_heads=4, head_dim=8, num_local_experts=6, **sizes
+        vocab_size=source.config.vocab_size,
+        num_key_value_heads=4,
+        head_dim=8,
+        num_local_experts=6,
+        **sizes,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     source.tokenizer.save_pretrained(folder)
@@ -75,8 +89,17 @@ def write(folder: Path) -> None:
     for name, overrides in cells(mixture).items():
         run_dir = folder / name.replace(" ", "_")
         if not (run_dir / "report.json").is_file():
-            command = [sys.executable, "-m", "flap", *SHARED, *overrides, f"hydra.run.dir={run_dir}"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            command = [
+                sys.executable,
+                "-m",
+                "flap",
+                *SHARED,
+                *overrides,
+                f"hydra.run.dir={run_dir}",
+            ]
+            subprocess.run(
+                command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         print(f"{name:24} {row(run_dir)}", flush=True)
 
 
@@ -115,7 +138,9 @@ def compare(old: Path, new: Path) -> bool:
         weights = weight_difference(tensors(a), tensors(b))
         numbers = number_difference(a, b)
         same &= plans and weights <= TOLERANCE and numbers <= TOLERANCE
-        print(f"{name:24} plan {'equal' if plans else 'DIFFERS'}, weights {weights:.1e}, numbers {numbers:.1e}")
+        print(
+            f"{name:24} plan {'equal' if plans else 'DIFFERS'}, weights {weights:.1e}, numbers {numbers:.1e}"
+        )
     return same
 
 
@@ -130,7 +155,9 @@ def number_difference(a: Path, b: Path) -> float:
     """The largest relative difference of a measured number; infinite where one is missing."""
     old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
     differences: list[float] = [
-        abs(float(new[which].get(name, "inf")) / value - 1) for which, of in old.items() for name, value in of.items()
+        abs(float(new[which].get(name, "inf")) / value - 1)
+        for which, of in old.items()
+        for name, value in of.items()
     ]
     return max(differences, default=0.0)
 

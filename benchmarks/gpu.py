@@ -84,7 +84,9 @@ class StepTable:
     """The steps' figures: a row is printed and the file written anew as soon as a step ends."""
 
     def __init__(self, output: Path, about: Figures, deadline: float) -> None:
-        self.output, self.about, self.deadline = output, about, deadline
+        self.output = output
+        self.about = about
+        self.deadline = deadline
         self.steps: dict[str, Figures] = {}
         print("|", " | ".join(COLUMNS), "|")
         print("|" + "---|" * len(COLUMNS), flush=True)
@@ -92,7 +94,9 @@ class StepTable:
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
         """Do the work, unless the seconds that it needs are not left; infinite: nobody knows."""
         left = max(0.0, self.deadline - time.time())
-        self.steps[name] = figures = _attempt(work, left) if left > needs else {"not_begun": _why(needs, left)}
+        self.steps[name] = figures = (
+            _attempt(work, left) if left > needs else {"not_begun": _why(needs, left)}
+        )
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -123,7 +127,9 @@ def _why(needs: float, left: float) -> str:
 
 
 def _row(name: str, figures: Figures) -> list[str]:
-    missing = next((f"{key.replace('_', ' ')}: {figures[key]}" for key in MISSING if key in figures), None)
+    missing = next(
+        (f"{key.replace('_', ' ')}: {figures[key]}" for key in MISSING if key in figures), None
+    )
     if missing:
         return [name, "-", "-", "-", "-", missing]
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in figures["stages"].items())
@@ -142,7 +148,9 @@ def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
     """A model that was never anywhere but on the device."""
     torch.manual_seed(0)
     with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=torch.bfloat16)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            LlamaConfig(**shape), dtype=torch.bfloat16
+        )
     return model
 
 
@@ -194,7 +202,11 @@ def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
 def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
     """All of a run from the loaded model to the pruned one."""
     report = run(config, run_dir, source=source)
-    stages = {stage: took for stage, took in report.seconds.items() if stage not in ("load", "evaluate", "total")}
+    stages = {
+        stage: took
+        for stage, took in report.seconds.items()
+        if stage not in ("load", "evaluate", "total")
+    }
     return {
         "seconds": sum(stages.values()),
         "stages": stages,
@@ -216,7 +228,11 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
         whole = LoadedSource(flap.load(folder / "dense").to(config.model.device), source.tokenizer)
         alone = prune(config, whole, folder / "device")
         del whole
-        placing = {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder / "disk")}
+        placing = {
+            "device_map": "auto",
+            "max_memory": memory,
+            "offload_folder": str(folder / "disk"),
+        }
         spread = LoadedSource(flap.load(folder / "dense", **placing), source.tokenizer)
         on_auto = replace(config, model=replace(config.model, placement="auto"))
         figures = prune(on_auto, spread, folder / "auto")
@@ -224,10 +240,16 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
     places = Counter(figures["device_map"].values())
     if len(places) < 2:
         raise RuntimeError(f"accelerate put all of the model in one place: {figures['device_map']}")
-    same, slower = plans[0] == plans[1], figures["seconds"] / alone["seconds"]
+    same = plans[0] == plans[1]
+    slower = figures["seconds"] / alone["seconds"]
     where = ", ".join(f"{count} modules on {place}" for place, count in places.items())
     remark = f"{where}; {slower:.1f} times the seconds of the device alone, plan {'equal' if same else 'DIFFERS'}"
-    return figures | {"device_alone": alone, "plan_equal": same, "max_memory": memory, "remark": remark}
+    return figures | {
+        "device_alone": alone,
+        "plan_equal": same,
+        "max_memory": memory,
+        "remark": remark,
+    }
 
 
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
@@ -236,7 +258,9 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     accelerate keeps as much free as the largest module takes, so that any can be brought.
     """
     ends = model.get_output_embeddings().weight.nbytes
-    layers = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in model.model.layers]
+    layers = [
+        sum(parameter.nbytes for parameter in layer.parameters()) for layer in model.model.layers
+    ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
         return {"cpu": of_device}  # the rest goes to disk
@@ -259,7 +283,9 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
 def measure(table: StepTable, options: argparse.Namespace) -> None:
     """All steps; each makes its own model, since pruning changes it."""
     large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
-    tokenizer, config, config_plus = packaged("cpu").tokenizer, flap_config(options), flap_plus_config(options)
+    tokenizer = packaged("cpu").tokenizer
+    config = flap_config(options)
+    config_plus = flap_plus_config(options)
 
     def made(shape: dict[str, Any]) -> LoadedSource:
         return LoadedSource(random_model(shape, options.device), tokenizer)
@@ -274,12 +300,19 @@ def measure(table: StepTable, options: argparse.Namespace) -> None:
 
     few = large | {"num_hidden_layers": PROBE_LAYERS}
     passed = table.step(
-        "bare forward pass", lambda: bare(random_model(large, options.device), options.windows, options.device)
+        "bare forward pass",
+        lambda: bare(random_model(large, options.device), options.windows, options.device),
     )
     table.step("FLAP", flap)
-    table.step("FLAP, placement auto", lambda: over_gpu_and_host(made(small), config, options.folder))
+    table.step(
+        "FLAP, placement auto", lambda: over_gpu_and_host(made(small), config, options.folder)
+    )
     probe = table.step(f"flap_plus, {PROBE_LAYERS} layers", lambda: flap_plus(few))
-    table.step("flap_plus", lambda: flap_plus(large), reckoned(probe, passed, large["num_hidden_layers"], config_plus))
+    table.step(
+        "flap_plus",
+        lambda: flap_plus(large),
+        reckoned(probe, passed, large["num_hidden_layers"], config_plus),
+    )
 
 
 def circumstances(options: argparse.Namespace) -> Figures:
@@ -297,15 +330,34 @@ def circumstances(options: argparse.Namespace) -> Figures:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="four small layers and few windows, to try the code")
+    parser.add_argument(
+        "--tiny", action="store_true", help="four small layers and few windows, to try the code"
+    )
     parser.add_argument("--minutes", type=float, default=8.5, help="all steps end within them")
-    parser.add_argument("--since", type=float, default=time.time(), help="when they began, in seconds since the epoch")
-    parser.add_argument("--windows", type=int, help=f"FLAP's, of {SEQ_LEN} tokens; default: the paper's 1024; tiny: 16")
+    parser.add_argument(
+        "--since",
+        type=float,
+        default=time.time(),
+        help="when they began, in seconds since the epoch",
+    )
+    parser.add_argument(
+        "--windows",
+        type=int,
+        help=f"FLAP's, of {SEQ_LEN} tokens; default: the paper's 1024; tiny: 16",
+    )
     parser.add_argument("--samples", type=int, help="flap_plus's windows; default: 128; tiny: 16")
-    parser.add_argument("--tokens", type=int, help="that its search compares predictions on; default: 512; tiny: 128")
-    parser.add_argument("--folder", help="where 1.4 GB of a model lie for a while; default: the system's")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        help="that its search compares predictions on; default: 512; tiny: 128",
+    )
+    parser.add_argument(
+        "--folder", help="where 1.4 GB of a model lie for a while; default: the system's"
+    )
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()
     if options.device == "cpu" and not options.tiny:
@@ -319,7 +371,9 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     if options.device == "cuda" and not torch.cuda.is_available():
-        print(f"No GPU: torch {torch.__version__} finds no CUDA device here, so nothing was measured.")
+        print(
+            f"No GPU: torch {torch.__version__} finds no CUDA device here, so nothing was measured."
+        )
         return
     logging.disable(logging.WARNING)
     about = circumstances(options)

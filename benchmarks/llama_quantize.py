@@ -21,9 +21,14 @@ def quantise(libraries: Path, source: Path, target: Path, kind: str) -> None:
         ctypes.CDLL(str(next(libraries.glob(name))), ctypes.RTLD_GLOBAL)
     llama = ctypes.CDLL(str(next(libraries.glob("libllama.*"))))
     llama.llama_model_quantize_default_params.restype = QuantizeParams
-    llama.llama_model_quantize.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(QuantizeParams))
+    llama.llama_model_quantize.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.POINTER(QuantizeParams),
+    )
     options = llama.llama_model_quantize_default_params()
-    options.nthread, options.ftype = 1, FTYPES[kind]
+    options.nthread = 1
+    options.ftype = FTYPES[kind]
     part = target.with_suffix(".part")
     if llama.llama_model_quantize(str(source).encode(), str(part).encode(), ctypes.byref(options)):
         raise SystemExit(f"llama.cpp's quantiser could not make {target}")

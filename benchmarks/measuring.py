@@ -11,7 +11,8 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SEQ_LEN, BATCH_SIZE = 128, 8
+SEQ_LEN = 128
+BATCH_SIZE = 8
 
 
 def packaged(device: str = "auto") -> CheckpointSource:
@@ -29,7 +30,9 @@ def loaded(source: CheckpointSource) -> PreTrainedModel:
 
 def random_windows(model: PreTrainedModel, number: int) -> Tensor:
     """Windows of random tokens: a forward pass takes as long for any."""
-    tokens_NT = torch.randint(model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0))
+    tokens_NT = torch.randint(
+        model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0)
+    )
     return tokens_NT.to(model.device)
 
 
@@ -42,7 +45,11 @@ def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
 
 def status_bytes(field: str) -> int:
     """A size from /proc/self/status: VmRSS is held now, VmHWM the peak since the last reset (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return int(line.split()[1]) * 1024
 
 

@@ -17,7 +17,16 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from measuring import BATCH_SIZE, SEQ_LEN, bare_forward, loaded, packaged, random_windows, reset_peak, status_bytes
+from measuring import (
+    BATCH_SIZE,
+    SEQ_LEN,
+    bare_forward,
+    loaded,
+    packaged,
+    random_windows,
+    reset_peak,
+    status_bytes,
+)
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
@@ -36,7 +45,9 @@ class Variant(NamedTuple):
 VARIANTS = {
     "bias": Variant(1.1, {}),
     "linear": Variant(2.0, {"compensation": "linear"}),
-    "closed form": Variant(2.0, {"metric": "OBS", "compensation": "linear"}, ("structure.scale=relative",)),
+    "closed form": Variant(
+        2.0, {"metric": "OBS", "compensation": "linear"}, ("structure.scale=relative",)
+    ),
     "flap_plus": Variant(12.0, {"method": "flap_plus"}),
 }
 
@@ -47,13 +58,22 @@ def load(options: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def prune(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    options: argparse.Namespace,
 ) -> dict[str, float]:
     """Prune the model in place; return the seconds of the stages, and print what a search measured with."""
     _, choices, overrides = VARIANTS[name]
-    windows: dict[str, Any] = {"num_samples": options.samples, "seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
+    windows: dict[str, Any] = {
+        "num_samples": options.samples,
+        "seq_len": SEQ_LEN,
+        "batch_size": BATCH_SIZE,
+    }
     overrides = (*overrides, "calibration=boolq-passages")
-    report = flap.prune(model, tokenizer, ratio=options.ratio, overrides=overrides, **choices, **windows)
+    report = flap.prune(
+        model, tokenizer, ratio=options.ratio, overrides=overrides, **choices, **windows
+    )
     if "levels" in report.config["structure"]:
         print(f"{name}: {report.config['structure']}")
     return report.seconds
@@ -62,7 +82,8 @@ def prune(
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
     """The median ratio of each variant; every repeat prunes a fresh copy of the model."""
     dense, tokenizer = load(options)
-    tokens_NT, clock = random_windows(dense, options.samples), CLOCKS[options.clock]
+    tokens_NT = random_windows(dense, options.samples)
+    clock = CLOCKS[options.clock]
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for _, name in product(range(options.repeats), names):
         model = deepcopy(dense)
@@ -70,11 +91,13 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
         bare_forward(model, tokens_NT)
         between = clock()
         seconds = prune(name, model, tokenizer, options)
-        bare, pruned = between - start, clock() - between
+        bare = between - start
+        pruned = clock() - between
         stages = ", ".join(f"{stage} {took:.1f}" for stage, took in seconds.items())
         ratios[name].append(pruned / bare)
         print(
-            f"{name:14} bare {bare:6.2f} s   pruned {pruned:7.2f} s ({stages})   ratio {pruned / bare:.2f}", flush=True
+            f"{name:14} bare {bare:6.2f} s   pruned {pruned:7.2f} s ({stages})   ratio {pruned / bare:.2f}",
+            flush=True,
         )
     return {name: statistics.median(measured) for name, measured in ratios.items()}
 
@@ -94,7 +117,9 @@ def measure_memory(name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=64, help=f"windows of {SEQ_LEN} tokens")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ratio", type=float, default=0.2)
@@ -110,7 +135,10 @@ def main() -> None:
     ratios = time_ratios(options.variants, options)
     print(f"\n{'':14} {'ratio':>7} {'target':>7} {'peak MiB over the loaded model':>31}")
     for name, ratio in ratios.items():
-        print(f"{name:14} {ratio:7.2f} {VARIANTS[name].target:7.1f} {measure_memory(name) / 2**20:31.0f}", flush=True)
+        print(
+            f"{name:14} {ratio:7.2f} {VARIANTS[name].target:7.1f} {measure_memory(name) / 2**20:31.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from llama_quantize import FTYPES, quantise
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-SEQ_LEN, TEXT = 128, "boolq-passages"
+SEQ_LEN = 128
+TEXT = "boolq-passages"
 PRUNED = {"dense": ["ratio=0"], "pruned": ["ratio=0.2", "round_to=32"]}
 Measured = tuple[int, float]  # bytes, perplexity
 
@@ -36,9 +37,21 @@ def checkpoint(folder: Path, name: str) -> Path:
     target = folder / name
     if not target.is_dir():
         options = ["eval=none", f"checkpoint.dir={target}", f"hydra.run.dir={target}-run"]
-        subprocess.run([sys.executable, "-m", "flap", *PRUNED[name], *options], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "flap", *PRUNED[name], *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         for kind in ("f16", "q8_0"):
-            command = [sys.executable, "-m", "flap.checkpoint.export", str(target), "gguf", "--type", kind]
+            command = [
+                sys.executable,
+                "-m",
+                "flap.checkpoint.export",
+                str(target),
+                "gguf",
+                "--type",
+                kind,
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return target
 
@@ -54,8 +67,12 @@ def read_windows(directory: Path, num_windows: int) -> Tensor:
 
 def in_transformers(directory: Path, tokens_NT: Tensor, bits: int = 16, **options: Any) -> Measured:
     """A checkpoint in transformers, computed in float32. bits: of an integer weight, whatever it is stored as."""
-    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=torch.float32, **options)
-    return sum(stored(parameter, bits) for parameter in model.parameters()), perplexity(model, tokens_NT)
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, trust_remote_code=True, dtype=torch.float32, **options
+    )
+    return sum(stored(parameter, bits) for parameter in model.parameters()), perplexity(
+        model, tokens_NT
+    )
 
 
 @torch.no_grad()
@@ -63,13 +80,17 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
     nats = 0.0
     for tokens_1T in tokens_NT.split(1):
         logits_TV = model(input_ids=tokens_1T).logits[0, :-1].float()
-        nats += torch.nn.functional.cross_entropy(logits_TV, tokens_1T[0, 1:], reduction="sum").item()
+        nats += torch.nn.functional.cross_entropy(
+            logits_TV, tokens_1T[0, 1:], reduction="sum"
+        ).item()
     return math.exp(nats / tokens_NT[:, 1:].numel())
 
 
 def stored(tensor: Tensor, bits: int) -> int:
     """Bytes in a file: integers with so many bits, all other numbers with 16."""
-    if hasattr(tensor, "__tensor_flatten__"):  # a quantised weight: its integers, scales and zero points
+    if hasattr(
+        tensor, "__tensor_flatten__"
+    ):  # a quantised weight: its integers, scales and zero points
         return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8
 
@@ -83,8 +104,12 @@ def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
         from transformers import TorchAoConfig
 
         granularity = PerAxis(0) if bits == 8 else PerGroup(32)
-        config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity)
-        return in_transformers(directory, tokens_NT, bits, quantization_config=TorchAoConfig(config))
+        config = IntxWeightOnlyConfig(
+            weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity
+        )
+        return in_transformers(
+            directory, tokens_NT, bits, quantization_config=TorchAoConfig(config)
+        )
 
     return measure
 
@@ -94,10 +119,22 @@ def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=torch.float32)
-    oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="W8A8", ignore=["lm_head"]))
-    linear = {f"{name}.weight" for name, module in model.named_modules() if hasattr(module, "weight_scale")}
-    sizes = {name: parameter.numel() * (1 if name in linear else 2) for name, parameter in model.named_parameters()}
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, trust_remote_code=True, dtype=torch.float32
+    )
+    oneshot(
+        model=model,
+        recipe=QuantizationModifier(targets="Linear", scheme="W8A8", ignore=["lm_head"]),
+    )
+    linear = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if hasattr(module, "weight_scale")
+    }
+    sizes = {
+        name: parameter.numel() * (1 if name in linear else 2)
+        for name, parameter in model.named_parameters()
+    }
     return sum(sizes.values()), perplexity(model, tokens_NT)
 
 
@@ -118,7 +155,13 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     import xllamacpp
 
     options = xllamacpp.CommonParams()
-    options.model.path, options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = str(gguf), 512, 1, 0, 0
+    options.model.path, options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = (
+        str(gguf),
+        512,
+        1,
+        0,
+        0,
+    )
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = options.n_threads_http = 1
     options.warmup = False
     server = xllamacpp.Server(options)
@@ -129,13 +172,21 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
         if (logprob := _forced(server.listening_address, tokens[:i], tokens[i])) is not None
     ]
     if len(logprobs) < tokens_NT[:, 1:].numel():
-        print(f"{tokens_NT[:, 1:].numel() - len(logprobs)} tokens, parts of a character, are not counted")
+        print(
+            f"{tokens_NT[:, 1:].numel() - len(logprobs)} tokens, parts of a character, are not counted"
+        )
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
 def _forced(address: str, prompt: list[int], token: int) -> float | None:
     """The log-probability of a token after a prompt; None where llama.cpp keeps back a part of a character."""
-    asked = {"prompt": prompt, "n_predict": 1, "n_probs": 1, "logit_bias": [[token, 1000.0]], "cache_prompt": True}
+    asked = {
+        "prompt": prompt,
+        "n_predict": 1,
+        "n_probs": 1,
+        "logit_bias": [[token, 1000.0]],
+        "cache_prompt": True,
+    }
     request = urllib.request.Request(
         f"{address}/completion", json.dumps(asked).encode(), {"Content-Type": "application/json"}
     )
@@ -145,8 +196,12 @@ def _forced(address: str, prompt: list[int], token: int) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and files are kept")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where checkpoints and files are kept"
+    )
     parser.add_argument("--windows", type=int, default=16, help=f"of {SEQ_LEN} tokens each")
     parser.add_argument("--llama", type=Path, help="the folder with llama.cpp's libraries")
     parser.add_argument("--forms", nargs="+", help="only these; default: all")
@@ -158,7 +213,11 @@ def main() -> None:
         **{f"torchao int{bits}": torchao(bits) for bits in (8, 6, 4)},
         "llm-compressor W8A8": w8a8,
         **{f"GGUF {kind}": in_llama_cpp(kind) for kind in ("f16", "q8_0")},
-        **{f"llama.cpp {kind}": in_llama_cpp(kind, options.llama) for kind in FTYPES if options.llama},
+        **{
+            f"llama.cpp {kind}": in_llama_cpp(kind, options.llama)
+            for kind in FTYPES
+            if options.llama
+        },
     }
     if unknown := set(options.forms or ()) - forms.keys():
         parser.error(f"--forms: {', '.join(unknown)} is none of {', '.join(forms)}")

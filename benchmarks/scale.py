@@ -26,7 +26,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 # Llama-3.2-1B's layers: 60.8 million parameters each, 121.6 MB in bfloat16. SmolLM2's tokenizer, untied embeddings.
-ENDS = {"vocab_size": 49152, "tie_word_embeddings": False, "max_position_embeddings": 2048, "head_dim": 64}
+ENDS = {
+    "vocab_size": 49152,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 2048,
+    "head_dim": 64,
+}
 LLAMA = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
 }  # fmt: skip
@@ -72,25 +77,38 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 
     tokenizer = packaged("cpu").tokenizer
     # SmolLM's own steps, by which a GGUF knows it; transformers does not read the first one from the packaged GGUF
-    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    steps = [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.save_pretrained(directory)
     model_type, own, _ = SHAPES[shape]
-    config = AutoConfig.for_model(model_type, **ENDS | own, num_hidden_layers=num_layers, dtype="bfloat16")
+    config = AutoConfig.for_model(
+        model_type, **ENDS | own, num_hidden_layers=num_layers, dtype="bfloat16"
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    generator, num_bytes = torch.Generator().manual_seed(0), 0
+    generator = torch.Generator().manual_seed(0)
+    num_bytes = 0
     weight_map: dict[str, str] = {}
     for part in ["rest", *range(num_layers)]:
         inside = f"model.layers.{part}." if part != "rest" else ""
-        names = [name for name in shapes if (name.startswith(inside) if inside else ".layers." not in name)]
+        names = [
+            name
+            for name in shapes
+            if (name.startswith(inside) if inside else ".layers." not in name)
+        ]
         tensors = {name: torch.empty(shapes[name], dtype=torch.bfloat16) for name in names}
         for name, tensor in tensors.items():
             tensor.normal_(1.0 if "norm" in name else 0.0, 0.02, generator=generator)
-        tensors = {name: tensor.contiguous() for name, tensor in revert_weight_conversion(model, tensors).items()}
+        tensors = {
+            name: tensor.contiguous()
+            for name, tensor in revert_weight_conversion(model, tensors).items()
+        }
         save_file(tensors, directory / f"model-{part}.safetensors", metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, f"model-{part}.safetensors")
         num_bytes += sum(tensor.nbytes for tensor in tensors.values())
@@ -119,7 +137,9 @@ def peak_bytes() -> int:
 def disk_bytes(*folders: Path) -> int:
     """What the files in these folders take on the disk at this moment; one with two names counts once."""
     sizes: dict[tuple[int, int], int] = {}
-    walks = (walk for folder in folders for walk in os.walk(folder))  # it goes on where a folder has gone
+    walks = (
+        walk for folder in folders for walk in os.walk(folder)
+    )  # it goes on where a folder has gone
     for file in (Path(folder, name) for folder, _, names in walks for name in names):
         with suppress(OSError):  # files come and go
             found = file.stat()
@@ -138,14 +158,21 @@ class Watched(NamedTuple):
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
     """Run this script in a fresh process and watch its memory and these folders."""
-    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
+    )
     anonymous = disk = 0
     while process.poll() is None:
         try:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         except OSError:
             break
-        anonymous = max([anonymous, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))])
+        anonymous = max(
+            [
+                anonymous,
+                *(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")),
+            ]
+        )
         disk = max(disk, disk_bytes(*folders))
         time.sleep(0.02)
     assert process.stdout is not None
@@ -158,7 +185,9 @@ def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
 def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
     """Write, prune and reload one model; prints a row of the table."""
     layers = SHAPES[shape][2][size]
-    num_bytes = int(watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0])
+    num_bytes = int(
+        watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0]
+    )
     start = time.perf_counter()
     folders = directory / "run", directory / "cache"
     peak, anonymous, disk, output = watched("--prune", str(directory), *options, folders=folders)
@@ -215,7 +244,9 @@ def main() -> None:
         time.sleep(0.5)  # to be polled
     else:
         bare = watched("--bare")
-        print(f"bare interpreter with torch: {bare.peak / 1e9:.2f} GB, of it {bare.anonymous / 1e9:.2f} GB anonymous\n")
+        print(
+            f"bare interpreter with torch: {bare.peak / 1e9:.2f} GB, of it {bare.anonymous / 1e9:.2f} GB anonymous\n"
+        )
         print("|", " | ".join(COLUMNS), "|")
         print("|" + "---|" * len(COLUMNS), flush=True)
         for size in chosen.gb or SHAPES[chosen.shape][2]:

@@ -23,14 +23,22 @@ from measuring import packaged
 
 import flap
 
-METRICS, STRUCTURES, RATIOS = ("IFV", "WIFV", "WIFN"), ("UL-UM", "UL-MM", "AL-MM", "AL-AM"), (0.2, 0.5)
-GRID = [f"metric={','.join(METRICS)}", f"structure={','.join(STRUCTURES)}", f"ratio={','.join(map(str, RATIOS))}"]
+METRICS = ("IFV", "WIFV", "WIFN")
+STRUCTURES = ("UL-UM", "UL-MM", "AL-MM", "AL-AM")
+RATIOS = (0.2, 0.5)
+GRID = [
+    f"metric={','.join(METRICS)}",
+    f"structure={','.join(STRUCTURES)}",
+    f"ratio={','.join(map(str, RATIOS))}",
+]
 CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
     """One calibration and 24 times score, allocate, slice: the seconds of these stages, with nothing around them."""
-    source, shared, total = packaged(), ["calibration=boolq-passages"], 0.0
+    source = packaged()
+    shared = ["calibration=boolq-passages"]
+    total = 0.0
     for cell, (metric, structure, ratio) in enumerate(product(METRICS, STRUCTURES, RATIOS)):
         choices: dict[str, Any] = {"ratio": ratio, "metric": metric, "structure": structure}
         report = flap.prune(source.open().model, source.tokenizer, **choices, overrides=shared)
@@ -44,10 +52,17 @@ def sweep_seconds(folder: Path) -> float:
     cache = folder / "cache"
     cache.mkdir(parents=True)
     (cache / "models").symlink_to(Path(packaged().path).parent)
-    options = ["eval=none", "checkpoint.save=false", f"cache_dir={cache}", f"hydra.sweep.dir={folder / 'sweep'}"]
+    options = [
+        "eval=none",
+        "checkpoint.save=false",
+        f"cache_dir={cache}",
+        f"hydra.sweep.dir={folder / 'sweep'}",
+    ]
     command = [sys.executable, "-m", "flap", "-m", *GRID, *options]
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
     return time.perf_counter() - start
 
 
@@ -56,26 +71,32 @@ def inside(sweep: Path) -> tuple[list[float], int]:
 
     A job lasts from its folder's first file to its last one.
     """
-    seconds, misses = [], 0
+    seconds = []
+    misses = 0
     for path in sweep.glob("*/report.json"):
         report = json.loads(path.read_text())
         started = (path.parent / ".hydra" / "config.yaml").stat().st_mtime
         ended = (path.parent / "status.json").stat().st_mtime
         misses += report["statistics_cache"] == "miss"
-        taken_off = report["seconds"]["load"] + report["seconds"]["calibrate"] * (report["statistics_cache"] == "miss")
+        taken_off = report["seconds"]["load"] + report["seconds"]["calibrate"] * (
+            report["statistics_cache"] == "miss"
+        )
         seconds.append(ended - started - taken_off)
     return seconds, misses
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     logging.disable()
     ratios = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
-            bare, sweep = bare_seconds(), sweep_seconds(Path(scratch) / "run")
+            bare = bare_seconds()
+            sweep = sweep_seconds(Path(scratch) / "run")
             cells, misses = inside(Path(scratch) / "run" / "sweep")
         assert len(cells) == CELLS, f"only {len(cells)} of {CELLS} cells have a report"
         ratios.append(sweep / bare)

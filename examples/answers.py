@@ -12,18 +12,45 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false"]
-FORM = ["calibration.answers=self", "eval.generation.num_fewshot=0"]  # asked alone, as in calibration
-SHOWN = ["ratio", *(f"{which}/generation/exact_match{end}" for which in ("dense", "pruned") for end in ("", "_stderr"))]
+FORM = [
+    "calibration.answers=self",
+    "eval.generation.num_fewshot=0",
+]  # asked alone, as in calibration
+SHOWN = [
+    "ratio",
+    *(
+        f"{which}/generation/exact_match{end}"
+        for which in ("dense", "pruned")
+        for end in ("", "_stderr")
+    ),
+]
 
 
 def main(prompts: str, folder: str, *overrides: str) -> None:
-    rows = list(dict.fromkeys(row for row in Path(prompts).read_bytes().split(b"\n") if row.strip()))
+    rows = list(
+        dict.fromkeys(row for row in Path(prompts).read_bytes().split(b"\n") if row.strip())
+    )
     parts = Path(f"{folder}_prompts")
     parts.mkdir(parents=True, exist_ok=True)
     (parts / "asked.jsonl").write_bytes(b"\n".join(rows[2::3]))
-    (parts / "calibration.jsonl").write_bytes(b"\n".join(row for n, row in enumerate(rows) if n % 3 < 2))
-    texts = f"eval.generation.tasks=[{parts}/asked.jsonl]", f"calibration.dataset={parts}/calibration.jsonl"
-    command = [sys.executable, "-m", "flap", "-m", *SWEEP, *FORM, *texts, f"hydra.sweep.dir={folder}", *overrides]
+    (parts / "calibration.jsonl").write_bytes(
+        b"\n".join(row for n, row in enumerate(rows) if n % 3 < 2)
+    )
+    texts = (
+        f"eval.generation.tasks=[{parts}/asked.jsonl]",
+        f"calibration.dataset={parts}/calibration.jsonl",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "flap",
+        "-m",
+        *SWEEP,
+        *FORM,
+        *texts,
+        f"hydra.sweep.dir={folder}",
+        *overrides,
+    ]
     if code := subprocess.run(command).returncode:
         sys.exit(code)
     table = pandas.read_csv(Path(folder) / "study.csv").sort_values("ratio").reindex(columns=SHOWN)

@@ -14,13 +14,26 @@ from flap.evaluation.zero_shot_tasks import packaged, task_manager
 def main(folder: str, *names: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in names:
-        task, file = packaged(name).loaded["tasks"][name], Path(folder, f"{name}.parquet").resolve()
+        task = packaged(name).loaded["tasks"][name]
+        file = Path(folder, f"{name}.parquet").resolve()
         split = task.config.test_split
         task.dataset[split].to_parquet(str(file))
-        source = {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": {split: str(file)}}}
-        splits = {"training_split": None, "validation_split": None, "test_split": split, "fewshot_split": split}
+        source = {
+            "dataset_path": "parquet",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {split: str(file)}},
+        }
+        splits = {
+            "training_split": None,
+            "validation_split": None,
+            "test_split": split,
+            "fewshot_split": split,
+        }
         shots = {"num_fewshot": 5 if task.OUTPUT_TYPE == "generate_until" else 0}  # as in a run
-        stock = {"include": str(task_manager().task_index[name].yaml_path), "task": f"packaged_{name}"}
+        stock = {
+            "include": str(task_manager().task_index[name].yaml_path),
+            "task": f"packaged_{name}",
+        }
         Path(folder, f"{name}.yaml").write_text(yaml.safe_dump(stock | source | splits | shots))
         print(f"packaged_{name}: {len(task.dataset[split])} documents")
 

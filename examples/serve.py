@@ -9,7 +9,11 @@ import flap
 
 
 def served(checkpoint: str, port: int) -> HTTPServer:
-    writer = pipeline("text-generation", flap.load(checkpoint), tokenizer=AutoTokenizer.from_pretrained(checkpoint))
+    writer = pipeline(
+        "text-generation",
+        flap.load(checkpoint),
+        tokenizer=AutoTokenizer.from_pretrained(checkpoint),
+    )
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

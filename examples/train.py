@@ -14,8 +14,12 @@ import flap
 
 
 def main(checkpoint: str, text: str, folder: str) -> None:
-    model = get_peft_model(flap.load(checkpoint), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    tokens = AutoTokenizer.from_pretrained(checkpoint)(Path(text).read_text(), return_tensors="pt").input_ids[0]
+    model = get_peft_model(
+        flap.load(checkpoint), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    tokens = AutoTokenizer.from_pretrained(checkpoint)(
+        Path(text).read_text(), return_tensors="pt"
+    ).input_ids[0]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step, batch in enumerate(tokens.unfold(0, 64, 64)[:64].split(8)):
         loss = model(input_ids=batch, labels=batch).loss

@@ -21,7 +21,11 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    modules = {"prune": "flap.api", "load": "flap.checkpoint.load", "register": "flap.modeling.register"}
+    modules = {
+        "prune": "flap.api",
+        "load": "flap.checkpoint.load",
+        "register": "flap.modeling.register",
+    }
     if name in modules:
         return getattr(import_module(modules[name]), name)
     raise AttributeError(f"module 'flap' has no attribute '{name}'")

@@ -13,7 +13,17 @@ from hydra import compose
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.config import FlapConfig, build, composing, literal, name_method, refuse, require, settled_by, typed
+from flap.config import (
+    FlapConfig,
+    build,
+    composing,
+    literal,
+    name_method,
+    refuse,
+    require,
+    settled_by,
+    typed,
+)
 from flap.method.allocation import Structure
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
@@ -23,7 +33,12 @@ from flap.results import Report
 
 log = logging.getLogger(__name__)
 _pruned: WeakSet[PreTrainedModel] = WeakSet()  # the models that this process has pruned
-FIXED = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")  # unless overrides say more
+FIXED = (
+    "eval=none",
+    "checkpoint.save=false",
+    "use_cache=false",
+    "run_name=flap.prune",
+)  # unless overrides say more
 
 
 class PruneOptions(TypedDict, total=False):
@@ -45,7 +60,9 @@ class PruneOptions(TypedDict, total=False):
     propagate: str
 
 
-def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PruneOptions]) -> Report:
+def prune(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PruneOptions]
+) -> Report:
     """Prune `model` in place and return the report; `model.save_pretrained` then writes a checkpoint that loads again.
 
     Options:
@@ -71,21 +88,41 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
             are not finite, which is found after layers before it have been pruned.
     """
-    for name in {field.name for field in fields(FlapConfig)} & options.keys() - PruneOptions.__annotations__.keys():
-        raise ValueError(f"{name}: no keyword of flap.prune; write overrides=['{name}=…'], as on the command line")
-    source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
-    overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
+    for name in {
+        field.name for field in fields(FlapConfig)
+    } & options.keys() - PruneOptions.__annotations__.keys():
+        raise ValueError(
+            f"{name}: no keyword of flap.prune; write overrides=['{name}=…'], as on the command line"
+        )
+    source = LoadedSource(model, tokenizer)
+    given = cast(dict[str, Any], {"method": "flap", **options})
+    overrides = given.pop("overrides", ())
+    ratio = given.pop("ratio", None)
+    target = given.pop("target", None)
     plan = given.pop("plan", None)
-    refuse([f"{name}={value}" for name, value in options.items() if value is not None], settled_by(plan))
+    refuse(
+        [f"{name}={value}" for name, value in options.items() if value is not None],
+        settled_by(plan),
+    )
     require(isinstance(target, Mapping | None), "target", target, 'a mapping, as {"bytes": 200e6}')
-    groups = {group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")}
+    groups = {
+        group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")
+    }
     names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
-    objects = {group: build(group, choice) for group, choice in groups.items() if not isinstance(choice, str | None)}
+    objects = {
+        group: build(group, choice)
+        for group, choice in groups.items()
+        if not isinstance(choice, str | None)
+    }
     values = {f"calibration.{key}": value for key, value in given.items()}
     values |= {f"target.{key}": value for key, value in (target or {}).items()}
-    values |= {name: value for name, value in (("ratio", ratio), ("plan", plan)) if value is not None}
+    values |= {
+        name: value for name, value in (("ratio", ratio), ("plan", plan)) if value is not None
+    }
     _check_overrides(overrides, objects, values | settled_by(plan))
-    config = replace(_compose([*names, *FIXED, *overrides], values), model=source.described, **objects)
+    config = replace(
+        _compose([*names, *FIXED, *overrides], values), model=source.described, **objects
+    )
     _check_shared(config, objects)
     config.method = name_method(config)
     if model in _pruned:
@@ -103,7 +140,9 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        stack.enter_context(torch.inference_mode(False))  # else the new weights could not be trained
+        stack.enter_context(
+            torch.inference_mode(False)
+        )  # else the new weights could not be trained
         for device in devices:
             stack.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":
@@ -114,7 +153,8 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
     """Put each module back into training mode that was in it; one that is made in the block is in the model's."""
-    modes, mode = {module: module.training for module in model.modules()}, model.training
+    modes = {module: module.training for module in model.modules()}
+    mode = model.training
     try:
         yield
     finally:
@@ -122,12 +162,19 @@ def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
             module.training = modes.get(module, mode)
 
 
-def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]) -> None:
+def _check_overrides(
+    overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]
+) -> None:
     """Check that overrides set none of these groups and keys: they would be dropped, and yet reported."""
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
     settled = {"model": "it is loaded already"}
-    settled |= {"tracking": "only runs of the command line are tracked", "hydra": "only those have a folder"}
-    settled |= {"use_cache": "the weights of a loaded model may change; runs of the command line share a cache"}
+    settled |= {
+        "tracking": "only runs of the command line are tracked",
+        "hydra": "only those have a folder",
+    }
+    settled |= {
+        "use_cache": "the weights of a loaded model may change; runs of the command line share a cache"
+    }
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
     try:
@@ -139,7 +186,8 @@ def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: I
 def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:
     """Check that options of the run that a named choice takes over have the values that an object has."""
     for name, group in (("round_to", "structure"), ("seed", "metric")):
-        asked, default = getattr(config, name), getattr(FlapConfig, name)
+        asked = getattr(config, name)
+        default = getattr(FlapConfig, name)
         own = getattr(objects.get(group), name, asked)
         require(asked in (own, default), name, asked, f"{own}, the value of the {group} object")
 

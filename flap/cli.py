@@ -51,7 +51,8 @@ def _attempt(config: DictConfig) -> str | None:
 
     The exception is not passed on, because its traceback would keep the model in memory.
     """
-    owner, run_dir = Owner(config, HydraConfig.get()), None
+    owner = Owner(config, HydraConfig.get())
+    run_dir = None
     try:
         ranks.join(timedelta(minutes=config.timeout_minutes))
         follow()
@@ -69,7 +70,11 @@ def _attempt(config: DictConfig) -> str | None:
             if not (saved := earlier if earlier and earlier.checkpoint else None):
                 check_room(run)
             owner.begin(run)
-            report = measure_more(run, saved) if saved else execute(run, earlier.report if earlier else None)
+            report = (
+                measure_more(run, saved)
+                if saved
+                else execute(run, earlier.report if earlier else None)
+            )
             if ranks.is_first():
                 owner.finish(report)
     except Exception as error:
@@ -93,7 +98,9 @@ def main() -> None:
         print(help_text() if sys.argv[1] == "--help" else f"flap {version('flap-pruning')}")
         return
     follow()
-    logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
+    logging.raiseExceptions = (
+        False  # a log that cannot be written prints no traceback on the console
+    )
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
             task()

@@ -17,7 +17,13 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one line for each; exit with code 1 where a package is missing or the cache cannot be written."""
-    lines = {"versions": versions(), "devices": devices(), "extras": extras(), "cache": cache(), "W&B": wandb()}
+    lines = {
+        "versions": versions(),
+        "devices": devices(),
+        "extras": extras(),
+        "cache": cache(),
+        "W&B": wandb(),
+    }
     print(*(f"{name:<10}{text}" for name, text in lines.items()), sep="\n")
     raise SystemExit(any(text.startswith("problem: ") for text in lines.values()))
 
@@ -26,20 +32,28 @@ def versions() -> str:
     """Return the versions of the most important packages, or which ones are not as this version of flap asks."""
     if wrong := unmet(needed()):
         return f"problem: pip install {' '.join(wrong)}"
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in NAMED)])
+    return ", ".join(
+        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in NAMED)]
+    )
 
 
 def needed(extra: str = "") -> list[Requirement]:
     """Return what flap needs on this platform, with an extra."""
     requirements = map(Requirement, requires(PACKAGE) or [])
-    return [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return [
+        one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})
+    ]
 
 
 def unmet(needs: list[Requirement]) -> list[str]:
     """Return the requirements that are not met, as words of a shell: "'torch<3,>=2.6'"."""
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
     there = ((one, installed.get(one.name.lower())) for one in needs)
-    return [f"'{one.name}{one.specifier}'" for one, has in there if not (has and one.specifier.contains(has, True))]
+    return [
+        f"'{one.name}{one.specifier}'"
+        for one, has in there
+        if not (has and one.specifier.contains(has, True))
+    ]
 
 
 def devices() -> str:
@@ -47,10 +61,18 @@ def devices() -> str:
     import torch  # here: it takes seconds
 
     free = [decimal(torch.cuda.mem_get_info(i)[0]) for i in range(torch.cuda.device_count())]
-    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}, {room} free" for i, room in enumerate(free)]
+    devices = [
+        f"cuda:{i} {torch.cuda.get_device_name(i)}, {room} free" for i, room in enumerate(free)
+    ]
     memory = psutil.virtual_memory()
     room = f"{decimal(memory.available)} of {decimal(memory.total)} free"
-    return "; ".join([*devices, *["mps"] * torch.backends.mps.is_available(), f"cpu: {os.cpu_count()} cores, {room}"])
+    return "; ".join(
+        [
+            *devices,
+            *["mps"] * torch.backends.mps.is_available(),
+            f"cpu: {os.cpu_count()} cores, {room}",
+        ]
+    )
 
 
 def extras() -> str:
@@ -77,4 +99,6 @@ def wandb() -> str:
         mode = resolve_mode("auto")
     except RuntimeError as error:  # of a user without a home, where W&B looks for its settings
         return f"none: {error}"
-    return "offline; online after `wandb login`, or with WANDB_API_KEY" if mode == "offline" else mode
+    return (
+        "offline; online after `wandb login`, or with WANDB_API_KEY" if mode == "offline" else mode
+    )

@@ -35,7 +35,9 @@ def execute(run: Run, earlier: Report | None = None) -> Report:
     """Go through the stages of a run, and write its files. earlier: the report of one that has made the same model."""
     with run.begun() as run:
         model = stages.load(run)
-        reopen = run.source.reopening() if run.suite.comparisons else run.source.open  # before the model is changed
+        reopen = (
+            run.source.reopening() if run.suite.comparisons else run.source.open
+        )  # before the model is changed
         out = Outcome.of(model, stages.measure_dense(run, model))
         passes = model.passes
         run, out.own_text = stages.write_own_texts(run, model)
@@ -46,7 +48,8 @@ def execute(run: Run, earlier: Report | None = None) -> Report:
         if run.choices.recovery is not None:
             out.compressed = stages.measure_pruned(run, model, run.keys.compressed(pruned.plan))
             out.recovery = stages.recover(run, model, pruned.plan)
-        out.parameters_after, out.idle_after = count_parameters(model.adapter), model.adapter.idle_parameters
+        out.parameters_after = count_parameters(model.adapter)
+        out.idle_after = model.adapter.idle_parameters
         if run.config.checkpoint.save:
             model = stages.save(run, model, pruned.plan)
         out.measured = stages.measure_pruned(run, model, run.keys.pruned(pruned.plan))
@@ -70,16 +73,24 @@ def measure_more(run: Run, earlier: FinishedRun) -> Report:
 
     What was measured before and is asked for again is not measured again. The run has saved a checkpoint.
     """
-    folder, report = earlier.folder, earlier.report
+    folder = earlier.folder
+    report = earlier.report
     run = replace(run, run_dir=folder, suite=replace(run.suite, results=Results(folder / RESULTS)))
-    plan, config = PruningPlan.load(folder / "plan.json"), run.config
+    plan = PruningPlan.load(folder / "plan.json")
+    config = run.config
     with run.begun() as run:
         dense = stages.load(run)
         out = Outcome.of(dense, stages.measure_dense(run, dense))
         del dense
-        saved = find_model(replace(config.model, path=str(report.checkpoint)), run.cache.root, config.trust_remote_code)
+        saved = find_model(
+            replace(config.model, path=str(report.checkpoint)),
+            run.cache.root,
+            config.trust_remote_code,
+        )
         if run.choices.vocabulary is not None:
-            run = run.trimmed_to(Trimmed.of_checkpoint(saved.tokenizer, run.source.tokenizer, report.vocabulary))
+            run = run.trimmed_to(
+                Trimmed.of_checkpoint(saved.tokenizer, run.source.tokenizer, report.vocabulary)
+            )
         model = saved.open(run.work / "checkpoint")
         model.adapter = adapt(model.model, run.choices.structure.experts)
         out.measured = stages.measure_pruned(run, model, run.keys.pruned(plan))

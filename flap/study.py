@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="sweeps, as multirun_outputs/<time>, or two runs or more",
     )
     parser.add_argument(
-        "--into", type=Path, help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B"
+        "--into",
+        type=Path,
+        help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B",
     )
     given = parser.parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
@@ -30,7 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     from flap.results.study_files import write_study
 
     try:
-        if len(given.folders) > 1 and all((folder / "report.json").is_file() for folder in given.folders):
+        if len(given.folders) > 1 and all(
+            (folder / "report.json").is_file() for folder in given.folders
+        ):
             show(given.folders)
         else:
             print(write_study(*given.folders, into=given.into))

@@ -22,7 +22,19 @@ from transformers import (
 
 from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Structure
 from flap.method.calibration import Calibration, LayerStatistics
-from flap.method.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, Magnitude, Metric, MoNE, Random, Wanda
+from flap.method.importance import (
+    EAN,
+    IFV,
+    OBS,
+    REAP,
+    WIFN,
+    WIFV,
+    Magnitude,
+    Metric,
+    MoNE,
+    Random,
+    Wanda,
+)
 from flap.method.search import Search
 from flap.models import PlacedModel
 from flap.models.architecture import auto_class
@@ -63,7 +75,9 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
-    "qwen3_moe": Qwen3MoeConfig(**_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]),
+    "qwen3_moe": Qwen3MoeConfig(
+        **_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]
+    ),
 }
 # Layers whose attention cannot be divided into heads, the first one too, or with 2 and 4 query heads a KV head.
 _LINEAR = _TINY | {

@@ -42,12 +42,16 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="also what is done in part without it: see the mark")
+    parser.addoption(
+        "--thorough", action="store_true", help="also what is done in part without it: see the mark"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("thorough"):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        config.hook.pytest_deselected(
+            items=[item for item in items if item.get_closest_marker("thorough")]
+        )
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
     def turn(item: pytest.Item) -> int:
@@ -68,7 +72,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device of this machine but the CPU, and one that every machine has (tests/helpers/second_device.py)."""
     if request.param != "second":
         return torch.device(request.param, 0)
-    return import_module("tests.helpers.second_device").DEVICE  # which registers it, for the rest of the process
+    return import_module(
+        "tests.helpers.second_device"
+    ).DEVICE  # which registers it, for the rest of the process
 
 
 @pytest.fixture
@@ -100,7 +106,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.WordPiece(prefix="##")
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
     )
 
 

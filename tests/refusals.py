@@ -7,7 +7,9 @@ is said of an object alone in the tests of its folder.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
-WITH_PROMPTS = TEXTS.replace("ptb, or", "ptb, boolq-questions, siqa-questions, repeat-passages, asked-passages, or")
+WITH_PROMPTS = TEXTS.replace(
+    "ptb, or", "ptb, boolq-questions, siqa-questions, repeat-passages, asked-passages, or"
+)
 
 LLAMA = """
 ratio=1.0 -> ratio=1.0: expected a number with 0 <= ratio < 1

@@ -54,13 +54,18 @@ def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
 
 def test_what_a_notebook_shows(prune: Prune, text_file: Path) -> None:
     assert {"prune", "load", "register"} <= set(dir(flap))
-    report = prune(tiny_model("llama-gqa"), overrides=("eval=[perplexity]", f"eval.perplexity.datasets=[{text_file}]"))
+    report = prune(
+        tiny_model("llama-gqa"),
+        overrides=("eval=[perplexity]", f"eval.perplexity.datasets=[{text_file}]"),
+    )
     assert "| ratio removed |" in report._repr_markdown_()
     assert report.plan is not None and len(report.plan.layers) == 4
     assert [*DataFrame(report.evaluation)] == ["dense", "pruned"]
 
 
-def test_a_model_that_is_pruned_again_is_told(prune: Prune, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_is_pruned_again_is_told(
+    prune: Prune, caplog: pytest.LogCaptureFixture
+) -> None:
     model = tiny_model("llama-gqa")
     prune(model)
     assert not caplog.text
@@ -68,17 +73,23 @@ def test_a_model_that_is_pruned_again_is_told(prune: Prune, caplog: pytest.LogCa
     assert "this process has pruned this model before: the ratio is of what is left" in caplog.text
 
 
-def test_it_does_what_the_command_line_does_also_with_its_plan(prune: Prune, base: list[str], tmp_path: Path) -> None:
+def test_it_does_what_the_command_line_does_also_with_its_plan(
+    prune: Prune, base: list[str], tmp_path: Path
+) -> None:
     run(composed(*base, "ratio=0.35"), tmp_path)
-    model, scored = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    model = tiny_model("llama-gqa")
+    scored = tiny_model("llama-gqa")
     report = prune(model, plan=tmp_path)
-    assert prune(scored, ratio=0.35).layers == report.layers and torch.equal(logits(scored), logits(model))
+    assert prune(scored, ratio=0.35).layers == report.layers and torch.equal(
+        logits(scored), logits(model)
+    )
     assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
     assert report.config["metric"] is report.config["structure"] is report.config["ratio"] is None
 
 
 def test_objects_do_what_names_do(prune: Prune) -> None:
-    named, given = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    named = tiny_model("llama-gqa")
+    given = tiny_model("llama-gqa")
     names = {"metric": "WIFV", "structure": "AL-AM", "compensation": "bias"}
     objects = {"metric": WIFV(), "structure": ALAM(), "compensation": BiasCompensation()}
     reports = [prune(named, **names), prune(given, **objects)]
@@ -100,7 +111,8 @@ class LaterIsBetter(Metric):
 
 
 def test_a_users_own_metric_decides_and_is_named(prune: Prune) -> None:
-    model, dense = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    model = tiny_model("llama-gqa")
+    dense = tiny_model("llama-gqa")
     report = prune(model, ratio=0.5, metric=LaterIsBetter(power=2.0), structure=ULUM())
     expected = {"_target_": "tests.test_api.LaterIsBetter", "power": 2.0, "square_attention": False}
     assert (report.config["metric"], report.config["method"]) == (expected, "custom")
@@ -111,10 +123,15 @@ def test_a_users_own_metric_decides_and_is_named(prune: Prune) -> None:
             assert torch.equal(kept, whole.get_submodule(name).weight[-len(kept) :])
 
 
-def test_no_run_folder(prune: Prune, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_run_folder(
+    prune: Prune, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = {"datasets": f"[{text_file}]", "seq_len": 16, "max_tokens": 160}
-    perplexity = ["eval=perplexity", *(f"eval.perplexity.{name}={value}" for name, value in sizes.items())]
+    perplexity = [
+        "eval=perplexity",
+        *(f"eval.perplexity.{name}={value}" for name, value in sizes.items()),
+    ]
     for name in ("evaluation.json", "flap.json"):
         (tmp_path / name).write_text("of another run")
     for resume in ("true", "false"):
@@ -132,26 +149,40 @@ def test_no_run_folder(prune: Prune, text_file: Path, tmp_path: Path, monkeypatc
 def test_the_pruned_model_is_compared_with_the_dense_one(mask_only: str, prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     size = model.num_parameters()
-    request = ("eval=efficiency", *(f"eval.efficiency.{name}=2" for name in ("prefill_len", "decode_len", "repeats")))
+    request = (
+        "eval=efficiency",
+        *(f"eval.efficiency.{name}=2" for name in ("prefill_len", "decode_len", "repeats")),
+    )
     found = prune(model, ratio=0.5, overrides=(*request, f"mask_only={mask_only}")).evaluation
     assert found["dense"]["efficiency/parameters"] == size
     assert found["pruned"]["efficiency/parameters"] == model.num_parameters()
     assert model.num_parameters() != size
 
 
-def test_a_checkpoint_names_the_given_model(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_names_the_given_model(
+    prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not that of the model
     for path, name in (("", "LlamaForCausalLM"), (str(tmp_path / "mine"), "mine")):
-        model, target = tiny_model("llama-gqa"), tmp_path / f"pruned {name}"
+        model = tiny_model("llama-gqa")
+        target = tmp_path / f"pruned {name}"
         model.config._name_or_path = path
         overrides = ("checkpoint.save=true", f"checkpoint.dir='{target}'")
         report = prune(model, overrides=overrides)
         assert torch.equal(logits(flap.load(target)), logits(model))
         found = json.loads((target / "flap.json").read_text())["provenance"]["config"]["model"]
-        expected = {"name": name, "path": path, "dtype": "float32", "device": "cpu", "placement": "device"}
+        expected = {
+            "name": name,
+            "path": path,
+            "dtype": "float32",
+            "device": "cpu",
+            "placement": "device",
+        }
         assert {key: found[key] for key in expected} == expected
-        assert found == report.config["model"] and "SmolLM2" not in (target / "flap.json").read_text()
+        assert (
+            found == report.config["model"] and "SmolLM2" not in (target / "flap.json").read_text()
+        )
         assert "license: mit" not in (target / "README.md").read_text()
 
 
@@ -168,7 +199,9 @@ def test_random_states_are_left_as_they_were(fails: bool, prune: Prune) -> None:
         assert not fails
     except ValueError:
         assert fails
-    assert (random.random(), numpy.random.rand()) == expected[:2] and torch.equal(torch.rand(3), expected[2])
+    assert (random.random(), numpy.random.rand()) == expected[:2] and torch.equal(
+        torch.rand(3), expected[2]
+    )
 
 
 def test_a_model_that_accelerate_has_spread_is_pruned_alike(
@@ -182,7 +215,9 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     given = [LoadedSource(model, tokenizer) for model in (spread, whole)]
     assert [one.placement for one in given] == ["auto", "device"]
     request = ("eval=efficiency", "eval.efficiency.prefill_len=2")
-    with pytest.raises(ValueError, match="eval=efficiency: expected none: a model spread over devices is pruned"):
+    with pytest.raises(
+        ValueError, match="eval=efficiency: expected none: a model spread over devices is pruned"
+    ):
         prune(spread, overrides=request)
     reports = [prune(model, ratio=0.4) for model in (spread, whole)]
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
@@ -190,11 +225,17 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert torch.equal(logits(spread), logits(whole))
 
 
-@pytest.mark.parametrize("name", ["it's a=b, {c} [d].txt", "ünïcode $x.txt", "\\\\${seed}\\${.txt", 'say "it\'s".txt'])
-def test_any_value_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["it's a=b, {c} [d].txt", "ünïcode $x.txt", "\\\\${seed}\\${.txt", 'say "it\'s".txt']
+)
+def test_any_value_is_passed_on_as_it_is(
+    name: str, prune: Prune, text_file: Path, tmp_path: Path
+) -> None:
     more = tmp_path / name
     more.write_text(text_file.read_text()[::-1])
-    assert prune(tiny_model("llama-gqa"), dataset=more).config["calibration"]["dataset"] == str(more)
+    assert prune(tiny_model("llama-gqa"), dataset=more).config["calibration"]["dataset"] == str(
+        more
+    )
     mixture = {str(text_file): 1, str(more): {"weight": 2.5, "chat_template": None}}
     options = {"dataset": mixture, "num_samples": numpy.int64(8), "seq_len": 16}
     report = prune(tiny_model("llama-gqa"), ratio=numpy.float64(0.4), **options)
@@ -206,42 +247,92 @@ def test_any_value_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"eval": ["perplexity"]}, r"eval: no keyword of flap.prune; write overrides=\['eval=…'\], as on"),
-        ({"overrides": ("recover=lora", "recover.tokens=2432")}, "recover=lora: expected none: flap.prune changes the"),
-        ({"plan": "x", "ratio": 0.3}, "ratio=0.3: expected no ratio here, because plan=x says which units stay"),
-        ({"plan": "x", "metric": WIFV()}, "metric=WIFV.*: expected no metric here, because plan=x says"),
-        ({"plan": "x", "overrides": ("structure=UL-UM",)}, "overrides: structure=UL-UM: expected no structure here"),
+        (
+            {"eval": ["perplexity"]},
+            r"eval: no keyword of flap.prune; write overrides=\['eval=…'\], as on",
+        ),
+        (
+            {"overrides": ("recover=lora", "recover.tokens=2432")},
+            "recover=lora: expected none: flap.prune changes the",
+        ),
+        (
+            {"plan": "x", "ratio": 0.3},
+            "ratio=0.3: expected no ratio here, because plan=x says which units stay",
+        ),
+        (
+            {"plan": "x", "metric": WIFV()},
+            "metric=WIFV.*: expected no metric here, because plan=x says",
+        ),
+        (
+            {"plan": "x", "overrides": ("structure=UL-UM",)},
+            "overrides: structure=UL-UM: expected no structure here",
+        ),
         ({"plan": "x"}, "plan=x: expected the folder of a finished run"),
         ({"metric": "FOO"}, "metric=FOO: expected one of EAN, IFV, MoNE"),
         ({"sequence_length": 16}, "calibration.sequence_length: unknown key; did you mean seq_len"),
-        ({"num_samples": "many"}, "calibration.num_samples: Value 'many' of type 'str' could not be converted"),
-        ({"num_samples": None}, "calibration.num_samples: field 'calibration.num_samples' is not Optional$"),
-        ({"dataset": {1, 2}}, "calibration.dataset: Value 'set' is not a supported primitive type$"),
+        (
+            {"num_samples": "many"},
+            "calibration.num_samples: Value 'many' of type 'str' could not be converted",
+        ),
+        (
+            {"num_samples": None},
+            "calibration.num_samples: field 'calibration.num_samples' is not Optional$",
+        ),
+        (
+            {"dataset": {1, 2}},
+            "calibration.dataset: Value 'set' is not a supported primitive type$",
+        ),
         ({"target": {"weight": 3}}, "target.weight: unknown key; "),
         ({"target": "bytes=1e5"}, "target=bytes=1e5: expected a mapping, as "),
         ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
-        ({"structure": ALAM(), "overrides": ("round_to=8",)}, "round_to=8: expected None, the value of the structure"),
-        ({"metric": Random(), "overrides": ("seed=3",)}, "seed=3: expected 0, the value of the metric object"),
-        ({"metric": WIFV(), "overrides": ("metric.square_attention=false",)}, "overrides: metric.square_attention=fal"),
-        ({"structure": ALAM(), "overrides": ("+structure.x=1",)}, r"overrides: \+structure.x=1: .* it is an object"),
-        ({"metric": WIFV(), "overrides": ("metric=IFV",)}, "overrides: metric=IFV: expected no metric here"),
+        (
+            {"structure": ALAM(), "overrides": ("round_to=8",)},
+            "round_to=8: expected None, the value of the structure",
+        ),
+        (
+            {"metric": Random(), "overrides": ("seed=3",)},
+            "seed=3: expected 0, the value of the metric object",
+        ),
+        (
+            {"metric": WIFV(), "overrides": ("metric.square_attention=false",)},
+            "overrides: metric.square_attention=fal",
+        ),
+        (
+            {"structure": ALAM(), "overrides": ("+structure.x=1",)},
+            r"overrides: \+structure.x=1: .* it is an object",
+        ),
+        (
+            {"metric": WIFV(), "overrides": ("metric=IFV",)},
+            "overrides: metric=IFV: expected no metric here",
+        ),
         (
             {"overrides": ("calibration.dataset=ptb",)},
             "overrides: .* expected no calibration.dataset here, because a k",
         ),
-        ({"overrides": ("model.dtype=bfloat16",)}, "overrides: .*: expected no model here, because it is loaded"),
-        ({"overrides": ("tracking=wandb",)}, "overrides: tracking=wandb: expected no tracking here"),
+        (
+            {"overrides": ("model.dtype=bfloat16",)},
+            "overrides: .*: expected no model here, because it is loaded",
+        ),
+        (
+            {"overrides": ("tracking=wandb",)},
+            "overrides: tracking=wandb: expected no tracking here",
+        ),
         (
             {"overrides": ("use_cache=true",)},
             "overrides: use_cache=true: expected no use_cache here, because the weights",
         ),
         ({"overrides": ("hydra.run.dir=x",)}, "overrides: hydra.run.dir=x: expected no hydra here"),
         ({"overrides": "eval=none"}, "overrides=eval=none: expected a list of such texts"),
-        ({"overrides": ("checkpoint.save=true",)}, "checkpoint.dir=None: expected a folder for the checkpoint"),
+        (
+            {"overrides": ("checkpoint.save=true",)},
+            "checkpoint.dir=None: expected a folder for the checkpoint",
+        ),
     ],
     ids=str,
 )
-def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(options: dict, words: str, prune: Prune) -> None:
+def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
+    options: dict, words: str, prune: Prune
+) -> None:
     model = tiny_model("llama-gqa")
     with pytest.raises(ValueError, match=f"^{words}") as caught:
         prune(model, **options)
@@ -275,12 +366,21 @@ def unsupported() -> dict[str, tuple[Any, str]]:
     return {
         "name": ("gpt2", "^model=str: expected a model of transformers that is loaded already"),
         "family": (GPTJForCausalLM(family), "'gptj' is not supported"),
-        "head": (LlamaForSequenceClassification(ARCHITECTURES["llama-gqa"]), "LlamaForSequenceClassification"),
+        "head": (
+            LlamaForSequenceClassification(ARCHITECTURES["llama-gqa"]),
+            "LlamaForSequenceClassification",
+        ),
         "no head": (LlamaModel(ARCHITECTURES["llama-gqa"]), "LlamaModel"),
         "compiled": (compiled, f"OptimizedModule {own}"),
         "forward": (Doubled(ARCHITECTURES["llama-gqa"]), f"Doubled {own}, .*; expected a class of"),
-        "four bits": (packed, r"^model: its weights are packed \(\['torch.uint8'\]\); expected bfloat16, float16 or"),
-        "quantiser": (quantised, r"^model: its weights are packed \(bitsandbytes\); expected bfloat16, float16 or"),
+        "four bits": (
+            packed,
+            r"^model: its weights are packed \(\['torch.uint8'\]\); expected bfloat16, float16 or",
+        ),
+        "quantiser": (
+            quantised,
+            r"^model: its weights are packed \(bitsandbytes\); expected bfloat16, float16 or",
+        ),
         "peft": (get_peft_model(tiny_model("llama-gqa"), LORA), "^model: it has adapters, as LoRA"),
         "meta": (tiny_model("llama-gqa").to("meta"), "^model: its weights are on meta; expected"),
         "two types": (mixed, r"^target\.bytes=150000.0: .*several types \(bfloat16, float32\)"),
@@ -290,20 +390,30 @@ def unsupported() -> dict[str, tuple[Any, str]]:
 @pytest.mark.parametrize("case", unsupported().keys())
 def test_a_model_that_cannot_be_pruned_is_refused_and_not_changed(case: str, prune: Prune) -> None:
     model, words = unsupported()[case]
-    before = {} if case in ("name", "meta") else {name: one.clone() for name, one in model.state_dict().items()}
+    before = (
+        {}
+        if case in ("name", "meta")
+        else {name: one.clone() for name, one in model.state_dict().items()}
+    )
     with pytest.raises(ValueError, match=words):
         prune(model, target={"bytes": 150e3} if case == "two types" else None)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
 
 def test_no_tokenizer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^tokenizer=NoneType: expected the tokenizer of the model"):
+    with pytest.raises(
+        ValueError, match=r"^tokenizer=NoneType: expected the tokenizer of the model"
+    ):
         flap.prune(tiny_model("llama-gqa"), None)
 
 
-def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(prune: Prune, tmp_path: Path) -> None:
+def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(
+    prune: Prune, tmp_path: Path
+) -> None:
     saving = {"overrides": ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'kept'}")}
-    with pytest.raises(ValueError, match=r"^model: its rotary frequencies are rounded.*checkpoint\.save=false"):
+    with pytest.raises(
+        ValueError, match=r"^model: its rotary frequencies are rounded.*checkpoint\.save=false"
+    ):
         prune(tiny_model("llama-gqa").to(torch.bfloat16), **saving)
     assert not list(tmp_path.iterdir())
     assert prune(tiny_model("llama-gqa").to(torch.bfloat16)).layers
@@ -311,7 +421,9 @@ def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(pr
 
 def test_plain_weights_that_a_quantiser_has_read(prune: Prune) -> None:
     model = tiny_model("llama-gqa")
-    model.hf_quantizer = AutoHfQuantizer.from_config(FineGrainedFP8Config(dequantize=True), pre_quantized=True)
+    model.hf_quantizer = AutoHfQuantizer.from_config(
+        FineGrainedFP8Config(dequantize=True), pre_quantized=True
+    )
     assert prune(model).parameters["total_after"] < tiny_model("llama-gqa").num_parameters()
 
 
@@ -323,7 +435,8 @@ def test_it_works_inside_another_hydra_application(prune: Prune, tmp_path: Path)
 
 
 def test_defaults_of_torch_change_nothing_and_stay_as_do_the_modes_of_modules(prune: Prune) -> None:
-    expected, model = tiny_model("llama-gqa"), tiny_model("llama-gqa").train()
+    expected = tiny_model("llama-gqa")
+    model = tiny_model("llama-gqa").train()
     model.model.layers[0].eval()
     modes = {name: module.training for name, module in model.named_modules()}
     prune(expected, method="flap_plus")

@@ -19,8 +19,14 @@ def test_every_step_of_the_gpu_benchmark_works_on_a_tiny_model(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "gpu.json").read_text())
     assert figures["device"] == "cpu" and figures["torch"] == torch.__version__ and figures["date"]
-    assert all(step["seconds"] > 0 and f"| {name} |" in done.stdout for name, step in figures["steps"].items())
+    assert all(
+        step["seconds"] > 0 and f"| {name} |" in done.stdout
+        for name, step in figures["steps"].items()
+    )
     bare, flap, auto, probe, flap_plus = figures["steps"].values()
     assert bare["tokens"] == 16 * 128
-    assert all(step["realised_ratio"] == pytest.approx(0.2, abs=0.01) for step in (flap, auto, probe, flap_plus))
+    assert all(
+        step["realised_ratio"] == pytest.approx(0.2, abs=0.01)
+        for step in (flap, auto, probe, flap_plus)
+    )
     assert set(auto["device_map"].values()) == {"cpu", "disk"} and auto["plan_equal"]

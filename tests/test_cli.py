@@ -25,14 +25,27 @@ def report_of(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
-def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], tmp_path: Path) -> None:
+def test_a_run_leaves_its_report_checkpoint_and_log(
+    flap: Cli, base: list[str], tmp_path: Path
+) -> None:
     done = flap(*base, "ratio=0.5")
     assert done.returncode == 0, done.stderr
     run = only(tmp_path, "outputs/*/*")
     assert run.name.endswith("_tiny_WIFV_AL-AM_r0.5_s0")
     files = {str(path.relative_to(run)) for path in run.rglob("*")}
-    beside = {"report.json", "report.md", "plan.json", "layers.png", "flap.log", ".hydra/config.yaml"}
-    assert files >= beside | {"checkpoint/config.json", "checkpoint/model.safetensors", "checkpoint/flap.json"}
+    beside = {
+        "report.json",
+        "report.md",
+        "plan.json",
+        "layers.png",
+        "flap.log",
+        ".hydra/config.yaml",
+    }
+    assert files >= beside | {
+        "checkpoint/config.json",
+        "checkpoint/model.safetensors",
+        "checkpoint/flap.json",
+    }
     assert not [name for name in files if Path(name).name.startswith(".checkpoint")]
     assert OmegaConf.load(run / ".hydra" / "config.yaml").ratio == 0.5
     assert (run / "layers.png").read_bytes().startswith(b"\x89PNG")
@@ -40,11 +53,15 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     report = report_of(run)
     assert report["checkpoint"] == str(run / "checkpoint")
     assert report["ratio"]["requested"] == 0.5
-    assert abs(report["ratio"]["realised_decoder"] - 0.5) < 1536 / 46080  # one KV head of the tiny model
+    assert (
+        abs(report["ratio"]["realised_decoder"] - 0.5) < 1536 / 46080
+    )  # one KV head of the tiny model
     both = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
     assert report["evaluation"]["dense"].keys() == report["evaluation"]["pruned"].keys() == both
     plan = json.loads((run / "plan.json").read_text())["layers"]
-    assert [len(layer["neurons"]) for layer in plan] == [layer["neurons"] for layer in report["layers"]]
+    assert [len(layer["neurons"]) for layer in plan] == [
+        layer["neurons"] for layer in report["layers"]
+    ]
 
     same_text = "words.txt/perplexity@16 is measured on the calibration text itself"
     assert report["warnings"] == [same_text]
@@ -53,14 +70,24 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
 
     assert "_target_" not in done.stdout + done.stderr  # no dump of the config
     assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
-    for word in ("dense", "pruned", "words.txt/perplex", "words.txt/bits_pe", "parameters", "ratio removed", "seconds"):
+    for word in (
+        "dense",
+        "pruned",
+        "words.txt/perplex",
+        "words.txt/bits_pe",
+        "parameters",
+        "ratio removed",
+        "seconds",
+    ):
         assert word in done.stdout
     # each on a line of its own, however narrow the console
     assert done.stdout.splitlines()[-2:] == [str(run / "checkpoint"), str(run / "report.md")]
     assert loaded(run).num_parameters() == loaded(run / "checkpoint").num_parameters()
 
 
-def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
+def test_a_failed_job_leaves_the_others_alone(
+    quick_flap: Cli, base: list[str], tmp_path: Path
+) -> None:
     done = quick_flap("-m", *base[:-2], "ratio=0.99,0.2", "checkpoint.save=false", "eval=[none]")
     assert done.returncode == 1
     bad, good = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
@@ -70,7 +97,9 @@ def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], 
     assert json.loads((bad / "status.json").read_text())["error"].startswith("ratio=0.99: ")
     log = (bad / "flap.log").read_text()
     assert "Traceback" in log and "ValueError: ratio=0.99" in log
-    assert done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
+    assert (
+        done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
+    )
 
 
 def ascii_console() -> None:
@@ -85,7 +114,9 @@ def test_a_console_without_all_characters_costs_no_run(quick_flap: Cli, base: li
 def test_help_names_every_choice_of_every_group(flap: Cli) -> None:
     done = flap("--help")
     assert done.returncode == 0, done.stderr
-    for group in (path for path in Path(config_dir()).iterdir() if path.is_dir() and path.name != "hydra"):
+    for group in (
+        path for path in Path(config_dir()).iterdir() if path.is_dir() and path.name != "hydra"
+    ):
         [line] = re.findall(rf"^{group.name} +\w.*: (.*)$", done.stdout, re.MULTILINE)
         assert line.split(", ") == sorted(path.stem for path in group.glob("[!_]*.yaml"))
     assert "--cfg job" in done.stdout
@@ -93,7 +124,9 @@ def test_help_names_every_choice_of_every_group(flap: Cli) -> None:
 
 def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
     loaded_at_exit = "print('loaded:', sorted({'torch', 'transformers'} & set(sys.modules)))"
-    (tmp_path / "sitecustomize.py").write_text(f"import atexit, sys\natexit.register(lambda: {loaded_at_exit})")
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import atexit, sys\natexit.register(lambda: {loaded_at_exit})"
+    )
     done = flap("--cfg", "job", "ratio=0.35", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     config, loaded = done.stdout.split("loaded:")

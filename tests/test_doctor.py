@@ -12,19 +12,29 @@ from tests.helpers.forked import command_line
 
 
 def test_one_line_for_each(tmp_path: Path) -> None:
-    done = command_line(tmp_path, "doctor", FLAP_CACHE_DIR=str(tmp_path / "cache"), WANDB_API_KEY="")
+    done = command_line(
+        tmp_path, "doctor", FLAP_CACHE_DIR=str(tmp_path / "cache"), WANDB_API_KEY=""
+    )
     said = {line[:10].strip(): line[10:] for line in done.stdout.splitlines()}
     assert (done.returncode, done.stderr) == (0, "")
     assert list(said) == ["versions", "devices", "extras", "cache", "W&B"]
-    assert "torch " in said["versions"] and " cores, " in said["devices"] and "mlflow " in said["extras"]
+    assert (
+        "torch " in said["versions"]
+        and " cores, " in said["devices"]
+        and "mlflow " in said["extras"]
+    )
     assert said["cache"].startswith(f"{tmp_path / 'cache'}, ") and not (tmp_path / "cache").exists()
     assert said["W&B"].startswith("offline; online after `wandb login`")
 
 
-def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FLAP_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    assert cache().startswith(f"problem: {tmp_path / 'file' / 'cache'} cannot be written; set FLAP_CACHE_DIR")
+    assert cache().startswith(
+        f"problem: {tmp_path / 'file' / 'cache'} cannot be written; set FLAP_CACHE_DIR"
+    )
 
 
 def homeless() -> None:
@@ -33,7 +43,9 @@ def homeless() -> None:
 
 
 def test_a_user_without_a_home_is_told_to_name_a_cache(tmp_path: Path) -> None:
-    done = command_line(tmp_path, "doctor", before=homeless, FLAP_CACHE_DIR="", XDG_CACHE_HOME="", WANDB_API_KEY="")
+    done = command_line(
+        tmp_path, "doctor", before=homeless, FLAP_CACHE_DIR="", XDG_CACHE_HOME="", WANDB_API_KEY=""
+    )
     assert (done.returncode, done.stderr) == (1, "")
     assert "cache     problem: cache_dir: set FLAP_CACHE_DIR to a folder (" in done.stdout
 

@@ -53,7 +53,8 @@ def test_a_script_is_short(script: Path) -> None:
 
 
 def test_prune(checkpoint: Path) -> None:
-    dense, pruned = tiny_model("llama-gqa"), flap.load(checkpoint)
+    dense = tiny_model("llama-gqa")
+    pruned = flap.load(checkpoint)
     assert pruned.num_parameters() < dense.num_parameters()
 
 
@@ -66,16 +67,25 @@ def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: P
         "eval=[Sentence]",
         "hydra.sweep.dir=sweep",
     ]
-    done = flap("-m", "--config-dir=conf", *(one for one in base if not one.startswith(("eval.", "structure"))), *own)
+    done = flap(
+        "-m",
+        "--config-dir=conf",
+        *(one for one in base if not one.startswith(("eval.", "structure"))),
+        *own,
+    )
     assert done.returncode == 0, done.stderr
     for folder in tmp_path.glob("sweep/*_tiny_*"):
         assert set(read_json(folder / "report.json")["evaluation"]["pruned"]) == {"sentence/loss"}
-        assert all(layer["kv_heads"] == [0, 1, 2, 3] for layer in read_json(folder / "plan.json")["layers"])
+        assert all(
+            layer["kv_heads"] == [0, 1, 2, 3] for layer in read_json(folder / "plan.json")["layers"]
+        )
     [command] = read_study(tmp_path / "sweep").commands
     folder, *overrides = shlex.split(command)[4:]  # as the page shows it
     assert folder == f"--config-dir={tmp_path / 'conf'}" and "metric=WIFV,Range" in overrides
     source = digest([(EXAMPLES / "own.py").read_text()])
-    assert f"code of one&#39;s own: {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()
+    assert (
+        f"code of one&#39;s own: {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()
+    )
 
 
 @pytest.mark.long
@@ -89,8 +99,12 @@ def test_study(printed: Callable[..., list[str]], tmp_path: Path, base: list[str
 def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[str]) -> None:
     rows = [{"prompt": f"the w{i} was the", "answer": "old tree"} for i in range(30)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own = [one for one in base[:5] if not one.startswith("calibration.dataset=")]  # perplexity is not measured
-    lines = printed("answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *own, "calibration.max_new_tokens=8")
+    own = [
+        one for one in base[:5] if not one.startswith("calibration.dataset=")
+    ]  # perplexity is not measured
+    lines = printed(
+        "answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *own, "calibration.max_new_tokens=8"
+    )
     assert [line.split()[0] for line in lines[-6:-1]] == ["ratio", "0.05", "0.10", "0.15", "0.20"]
     assert "generation.svg" in {path.name for path in (tmp_path / "sweep" / "plots").iterdir()}
     assert "asked.jsonl/f1" in (tmp_path / "sweep" / "index.html").read_text()
@@ -99,13 +113,17 @@ def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[s
 def test_serve(checkpoint: Path) -> None:
     with example("serve")["served"](str(checkpoint), 0) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        with urlopen(f"http://127.0.0.1:{server.server_port}", data=b"the old tree", timeout=60) as answer:
+        with urlopen(
+            f"http://127.0.0.1:{server.server_port}", data=b"the old tree", timeout=60
+        ) as answer:
             text = answer.read().decode()
         server.shutdown()
     assert text.startswith("the old tree") and len(text.split()) > 3
 
 
-def test_train(printed: Callable[..., list[str]], checkpoint: Path, text_file: Path, tmp_path: Path) -> None:
+def test_train(
+    printed: Callable[..., list[str]], checkpoint: Path, text_file: Path, tmp_path: Path
+) -> None:
     lines = printed("train", checkpoint, text_file, tmp_path)
     losses = [float(line.split()[2]) for line in lines if line.startswith("step ")]
     assert len(losses) >= 2 and losses[-1] < losses[0]

@@ -20,7 +20,9 @@ OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # "## [Unreleased]", or "## [0.1.0] - Unr
 
 def main() -> None:
     """Make a release of the checkout that this file is in; on an error, print it and exit with code 1."""
-    parser = argparse.ArgumentParser(description="The changelog's section, and a checked sdist and wheel in dist/.")
+    parser = argparse.ArgumentParser(
+        description="The changelog's section, and a checked sdist and wheel in dist/."
+    )
     parser.add_argument("version", help="as 0.2.0")
     version = parser.parse_args().version
     try:
@@ -61,26 +63,38 @@ def refuse(root: Path, version: str) -> None:
     except InvalidVersion:
         usual = ""
     if version != usual:
-        raise ValueError(f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}")
+        raise ValueError(
+            f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}"
+        )
     changelog = (root / "CHANGELOG.md").read_text()
     dated = f"\n## [{version}] - 2" in changelog  # as 2026-03-01, and not "Unreleased"
     if dated or output("git", "tag", "--list", f"v{version}", cwd=root):
-        raise ValueError(f"VERSION={version}: exists already, as a tag or in CHANGELOG.md; take the next one")
+        raise ValueError(
+            f"VERSION={version}: exists already, as a tag or in CHANGELOG.md; take the next one"
+        )
     if changes := output("git", "status", "--porcelain", cwd=root):
         raise ValueError(f"the checkout has changes; commit or remove them first:\n{changes}")
     _, *rest = re.split(OPEN, changelog, maxsplit=1)
     if not "".join(rest).partition("## [")[0].strip():
-        raise ValueError("CHANGELOG.md has nothing under '## [Unreleased]', so there is nothing to release")
+        raise ValueError(
+            "CHANGELOG.md has nothing under '## [Unreleased]', so there is nothing to release"
+        )
 
 
 def versioned(root: Path, version: str, today: date) -> dict[str, str]:
     """Return the new text of each file that names the version."""
     patterns = {
         "flap/__init__.py": (r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"'),
-        "CITATION.cff": (r"(?m)^version: .*(\ndate-released: .*)?$", f"version: {version}\ndate-released: {today}"),
+        "CITATION.cff": (
+            r"(?m)^version: .*(\ndate-released: .*)?$",
+            f"version: {version}\ndate-released: {today}",
+        ),
         "CHANGELOG.md": (OPEN, f"## [Unreleased]\n\n## [{version}] - {today}\n"),
     }
-    return {name: re.sub(*pattern, (root / name).read_text(), count=1) for name, pattern in patterns.items()}
+    return {
+        name: re.sub(*pattern, (root / name).read_text(), count=1)
+        for name, pattern in patterns.items()
+    }
 
 
 def write(root: Path, texts: dict[str, str]) -> None:
@@ -91,7 +105,9 @@ def write(root: Path, texts: dict[str, str]) -> None:
 
 def exported(root: Path, folder: Path) -> Path:
     """Copy what the last commit holds into a new folder, and return it."""
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=root, check=True, capture_output=True).stdout
+    archive = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=root, check=True, capture_output=True
+    ).stdout
     folder.mkdir()
     subprocess.run(["tar", "--extract"], cwd=folder, input=archive, check=True)
     return folder
@@ -99,7 +115,9 @@ def exported(root: Path, folder: Path) -> Path:
 
 def build(source: Path, folder: Path) -> list[Path]:
     """Build the sdist, and from it the wheel, into a folder; return both."""
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True
+    )
     return sorted(folder.iterdir(), key=lambda path: path.suffix)
 
 
@@ -116,7 +134,9 @@ def check(files: list[Path], environment: Path) -> None:
 
 def output(*command: str, cwd: Path) -> str:
     """Return what a command prints."""
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout.rstrip()
+    return subprocess.run(
+        command, cwd=cwd, check=True, capture_output=True, text=True
+    ).stdout.rstrip()
 
 
 if __name__ == "__main__":

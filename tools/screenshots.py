@@ -27,7 +27,9 @@ SWEEP = [
     "checkpoint.save=false",
 ]
 SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
-WIDTH, HEIGHT, SCALE = 1280, 1000, 1.5
+WIDTH = 1280
+HEIGHT = 1000
+SCALE = 1.5
 COLOURS = 128  # of a picture's palette, which makes its file a third as large
 
 
@@ -36,7 +38,9 @@ def main() -> None:
     with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
         sweep.mkdir(parents=True)
-        subprocess.run([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False)  # a cell fails
+        subprocess.run(
+            [sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False
+        )  # a cell fails
         page.goto((sweep / "index.html").as_uri())
         photograph(page, DOCS / "study.png")
         [picture] = sweep.glob(SHOWN)
@@ -50,7 +54,9 @@ def chromium() -> Iterator[Page]:
     if path is None:
         raise SystemExit("error: no chromium on the PATH; apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
         size = ViewportSize(width=WIDTH, height=HEIGHT)
         yield browser.new_context(viewport=size, device_scale_factor=SCALE).new_page()
         browser.close()

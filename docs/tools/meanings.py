@@ -27,7 +27,9 @@ def from_class(target: type, name: str) -> str:
     for base in filter(is_dataclass, target.__mro__):
         if comment := comments(getsource(base), r"    (\w+): ").get(name):
             return comment
-        match = re.search(rf"\b{name}: (.+?)(?=\.(?:\s|$)|;\s\w+:)", " ".join((base.__doc__ or "").split()))
+        match = re.search(
+            rf"\b{name}: (.+?)(?=\.(?:\s|$)|;\s\w+:)", " ".join((base.__doc__ or "").split())
+        )
         if match:
             return match[1]
     return ""

@@ -24,14 +24,25 @@ one of its choices, `metric=WIFV`; `eval` takes a list, `eval=[perplexity,zero_s
 def options_page() -> str:
     """Return the page as Markdown."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = {path.name: dict(_choices(path)) for path in sorted(CONF.iterdir()) if path.is_dir()}
-        parts = [INTRODUCTION, *_sections(), *_presets(), *(_group(*group) for group in groups.items() if group[1])]
+        groups = {
+            path.name: dict(_choices(path)) for path in sorted(CONF.iterdir()) if path.is_dir()
+        }
+        parts = [
+            INTRODUCTION,
+            *_sections(),
+            *_presets(),
+            *(_group(*group) for group in groups.items() if group[1]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _sections() -> Iterator[str]:
     """Yield the tables of a run's own keys: those at the top, then those of each section."""
-    sections = [field for field in fields(FlapConfig) if isinstance(field.type, type) and is_dataclass(field.type)]
+    sections = [
+        field
+        for field in fields(FlapConfig)
+        if isinstance(field.type, type) and is_dataclass(field.type)
+    ]
     own = [field for field in fields(FlapConfig) if field not in sections and field.type is not Any]
     yield "\n\n".join(["## A run", _table(_rows(FlapConfig, own, ""))])
     for section in sections:
@@ -55,8 +66,13 @@ def _presets() -> Iterator[str]:
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the choices of a group that name a class: their names, and their options as Hydra composes them."""
-    for path in sorted(folder.glob("[!_]*.yaml")) if folder.name not in ("experiment", "method", "debug") else ():
-        group, name = folder.name, path.stem
+    for path in (
+        sorted(folder.glob("[!_]*.yaml"))
+        if folder.name not in ("experiment", "method", "debug")
+        else ()
+    ):
+        group = folder.name
+        name = path.stem
         config = compose("config", [f"{group}=[{name}]" if group == "eval" else f"{group}={name}"])
         node = OmegaConf.to_container(config[group], resolve=False) or {}
         node = node.get(name, {}) if group == "eval" else node  # type: ignore[union-attr]
@@ -66,7 +82,9 @@ def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
     """Return the section of a group: its choices in a line each, then the options that they have."""
-    lines = [f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()]
+    lines = [
+        f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()
+    ]
     takers: dict[tuple[str, ...], list[str]] = {}
     meanings: dict[tuple[str, ...], str] = {}
     for name, node in choices.items():
@@ -74,14 +92,21 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
             takers.setdefault(tuple(option), []).append(f"`{name}`")
             meanings.setdefault(tuple(option), meaning)
     rows = [(*option, ", ".join(names), meanings[option]) for option, names in takers.items()]
-    return "\n\n".join([f"## `{group}=`", "\n".join(lines), *([_table(rows, "of")] if rows else [])])
+    return "\n\n".join(
+        [f"## `{group}=`", "\n".join(lines), *([_table(rows, "of")] if rows else [])]
+    )
 
 
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the options of a choice: a default is what its file says, or else the dataclass's."""
-    files = [path for path in (CONF / group / "_base.yaml", CONF / group / f"{name}.yaml") if path.is_file()]
+    files = [
+        path
+        for path in (CONF / group / "_base.yaml", CONF / group / f"{name}.yaml")
+        if path.is_file()
+    ]
     texts = "".join(path.read_text() for path in files)
-    target, meanings = get_class(node["_target_"]), comments(texts, r"(\w+):")
+    target = get_class(node["_target_"])
+    meanings = comments(texts, r"(\w+):")
     prefix = f"{group}.{name}." if group == "eval" else f"{group}."
     for field in fields(target):
         if not field.repr:

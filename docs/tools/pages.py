@@ -15,7 +15,11 @@ from mkdocs.structure.pages import Page
 from options import options_page
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 COPIED = (
     "CITATION.cff",
     "LICENSE",
@@ -47,7 +51,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Make links between files of the repository lead to the pages of the site."""
     uri = page.file.src_uri
     origin = next((path for path in _elsewhere() if _uri(path) == uri), f"docs/{uri}")
-    folder, own_folder = posixpath.dirname(origin), posixpath.dirname(uri)
+    folder = posixpath.dirname(origin)
+    own_folder = posixpath.dirname(uri)
 
     def lead(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[0]))
@@ -63,7 +68,11 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 def _elsewhere() -> list[str]:
     """Return the paths of the site's files outside docs/, from the repository's root."""
-    copied = [path.relative_to(ROOT).as_posix() for pattern in COPIED for path in sorted(ROOT.glob(pattern))]
+    copied = [
+        path.relative_to(ROOT).as_posix()
+        for pattern in COPIED
+        for path in sorted(ROOT.glob(pattern))
+    ]
     return [*PAGES, *copied]
 
 
@@ -78,7 +87,9 @@ def _rooms() -> dict[str, list[str]]:
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
-            depth = 3 if parts[1] == "method" else 2  # each stage of the method has a page of its own
+            depth = (
+                3 if parts[1] == "method" else 2
+            )  # each stage of the method has a page of its own
             room = ".".join(parts[1:depth]) if len(parts) > 2 else "flap"
             rooms.setdefault(room, []).append(".".join(parts))
     return rooms

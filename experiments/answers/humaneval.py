@@ -24,8 +24,18 @@ from transformers import AutoTokenizer
 
 import flap
 
-ENDS = ["\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```"]  # a program ends where one of these begins
-BATCH, NEW_TOKENS, SECONDS, BYTES = 20, 384, 10, 2 * 2**30
+ENDS = [
+    "\ndef",
+    "\nclass",
+    "\n#",
+    "\nif",
+    "\nprint",
+    "\n```",
+]  # a program ends where one of these begins
+BATCH = 20
+NEW_TOKENS = 384
+SECONDS = 10
+BYTES = 2 * 2**30
 HELD_OUT = 100  # the problems from here on are prompts for calibration
 
 
@@ -45,14 +55,20 @@ def programs(directory: str, prompts: list[str]) -> list[str]:
         inputs = tokenizer(prompts[at : at + BATCH], padding=True, return_tensors="pt")
         ends = {"stop_strings": ENDS, "tokenizer": tokenizer}
         written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **ends)
-        texts += tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        texts += tokenizer.batch_decode(
+            written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
+        )
         print(f"{len(texts)} of {len(prompts)}", file=sys.stderr)
     return [re.split("|".join(ENDS), text, maxsplit=1)[0] for text in texts]
 
 
 def limited() -> None:
     """Limit the process that is about to run a program."""
-    for kind, most in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, BYTES), (resource.RLIMIT_FSIZE, 2**20)):
+    for kind, most in (
+        (resource.RLIMIT_CPU, SECONDS),
+        (resource.RLIMIT_AS, BYTES),
+        (resource.RLIMIT_FSIZE, 2**20),
+    ):
         resource.setrlimit(kind, (most, most))
 
 
@@ -62,7 +78,9 @@ def passes(problem: dict[str, str], written: str) -> bool:
     command = [sys.executable, "-I", "-c", program]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=SECONDS, preexec_fn=limited)
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, timeout=SECONDS, preexec_fn=limited
+            )
         except subprocess.TimeoutExpired:
             return False
     return done.returncode == 0

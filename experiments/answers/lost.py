@@ -16,18 +16,25 @@ from transformers import AutoTokenizer, PreTrainedModel
 import flap
 from flap.data.named_texts import rows
 
-SHOTS, NEW_TOKENS = 5, 16
+SHOTS = 5
+NEW_TOKENS = 16
 COLUMNS = ["support", "question", "correct_answer"]
 
 
 def prompts(count: int) -> list[tuple[str, str]]:
     """Prompts with five examples, and the passage of each."""
-    documents = [row for row in rows("sciq-passages", "sciq", "allenai/sciq", COLUMNS)[0] if row["support"]]
+    documents = [
+        row for row in rows("sciq-passages", "sciq", "allenai/sciq", COLUMNS)[0] if row["support"]
+    ]
     asked = [f"{row['support']}\nQuestion: {row['question']}\nAnswer:" for row in documents]
     examples = "\n\n".join(
-        f"{text} {row['correct_answer']}" for text, row in zip(asked, documents[:SHOTS], strict=False)
+        f"{text} {row['correct_answer']}"
+        for text, row in zip(asked, documents[:SHOTS], strict=False)
     )
-    return [(f"{examples}\n\n{asked[at]}", documents[at]["support"]) for at in range(SHOTS, SHOTS + count)]
+    return [
+        (f"{examples}\n\n{asked[at]}", documents[at]["support"])
+        for at in range(SHOTS, SHOTS + count)
+    ]
 
 
 @torch.no_grad()
@@ -46,7 +53,9 @@ def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
     return written_S
 
 
-def divergence(dense: list[Tensor], model: PreTrainedModel, texts: list[tuple[Tensor, int]]) -> list[Tensor]:
+def divergence(
+    dense: list[Tensor], model: PreTrainedModel, texts: list[tuple[Tensor, int]]
+) -> list[Tensor]:
     """KL(dense || model) of each token of each answer, nats; lower is better."""
     log_q = [predictions(model, *text) for text in texts]
     return [(p.exp() * (p - q)).sum(-1) for p, q in zip(dense, log_q, strict=True)]
@@ -66,9 +75,16 @@ def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
     for place in range(min(5, max(map(len, lost)))):
         of_place = torch.stack([kl[place] for kl in lost if len(kl) > place])
         print(f"token {place + 1}: {of_place.mean():.3f} nats, {len(of_place)} answers")
-    passages = [set(tokenizer(f" {passage}", add_special_tokens=False).input_ids) for _, passage in asked]
-    copied = [int(i) in seen for (ids, start), seen in zip(texts, passages, strict=True) for i in ids[start:]]
-    every, is_copied = torch.cat(lost), torch.tensor(copied)
+    passages = [
+        set(tokenizer(f" {passage}", add_special_tokens=False).input_ids) for _, passage in asked
+    ]
+    copied = [
+        int(i) in seen
+        for (ids, start), seen in zip(texts, passages, strict=True)
+        for i in ids[start:]
+    ]
+    every = torch.cat(lost)
+    is_copied = torch.tensor(copied)
     print(
         f"of the passage {every[is_copied].mean():.3f}, others {every[~is_copied].mean():.3f}, all {every.mean():.3f}"
     )
@@ -81,7 +97,9 @@ def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
             for k in layers:
                 setattr(pruned.model.layers[k], part, getattr(dense.model.layers[k], part))
             left = torch.cat(divergence(dense_log_p, pruned, texts)).mean()
-            print(f"{part} of layers {first} to {first + third - 1}: {1 - left / every.mean():.2f} of it comes back")
+            print(
+                f"{part} of layers {first} to {first + third - 1}: {1 - left / every.mean():.2f} of it comes back"
+            )
             for k in layers:
                 setattr(pruned.model.layers[k], part, own[k])
 

@@ -42,7 +42,8 @@ def quantised(model: nn.Module, kind: str) -> int:
     """
     if TYPES[kind] is None:
         return 0
-    quant, saved = gguf.GGMLQuantizationType[TYPES[kind]], 0
+    quant = gguf.GGMLQuantizationType[TYPES[kind]]
+    saved = 0
     for weight in (one for one in model.parameters() if one.dim() == 2):
         rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
         packed = gguf.quants.quantize(rows, quant)
@@ -62,20 +63,29 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         quantise(libraries, checkpoint / "model-f16.gguf", file, K_QUANTS[kind])
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 100)
-    for name, weight in ((name, weight) for name, weight in model.named_parameters() if weight.dim() == 2):
+    for name, weight in (
+        (name, weight) for name, weight in model.named_parameters() if weight.dim() == 2
+    ):
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
-        packed, quant = tensor.data, tensor.tensor_type
-        if quant.name.startswith("Q") and not quant.name.endswith("_K"):  # of the model's own order of heads
+        packed = tensor.data
+        quant = tensor.tensor_type
+        if quant.name.startswith("Q") and not quant.name.endswith(
+            "_K"
+        ):  # of the model's own order of heads
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)
         weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])
     return file.stat().st_size
 
 
-def windows(name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+def windows(
+    name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
+) -> tuple[Tensor, Tensor]:
     """The tokens of the windows of a text, and how many bytes of each are scored."""
     bos = begins_with_bos(dense, "auto", "bos")
-    tokens_NT = evaluation_windows(read_text(name, "evaluation", "text"), dense, SEQ_LEN, TOKENS, bos)
+    tokens_NT = evaluation_windows(
+        read_text(name, "evaluation", "text"), dense, SEQ_LEN, TOKENS, bos
+    )
     if own.get_vocab() != dense.get_vocab():
         tokens_NT = retokenised(tokens_NT, dense, own, bos)
     return tokens_NT, text_bytes(tokens_NT[:, 1:], own).sum(dim=1)
@@ -87,24 +97,33 @@ def size_of_f16(checkpoint: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("--dense", type=Path, required=True)
     parser.add_argument("--forms", nargs="*", default=[], help="NAME=CHECKPOINT")
     parser.add_argument("--texts", nargs="+", required=True)
     parser.add_argument("--types", nargs="+", choices=[*TYPES, *K_QUANTS], default=list(TYPES))
-    parser.add_argument("--llama", type=Path, help="the folder with llama.cpp's libraries, for K-quants")
+    parser.add_argument(
+        "--llama", type=Path, help="the folder with llama.cpp's libraries, for K-quants"
+    )
     options = parser.parse_args()
     lines = options.results.read_text().splitlines() if options.results.is_file() else []
-    done = {tuple(json.loads(line)[key] for key in ("model", "form", "type", "text")) for line in lines}
+    done = {
+        tuple(json.loads(line)[key] for key in ("model", "form", "type", "text")) for line in lines
+    }
     dense = AutoTokenizer.from_pretrained(options.dense)
-    forms = {"dense": options.dense} | {name: Path(path) for name, path in (one.split("=") for one in options.forms)}
+    forms = {"dense": options.dense} | {
+        name: Path(path) for name, path in (one.split("=") for one in options.forms)
+    }
     for kind in options.types:
         for form, checkpoint in forms.items():
             cells = [(options.dense.name, form, kind, Path(text).name) for text in options.texts]
             if all(cell in done for cell in cells):
                 continue
-            model, own = flap.load(checkpoint, dtype=torch.bfloat16), AutoTokenizer.from_pretrained(checkpoint)
+            model = flap.load(checkpoint, dtype=torch.bfloat16)
+            own = AutoTokenizer.from_pretrained(checkpoint)
             size = size_of_f16(checkpoint)
             if kind in K_QUANTS:
                 size = k_quantised(model, checkpoint, kind, options.llama)
@@ -112,9 +131,16 @@ def main() -> None:
                 size -= quantised(model, kind)
             for cell, text in zip(cells, options.texts, strict=True):
                 tokens_NT, bytes_N = windows(text, dense, own)
-                bits_N = window_losses(Resident(model), tokens_NT, 8) * (tokens_NT[:, 1:] >= 0).sum(dim=1) / math.log(2)
+                bits_N = (
+                    window_losses(Resident(model), tokens_NT, 8)
+                    * (tokens_NT[:, 1:] >= 0).sum(dim=1)
+                    / math.log(2)
+                )
                 value = (bits_N.sum() / bytes_N.sum()).item()
-                found = dict(zip(("model", "form", "type", "text"), cell, strict=True)) | {"bytes": size, "bits": value}
+                found = dict(zip(("model", "form", "type", "text"), cell, strict=True)) | {
+                    "bytes": size,
+                    "bits": value,
+                }
                 found |= {"bits_N": bits_N.tolist(), "bytes_N": bytes_N.tolist()}
                 with options.results.open("a") as file:
                     file.write(json.dumps(found) + "\n")

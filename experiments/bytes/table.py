@@ -17,14 +17,21 @@ DENSE = ("dense", "f16")
 
 def against(one: Cell, other: Cell) -> str:
     """How much more bits the first one takes than the other, in per cent, with its error, paired by windows."""
-    values = [ratio_values(tensor(cell["bits_N"]), tensor(cell["bytes_N"])) for cell in (one, other)]
-    error = standard_error((values[0] / one["bits"] - values[1] / other["bits"]).tolist()) * one["bits"] / other["bits"]
+    values = [
+        ratio_values(tensor(cell["bits_N"]), tensor(cell["bytes_N"])) for cell in (one, other)
+    ]
+    error = (
+        standard_error((values[0] / one["bits"] - values[1] / other["bits"]).tolist())
+        * one["bits"]
+        / other["bits"]
+    )
     return f"{one['bits'] / other['bits'] - 1:+.1%} ± {error:.1%}"
 
 
 def front(cells: list[Cell]) -> list[Cell]:
     """Those with fewer bits than all smaller ones."""
-    found, best = [], float("inf")
+    found = []
+    best = float("inf")
     for cell in sorted(cells, key=lambda one: one["bytes"]):
         if cell["bits"] < best:
             best = cell["bits"]
@@ -34,9 +41,13 @@ def front(cells: list[Cell]) -> list[Cell]:
 
 def draw(axes: Axes, cells: list[Cell], title: str) -> None:
     steps = [(cell["bytes"] / 1e6, cell["bits"]) for cell in front(cells)]
-    axes.plot(*zip(*steps, strict=True), color="gray", alpha=0.4, linewidth=5, drawstyle="steps-post")
+    axes.plot(
+        *zip(*steps, strict=True), color="gray", alpha=0.4, linewidth=5, drawstyle="steps-post"
+    )
     for form in sorted({cell["form"] for cell in cells}):
-        places = sorted((cell["bytes"] / 1e6, cell["bits"]) for cell in cells if cell["form"] == form)
+        places = sorted(
+            (cell["bytes"] / 1e6, cell["bits"]) for cell in cells if cell["form"] == form
+        )
         axes.plot(*zip(*places, strict=True), marker="o", label=form)
     axes.set(title=title, xlabel="MB of the GGUF", ylabel="bits per byte", xscale="log")
     axes.legend(fontsize="small", loc="upper right")
@@ -50,7 +61,10 @@ def print_table(model: str, by_text: dict[str, list[Cell]]) -> None:
     sizes = {key: cell["bytes"] / 1e6 for cells in found for key, cell in cells.items()}
     for key, size in sorted(sizes.items(), key=lambda item: item[1]):
         texts = [
-            f"{cells[key]['bits']:.4f} ({against(cells[key], cells[DENSE])})" if key in cells else "" for cells in found
+            f"{cells[key]['bits']:.4f} ({against(cells[key], cells[DENSE])})"
+            if key in cells
+            else ""
+            for cells in found
         ]
         count = sum(key in keys for keys in fronts)
         on = {0: "no", 1: "on one text", len(fronts): "yes"}.get(count, f"on {count} texts")
@@ -64,7 +78,9 @@ def main() -> None:
         models.setdefault(cell["model"], {}).setdefault(cell["text"], []).append(cell)
     texts = max(map(len, models.values()))
     figure = Figure(figsize=(5 * texts, 4 * len(models)), layout="constrained")
-    for row, (model, by_text) in zip(figure.subplots(len(models), texts, squeeze=False), models.items(), strict=True):
+    for row, (model, by_text) in zip(
+        figure.subplots(len(models), texts, squeeze=False), models.items(), strict=True
+    ):
         print_table(model, by_text)
         for axes, (text, cells) in zip(row, by_text.items(), strict=False):
             draw(axes, cells, f"{model}, {text}")

@@ -31,11 +31,20 @@ from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXTS = ["boolq-passages", "hellaswag-passages"]  # the parts for calibration, in equal shares
-EXPERTS, CHOSEN, SEQ_LEN = 16, 8, 256
-CLUSTER_TOKENS, ROUTER_TOKENS, HELD_OUT_TOKENS = 16_384, 65_536, 8_192
+EXPERTS = 16
+CHOSEN = 8
+SEQ_LEN = 256
+CLUSTER_TOKENS = 16_384
+ROUTER_TOKENS = 65_536
+HELD_OUT_TOKENS = 8_192
 ACTIVE = 0.25  # of a token's neurons count as active: those with the largest |activation| · ‖column of down‖
 RIDGE = 1e-2  # of the mean eigenvalue
-SHARPNESS = (0.05, 0.2, 0.5, 1.0)  # logits, as multiples of the predicted deviations, of which the best is taken
+SHARPNESS = (
+    0.05,
+    0.2,
+    0.5,
+    1.0,
+)  # logits, as multiples of the predicted deviations, of which the best is taken
 
 
 class Cut(NamedTuple):
@@ -54,10 +63,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=49_152, help="to recover with")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of the recovery")
     options = parser.parse_args()
-    dense, cut = source_of(SMOLLM2), options.target / "cut"
+    dense = source_of(SMOLLM2)
+    cut = options.target / "cut"
     if not (cut / "config.json").exists():  # as a killed run has left it
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
-    report = {"dense": measured(dense, options.text), "cut": measured(source_of(str(cut)), options.text)}
+    report = {
+        "dense": measured(dense, options.text),
+        "cut": measured(source_of(str(cut)), options.text),
+    }
     print(json.dumps(report), flush=True)
     report["recovery"] = recovered(dense, cut, options)
     report["recovered"] = measured(source_of(str(options.target)), options.text)
@@ -67,7 +80,9 @@ def main() -> None:
 
 def source_of(path: str) -> CheckpointSource:
     """Return a model that is not loaded yet."""
-    return find_model(ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False)
+    return find_model(
+        ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False
+    )
 
 
 def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None:
@@ -82,7 +97,9 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 def cuts(dense: CheckpointSource) -> list[Cut]:
     """Return the mixture of each layer, from the inputs of its MLP in the dense model."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
-    tokens_NT = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length).tokens_NT
+    tokens_NT = read_windows(
+        "calibration", TEXTS, dense.tokenizer, wanted, dense.max_length
+    ).tokens_NT
     parts = list[Cut]()
     for layer, (mlp, input_TD) in enumerate(mlp_inputs(dense.open().model, tokens_NT)):
         began = time.monotonic()
@@ -98,23 +115,35 @@ def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.M
     positions = decoder.rotary_emb(hidden_NTD, torch.arange(tokens_NT.shape[1])[None])
     for layer in decoder.layers:
         seen = list[Tensor]()
-        with layer.mlp.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].flatten(0, 1))):
-            batches = (layer(batch, position_embeddings=positions) for batch in hidden_NTD.split(16))
-            hidden_NTD = torch.cat([output if isinstance(output, Tensor) else output[0] for output in batches])
+        with layer.mlp.register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0].flatten(0, 1))
+        ):
+            batches = (
+                layer(batch, position_embeddings=positions) for batch in hidden_NTD.split(16)
+            )
+            hidden_NTD = torch.cat(
+                [output if isinstance(output, Tensor) else output[0] for output in batches]
+            )
         yield layer.mlp, torch.cat(seen)
 
 
 def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
     """Cluster the neurons of an MLP, and fit the router to them."""
     some_T = torch.randperm(ROUTER_TOKENS, generator=draw)[:CLUSTER_TOKENS]
-    order_I = clusters(activations(mlp, input_TD[some_T]), mlp.down_proj.weight, draw).argsort(stable=True)
+    order_I = clusters(activations(mlp, input_TD[some_T]), mlp.down_proj.weight, draw).argsort(
+        stable=True
+    )
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
-    gram_TEE /= gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]  # or a few tokens would outweigh all others
+    gram_TEE /= gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)[
+        :, None, None
+    ]  # or a few tokens would outweigh all others
     input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
     train, held_out = (
-        (input_TD[part] / size, gram_TEE[part]) for part in (slice(ROUTER_TOKENS), slice(ROUTER_TOKENS, None))
+        (input_TD[part] / size, gram_TEE[part])
+        for part in (slice(ROUTER_TOKENS), slice(ROUTER_TOKENS, None))
     )
-    router_ED, fits = ridge(*train), list[tuple[float, Tensor, Tensor]]()
+    router_ED = ridge(*train)
+    fits = list[tuple[float, Tensor, Tensor]]()
     for sharpness in SHARPNESS:
         scale_E = scales(sharpness * router_ED, *train)
         error = layer_error(sharpness * router_ED, scale_E, *held_out).item()
@@ -127,7 +156,9 @@ def activations(mlp: nn.Module, input_TD: Tensor) -> Tensor:
     return mlp.act_fn(mlp.gate_proj(input_TD)) * mlp.up_proj(input_TD)
 
 
-def clusters(activation_TI: Tensor, down_DI: Tensor, draw: torch.Generator, rounds: int = 10) -> Tensor:
+def clusters(
+    activation_TI: Tensor, down_DI: Tensor, draw: torch.Generator, rounds: int = 10
+) -> Tensor:
     """Return the expert of each neuron: k-means with clusters of equal size, on which tokens a neuron is active for."""
     size_TI = activation_TI.float().abs() * down_DI.float().norm(dim=0)
     least_T1 = size_TI.topk(int(ACTIVE * size_TI.shape[1]), dim=1).values[:, -1:]
@@ -144,7 +175,8 @@ def clusters(activation_TI: Tensor, down_DI: Tensor, draw: torch.Generator, roun
 def filled(cosine_IE: Tensor) -> Tensor:
     """Return an expert for each neuron, as many neurons for each: the nearest pairs first, until an expert is full."""
     neurons, experts = cosine_IE.shape
-    expert_I, room_E = [-1] * neurons, [neurons // experts] * experts
+    expert_I = [-1] * neurons
+    room_E = [neurons // experts] * experts
     for pair in cosine_IE.flatten().argsort(descending=True).tolist():
         neuron, expert = divmod(pair, experts)
         if expert_I[neuron] < 0 < room_E[expert]:
@@ -202,12 +234,20 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
     ]  # fmt: skip
     config = {name: getattr(model.config, name) for name in names}
     config |= {"intermediate_size": config["intermediate_size"] // EXPERTS}
-    mixture = MixtralForCausalLM(MixtralConfig(**config, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN))
-    mixture.load_state_dict({k: v for k, v in model.state_dict().items() if ".mlp." not in k}, strict=False)
+    mixture = MixtralForCausalLM(
+        MixtralConfig(**config, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN)
+    )
+    mixture.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if ".mlp." not in k}, strict=False
+    )
     for layer, dense, part in zip(mixture.model.layers, model.model.layers, cut, strict=True):
-        inputs = [getattr(dense.mlp, name).weight[part.order_I] for name in ("gate_proj", "up_proj")]
+        inputs = [
+            getattr(dense.mlp, name).weight[part.order_I] for name in ("gate_proj", "up_proj")
+        ]
         gate_up_EnD = torch.cat([weight.unflatten(0, (EXPERTS, -1)) for weight in inputs], dim=1)
-        down_EDn = dense.mlp.down_proj.weight[:, part.order_I].unflatten(1, (EXPERTS, -1)).transpose(0, 1)
+        down_EDn = (
+            dense.mlp.down_proj.weight[:, part.order_I].unflatten(1, (EXPERTS, -1)).transpose(0, 1)
+        )
         layer.mlp.experts.gate_up_proj.data.copy_(gate_up_EnD)
         layer.mlp.experts.down_proj.data.copy_(down_EDn * part.scale_E[:, None, None])
         layer.mlp.gate.weight.data.copy_(part.router_ED)
@@ -231,20 +271,27 @@ def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -
     return {"held_out_windows": recovery.held_out, **report}
 
 
-def all_at_once(experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor) -> Tensor:
+def all_at_once(
+    experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor
+) -> Tensor:
     """Return the outputs of a layer's experts as those of one MLP, weighed with 0 where a token is not sent to one.
 
     Twice the operations, in large products that a processor is far faster at, forward and backward.
     """
-    weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(1, chosen_TK, weight_TK)
-    both_TEn = linear(input_TD, experts.gate_up_proj.flatten(0, 1)).unflatten(1, (experts.num_experts, -1))
+    weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
+        1, chosen_TK, weight_TK
+    )
+    both_TEn = linear(input_TD, experts.gate_up_proj.flatten(0, 1)).unflatten(
+        1, (experts.num_experts, -1)
+    )
     activation_TEn = experts._apply_gate(both_TEn) * weight_TE[:, :, None].to(both_TEn.dtype)
     return linear(activation_TEn.flatten(1), experts.down_proj.transpose(0, 1).flatten(1))
 
 
 def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
     """Return the perplexity of 8,192 tokens of each text at a window of 256; lower is better."""
-    model, numbers = source.open(), dict[str, float]()
+    model = source.open()
+    numbers = dict[str, float]()
     for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:
         held_out = read_text(name, "evaluation", "text")
         tokens_NT = evaluation_windows(held_out, source.tokenizer, SEQ_LEN, 8_192, False, "text")

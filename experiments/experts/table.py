@@ -19,24 +19,42 @@ BASELINE = "EAN"
 
 
 def main(sweeps: list[Path]) -> None:
-    runs = [read_run(status.parent) for sweep in sweeps for status in sorted(sweep.glob("*/status.json"))]
+    runs = [
+        read_run(status.parent)
+        for sweep in sweeps
+        for status in sorted(sweep.glob("*/status.json"))
+    ]
     cells: dict[Cell, Seeds] = defaultdict(dict)
     for run in runs:
         if run.state == "finished":
-            values = {name: in_nats(name, torch.tensor(values)) for (name, _), values in run.documents.items()}
+            values = {
+                name: in_nats(name, torch.tensor(values))
+                for (name, _), values in run.documents.items()
+            }
             cells[run.ratio, run.structure, run.metric][run.seed] = values
     print(f"{sum(map(len, cells.values()))} finished of {len(runs)} runs\n")
-    names = sorted({name for seeds in cells.values() for values in seeds.values() for name in values})
+    names = sorted(
+        {name for seeds in cells.values() for values in seeds.values() for name in values}
+    )
     names = [name for name in names if "agreement" not in name]
     head = ["ratio", "structure", "metric", *names]
     print(row(head) + "\n" + row(["---"] * len(head)))
     for cell, seeds in sorted(cells.items()):
         print(row([*map(str, cell), *(value(name, stacked(seeds, name)) for name in names)]))
-    print(f"\nDifferences in nats a token, less {BASELINE}\n\n" + row(head) + "\n" + row(["---"] * len(head)))
+    print(
+        f"\nDifferences in nats a token, less {BASELINE}\n\n"
+        + row(head)
+        + "\n"
+        + row(["---"] * len(head))
+    )
     for cell, seeds in sorted(cells.items()):
         baseline = (*cell[:2], BASELINE)
         if cell != baseline and baseline in cells:
-            print(row([*map(str, cell), *(difference(seeds, cells[baseline], name) for name in names)]))
+            print(
+                row(
+                    [*map(str, cell), *(difference(seeds, cells[baseline], name) for name in names)]
+                )
+            )
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:

@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NAMES = ("sciq_answers/exact_match", "sciq_answers/f1", "triviaqa/f1", "hellaswag-passages/acceptance@128")
+NAMES = (
+    "sciq_answers/exact_match",
+    "sciq_answers/f1",
+    "triviaqa/f1",
+    "hellaswag-passages/acceptance@128",
+)
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
@@ -24,11 +29,14 @@ def main() -> None:
     reports = [json.loads(file.read_text()) for file in files]
     rows = [("dense", reports[0]["parameters"]["total_before"], reports[0]["evaluation"]["dense"])]
     rows += [
-        (described(report), report["parameters"]["total_after"], report["evaluation"]["pruned"]) for report in reports
+        (described(report), report["parameters"]["total_after"], report["evaluation"]["pruned"])
+        for report in reports
     ]
     print(f"| | parameters | {' | '.join(NAMES)} |\n|---|---|{'---|' * len(NAMES)}")
     for model, parameters, numbers in rows:
-        print(f"| {model} | {parameters / 1e6:.1f} M | {' | '.join(cell(numbers, name) for name in NAMES)} |")
+        print(
+            f"| {model} | {parameters / 1e6:.1f} M | {' | '.join(cell(numbers, name) for name in NAMES)} |"
+        )
 
 
 if __name__ == "__main__":

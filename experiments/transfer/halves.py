@@ -12,7 +12,9 @@ def main(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     middle = text.find("\n", len(text) // 2) + 1
     if not 0 < middle < len(text):
-        raise SystemExit(f"{path}: no line ends within its second half; expected a text of several lines")
+        raise SystemExit(
+            f"{path}: no line ends within its second half; expected a text of several lines"
+        )
     for name, half in (("first", text[:middle]), ("second", text[middle:])):
         target = path.with_name(f"{path.stem}-{name}.txt")
         target.write_text(half, encoding="utf-8")

@@ -20,12 +20,15 @@ Losses = list[float]  # of windows, in nats
 def losses(run: Path, which: str) -> dict[str, Losses]:
     """Return the losses of windows by the name of the perplexity. which: "dense", "pruned", or "trained" after that."""
     entries = json.loads((run / "evaluation.json").read_text())
-    documents, found = json.loads(gzip.decompress((run / "documents.json.gz").read_bytes())), {}
+    documents = json.loads(gzip.decompress((run / "documents.json.gz").read_bytes()))
+    found = {}
     for entry, of_names in documents.items():
         key = entries[entry]["key"]
         if which == ("trained" if "recover" in key else "pruned" if "plan" in key else "dense"):
             for name, values in of_names.items():
-                if "perplexity@" in name:  # values are p · (1 + loss - mean loss), with the perplexity p
+                if (
+                    "perplexity@" in name
+                ):  # values are p · (1 + loss - mean loss), with the perplexity p
                     number = entries[entry]["numbers"][name]
                     found[name] = [math.log(number) + value / number - 1 for value in values]
     return found
@@ -46,14 +49,21 @@ def main(sweeps: list[Path]) -> None:
         config = json.loads(report.read_text())["config"]
         runs[config["ratio"], config["seed"]][config["method"]] = report.parent
     shares = defaultdict(list)
-    print("| ratio | seed | text | dense | baseline | method | of | share |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| ratio | seed | text | dense | baseline | method | of | share |\n|---|---|---|---|---|---|---|---|"
+    )
     for (ratio, seed), by_method in sorted(runs.items()):
         if not {"flap", "flap_plus"} <= set(by_method):
             continue
-        flap, plus = by_method["flap"], by_method["flap_plus"]
+        flap = by_method["flap"]
+        plus = by_method["flap_plus"]
         dense, baseline = (losses(flap, which) for which in ("dense", "pruned"))
         pruned, trained = (losses(plus, which) for which in ("pruned", "trained"))
-        compared = {"flap_plus": (baseline, pruned), "trained": (baseline, trained), "left": (pruned, trained)}
+        compared = {
+            "flap_plus": (baseline, pruned),
+            "trained": (baseline, trained),
+            "left": (pruned, trained),
+        }
         for name, (of, (before, after)) in product(dense, compared.items()):
             if name not in after:
                 continue
@@ -65,7 +75,9 @@ def main(sweeps: list[Path]) -> None:
     print("\n| ratio | of | text | seeds | share |\n|---|---|---|---|---|")
     for (ratio, of, name), values in sorted(shares.items()):
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        print(f"| {ratio} | {of} | {name} | {len(values)} | {statistics.mean(values):.2f} ± {error:.2f} |")
+        print(
+            f"| {ratio} | {of} | {name} | {len(values)} | {statistics.mean(values):.2f} ± {error:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -39,4 +39,6 @@ def without_folders(value: Any) -> Any:
 def _on_a_hub(name: str) -> bool:
     """Return whether a text may be a name on a hub, as org/model."""
     path = PureWindowsPath(name)  # which takes both kinds of slashes
-    return len(path.parts) == 2 and not (path.anchor or path.parts[0] in ("~", "..") or path.suffix in FILE_FORMATS)
+    return len(path.parts) == 2 and not (
+        path.anchor or path.parts[0] in ("~", "..") or path.suffix in FILE_FORMATS
+    )

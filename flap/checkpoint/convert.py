@@ -5,7 +5,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from flap.checkpoint.stock import NOT_SHARED, fill_biases, missing_biases, stock_config, whole_config
+from flap.checkpoint.stock import (
+    NOT_SHARED,
+    fill_biases,
+    missing_biases,
+    stock_config,
+    whole_config,
+)
 from flap.modeling import modeling_flap
 from flap.modeling.register import architecture_name, register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
@@ -31,12 +37,16 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     }
     # without it, transformers computes it from the number of heads
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
-    computed = isinstance(getattr(stock_class(type(config)), "head_dim", None), property)  # always, for Falcon
+    computed = isinstance(
+        getattr(stock_class(type(config)), "head_dim", None), property
+    )  # always, for Falcon
     try:
         stock = stock_config(adapter, shared | ({} if computed else head_dim))
         missing = missing_biases(adapter.model, stock)
         if sum(missing.values()) > spare:
-            raise ValueError("biases of zeros, which one width for all layers would need, are beyond the target")
+            raise ValueError(
+                "biases of zeros, which one width for all layers would need, are beyond the target"
+            )
     except ValueError as reason:
         _become_flap(adapter, shared | head_dim)
         return f"flap, or trust_remote_code=True ({reason})"
@@ -51,22 +61,32 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     whole = adapter.config is not adapter.model.config
     kinds = modeling_flap.WHOLE_AUTO_CLASSES if whole else modeling_flap.AUTO_CLASSES
     names = {auto: f"Flap{architecture}{kind}" for auto, kind in kinds.items()}
-    config_class, base_class, model_class = (getattr(modeling_flap, name) for name in names.values())
+    config_class, base_class, model_class = (
+        getattr(modeling_flap, name) for name in names.values()
+    )
     auto_map = {"auto_map": {auto: f"modeling_flap.{name}" for auto, name in names.items()}}
     shared["per_layer_config"] = {i: adapter.layer_config(i) for i in range(len(adapter.layers))}
     if whole:  # the language model keeps its class of config, which may hold widths by layer
-        text_config = stock_class(type(adapter.config))(**shared, allow_global_per_layer_attribute_access=True)
+        text_config = stock_class(type(adapter.config))(
+            **shared, allow_global_per_layer_attribute_access=True
+        )
         config = whole_config(adapter.model, config_class, text_config, **auto_map)
     else:
         config = config_class(**shared, **auto_map)
-    register_models(config_class)  # that Auto classes build it from its config, as they do once it is loaded
+    register_models(
+        config_class
+    )  # that Auto classes build it from its config, as they do once it is loaded
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(adapter.model)
     adapter.model._weight_conversions = None  # save the tensors by the names of the modules
 
 
-def _become(adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, model_class: type) -> None:
-    model, before, decoder = adapter.model, adapter.model.config, set(adapter.decoder.modules())
+def _become(
+    adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, model_class: type
+) -> None:
+    model = adapter.model
+    before = adapter.model.config
+    decoder = set(adapter.decoder.modules())
     for module in model.modules():
         if module in decoder and hasattr(module, "config"):
             module.config = config.get_text_config()

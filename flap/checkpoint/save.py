@@ -16,7 +16,9 @@ from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory, is_scratch
 
-LONGEST_NAME = 240  # in bytes: a name on disk has 255 at most, and one beside it is longer while it is written
+LONGEST_NAME = (
+    240  # in bytes: a name on disk has 255 at most, and one beside it is longer while it is written
+)
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
 OWN_FOLDERS = (  # of exports in a checkpoint's directory, and of a tokenizer with several templates
     "mlx", "onnx", "openvino", "additional_chat_templates",
@@ -47,23 +49,34 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
             program, has no name, or is, contains or lies inside that of the dense model.
     """
     if len(os.fsencode(directory.name)) > LONGEST_NAME:
-        raise ValueError(f"checkpoint.dir={directory}: expected a name of at most {LONGEST_NAME} bytes")
-    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+        raise ValueError(
+            f"checkpoint.dir={directory}: expected a name of at most {LONGEST_NAME} bytes"
+        )
+    nearest = next(
+        path for path in (directory, *directory.absolute().parents) if os.path.lexists(path)
+    )
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")
+        raise ValueError(
+            f"checkpoint.dir={directory}: expected a directory in a place that can be written to"
+        )
     if model is not None and model.is_dir():
-        target, dense = directory.resolve(), model.resolve()
+        target = directory.resolve()
+        dense = model.resolve()
         if target == dense or target in dense.parents or dense in target.parents:
             raise ValueError(
                 f"checkpoint.dir={directory}: expected a directory that is not, holds or lies inside that of the model "
                 f"({model}), which has to stay"
             )
     if directory.name in ("", ".."):
-        raise ValueError(f"checkpoint.dir={directory}: expected the name of a folder, which is replaced as a whole")
+        raise ValueError(
+            f"checkpoint.dir={directory}: expected the name of a folder, which is replaced as a whole"
+        )
     if not directory.is_dir() or not any(directory.iterdir()):
         return
     if not overwrite:
-        raise ValueError(f"checkpoint.dir={directory}: not empty; expected a new one, or checkpoint.overwrite=true")
+        raise ValueError(
+            f"checkpoint.dir={directory}: not empty; expected a new one, or checkpoint.overwrite=true"
+        )
     if not (directory / LABEL).is_file():
         raise ValueError(
             f"checkpoint.dir={directory}: holds no checkpoint of flap ({LABEL}) and is not replaced; name another"
@@ -123,14 +136,18 @@ def save(
             verify(model, scratch)
             _carry_over(directory, scratch)
     except OSError as error:
-        raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
+        raise ValueError(
+            f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})"
+        ) from error
     return model.saved_in(directory)
 
 
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        own = any(fnmatch(path.name, pattern) for pattern in (OWN_FOLDERS if path.is_dir() else OWN_FILES))
+        own = any(
+            fnmatch(path.name, pattern) for pattern in (OWN_FOLDERS if path.is_dir() else OWN_FILES)
+        )
         if own or is_generated(path) or is_scratch(path.name) or os.path.lexists(new / path.name):
             continue
         if path.is_dir() and not path.is_symlink():
@@ -145,11 +162,15 @@ def verify(model: PlacedModel, directory: Path) -> None:
     Raises:
         DifferentError: logits are not finite, or differ; gives the largest difference.
     """
-    tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size  # two windows of sixteen
+    tokens_NT = (
+        torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size
+    )  # two windows of sixteen
     expected = model.logits(tokens_NT).float()
     reloaded = open_checkpoint(directory, model.device, model.work).logits(tokens_NT).float()
     if not torch.isfinite(expected).all():
-        raise DifferentError("checkpoint: the logits of the pruned model are not finite; check the model's weights")
+        raise DifferentError(
+            "checkpoint: the logits of the pruned model are not finite; check the model's weights"
+        )
     difference = (expected - reloaded).abs().max().item()
     if not difference <= 1e-5 * expected.abs().max().item():
         raise DifferentError(

@@ -17,7 +17,13 @@ from flap.models.stacked_experts import experts_fit_kernel
 # Config keys that add biases to Linears.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
 # Config keys that belong to a class or a file and not to the model.
-NOT_SHARED = ("model_type", "architectures", "transformers_version", "auto_map", "quantization_config")
+NOT_SHARED = (
+    "model_type",
+    "architectures",
+    "transformers_version",
+    "auto_map",
+    "quantization_config",
+)
 
 
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
@@ -36,18 +42,25 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
             raise ValueError("layers differ in width")
         experts = getattr(adapter.mlp(i).output, "experts", None)
         if experts is not None and not experts_fit_kernel(experts):
-            raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")
-    problem, names = "", [name for name in BIAS_FLAGS if name in shared]
+            raise ValueError(
+                f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel"
+            )
+    problem = ""
+    names = [name for name in BIAS_FLAGS if name in shared]
     for flags in chain.from_iterable(combinations(names, size) for size in range(len(names) + 1)):
         try:
             config = _stock_config(adapter, shared | widths | dict.fromkeys(flags, True))
             places = _shapes(_on_meta(adapter.model, config))
             for name, shape in _shapes(adapter.model).items():
                 if places.get(name) != shape:
-                    raise ValueError(f"{config.model_type} has no place for {name} of shape {list(shape)}")
+                    raise ValueError(
+                        f"{config.model_type} has no place for {name} of shape {list(shape)}"
+                    )
             return config
         except (ValueError, StrictDataclassError) as error:  # the latter from a config's own checks
-            problem = str(error).splitlines()[-1].strip().removeprefix("ValueError: ").removesuffix(".")
+            problem = (
+                str(error).splitlines()[-1].strip().removeprefix("ValueError: ").removesuffix(".")
+            )
     raise ValueError(problem)
 
 
@@ -67,10 +80,16 @@ def whole_config(
     if config.get_text_config() is config:
         return text_config
     shared = {key: value for key, value in config.to_dict().items() if key not in NOT_SHARED}
-    parts = {name: getattr(config, name) for name in config.sub_configs} | {"text_config": text_config}
-    owners = {"": config} | {name: part for name, part in parts.items() if part is not None}  # Gemma 4: no audio tower
+    parts = {name: getattr(config, name) for name in config.sub_configs} | {
+        "text_config": text_config
+    }
+    owners = {"": config} | {
+        name: part for name, part in parts.items() if part is not None
+    }  # Gemma 4: no audio tower
     kernels = {  # else a new config resets those of its parts
-        f"{kind}_implementation": {name: getattr(one, f"_{kind}_implementation") for name, one in owners.items()}
+        f"{kind}_implementation": {
+            name: getattr(one, f"_{kind}_implementation") for name, one in owners.items()
+        }
         for kind in ("attn", "experts")
     }
     return cast(PreTrainedConfig, config_class(**shared | parts | kernels | changes))
@@ -78,23 +97,35 @@ def whole_config(
 
 def takes_output_biases(adapter: ModelAdapter) -> bool:
     """Return whether the base architecture can have a bias in every output projection; the model may have none."""
-    values = {key: value for key, value in adapter.config.to_dict().items() if key != "per_layer_config"}
+    values = {
+        key: value for key, value in adapter.config.to_dict().items() if key != "per_layer_config"
+    }
     flags = dict.fromkeys((name for name in BIAS_FLAGS if name in values), True)
     biased = adapt(_on_meta(adapter.model, _stock_config(adapter, values | flags)))
-    return all(block.output.bias is not None for i in range(len(biased.layers)) for block in biased.blocks(i))
+    return all(
+        block.output.bias is not None
+        for i in range(len(biased.layers))
+        for block in biased.blocks(i)
+    )
 
 
 def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
     """Return the number of values of each bias that a model needs under `config` and does not have."""
     present = _shapes(model)
-    return {name: one.numel() for name, one in _shapes(_on_meta(model, config)).items() if name not in present}
+    return {
+        name: one.numel()
+        for name, one in _shapes(_on_meta(model, config)).items()
+        if name not in present
+    }
 
 
 def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
     """Add these biases of decoder layers, as zeros. missing: their names in the model."""
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
-        linears = [one for name, one in layer.named_modules() if f"{names[layer]}.{name}.bias" in missing]
+        linears = [
+            one for name, one in layer.named_modules() if f"{names[layer]}.{name}.bias" in missing
+        ]
         if linears:
             with placed.layer(i):
                 for linear in cast(list[nn.Linear], linears):

@@ -17,14 +17,19 @@ class TransformersMoEForCausalLM(Mixture):
 
     def recursive_replace(self) -> None:
         """Replace the modules of transformers by those of vLLM."""
-        shared, names = self.text_config, ("moe_intermediate_size", "intermediate_size")
+        shared = self.text_config
+        names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)
         layers = [shared.per_layer_config[i] for i in range(shared.num_hidden_layers)]
-        experts = [module for name, module in self.model.named_modules() if name.endswith(".experts")]
+        experts = [
+            module for name, module in self.model.named_modules() if name.endswith(".experts")
+        ]
         if len({one.num_experts for one in experts}) > 1:
             super(MoEMixin, self).recursive_replace()
             return
         self.text_config = copy(shared)
-        vars(self.text_config)[shared.attribute_map.get(width, width)] = [getattr(one, width) for one in layers]
+        vars(self.text_config)[shared.attribute_map.get(width, width)] = [
+            getattr(one, width) for one in layers
+        ]
         super().recursive_replace()
         self.text_config = shared

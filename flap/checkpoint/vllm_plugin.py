@@ -58,5 +58,10 @@ def register() -> None:
                 fused = FAMILIES[model_type].experts and model_type not in RUN_BY_TRANSFORMERS
                 ModelRegistry.register_model(name, MIXTURE if fused else DENSE)
                 MODELS_CONFIG_MAP[name] = Checks
-    except Exception as error:  # of any type, as what changes between versions of vLLM has no public name
-        log.warning("flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)", error)
+    except (
+        Exception
+    ) as error:  # of any type, as what changes between versions of vLLM has no public name
+        log.warning(
+            "flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)",
+            error,
+        )

@@ -5,9 +5,24 @@ the network, the environment or the disk. Every error names the field, its value
 """
 
 from flap.config.compose import build, literal, refuse, settled_by, typed
-from flap.config.messages import explain, gigabytes, help_text, how_to_install, one_line, require, without_credentials
+from flap.config.messages import (
+    explain,
+    gigabytes,
+    help_text,
+    how_to_install,
+    one_line,
+    require,
+    without_credentials,
+)
 from flap.config.methods import composing, name_method
-from flap.config.schema import CalibrationConfig, FlapConfig, ModelConfig, TargetConfig, config_dir, targets
+from flap.config.schema import (
+    CalibrationConfig,
+    FlapConfig,
+    ModelConfig,
+    TargetConfig,
+    config_dir,
+    targets,
+)
 
 __all__ = [
     "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",

@@ -33,19 +33,27 @@ def build(group: str, node: Any) -> Any:
     if is_dataclass(node) and not isinstance(node, type):
         return replace(node)
     if not isinstance(node, dict) or "_target_" not in node:
-        raise ValueError(f"{group}={node}: expected one of the names that --help lists for this group")
+        raise ValueError(
+            f"{group}={node}: expected one of the names that --help lists for this group"
+        )
     options = {key: value for key, value in node.items() if key != "_target_"}
     try:
         schema = OmegaConf.structured(get_class(node["_target_"]))
     except (ImportError, AttributeError, ValueError, OmegaConfBaseException) as error:
-        raise ValueError(f"{group}._target_={node['_target_']}: expected a dataclass that can be imported") from error
+        raise ValueError(
+            f"{group}._target_={node['_target_']}: expected a dataclass that can be imported"
+        ) from error
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))  # they are resolved already
+        return OmegaConf.to_object(
+            OmegaConf.merge(schema, literal(options))
+        )  # they are resolved already
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
         expected = str(error.msg).splitlines()[0]
         if "ListConfig" in expected:
-            expected = "expected one value" if isinstance(value, list) else "expected a list, as [a,b]"
+            expected = (
+                "expected one value" if isinstance(value, list) else "expected a list, as [a,b]"
+            )
         raise ValueError(f"{group}.{error.full_key}={value}: {expected}") from error
 
 
@@ -61,8 +69,12 @@ def typed(config: DictConfig) -> FlapConfig:
     config = copy.deepcopy(config)
     _set_values(config, config.get("debug") or {})
     for name in (field.name for field in fields(FlapConfig)):
-        deleted = name not in config or (config[name] is None and name in ("metric", "structure", "compensation"))
-        require(not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one")
+        deleted = name not in config or (
+            config[name] is None and name in ("metric", "structure", "compensation")
+        )
+        require(
+            not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one"
+        )
     checked = OmegaConf.to_object(config)
     assert isinstance(checked, FlapConfig)
     _check_amount(checked.ratio, checked.target, checked.plan)
@@ -70,7 +82,8 @@ def typed(config: DictConfig) -> FlapConfig:
         checked.metric = checked.structure = None
     _check_values(checked)
     checked.method = name_method(checked)
-    model, checkpoint = checked.model, checked.checkpoint
+    model = checked.model
+    checkpoint = checked.checkpoint
     model.name = model_name(model.name, model.path)
     # a shell replaces ~ on the command line, nobody does in a YAML file
     paths: tuple[Any, ...] = (model.path, checkpoint.dir, checked.cache_dir, checked.plan)
@@ -104,7 +117,9 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
     field_types = {field.name: field.type for field in fields(schema)}
     for key in map(str, config):
         if key not in field_types:
-            raise ValueError(f"{prefix}{key}: unknown key; expected one of {', '.join(sorted(field_types))}")
+            raise ValueError(
+                f"{prefix}{key}: unknown key; expected one of {', '.join(sorted(field_types))}"
+            )
         section = field_types[key]
         if isinstance(section, type) and is_dataclass(section):
             _refuse_unknown(config[key], section, f"{key}.")
@@ -133,7 +148,9 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
     chosen = targets(target)
     if plan is not None:
         refuse([f"target.{name}={value:.12g}" for name, value in chosen.items()], settled_by(plan))
-        require(ratio is None, "ratio", ratio, f"null with plan={plan}, which says which units stay")
+        require(
+            ratio is None, "ratio", ratio, f"null with plan={plan}, which says which units stay"
+        )
         return
     for name, value in chosen.items():
         require(0 < value < math.inf, f"target.{name}", value, "a number > 0")
@@ -142,7 +159,12 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
     if not chosen:
         allowed = f"a number with 0 <= ratio < 1{as_share(ratio)}"
         require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, allowed)
-    require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")
+    require(
+        target.context is None or target.context >= 1,
+        "target.context",
+        target.context,
+        "a whole number >= 1",
+    )
     require(target.sequences >= 1, "target.sequences", target.sequences, "a whole number >= 1")
 
 

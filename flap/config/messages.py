@@ -34,7 +34,10 @@ def help_text() -> str:
     """Return what `--help` prints, made from conf/: Hydra takes a second for it, and copies all configs."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     groups = dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
-    groups |= {"experiment": "a study with its sweep", "debug": "all stages in seconds, by +debug=smoke"}
+    groups |= {
+        "experiment": "a study with its sweep",
+        "debug": "all stages in seconds, by +debug=smoke",
+    }
     lines = (f"{name:<13}{text}: {', '.join(names_in(name))}" for name, text in groups.items())
     return TEXT.format(groups="\n".join(lines))
 
@@ -72,23 +75,36 @@ def without_credentials(value: Any) -> Any:
 def explain(error: Exception) -> str:
     """Return one line that says why a command line does not compose: key, value and what is allowed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _no_choice(error.missing_cfg_file, [name for name in error.options or () if not name.startswith("_")])
+        return _no_choice(
+            error.missing_cfg_file,
+            [name for name in error.options or () if not name.startswith("_")],
+        )
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         section, _, key = str(cause.full_key).rpartition(".")
         if section == "eval" and (Path(config_dir()) / "eval" / f"{key}.yaml").is_file():
             chosen = ",".join([*map(str, cause.parent_node or ()), key])
-            return f"{cause.full_key}: this run does not measure it; choose it with 'eval=[{chosen}]'"
+            return (
+                f"{cause.full_key}: this run does not measure it; choose it with 'eval=[{chosen}]'"
+            )
         allowed = sorted(str(name) for name in cause.parent_node or ())
-        similar = [name for name in allowed if key.startswith(name)] or get_close_matches(key, allowed, n=1)
+        similar = [name for name in allowed if key.startswith(name)] or get_close_matches(
+            key, allowed, n=1
+        )
         hint = f"did you mean {similar[0]}? " if similar else ""
         line = f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
-        if any(f"\n{key}:" in path.read_text() for path in (Path(config_dir()) / section).glob("*.yaml") if section):
+        if any(
+            f"\n{key}:" in path.read_text()
+            for path in (Path(config_dir()) / section).glob("*.yaml")
+            if section
+        ):
             line += f"; other choices of {section} have it: where it is swept, write '{cause.full_key}=choice(…)'"
         return line
     if isinstance(cause, OmegaConfBaseException):
         line = f"{cause.full_key}: {cause.msg}".splitlines()[0]
-        return line + (as_share(re.findall(r"'(.*?)'", line)[0]) if line.startswith("ratio: Value '") else "")
+        return line + (
+            as_share(re.findall(r"'(.*?)'", line)[0]) if line.startswith("ratio: Value '") else ""
+        )
     return _of_words(str(error)) or one_line(error)
 
 
@@ -104,8 +120,12 @@ def _no_choice(file: str, options: list[str]) -> str:
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
     lower = {one.lower(): one for one in names}
-    hint = "".join(f"did you mean {lower[one]}? " for one in get_close_matches(name.lower(), lower, n=1))
-    path = f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
+    hint = "".join(
+        f"did you mean {lower[one]}? " for one in get_close_matches(name.lower(), lower, n=1)
+    )
+    path = (
+        f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
+    )
     return f"{group}={name}: {hint}expected one of {', '.join(names)}{path}"
 
 
@@ -120,7 +140,9 @@ def _of_words(text: str) -> str:
         key, path = tilde.groups()
         return f"{key}={path}: no shell replaces ~ here; write {key}={Path(path).expanduser()}"
     if text.startswith("Only one of --run, --multirun, --cfg"):
-        return "--cfg: leave out -m; of one cell, as 'python -m flap hydra/launcher=slurm --cfg hydra'"
+        return (
+            "--cfg: leave out -m; of one cell, as 'python -m flap hydra/launcher=slurm --cfg hydra'"
+        )
     return ""
 
 

@@ -26,7 +26,9 @@ VERSION = 4  # raise it when the same prompts would get other answers
 def plain(turns: Sequence[dict[str, Any]]) -> str:
     """Return turns one after another, each as it is: spaces and line ends are part of code."""
     gaps = ["", *("\n\n" if turn["role"] == "user" else " " for turn in turns[1:])]
-    return "".join(gap + str(turn.get("content", "")) for gap, turn in zip(gaps, turns, strict=True))
+    return "".join(
+        gap + str(turn.get("content", "")) for gap, turn in zip(gaps, turns, strict=True)
+    )
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
@@ -40,7 +42,9 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
     return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 
-def answered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> tuple[str, Span]:
+def answered(
+    prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
+) -> tuple[str, Span]:
     """Return a document, question and answer, and where the answer begins and ends in it. Raises: as `question`."""
     asked = question(prompt, tokenizer, chat)
     if not chat:
@@ -52,11 +56,21 @@ def answered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, ch
     return document, (first if first >= 0 else len(document), len(document))
 
 
-def _templated(messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool) -> str:
+def _templated(
+    messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool
+) -> str:
     try:  # without thoughts, as in evaluation
-        return str(tokenizer.apply_chat_template([*messages], tokenize=False, enable_thinking=False, **options))
-    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-        raise ValueError(f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})") from error
+        return str(
+            tokenizer.apply_chat_template(
+                [*messages], tokenize=False, enable_thinking=False, **options
+            )
+        )
+    except (
+        Exception
+    ) as error:  # templates are programs of the tokenizer and raise errors of any type
+        raise ValueError(
+            f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})"
+        ) from error
 
 
 class Asked(NamedTuple):
@@ -71,21 +85,38 @@ class Asked(NamedTuple):
     @property
     def key(self) -> list[object]:
         """All that the prompts and the manner of answering them depend on."""
-        prompts, own = [[list(one.messages), one.answer] for one in self.prompts], self.answers
-        return [VERSION, self.name, digest(prompts), self.chat, own.writer, own.max_new_tokens, own.temperature]
+        prompts = [[list(one.messages), one.answer] for one in self.prompts]
+        own = self.answers
+        return [
+            VERSION,
+            self.name,
+            digest(prompts),
+            self.chat,
+            own.writer,
+            own.max_new_tokens,
+            own.temperature,
+        ]
 
 
 def dialogues(
-    asked: Asked, answers: Sequence[tuple[Prompt, str]], tokenizer: PreTrainedTokenizerBase, bos: bool
+    asked: Asked,
+    answers: Sequence[tuple[Prompt, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    bos: bool,
 ) -> Text:
     """Return prompts with their answers as a text, one document each.
 
     bos: windows begin with BOS, so none that a template prints is in front of a document.
     """
-    documents, spans = list[str](), list[Span]()
+    documents = list[str]()
+    spans = list[Span]()
     for prompt, answer in answers:
         document, (first, end) = answered(prompt, answer, tokenizer, asked.chat)
-        own = len(str(tokenizer.bos_token)) if bos and document.startswith(str(tokenizer.bos_token)) else 0
+        own = (
+            len(str(tokenizer.bos_token))
+            if bos and document.startswith(str(tokenizer.bos_token))
+            else 0
+        )
         documents.append(document[own:])
         spans.append((first - own, end - own))
     return Text.joined(asked.name, documents, asked.origin, counted=spans)

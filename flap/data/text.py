@@ -23,7 +23,12 @@ class Text:
 
     @classmethod
     def joined(
-        cls, name: str, documents: Sequence[str], origin: str, separator: str = "\n\n", counted: Sequence[Span] = ()
+        cls,
+        name: str,
+        documents: Sequence[str],
+        origin: str,
+        separator: str = "\n\n",
+        counted: Sequence[Span] = (),
     ) -> "Text":
         return cls(name, separator.join(documents), origin, tuple(documents), tuple(counted))
 
@@ -32,7 +37,9 @@ class Text:
         """The characters of the whole text whose tokens count; empty: all."""
         gap = (len(self.text) - sum(map(len, self.documents))) // max(1, len(self.documents) - 1)
         starts = accumulate((len(document) + gap for document in self.documents), initial=0)
-        return [(at + first, at + end) for at, (first, end) in zip(starts, self.counted, strict=False)]
+        return [
+            (at + first, at + end) for at, (first, end) in zip(starts, self.counted, strict=False)
+        ]
 
     @property
     def sha256(self) -> str:
@@ -42,14 +49,18 @@ class Text:
     @property
     def jsonl(self) -> str:
         """The documents as the content of a .jsonl file, which `read_text` and other tools read."""
-        return "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in self.documents)
+        return "".join(
+            json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in self.documents
+        )
 
 
 @dataclass(frozen=True)
 class Prompt:
     """What a model is asked."""
 
-    messages: tuple[dict[str, Any], ...]  # the turns before the answer, each with a role and its content
+    messages: tuple[
+        dict[str, Any], ...
+    ]  # the turns before the answer, each with a role and its content
     answer: str | None  # the right one, None where there is none
     conversation: bool = False  # of a row with `messages`
 

@@ -9,7 +9,11 @@ from flap.data.named_prompts import PROMPTS
 from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
 
-FILE_FORMATS = {".txt": "text in UTF-8", ".jsonl": "a JSON object a line, in UTF-8", ".parquet": "a table in Parquet"}
+FILE_FORMATS = {
+    ".txt": "text in UTF-8",
+    ".jsonl": "a JSON object a line, in UTF-8",
+    ".parquet": "a table in Parquet",
+}
 
 
 def read_text(dataset: str, split: Split, field: str) -> Text:
@@ -18,7 +22,8 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
     Raises:
         ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
     """
-    path, where = Path(dataset), f"{field}={dataset}"
+    path = Path(dataset)
+    where = f"{field}={dataset}"
     if dataset in DATASETS:
         try:
             return named_text(dataset, split)
@@ -46,7 +51,9 @@ def _documents(path: Path, where: str) -> list[str]:
     return rows
 
 
-def read_rows(path: Path, where: str, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+def read_rows(
+    path: Path, where: str, columns: tuple[str, ...]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the rows of a file, of those columns alone, and the names of all that it has; a .txt file is one text.
 
     where: what error messages begin with.
@@ -59,7 +66,8 @@ def read_rows(path: Path, where: str, columns: tuple[str, ...]) -> tuple[list[di
             return [{"text": path.read_text(encoding="utf-8-sig")}], ["text"]
         return _of_lines(path, columns) if path.suffix == ".jsonl" else _of_table(path, columns)
     except (OSError, ValueError) as error:
-        expected, reason = FILE_FORMATS[path.suffix], one_line(error, 120)
+        expected = FILE_FORMATS[path.suffix]
+        reason = one_line(error, 120)
         raise ValueError(f"{where}: cannot be read; expected {expected} ({reason})") from error
 
 
@@ -68,14 +76,17 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
 
     The file is read line by line, not as a table: a table has one type for a column, and each key in every row.
     """
-    rows, names = list[dict[str, Any]](), dict[str, None]()
+    rows = list[dict[str, Any]]()
+    names = dict[str, None]()
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-                json.dumps(row, ensure_ascii=False).encode()  # fails at half of a character, which JSON can escape
+                json.dumps(
+                    row, ensure_ascii=False
+                ).encode()  # fails at half of a character, which JSON can escape
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
             except ValueError as error:

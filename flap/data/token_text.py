@@ -23,7 +23,8 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     A byte-level token has a character for each byte: a part of a character counts what it has of it. In other
     tokens "▁" is a space, and one such as <0x0A> is a byte. An added token stands for its own text.
     """
-    vocabulary, added = tokenizer.get_vocab() | tokenizer.get_added_vocab(), tokenizer.added_tokens_decoder
+    vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
+    added = tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:  # the steps of such a one are in its code; its vocabulary has the characters that GPT-2 has for bytes
@@ -35,7 +36,9 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
         return 1 if BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
 
     tokens = {i: token for token, i in vocabulary.items()}
-    bytes_V = torch.tensor([size(i, tokens.get(i, "")) for i in range(max(tokens) + 1)])  # some leave ids out
+    bytes_V = torch.tensor(
+        [size(i, tokens.get(i, "")) for i in range(max(tokens) + 1)]
+    )  # some leave ids out
     return torch.where(tokens_NT == NO_TOKEN, 0, bytes_V[tokens_NT])
 
 
@@ -46,11 +49,15 @@ def retokenised(
 
     A character that a window's edge cuts is left out. bos: each window begins with that token.
     """
-    first, mark = [after.bos_token_id] * bos, _mark(before)
+    first = [after.bos_token_id] * bos
+    mark = _mark(before)
     space = before.convert_tokens_to_ids(["▁"] * bool(mark))  # which decoding takes off
     behind = len(after(mark, add_special_tokens=False).input_ids) if mark else 0
     ids = (space + _whole(window, before) for window in tokens_NT[:, bos:].tolist())
-    texts = [(mark + before.decode(one, clean_up_tokenization_spaces=False)).strip("\ufffd") for one in ids]
+    texts = [
+        (mark + before.decode(one, clean_up_tokenization_spaces=False)).strip("\ufffd")
+        for one in ids
+    ]
     windows = [one[behind:] for one in after(texts, add_special_tokens=False).input_ids]
     longest = max(map(len, windows))
     return torch.tensor([[*first, *one, *[NO_TOKEN] * (longest - len(one))] for one in windows])
@@ -61,9 +68,13 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
     So a window that begins inside a word is not given a space, nor one with a space a second. Nothing for others.
     """
-    mark = "\ue000"  # of no text, so never a piece with others, as a line feed is in some tokenizers
+    mark = (
+        "\ue000"  # of no text, so never a piece with others, as a line feed is in some tokenizers
+    )
     names = tokenizer.convert_ids_to_tokens(tokenizer(mark, add_special_tokens=False).input_ids)
-    separate = all(name in (mark, tokenizer.unk_token) or BYTE.fullmatch(name) for name in names[1:])
+    separate = all(
+        name in (mark, tokenizer.unk_token) or BYTE.fullmatch(name) for name in names[1:]
+    )
     return mark if names[:1] == ["▁"] != names and separate else ""
 
 

@@ -53,7 +53,9 @@ class Pool:
         tokens_NT = self.tokens_S[places_NT]
         if self.bos_token is None:
             return tokens_NT
-        return pad(tokens_NT, (1, 0), value=-1 - self.bos_token if self.counted_apart else self.bos_token)
+        return pad(
+            tokens_NT, (1, 0), value=-1 - self.bos_token if self.counted_apart else self.bos_token
+        )
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,21 @@ def _tokenized(text: Text, state: _State, bos: bool) -> Tensor:
 
     A BOS of its own, as of a chat template, does not come behind another one.
     """
-    tokenizer, counted = state.tokenizer, text.counted_in_text if state.tokenizer.is_fast else []
-    options = {"verbose": False, "add_special_tokens": not bos, "return_offsets_mapping": bool(counted)}
+    tokenizer = state.tokenizer
+    counted = text.counted_in_text if state.tokenizer.is_fast else []
+    options = {
+        "verbose": False,
+        "add_special_tokens": not bos,
+        "return_offsets_mapping": bool(counted),
+    }
     encoded = tokenizer(text.text, **options)
     ids_S = torch.tensor(encoded.input_ids).long()
     if counted:
         first_S, end_S = torch.tensor(encoded.offset_mapping).long().reshape(-1, 2).T.contiguous()
         starts, ends = map(torch.tensor, zip(*counted, strict=True))
-        span_S = torch.searchsorted(starts, first_S, right=True) - 1  # the last one that begins before the token does
+        span_S = (
+            torch.searchsorted(starts, first_S, right=True) - 1
+        )  # the last one that begins before the token does
         ids_S = marked(ids_S, (span_S >= 0) & (first_S < ends[span_S]) & (end_S > first_S))
     doubled = [tokenizer.bos_token_id] * (1 if bos else 2)
     return ids_S[1:] if unmarked(ids_S)[: len(doubled)].tolist() == doubled else ids_S
@@ -109,7 +118,8 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
     counts = [len(windows_NT) for windows_NT in parts]
     held_out = apportioned(math.ceil(sum(counts) / HELD_OUT), counts)
     fitting = [count - held for count, held in zip(counts, held_out, strict=True)]
-    held_parts, fitting_parts = _spread(held_out), _spread(fitting)
+    held_parts = _spread(held_out)
+    fitting_parts = _spread(fitting)
     windows = [iter(windows_NT) for windows_NT in parts]
     order = (next(fitting_parts if i % HELD_OUT else held_parts) for i in range(sum(counts)))
     return torch.stack([next(windows[p]) for p in order])
@@ -117,7 +127,9 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
 
 def _spread(counts: Sequence[int]) -> Iterator[int]:
     """Yield the index of each part as often as its count says, evenly spread."""
-    return iter([p for _, p in sorted(((k + 0.5) / n, p) for p, n in enumerate(counts) for k in range(n))])
+    return iter(
+        [p for _, p in sorted(((k + 0.5) / n, p) for p, n in enumerate(counts) for k in range(n))]
+    )
 
 
 def split_windows(windows: Tensor) -> tuple[Tensor, Tensor]:

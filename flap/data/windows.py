@@ -38,7 +38,9 @@ class Windows:
     seed: int  # of the draw
     bos: bool = False  # each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config's section, for error messages
-    asked: Mapping[int, Asked] = field_of(default_factory=dict)  # by the number of the part, where prompts are answered
+    asked: Mapping[int, Asked] = field_of(
+        default_factory=dict
+    )  # by the number of the part, where prompts are answered
     counted: str = "all"  # tokens: all, or those of the answers
 
     @property
@@ -125,7 +127,8 @@ class Windows:
 
     def _draw(self, p: int, text: Text) -> Tensor:
         """Return the windows of a part."""
-        pool, wanted = Pool(text, self.tokenizer, self.bos), self.counts[p]
+        pool = Pool(text, self.tokenizer, self.bos)
+        wanted = self.counts[p]
         tokens_NT = pool.draw(wanted, self.seq_len, self.seed)
         if len(tokens_NT) < wanted:
             amount = "tokens" if self.field == "recover" else "num_samples"
@@ -134,7 +137,8 @@ class Windows:
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
                 f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
             )
-        answers, alone = int((tokens_NT >= 0).sum()), self.counted == "answers" and text.counted
+        answers = int((tokens_NT >= 0).sum())
+        alone = self.counted == "answers" and text.counted
         allowed = f"all, or longer windows: of {tokens_NT.numel():,} tokens of {text.name} {answers} are in answers"
         require(answers >= wanted or not alone, "calibration.count", self.counted, allowed)
         return tokens_NT
@@ -152,14 +156,23 @@ def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) ->
     choice = bos.lower()
     require(choice in BOS, field, bos, f"one of {', '.join(BOS)}")
     if choice == "true" and tokenizer.bos_token_id is None:
-        raise ValueError(f"{field}={bos}: the tokenizer has no beginning-of-sequence token; expected auto or false")
+        raise ValueError(
+            f"{field}={bos}: the tokenizer has no beginning-of-sequence token; expected auto or false"
+        )
     if choice != "auto":
         return choice == "true"
-    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [
+        tokenizer.bos_token_id
+    ]
 
 
 def evaluation_windows(
-    text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, max_tokens: int | None, bos: bool, field: str
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    seq_len: int,
+    max_tokens: int | None,
+    bos: bool,
+    field: str,
 ) -> Tensor:
     """Return the first windows of the text, in order, as tokens_NT (int64). max_tokens: at most this many; None: all.
 
@@ -172,10 +185,14 @@ def evaluation_windows(
     tokens_NT = pool.cut(seq_len)
     if not len(tokens_NT):
         tokens = len(pool.tokens_S)
-        raise ValueError(f"{field}={text.name}: its {tokens} tokens do not fill one window of {seq_len}")
+        raise ValueError(
+            f"{field}={text.name}: its {tokens} tokens do not fill one window of {seq_len}"
+        )
     return tokens_NT if max_tokens is None else tokens_NT[: max(1, max_tokens // seq_len)]
 
 
 def tokens_sha256(tokens_NT: Tensor) -> str:
     """Return the SHA-256 of token windows, in hex digits: it depends on text, tokenizer, number, length and order."""
-    return hashlib.sha256(tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode()).hexdigest()
+    return hashlib.sha256(
+        tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode()
+    ).hexdigest()

@@ -6,4 +6,13 @@ from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.perplexity import Perplexity
 from flap.evaluation.suite import Suite, prepare_suite
 
-__all__ = ["Divergence", "Efficiency", "Evaluator", "Measurement", "Perplexity", "Suite", "Task", "prepare_suite"]
+__all__ = [
+    "Divergence",
+    "Efficiency",
+    "Evaluator",
+    "Measurement",
+    "Perplexity",
+    "Suite",
+    "Task",
+    "prepare_suite",
+]

@@ -29,11 +29,18 @@ class Measurement:
     # The value of each document, or window, by the number's name. Their mean is the number. A perplexity is no mean;
     # its values are those of its linear approximation (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
-    better: dict[str, Better] = field(default_factory=dict)  # which values of a number are better, where that is known
+    better: dict[str, Better] = field(
+        default_factory=dict
+    )  # which values of a number are better, where that is known
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
-        return Measurement(**{part.name: getattr(self, part.name) | getattr(other, part.name) for part in fields(self)})
+        return Measurement(
+            **{
+                part.name: getattr(self, part.name) | getattr(other, part.name)
+                for part in fields(self)
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,15 @@ class Task:
 
     name: str
     run: Callable[..., Measurement]
-    identity: Mapping[str, Any] = field(default_factory=dict)  # everything the numbers depend on, except the model
+    identity: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # everything the numbers depend on, except the model
     origin: str = ""  # where its data came from, for the report
     text_sha256: str | None = None  # of its text, to detect that the model was calibrated on it
     needs_memory: bool = True  # whether the whole model must be in memory
-    shares_text_with: tuple[str, ...] = ()  # calibration texts with the same documents: names, or paths of files
+    shares_text_with: tuple[
+        str, ...
+    ] = ()  # calibration texts with the same documents: names, or paths of files
     dataset: str = ""  # the name of its text
     # Returns what `run` takes of the dense model, such as its hidden states, as a second argument. A task with a
     # reference is run on the pruned model alone.
@@ -55,7 +66,10 @@ class Task:
     def is_of_domain(self, calibration: Text) -> bool:
         """Return whether the task's text is of the same data set (also another part of it) or of the same documents."""
         read = PASSAGES_OF.get(calibration.name, calibration.name)
-        same_dataset = (self.dataset, self.origin) == (read, calibration.origin)  # files may share names
+        same_dataset = (self.dataset, self.origin) == (
+            read,
+            calibration.origin,
+        )  # files may share names
         shared = {read, calibration.origin} & {*self.shares_text_with}
         return same_dataset or calibration.sha256 == self.text_sha256 or bool(shared)
 
@@ -83,7 +97,10 @@ class Evaluator:
         return []
 
     def prepare_again(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        before: PreTrainedTokenizerBase,
     ) -> list[Task]:
         """Return the tasks of a model that has another tokenizer now than `before`."""
         return self.prepare(tokenizer, max_length)
@@ -102,13 +119,19 @@ class Evaluator:
 
     def summary(self, measured: Measurement) -> Measurement:
         """Return the averages, with standard errors: tasks are independent, so the squares of theirs add up."""
-        means, numbers, averages = Numbers(), measured.numbers, self.averages(measured.numbers)
+        means = Numbers()
+        numbers = measured.numbers
+        averages = self.averages(measured.numbers)
         for name, parts in averages.items():
             means[name] = sum(numbers[part] for part in parts) / len(parts)
             errors = [numbers[f"{part}_stderr"] for part in parts if f"{part}_stderr" in numbers]
             if len(errors) == len(parts):
                 means[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
-        better = {name: measured.better[parts[0]] for name, parts in averages.items() if parts[0] in measured.better}
+        better = {
+            name: measured.better[parts[0]]
+            for name, parts in averages.items()
+            if parts[0] in measured.better
+        }
         return Measurement(means, better=better)
 
 
@@ -118,7 +141,10 @@ def own_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Itera
 
 
 def over_batches(
-    model: PlacedModel, batches_NT: Sequence[Tensor], stage: str, measure: Callable[[Tensor, Tensor], T]
+    model: PlacedModel,
+    batches_NT: Sequence[Tensor],
+    stage: str,
+    measure: Callable[[Tensor, Tensor], T],
 ) -> list[T]:
     """Return what `measure` finds of each batch, from its tokens_NT and its final hidden states, hidden_NTD.
 

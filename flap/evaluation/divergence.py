@@ -45,19 +45,26 @@ class Divergence(OnTexts):
     section: ClassVar[str] = "eval.divergence"
 
     def prepare_again(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        before: PreTrainedTokenizerBase,
     ) -> list[Task]:
         """Return no task: predictions over another vocabulary do not compare."""
         return []
 
-    def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
+    def task(
+        self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any
+    ) -> Task:
         """Return the task of a text's windows."""
         batches_NT = tokens_NT.split(self.batch_size)
 
         def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
             measured = Measurement()
             for name, values in compare(model, dense, batches_NT).items():
-                measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
+                measured |= averaged(
+                    f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher"
+                )
             return measured
 
         reference = partial(final_states, batches_NT=batches_NT)
@@ -77,16 +84,21 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
     # mapped files are there until nobody uses them; on NFS their folder is, too
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
-        return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
+        return [
+            files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states
+        ]
 
 
 @torch.no_grad()
-def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]) -> dict[str, list[float]]:
+def compare(
+    model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]
+) -> dict[str, list[float]]:
     """Return kl, agreement, top5_agreement and acceptance of each window.
 
     dense: the dense model's final hidden states of the batches that are this process's.
     """
-    chunk, of_dense = max(1, chunk_size(model.adapter.vocab_size) // COPIES), iter(dense)
+    chunk = max(1, chunk_size(model.adapter.vocab_size) // COPIES)
+    of_dense = iter(dense)
 
     def measure(batch_NT: Tensor, pruned_NTD: Tensor) -> dict[str, list[float]]:
         of_windows = defaultdict[str, list[float]](list)
@@ -94,17 +106,24 @@ def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Te
             chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
             sums = [_sums(model.adapter, *hidden) for hidden in chunks]
             for name in sums[0]:
-                of_windows[name].append(sum(of_chunk[name] for of_chunk in sums) / (batch_NT.shape[1] - 1))
+                of_windows[name].append(
+                    sum(of_chunk[name] for of_chunk in sums) / (batch_NT.shape[1] - 1)
+                )
         return of_windows
 
     of_batches = over_batches(model, batches_NT, "divergence", measure)
-    return {name: [value for of_batch in of_batches for value in of_batch[name]] for name in of_batches[0]}
+    return {
+        name: [value for of_batch in of_batches for value in of_batch[name]]
+        for name in of_batches[0]
+    }
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
     """Return the sums over positions."""
-    dense_PV, pruned_PV = adapter.logits(dense_PD).float(), adapter.logits(pruned_PD).float()
-    log_p_PV, log_q_PV = log_softmax(dense_PV, dim=-1), log_softmax(pruned_PV, dim=-1)
+    dense_PV = adapter.logits(dense_PD).float()
+    pruned_PV = adapter.logits(pruned_PD).float()
+    log_p_PV = log_softmax(dense_PV, dim=-1)
+    log_q_PV = log_softmax(pruned_PV, dim=-1)
     likeliest = min(5, dense_PV.shape[1])
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()

@@ -55,27 +55,41 @@ class Efficiency(Evaluator):
 
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> tuple[Numbers, Numbers]:
         """Return the numbers of the dense and of the pruned model, the latter with the ratios."""
-        dense_numbers, pruned_numbers = self._constants(dense), self._constants(pruned)
-        ratios = {name: pruned_numbers[name] / dense_numbers[name] for name in dense_numbers if dense_numbers[name]}
-        turns = [(self._speed(dense), self._speed(pruned)) for _ in progress(range(1 + self.repeats), "efficiency")][1:]
+        dense_numbers = self._constants(dense)
+        pruned_numbers = self._constants(pruned)
+        ratios = {
+            name: pruned_numbers[name] / dense_numbers[name]
+            for name in dense_numbers
+            if dense_numbers[name]
+        }
+        turns = [
+            (self._speed(dense), self._speed(pruned))
+            for _ in progress(range(1 + self.repeats), "efficiency")
+        ][1:]
         for name in turns[0][0]:
             dense_numbers[name], pruned_numbers[name] = (
                 statistics.median(turn[i][name] for turn in turns) for i in (0, 1)
             )
-            ratios[name] = statistics.median(pruned_turn[name] / dense_turn[name] for dense_turn, pruned_turn in turns)
+            ratios[name] = statistics.median(
+                pruned_turn[name] / dense_turn[name] for dense_turn, pruned_turn in turns
+            )
         pruned_numbers |= {f"{name}_ratio": value for name, value in ratios.items()}
         return dense_numbers, pruned_numbers
 
     def _prompt(self, model: PreTrainedModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)  # the same prompt for both models
         shape = (self.batch_size, self.prefill_len)
-        prompt_NT = torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator)
+        prompt_NT = torch.randint(
+            0, model.config.get_text_config().vocab_size, shape, generator=generator
+        )
         return prompt_NT.to(running_device(model))
 
     def _constants(self, model: PreTrainedModel) -> Numbers:
         prompt_NT = self._prompt(model)
         numbers = {
-            "efficiency/parameters": float(sum(parameter.numel() for parameter in distinct_parameters(model))),
+            "efficiency/parameters": float(
+                sum(parameter.numel() for parameter in distinct_parameters(model))
+            ),
             "efficiency/checkpoint_bytes": float(weight_bytes(model)),
             "efficiency/prefill_macs": float(macs(model, prompt_NT)),
         }
@@ -86,6 +100,8 @@ class Efficiency(Evaluator):
         prefill, total = request_seconds(model, self._prompt(model), 1 + self.decode_len)
         return {
             "efficiency/prefill_tokens_per_second": self.batch_size * self.prefill_len / prefill,
-            "efficiency/decode_tokens_per_second": self.batch_size * self.decode_len / (total - prefill),
+            "efficiency/decode_tokens_per_second": self.batch_size
+            * self.decode_len
+            / (total - prefill),
             "efficiency/latency_ms": 1000 * total,
         }

@@ -28,7 +28,9 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
     """Return the mean of the values of documents as a number, with its standard error where there is one."""
     error = standard_error(values)
     errors = {f"{name}_stderr": error} if math.isfinite(error) else {}
-    return Measurement({name: float(numpy.mean(values)), **errors}, {name: list(values)}, better={name: better})
+    return Measurement(
+        {name: float(numpy.mean(values)), **errors}, {name: list(values)}, better={name: better}
+    )
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,44 @@ class Difference:
         return self.p_value < SIGNIFICANCE
 
 
-def paired(before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
+def paired(
+    before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]
+) -> dict[K, Difference]:
     """Return the difference after - before of each number that both models have by document, if its error is finite.
 
     Both have seen the same documents, so the error is that of the mean of the documents' differences. How hard a
     document is cancels: the error comes from the documents on which the models differ.
     """
-    pairs = {key: _paired(before[key], after[key]) for key in after if len(before.get(key, [])) == len(after[key])}
+    pairs = {
+        key: _paired(before[key], after[key])
+        for key in after
+        if len(before.get(key, [])) == len(after[key])
+    }
     return {key: pair for key, pair in pairs.items() if math.isfinite(pair.error)}
 
 
-def with_averages(numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]) -> dict[str, Difference]:
+def with_averages(
+    numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
+) -> dict[str, Difference]:
     """Return the differences, with those of averages.
 
     averages: the names of the numbers that each average is the mean of. They are of independent documents: the squares
     of their errors add up.
     """
-    parts = {name: [numbers[part] for part in names if part in numbers] for name, names in averages.items()}
-    return {**numbers, **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])}}
+    parts = {
+        name: [numbers[part] for part in names if part in numbers]
+        for name, names in averages.items()
+    }
+    return {
+        **numbers,
+        **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])},
+    }
 
 
 def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
     changes = [b - a for a, b in zip(before, after, strict=True)]
-    mean, error = float(numpy.mean(changes)), standard_error(changes)
+    mean = float(numpy.mean(changes))
+    error = standard_error(changes)
     right_or_wrong = {*before, *after} <= {0.0, 1.0}
     freedom = len(changes) - 1
     p_value = _mcnemar(changes) if right_or_wrong else _t_test(mean, error, freedom)
@@ -82,7 +99,8 @@ def _mcnemar(changes: Sequence[float]) -> float:
     """
     from scipy.stats import binomtest  # imported here, as below, because it takes half a second
 
-    won, lost = changes.count(1.0), changes.count(-1.0)
+    won = changes.count(1.0)
+    lost = changes.count(-1.0)
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
@@ -95,6 +113,7 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 def _averaged(parts: Sequence[Difference]) -> Difference:
     """Return the difference of a mean; its degrees of freedom are those of Welch and Satterthwaite (1947)."""
     total = sum(part.error**2 for part in parts)
-    mean, error = sum(part.mean for part in parts) / len(parts), math.sqrt(total) / len(parts)
+    mean = sum(part.mean for part in parts) / len(parts)
+    error = math.sqrt(total) / len(parts)
     freedom = total**2 / sum(part.error**4 / part.freedom for part in parts) if total else math.inf
     return Difference(mean, error, _t_test(mean, error, freedom), freedom)

@@ -27,8 +27,12 @@ class Generation(ZeroShot):
     needs_token: ClassVar[tuple[str, ...]] = ("eos_token_id",)
     asks_in_chat: ClassVar[bool] = True
 
-    tasks: list[str] = field(default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"])
-    num_fewshot: int | None = 5  # examples in the prompt, which show how long an answer is; None: the task's own number
+    tasks: list[str] = field(
+        default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
+    )
+    num_fewshot: int | None = (
+        5  # examples in the prompt, which show how long an answer is; None: the task's own number
+    )
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured.
@@ -45,13 +49,22 @@ class Generation(ZeroShot):
                 )
             longest = (subtask.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST)
             if max_length is not None and longest >= max_length:
-                raise ValueError(f"tasks={task.name}: answers of up to {longest} tokens; the context is {max_length}")
+                raise ValueError(
+                    f"tasks={task.name}: answers of up to {longest} tokens; the context is {max_length}"
+                )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `generation/exact_match` and `generation/f1`, means over the tasks, if each task has the number."""
         averages = {
             f"generation/{measure}": [
-                next((name for name in numbers if name.split(",")[0] == f"{Path(task).name}/{measure}"), "")
+                next(
+                    (
+                        name
+                        for name in numbers
+                        if name.split(",")[0] == f"{Path(task).name}/{measure}"
+                    ),
+                    "",
+                )
                 for task in expand(self.tasks)
             ]
             for measure in ("exact_match", "f1")

@@ -34,15 +34,24 @@ class Perplexity(OnTexts):
 
     section: ClassVar[str] = "eval.perplexity"
 
-    def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
+    def task(
+        self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any
+    ) -> Task:
         """Return the task of a text's windows, whose name is that of its first number."""
         names = f"{text}/perplexity@{seq_len}", f"{text}/bits_per_byte@{seq_len}"
-        return Task(names[0], partial(self._measure, names=names, tokens_NT=tokens_NT, bytes_N=bytes_N), **about)
+        return Task(
+            names[0],
+            partial(self._measure, names=names, tokens_NT=tokens_NT, bytes_N=bytes_N),
+            **about,
+        )
 
-    def _measure(self, model: PlacedModel, names: tuple[str, str], tokens_NT: Tensor, bytes_N: Tensor) -> Measurement:
+    def _measure(
+        self, model: PlacedModel, names: tuple[str, str], tokens_NT: Tensor, bytes_N: Tensor
+    ) -> Measurement:
         tokens_N = (tokens_NT[:, 1:] != NO_TOKEN).sum(dim=1)
         nats_N = window_losses(model, tokens_NT, self.batch_size) * tokens_N
-        losses_N, bits_N = ratio_values(nats_N, tokens_N), ratio_values(nats_N / math.log(2), bytes_N)
+        losses_N = ratio_values(nats_N, tokens_N)
+        bits_N = ratio_values(nats_N / math.log(2), bytes_N)
         numbers = dict(zip(names, (perplexity(losses_N), bits_N.mean().item()), strict=True))
         values = dict(zip(names, (linearised(losses_N), bits_N), strict=True))
         windows = {name: values[name].tolist() for name in names if math.isfinite(numbers[name])}
@@ -82,7 +91,8 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
     chunk = chunk_size(model.adapter.vocab_size)
 
     def measure(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
-        hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].to(model.device).flatten()
+        hidden_PD = hidden_NTD[:, :-1].flatten(0, 1)
+        target_P = batch_NT[:, 1:].to(model.device).flatten()
         pairs = zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True)
         losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
         scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1)
@@ -93,7 +103,9 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
 
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
     logits_PV = adapter.logits(hidden_PD).float()
-    return cross_entropy(logits_PV, target_P.to(logits_PV.device), ignore_index=NO_TOKEN, reduction="none").cpu()
+    return cross_entropy(
+        logits_PV, target_P.to(logits_PV.device), ignore_index=NO_TOKEN, reduction="none"
+    ).cpu()
 
 
 def chunk_size(vocab_size: int) -> int:

@@ -21,7 +21,9 @@ class PromptsTask(ConfigurableTask):
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
         answers = [str(prompt.answer).strip() for prompt in prompts]
-        turns = [json.dumps(prompt.messages) for prompt in prompts]  # as Arrow gives each turn the keys of all others
+        turns = [
+            json.dumps(prompt.messages) for prompt in prompts
+        ]  # as Arrow gives each turn the keys of all others
         self.prompts = prompts
         other_rows = len({*zip(turns, answers, strict=True)}) - 1
         self.most_shots = 0 if any(prompt.conversation for prompt in prompts) else other_rows
@@ -40,7 +42,12 @@ class PromptsTask(ConfigurableTask):
         super().__init__(config=config)
 
     def fewshot_context(
-        self, doc: dict[str, str], num_fewshot: int, *, chat_template: Callable[..., str] | None = None, **_: Any
+        self,
+        doc: dict[str, str],
+        num_fewshot: int,
+        *,
+        chat_template: Callable[..., str] | None = None,
+        **_: Any,
     ) -> str:
         """Return what is asked: the turns of examples and of the row, through the template or in plain text."""
         turns = json.loads(doc["turns"])
@@ -56,11 +63,15 @@ def load_prompts(path: str) -> tuple[PromptsTask, str]:
     Raises:
         ValueError: the file cannot be read, or a row has no prompt or no answer.
     """
-    prompts, name = read_prompts(path, "tasks"), Path(path).name
+    prompts = read_prompts(path, "tasks")
+    name = Path(path).name
     for number, prompt in enumerate(prompts, start=1):
         if prompt.answer is None:
             expected = "'answer', or 'messages' whose last is the assistant's"
             raise ValueError(f"tasks={path}: row {number} has no answer; expected {expected}")
     content = digest([(one.messages, one.answer) for one in prompts])
     task = PromptsTask(name, prompts)
-    return task, f"{name}, {len(prompts)} prompts{', each asked alone' * (not task.most_shots)} (sha256 {content})"
+    return (
+        task,
+        f"{name}, {len(prompts)} prompts{', each asked alone' * (not task.most_shots)} (sha256 {content})",
+    )

@@ -19,7 +19,10 @@ from flap.models import distinct_parameters, running_device
 
 
 def generate(
-    model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int, on_token: Callable[[], None] | None = None
+    model: PreTrainedModel,
+    prompt_NT: Tensor,
+    new_tokens: int,
+    on_token: Callable[[], None] | None = None,
 ) -> None:
     """Decode exactly `new_tokens` tokens greedily, with a KV cache. on_token: called after each of them.
 
@@ -29,7 +32,9 @@ def generate(
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
         if on_token is not None:
             on_token()
-        return torch.zeros(len(tokens_NT), dtype=torch.bool, device=tokens_NT.device)  # never stop early
+        return torch.zeros(
+            len(tokens_NT), dtype=torch.bool, device=tokens_NT.device
+        )  # never stop early
 
     with replaced("generation_config", GenerationConfig(), model):
         model.generate(
@@ -44,12 +49,16 @@ def generate(
         )
 
 
-def request_seconds(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) -> tuple[float, float]:
+def request_seconds(
+    model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
+) -> tuple[float, float]:
     """Return the wall time in seconds from the prompt to the first new token and to the last, device work included."""
     times: list[float] = []
 
     def clock() -> None:
-        if len(times) < 2:  # start and first token only: waiting for the device after each token would slow decoding
+        if (
+            len(times) < 2
+        ):  # start and first token only: waiting for the device after each token would slow decoding
             _wait_for(model)
             times.append(time.perf_counter())
 
@@ -76,7 +85,9 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 
     Attention is counted as if there were no causal mask; only the experts that the router chooses are counted.
     """
-    eager = replaced("_experts_implementation", "eager", model.config)  # torch counts no products of the grouped kernel
+    eager = replaced(
+        "_experts_implementation", "eager", model.config
+    )  # torch counts no products of the grouped kernel
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)
     return int(counter.get_total_flops()) // 2

@@ -31,7 +31,9 @@ class Results:
 
     def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         """Return the stored measurement of a key; if there is none, store and return that of `make`."""
-        measured: Measurement = found_or_made(partial(self._find, key), make, partial(self._store, key))[0]
+        measured: Measurement = found_or_made(
+            partial(self._find, key), make, partial(self._store, key)
+        )[0]
         return measured
 
     def _find(self, key: Key) -> Measurement | None:
@@ -71,7 +73,8 @@ class Results:
             for key, measured in self.stored().values()
             if {"plan", "data"} <= key.keys()  # the dense model's have no plan
             for name, values in measured.documents.items()
-            if name in numbers and measured.numbers.get(name) == numbers[name]  # others are of an earlier start
+            if name in numbers
+            and measured.numbers.get(name) == numbers[name]  # others are of an earlier start
         }
 
     @property
@@ -79,7 +82,10 @@ class Results:
         return self.path.with_name("documents.json.gz")
 
     def _write(self, key: Key, entry: Mapping[str, Any]) -> None:
-        write_text(self.path, to_json(read_json(self.path) | {digest(key): {"key": key, **entry}}, indent=1) + "\n")
+        write_text(
+            self.path,
+            to_json(read_json(self.path) | {digest(key): {"key": key, **entry}}, indent=1) + "\n",
+        )
 
 
 def _write_compressed(value: Any, path: Path) -> None:
@@ -93,7 +99,9 @@ def _read_compressed(path: Path) -> Any:
 
 def _measurement(plain: Mapping[str, Any]) -> Measurement:
     """Return the measurement that was written; a number that is null was not finite."""
-    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), plain.get("better", {}))
+    return Measurement(
+        infinite(plain["numbers"]), infinite(plain["documents"]), plain.get("better", {})
+    )
 
 
 def _read_documents(path: Path) -> dict[str, Documents]:

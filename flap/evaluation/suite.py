@@ -29,7 +29,9 @@ class Suite:
     parts: Sequence[tuple[Evaluator, list[Task]]]
     comparisons: Sequence[SideBySide]
     results: Results | None  # the files with the numbers; None: the run has no folder
-    references: dict[str, Any] = field(default_factory=dict)  # what tasks take of the dense model, by the task's name
+    references: dict[str, Any] = field(
+        default_factory=dict
+    )  # what tasks take of the dense model, by the task's name
 
     @property
     def tasks(self) -> list[Task]:
@@ -44,7 +46,9 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             if task.reference is None:
-                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, lambda: task.run(load()))[0])
+                return self._measured(
+                    task_key, lambda: dense_cache.get(DENSE, task_key, lambda: task.run(load()))[0]
+                )
             self.references[task.name] = task.reference(load())
             return Measurement()
 
@@ -61,7 +65,9 @@ class Suite:
 
     def averages(self, numbers: Numbers) -> dict[str, list[str]]:
         """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""
-        return {name: parts for one, _ in self.parts for name, parts in one.averages(numbers).items()}
+        return {
+            name: parts for one, _ in self.parts for name, parts in one.averages(numbers).items()
+        }
 
     def side_by_side(
         self, open_dense: Load, dense_bytes: int, pruned: PlacedModel, key: Key
@@ -70,9 +76,13 @@ class Suite:
 
         open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room.
         """
-        dense_numbers, pruned_numbers = Numbers(), Numbers()
+        dense_numbers = Numbers()
+        pruned_numbers = Numbers()
         if self.comparisons and not pruned.fits_in_memory(beside_bytes=dense_bytes):
-            _warn_left_out([comparison.name for comparison in self.comparisons], "both models in memory at once")
+            _warn_left_out(
+                [comparison.name for comparison in self.comparisons],
+                "both models in memory at once",
+            )
             return dense_numbers, pruned_numbers
         models = cache(lambda: (open_dense().in_memory().model, pruned.in_memory().model))
         for comparison in self.comparisons:
@@ -80,17 +90,25 @@ class Suite:
             def compare(one: SideBySide = comparison) -> tuple[Numbers, Numbers]:
                 return one.run(*models())
 
-            stored = partial(self.results.get, _task_key(comparison, key), compare) if self.results else compare
+            stored = (
+                partial(self.results.get, _task_key(comparison, key), compare)
+                if self.results
+                else compare
+            )
             numbers = on_first(stored)  # alone: models that run at once slow each other
-            dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
+            dense_numbers = dense_numbers | numbers[0]
+            pruned_numbers = pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
 
     def _measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         return self.results.measured(key, make) if self.results else make()
 
-    def _all(self, model: PlacedModel, key: Key, measure: Callable[[Task, Key, Load], Measurement]) -> Measurement:
+    def _all(
+        self, model: PlacedModel, key: Key, measure: Callable[[Task, Key, Load], Measurement]
+    ) -> Measurement:
         """Return the numbers of all tasks. If the model fits into memory, it is loaded when a task first needs it."""
-        fits, measured = model.fits_in_memory(), Measurement()
+        fits = model.fits_in_memory()
+        measured = Measurement()
         load = cache(model.in_memory if fits else lambda: model)
         if left_out := [task.name for task in self.tasks if not fits and task.needs_memory]:
             _warn_left_out(left_out, "the whole model in memory")
@@ -128,14 +146,24 @@ def prepare_suite(
     """
 
     def prepared(one: Evaluator) -> list[Task]:
-        return one.prepare_again(tokenizer, max_length, before) if before else one.prepare(tokenizer, max_length)
+        return (
+            one.prepare_again(tokenizer, max_length, before)
+            if before
+            else one.prepare(tokenizer, max_length)
+        )
 
     suite = Suite(
         [(evaluator, prepared(evaluator)) for evaluator in evaluators],
-        [comparison for evaluator in evaluators for comparison in evaluator.comparisons(max_length)],
+        [
+            comparison
+            for evaluator in evaluators
+            for comparison in evaluator.comparisons(max_length)
+        ],
         Results(path) if path else None,
     )
     names = Counter(task.name for task in suite.tasks)
     if repeated := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"eval: {', '.join(repeated)} is named twice; expected tasks and texts of different names")
+        raise ValueError(
+            f"eval: {', '.join(repeated)} is named twice; expected tasks and texts of different names"
+        )
     return suite

@@ -13,7 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data import begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes, tokens_sha256
+from flap.data import (
+    begins_with_bos,
+    evaluation_windows,
+    read_text,
+    retokenised,
+    text_bytes,
+    tokens_sha256,
+)
 from flap.evaluation.base import Evaluator, Task
 
 
@@ -24,7 +31,9 @@ class OnTexts(Evaluator, ABC):
     section: ClassVar[str]  # of the config, for error messages
 
     datasets: list[str]  # names of texts, or local files
-    seq_len: Any = 128  # tokens in a window, 2 or more, or a list of such; it is part of the numbers' names
+    seq_len: Any = (
+        128  # tokens in a window, 2 or more, or a list of such; it is part of the numbers' names
+    )
     max_tokens: int | None = 16384  # tokens of each text, at least one window; None: all
     batch_size: int = 8  # windows at a time; 1 or more
     bos: str = "auto"  # windows begin with the BOS token: "true", "false"; "auto": where the tokenizer puts one there
@@ -32,12 +41,26 @@ class OnTexts(Evaluator, ABC):
     def __post_init__(self) -> None:
         require(bool(self.datasets), f"{self.section}.datasets", "[]", "at least one text")
         names = all(isinstance(dataset, str) for dataset in self.datasets)
-        require(names, f"{self.section}.datasets", self.datasets, "names of texts, or files with a column 'text'")
-        valid = bool(self.windows) and all(type(length) is int and length >= 2 for length in self.windows)
-        require(valid, f"{self.section}.seq_len", self.seq_len, "a whole number >= 2, or a list of such")
+        require(
+            names,
+            f"{self.section}.datasets",
+            self.datasets,
+            "names of texts, or files with a column 'text'",
+        )
+        valid = bool(self.windows) and all(
+            type(length) is int and length >= 2 for length in self.windows
+        )
+        require(
+            valid, f"{self.section}.seq_len", self.seq_len, "a whole number >= 2, or a list of such"
+        )
         for name, minimum in (("max_tokens", max(self.windows)), ("batch_size", 1)):
             value = getattr(self, name)
-            require(value is None or value >= minimum, f"{self.section}.{name}", value, f"a whole number >= {minimum}")
+            require(
+                value is None or value >= minimum,
+                f"{self.section}.{name}",
+                value,
+                f"a whole number >= {minimum}",
+            )
 
     @property
     def windows(self) -> list[Any]:
@@ -45,7 +68,9 @@ class OnTexts(Evaluator, ABC):
         return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
     @abstractmethod
-    def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
+    def task(
+        self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any
+    ) -> Task:
         """Return the task of a text's windows.
 
         text: its name. seq_len: the length that is asked for. bytes_N: of UTF-8 that the scored tokens of each window
@@ -59,11 +84,16 @@ class OnTexts(Evaluator, ABC):
             ValueError: a window is longer than the model's context, or a text cannot be read or is too short.
         """
         if max_length is not None and (longest := max(self.windows)) > max_length:
-            raise ValueError(f"{self.section}.seq_len={longest}: the model's context ends at {max_length}")
+            raise ValueError(
+                f"{self.section}.seq_len={longest}: the model's context ends at {max_length}"
+            )
         return list(self._tasks(tokenizer, tokenizer, max_length))
 
     def prepare_again(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        before: PreTrainedTokenizerBase,
     ) -> list[Task]:
         """Return the tasks with another tokenizer, each window with the text of the one that `before` cuts.
 
@@ -72,9 +102,13 @@ class OnTexts(Evaluator, ABC):
         return list(self._tasks(tokenizer, before, max_length))
 
     def _tasks(
-        self, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase, max_length: int | None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        cut_by: PreTrainedTokenizerBase,
+        max_length: int | None,
     ) -> Iterator[Task]:
-        field, bos = f"{self.section}.datasets", begins_with_bos(cut_by, self.bos, f"{self.section}.bos")
+        field = f"{self.section}.datasets"
+        bos = begins_with_bos(cut_by, self.bos, f"{self.section}.bos")
         texts = [read_text(dataset, "evaluation", field) for dataset in self.datasets]
         for text, seq_len in product(texts, self.windows):
             tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)
@@ -86,7 +120,11 @@ class OnTexts(Evaluator, ABC):
                 seq_len,
                 tokens_NT,
                 bytes_N,
-                identity={"tokens": tokens_sha256(tokens_NT), "bytes": tokens_sha256(bytes_N), "bos": bos},
+                identity={
+                    "tokens": tokens_sha256(tokens_NT),
+                    "bytes": tokens_sha256(bytes_N),
+                    "bos": bos,
+                },
                 origin=text.origin,
                 text_sha256=text.sha256,
                 needs_memory=False,

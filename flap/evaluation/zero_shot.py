@@ -18,7 +18,14 @@ from flap.data.named_prompts import PASSAGES_OF
 from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
-from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
+from flap.evaluation.zero_shot_tasks import (
+    SOURCES,
+    LoadedTask,
+    check_shots,
+    expand,
+    load_tasks,
+    quiet,
+)
 from flap.models import PlacedModel
 
 log = logging.getLogger(__name__)
@@ -32,7 +39,9 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
-TURNS = Prompt(tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None)  # to be taken
+TURNS = Prompt(
+    tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
+)  # to be taken
 SHARED_TEXT = {  # from the same validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
@@ -53,26 +62,47 @@ class ZeroShot(Evaluator):
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
-    needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")  # one of these, which lm-eval begins with
-    asks_in_chat: ClassVar[bool] = False  # what chat_template=auto means where the tokenizer has one
+    needs_token: ClassVar[tuple[str, ...]] = (
+        "bos_token_id",
+        "eos_token_id",
+    )  # one of these, which lm-eval begins with
+    asks_in_chat: ClassVar[bool] = (
+        False  # what chat_template=auto means where the tokenizer has one
+    )
 
-    tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))  # lm-eval tasks, groups or tags
+    tasks: list[str] = field(
+        default_factory=lambda: list(PAPER_MEASURES)
+    )  # lm-eval tasks, groups or tags
     limit: int | None = None  # documents of each task, 1 or more; None: all
-    num_fewshot: int | None = None  # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
+    num_fewshot: int | None = (
+        None  # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
+    )
     batch_size: int = 8  # sequences in a batch, 1 or more
-    source: str = "auto"  # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
+    source: str = (
+        "auto"  # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
+    )
     seed: int = 1234  # of the few-shot examples, 0 to 2**32 - 1; this is lm-eval's
-    chat_template: str = "auto"  # prompts go through the tokenizer's: true, false; auto: false, so as published
+    chat_template: str = (
+        "auto"  # prompts go through the tokenizer's: true, false; auto: false, so as published
+    )
 
     def __post_init__(self) -> None:
         for name, condition, allowed in (
             ("tasks", bool(self.tasks), "a list of lm-eval tasks, groups or tags, as [piqa]"),
             ("limit", self.limit is None or self.limit >= 1, "null or a whole number >= 1"),
-            ("num_fewshot", self.num_fewshot is None or self.num_fewshot >= 0, "null or a whole number >= 0"),
+            (
+                "num_fewshot",
+                self.num_fewshot is None or self.num_fewshot >= 0,
+                "null or a whole number >= 0",
+            ),
             ("batch_size", self.batch_size >= 1, "a whole number >= 1"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
-            ("chat_template", self.chat_template.lower() in ("auto", "true", "false"), "one of auto, true, false"),
+            (
+                "chat_template",
+                self.chat_template.lower() in ("auto", "true", "false"),
+                "one of auto, true, false",
+            ),
         ):
             require(condition, f"{self.section}.{name}", getattr(self, name), allowed)
 
@@ -105,8 +135,11 @@ class ZeroShot(Evaluator):
 
     def _template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> Any:
         """Return the chat template that prompts go through, examples as earlier turns; None: none."""
-        choice, where = self.chat_template.lower(), f"{self.section}.chat_template={self.chat_template}"
-        if choice == "false" or (choice == "auto" and not (self.asks_in_chat and tokenizer.chat_template)):
+        choice = self.chat_template.lower()
+        where = f"{self.section}.chat_template={self.chat_template}"
+        if choice == "false" or (
+            choice == "auto" and not (self.asks_in_chat and tokenizer.chat_template)
+        ):
             return None
         if not tokenizer.chat_template:
             raise ValueError(f"{where}: the tokenizer has no chat template; expected auto or false")
@@ -128,22 +161,35 @@ class ZeroShot(Evaluator):
         return Task(task.name, run, identity, origin, shares_text_with=shared)
 
     def _measure(
-        self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, in_chat: bool
+        self,
+        placed: PlacedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: LoadedTask,
+        in_chat: bool,
     ) -> Measurement:
         output = self._evaluated(placed, tokenizer, task, in_chat)
-        numbers, samples = flatten(output["results"]), output["samples"]
+        numbers = flatten(output["results"])
+        samples = output["samples"]
         better = directions(numbers, output["higher_is_better"])
         measured = Measurement(numbers, by_document(samples, numbers), better=better)
         for name, subtask in task.loaded["tasks"].items():
             normalised = accuracy(name, numbers) == f"{name}/acc_norm"
-            measured |= margin(name, subtask, samples[name], normalised) | f1(name, subtask, samples[name])
+            measured |= margin(name, subtask, samples[name], normalised) | f1(
+                name, subtask, samples[name]
+            )
         return measured
 
     def _evaluated(
-        self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, in_chat: bool
+        self,
+        placed: PlacedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: LoadedTask,
+        in_chat: bool,
     ) -> Any:
         """Return what lm-eval returns; random states, logging and its progress bars are as before."""
-        from lm_eval import evaluate  # here, as it takes seconds; simple_evaluate would run git and nvidia-smi
+        from lm_eval import (
+            evaluate,
+        )  # here, as it takes seconds; simple_evaluate would run git and nvidia-smi
         from lm_eval.api import metrics, model
         from lm_eval.api import task as tasks
         from lm_eval.models import huggingface
@@ -163,16 +209,30 @@ class ZeroShot(Evaluator):
         end = getattr(placed.model.generation_config, "eos_token_id", None)
         plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
         with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
-            options = {"batch_size": self.batch_size, "enable_thinking": False}  # of templates that have thoughts
+            options = {
+                "batch_size": self.batch_size,
+                "enable_thinking": False,
+            }  # of templates that have thoughts
             lm = huggingface.HFLM(pretrained=placed.model, tokenizer=tokenizer, **options)
-            lm._device = placed.device  # its own is that of the first weight, which may wait on disk
+            lm._device = (
+                placed.device
+            )  # its own is that of the first weight, which may wait on disk
             chat = {"apply_chat_template": in_chat, "fewshot_as_multiturn": in_chat}
             output = evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)
         requests = [one for subtask in task.loaded["tasks"].values() for one in subtask.instances]
         asked = [one.args for one in requests if one.request_type == "generate_until"]
-        room = [lm.max_length - options.get("max_gen_toks", lm.max_gen_toks) for _, options in asked]
-        if cut := sum(len(lm.tok_encode(text)) > fits for (text, _), fits in zip(asked, room, strict=True)):
-            log.warning("%s: %d of %d prompts lose their beginning: the context is short", task.name, cut, len(asked))
+        room = [
+            lm.max_length - options.get("max_gen_toks", lm.max_gen_toks) for _, options in asked
+        ]
+        if cut := sum(
+            len(lm.tok_encode(text)) > fits for (text, _), fits in zip(asked, room, strict=True)
+        ):
+            log.warning(
+                "%s: %d of %d prompts lose their beginning: the context is short",
+                task.name,
+                cut,
+                len(asked),
+            )
         return output
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -186,7 +246,11 @@ class ZeroShot(Evaluator):
             "zero_shot/average": [accuracy(task, numbers) for task in tasks],
             "zero_shot/average_margin": [f"{task}/margin" for task in tasks],
         }
-        return {name: parts for name, parts in averages.items() if all(part in numbers for part in parts)}
+        return {
+            name: parts
+            for name, parts in averages.items()
+            if all(part in numbers for part in parts)
+        }
 
 
 def accuracy(task: str, numbers: Mapping[str, Any]) -> str:

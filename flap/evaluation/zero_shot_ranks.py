@@ -24,12 +24,16 @@ class SharedBatches(Collator):
     def get_batched(self, n: int = 1, batch_fn: Callable[..., int] | None = None) -> Iterator[Any]:
         """Yield the batches of this process."""
         batches = list(super().get_batched(n, batch_fn))
-        numbers = iter(self._reorder_indices)  # of requests; none yet where lm-eval notes them with the answers
+        numbers = iter(
+            self._reorder_indices
+        )  # of requests; none yet where lm-eval notes them with the answers
         of_batches = [list(islice(numbers, len(batch))) for batch in batches]
         own = ranks.own_share(list(zip(of_batches, enumerate(batches), strict=True)))
         self._reorder_indices = list(chain(*(of_batch for of_batch, _ in own)))
         for _, (number, batch) in own:
-            torch.manual_seed(number)  # what is drawn for a batch does not depend on batches before it
+            torch.manual_seed(
+                number
+            )  # what is drawn for a batch does not depend on batches before it
             yield batch
 
     def get_original(self, newarr: list[Any]) -> list[Any]:
@@ -42,7 +46,15 @@ class SharedBatches(Collator):
 class Bar:
     """A replacement for tqdm in lm-eval: requests to the model use our progress bar, quick loops show none."""
 
-    def __init__(self, items: Iterable[Any] = (), *, stage: str, total: int = 0, disable: bool = False, **_: Any):
+    def __init__(
+        self,
+        items: Iterable[Any] = (),
+        *,
+        stage: str,
+        total: int = 0,
+        disable: bool = False,
+        **_: Any,
+    ):
         self.items = items
         self.steps = iter(()) if items or disable else progress(range(total), stage)
 

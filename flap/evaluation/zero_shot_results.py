@@ -12,7 +12,9 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-Samples = Mapping[str, list[dict[str, Any]]]  # lm-eval's log: by task, an entry for each document (and filter)
+Samples = Mapping[
+    str, list[dict[str, Any]]
+]  # lm-eval's log: by task, an entry for each document (and filter)
 
 
 def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
@@ -36,7 +38,9 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
     return f"{task}/{measure.removesuffix('_stderr')}{suffix}{error}"
 
 
-def directions(numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]) -> dict[str, Better]:
+def directions(
+    numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
+) -> dict[str, Better]:
     """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
     better: dict[str, Better] = {}
     for name in (name for name in numbers if not name.endswith("_stderr")):
@@ -72,17 +76,34 @@ def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool
 
     Nothing is returned for a task that has another way to choose, or a document without a right or a wrong choice.
     """
-    if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results) or not entries:
+    if (
+        task.OUTPUT_TYPE != "multiple_choice"
+        or callable(task.config.process_results)
+        or not entries
+    ):
         return Measurement()
-    margins = [_margin(task, entry, normalised) for entry in entries if entry["filter"] == entries[0]["filter"]]
-    return averaged(f"{name}/margin", margins, "higher") if all(map(math.isfinite, margins)) else Measurement()
+    margins = [
+        _margin(task, entry, normalised)
+        for entry in entries
+        if entry["filter"] == entries[0]["filter"]
+    ]
+    return (
+        averaged(f"{name}/margin", margins, "higher")
+        if all(map(math.isfinite, margins))
+        else Measurement()
+    )
 
 
 def _margin(task: Any, entry: dict[str, Any], normalised: bool) -> float:
     """Return the margin of a document; not finite without a right or a wrong choice."""
     choices = task.doc_to_choice(entry["doc"])
-    answers = entry["filtered_resps"][: len(choices)]  # further ones are of choices without a question
-    scores = [answer[0] / (len(choice) if normalised else 1) for answer, choice in zip(answers, choices, strict=True)]
+    answers = entry["filtered_resps"][
+        : len(choices)
+    ]  # further ones are of choices without a question
+    scores = [
+        answer[0] / (len(choice) if normalised else 1)
+        for answer, choice in zip(answers, choices, strict=True)
+    ]
     right = _right(task, entry["doc"], choices)
     return max((s for i, s in enumerate(scores) if i in right), default=-math.inf) - max(
         (s for i, s in enumerate(scores) if i not in right), default=-math.inf
@@ -106,11 +127,22 @@ def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
     6.1.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
-    if other_way or "regex" in str(task.config.filter_list) or not entries or "f1" in entries[0]["metrics"]:
+    if (
+        other_way
+        or "regex" in str(task.config.filter_list)
+        or not entries
+        or "f1" in entries[0]["metrics"]
+    ):
         return Measurement()
     entries = [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
-    answers = [(str(entry["filtered_resps"][0]), _references(task, entry["doc"])) for entry in entries]
-    return averaged(f"{name}/f1", [max(_overlap(answer, one) for one in right) for answer, right in answers], "higher")
+    answers = [
+        (str(entry["filtered_resps"][0]), _references(task, entry["doc"])) for entry in entries
+    ]
+    return averaged(
+        f"{name}/f1",
+        [max(_overlap(answer, one) for one in right) for answer, right in answers],
+        "higher",
+    )
 
 
 def _references(task: Any, document: Any) -> list[str]:

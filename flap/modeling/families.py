@@ -16,14 +16,22 @@ class Family:
     tuples: bool = False  # a layer returns its output as the first of a tuple
     attention: str = "self_attn.o_proj"
     attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    attention_norms: tuple[str, ...] = ()  # RMS norms, each over all outputs of the input projection in its place
-    attention_vectors: tuple[str, ...] = ()  # parameters with the same number of values for each head
-    whole_attention: str = ""  # the output projection in layers whose attention cannot be divided into heads
+    attention_norms: tuple[
+        str, ...
+    ] = ()  # RMS norms, each over all outputs of the input projection in its place
+    attention_vectors: tuple[
+        str, ...
+    ] = ()  # parameters with the same number of values for each head
+    whole_attention: str = (
+        ""  # the output projection in layers whose attention cannot be divided into heads
+    )
     stacked: bool = False
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     experts: str = ""  # the module of a layer's experts, where it has any
-    router: str = ""  # the module that chooses from them, if one of its rows can be removed with an expert
+    router: str = (
+        ""  # the module that chooses from them, if one of its rows can be removed with an expert
+    )
     num_experts: str = "num_experts"  # a config key
     chosen_experts: str = "num_experts_per_tok"  # a config key
     kv_heads: str = "num_key_value_heads"  # a config key; multi-head attention has none
@@ -99,6 +107,8 @@ FAMILIES: dict[str, Family] = {
 
 # The vision-language models: the path of the language model in the base model. Its family is that of its own config.
 TOWERS = {
-    **dict.fromkeys(("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"),
+    **dict.fromkeys(
+        ("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"
+    ),
     **dict.fromkeys(("idefics3", "smolvlm"), "text_model"),
 }

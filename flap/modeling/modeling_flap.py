@@ -28,7 +28,9 @@ MLP_OUTPUTS = (
 )  # fmt: skip
 # The architectures whose attention has the hidden size as its width; they do not use `head_dim`.
 SQUARE = ("OPT", "GPTNeoX", "StableLm", "Falcon", "GPT2", "Qwen2_5_VL")
-KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
+KERNEL_MULTIPLE = (
+    8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
+)
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 # Of a vision-language model; its language model may have the same prefix, as Gemma 3 has.
 WHOLE_AUTO_CLASSES = {
@@ -60,7 +62,9 @@ class PrunedConfigMixin:
 
     def __getattribute__(self, key):
         """Return an attribute; a global width, too, which transformers would return with a warning."""
-        plain = super(LAST_MIXIN, self)  # that of object, which torch.compile cannot trace by its name
+        plain = super(
+            LAST_MIXIN, self
+        )  # that of object, which torch.compile cannot trace by its name
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
 
@@ -71,11 +75,14 @@ class PrunedModelMixin:
         text_config = config.get_text_config()
         widths = text_config.to_dict().get("per_layer_config")
         if config._attn_implementation == "vllm":
-            check_for_vllm(widths, sys.modules["vllm.distributed"].get_tensor_model_parallel_world_size())
+            check_for_vllm(
+                widths, sys.modules["vllm.distributed"].get_tensor_model_parallel_world_size()
+            )
         text_config.per_layer_config = _head_dims(widths)
         super().__init__(config, *args, **kwargs)
         text_config.per_layer_config = widths
-        layers, architecture = decoder_layers(self), _architecture(self)
+        layers = decoder_layers(self)
+        architecture = _architecture(self)
         for i, layer_config in enumerate(text_config.per_layer_config):
             layers[i] = _build(layers[i], layer_config, i, architecture)
         share_config(self)
@@ -93,7 +100,9 @@ class PrunedExpertsMixin:
     def forward(self, hidden_states, top_k_index, top_k_weights):
         """Run the chosen experts, and add their biases."""
         output = super().forward(hidden_states, top_k_index, top_k_weights)
-        return output + (top_k_weights[..., None] * self.down_proj_bias[top_k_index]).sum(1).to(output.dtype)
+        return output + (top_k_weights[..., None] * self.down_proj_bias[top_k_index]).sum(1).to(
+            output.dtype
+        )
 
 
 class PrunedEachMixin:
@@ -116,7 +125,9 @@ def add_biases(experts):
 
 def _head_dims(widths):
     """Return what the whole model must know of its layers: the sizes of heads, where they differ (Gemma 4)."""
-    return {i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer} or None
+    return {
+        i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer
+    } or None
 
 
 def check_for_vllm(widths, ranks):
@@ -124,14 +135,22 @@ def check_for_vllm(widths, ranks):
 
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
-    units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
-    units = [one for one in units if "experts" not in one[1] and one[1] != "head_dim"]  # which are not split
+    units = [
+        (i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int
+    ]
+    units = [
+        one for one in units if "experts" not in one[1] and one[1] != "head_dim"
+    ]  # which are not split
     for i, name, n in units:
         if n % ranks:
-            option = f"structure.multiple_of_heads={ranks}" if name.endswith("heads") else "round_to=8"
+            option = (
+                f"structure.multiple_of_heads={ranks}" if name.endswith("heads") else "round_to=8"
+            )
             fits = math.gcd(ranks, *(n for _, _, n in units))
             rest = f"serve with tensor_parallel_size={fits}, or prune with {option}"
-            raise ValueError(f"vLLM: {name}={n} in layer {i} does not split over tensor_parallel_size={ranks}: {rest}")
+            raise ValueError(
+                f"vLLM: {name}={n} in layer {i} does not split over tensor_parallel_size={ranks}: {rest}"
+            )
 
 
 def language_model(model):
@@ -159,12 +178,16 @@ def share_config(model):
     base = language_model(model)
     base.config = config  # transformers has copied it
     if hasattr(base, "rotary_emb"):
-        base.rotary_emb.config = RotaryConfig(config, _head_dims(config.to_dict()["per_layer_config"]))
+        base.rotary_emb.config = RotaryConfig(
+            config, _head_dims(config.to_dict()["per_layer_config"])
+        )
     for i, layer in enumerate(decoder_layers(model)):
         for module in layer.modules():
             if hasattr(module, "config"):
                 module.config = LayerConfig(config, i)
-                neurons = getattr(module, "intermediate_dim", getattr(module, "intermediate_size", 0))
+                neurons = getattr(
+                    module, "intermediate_dim", getattr(module, "intermediate_size", 0)
+                )
                 if hasattr(module, "num_experts") and neurons % KERNEL_MULTIPLE:
                     module.config._experts_implementation = "eager"
 
@@ -174,7 +197,9 @@ class LayerConfig:
 
     def __init__(self, config, layer):
         own = config.per_layer_config[layer]
-        vars(self).update({name: getattr(own, name) for name in config.per_layer_attributes or ()}, _shared=config)
+        vars(self).update(
+            {name: getattr(own, name) for name in config.per_layer_attributes or ()}, _shared=config
+        )
 
     def __getattr__(self, name):
         if name.startswith("__"):  # copy asks before `_shared` is set
@@ -193,9 +218,11 @@ class RotaryConfig(LayerConfig):
 
 def _build(dense, layer_config, i, architecture):
     """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
-    layer_class, names = type(dense), dict(dense.named_modules())
+    layer_class = type(dense)
+    names = dict(dense.named_modules())
     attention_output, mlp_output = (
-        next((name for name in outputs if name in names), outputs[0]) for outputs in (ATTENTION_OUTPUTS, MLP_OUTPUTS)
+        next((name for name in outputs if name in names), outputs[0])
+        for outputs in (ATTENTION_OUTPUTS, MLP_OUTPUTS)
     )
     if getattr(layer_config, "use_double_wide_mlp", False):  # Gemma 4 doubles what it reads
         layer_config.use_double_wide_mlp = False
@@ -203,7 +230,11 @@ def _build(dense, layer_config, i, architecture):
         layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
     else:
         layer = layer_class(layer_config, i)
-    for parent, name in (("mlp", "shared_experts"), ("feed_forward", "shared_expert"), ("", "mamba")):
+    for parent, name in (
+        ("mlp", "shared_experts"),
+        ("feed_forward", "shared_expert"),
+        ("", "mamba"),
+    ):
         if f"{parent}.{name}".strip(".") in names:
             setattr(layer.get_submodule(parent), name, getattr(dense.get_submodule(parent), name))
     if architecture == "Olmoe":  # its norms of queries and keys are built for the hidden size
@@ -211,7 +242,10 @@ def _build(dense, layer_config, i, architecture):
             width = getattr(layer.self_attn, linear).out_features
             getattr(layer.self_attn, norm).weight = nn.Parameter(torch.ones(width))
     _match_bias(layer, attention_output, layer_config.attention_output_bias)
-    experts = next((module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"), None)
+    experts = next(
+        (module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"),
+        None,
+    )
     if experts is None:
         _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
         return layer
@@ -224,14 +258,17 @@ def _build(dense, layer_config, i, architecture):
 
 def _build_square(layer_class, config, i, attention, output):
     """Build a layer of a SQUARE architecture: attention of width heads × head_dim between two of the hidden size."""
-    heads, hidden_size = config.num_attention_heads, config.hidden_size
+    heads = config.num_attention_heads
+    hidden_size = config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
     layer = layer_class(config, i)
     config.num_attention_heads, config.hidden_size = heads, heads * config.head_dim
     narrow = type(getattr(layer, attention))(config, layer_idx=i)
     for name, linear in narrow.named_children():
         if hasattr(linear, "weight"):
-            outputs, inputs = linear.weight.T.shape if isinstance(linear, Conv1D) else linear.weight.shape
+            outputs, inputs = (
+                linear.weight.T.shape if isinstance(linear, Conv1D) else linear.weight.shape
+            )
             sides = (inputs, hidden_size) if name == output else (hidden_size, outputs)
             setattr(narrow, name, _linear(linear, *sides, bias=linear.bias is not None))
     setattr(layer, attention, narrow)
@@ -240,7 +277,11 @@ def _build_square(layer_class, config, i, attention, output):
 
 def _linear(like, inputs, outputs, bias):
     """Make a projection of the class of another one."""
-    return Conv1D(outputs, inputs) if isinstance(like, Conv1D) else type(like)(inputs, outputs, bias=bias)
+    return (
+        Conv1D(outputs, inputs)
+        if isinstance(like, Conv1D)
+        else type(like)(inputs, outputs, bias=bias)
+    )
 
 
 def _match_bias(layer, path, bias):
@@ -257,10 +298,15 @@ def _class(architecture, kind):
     base = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
     mixin = PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
     kinds = WHOLE_AUTO_CLASSES if kind in WHOLE_AUTO_CLASSES.values() else AUTO_CLASSES
-    extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in kinds.items() if one == kind)}
+    extra = {
+        "__module__": __name__,
+        "_auto_class": next(auto for auto, one in kinds.items() if one == kind),
+    }
     if kind.endswith("Config"):
         extra["model_type"] = f"flap_{base.model_type}"
-        if hasattr(base, "logits_scaling"):  # Granite divides logits by it, vLLM's backend multiplies
+        if hasattr(
+            base, "logits_scaling"
+        ):  # Granite divides logits by it, vLLM's backend multiplies
             extra["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
     else:
         extra["config_class"] = pruned_class(architecture, kinds["AutoConfig"])

@@ -28,7 +28,10 @@ def register() -> None:
 def register_configs() -> dict[type, tuple[str, Mapping[str, str]]]:
     """Register the configs, which imports no model; return for each its architecture and the kinds of its classes."""
     dense = architectures(FAMILIES), modeling_flap.AUTO_CLASSES
-    vision = architectures(TOWERS, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES), modeling_flap.WHOLE_AUTO_CLASSES
+    vision = (
+        architectures(TOWERS, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+        modeling_flap.WHOLE_AUTO_CLASSES,
+    )
     configs: dict[type, tuple[str, Mapping[str, str]]] = {}
     for names, kinds in (dense, vision):
         for name in names:
@@ -43,7 +46,9 @@ def register_models(config: type) -> None:
     architecture, kinds = register_configs().get(config, ("", {}))
     for auto, kind in kinds.items():
         if auto != "AutoConfig":
-            getattr(transformers, auto).register(config, modeling_flap.pruned_class(architecture, kind), exist_ok=True)
+            getattr(transformers, auto).register(
+                config, modeling_flap.pruned_class(architecture, kind), exist_ok=True
+            )
 
 
 def architectures(
@@ -57,4 +62,8 @@ def architectures(
 
 def architecture_name(model_class: str) -> str:
     """Return the name of an architecture, such as Llama of LlamaForCausalLM, or GPT2 of GPT2LMHeadModel."""
-    return model_class.removesuffix("ForCausalLM").removesuffix("LMHeadModel").removesuffix("ForConditionalGeneration")
+    return (
+        model_class.removesuffix("ForCausalLM")
+        .removesuffix("LMHeadModel")
+        .removesuffix("ForConditionalGeneration")
+    )

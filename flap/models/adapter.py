@@ -34,8 +34,11 @@ class ModelAdapter:
     """The adapter of the families whose modules differ in no more than their names. Layers are counted from 0."""
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
-        self.model, self.family = model, family
-        self.counted_P: Tensor | None = None  # which positions of the batch that runs count; None: all
+        self.model = model
+        self.family = family
+        self.counted_P: Tensor | None = (
+            None  # which positions of the batch that runs count; None: all
+        )
 
     @property
     def base(self) -> PreTrainedModel:
@@ -86,7 +89,8 @@ class ModelAdapter:
 
         An attention that cannot be divided is one unit, and as a layer keeps at least one, it stays.
         """
-        name, family = f"layer {layer} attention", self.family
+        name = f"layer {layer} attention"
+        family = self.family
         if not self._has_heads(layer):
             whole = family.whole_attention or family.attention
             if not self._has(layer, whole):
@@ -96,18 +100,39 @@ class ModelAdapter:
         module = self.parent(layer, family.attention)
         output, inputs = _linears(module, family.attention, family.attention_inputs)
         queries = output.in_features
-        keys = inputs[1].out_features if len(inputs) > 1 else (inputs[0].out_features - queries) // 2
+        keys = (
+            inputs[1].out_features if len(inputs) > 1 else (inputs[0].out_features - queries) // 2
+        )
         groups = keys // self._head_dim(layer)
-        sizes = [[queries, keys, keys]] if family.stacked else [[linear.out_features] for linear in inputs]
+        sizes = (
+            [[queries, keys, keys]]
+            if family.stacked
+            else [[linear.out_features] for linear in inputs]
+        )
         rows = [_rows(parts, groups) for parts in sizes]
-        norms = tuple((module.get_submodule(one), inputs[i]) for i, one in enumerate(family.attention_norms))
-        vectors = tuple((module, one, split(getattr(module, one).numel(), groups)) for one in family.attention_vectors)
-        return Block(name, output, split(queries, groups), tuple(zip(inputs, rows, strict=True)), norms, vectors)
+        norms = tuple(
+            (module.get_submodule(one), inputs[i]) for i, one in enumerate(family.attention_norms)
+        )
+        vectors = tuple(
+            (module, one, split(getattr(module, one).numel(), groups))
+            for one in family.attention_vectors
+        )
+        return Block(
+            name,
+            output,
+            split(queries, groups),
+            tuple(zip(inputs, rows, strict=True)),
+            norms,
+            vectors,
+        )
 
     @property
     def reads_tokens(self) -> bool:
         """Whether layers get more than hidden states: embeddings of their own (Gemma 4), or keys of earlier ones."""
-        return any(getattr(self.config, key, 0) for key in ("hidden_size_per_layer_input", "num_kv_shared_layers"))
+        return any(
+            getattr(self.config, key, 0)
+            for key in ("hidden_size_per_layer_input", "num_kv_shared_layers")
+        )
 
     def _shares_keys(self, layer: int) -> bool:
         """Whether a layer reads the keys and values of another one, or another reads those of it."""
@@ -118,7 +143,9 @@ class ModelAdapter:
         whole = self.family.whole_attention
         if self._shares_keys(layer):
             return False
-        return not whole or (self._has(layer, self.family.attention) and not self._has(layer, whole))
+        return not whole or (
+            self._has(layer, self.family.attention) and not self._has(layer, whole)
+        )
 
     def _has(self, layer: int, path: str) -> bool:
         return path in dict(self.layers[layer].named_modules())
@@ -131,15 +158,24 @@ class ModelAdapter:
         output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
         neurons = output.in_features
         rows = [_rows([neurons] * (linear.out_features // neurons), neurons) for linear in inputs]
-        return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
+        return Block(
+            f"layer {layer} MLP",
+            output,
+            split(neurons, neurons),
+            tuple(zip(inputs, rows, strict=True)),
+        )
 
     def own_config(self) -> None:
         """Give the model a config that no other model has, before values of it are set."""
         before = self.model.config
         config = copy.deepcopy(before)
-        own = {id(before): config} | {id(getattr(before, name)): getattr(config, name) for name in before.sub_configs}
+        own = {id(before): config} | {
+            id(getattr(before, name)): getattr(config, name) for name in before.sub_configs
+        }
         for module in self.model.modules():
-            if hasattr(module, "config") and id(module.config) in own:  # a part that a model lacks has None
+            if (
+                hasattr(module, "config") and id(module.config) in own
+            ):  # a part that a model lacks has None
                 module.config = own[id(module.config)]
 
     def queries_per_group(self, layer: int) -> int:
@@ -170,8 +206,12 @@ class ModelAdapter:
             if hasattr(self.config.per_layer_config[layer], self.family.kv_heads):
                 widths[self.family.kv_heads] = attention.num_units
         elif self._shares_keys(layer):
-            module, heads = self.parent(layer, self.family.attention), int(self.config.num_attention_heads)
-            widths |= {"num_attention_heads": heads, self.family.kv_heads: heads // module.num_key_value_groups}
+            module = self.parent(layer, self.family.attention)
+            heads = int(self.config.num_attention_heads)
+            widths |= {
+                "num_attention_heads": heads,
+                self.family.kv_heads: heads // module.num_key_value_groups,
+            }
             widths |= {} if self.head_dim else {"head_dim": self._head_dim(layer)}
         return widths
 
@@ -183,23 +223,34 @@ class ModelAdapter:
             self._refresh_attention(layer)
 
     def _refresh_attention(self, layer: int) -> None:
-        module, block = self.parent(layer, self.family.attention), self.attention(layer)
+        module = self.parent(layer, self.family.attention)
+        block = self.attention(layer)
         heads = block.num_units * self.queries_per_group(layer)
         _update(module, dict.fromkeys(QUERY_HEADS, heads))
-        _update(module, dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features})
-        if self.family.stacked:  # the forward pass may read from the config how many rows are queries
+        _update(
+            module,
+            dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features},
+        )
+        if (
+            self.family.stacked
+        ):  # the forward pass may read from the config how many rows are queries
             module.config = copy.copy(module.config)
             module.config.num_attention_heads = heads
 
     def refresh_mlp(self, layer: int) -> None:
         if self._has(layer, self.family.mlp):
-            _update(self.parent(layer, self.family.mlp), {"intermediate_size": self.mlp(layer).num_units})
+            _update(
+                self.parent(layer, self.family.mlp),
+                {"intermediate_size": self.mlp(layer).num_units},
+            )
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
         """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""
         attention, mlp = self.blocks(layer)
         has_bias = {"attention_output_bias": attention.output, "mlp_output_bias": mlp.output}
-        return self.widths(layer) | {name: output.bias is not None for name, output in has_bias.items()}
+        return self.widths(layer) | {
+            name: output.bias is not None for name, output in has_bias.items()
+        }
 
     def blocks(self, layer: int) -> Pair[Block]:
         return Pair(self.attention(layer), self.mlp(layer))
@@ -211,20 +262,26 @@ class ModelAdapter:
 
     def num_parameters(self) -> int:
         """Return the number of prunable parameters of all decoder layers: the denominator of the ratio."""
-        return sum(block.num_parameters for i in range(len(self.layers)) for block in self.blocks(i))
+        return sum(
+            block.num_parameters for i in range(len(self.layers)) for block in self.blocks(i)
+        )
 
 
 def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
     """Return the output projection and the input projections of a module; Gemma 4 may have no value projection."""
     name = output.rpartition(".")[2]
-    beside = [as_linear(module.get_submodule(one)) for one in inputs if getattr(module, one) is not None]
+    beside = [
+        as_linear(module.get_submodule(one)) for one in inputs if getattr(module, one) is not None
+    ]
     return as_linear(module.get_submodule(name)), beside
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
     """Return rows_UR of a Linear with the rows of projections of these sizes, one projection after the other."""
     starts = accumulate(sizes, initial=0)
-    return torch.cat([start + split(size, units) for start, size in zip(starts, sizes, strict=False)], dim=1)
+    return torch.cat(
+        [start + split(size, units) for start, size in zip(starts, sizes, strict=False)], dim=1
+    )
 
 
 def _update(module: nn.Module, values: dict[str, int]) -> None:

@@ -5,7 +5,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from flap.modeling.families import FAMILIES, TOWERS, Family
 from flap.models.adapter import ModelAdapter
@@ -37,7 +42,9 @@ def find_family(config: PreTrainedConfig) -> Family:
             f"{', '.join(sorted(TOWERS))}; expected one of them, or a checkpoint of its language model alone "
             f"(model_type {config.get_text_config().model_type})"
         )
-    nearest = "".join(f"; the nearest is {name}" for name in get_close_matches(model_type, FAMILIES, 1))
+    nearest = "".join(
+        f"; the nearest is {name}" for name in get_close_matches(model_type, FAMILIES, 1)
+    )
     raise ValueError(
         f"model.path: architecture '{config.model_type}' is not supported{nearest}; "
         f"supported are {', '.join(sorted(FAMILIES))}; to add one, write its row in flap/modeling/families.py "
@@ -57,7 +64,9 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 def stock_class(cls: type) -> Any:
     """Return the class of transformers that this class is, or derives from; else nn.Module."""
-    return next((base for base in cls.__mro__ if base.__module__.startswith("transformers.")), nn.Module)
+    return next(
+        (base for base in cls.__mro__ if base.__module__.startswith("transformers.")), nn.Module
+    )
 
 
 def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
@@ -77,7 +86,11 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
         _check_forward(cls)
     if whole_experts:
         _check_whole_experts(family, model)
-    adapter = MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
+    adapter = (
+        MixtureAdapter(model, family, whole_experts)
+        if family.experts
+        else ModelAdapter(model, family)
+    )
     for cls in dict.fromkeys(map(type, (adapter.decoder, *adapter.layers))):
         _check_forward(cls)
     return adapter
@@ -95,9 +108,15 @@ def _check_forward(cls: type) -> None:
 
 def _check_whole_experts(family: Family, model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
-    refused = f"structure.experts=true, or a plan of experts: expected neither for {config.model_type}"
-    if not family.router or not any(name.endswith(f".{family.experts}") for name, _ in model.named_modules()):
+    refused = (
+        f"structure.experts=true, or a plan of experts: expected neither for {config.model_type}"
+    )
+    if not family.router or not any(
+        name.endswith(f".{family.experts}") for name, _ in model.named_modules()
+    ):
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
         raise ValueError(f"{refused}; or one of {allowed}")
     if (groups := getattr(config, "n_group", None) or 1) > 1:
-        raise ValueError(f"{refused} with n_group={groups}, whose router chooses among groups of as many experts each")
+        raise ValueError(
+            f"{refused} with n_group={groups}, whose router chooses among groups of as many experts each"
+        )

@@ -43,10 +43,18 @@ class LinearLike(ABC):
 class Observed(NamedTuple):
     """What the output projections of a block's members get in a forward pass."""
 
-    activations: Sequence[Tensor]  # the inputs of each member's output projection (…, C), for the tokens that reach it
-    num_tokens: int | None = None  # of all tokens, where those that do not reach a member count as zeros
-    weight_TM: Tensor | None = None  # by which the outputs of the members are multiplied, 0 where no token is sent
-    routed: Iterable[Tensor] = ()  # of members that are removed whole: outputs and numbers (`whole_experts.OfToken`)
+    activations: Sequence[
+        Tensor
+    ]  # the inputs of each member's output projection (…, C), for the tokens that reach it
+    num_tokens: int | None = (
+        None  # of all tokens, where those that do not reach a member count as zeros
+    )
+    weight_TM: Tensor | None = (
+        None  # by which the outputs of the members are multiplied, 0 where no token is sent
+    )
+    routed: Iterable[
+        Tensor
+    ] = ()  # of members that are removed whole: outputs and numbers (`whole_experts.OfToken`)
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,20 @@ class Block:
     name: str
     output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
-    inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, or a router, each with its rows_UR
-    norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
-    vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters or buffers beside them: module, name and rows_UR
+    inputs: tuple[
+        tuple[Any, Tensor], ...
+    ]  # the input projections, or a router, each with its rows_UR
+    norms: tuple[
+        tuple[Any, nn.Linear], ...
+    ] = ()  # each an RMS norm over all outputs of an input projection
+    vectors: tuple[
+        tuple[Any, str, Tensor], ...
+    ] = ()  # parameters or buffers beside them: module, name and rows_UR
     num_chosen: int = 1  # of the members, how many a token reaches
 
-    unit: ClassVar[str] = "neuron"  # what a unit of an MLP is called in messages and, in the plural, in plan.json
+    unit: ClassVar[str] = (
+        "neuron"  # what a unit of an MLP is called in messages and, in the plural, in plan.json
+    )
     whole: ClassVar[bool] = False  # whether each unit is a whole member
 
     @property
@@ -104,9 +120,13 @@ class Block:
     def num_parameters(self) -> int:
         """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
         inputs: list[Any] = [linear for linear, _ in self.inputs]
-        tensors: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
+        tensors: list[Tensor] = [
+            module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))
+        ]
         tensors += [bias for linear in inputs if (bias := bias_of(linear)) is not None]
-        tensors += [getattr(module, name) for module, name, _ in self.vectors if name in module._parameters]
+        tensors += [
+            getattr(module, name) for module, name, _ in self.vectors if name in module._parameters
+        ]
         return sum(tensor.numel() for tensor in tensors)
 
     @property
@@ -145,7 +165,9 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
         return
     old = module._parameters.get(name)
     like = next(module.parameters(recurse=False)) if old is None else old
-    module.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=like.requires_grad))
+    module.register_parameter(
+        name, nn.Parameter(tensor.contiguous(), requires_grad=like.requires_grad)
+    )
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
 

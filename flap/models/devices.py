@@ -7,7 +7,11 @@ import sys
 import psutil
 import torch
 
-FAST_IN_16_BITS = ("amx_bf16", "avx512_bf16", "bf16")  # of processors of Intel, of AMD and Intel, of ARM
+FAST_IN_16_BITS = (
+    "amx_bf16",
+    "avx512_bf16",
+    "bf16",
+)  # of processors of Intel, of AMD and Intel, of ARM
 ROOM_TO_RUN = 1.5  # of a model's bytes: the weights, and what runs them
 
 
@@ -23,14 +27,21 @@ def pick_device(name: str) -> torch.device:
     available = [*(device for device, is_there in accelerators.items() if is_there), "cpu"]
     name = available[0] if name == "auto" else name
     if name not in available:
-        raise ValueError(f"model.device={name}: not on this machine, which has {', '.join(available)}")
+        raise ValueError(
+            f"model.device={name}: not on this machine, which has {', '.join(available)}"
+        )
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products in a type; True where torch does not tell."""
     has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type != "cpu" or dtype.itemsize > 2 or not has or any(has.get(name) for name in FAST_IN_16_BITS)
+    return (
+        device.type != "cpu"
+        or dtype.itemsize > 2
+        or not has
+        or any(has.get(name) for name in FAST_IN_16_BITS)
+    )
 
 
 def free_bytes(device: torch.device) -> int:

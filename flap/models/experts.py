@@ -14,7 +14,16 @@ from torch.nn.functional import linear
 
 from flap.models.block import Block, Observed, split
 from flap.models.offload import onloaded
-from flap.models.stacked_experts import DOWN, PARTS, UP, DownOfOne, Stacked, as_stored, num_neurons, stacked_inputs
+from flap.models.stacked_experts import (
+    DOWN,
+    PARTS,
+    UP,
+    DownOfOne,
+    Stacked,
+    as_stored,
+    num_neurons,
+    stacked_inputs,
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +35,20 @@ class ExpertsBlock(Block):
     @property
     def members(self) -> Sequence[Block]:
         """A block for each expert's neurons; the input projections belong to the block of all experts."""
-        experts, number = self.output.experts, self.output.experts.num_experts
-        columns_UC = torch.arange(num_neurons(experts)).reshape(-1, self.columns_UC.shape[1])  # one unit, if whole
-        return [Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ()) for e in range(number)]
+        experts = self.output.experts
+        number = self.output.experts.num_experts
+        columns_UC = torch.arange(num_neurons(experts)).reshape(
+            -1, self.columns_UC.shape[1]
+        )  # one unit, if whole
+        return [
+            Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ())
+            for e in range(number)
+        ]
 
     @property
     def idle(self) -> int:
-        experts, number = self.output.experts, int(self.output.experts.num_experts)
+        experts = self.output.experts
+        number = int(self.output.experts.num_experts)
         each = sum(one.numel() for one in experts.parameters()) // number
         return int(each * (number - self.num_chosen))
 
@@ -58,20 +74,26 @@ class ExpertsBlock(Block):
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     """Return the block of a layer's experts. chosen: how many of them a token is sent to."""
-    num_experts, neurons = experts.num_experts, num_neurons(experts)
+    num_experts = experts.num_experts
+    neurons = num_neurons(experts)
     columns_UC = split(num_experts * neurons, num_experts * neurons)
     projection = stacked_inputs(experts)
     parts = PARTS[projection]
-    first_E1, neuron_I = parts * neurons * torch.arange(num_experts)[:, None], torch.arange(neurons)
+    first_E1 = parts * neurons * torch.arange(num_experts)[:, None]
+    neuron_I = torch.arange(neurons)
     # the rows of an expert: all gates and then all ups, or neuron after neuron
     concatenated = getattr(experts, "is_concatenated", True)
-    gate_EI, step = (first_E1 + neuron_I, neurons) if concatenated else (first_E1 + parts * neuron_I, 1)
+    gate_EI, step = (
+        (first_E1 + neuron_I, neurons) if concatenated else (first_E1 + parts * neuron_I, 1)
+    )
     rows_UR = torch.stack([gate_EI + step * part for part in range(parts)], dim=-1).flatten(0, 1)
     inputs = ((Stacked(experts, projection), rows_UR),)
     return ExpertsBlock(name, Stacked(experts, DOWN), columns_UC, inputs, num_chosen=chosen)
 
 
-def routed(experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+def routed(
+    experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return the inputs (R, I) of each expert's down projection, and the weights (R) of its outputs.
 
     args: of the experts' forward pass. counted_P: which tokens count, and are among the R; None: all.
@@ -79,10 +101,16 @@ def routed(experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None)
     inputs, weights, tokens = _dispatched(experts, args)
     if counted_P is not None:
         kept = [counted_P.to(token_R.device)[token_R] for token_R in tokens]
-        inputs, weights = ([one[k] for one, k in zip(part, kept, strict=True)] for part in (inputs, weights))
+        inputs, weights = (
+            [one[k] for one, k in zip(part, kept, strict=True)] for part in (inputs, weights)
+        )
     with onloaded(experts):
         weight_ERH = as_stored(experts, getattr(experts, stacked_inputs(experts)))
-        biases = experts.gate_up_proj_bias if getattr(experts, "has_bias", False) else [None] * experts.num_experts
+        biases = (
+            experts.gate_up_proj_bias
+            if getattr(experts, "has_bias", False)
+            else [None] * experts.num_experts
+        )
         gate_up = [linear(*one) for one in zip(inputs, weight_ERH, biases, strict=True)]
     return [_apply_gate(experts, both) for both in gate_up], weights
 
@@ -95,7 +123,9 @@ def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
         return [linear(*one) for one in zip(inputs, weight_EHI, biases, strict=True)]
 
 
-def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _dispatched(
+    experts: Any, args: tuple[Any, ...]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Return the inputs (R, H) of each expert, the weights (R) of its outputs, and the numbers (R) of the tokens.
 
     Llama 4's experts each take all tokens, times the router's weight: zeros for a token that is sent to others.
@@ -110,7 +140,9 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list
     order = chosen_TK.flatten().argsort(stable=True)
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
     tokens = order // chosen_TK.shape[1]
-    parts = (part.split(counts_E) for part in (hidden_TH[tokens], weight_TK.flatten()[order], tokens))
+    parts = (
+        part.split(counts_E) for part in (hidden_TH[tokens], weight_TK.flatten()[order], tokens)
+    )
     inputs, weights, numbers = map(list, parts)
     return inputs, weights, numbers
 

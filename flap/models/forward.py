@@ -51,9 +51,13 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 
 
 @torch.no_grad()
-def leave(adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Any:
+def leave(
+    adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor
+) -> Any:
     """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""
-    with forwards_replaced(adapter.layers, lambda *args, **options: adapter.layer_output(hidden_NTD)):
+    with forwards_replaced(
+        adapter.layers, lambda *args, **options: adapter.layer_output(hidden_NTD)
+    ):
         return model(input_ids=tokens_NT, use_cache=False)
 
 

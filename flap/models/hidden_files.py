@@ -46,11 +46,14 @@ class HiddenFiles:
         Raises:
             ValueError: the disk has no room.
         """
-        file, num_bytes = f"hidden-{uuid4().hex}", sum(map(math.prod, shapes)) * dtype.itemsize
+        file = f"hidden-{uuid4().hex}"
+        num_bytes = sum(map(math.prod, shapes)) * dtype.itemsize
         path = self.folder / file
         try:
             with path.open("wb") as opened:
-                if hasattr(os, "posix_fallocate"):  # a sparse file would end in SIGBUS on a full disk
+                if hasattr(
+                    os, "posix_fallocate"
+                ):  # a sparse file would end in SIGBUS on a full disk
                     os.posix_fallocate(opened.fileno(), 0, num_bytes)
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -62,7 +65,9 @@ class HiddenFiles:
 
     def mapped(self, file: str, shapes: Shapes, dtype: torch.dtype) -> list[Tensor]:
         sizes = [math.prod(shape) for shape in shapes]
-        flat: Tensor = torch.from_file(str(self.folder / file), shared=True, size=sum(sizes), dtype=dtype)
+        flat: Tensor = torch.from_file(
+            str(self.folder / file), shared=True, size=sum(sizes), dtype=dtype
+        )
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
@@ -77,7 +82,9 @@ class HiddenFiles:
         self.recorded = dict(files)
         contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
         wait()
-        write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents}))
+        write_text(
+            self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents})
+        )
         self._last_record = time.monotonic()
 
     def remove_others(self, files: Mapping[str, str]) -> None:
@@ -94,11 +101,18 @@ class HiddenFiles:
             journal = json.loads((self.folder / JOURNAL).read_text())
             entries = dict(journal["files"])
             for entry in entries.values():
-                if self._contents(entry["file"]) != {"bytes": entry["bytes"], "crc32": entry["crc32"]}:
+                if self._contents(entry["file"]) != {
+                    "bytes": entry["bytes"],
+                    "crc32": entry["crc32"],
+                }:
                     raise ValueError(f"{entry['file']} is not what was recorded")
-            return int(journal["layers_done"]), {name: entry["file"] for name, entry in entries.items()}
+            return int(journal["layers_done"]), {
+                name: entry["file"] for name, entry in entries.items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s: cannot be resumed (%s); the walk begins anew", self.folder, one_line(error))
+            log.warning(
+                "%s: cannot be resumed (%s); the walk begins anew", self.folder, one_line(error)
+            )
             return 0, {}
 
     def _contents(self, file: str) -> dict[str, int]:

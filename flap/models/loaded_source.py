@@ -36,7 +36,12 @@ class LoadedSource(ModelSource):
             check_plain(model)
         require(isinstance(model, PreTrainedModel), "model", type(model).__name__, expected)
         allowed = "the tokenizer of the model"
-        require(isinstance(tokenizer, PreTrainedTokenizerBase), "tokenizer", type(tokenizer).__name__, allowed)
+        require(
+            isinstance(tokenizer, PreTrainedTokenizerBase),
+            "tokenizer",
+            type(tokenizer).__name__,
+            allowed,
+        )
         self.model, self.tokenizer, self._unique = model, tokenizer, uuid4().hex
         self.config, self.device = model.config, running_device(model)
         self.path = str(getattr(self.config, "_name_or_path", ""))
@@ -48,7 +53,9 @@ class LoadedSource(ModelSource):
 
     @property
     def num_bytes(self) -> int:
-        return int(self.dtype.itemsize * sum(parameter.numel() for parameter in self.model.parameters()))
+        return int(
+            self.dtype.itemsize * sum(parameter.numel() for parameter in self.model.parameters())
+        )
 
     @property
     def described(self) -> ModelConfig:
@@ -69,7 +76,9 @@ class LoadedSource(ModelSource):
 
     def reopening(self) -> Callable[[], PlacedModel]:
         """Return a function that returns a copy that shares the tensors of now; pruning makes others."""
-        shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        shared = {
+            id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())
+        }
         return partial(Resident, copy.deepcopy(self.model, shared))
 
 
@@ -81,13 +90,19 @@ def check_plain(model: PreTrainedModel) -> None:
             has adapters, as those of peft.
     """
     if any(hasattr(module, "base_layer") for module in model.modules()):
-        raise ValueError("model: it has adapters, as LoRA; expected a model after merge_and_unload()")
+        raise ValueError(
+            "model: it has adapters, as LoRA; expected a model after merge_and_unload()"
+        )
     quantiser = getattr(model, "hf_quantizer", None)
     types = {parameter.dtype for parameter in model.parameters()}
     packed = [str(one) for one in types if not one.is_floating_point or one.itemsize < 2]
     method = quantiser.quantization_config.quant_method if quantiser else None
     # weights from a GGUF are packed only if their types say so
-    if packed or (quantiser and method != "gguf" and not getattr(quantiser.quantization_config, "dequantize", False)):
+    if packed or (
+        quantiser
+        and method != "gguf"
+        and not getattr(quantiser.quantization_config, "dequantize", False)
+    ):
         raise ValueError(
             f"model: its weights are packed ({getattr(method, 'value', packed[:1])}); expected bfloat16, float16 or "
             "float32: load the model without quantization_config, or call model.dequantize() first"

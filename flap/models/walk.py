@@ -31,7 +31,9 @@ class Stream:
     batches: list[Tensor]
     calls: list[list[Call]]  # of each batch, those of all layers
     file: str | None
-    counted: Sequence[Tensor | None]  # of each batch, which positions count (`ModelAdapter.counted_P`)
+    counted: Sequence[
+        Tensor | None
+    ]  # of each batch, which positions count (`ModelAdapter.counted_P`)
 
     def outputs(self, index: int, layer: nn.Module) -> Iterator[Tensor]:
         """Yield the output of the layer for each batch; the stream stays at the input of the layer."""
@@ -42,9 +44,12 @@ class Stream:
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Run the layer and replace the hidden states of each batch by its output; none is overwritten."""
-        files, buffers = self.walk.files, None
+        files = self.walk.files
+        buffers = None
         if files is not None and self.batches:
-            buffers, self.file = files.new([tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype)
+            buffers, self.file = files.new(
+                [tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype
+            )
         for b, output_NTD in enumerate(self.outputs(index, layer)):
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
@@ -64,7 +69,12 @@ class Walk:
     """
 
     def __init__(
-        self, model: PlacedModel, stage: str, work: WorkFolder = NOT_KEPT, changing: bool = False, apart: bool = False
+        self,
+        model: PlacedModel,
+        stage: str,
+        work: WorkFolder = NOT_KEPT,
+        changing: bool = False,
+        apart: bool = False,
     ) -> None:
         """Start a walk, or resume it from its folder. All processes walk together, each with its streams.
 
@@ -72,13 +82,19 @@ class Walk:
         changing: the caller changes the layers. Changes of unfinished layers by an interrupted walk are discarded.
         """
         if changing:
-            work = model.if_streamed(work)  # where the changes do not outlive the process, nothing resumes
-        self.model, self.stage, self.processes = model, stage, ranks.alone if apart else nullcontext
+            work = model.if_streamed(
+                work
+            )  # where the changes do not outlive the process, nothing resumes
+        self.model = model
+        self.stage = stage
+        self.processes = ranks.alone if apart else nullcontext
         self.streams: dict[str, Stream] = {}
         with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
-        self.layers_done = done[0] if len(set(done)) == 1 else 0  # killed between two records: it begins anew
+        self.layers_done = (
+            done[0] if len(set(done)) == 1 else 0
+        )  # killed between two records: it begins anew
         if changing:
             model.resume_changes(self.layers_done)
 
@@ -89,7 +105,11 @@ class Walk:
                 yield i
             self.layers_done = i + 1
             if self.files is not None:
-                files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
+                files = {
+                    name: stream.file
+                    for name, stream in self.streams.items()
+                    if stream.file is not None
+                }
                 with self.processes():
                     if ranks.on_first(self.files.is_due):
                         self.files.record(self.layers_done, files, ranks.barrier)
@@ -105,13 +125,16 @@ class Walk:
         windows = batches_NT
         if resumed:  # the hidden states are there, and one batch of each shape gives the calls
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
-        calls: dict[Shape | int, list[Call]] = {}  # of all batches of a shape; of each, where it depends on the tokens
+        calls: dict[
+            Shape | int, list[Call]
+        ] = {}  # of all batches of a shape; of each, where it depends on the tokens
         with self.model.ends():
             hidden = self._hidden(windows, calls)
             first_NTD = next(hidden)
             shapes = [(*batch_NT.shape, first_NTD.shape[-1]) for batch_NT in batches_NT]
             if self.files is None:
-                states, file = [batch_NTD.cpu() for batch_NTD in chain([first_NTD], hidden)], None
+                states = [batch_NTD.cpu() for batch_NTD in chain([first_NTD], hidden)]
+                file = None
             elif resumed:
                 file = self.files.recorded[name]
                 states = self.files.mapped(file, shapes, first_NTD.dtype)
@@ -122,21 +145,28 @@ class Walk:
                 for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
                     state_NTD.copy_(batch_NTD)
         counted = list(map(counted_positions, batches_NT))
-        of_batches = [calls.get(b) or calls[batch_NT.shape] for b, batch_NT in enumerate(batches_NT)]
+        of_batches = [
+            calls.get(b) or calls[batch_NT.shape] for b, batch_NT in enumerate(batches_NT)
+        ]
         self.streams[name] = Stream(self, states, of_batches, file, counted)
         return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
         """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""
         assert self.files is not None
-        file, shapes = self.files.recorded[name], [tuple(batch_NTD.shape) for batch_NTD in like.batches]
+        file = self.files.recorded[name]
+        shapes = [tuple(batch_NTD.shape) for batch_NTD in like.batches]
         states = self.files.mapped(file, shapes, like.batches[0].dtype)
         self.streams[name] = Stream(self, states, like.calls, file, like.counted)
         return self.streams[name]
 
-    def _hidden(self, windows: Iterable[Tensor], calls: dict[Shape | int, list[Call]]) -> Iterator[Tensor]:
+    def _hidden(
+        self, windows: Iterable[Tensor], calls: dict[Shape | int, list[Call]]
+    ) -> Iterator[Tensor]:
         """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its shape."""
         for b, batch_NT in enumerate(windows):
-            batch_NTD, of_layers = enter(self.model.adapter, unmarked(batch_NT).to(self.model.device))
+            batch_NTD, of_layers = enter(
+                self.model.adapter, unmarked(batch_NT).to(self.model.device)
+            )
             calls.setdefault(b if self.model.adapter.reads_tokens else batch_NT.shape, of_layers)
             yield batch_NTD

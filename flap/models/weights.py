@@ -7,9 +7,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 # Options of `cached_file`: None where there is no file, or no network.
-QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+QUIET = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -22,7 +26,9 @@ def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+            return {
+                name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()
+            }
     except SafetensorError as error:
         raise ValueError(f"{path.name} is damaged or truncated ({error})") from error
 
@@ -73,8 +79,13 @@ def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
         raise ValueError(f"{INDEX} names {outside[0]}, which lies outside the directory")
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ValueError(f"{INDEX} names {', '.join(missing)}, which is missing")
-    shapes = {shard: {name: shape for name, (_, shape) in tensor_headers(shard).items()} for shard in shards}
+    shapes = {
+        shard: {name: shape for name, (_, shape) in tensor_headers(shard).items()}
+        for shard in shards
+    }
     if absent := [name for name, file in files.items() if name not in shapes[file]]:
         first = f"{absent[0]} in {files[absent[0]].name}"
-        raise ValueError(f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}")
+        raise ValueError(
+            f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}"
+        )
     return shapes

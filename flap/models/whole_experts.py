@@ -53,9 +53,14 @@ class WholeExperts(ExpertsBlock):
         """
         inputs, weights = routed(self.output.experts, args, counted_P)
         num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
-        weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
+        weighted = [
+            activation_RI * weight_R[:, None]
+            for activation_RI, weight_R in zip(inputs, weights, strict=True)
+        ]
         numbers = _with_numbers(down_projected(self.output.experts, inputs), weights)
-        return Observed(weighted, num_tokens if counted_P is None else int(counted_P.sum()), routed=numbers)
+        return Observed(
+            weighted, num_tokens if counted_P is None else int(counted_P.sum()), routed=numbers
+        )
 
 
 def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -71,11 +76,15 @@ def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any
 
     parent: the module that the router is in.
     """
-    number, neurons, projection = experts.num_experts, num_neurons(experts), stacked_inputs(experts)
+    number = experts.num_experts
+    neurons = num_neurons(experts)
+    projection = stacked_inputs(experts)
     sizes = neurons, PARTS[projection] * neurons
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
     each = torch.arange(number)[:, None]
-    vectors = tuple((module, CORRECTION, each) for module in (router, parent) if hasattr(module, CORRECTION))
+    vectors = tuple(
+        (module, CORRECTION, each) for module in (router, parent) if hasattr(module, CORRECTION)
+    )
     inputs = ((Stacked(experts, projection, whole=True), rows_UR), (router, each))
     down = Stacked(experts, DOWN, whole=True)
     return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)

@@ -23,7 +23,15 @@ PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
 PLACE = "path/to/this/checkpoint"
 TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
 WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
-NOT_IN_VLLM = "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h"  # see docs
+NOT_IN_VLLM = (
+    "falcon",
+    "gpt2",
+    "qwen3_next",
+    "qwen3_5_text",
+    "llama4_text",
+    "falcon_h1",
+    "nemotron_h",
+)  # see docs
 INSTALL = "Install it by `pip install .` in a clone: no index has it, and `flap` on PyPI is another program."
 
 
@@ -33,7 +41,12 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     checkpoint: its directory; the engines whose files are in it are named. base: see `flap.models.base_facts`.
     """
     title = f"{report.config['model']['name']} pruned by {report.ratio['realised_decoder']:.0%}"
-    made = {"library_name": "transformers", "pipeline_tag": "text-generation", "model_name": title, "tags": TAGS}
+    made = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "model_name": title,
+        "tags": TAGS,
+    }
     data = ModelCardData(**(base | made))
     tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
     parts = [
@@ -47,11 +60,16 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
 
 
 def _summary(report: Report, base: dict[str, Any]) -> str:
-    removed, name = report.ratio["realised_decoder"], base.get("base_model", report.config["model"]["name"])
+    removed = report.ratio["realised_decoder"]
+    name = base.get("base_model", report.config["model"]["name"])
     training = "Then it was trained, see below." if report.recovery else "Nothing was trained."
     units = "experts" if any("experts" in layer for layer in report.layers) else "MLP neurons"
     tokens = report.vocabulary
-    fewer = f" Of {tokens['before']:,} tokens of its vocabulary {tokens['after']:,} stay." if tokens else ""
+    fewer = (
+        f" Of {tokens['before']:,} tokens of its vocabulary {tokens['after']:,} stay."
+        if tokens
+        else ""
+    )
     return (
         f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and {units} were "
         f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
@@ -62,7 +80,9 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
 def _choices(report: Report) -> str:
     named = [name for name in MADE_WITH if report.config[name] not in (None, {})]
     choices = {name: without_folders(report.config[name]) for name in named}
-    text = OmegaConf.to_yaml({"run_name": report.config["run_name"], **choices, "versions": report.versions})
+    text = OmegaConf.to_yaml(
+        {"run_name": report.config["run_name"], **choices, "versions": report.versions}
+    )
     return f"```yaml\n{text}```\n\n`flap.json` has the whole config and the units that each layer kept."
 
 
@@ -75,13 +95,22 @@ def _licence(base: dict[str, Any]) -> str:
 def loading(checkpoint: Path) -> str:
     """Return the section: how to load the checkpoint in each engine that takes the files in its directory."""
     config = json.loads((checkpoint / "config.json").read_text())
-    trust, vision = "auto_map" in config, "vision_config" in config
+    trust = "auto_map" in config
+    vision = "vision_config" in config
     sections = ["## Load it", "### transformers", _transformers(trust, *WHOLE if vision else TEXT)]
     if not vision and config["model_type"].removeprefix("flap_") not in NOT_IN_VLLM:
         sections += ["### vLLM", _vllm(trust, config["model_type"])]
     if files := sorted(path.name for path in checkpoint.glob("*.gguf")):
-        sections += ["### llama.cpp", *(_code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"') for name in files)]
-    return "\n\n".join([*sections, "`python -m flap export --help` lists other formats that it can be converted to."])
+        sections += [
+            "### llama.cpp",
+            *(_code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"') for name in files),
+        ]
+    return "\n\n".join(
+        [
+            *sections,
+            "`python -m flap export --help` lists other formats that it can be converted to.",
+        ]
+    )
 
 
 def _transformers(trust: bool, auto: str, preparing: str) -> str:

@@ -40,22 +40,30 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 
 def show(folders: Sequence[Path]) -> None:
     """Print what differs between runs that should be alike, and both tables. Raises: as `read_runs`."""
-    runs, console = read_runs(folders), Console(highlight=False)
+    runs = read_runs(folders)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000  # a file or a pipe has no width: nothing is folded
     for letter, folder in zip(runs, folders, strict=True):
         console.print(f"[bold]{letter}[/bold]  {escape(str(folder))}")
     for notice in notices([*runs.values()]):
         console.print(f"[bold]{escape(notice)}[/bold]")
-    tables = {"Config": config_table(runs).console(), "Numbers of the pruned models": numbers_table(runs).console(True)}
+    tables = {
+        "Config": config_table(runs).console(),
+        "Numbers of the pruned models": numbers_table(runs).console(True),
+    }
     for title, table in tables.items():
-        console.print(f"\n[bold]{title}[/bold]", table if table.rows else "No difference.", sep="\n")
+        console.print(
+            f"\n[bold]{title}[/bold]", table if table.rows else "No difference.", sep="\n"
+        )
     console.print(NOTE, soft_wrap=not console.is_terminal)
 
 
 def config_table(runs: Runs) -> Table:
     """Return the table of the config keys that differ."""
-    chosen = [{name: str(getattr(run, name)) for name in CHOICES} | run.config for run in runs.values()]
+    chosen = [
+        {name: str(getattr(run, name)) for name in CHOICES} | run.config for run in runs.values()
+    ]
     configs = DataFrame(chosen, dtype=object).fillna("").T
     differ = configs[configs.nunique(axis=1) > 1]
     return Table.of(["", *runs], differ.itertuples(name=None))
@@ -65,17 +73,24 @@ def numbers_table(runs: Runs) -> Table:
     """Return the table of the pruned models' numbers, and what they differ by from those of the first run."""
     first, *others = runs
     models = {letter: run.numbers("pruned") for letter, run in runs.items()}
-    measured = dict.fromkeys(name for numbers in models.values() for name in numbers if not name.endswith("_stderr"))
+    measured = dict.fromkeys(
+        name for numbers in models.values() for name in numbers if not name.endswith("_stderr")
+    )
     names = in_order(measured, runs[first].report.get("domains", {}))
     noise = {letter: runs[letter].differences_to(runs[first], names) for letter in others}
 
     def difference(letter: str, name: str) -> Entry:
-        before, after, paired = models[first], models[letter], noise[letter].get(name)
+        before = models[first]
+        after = models[letter]
+        paired = noise[letter].get(name)
         if is_efficiency(name):
             return Entry(relative(before.get(name), after.get(name)))
         if paired is None:
             return Entry(change(name, before, after))
-        return Entry(change(name, before, after, paired.error, paired.p_value), "clear" if paired.clear else "")
+        return Entry(
+            change(name, before, after, paired.error, paired.p_value),
+            "clear" if paired.clear else "",
+        )
 
     columns: Columns = {letter: partial(with_error, numbers) for letter, numbers in models.items()}
     columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
@@ -93,7 +108,9 @@ def notices(runs: Sequence[RunRecord]) -> Iterator[str]:
     libraries = dict.fromkeys(name for run in runs for name in run.report.get("versions", {}))
     versions = {name: _distinct(run.value("versions", name) for run in runs) for name in libraries}
     versions["commit"] = _distinct((run.value("git", "commit") or "")[:12] for run in runs)
-    differ = [f"{name} {' and '.join(values)}" for name, values in versions.items() if len(values) > 1]
+    differ = [
+        f"{name} {' and '.join(values)}" for name, values in versions.items() if len(values) > 1
+    ]
     if differ:
         yield f"Runs of different versions, from which differences may come: {', '.join(differ)}."
     for key, values in varying(run.config for run in runs).items():

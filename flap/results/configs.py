@@ -6,7 +6,14 @@ from typing import Any
 
 from flap.storage import to_json
 
-CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other choices that differ are a run's `options`
+CHOICES = (
+    "model",
+    "method",
+    "metric",
+    "structure",
+    "ratio",
+    "seed",
+)  # other choices that differ are a run's `options`
 # what the fields of `RunRecord` say; the names of classes, for which the choices stand; the name of each run
 FIELDS = (*CHOICES, "model.name", "run_name")
 BOOKKEEPING = (  # keys that do not change the result
@@ -25,8 +32,12 @@ def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, 
 
     choices: those of the config's groups, {"compensation": "linear"}, which stand for the classes that they name.
     """
-    groups = {name: value for name, value in choices.items() if name in config and isinstance(value, str)}
-    values = {key: value for key, value in flat(config).items() if not key.endswith("_target_")} | groups
+    groups = {
+        name: value for name, value in choices.items() if name in config and isinstance(value, str)
+    }
+    values = {
+        key: value for key, value in flat(config).items() if not key.endswith("_target_")
+    } | groups
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in values.items()
@@ -42,7 +53,9 @@ def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     values: dict[str, set[str]] = {}
     for key, value in (pair for config in configs for pair in config.items()):
         values.setdefault(key, set()).update(() if "${" in value else {value})
-    return {key: sorted(texts, key=_order) for key, texts in sorted(values.items()) if len(texts) > 1}
+    return {
+        key: sorted(texts, key=_order) for key, texts in sorted(values.items()) if len(texts) > 1
+    }
 
 
 def _order(value: str) -> tuple[bool, float, str]:
@@ -61,12 +74,18 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict
 
 def changes_of_the_model(differences: Mapping[str, str]) -> list[str]:
     """Return the texts of the differences that make another model, not only other measurements or files of it."""
-    return [text for key, text in differences.items() if not key.startswith(("eval.", "checkpoint."))]
+    return [
+        text for key, text in differences.items() if not key.startswith(("eval.", "checkpoint."))
+    ]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
     level: dict[str, Any] = {}
     for key, value in config.items():
-        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        level |= (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return level

@@ -30,10 +30,16 @@ class FinishedRun:
         """Return the names of the evaluators that it has not measured with these options."""
         measured = self.report.config["eval"]
         wanted = {name: {"eval": {name: options}} for name, options in evaluators.items()}
-        return [name for name, one in wanted.items() if differences({"eval": {name: measured.get(name)}}, one)]
+        return [
+            name
+            for name, one in wanted.items()
+            if differences({"eval": {name: measured.get(name)}}, one)
+        ]
 
 
-def finished_run(run_dir: Path, config: dict[str, Any], inputs: dict[str, str], in_sweep: bool) -> FinishedRun | None:
+def finished_run(
+    run_dir: Path, config: dict[str, Any], inputs: dict[str, str], in_sweep: bool
+) -> FinishedRun | None:
     """Return the finished run of a config on the same inputs, here or in a cell beside; None if there is none.
 
     Whatever it has measured, and unless the checkpoint that it has saved is not there any more.
@@ -52,12 +58,16 @@ def finished_run(run_dir: Path, config: dict[str, Any], inputs: dict[str, str], 
                 f"{folder}: holds a finished run of another config ({'; '.join(others[:3])}); choose "
                 "another folder, or resume=false to replace it"
             )
-        changed = [name for name, value in inputs.items() if report.inputs.get(name, value) != value]
+        changed = [
+            name for name, value in inputs.items() if report.inputs.get(name, value) != value
+        ]
         checkpoint = checkpoint_of(folder, report)
         if report.checkpoint and not checkpoint:
             log.info("%s: its checkpoint is not there, or is that of another run", folder)
         elif not different and changed:
-            log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
+            log.info(
+                "%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed)
+            )
         elif not different:
             return FinishedRun(folder, report, checkpoint)
     return None
@@ -70,9 +80,13 @@ def checkpoint_of(run_dir: Path, report: Report) -> Path | None:
     """
     target = Path(report.config["checkpoint"]["dir"] or run_dir / "checkpoint")
     provenance = {"config": report.config, "versions": report.versions, "git": report.git}
-    label, made = label_of(target), dict(json.loads(to_json(provenance)))
+    label = label_of(target)
+    made = dict(json.loads(to_json(provenance)))
     written = label.get("provenance", {})
     same_model = not changes_of_the_model(differences(written.get("config", {}), made["config"]))
-    same_code = [written.get(name) for name in ("versions", "git")] == [made["versions"], made["git"]]
+    same_code = [written.get(name) for name in ("versions", "git")] == [
+        made["versions"],
+        made["git"],
+    ]
     same_plan = label.get("plan") == read_json(run_dir / "plan.json")
     return target if report.checkpoint and same_model and same_code and same_plan else None

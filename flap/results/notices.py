@@ -11,7 +11,11 @@ DESTROYED = 3.0  # times the dense perplexity, from which on a reader is told wh
 
 def notices(report: Record) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
-    others = [text for of in (_in_chat, _unanswered, _own_text, _compensation, _recovery) for text in of(report)]
+    others = [
+        text
+        for of in (_in_chat, _unanswered, _own_text, _compensation, _recovery)
+        for text in of(report)
+    ]
     return [f"Warning: {warning}" for warning in report.warnings] + remarks(report) + others
 
 
@@ -22,14 +26,21 @@ def remarks(report: Record) -> list[str]:
 
 def _destroyed(report: Record) -> list[str]:
     """Return a notice of the text that lost most, where its perplexity is far above the dense one: what helps."""
-    before, after = report.evaluation["dense"], report.evaluation["pruned"]
-    times = {name: after[name] / before[name] for name in after if is_perplexity(name) and before.get(name)}
+    before = report.evaluation["dense"]
+    after = report.evaluation["pruned"]
+    times = {
+        name: after[name] / before[name]
+        for name in after
+        if is_perplexity(name) and before.get(name)
+    }
     worst = max(times, key=times.__getitem__, default="")
     if times.get(worst, 0) <= DESTROYED:
         return []
     plus = "method=flap_plus, " * (report.config["method"] != "flap_plus")
     helps = f"a lower ratio, {plus}or prompts of your use (calibration=answers)"
-    return [f"{worst} is {times[worst]:,.1f} times the dense one: little of the model is left. What helps: {helps}."]
+    return [
+        f"{worst} is {times[worst]:,.1f} times the dense one: little of the model is left. What helps: {helps}."
+    ]
 
 
 def _own_text(report: Record) -> list[str]:
@@ -45,7 +56,8 @@ def _recovery(report: Record) -> list[str]:
     trained = report.recovery
     if not trained:
         return []
-    best, early = trained["best_after_tokens"], ""
+    best = trained["best_after_tokens"]
+    early = ""
     if trained["stopped_early"]:
         early = f" It ended early, because it got no better; what it had after {best:,} is kept."
     return [
@@ -73,9 +85,13 @@ def _compensation(report: Record) -> list[str]:
 
 def _one_domain(report: Record) -> list[str]:
     """Return a notice if all numbers of a known domain were measured on text of the calibration's domain."""
-    if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {"calibration"}:
+    if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {
+        "calibration"
+    }:
         return []
-    return ["Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."]
+    return [
+        "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
+    ]
 
 
 def _in_chat(report: Record) -> list[str]:
@@ -85,10 +101,15 @@ def _in_chat(report: Record) -> list[str]:
 
 def _unanswered(report: Record) -> list[str]:
     """Return a notice of the tasks of which the dense model answers nothing: at most two standard errors above 0."""
-    dense, answered = report.evaluation["dense"], dict[str, bool]()
+    dense = report.evaluation["dense"]
+    answered = dict[str, bool]()
     for name, value in dense.items():
         if "/exact_match" in name and not name.endswith("_stderr") and name not in report.averages:
             task = name.partition("/")[0]  # which may have several filters, as gsm8k
             answered[task] = answered.get(task, False) or value > 2 * dense.get(f"{name}_stderr", 0)
     names = ", ".join(task for task, any_right in answered.items() if not any_right)
-    return [f"The dense model answers nothing of {names}, which tells nothing at this size."] if names else []
+    return (
+        [f"The dense model answers nothing of {names}, which tells nothing at this size."]
+        if names
+        else []
+    )

@@ -35,7 +35,9 @@ def domain_of(name: str, domains: Mapping[str, str]) -> str:
     domains: the domain of each task, by its name: "boolq", or the text and what is measured, "c4/perplexity@128".
     """
     text = name.rpartition("/")[0]
-    matching = (domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0]))
+    matching = (
+        domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0])
+    )
     return next(matching, "") if text else ""
 
 
@@ -48,7 +50,11 @@ def in_order(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
     def place(name: str) -> tuple[int, int, bool]:
         if not is_of_text(name):
             return 2, 0, False
-        return int(is_bits_per_byte(name)), int(name.rpartition("@")[2]), domain_of(name, domains) != "calibration"
+        return (
+            int(is_bits_per_byte(name)),
+            int(name.rpartition("@")[2]),
+            domain_of(name, domains) != "calibration",
+        )
 
     return sorted(names, key=place)
 
@@ -59,7 +65,9 @@ def _decimals(name: str) -> int:
 
 def with_error(numbers: Numbers, name: str) -> str:
     """Return a number with its standard error, if it has one: "0.650 ± 0.062"; empty if it was not measured."""
-    places, value, error = _decimals(name), numbers.get(name), numbers.get(f"{name}_stderr")
+    places = _decimals(name)
+    value = numbers.get(name)
+    error = numbers.get(f"{name}_stderr")
     if value is None:
         return ""
     shown = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{places}f}"
@@ -72,15 +80,28 @@ def short(value: float) -> str:
         return f"{value:,}"
     if abs(value) >= 1e12:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.2f}"
+        if abs(value) >= 10
+        else f"{value:.4g}"
+    )
 
 
-def change(name: str, first: Numbers, second: Numbers, error: float | None = None, p_value: float | None = None) -> str:
+def change(
+    name: str,
+    first: Numbers,
+    second: Numbers,
+    error: float | None = None,
+    p_value: float | None = None,
+) -> str:
     """Return second - first ± its standard error; of perplexity and bits per byte also relative, as texts differ.
 
     Says where the difference is within the noise. Empty for efficiency, and for missing or infinite numbers.
     """
-    before, after = first.get(name), second.get(name)
+    before = first.get(name)
+    after = second.get(name)
     if before is None or after is None or is_efficiency(name) or not math.isfinite(after - before):
         return ""
     places = 2 if is_perplexity(name) else _decimals(name)

@@ -28,7 +28,9 @@ THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "v
 def title(study: Study) -> str:
     """Return the title of a study: the models, and the choices that differ between the runs."""
     models = ", ".join(study.values("model")) or study.folder.name
-    differs = [name for name in (*CHOICES, "options") if name != "model" and len(study.values(name)) > 1]
+    differs = [
+        name for name in (*CHOICES, "options") if name != "model" and len(study.values(name)) > 1
+    ]
     return f"Pruning {models}" + (f": {' × '.join(differs)}" if differs else "")
 
 
@@ -42,7 +44,9 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"path": quote, "json": json.dumps}
-    keys, table, dense = varying(run.config for run in study.runs), tabulate(study), tabulate(study, "dense")
+    keys = varying(run.config for run in study.runs)
+    table = tabulate(study)
+    dense = tabulate(study, "dense")
     return environment.get_template("study.html.j2").render(
         title=title(study),
         study=study,
@@ -64,7 +68,9 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 
 def _fields(names: list[str], run: RunRecord) -> dict[str, str]:
     """Return what a run is filtered by: the values of its choices and of the config keys that vary."""
-    values = {name: getattr(run, name) if name in FILTERS else run.config.get(name) for name in names}
+    values = {
+        name: getattr(run, name) if name in FILTERS else run.config.get(name) for name in names
+    }
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
@@ -75,13 +81,22 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(map(str, values))
     reports = [run.report for run in study.finished]
     yield "commit", _tally(map(_commit, reports))
-    yield "versions", _tally(", ".join(f"{k} {v}" for k, v in report["versions"].items()) for report in reports)
+    yield (
+        "versions",
+        _tally(", ".join(f"{k} {v}" for k, v in report["versions"].items()) for report in reports),
+    )
     yield "device", _tally(report["device"] for report in reports)
-    yield "sources", _tally("; ".join(f"{k}: {v}" for k, v in report["sources"].items()) for report in reports)
+    yield (
+        "sources",
+        _tally("; ".join(f"{k}: {v}" for k, v in report["sources"].items()) for report in reports),
+    )
 
 
 def _commit(report: dict[str, Any]) -> str:
-    git, own = report["git"], report.get("inputs", {}).get("code", "")  # code: of files outside this package
+    git, own = (
+        report["git"],
+        report.get("inputs", {}).get("code", ""),
+    )  # code: of files outside this package
     code = f"; code of one's own: {own[:12]}" * bool(own)
     if git["commit"] is None:
         return f"unknown: not run from a checkout{code}"

@@ -30,7 +30,8 @@ class CostAxis(NamedTuple):
 
 
 SAME_COST = 0.01  # of the cost
-BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second_ratio"
+BYTES = "efficiency/checkpoint_bytes"
+SPEED = "efficiency/decode_tokens_per_second_ratio"
 COSTS = (
     CostAxis("parameters", "parameters", "parameters_before", "parameters_after"),
     CostAxis("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
@@ -45,7 +46,9 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
     """
     found = []
     for i, line in enumerate(series):
-        means = line.rows.groupby("requested")[["ratio", cost.pruned, f"pruned/{name}"]].mean().dropna()
+        means = (
+            line.rows.groupby("requested")[["ratio", cost.pruned, f"pruned/{name}"]].mean().dropna()
+        )
         for ratio, x, y in means.sort_values("ratio").itertuples(index=False):
             found.append((x, y, f"{line.label} {line.structure} {ratio:g}", i))
     dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"]).fillna({"": 1.0})
@@ -57,7 +60,9 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
 
 def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
     """Return the points of the Pareto front, the cheapest first."""
-    loss = points.quality.map(lambda quality: float(f"{quality:.4g}") * (1 if quality_is_lower else -1))
+    loss = points.quality.map(
+        lambda quality: float(f"{quality:.4g}") * (1 if quality_is_lower else -1)
+    )
     best_near = [loss[(points.cost - cost).abs() <= SAME_COST * cost].min() for cost in points.cost]
     unbeaten = points.assign(loss=loss)[loss.to_numpy() == best_near]
     ordered = unbeaten.sort_values(["cost", "quality"], ascending=[cost_is_lower, quality_is_lower])
@@ -67,7 +72,10 @@ def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> Dat
 
 def fronts(study: Study, series: list[Series], names: list[str], cost: CostAxis) -> str:
     """Return the front of each number in words, for the caption."""
-    best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_of_text(name)) for name in names}
+    best = {
+        name: front(points(study, series, name, cost), cost.lower_is_better, is_of_text(name))
+        for name in names
+    }
     return " ".join(f"On the front of {name}: {', '.join(best[name].label)}." for name in names)
 
 
@@ -78,7 +86,15 @@ def quality_over(cost: CostAxis) -> Callable[[Any, Study, str, list[Series]], No
         shown = points(study, series, name, cost)
         best = front(shown, cost.lower_is_better, is_of_text(name)).sort_values("cost")
         between = "steps-post" if cost.lower_is_better else "steps-pre"
-        axes.plot(best.cost, best.quality, color=MUTED, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)
+        axes.plot(
+            best.cost,
+            best.quality,
+            color=MUTED,
+            alpha=0.35,
+            linewidth=5,
+            drawstyle=between,
+            zorder=1,
+        )
         for i, style in enumerate(styles(series)):
             line = shown[shown.series == i]
             axes.plot(line.cost, line.quality, **style | {"linewidth": 0.8})

@@ -20,7 +20,8 @@ from flap.results.pareto import COSTS, fronts, quality_over
 from flap.results.series import INK, MUTED, STYLE, Series, palette, series_of, styles
 from flap.results.study import Study
 
-AVERAGE, ANSWERS = "zero_shot/average", "generation/exact_match"
+AVERAGE = "zero_shot/average"
+ANSWERS = "generation/exact_match"
 LEGEND_WIDTH = 28  # characters of a line: longer ones would leave no room for the panels
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
 
@@ -43,12 +44,21 @@ def draw(study: Study) -> list[Plot]:
 
 
 def _draw(study: Study, perplexities: list[str], averages: list[str]) -> Iterator[Plot]:
-    seeds = " Mean of the seeds, with a band from the least to the greatest." if len(study.values("seed")) > 1 else ""
+    seeds = (
+        " Mean of the seeds, with a band from the least to the greatest."
+        if len(study.values("seed")) > 1
+        else ""
+    )
     if perplexities:
-        text = "Perplexity over the share of the decoder asked to be removed; lower is better." + seeds
+        text = (
+            "Perplexity over the share of the decoder asked to be removed; lower is better." + seeds
+        )
         yield _plot("perplexity", text, _over(study, perplexities, _ratios, "ratio"))
     if AVERAGE in averages:
-        text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
+        text = (
+            "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better."
+            + seeds
+        )
         yield _plot("zero_shot", text, _over(study, [AVERAGE], _ratios, "ratio"))
     if ANSWERS in averages:
         text = "Exact match of written answers over the share of the decoder asked to be removed; higher is better."
@@ -57,21 +67,27 @@ def _draw(study: Study, perplexities: list[str], averages: list[str]) -> Iterato
     if study.finished:
         text = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
         yield _plot("layers", text, draw_kept(study))
-    bits = [name for name in study.measured if is_bits_per_byte(name)]  # models may differ in their tokenizers
+    bits = [
+        name for name in study.measured if is_bits_per_byte(name)
+    ]  # models may differ in their tokenizers
     names = [*(bits or perplexities)[:1], *averages]
     for cost in (cost for cost in COSTS if names and cost.measured(study)):
         text = (
-            f"Quality over {cost.label}; each point is a ratio, a cross a dense model, the broad line the Pareto front."
+            f"Quality over {cost.label}; each point is a ratio, a cross a dense model, "
+            "the broad line the Pareto front."
         )
         figure = _over(study, names, quality_over(cost), cost.label)
         yield _plot(cost.name, f"{text} {fronts(study, series_of(study), names, cost)}", figure)
 
 
 def _plot(name: str, caption: str, figure: Figure) -> Plot:
-    png, svg = io.BytesIO(), io.BytesIO()
+    png = io.BytesIO()
+    svg = io.BytesIO()
     figure.savefig(png, format="png", dpi=160)
     # no date, so that it is reproducible
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     return Plot(name, caption, png.getvalue(), svg.getvalue())
 
 
@@ -95,8 +111,12 @@ def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
     """Draw a number over the ratio: mean, minimum and maximum over the seeds; the dense model is a horizontal line."""
     for line, style in zip(series, styles(series), strict=True):
         seeds = line.at_each_ratio(f"pruned/{name}")
-        axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=style["color"], alpha=0.15, linewidth=0)
-        axes.vlines(seeds.index, seeds["min"], seeds["max"], color=style["color"], linewidth=1)  # if there is one ratio
+        axes.fill_between(
+            seeds.index, seeds["min"], seeds["max"], color=style["color"], alpha=0.15, linewidth=0
+        )
+        axes.vlines(
+            seeds.index, seeds["min"], seeds["max"], color=style["color"], linewidth=1
+        )  # if there is one ratio
         axes.plot(seeds["mean"], **style)
     axes.set_xticks(sorted({*study.results.ratio.dropna()}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -116,14 +136,23 @@ def _ratios_with_errors(axes: Any, study: Study, name: str, series: list[Series]
         return
     for line, style in zip(series, styles(series), strict=True):
         means, errors = (line.at_each_ratio(f"pruned/{name}{of}")["mean"] for of in ("", "_stderr"))
-        axes.errorbar(means.index, means, errors.reindex(means.index), color=style["color"], fmt="none", capsize=3)
+        axes.errorbar(
+            means.index,
+            means,
+            errors.reindex(means.index),
+            color=style["color"],
+            fmt="none",
+            capsize=3,
+        )
 
 
 def _scale(axes: Any, values: DataFrame) -> None:
     if values.max(axis=None) > LOG_FROM * values.min(axis=None):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+        )
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -12,7 +12,15 @@ import torch
 
 from flap.config import without_credentials
 
-LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors", "lm-eval")
+LIBRARIES = (
+    "flap-pruning",
+    "torch",
+    "transformers",
+    "datasets",
+    "hydra-core",
+    "safetensors",
+    "lm-eval",
+)
 
 
 def described(config: Any) -> dict[str, Any]:
@@ -28,12 +36,17 @@ def described(config: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a result depends on."""
-    return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+    return {
+        "python": platform.python_version(),
+        **{library: version(library) for library in LIBRARIES},
+    }
 
 
 def device_name(device: torch.device) -> str:
     """Return the name of a device, with the model of a GPU: "cuda:0 (NVIDIA H100 80GB HBM3)"."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    )
 
 
 def git_state() -> dict[str, Any]:
@@ -49,7 +62,9 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
     It says nothing of trackers, of the cache and of the checkpoint's own folder.
     """
-    travels = {name: value for name, value in config.items() if name not in ("tracking", "cache_dir")}
+    travels = {
+        name: value for name, value in config.items() if name not in ("tracking", "cache_dir")
+    }
     travels["checkpoint"] = {**config["checkpoint"], "dir": None}
     return {"config": travels, "versions": versions(), "git": git_state()}
 

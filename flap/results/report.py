@@ -45,7 +45,9 @@ class Report(Record):
         """
         try:
             plain = read_report(path)
-            return cls(**{part.name: plain[part.name] for part in fields(cls) if part.name in plain})
+            return cls(
+                **{part.name: plain[part.name] for part in fields(cls) if part.name in plain}
+            )
         except ValueError as error:
             raise ValueError(
                 f"{path.parent}/{error}; choose another folder, or resume=false to run it again"
@@ -66,7 +68,11 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: schema {plain.get('schema')}, this version reads {SCHEMA}")
     inner = {f"{name}.{part}": value for name, section in plain.items() if isinstance(section, dict)
              for part, value in section.items()}  # fmt: skip
-    if parts := [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name, ...), kind)]:
+    if parts := [
+        name
+        for name, kind in NEEDED.items()
+        if not isinstance((plain | inner).get(name, ...), kind)
+    ]:
         raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
     return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 

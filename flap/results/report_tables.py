@@ -13,7 +13,12 @@ from flap.results.number_texts import change, domain_of, in_order, with_error
 from flap.results.record import Record
 from flap.results.tables import Columns, Table
 
-UNITS = {"query_heads": "query heads", "kv_heads": "KV heads", "neurons": "neurons", "experts": "experts"}
+UNITS = {
+    "query_heads": "query heads",
+    "kv_heads": "KV heads",
+    "neurons": "neurons",
+    "experts": "experts",
+}
 
 
 def tables(report: Record) -> list[Table]:
@@ -28,9 +33,17 @@ def measured(report: Record) -> Table:
     A model that was trained after compression has its numbers of before, too, and what training changed.
     """
     numbers = report.evaluation
-    models = {which: numbers[which] for which in ("dense", "compressed", "pruned") if which in numbers}
-    columns: Columns = {which: partial(with_error, one_model) for which, one_model in models.items()}
-    columns |= {f"pruned - {before}": partial(_change, report, before) for before in models if before != "pruned"}
+    models = {
+        which: numbers[which] for which in ("dense", "compressed", "pruned") if which in numbers
+    }
+    columns: Columns = {
+        which: partial(with_error, one_model) for which, one_model in models.items()
+    }
+    columns |= {
+        f"pruned - {before}": partial(_change, report, before)
+        for before in models
+        if before != "pruned"
+    }
     if report.domains:
         columns["domain"] = partial(domain_of, domains=report.domains)
     names = [name for name in models["dense"] | models["pruned"] if not name.endswith("_stderr")]
@@ -39,9 +52,12 @@ def measured(report: Record) -> Table:
 
 def _change(report: Record, before: str, name: str) -> str:
     if before == "dense":
-        errors, p_values = report.difference_stderr, report.difference_p_value
+        errors = report.difference_stderr
+        p_values = report.difference_p_value
     else:
-        errors, p_values = (report.recovery.get(f"difference_{kind}", {}) for kind in ("stderr", "p_value"))
+        errors, p_values = (
+            report.recovery.get(f"difference_{kind}", {}) for kind in ("stderr", "p_value")
+        )
     models = report.evaluation
     return change(name, models[before], models["pruned"], errors.get(name), p_values.get(name))
 
@@ -51,10 +67,21 @@ def _facts(report: Record) -> list[tuple[str, str, str]]:
     return [
         *sizes(report),
         ("ratio removed", "", _ratio(report)),
-        *((f"target.{name}", _in_digits(one["dense"]), _realised(one)) for name, one in report.target.items()),
+        *(
+            (f"target.{name}", _in_digits(one["dense"]), _realised(one))
+            for name, one in report.target.items()
+        ),
         ("placement", "", _places(report)),
-        ("windows begin with BOS", "", ", ".join(name for name, begins in report.bos.items() if begins)),
-        ("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())),
+        (
+            "windows begin with BOS",
+            "",
+            ", ".join(name for name, begins in report.bos.items() if begins),
+        ),
+        (
+            "seconds",
+            "",
+            ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items()),
+        ),
         ("loads with", "", report.loads_with),
     ]
 
@@ -91,7 +118,9 @@ def _in_digits(value: float) -> str:
 
 def _places(report: Record) -> str:
     counts = Counter(report.device_map.values())
-    return "modules on " * bool(counts) + ", ".join(f"{device}: {count}" for device, count in counts.items())
+    return "modules on " * bool(counts) + ", ".join(
+        f"{device}: {count}" for device, count in counts.items()
+    )
 
 
 def show(report: Record, folder: Path) -> None:
@@ -100,7 +129,12 @@ def show(report: Record, folder: Path) -> None:
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
         console.print(table.console())
-    print(*remarks(report), report.checkpoint or "checkpoint: not saved", folder / "report.md", sep="\n")
+    print(
+        *remarks(report),
+        report.checkpoint or "checkpoint: not saved",
+        folder / "report.md",
+        sep="\n",
+    )
 
 
 def markdown(report: Record) -> str:

@@ -37,7 +37,9 @@ class RunRecord:
     ratio: float | None = None
     requested: str = ""  # "0.2" or "target.bytes=2e8": runs of equal ones are compared
     seed: int | None = None
-    options: str = ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
+    options: str = (
+        ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
+    )
     report: dict[str, Any] = field(default_factory=dict)
     documents: DocumentValues = field(default_factory=dict)  # of the pruned model
     sweep: str = ""  # the name of its sweep, in a study of several
@@ -55,7 +57,9 @@ class RunRecord:
         """What the dense numbers depend on: the model, its path and type, and each way in which it was measured."""
         config = self.report.get("config", {})
         ways = (config.get("eval") or {"": None}).items()
-        return frozenset(json.dumps([self.model, config.get("model"), *way], sort_keys=True) for way in ways)
+        return frozenset(
+            json.dumps([self.model, config.get("model"), *way], sort_keys=True) for way in ways
+        )
 
     def differences_to(self, first: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
         """Return the difference self - first of each number that both runs have kept of the same documents.
@@ -63,10 +67,23 @@ class RunRecord:
         That of an average over tasks is from those of its tasks, if both runs have averaged the same ones.
         """
         averages = self.report.get("averages", {})
-        same = {name: parts for name, parts in averages.items() if first.report.get("averages", {}).get(name) == parts}
-        wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
-        a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (first, self))
-        return with_averages({name: difference for (name, _), difference in paired(a, b).items()}, same)
+        same = {
+            name: parts
+            for name, parts in averages.items()
+            if first.report.get("averages", {}).get(name) == parts
+        }
+        wanted = {
+            part
+            for name in names
+            for part in same.get(name, [name] if name not in averages else [])
+        }
+        a, b = (
+            {key: values for key, values in run.documents.items() if key[0] in wanted}
+            for run in (first, self)
+        )
+        return with_averages(
+            {name: difference for (name, _), difference in paired(a, b).items()}, same
+        )
 
     def numbers(self, which: str) -> dict[str, float]:
         """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""
@@ -86,25 +103,35 @@ def read_run(folder: Path) -> RunRecord:
     state, error, report = _read_result(folder)
     hydra = read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
     choices = (hydra.get("runtime") or {}).get("choices") or {}
-    config = report["config"] if state == "finished" else read_yaml(folder / ".hydra" / "config.yaml")
+    config = (
+        report["config"] if state == "finished" else read_yaml(folder / ".hydra" / "config.yaml")
+    )
     texts = flatten(config, choices)
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
-    ratio, name = resolved.get("ratio"), resolved.get("model.name")
+    ratio = resolved.get("ratio")
+    name = resolved.get("model.name")
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
     target = " ".join(  # without what was not asked for, and without the one sequence of a target in memory
-        f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value not in ("null", "1")
+        f"{key}={value}"
+        for key, value in texts.items()
+        if key.startswith("target.") and value not in ("null", "1")
     )
     if ratio is None and state == "finished":  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
-    ratio = None if ratio is None else round(float(ratio), 6)  # range(0.1,0.4,0.1) makes 0.30000000000000004
+    ratio = (
+        None if ratio is None else round(float(ratio), 6)
+    )  # range(0.1,0.4,0.1) makes 0.30000000000000004
     return RunRecord(
         folder=folder.name,
         state=state,
         error=error,
         files=tuple(name for name in FILES if (folder / name).is_file()),
         overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", texts),
-        model=name and model_name(name, resolved.get("model.path", "")),  # a run without a result has not resolved it
+        model=name
+        and model_name(
+            name, resolved.get("model.path", "")
+        ),  # a run without a result has not resolved it
         method=resolved.get("method"),
         metric=choices.get("metric"),
         structure=choices.get("structure"),
@@ -112,7 +139,9 @@ def read_run(folder: Path) -> RunRecord:
         requested=target or str(ratio),
         seed=resolved.get("seed"),
         report=report,
-        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if report else {},
+        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"])
+        if report
+        else {},
         config=texts,
     )
 
@@ -149,6 +178,12 @@ def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
     """
     lines = (str(line).partition("=") for line in read_yaml(path, list))
     pairs = {key.lstrip("+~"): value for key, _, value in lines}
-    fields = (*CHOICES, "run_name", "checkpoint.dir")  # the last two name a run, and do not change its result
-    keys = [key for key in pairs if key.removesuffix(".name") not in fields and not is_bookkeeping(key)]
+    fields = (
+        *CHOICES,
+        "run_name",
+        "checkpoint.dir",
+    )  # the last two name a run, and do not change its result
+    keys = [
+        key for key in pairs if key.removesuffix(".name") not in fields and not is_bookkeeping(key)
+    ]
     return {key: texts.get(key, pairs[key]) for key in keys}

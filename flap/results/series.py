@@ -10,7 +10,9 @@ from flap.results.study import Study
 # after Okabe and Ito: safe for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C98500", "#3A9BD8", "#7A7A7A")
 LINES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))  # (marker, dashes)
-INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
+INK = "#24292f"
+MUTED = "#6e7781"
+RULE = "#d0d7de"
 STYLE = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6,
@@ -45,7 +47,9 @@ def series_of(study: Study) -> list[Series]:
     runs = study.results.assign(options=options)
     names = ["method"] if runs.method.nunique(dropna=False) > 1 else []
     names += ["metric", *(name for name in ("model", "options") if _splits_a_metric(runs, name))]
-    labels = [" ".join(str(word) for word in row if word) for row in runs[names].itertuples(index=False)]
+    labels = [
+        " ".join(str(word) for word in row if word) for row in runs[names].itertuples(index=False)
+    ]
     groups = runs.groupby([labels, runs.structure.map(str).tolist()])
     return [Series(label, structure, rows) for (label, structure), rows in groups]
 
@@ -59,13 +63,19 @@ def styles(series: list[Series]) -> list[dict[str, Any]]:
     """Return the style of each series, as arguments of matplotlib's `plot`."""
     colours, shapes = palette(series)
     return [
-        {"color": colours[line.label], "marker": shapes[line.structure][0], "linestyle": shapes[line.structure][1]}
+        {
+            "color": colours[line.label],
+            "marker": shapes[line.structure][0],
+            "linestyle": shapes[line.structure][1],
+        }
         for line in series
     ]
 
 
 def palette(series: list[Series]) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
     """Return the colour of each label, and (marker, line) of each structure."""
-    labels, structures = (sorted({getattr(line, name) for line in series}) for name in ("label", "structure"))
+    labels, structures = (
+        sorted({getattr(line, name) for line in series}) for name in ("label", "structure")
+    )
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     return colours, {name: LINES[i % len(LINES)] for i, name in enumerate(structures)}

@@ -33,8 +33,18 @@ class Study:
         rows = [_row(run) for run in self.runs]
         numbers = [dict.fromkeys(name for row in rows for name in row if name.startswith(f"{which}/"))
                    for which in ("dense", "pruned", "difference_stderr")]  # fmt: skip
-        columns = [*CHOICE_COLUMNS, *SIZE_COLUMNS, *numbers[0], *numbers[1], *numbers[2], *LAST_COLUMNS, *UNSHOWN]
-        return DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
+        columns = [
+            *CHOICE_COLUMNS,
+            *SIZE_COLUMNS,
+            *numbers[0],
+            *numbers[1],
+            *numbers[2],
+            *LAST_COLUMNS,
+            *UNSHOWN,
+        ]
+        return DataFrame(
+            [[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object
+        )
 
     @cached_property
     def records(self) -> DataFrame:
@@ -44,7 +54,11 @@ class Study:
     @cached_property
     def results(self) -> DataFrame:
         """The rows of the finished runs, with numbers as floats: nan where they were not measured or are not finite."""
-        numbers = [name for name in self.frame if name.startswith(("dense/", "pruned/", "ratio", "parameters_"))]
+        numbers = [
+            name
+            for name in self.frame
+            if name.startswith(("dense/", "pruned/", "ratio", "parameters_"))
+        ]
         return self.frame[self.frame.state == "finished"].astype(dict.fromkeys(numbers, float))
 
     @property
@@ -55,18 +69,32 @@ class Study:
     @cached_property
     def dense(self) -> DataFrame:
         """One row of `results` for each dense model and way to measure it, whose runs share its numbers."""
-        rows = {run.dense_identity: i for i, run in reversed(list(enumerate(self.runs))) if run.state == "finished"}
+        rows = {
+            run.dense_identity: i
+            for i, run in reversed(list(enumerate(self.runs)))
+            if run.state == "finished"
+        }
         # one that was measured in fewer ways than another adds nothing to it
-        return self.results.loc[[i for way, i in reversed(rows.items()) if not any(way < other for other in rows)]]
+        return self.results.loc[
+            [i for way, i in reversed(rows.items()) if not any(way < other for other in rows)]
+        ]
 
     @property
     def measured(self) -> list[str]:
         """The names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
         names = dict.fromkeys(
-            name for run in self.runs for name in run.numbers("pruned") if not name.endswith("_stderr")
+            name
+            for run in self.runs
+            for name in run.numbers("pruned")
+            if not name.endswith("_stderr")
         )
         return sorted(
-            names, key=lambda name: (not is_perplexity(name), not is_bits_per_byte(name), is_efficiency(name))
+            names,
+            key=lambda name: (
+                not is_perplexity(name),
+                not is_bits_per_byte(name),
+                is_efficiency(name),
+            ),
         )
 
     def of(self, rows: DataFrame) -> tuple[RunRecord, ...]:
@@ -93,7 +121,10 @@ def _row(run: RunRecord) -> dict[str, Any]:
         for which in ("dense", "pruned")
         for name, value in run.numbers(which).items()
     }
-    numbers |= {f"difference_stderr/{name}": error for name, error in run.report.get("difference_stderr", {}).items()}
+    numbers |= {
+        f"difference_stderr/{name}": error
+        for name, error in run.report.get("difference_stderr", {}).items()
+    }
     names = (name for name in run.numbers("pruned") if not name.endswith("_stderr"))
     return numbers | {name: getattr(run, name) for name in ("state", "sweep", *CHOICES, "options", "error")} | {
         "cell": run.folder,

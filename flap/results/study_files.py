@@ -30,7 +30,9 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     folder = into or (together if len(folders) > 1 else folders[0])
     study = read_study(*sweeps, into=folder)
     plots = draw(study)
-    pictures = {f"{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")}
+    pictures = {
+        f"{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")
+    }
     texts = {
         "study.csv": study.records.to_csv(index=False, lineterminator="\n"),
         "index.html": study_page(study, plots),
@@ -51,7 +53,8 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
     Raises:
         ValueError: a folder does not exist or has no run.
     """
-    folders, into = distinct(sweeps), into or sweeps[0]
+    folders = distinct(sweeps)
+    into = into or sweeps[0]
     names = _names(folders) if len(folders) > 1 else [""]
     runs = [
         replace(run, sweep=name, folder=relpath(folder / run.folder, into))
@@ -76,14 +79,22 @@ def _names(folders: list[Path]) -> list[str]:
 
 def _read_sweep(folder: Path) -> list[RunRecord]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
+        raise ValueError(
+            f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>"
+        )
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if (folder / STATUS).is_file():
         raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or several runs")
     if not runs:
-        raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
-    damaged = {run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"}
-    jobs = {run.folder: (run.folder.partition("_")[2], run.overrides) for run in runs}  # without their numbers
+        raise ValueError(
+            f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json"
+        )
+    damaged = {
+        run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"
+    }
+    jobs = {
+        run.folder: (run.folder.partition("_")[2], run.overrides) for run in runs
+    }  # without their numbers
     finished = [jobs[run.folder] for run in runs if run.state == "finished"]
     # one that has not finished may have been run again under another number
     last = [run for run in runs if run.state == "finished" or jobs[run.folder] not in finished]
@@ -97,9 +108,18 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """
     given = (key for run in runs for key in run.overrides)
     keys = dict.fromkeys(key for key in given if key.split(".")[0] != "eval" or key.count(".") > 1)
-    differ = [key for key in keys if len({run.overrides.get(key, run.config.get(key)) for run in runs}) > 1]
+    differ = [
+        key
+        for key in keys
+        if len({run.overrides.get(key, run.config.get(key)) for run in runs}) > 1
+    ]
     return [
-        replace(run, options=" ".join(f"{key}={run.overrides[key]}" for key in differ if key in run.overrides))
+        replace(
+            run,
+            options=" ".join(
+                f"{key}={run.overrides[key]}" for key in differ if key in run.overrides
+            ),
+        )
         for run in runs
     ]
 
@@ -117,7 +137,9 @@ def command_of(sweep: Path) -> str:
         given = record["hydra"]["overrides"]
         own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]
         sources = record["hydra"]["runtime"]["config_sources"]
-        folders = [f"--config-dir={one['path']}" for one in sources if one["provider"] == "command-line"]
+        folders = [
+            f"--config-dir={one['path']}" for one in sources if one["provider"] == "command-line"
+        ]
         return shlex.join(["python", "-m", "flap", "-m", *folders, *given["task"], *own])
     except (LookupError, TypeError):
         return ""

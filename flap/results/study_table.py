@@ -10,7 +10,13 @@ from flap.results.study import Study
 from flap.results.tables import Entry, Mark, Table
 
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
-VARYING = ("sweep", "model", "method", "options", "seed")  # columns that are left out if all runs agree
+VARYING = (
+    "sweep",
+    "model",
+    "method",
+    "options",
+    "seed",
+)  # columns that are left out if all runs agree
 
 
 def choices(study: Study) -> tuple[str, ...]:
@@ -24,13 +30,17 @@ def tabulate(study: Study, which: str = "pruned") -> Table:
     Standard errors stand next to their numbers, and the best of each ratio is marked.
     """
     trimmed = ("vocabulary",) if any(run.value("vocabulary", "after") for run in study.runs) else ()
-    chosen, results = choices(study), ("removed", "parameters", *trimmed, *study.measured, "seconds")
+    chosen = choices(study)
+    results = ("removed", "parameters", *trimmed, *study.measured, "seconds")
     runs, marked = (study.runs, _marks(study)) if which == "pruned" else (study.of(study.dense), {})
     said = chosen if which == "pruned" else ("model",)
     rows = [
         (
             *(_choice(getattr(run, name)) if name in said else Entry() for name in chosen),
-            *(_result(run, name, which)._replace(mark=marked.get((i, name), "")) for name in results),
+            *(
+                _result(run, name, which)._replace(mark=marked.get((i, name), ""))
+                for name in results
+            ),
         )
         for i, run in enumerate(runs)
     ]
@@ -43,7 +53,8 @@ def _choice(value: float | str | None) -> Entry:
 
 def _result(run: RunRecord, name: str, which: str) -> Entry:
     """Return the value of a result column for a run's "pruned" or "dense" model."""
-    dense, numbers = which == "dense", run.numbers(which)
+    dense = which == "dense"
+    numbers = run.numbers(which)
     error = numbers.get(f"{name}_stderr")
     value, form = {
         "removed": (0.0 if dense else run.value("ratio", "realised_decoder"), "{:.4f}".format),
@@ -77,8 +88,12 @@ def _marks_of(study: Study, values: Series, name: str) -> dict[tuple[int, str], 
     if len(ranked) < 2:
         return {}
     best, *others = ranked.index
-    differences = {i: study.runs[i].differences_to(study.runs[best], [name]).get(name) for i in others}
-    marked: dict[tuple[int, str], Mark] = {(i, name): "near" for i, one in differences.items() if one and not one.clear}
+    differences = {
+        i: study.runs[i].differences_to(study.runs[best], [name]).get(name) for i in others
+    }
+    marked: dict[tuple[int, str], Mark] = {
+        (i, name): "near" for i, one in differences.items() if one and not one.clear
+    }
     if marked or None not in differences.values():
         marked[best, name] = "near" if marked else "best"
     return marked

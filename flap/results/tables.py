@@ -7,7 +7,9 @@ from typing import Literal, NamedTuple
 from rich import table as rich_table
 from rich.text import Text
 
-Mark = Literal["best", "near", "clear", ""]  # "best", "near": on the page of a study; "clear": a difference, in bold
+Mark = Literal[
+    "best", "near", "clear", ""
+]  # "best", "near": on the page of a study; "clear": a difference, in bold
 
 
 class Entry(NamedTuple):
@@ -31,12 +33,17 @@ class Table:
     @classmethod
     def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]]) -> "Table":
         """Return a table of texts and entries."""
-        return cls(tuple(heads), [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows])
+        return cls(
+            tuple(heads),
+            [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows],
+        )
 
     @classmethod
     def over(cls, names: Iterable[str], columns: Columns) -> "Table":
         """Return a table with a row for each name."""
-        return cls.of(["", *columns], [[name, *(value(name) for value in columns.values())] for name in names])
+        return cls.of(
+            ["", *columns], [[name, *(value(name) for value in columns.values())] for name in names]
+        )
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
@@ -50,5 +57,7 @@ class Table:
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if i and numeric else "left")
         for row in self.rows:
-            table.add_row(*(Text(entry.text, "bold" if entry.mark == "clear" else "") for entry in row))
+            table.add_row(
+                *(Text(entry.text, "bold" if entry.mark == "clear" else "") for entry in row)
+            )
         return table

@@ -42,7 +42,11 @@ class Choices:
         """
         chosen = type(self.metric), type(self.structure), type(self.compensation)
         modules = {base.__module__ for cls in chosen for base in cls.__mro__}
-        own = sorted(name for name in modules if name.partition(".")[0] not in ("flap", "builtins", "abc", "typing"))
+        own = sorted(
+            name
+            for name in modules
+            if name.partition(".")[0] not in ("flap", "builtins", "abc", "typing")
+        )
         return {"code": digest(list(map(_source, own)))} if own else {}
 
     @property
@@ -65,7 +69,10 @@ class Choices:
     @property
     def read_plain_statistics(self) -> bool:
         """Whether a choice needs statistics of the dense model without covariances."""
-        plain = (one.needs_statistics and not one.needs_covariance for one in (self.metric, self.compensation))
+        plain = (
+            one.needs_statistics and not one.needs_covariance
+            for one in (self.metric, self.compensation)
+        )
         return not self.in_sequence and any(plain)
 
 
@@ -94,10 +101,17 @@ def choose(config: FlapConfig) -> Choices:
 
 def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, Any, str]]:
     """Yield what choices ask of each other: whether it is given; field, value and expected value if it is not."""
-    metric, structure, masked = choices.metric, choices.structure, config.mask_only
+    metric = choices.metric
+    structure = choices.structure
+    masked = config.mask_only
     training = f"false with recover={getattr(choices.recovery, 'name', '')}, which would train the masked units, too"
     yield not (masked and choices.recovery), "mask_only", True, training
-    yield not (masked and choices.vocabulary), "mask_only", True, "false with vocabulary=trim, whose rows are removed"
+    yield (
+        not (masked and choices.vocabulary),
+        "mask_only",
+        True,
+        "false with vocabulary=trim, whose rows are removed",
+    )
     writer = getattr(choices.recovery, "writer", "dense")
     words = "dense with vocabulary=trim, whose tokens the prompts are not read in"
     yield not choices.vocabulary or writer == "dense", "recover.writer", writer, words
@@ -108,15 +122,26 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     yield not (choices.vocabulary and counted), "vocabulary", "trim", rows
     known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
     known = known if config.plan is None else "dense with plan"
-    yield choices.propagate == "dense" or structure.layer_by_layer, "calibration.propagate", choices.propagate, known
+    yield (
+        choices.propagate == "dense" or structure.layer_by_layer,
+        "calibration.propagate",
+        choices.propagate,
+        known,
+    )
     scale = getattr(structure, "scale", "")
     errors = "metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
     yield metric.measures_error or not structure.ranks_errors, "structure.scale", scale, errors
     squares = f"false with structure.scale={scale}: squared scores are not output errors"
-    yield not (structure.ranks_errors and metric.square_attention), "metric.square_attention", True, squares
+    yield (
+        not (structure.ranks_errors and metric.square_attention),
+        "metric.square_attention",
+        True,
+        squares,
+    )
     whole = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
     yield structure.experts or not metric.scores_experts, "structure.experts", False, whole
-    samples, judged = config.calibration.num_samples, "at least 2, as what is fitted on some is judged on others"
+    samples = config.calibration.num_samples
+    judged = "at least 2, as what is fitted on some is judged on others"
     yield samples >= 2 or not choices.need_covariance, "calibration.num_samples", samples, judged
 
 
@@ -127,7 +152,9 @@ def _source(module: str) -> str:
         return uuid4().hex
 
 
-def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:
+def check_budget(
+    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource
+) -> Budget:
     """Return the budget, counted from the tensors.
 
     Raises:
@@ -137,14 +164,22 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     search = not (choices.structure.measures and adapter.reads_tokens)
     require(search, "structure", "search", f"another structure {why}")
     allowed = f"device or auto {why}"
-    require(not (model.placed.streams and adapter.reads_tokens), "model.placement", model.placement, allowed)
+    require(
+        not (model.placed.streams and adapter.reads_tokens),
+        "model.placement",
+        model.placement,
+        allowed,
+    )
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
-        biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
+        biases = Biases(
+            adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter)
+        )
         for name in {"bytes", "memory"} & targets(config.target).keys() if model.loaded else ():
             _check_types(adapter, name, getattr(config.target, name))
-        itemsize, context = model.dtype.itemsize, model.max_length
+        itemsize = model.dtype.itemsize
+        context = model.max_length
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
         budget = budget.within(bounds)
     choices.structure.check(budget)
@@ -157,7 +192,13 @@ def _check_types(adapter: ModelAdapter, name: str, asked: float) -> None:
     """Check that the weights have one type, but for the small ones that transformers always keeps in float32."""
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
-    others = [one.dtype for name, one in model.named_parameters() if not any(part in name for part in kept)]
+    others = [
+        one.dtype
+        for name, one in model.named_parameters()
+        if not any(part in name for part in kept)
+    ]
     types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
-    allowed = f"target.parameters instead, as the weights of this model have several types ({types})"
+    allowed = (
+        f"target.parameters instead, as the weights of this model have several types ({types})"
+    )
     require("," not in types, f"target.{name}", asked, allowed)

@@ -19,9 +19,14 @@ from flap.models.placement import STREAMS
 from flap.runs.choices import Choices, check_budget, choose
 from flap.storage import cache_root
 
-MARGIN = 1.5  # estimates are within this factor of what was measured: only what is beyond it is refused
+MARGIN = (
+    1.5  # estimates are within this factor of what was measured: only what is beyond it is refused
+)
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
-HIDDEN_COPIES, WIDE_COPIES = 5, 3  # activations of a layer that runs: of H, and of its widest channels
+HIDDEN_COPIES, WIDE_COPIES = (
+    5,
+    3,
+)  # activations of a layer that runs: of H, and of its widest channels
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
 
@@ -68,16 +73,25 @@ class DryRun:
 
     def needs(self, placement: str) -> Needs:
         """Return what the run takes at a placement; training, which comes last, is not counted."""
-        choices, itemsize, total = self.choices, self.source.dtype.itemsize, self.source.num_bytes
-        streams, shared = STREAMS[placement], self.source.device.type in ("cpu", "mps")
-        layers = [itemsize * sum(one.numel() for one in layer.parameters()) for layer in self.adapter.layers]
+        choices = self.choices
+        itemsize = self.source.dtype.itemsize
+        total = self.source.num_bytes
+        streams = STREAMS[placement]
+        shared = self.source.device.type in ("cpu", "mps")
+        layers = [
+            itemsize * sum(one.numel() for one in layer.parameters())
+            for layer in self.adapter.layers
+        ]
         weights = max(*layers, total - sum(layers)) if streams else total
-        statistics, states = max(map(self._statistics, range(len(layers)))), self._states(streams)
+        statistics = max(map(self._statistics, range(len(layers))))
+        states = self._states(streams)
         logits = LOGITS_BYTES * (2 + itemsize / 4) if choices.evaluators else 0.0
         work = max(statistics + max(layers) * choices.structure.measures, logits) + self._running()
         device = (0 if self.source.loaded else weights) + work
         in_files = states * (streams or (choices.structure.measures and self.config.use_cache))
-        pruned = sum(layers) - itemsize * self.removed  # beside the dense layers, which stay mapped on a CPU
+        pruned = (
+            sum(layers) - itemsize * self.removed
+        )  # beside the dense layers, which stay mapped on a CPU
         host = PROCESS_BYTES + states + (device + pruned * (not streams)) * shared
         files = in_files + pruned * streams, in_files + weights * shared
         return Needs(weights, states, statistics, device, host, *files)
@@ -88,22 +102,34 @@ class DryRun:
         for block in self.adapter.blocks(layer):
             (channels, outputs, experts), covariance = _sizes(block), self.choices.need_covariance
             sets += experts * (4 * channels**2 if covariance else 12 * channels)
-            one = 4 * channels**2 + 12 * channels * outputs if covariance else 8 * experts * channels * outputs
+            one = (
+                4 * channels**2 + 12 * channels * outputs
+                if covariance
+                else 8 * experts * channels * outputs
+            )
             factor = max(factor, one)
         return sets + factor
 
     def _states(self, streams: bool) -> float:
         """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · hidden size."""
-        tokens, search = self.tokens if streams or self.choices.need_covariance else 0, self.choices.structure
+        tokens = self.tokens if streams or self.choices.need_covariance else 0
+        search = self.choices.structure
         if isinstance(search, Search):
-            trials = sum(len(removed) for layer in self.budget.layers for removed in search.removals(layer))
-            tokens += (1 + math.ceil(trials / self.processes)) * min(search.tokens, self.tokens // HELD_OUT)
+            trials = sum(
+                len(removed) for layer in self.budget.layers for removed in search.removals(layer)
+            )
+            tokens += (1 + math.ceil(trials / self.processes)) * min(
+                search.tokens, self.tokens // HELD_OUT
+            )
         return 2.0 * tokens * _sizes(self.adapter.attention(0))[1] * self.source.dtype.itemsize
 
     def _running(self) -> float:
         """Return the bytes of the activations of a batch in a layer."""
-        own, layers = self.config.calibration, range(len(self.adapter.layers))
-        width = max(_sizes(block)[0] * block.num_chosen for i in layers for block in self.adapter.blocks(i))
+        own = self.config.calibration
+        layers = range(len(self.adapter.layers))
+        width = max(
+            _sizes(block)[0] * block.num_chosen for i in layers for block in self.adapter.blocks(i)
+        )
         copied = HIDDEN_COPIES * _sizes(self.adapter.attention(0))[1] + WIDE_COPIES * width
         return min(self.tokens, own.batch_size * own.seq_len) * self.source.dtype.itemsize * copied
 
@@ -115,7 +141,8 @@ class DryRun:
         Raises:
             ValueError: it surely does not; says what it takes and what is free.
         """
-        placed, needs = f"model.placement={self.source.placement}", self.needs(self.source.placement)
+        placed = f"model.placement={self.source.placement}"
+        needs = self.needs(self.source.placement)
         device, host, disk = free(self.source.device, cache)
         less = ["model.placement=stream"] * (not self.source.placed.streams)
         less += ["a smaller calibration.batch_size"] * (self.config.calibration.batch_size > 1)
@@ -123,8 +150,12 @@ class DryRun:
         advice = f"take {', or '.join(less) or 'a machine with more memory'}"
         if self.source.device.type == "cuda":
             _check(placed, needs.device, device, f"on {self.source.device}", advice)
-        _check(placed, needs.host - needs.mapped - PROCESS_BYTES, host, "in the host's memory", advice)
-        advice = "name a larger disk, fewer calibration windows or, for a search, fewer structure.tokens"
+        _check(
+            placed, needs.host - needs.mapped - PROCESS_BYTES, host, "in the host's memory", advice
+        )
+        advice = (
+            "name a larger disk, fewer calibration windows or, for a search, fewer structure.tokens"
+        )
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
     def lines(self) -> Iterator[str]:
@@ -147,7 +178,8 @@ def dry_run(config: FlapConfig) -> DryRun:
     Raises:
         ValueError: bad input, as far as it can be seen from that; names the field.
     """
-    choices, root = choose(config), cache_root(config.cache_dir)
+    choices = choose(config)
+    root = cache_root(config.cache_dir)
     source = find_model(config.model, root, config.trust_remote_code, weights=False)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     return DryRun(config, choices, source, adapter, check_budget(adapter, choices, config, source))
@@ -155,17 +187,24 @@ def dry_run(config: FlapConfig) -> DryRun:
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
     """Return the free bytes of the device (of the host, where there is none), of the host, and of the cache's disk."""
-    host, absent = torch.device("cpu"), device.type == "cuda" and not torch.cuda.is_available()
+    host = torch.device("cpu")
+    absent = device.type == "cuda" and not torch.cuda.is_available()
     place = next(one for one in (cache, *cache.absolute().parents) if one.exists())
     return free_bytes(host if absent else device), free_bytes(host), shutil.disk_usage(place).free
 
 
 def _sizes(block: Block) -> tuple[int, int, int]:
     """Return the input and output channels of an expert's output projection, and the number of experts."""
-    return block.columns_UC.numel() // len(block.members), int(block.output.weight.shape[0]), len(block.members)
+    return (
+        block.columns_UC.numel() // len(block.members),
+        int(block.output.weight.shape[0]),
+        len(block.members),
+    )
 
 
 def _check(field: str, needed: float, available: int, where: str, advice: str) -> None:
     if needed > MARGIN * available:
-        expected = f"{gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB are; {advice}"
+        expected = (
+            f"{gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB are; {advice}"
+        )
         raise ValueError(f"{field}: expected {expected} (dry_run=true shows all placements)")

@@ -47,18 +47,29 @@ class CacheKeys:
         if "calibration" not in self.texts:
             return units
         windows = self.texts["calibration"]
-        own = {"written": WRITTEN_VERSION} if any(part.dataset == SELF for part in windows.parts) else {}
+        own = (
+            {"written": WRITTEN_VERSION}
+            if any(part.dataset == SELF for part in windows.parts)
+            else {}
+        )
         return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property
     def statistics(self) -> Key:
         """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
-        return self.source.fingerprint | self.windows | {"device": self.source.device.type} | self.processes
+        return (
+            self.source.fingerprint
+            | self.windows
+            | {"device": self.source.device.type}
+            | self.processes
+        )
 
     @property
     def scores(self) -> Key | None:
         """The key of scores, for any ratio. A search's depend on its trials; None: made anew from plain statistics."""
-        metric, structure, options = self.choices.metric, self.choices.structure, described(self.config)
+        metric = self.choices.metric
+        structure = self.choices.structure
+        options = described(self.config)
         scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
         if isinstance(structure, Search):
             trials = {"tokens": structure.tokens, "levels": structure.levels}
@@ -76,7 +87,11 @@ class CacheKeys:
     @property
     def counted(self) -> Key:
         """The texts whose tokens are counted, whole and not in windows; empty if all tokens stay."""
-        texts = self.texts.get("vocabulary", self.texts.get("calibration")) if self.choices.vocabulary else None
+        texts = (
+            self.texts.get("vocabulary", self.texts.get("calibration"))
+            if self.choices.vocabulary
+            else None
+        )
         return {"counted": [text.sha256 for text in texts.existing]} if texts else {}
 
     @property
@@ -94,8 +109,16 @@ class CacheKeys:
         """The training after compression; empty if there is none."""
         if self.choices.recovery is None:
             return {}
-        options, windows = asdict(self.choices.recovery), self.texts[self.choices.recovery.use].key
-        return {"recover": {"version": RECOVERY_VERSION, **options, "windows": windows, **self.processes}}
+        options = asdict(self.choices.recovery)
+        windows = self.texts[self.choices.recovery.use].key
+        return {
+            "recover": {
+                "version": RECOVERY_VERSION,
+                **options,
+                "windows": windows,
+                **self.processes,
+            }
+        }
 
     def compressed(self, plan: PruningPlan) -> Key:
         """The part that tells this compressed model from others of the same dense model."""
@@ -123,12 +146,23 @@ class CacheKeys:
             WORKSPACE_VERSION, STATISTICS_VERSION, SCORES_VERSION, DIVERGENCES_VERSION, FITS_VERSION, WRITTEN_VERSION,
         ]  # fmt: skip
         decided = {name: options[name] for name in DECIDING}
-        return self.statistics | self.counted | self.recovery | self.choices.code | {"versions": versions} | decided
+        return (
+            self.statistics
+            | self.counted
+            | self.recovery
+            | self.choices.code
+            | {"versions": versions}
+            | decided
+        )
 
     @property
     def inputs(self) -> dict[str, str]:
         """A digest of all that is not in the config and changes the pruned model: weights, texts, libraries, fits."""
-        calibration = {"calibration": digest(self.texts["calibration"].key)} if "calibration" in self.texts else {}
+        calibration = (
+            {"calibration": digest(self.texts["calibration"].key)}
+            if "calibration" in self.texts
+            else {}
+        )
         calibration |= {"vocabulary": digest(self.counted)} if self.counted else {}
         recovery = {use: digest(key) for use, key in self.recovery.items()}
         fits = {"fits": str(FITS_VERSION)} | self.choices.code

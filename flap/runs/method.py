@@ -8,7 +8,13 @@ from typing import cast
 from flap.checkpoint.convert import become_checkpointable
 from flap.method.allocation import Given, PruningPlan, UniformLayers
 from flap.method.calibration import STATISTICS, LayerStatistics
-from flap.method.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
+from flap.method.compression import (
+    CompressLayer,
+    FitReport,
+    SequentialPruning,
+    mask_layer,
+    slice_layer,
+)
 from flap.method.compression import compress as compress_layers
 from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.search import PlanDivergence, Search, score_and_try
@@ -41,7 +47,9 @@ def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -
     """Return how much each unit matters, nothing if a plan is given; a search also tries each block with fewer."""
     if isinstance(run.choices.structure, Given):
         return Scores(())
-    calibration, metric, structure = run.calibration(model, statistics), run.choices.metric, run.choices.structure
+    calibration = run.calibration(model, statistics)
+    metric = run.choices.metric
+    structure = run.choices.structure
 
     def make(work: WorkFolder) -> Scores:
         if isinstance(structure, Search):
@@ -60,21 +68,35 @@ def allocate(run: Run, scores: Scores) -> PruningPlan:
         return run.budget.named(by_first(run.choices.structure.allocate)(scores, run.budget))
 
 
-def compress(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan) -> Pruned:
+def compress(
+    run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan
+) -> Pruned:
     """Remove the units that the plan does not keep, with compensation."""
-    compensation, covariance = run.choices.compensation, run.choices.compensation.needs_covariance
+    compensation = run.choices.compensation
+    covariance = run.choices.compensation.needs_covariance
     with run.timed("compress") as folder:
-        work = model.if_streamed(folder / digest(plan.to_dict()))  # by the plan, so that layers of two are never mixed
-        visits = run.calibration(model, statistics).visit("compress", covariance, work, changing=True)
-        fits = compress_layers(model.adapter, plan, compensation, visits, _compress_layer(run), work)
+        work = model.if_streamed(
+            folder / digest(plan.to_dict())
+        )  # by the plan, so that layers of two are never mixed
+        visits = run.calibration(model, statistics).visit(
+            "compress", covariance, work, changing=True
+        )
+        fits = compress_layers(
+            model.adapter, plan, compensation, visits, _compress_layer(run), work
+        )
         return _pruned(run, model, plan, fits)
 
 
 def prune_in_sequence(run: Run, model: PlacedModel) -> Pruned:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs (Wanda-sp)."""
-    choices, structure = run.choices, cast(UniformLayers, run.choices.structure)  # as it was checked
+    choices, structure = (
+        run.choices,
+        cast(UniformLayers, run.choices.structure),
+    )  # as it was checked
     with run.timed("prune") as work:
-        pruning = SequentialPruning(choices.metric, structure, choices.compensation, _compress_layer(run))
+        pruning = SequentialPruning(
+            choices.metric, structure, choices.compensation, _compress_layer(run)
+        )
         plan, fits = pruning.prune(run.calibration(model), run.budget, work)
         return _pruned(run, model, run.budget.named(plan), fits)
 
@@ -83,7 +105,9 @@ def _compress_layer(run: Run) -> CompressLayer:
     return mask_layer if run.config.mask_only else slice_layer
 
 
-def _pruned(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]) -> Pruned:
+def _pruned(
+    run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
+) -> Pruned:
     """Check the widths of a pruned model, and give it the class that its checkpoint is loaded with.
 
     Raises:
@@ -92,10 +116,15 @@ def _pruned(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, 
     loads_with = ""
     if run.budget.kept(plan) < run.budget.total:
         loads_with = become_checkpointable(model, _spare_parameters(run, plan))
-    adapter, planned = model.adapter, [tuple(map(len, layer)) for layer in plan.layers]
-    actual = [tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))]
+    adapter = model.adapter
+    planned = [tuple(map(len, layer)) for layer in plan.layers]
+    actual = [
+        tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))
+    ]
     if actual != planned and not run.config.mask_only:
-        raise RuntimeError(f"the plan keeps {planned} KV heads and neurons, the layers have {actual}")
+        raise RuntimeError(
+            f"the plan keeps {planned} KV heads and neurons, the layers have {actual}"
+        )
     return Pruned(plan, fits, loads_with)
 
 
@@ -103,5 +132,6 @@ def _spare_parameters(run: Run, plan: PruningPlan) -> float:
     """Return how many parameters a target allows besides those of a plan; biases of uniform widths are among these."""
     if run.choices.structure.layer_by_layer:
         return math.inf
-    widths, bounds = run.budget.widths(plan), [one for one in run.budget.bounds if one.size]
+    widths = run.budget.widths(plan)
+    bounds = [one for one in run.budget.bounds if one.size]
     return min(((one.asked - one.cost(widths)) / one.size for one in bounds), default=math.inf)

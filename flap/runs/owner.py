@@ -38,7 +38,9 @@ class Owner:
 
     def __post_init__(self) -> None:
         self.run_dir = Path(self.hydra.runtime.output_dir)
-        self.place = self.run_dir  # where the results are: a cell that is done already may have another number
+        self.place = (
+            self.run_dir
+        )  # where the results are: a cell that is done already may have another number
         self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
 
     @by_first
@@ -71,7 +73,11 @@ class Owner:
         from flap.results import finished_run
 
         config = run.config
-        earlier = finished_run(self.run_dir, asdict(config), run.inputs, self.in_sweep) if config.resume else None
+        earlier = (
+            finished_run(self.run_dir, asdict(config), run.inputs, self.in_sweep)
+            if config.resume
+            else None
+        )
         if earlier and earlier.folder != self.run_dir:
             self.place = earlier.folder
             self.held.enter_context(run_folder(self.place))
@@ -87,13 +93,18 @@ class Owner:
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
         if not run.config.checkpoint.save and (old := self.place / "checkpoint").exists():
-            log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
+            log.warning(
+                "%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it",
+                old,
+            )
         if read_state(self.place) != "finished":
             write_status(self.place, "running")
         self._track(run.config)
 
     def _track(self, config: FlapConfig) -> None:
-        plain = asdict(config) | {"choices": dict(self.hydra.runtime.choices)}  # {"metric": "WIFV"}, beside its class
+        plain = asdict(config) | {
+            "choices": dict(self.hydra.runtime.choices)
+        }  # {"metric": "WIFV"}, beside its class
         started = build("tracking", config.tracking).start(plain, self.place, self._job_info())
         self.tracked = self.held.enter_context(started)
 
@@ -101,7 +112,9 @@ class Owner:
         """Say that the run has finished, and print its report."""
         from flap.results import show
 
-        if self.place == self.run_dir and read_state(self.place) == "finished":  # another run's, until now
+        if (
+            self.place == self.run_dir and read_state(self.place) == "finished"
+        ):  # another run's, until now
             self._record()
         write_status(self.place, "finished")
         self._send(report)
@@ -127,16 +140,28 @@ class Owner:
 
     def _record(self) -> None:
         """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but only now."""
-        parts = {"config": self.config, "hydra": HydraConfig.instance().cfg, "overrides": self.hydra.overrides.task}
+        parts = {
+            "config": self.config,
+            "hydra": HydraConfig.instance().cfg,
+            "overrides": self.hydra.overrides.task,
+        }
         for name, part in parts.items():
-            write_text(self.run_dir / ".hydra" / f"{name}.yaml", without_credentials(OmegaConf.to_yaml(part)))
+            write_text(
+                self.run_dir / ".hydra" / f"{name}.yaml",
+                without_credentials(OmegaConf.to_yaml(part)),
+            )
 
     def _job_info(self) -> "JobInfo":
         """Return the names of the run for its tracker."""
         from flap.results.tracking import JobInfo
 
-        choices, name = self.hydra.runtime.choices, str(self.config.run_name)
-        sweep = {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"} if self.in_sweep else {}
+        choices = self.hydra.runtime.choices
+        name = str(self.config.run_name)
+        sweep = (
+            {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"}
+            if self.in_sweep
+            else {}
+        )
         tags = (choices["metric"], choices["structure"]) if self.config.plan is None else ("plan",)
         return JobInfo(str(self.place.resolve()), name, tags=tags, **sweep)
 
@@ -147,4 +172,6 @@ def _quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
+    logging.getLogger(
+        "huggingface_hub"
+    ).handlers.clear()  # what it says reaches ours, which print it once

@@ -35,14 +35,23 @@ def prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None
 
 
 def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None) -> Run:
-    require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
-    choices, root = choose(config), cache_root(config.cache_dir)
-    target, results = _target(config, run_dir, root), run_dir and run_dir / RESULTS
+    require(
+        not config.dry_run,
+        "dry_run",
+        True,
+        "false; only the command line prints what a run will take",
+    )
+    choices = choose(config)
+    root = cache_root(config.cache_dir)
+    target = _target(config, run_dir, root)
+    results = run_dir and run_dir / RESULTS
     source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     _check_vocabulary(choices, source, adapter)
-    allowed = f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
+    allowed = (
+        f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
+    )
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     _check_comparable(suite, source)
     _check_trainable(choices, source, adapter)
@@ -70,7 +79,9 @@ def check_room(run: Run) -> None:
 
 
 def _check_room(run: Run) -> None:
-    config, source, budget = run.config, run.source, run.budget
+    config = run.config
+    source = run.source
+    budget = run.budget
     adapter = adapt(source.skeleton(), run.choices.structure.experts)
     left = working_folder(run.cache.root, run.keys.workspace)  # of an interrupted start
     estimate = DryRun(config, run.choices, source, adapter, budget, max(1, len(run.processes)))
@@ -78,7 +89,9 @@ def _check_room(run: Run) -> None:
     if config.checkpoint.save:
         _check_reloads(source)
         remove_leftovers(run.target)
-        check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
+        check_target(
+            run.target, run.replaces_checkpoint, Path(source.path) if source.path else None
+        )
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
         # files of layers that an interrupted start has left become files of the checkpoint
         check_disk(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
@@ -87,7 +100,12 @@ def _check_room(run: Run) -> None:
 def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
     """Return the folder of the checkpoint. root: that of the cache, for a run that saves none."""
     allowed = "a folder for the checkpoint, as this run has no folder of its own"
-    require(bool(run_dir or config.checkpoint.dir or not config.checkpoint.save), "checkpoint.dir", None, allowed)
+    require(
+        bool(run_dir or config.checkpoint.dir or not config.checkpoint.save),
+        "checkpoint.dir",
+        None,
+        allowed,
+    )
     return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
 
 
@@ -108,7 +126,9 @@ def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapte
     """Check that the model can be trained after compression."""
     if (recovery := choices.recovery) is None:
         return
-    given = "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
+    given = (
+        "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
+    )
     require(not source.loaded, "recover", recovery.name, given)
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
@@ -119,7 +139,12 @@ def _check_comparable(suite: Suite, source: ModelSource) -> None:
     """Check that the dense model is there when both models are measured side by side."""
     kept = not source.loaded or source.placed.whole
     given = "none: a model spread over devices is pruned in place and cannot be compared"
-    require(kept or not suite.comparisons, "eval", ", ".join(one.name for one in suite.comparisons), given)
+    require(
+        kept or not suite.comparisons,
+        "eval",
+        ", ".join(one.name for one in suite.comparisons),
+        given,
+    )
 
 
 def _check_reloads(source: ModelSource) -> None:
@@ -140,7 +165,9 @@ def _check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapt
     if choices.vocabulary is None:
         return
     whole = "none for this model, which has embeddings of tokens for each layer, too"
-    require(not getattr(adapter.config, "hidden_size_per_layer_input", 0), "vocabulary", "trim", whole)
+    require(
+        not getattr(adapter.config, "hidden_size_per_layer_input", 0), "vocabulary", "trim", whole
+    )
     tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
     choices.vocabulary.check(tokens)
     compared = any(isinstance(one, Divergence) for one in choices.evaluators)
@@ -154,16 +181,25 @@ def _alike(run: Run) -> Run:
     Raises:
         ValueError: they have not; names the first process that is not as the first one of all.
     """
-    source, samples = run.source, run.config.calibration.num_samples
+    source = run.source
+    samples = run.config.calibration.num_samples
     model = {k: v for k, v in source.fingerprint.items() if k not in ("commit", "files")}
     facts = {"the config": digest(described(run.config)), "the model": digest(model)}
-    facts |= {f"the content of {name}": value for name, value in run.inputs.items() if name != "model"}
-    (first, _, expected), *others = everywhere = ranks.gather((ranks.name(), device_name(source.device), facts))
+    facts |= {
+        f"the content of {name}": value for name, value in run.inputs.items() if name != "model"
+    }
+    (first, _, expected), *others = everywhere = ranks.gather(
+        (ranks.name(), device_name(source.device), facts)
+    )
     for name, _, theirs in others:
-        if differ := [fact for fact in {**expected, **theirs} if theirs.get(fact) != expected.get(fact)]:
+        if differ := [
+            fact for fact in {**expected, **theirs} if theirs.get(fact) != expected.get(fact)
+        ]:
             raise ValueError(f"{name}: {', '.join(differ)} is not as on {first}")
     allowed = "device or stream with several processes"
-    require(source.placed.whole or source.placed.streams, "model.placement", source.placement, allowed)
+    require(
+        source.placed.whole or source.placed.streams, "model.placement", source.placement, allowed
+    )
     if run.choices.need_windows:
         allowed = f"{len(everywhere)} windows or more, one for each process"
         require(samples >= len(everywhere), "calibration.num_samples", samples, allowed)

@@ -40,15 +40,20 @@ class Outcome:
     compressed: Measurement | None = None  # of a model that was then trained
     recovery: dict[str, Any] = field(default_factory=dict)
     measured: Measurement = field(default_factory=Measurement)  # of the pruned model
-    both: tuple[Numbers, Numbers] = field(default_factory=lambda: ({}, {}))  # measured in turns: dense, pruned
+    both: tuple[Numbers, Numbers] = field(
+        default_factory=lambda: ({}, {})
+    )  # measured in turns: dense, pruned
     own_text: Written = field(default_factory=dict)
     peak: dict[str, int | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: PlacedModel, dense: Measurement) -> "Outcome":
         """Return what is known of the dense model."""
-        device, before = device_name(model.device), count_parameters(model.adapter)
-        return cls(device=device, device_map=model.device_map, parameters_before=before, dense=dense)
+        device = device_name(model.device)
+        before = count_parameters(model.adapter)
+        return cls(
+            device=device, device_map=model.device_map, parameters_before=before, dense=dense
+        )
 
 
 def count_parameters(adapter: ModelAdapter) -> int:
@@ -58,7 +63,9 @@ def count_parameters(adapter: ModelAdapter) -> int:
 
 def report_of(run: Run, pruned: Pruned, out: Outcome) -> Report:
     """Return the report of a run."""
-    config, numbers, recovery = described(run.config), numbers_of(run, out), out.recovery
+    config = described(run.config)
+    numbers = numbers_of(run, out)
+    recovery = out.recovery
     if out.compressed is not None:
         recovery = recovery | _noise(out.compressed, out.measured, numbers["averages"])
     repairs = {block: fit._asdict() for block, fit in pruned.fits.items()}
@@ -80,7 +87,9 @@ def _circumstances(run: Run, out: Outcome) -> dict[str, Any]:
 
 def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) -> dict[str, Any]:
     """Return parameters, ratios, targets and widths of both models."""
-    budget, before, kept = run.budget, out.parameters_before, run.budget.kept(pruned.plan)
+    budget = run.budget
+    before = out.parameters_before
+    kept = run.budget.kept(pruned.plan)
     # the total of a masked model has zero biases that a sliced checkpoint may not have (docs/exports.md)
     after = out.parameters_after - (budget.total - kept) * run.config.mask_only
     layers = [
@@ -94,14 +103,18 @@ def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) ->
         "ratio": _ratios(config, budget, kept, 1 - after / before),
         "target": _targets(run, pruned.plan, after, out.idle_after),
         "layers": layers,
-        "layers_before": [_widths(units, units.attention.count, units.mlp.count) for units in budget.layers],
+        "layers_before": [
+            _widths(units, units.attention.count, units.mlp.count) for units in budget.layers
+        ],
         "loads_with": pruned.loads_with,
     }
 
 
 def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
     """Return what was measured, with the errors of the differences."""
-    dense, last, averages = out.dense, out.measured, run.suite.averages(out.measured.numbers)
+    dense = out.dense
+    last = out.measured
+    averages = run.suite.averages(out.measured.numbers)
     evaluation = {"dense": dense.numbers | out.both[0], "pruned": last.numbers | out.both[1]}
     return {
         "evaluation": evaluation | ({"compressed": out.compressed.numbers} if out.compressed else {}),
@@ -113,7 +126,9 @@ def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
 def with_numbers(report: Report, run: Run, out: Outcome) -> Report:
     """Return a report with more numbers; seconds and cache states are those of the run that has pruned the model."""
     new = numbers_of(run, out)
-    new["evaluation"] = {which: report.evaluation.get(which, {}) | more for which, more in new["evaluation"].items()}
+    new["evaluation"] = {
+        which: report.evaluation.get(which, {}) | more for which, more in new["evaluation"].items()
+    }
     return replace(
         report,
         config=report.config | {"eval": {**report.config["eval"], **run.config.eval}},
@@ -139,7 +154,9 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
         write_text(run_dir / "report.md", markdown(report))
         picture = run_dir / "layers.png"
         try:
-            from flap.results.layer_plots import draw_layers  # here, so that no refusal waits for matplotlib
+            from flap.results.layer_plots import (
+                draw_layers,
+            )  # here, so that no refusal waits for matplotlib
 
             draw_layers(report, picture)
         except Exception as error:  # no picture is worth the report of a run
@@ -147,18 +164,26 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
             log.warning("%s: cannot be drawn (%s)", picture, one_line(error))
     if run.config.checkpoint.save:
         path = run.config.model.path
-        base = base_facts(run.source.path if path.endswith(".gguf") else path)  # a GGUF became a folder
+        base = base_facts(
+            run.source.path if path.endswith(".gguf") else path
+        )  # a GGUF became a folder
         write_card(run.target, model_card(report, run.target, base))
 
 
-def _noise(before: Measurement, after: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+def _noise(
+    before: Measurement, after: Measurement, averages: dict[str, list[str]]
+) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
     found = with_averages(paired(before.documents, after.documents), averages)
-    errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
+    errors, p_values = (
+        {name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value")
+    )
     return {"difference_stderr": errors, "difference_p_value": p_values}
 
 
-def _ratios(config: Mapping[str, Any], budget: Budget, kept: int, of_all: float) -> dict[str, float]:
+def _ratios(
+    config: Mapping[str, Any], budget: Budget, kept: int, of_all: float
+) -> dict[str, float]:
     """Return the realised ratios, with the requested one where no target was asked for, and what rounding changed."""
     decoder = 1 - kept / budget.total
     ratios = {"realised_decoder": decoder, "realised_total": of_all}
@@ -166,10 +191,14 @@ def _ratios(config: Mapping[str, Any], budget: Budget, kept: int, of_all: float)
         return ratios
     structure = config["structure"]
     rounded = structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1
-    return {"requested": budget.ratio, **ratios} | ({"rounding_cost": decoder - budget.ratio} if rounded else {})
+    return {"requested": budget.ratio, **ratios} | (
+        {"rounding_cost": decoder - budget.ratio} if rounded else {}
+    )
 
 
-def _targets(run: Run, plan: PruningPlan, parameters: int, idle: int) -> dict[str, dict[str, float]]:
+def _targets(
+    run: Run, plan: PruningPlan, parameters: int, idle: int
+) -> dict[str, dict[str, float]]:
     """Return what was asked for and reached; parameters are counted, where a bound has the most there may be."""
     widths = run.budget.widths(plan)
     reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}

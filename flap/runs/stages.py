@@ -53,21 +53,29 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
         written, text = _written(run, model, use, part)
         run = run.reading({**run.texts, use: run.texts[use].written(part, text)})
         name = f"{use} ({run.texts[use].name(part)})" if part in run.texts[use].asked else use
-        facts[name] = {key: value for key, value in written.items() if key not in ("documents", "answered")}
+        facts[name] = {
+            key: value for key, value in written.items() if key not in ("documents", "answered")
+        }
         facts[name]["cache"] = run.cache_states["write own text"]
     return run, facts
 
 
 def _written(run: Run, model: PlacedModel, use: str, part: int) -> tuple[dict[str, Any], Text]:
     """Return what the model has written for a part of a mixture, with facts about it, and as a text."""
-    windows, context = run.texts[use], run.source.max_length
+    windows = run.texts[use]
+    context = run.source.max_length
     key = {**run.source.fingerprint, "device": model.device.type}
     if part in windows.asked:
-        make, asked = partial(answers.answer, model, windows, part, context), answers.key(windows, part)
-        written = run.cached("write own text", WRITTEN, key | asked, lambda work: make(work / f"{use}{part}"))
+        make = partial(answers.answer, model, windows, part, context)
+        asked = answers.key(windows, part)
+        written = run.cached(
+            "write own text", WRITTEN, key | asked, lambda work: make(work / f"{use}{part}")
+        )
         return written, answers.text_of(written, windows, part)
     draft = Draft(windows, context)
-    written = run.cached("write own text", WRITTEN, key | draft.key, lambda work: write(model, draft, work / use))
+    written = run.cached(
+        "write own text", WRITTEN, key | draft.key, lambda work: write(model, draft, work / use)
+    )
     return written, text_of(written)
 
 
@@ -103,30 +111,42 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     recovery = run.choices.recovery
     assert recovery is not None
     with run.timed("recover") as work:
-        place, teacher = (work / digest(plan.to_dict())).path, run.source.open()
+        place = (work / digest(plan.to_dict())).path
+        teacher = run.source.open()
         assert place is not None
         own, written = _answered_by(model, run, recovery, work)
         windows_NT = training_windows(recovery, run.texts[recovery.use], own)
         if run.trimmed is not None:
             cut_rows(teacher, run.trimmed.rows_K)
             windows_NT = run.trimmed.reread(windows_NT, run.source.tokenizer)
-        return train(recovery, model, teacher, windows_NT, place, run.config.seed) | {"own_text": written}
+        return train(recovery, model, teacher, windows_NT, place, run.config.seed) | {
+            "own_text": written
+        }
 
 
-def _answered_by(model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder) -> tuple[Windows | None, Written]:
+def _answered_by(
+    model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder
+) -> tuple[Windows | None, Written]:
     """Return the windows of a training with the compressed model's answers (None: it writes none), and facts."""
-    windows, facts = run.texts[recovery.use], Written()
+    windows = run.texts[recovery.use]
+    facts = Written()
     if recovery.writer == "dense":
         return None, facts
     for part in windows.asked:
-        written = answers.answer(model, windows, part, run.source.max_length, work / f"answers{part}")
+        written = answers.answer(
+            model, windows, part, run.source.max_length, work / f"answers{part}"
+        )
         own = windows.written(part, answers.text_of(written, windows, part))
         try:
             _ = own.drawn
             written.pop("answered")
             windows, facts[f"training ({windows.name(part)}, after compression)"] = own, written
         except ValueError as error:  # it writes little but loops
-            log.warning("recover.writer=%s: the dense model's answers stay (%s)", recovery.writer, one_line(error))
+            log.warning(
+                "recover.writer=%s: the dense model's answers stay (%s)",
+                recovery.writer,
+                one_line(error),
+            )
     return windows, facts
 
 
@@ -136,7 +156,8 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
 
     @by_first
     def write_checkpoint() -> None:
-        tokenizer, files = (run.trimmed or run.source).tokenizer, run.source.processor_files
+        tokenizer = (run.trimmed or run.source).tokenizer
+        files = run.source.processor_files
         if run.suite.results:
             run.suite.results.begin()  # by which the same run, if it is killed, knows the checkpoint as its own
         save_checkpoint(model, tokenizer, run.target, label, run.replaces_checkpoint, files)

@@ -22,10 +22,15 @@ def read_texts(
     Raises:
         ValueError: there is no such text, it is too short, or windows are longer than the model's context.
     """
-    texts, own, recovery, answers = {}, config.calibration, choices.recovery, answers_of(config.calibration)
+    texts = {}
+    own = config.calibration
+    recovery = choices.recovery
+    answers = answers_of(config.calibration)
     if choices.need_windows:
         wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers)
-        texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
+        texts["calibration"] = read_windows(
+            "calibration", own.dataset, tokenizer, wanted, max_length
+        )
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
@@ -39,7 +44,9 @@ def read_texts(
         if recovery.use == "recovery":
             all_of_them = recovery.windows + recovery.held_out
             wanted = Wanted(all_of_them, recovery.seq_len, config.seed, own.bos, answers)
-            texts["recovery"] = read_windows("recover", recovery.dataset, tokenizer, wanted, max_length)
+            texts["recovery"] = read_windows(
+                "recover", recovery.dataset, tokenizer, wanted, max_length
+            )
         allowed = "dense, as no prompts are answered; take calibration.answers=self and a text with prompts"
         answered = recovery.writer == "dense" or bool(texts[recovery.use].asked)
         require(answered, "recover.writer", recovery.writer, allowed)
@@ -52,8 +59,15 @@ def answers_of(own: CalibrationConfig) -> Answers:
     Raises:
         ValueError: an option is out of range.
     """
-    require(own.max_new_tokens >= 1, "calibration.max_new_tokens", own.max_new_tokens, "a whole number >= 1")
-    require(0 <= own.temperature < math.inf, "calibration.temperature", own.temperature, "a number >= 0")
+    require(
+        own.max_new_tokens >= 1,
+        "calibration.max_new_tokens",
+        own.max_new_tokens,
+        "a whole number >= 1",
+    )
+    require(
+        0 <= own.temperature < math.inf, "calibration.temperature", own.temperature, "a number >= 0"
+    )
     return Answers(own.answers, own.count, own.max_new_tokens, own.temperature)
 
 
@@ -65,14 +79,20 @@ def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
             if task.text_sha256 == text.sha256:
                 warnings.append(f"{task.name} is measured on the {use} text itself")
             elif {text.name, text.origin} & {*task.shares_text_with}:
-                warnings.append(f"{task.name} is measured on documents that {text.name} is made of, too")
+                warnings.append(
+                    f"{task.name} is measured on documents that {text.name} is made of, too"
+                )
     return list(dict.fromkeys(warnings))
 
 
 def begins_with_bos(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, bool]:
     """Return whether windows begin with the beginning-of-sequence token: those of calibration, and of each task."""
     of_tasks = {task.name: bool(task.identity["bos"]) for task in tasks if "bos" in task.identity}
-    return {"calibration": texts["calibration"].bos, **of_tasks} if "calibration" in texts else of_tasks
+    return (
+        {"calibration": texts["calibration"].bos, **of_tasks}
+        if "calibration" in texts
+        else of_tasks
+    )
 
 
 def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, str]:
@@ -81,4 +101,8 @@ def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, st
     A text that the model has still to write has no domain.
     """
     read = [text for windows in texts.values() for text in windows.named]
-    return {task.name: "calibration" if any(map(task.is_of_domain, read)) else "other" for task in tasks if texts}
+    return {
+        task.name: "calibration" if any(map(task.is_of_domain, read)) else "other"
+        for task in tasks
+        if texts
+    }

@@ -22,7 +22,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 Key = Mapping[str, Any]
 SCHEMA = 1
-DATA, LABEL = "data", "entry.json"
+DATA = "data"
+LABEL = "entry.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Kind(Generic[T]):
 def as_json(name: str) -> Kind[Any]:
     """Return the kind of entry that is stored as JSON: numbers, and lists and dicts of numbers."""
     return Kind(
-        name, lambda value, path: write_text(path, json.dumps(value)), lambda path: json.loads(path.read_text())
+        name,
+        lambda value, path: write_text(path, json.dumps(value)),
+        lambda path: json.loads(path.read_text()),
     )
 
 
@@ -65,7 +68,9 @@ class Cache:
         return value, {None: "hit", True: "miss", False: "off"}[stored]
 
 
-def found_or_made(look_up: Callable[[], T | None], make: Callable[[], T], keep: Callable[[T], R]) -> tuple[T, R | None]:
+def found_or_made(
+    look_up: Callable[[], T | None], make: Callable[[], T], keep: Callable[[T], R]
+) -> tuple[T, R | None]:
     """Return what the first process finds, and None; else what all of them make, and what the first one's `keep` says.
 
     The others have both from the first one, or from their own work, so that a folder that is shared late is no matter.
@@ -99,11 +104,15 @@ def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
             raise ValueError("its checksum does not match")
         return kind.read(entry / DATA)
     except Exception as error:  # a damaged file can make its reader raise anything
-        log.warning("cache: %s is not used and made again (%s)", entry, " ".join(str(error).split()))
+        log.warning(
+            "cache: %s is not used and made again (%s)", entry, " ".join(str(error).split())
+        )
         return None
 
 
-def _wait_for(entry: Path, kind: Kind[T], key: Key, wait_seconds: float, lock: ExitStack) -> T | None:
+def _wait_for(
+    entry: Path, kind: Kind[T], key: Key, wait_seconds: float, lock: ExitStack
+) -> T | None:
     """Return the value of an entry; or None, and `lock` has the entry's, once no other run makes it."""
     if (found := _read(entry, kind, key)) is not None:
         return found
@@ -120,7 +129,10 @@ def _keep(entry: Path, kind: Kind[T], key: Key, value: T) -> bool:
             (folder / LABEL).write_text(json.dumps(label, indent=1) + "\n")
     except OSError as error:
         log.warning(
-            "cache_dir: %s cannot be written (%s); what was computed (%s) is not kept", entry.parent, error, kind.name
+            "cache_dir: %s cannot be written (%s); what was computed (%s) is not kept",
+            entry.parent,
+            error,
+            kind.name,
         )
         return False
     return True

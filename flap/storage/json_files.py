@@ -9,7 +9,9 @@ from typing import Any
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON; each number in it that is not finite becomes null."""
-    finite = _each(value, lambda one: None if isinstance(one, float) and not math.isfinite(one) else one)
+    finite = _each(
+        value, lambda one: None if isinstance(one, float) and not math.isfinite(one) else one
+    )
     return json.dumps(finite, indent=indent, allow_nan=False)
 
 

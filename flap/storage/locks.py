@@ -42,7 +42,12 @@ def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterato
     except OSError as error:
         # where the file system has no locks, as some network file systems, a run goes on without, and says so
         if field and os.access(path.parent, os.W_OK):  # else whoever writes there says so
-            _warn_once("%s: no lock in %s (%s); processes there do not see one another", field, path.parent, str(error))
+            _warn_once(
+                "%s: no lock in %s (%s); processes there do not see one another",
+                field,
+                path.parent,
+                str(error),
+            )
         state = "none"
     try:
         yield state

@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
-LONG = 10.0  # seconds: of a step that takes longer a log says how long, as its bar does in a terminal
+LONG = (
+    10.0  # seconds: of a step that takes longer a log says how long, as its bar does in a terminal
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0) -> Iterator[T]:
+def progress(
+    items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
+) -> Iterator[T]:
     """Yield the items and show how many are done, and the time that the others will take.
 
     Outside a terminal, that time is logged after the first item, and of the bar only the last state is printed.
@@ -54,20 +58,30 @@ def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = 
         yield from items
         return
     total = len(items) if isinstance(items, Sized) else None
-    start, tokens, console = time.perf_counter(), 0, Console(stderr=True)
+    start = time.perf_counter()
+    tokens = 0
+    console = Console(stderr=True)
     bar = track(items, description=f"{stage:<28}", total=total, console=console)
     for done, item in enumerate(bar, start=1):
         yield item
         tokens += count_tokens(item)
         seconds = time.perf_counter() - start
-        if done == 1 and total and not console.is_terminal and (left := seconds * (total - 1)) > LONG:
+        if (
+            done == 1
+            and total
+            and not console.is_terminal
+            and (left := seconds * (total - 1)) > LONG
+        ):
             log.info("%s: about %s to go", stage, timedelta(seconds=round(left)))
         for listener in _listeners:
             listener(Step(stage, done, total, tokens, seconds))
 
 
 def shared(
-    items: Iterable[T], stage: str, work: Callable[[T], R], count_tokens: Callable[[T], int] = lambda item: 0
+    items: Iterable[T],
+    stage: str,
+    work: Callable[[T], R],
+    count_tokens: Callable[[T], int] = lambda item: 0,
 ) -> list[R]:
     """Return what `work` makes of each item, in their order; the processes of a run share the items."""
     own = progress(ranks.own_share(items), stage, count_tokens)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_rank, _size, _alone = 0, 1, False
+_rank = 0
+_size = 1
+_alone = False
 
 
 class LostError(RuntimeError):
@@ -43,7 +45,10 @@ def join(timeout: timedelta) -> None:
         ValueError: they cannot be reached.
     """
     global _rank, _size
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    if (
+        os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+        and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    ):
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -59,8 +64,11 @@ def join(timeout: timedelta) -> None:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
-        raise ValueError(f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected ({why})") from error
-    _rank, _size = distributed.get_rank(), distributed.get_world_size()
+        raise ValueError(
+            f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected ({why})"
+        ) from error
+    _rank = distributed.get_rank()
+    _size = distributed.get_world_size()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of each process
     atexit.register(leave)
 
@@ -74,7 +82,8 @@ def leave() -> None:
         with suppress(LostError):
             barrier()
         distributed.destroy_process_group()
-        _rank, _size = 0, 1
+        _rank = 0
+        _size = 1
 
 
 def rank() -> int:
@@ -101,7 +110,8 @@ def name() -> str:
 def alone() -> Iterator[None]:
     """Work as a run of one process inside the block."""
     global _alone
-    before, _alone = _alone, True
+    before = _alone
+    _alone = True
     try:
         yield
     finally:
@@ -146,7 +156,9 @@ def add_up(tensor: "Tensor") -> None:
     """Replace a tensor by the sum of those of all processes, added in the order of their ranks: equal bits for all."""
     if size() == 1:
         return
-    sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()  # on one GPU of each process, wherever its layers are
+    sent = (
+        tensor.cuda() if tensor.is_cuda else tensor.cpu()
+    )  # on one GPU of each process, wherever its layers are
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call("all_gather", parts, sent)
     tensor.copy_(parts[0])
@@ -162,14 +174,21 @@ def on_first(make: Callable[[], T]) -> T:
     """
     if size() == 1:
         return make()
-    value, failed = None, None
+    value = None
+    failed = None
     if is_first():
         try:
             with alone():
                 value = make()
         except Exception as error:
             failed = error
-    sent = [value, failed and (str(failed) if isinstance(failed, ValueError) else f"{type(failed).__name__}: {failed}")]
+    sent = [
+        value,
+        failed
+        and (
+            str(failed) if isinstance(failed, ValueError) else f"{type(failed).__name__}: {failed}"
+        ),
+    ]
     _call("broadcast_object_list", sent)
     if sent[1] is not None:
         raise AgreedError(sent[1]) from failed
@@ -202,7 +221,8 @@ def agreed(make: Callable[[], T]) -> T:
     """
     if size() == 1:
         return make()
-    refused, value = None, None
+    refused = None
+    value = None
     try:
         value = make()
     except ValueError as error:

@@ -63,7 +63,9 @@ def reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
     line = f"{type(error).__name__}: {one_line(error)}"
-    no_memory = isinstance(error, MemoryError) or any(text in line for text in ("OutOfMemory", "can't allocate memory"))
+    no_memory = isinstance(error, MemoryError) or any(
+        text in line for text in ("OutOfMemory", "can't allocate memory")
+    )
     return f"{line}; {LESS_MEMORY}" if no_memory else line
 
 

@@ -47,13 +47,16 @@ class Notes(Generic[T]):
     """The results of steps, in memory, and where work is kept in files of a kind."""
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
-        self.kind, self.folder = kind, work.path
+        self.kind = kind
+        self.folder = work.path
         self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
         if step in self._results or (folder := self.folder) is None:
             return step in self._results
-        return ranks.on_first(lambda: self._file(folder, step).exists())  # NFS may show it to some processes later
+        return ranks.on_first(
+            lambda: self._file(folder, step).exists()
+        )  # NFS may show it to some processes later
 
     def __iter__(self) -> Iterator[T]:
         """Return the results of all steps that were written or read."""
@@ -116,7 +119,9 @@ def _begun(folder: Path, resume: bool) -> Iterator[Path]:
         finished = True
     finally:
         if finished or not any(path.is_file() for path in folder.rglob("*")):
-            shutil.rmtree(folder, ignore_errors=True)  # on NFS, files that are still mapped go when they are no more
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # on NFS, files that are still mapped go when they are no more
         else:
             log.info(
                 "the work stays in %s: the same command goes on from it (with checkpoint.overwrite=true, if its "
@@ -141,4 +146,6 @@ def _make(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror
     if reason is not None:
-        raise ValueError(f"cache_dir={folder.parent}: expected a folder that can be written to ({reason})")
+        raise ValueError(
+            f"cache_dir={folder.parent}: expected a folder that can be written to ({reason})"
+        )

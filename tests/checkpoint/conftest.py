@@ -11,7 +11,9 @@ from tests.helpers.pruned import Saved, prune, save_pruned
 
 
 @pytest.fixture(scope="package")
-def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+def all_saved(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Saved]:
     """Every architecture pruned by 40 % and saved."""
     root = tmp_path_factory.mktemp("checkpoints")
     made = {}
@@ -38,18 +40,27 @@ def model() -> PreTrainedModel:
 def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     """A checkpoint that is there already, alone in its parent folder."""
     saved = all_saved["llama-gqa"]
-    return save_pruned(saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan).directory
+    return save_pruned(
+        saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan
+    ).directory
 
 
 @pytest.fixture
 def save_over(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], old: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    all_saved: dict[str, Saved],
+    old: Path,
 ) -> Callable[..., PlacedModel]:
     """Save the other model over the old one."""
 
     def save_it(overwrite: bool = True) -> PlacedModel:
         return save(
-            Resident(model), tokenizer, old, make_label(all_saved["llama-gqa"].plan.to_dict(), {"new": True}), overwrite
+            Resident(model),
+            tokenizer,
+            old,
+            make_label(all_saved["llama-gqa"].plan.to_dict(), {"new": True}),
+            overwrite,
         )
 
     return save_it

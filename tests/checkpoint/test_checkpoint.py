@@ -28,14 +28,18 @@ def test_the_directory_is_canonical(saved: Saved, tokenizer: PreTrainedTokenizer
     for name, tensor in load_file(saved.directory / "model.safetensors").items():
         assert torch.equal(tensor, saved.model.state_dict()[name])
     text = "the cat sat on"
-    assert AutoTokenizer.from_pretrained(saved.directory)(text).input_ids == tokenizer(text).input_ids
+    assert (
+        AutoTokenizer.from_pretrained(saved.directory)(text).input_ids == tokenizer(text).input_ids
+    )
 
 
 def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_path: Path) -> None:
     reloaded = load(saved.directory)
     assert type(reloaded) is type(saved.model) and not reloaded.training
     reloaded.save_pretrained(tmp_path)
-    assert (tmp_path / "modeling_flap.py").read_bytes() == (saved.directory / "modeling_flap.py").read_bytes()
+    assert (tmp_path / "modeling_flap.py").read_bytes() == (
+        saved.directory / "modeling_flap.py"
+    ).read_bytes()
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
         (saved.directory / "config.json").read_text()
     )
@@ -43,18 +47,25 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen2-mha"])
-def test_a_masked_model_reloads(architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_masked_model_reloads(
+    architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     model = tiny_model(architecture)
     dense = logits(model)
     plan = prune(model, 0.4, mask_layer)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    assert shapes.items() >= {name: p.shape for name, p in tiny_model(architecture).named_parameters()}.items()
+    assert (
+        shapes.items()
+        >= {name: p.shape for name, p in tiny_model(architecture).named_parameters()}.items()
+    )
     reloaded = load(save_pruned(model, tokenizer, tmp_path / "masked", plan).directory)
     assert torch.equal(logits(reloaded), logits(model)) and not torch.equal(logits(model), dense)
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa-biases", "qwen3-mha-tied"])
-def test_half_precision_reloads_as_it_is(architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_half_precision_reloads_as_it_is(
+    architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     tiny_model(architecture).save_pretrained(tmp_path / "dense")
     model = load(tmp_path / "dense", dtype=torch.bfloat16)
     plan = prune(model, 0.4)

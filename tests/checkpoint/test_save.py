@@ -20,7 +20,11 @@ Save = Callable[..., PlacedModel]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @contextmanager
@@ -32,11 +36,16 @@ def nothing_changes(folder: Path) -> Iterator[None]:
 
 
 def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old: Path) -> None:
-    with nothing_changes(old.parent), pytest.raises(ValueError, match=r"checkpoint\.dir=.*not empty.*overwrite=true"):
+    with (
+        nothing_changes(old.parent),
+        pytest.raises(ValueError, match=r"checkpoint\.dir=.*not empty.*overwrite=true"),
+    ):
         save_over(overwrite=False)
 
 
-def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: PreTrainedModel) -> None:
+def test_overwrite_replaces_the_whole_folder(
+    save_over: Save, old: Path, model: PreTrainedModel
+) -> None:
     """And what a dead process has left beside it."""
     stale = "model-00002-of-00002.safetensors"
     left_behind(old)
@@ -45,7 +54,9 @@ def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: 
     names = contents(old).keys()
     save_over()
     assert contents(old).keys() == names - {stale}
-    assert torch.equal(load_file(old / "model.safetensors")["model.norm.weight"], model.model.norm.weight)
+    assert torch.equal(
+        load_file(old / "model.safetensors")["model.norm.weight"], model.model.norm.weight
+    )
     assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
 
 
@@ -65,7 +76,9 @@ def test_what_is_the_users_own_is_carried_over(save_over: Save, old: Path) -> No
 
 @pytest.mark.parametrize("name", [".", "..", "new/.."])
 def test_a_folder_without_a_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^checkpoint\.dir={name}: expected the name of a folder"):
+    with pytest.raises(
+        ValueError, match=rf"^checkpoint\.dir={name}: expected the name of a folder"
+    ):
         check_target(Path(name), overwrite=True)
 
 
@@ -75,12 +88,16 @@ def tamper(directory: Path) -> None:
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_a_difference_is_noticed_and_both_sides_are_named(model: PreTrainedModel, save_over: Save, old: Path) -> None:
+def test_a_difference_is_noticed_and_both_sides_are_named(
+    model: PreTrainedModel, save_over: Save, old: Path
+) -> None:
     placed = save_over()
     assert placed.model is model  # it lies in memory, so it goes on
     verify(placed, old)
     tamper(old)
-    with pytest.raises(DifferentError, match=r"reloaded from \S+checkpoint differ from .*memory by \d") as caught:
+    with pytest.raises(
+        DifferentError, match=r"reloaded from \S+checkpoint differ from .*memory by \d"
+    ) as caught:
         verify(placed, old)
     assert "\n" not in str(caught.value)
 
@@ -112,7 +129,9 @@ def test_an_old_folder_that_a_dead_process_had_moved_comes_back(old: Path) -> No
     before = contents(old)
     left_behind(old, moved=old)
     remove_leftovers(old)
-    assert contents(old.parent) == {f"checkpoint/{name}": content for name, content in before.items()}
+    assert contents(old.parent) == {
+        f"checkpoint/{name}": content for name, content in before.items()
+    }
 
 
 def test_what_a_live_process_writes_stays(old: Path) -> None:
@@ -126,7 +145,9 @@ def test_what_a_live_process_writes_stays(old: Path) -> None:
         assert done.returncode == 0 and (scratch / "file").read_text() == "all"
 
 
-def test_a_card_goes_with_its_checkpoint_unless_it_is_somebodys_own(save_over: Save, old: Path) -> None:
+def test_a_card_goes_with_its_checkpoint_unless_it_is_somebodys_own(
+    save_over: Save, old: Path
+) -> None:
     card = old / CARD
     write_card(old, f"{MARK}\nof the old one\n")
     save_over()
@@ -142,11 +163,16 @@ def test_a_card_goes_with_its_checkpoint_unless_it_is_somebodys_own(save_over: S
 
 @pytest.mark.parametrize("place", ["", "inside", ".."])
 def test_the_dense_model_is_never_replaced(place: str, old: Path) -> None:
-    with pytest.raises(ValueError, match=r"^checkpoint\.dir=.*not, holds or lies inside that of the model"):
+    with pytest.raises(
+        ValueError, match=r"^checkpoint\.dir=.*not, holds or lies inside that of the model"
+    ):
         check_target(old / place, overwrite=True, model=old)
 
 
 def test_a_folder_that_is_no_checkpoint_of_flap_is_not_replaced(old: Path) -> None:
     (old / "flap.json").unlink()
-    with nothing_changes(old.parent), pytest.raises(ValueError, match=r"holds no checkpoint of flap \(flap\.json\)"):
+    with (
+        nothing_changes(old.parent),
+        pytest.raises(ValueError, match=r"holds no checkpoint of flap \(flap\.json\)"),
+    ):
         check_target(old, overwrite=True)

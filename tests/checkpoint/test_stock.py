@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
@@ -17,18 +22,29 @@ from flap.models import Resident
 from tests.cases import tiny_model
 from tests.helpers.pruned import logits, prune, save_pruned
 
-UNIFORM, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
+UNIFORM = {"structure": ULUM()}
+PLAIN = {"compensation": NoCompensation()}
 REASONS = [
     ("llama-gqa", 0.4, {}, "layers differ in width"),
     ("llama-gqa", 0.4, {"structure": ULMM(remove_heads=6)}, "layers differ in width"),
-    ("llama-mha", 0.4, UNIFORM, r"The hidden size \(32\) is not a multiple of the number of attention heads \(5\)"),
+    (
+        "llama-mha",
+        0.4,
+        UNIFORM,
+        r"The hidden size \(32\) is not a multiple of the number of attention heads \(5\)",
+    ),
     (
         "mistral-gqa",
         0.4,
         UNIFORM,
         r"mistral has no place for model\.layers\.0\.self_attn\.o_proj\.bias of shape \[32\]",
     ),
-    ("qwen3-gqa", 0.4, UNIFORM, r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias of shape \[32\]"),
+    (
+        "qwen3-gqa",
+        0.4,
+        UNIFORM,
+        r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias of shape \[32\]",
+    ),
 ]
 
 
@@ -37,18 +53,24 @@ def biases(model: PreTrainedModel) -> set[str]:
 
 
 @pytest.mark.parametrize(("architecture", "ratio", "options", "reason"), REASONS)
-def test_what_the_base_cannot_hold_says_why(architecture: str, ratio: float, options: dict, reason: str) -> None:
+def test_what_the_base_cannot_hold_says_why(
+    architecture: str, ratio: float, options: dict, reason: str
+) -> None:
     model = tiny_model(architecture)
     prune(model, ratio, **options)
     loads_with = become_checkpointable(Resident(model))
     assert type(model).__name__.startswith("Flap")
     added = biases(model) - biases(tiny_model(architecture))
-    assert all(name.endswith(("o_proj.bias", "down_proj.bias")) for name in added)  # no zeros beside those
+    assert all(
+        name.endswith(("o_proj.bias", "down_proj.bias")) for name in added
+    )  # no zeros beside those
     assert re.fullmatch(rf"flap, or trust_remote_code=True \({reason}\)", loads_with)
 
 
 @pytest.mark.parametrize(("remove_heads", "flags"), [(0, (False, True)), (16, (True, True))])
-def test_no_more_biases_than_it_takes(remove_heads: int, flags: tuple[bool, bool], tmp_path: Path) -> None:
+def test_no_more_biases_than_it_takes(
+    remove_heads: int, flags: tuple[bool, bool], tmp_path: Path
+) -> None:
     model = tiny_model("llama-gqa")
     prune(model, 0.4, structure=ULMM(remove_heads=remove_heads))
     assert (model.config.attention_bias, model.config.mlp_bias) == flags
@@ -63,7 +85,9 @@ def test_no_more_biases_than_it_takes(remove_heads: int, flags: tuple[bool, bool
     assert torch.equal(logits(reloaded), logits(model))
 
 
-def test_pruned_again_it_becomes_what_it_can_be(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_pruned_again_it_becomes_what_it_can_be(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     model = tiny_model("llama-mha")
     steps = [
         (0.4, UNIFORM, FlapLlamaForCausalLM),  # 5 heads, which do not divide 32
@@ -81,5 +105,8 @@ def test_pruned_again_it_becomes_what_it_can_be(tokenizer: PreTrainedTokenizerFa
 def test_a_masked_model_has_its_dense_widths() -> None:
     model = tiny_model("llama-gqa")
     prune(model, 0.4, mask_layer)
-    assert type(model) is LlamaForCausalLM and (model.config.attention_bias, model.config.mlp_bias) == (True, True)
+    assert type(model) is LlamaForCausalLM and (
+        model.config.attention_bias,
+        model.config.mlp_bias,
+    ) == (True, True)
     assert (model.config.num_attention_heads, model.config.intermediate_size) == (8, 56)

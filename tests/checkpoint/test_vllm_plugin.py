@@ -25,28 +25,46 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_the_package_names_it() -> None:
-    [entry] = [entry for entry in entry_points(group="vllm.general_plugins") if entry.name == "flap"]
+    [entry] = [
+        entry for entry in entry_points(group="vllm.general_plugins") if entry.name == "flap"
+    ]
     assert entry.load() is vllm_plugin.register
 
 
 @pytest.mark.parametrize(
-    ("registry", "configs"), [({}, {"MODELS_CONFIG_MAP": {}}), ({"register_model": dict}, {})], ids=["older", "newer"]
+    ("registry", "configs"),
+    [({}, {"MODELS_CONFIG_MAP": {}}), ({"register_model": dict}, {})],
+    ids=["older", "newer"],
 )
 def test_another_vllm_is_one_line_of_warning_and_serves_other_models(
-    registry: dict[str, Any], configs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registry: dict[str, Any],
+    configs: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=SimpleNamespace(**registry)))
+    monkeypatch.setitem(
+        sys.modules, "vllm", SimpleNamespace(ModelRegistry=SimpleNamespace(**registry))
+    )
     monkeypatch.setitem(sys.modules, CHECKS, SimpleNamespace(__name__=CHECKS, **configs))
     vllm_plugin.register()
     [line] = caplog.messages
-    assert line.startswith("flap: this vLLM cannot serve pruned checkpoints, other models are not affected (")
+    assert line.startswith(
+        "flap: this vLLM cannot serve pruned checkpoints, other models are not affected ("
+    )
     assert ("register_model" if configs else "MODELS_CONFIG_MAP") in line and "\n" not in line
 
 
-LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "mlp_output_bias": True}
+LAYER = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 64,
+    "mlp_output_bias": True,
+}
 
 
-def built_by_vllm(changes: dict[str, int], ranks: int, monkeypatch: pytest.MonkeyPatch) -> FlapLlamaConfig:
+def built_by_vllm(
+    changes: dict[str, int], ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> FlapLlamaConfig:
     """A config whose second layer has other widths, as vLLM's Transformers backend has it in one of its processes."""
     distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
     monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
@@ -62,7 +80,9 @@ def built_by_vllm(changes: dict[str, int], ranks: int, monkeypatch: pytest.Monke
 def ask(config: FlapLlamaConfig, ranks: int) -> None:
     """Let vLLM's process ask before it starts others."""
     parallel = SimpleNamespace(tensor_parallel_size=ranks)
-    asked = SimpleNamespace(model_config=SimpleNamespace(hf_text_config=config), parallel_config=parallel)
+    asked = SimpleNamespace(
+        model_config=SimpleNamespace(hf_text_config=config), parallel_config=parallel
+    )
     sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"].verify_and_update_config(asked)
 
 
@@ -75,16 +95,28 @@ def ask(config: FlapLlamaConfig, ranks: int) -> None:
             2,
             "=23 in layer 1 .*=2: serve with tensor_parallel_size=1, or prune with round_to=8",
         ),
-        ("num_key_value_heads", 2, 4, "=2 in .*=4: serve with .*=2, or prune with structure.multiple_of_heads=4"),
+        (
+            "num_key_value_heads",
+            2,
+            4,
+            "=2 in .*=4: serve with .*=2, or prune with structure.multiple_of_heads=4",
+        ),
     ],
 )
 def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
-    name: str, n: int, ranks: int, rest: str, registered: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    n: int,
+    ranks: int,
+    rest: str,
+    registered: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = built_by_vllm({name: n}, ranks, monkeypatch)
     with pytest.raises(ValueError, match=f"^vLLM: {name}{rest}$"):
         FlapLlamaModel(config)
-    with pytest.raises(RuntimeError, match=f"^vLLM: {name}{rest}$"):  # before it starts its processes
+    with pytest.raises(
+        RuntimeError, match=f"^vLLM: {name}{rest}$"
+    ):  # before it starts its processes
         ask(config, ranks)
 
 

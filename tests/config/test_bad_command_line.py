@@ -35,19 +35,40 @@ DOES_NOT_COMPOSE = [
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
     ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
     ("model=org/x", "model=org/x: .*; a model of the hub or of a directory is model.path=org/x"),
-    ("model.path=~/x", f"model.path=~/x: no shell replaces ~ here; write model.path={Path.home()}/x"),
-    ("hydra/launcher=joblib", "hydra/launcher=joblib: without -m .*; write: python -m flap -m hydra/launcher=joblib"),
-    ("hydra/launcher=slurm", "hydra/launcher=slurm: without -m .*; write: python -m flap -m hydra/launcher=slurm"),
+    (
+        "model.path=~/x",
+        f"model.path=~/x: no shell replaces ~ here; write model.path={Path.home()}/x",
+    ),
+    (
+        "hydra/launcher=joblib",
+        "hydra/launcher=joblib: without -m .*; write: python -m flap -m hydra/launcher=joblib",
+    ),
+    (
+        "hydra/launcher=slurm",
+        "hydra/launcher=slurm: without -m .*; write: python -m flap -m hydra/launcher=slurm",
+    ),
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
-    ("eval=[FOO]", "eval=FOO: expected one of divergence, efficiency, generation, none, paper, perplexity, zero_shot"),
+    (
+        "eval=[FOO]",
+        "eval=FOO: expected one of divergence, efficiency, generation, none, paper, perplexity, zero_shot",
+    ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
     ("evaluation=none", "evaluation: unknown key; did you mean eval\\?"),
-    ("eval=none,paper", r"eval=none,paper: several values; write 'eval=\[none,paper\]' for all in one run, or -m"),
+    (
+        "eval=none,paper",
+        r"eval=none,paper: several values; write 'eval=\[none,paper\]' for all in one run, or -m",
+    ),
     ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),
-    ("eval.zero_shot.limit=5", "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'"),
+    (
+        "eval.zero_shot.limit=5",
+        "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'",
+    ),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
-    ("structure.remove_heads=4", "structure.remove_heads: unknown key"),  # AL-AM decides that itself
+    (
+        "structure.remove_heads=4",
+        "structure.remove_heads: unknown key",
+    ),  # AL-AM decides that itself
     (
         "recover.tokens=2048",
         r"recover.tokens: unknown key; recover has no .* it is swept, write 'recover.tokens=choice\(…\)'",
@@ -65,7 +86,9 @@ def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -
 
 
 @pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE)
-def test_what_does_not_compose_is_one_line(quick_flap: Cli, tmp_path: Path, argument: str, line: str) -> None:
+def test_what_does_not_compose_is_one_line(
+    quick_flap: Cli, tmp_path: Path, argument: str, line: str
+) -> None:
     done = quick_flap(argument)
     assert_one_line(done, line)
     assert not [*tmp_path.glob("outputs/*")]
@@ -77,12 +100,16 @@ def test_a_sweep_of_which_no_cell_has_begun_leaves_nothing(quick_flap: Cli, tmp_
 
 
 def test_how_to_see_what_a_launcher_has(quick_flap: Cli) -> None:
-    assert quick_flap("-m", "hydra/launcher=slurm", "--cfg", "hydra").stderr.startswith("error: --cfg: leave out -m; ")
+    assert quick_flap("-m", "hydra/launcher=slurm", "--cfg", "hydra").stderr.startswith(
+        "error: --cfg: leave out -m; "
+    )
     assert "array_parallelism: 64" in quick_flap("hydra/launcher=slurm", "--cfg", "hydra").stdout
     assert quick_flap("--version").stdout == f"flap {version('flap-pruning')}\n"
 
 
-@pytest.mark.parametrize("beside", ["metric=WIFV", "structure.min_heads=1", "round_to=8", "ratio=0.2"])
+@pytest.mark.parametrize(
+    "beside", ["metric=WIFV", "structure.min_heads=1", "round_to=8", "ratio=0.2"]
+)
 def test_what_a_plan_has_decided_is_refused_beside_it(quick_flap: Cli, beside: str) -> None:
     done = quick_flap("plan=my/run", beside)
     refusal = f"error: {beside}: expected (no {beside.split('.min')[0].split('=')[0]} here|null with plan).*my/run.*\n"
@@ -99,7 +126,9 @@ def test_it_is_one_line_and_the_log_of_a_run_that_began_has_the_traceback(
 ) -> None:
     done = quick_flap(*tiny(model_dir, text_file), *argument.format(bad=bad).split())
     assert done.returncode == 1
-    assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, (
+        done.stderr
+    )
     assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1
     assert "Traceback" not in done.stderr + done.stdout
     if argument == REAL[0]:  # refused before it began

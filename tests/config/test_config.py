@@ -26,7 +26,8 @@ ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]  # with a + on the command line
 
 @pytest.mark.parametrize("option", [path for path in OPTIONS if path not in ADDED], ids=str)
 def test_every_option_composes_and_is_built(option: Path) -> None:
-    group, name = option.parent.name, option.stem
+    group = option.parent.name
+    name = option.stem
     config = composed(
         f"{group}=[{name}]" if group == "eval" else f"{group}={name}",
         f"structure.experts={name in EXPERT_METRICS}",
@@ -38,10 +39,16 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         assert chosen == name
         return
     if group == "eval":
-        assert set(chosen) == {"none": set(), "paper": {"perplexity", "zero_shot"}}.get(name, {name})
+        assert set(chosen) == {"none": set(), "paper": {"perplexity", "zero_shot"}}.get(
+            name, {name}
+        )
         chosen = chosen if name == "paper" else chosen.get(name, {})
     node = OmegaConf.to_container(OmegaConf.load(CONF / option))
-    written = {key: value for key, value in node.items() if key != "defaults" and not str(value).startswith("${")}
+    written = {
+        key: value
+        for key, value in node.items()
+        if key != "defaults" and not str(value).startswith("${")
+    }
     if name == "trim":
         written["size"] = 4096
     assert OmegaConf.merge(chosen, written) == chosen
@@ -55,7 +62,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
         chosen = compose("config", [f"+experiment={experiment.stem}"], return_hydra_config=True)
     assert chosen.hydra.mode == RunMode.MULTIRUN
     sweep = [
-        [f"{key}={value}" for value in str(values).split(",")] for key, values in chosen.hydra.sweeper.params.items()
+        [f"{key}={value}" for value in str(values).split(",")]
+        for key, values in chosen.hydra.sweeper.params.items()
     ]
     cells = list(product(*sweep))
     assert len(cells) >= 4
@@ -65,13 +73,23 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
 
     # choices compose alike with any number: all choices with the first numbers, all numbers with the first choices
     one, *_ = cells
-    cells = [cell for cell in cells if numbers(cell) == numbers(one) or set(cell) - numbers(cell) <= set(one)]
-    assert {override for cell in cells for override in cell} == {override for values in sweep for override in values}
+    cells = [
+        cell
+        for cell in cells
+        if numbers(cell) == numbers(one) or set(cell) - numbers(cell) <= set(one)
+    ]
+    assert {override for cell in cells for override in cell} == {
+        override for values in sweep for override in values
+    }
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    calibrations = [replace(config.calibration, propagate="dense") for config in configs]  # Wanda-sp's is sequential
-    assert all(calibration == calibrations[0] for calibration in calibrations)  # methods are compared on equal text
+    calibrations = [
+        replace(config.calibration, propagate="dense") for config in configs
+    ]  # Wanda-sp's is sequential
+    assert all(
+        calibration == calibrations[0] for calibration in calibrations
+    )  # methods are compared on equal text
     command = (CONF / experiment).read_text().splitlines()[1]
     assert command.startswith(f"# python -m flap +experiment={experiment.stem}")
     told = (CONF.parent / "experiments" / experiment.stem / "README.md").read_text()
@@ -81,18 +99,29 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
 def test_the_default_is_the_papers_method() -> None:
     config = composed()
     choices = choose(config)
-    assert (choices.metric, choices.structure, choices.compensation) == (WIFV(), ALAM(), BiasCompensation())
+    assert (choices.metric, choices.structure, choices.compensation) == (
+        WIFV(),
+        ALAM(),
+        BiasCompensation(),
+    )
     assert (config.method, config.calibration.propagate, config.ratio) == ("flap", "dense", 0.2)
 
 
 @pytest.mark.parametrize(
-    ("method", "metric", "propagate"), [("wanda_sp", Wanda(), "pruned"), ("mag_sp", Magnitude(), "dense")]
+    ("method", "metric", "propagate"),
+    [("wanda_sp", Wanda(), "pruned"), ("mag_sp", Magnitude(), "dense")],
 )
 def test_the_baselines_are_presets(method: str, metric: Metric, propagate: str) -> None:
     config = composed(f"method={method}")
     choices = choose(config)
-    assert (choices.metric, choices.structure, choices.compensation) == (metric, ULUM(), NoCompensation())
-    assert config.calibration.propagate == propagate and choices.need_windows == (method == "wanda_sp")
+    assert (choices.metric, choices.structure, choices.compensation) == (
+        metric,
+        ULUM(),
+        NoCompensation(),
+    )
+    assert config.calibration.propagate == propagate and choices.need_windows == (
+        method == "wanda_sp"
+    )
 
 
 @pytest.mark.parametrize("method", ["wanda_sp", "mag_sp"])
@@ -101,7 +130,11 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
     arguments = [f"method={method}", "metric=WIFV", "structure=UL-MM", "compensation=bias"][::order]
     config = composed(*arguments, "calibration.propagate=dense")
     choices = choose(config)
-    assert (choices.metric, choices.structure, choices.compensation) == (WIFV(), ULMM(), BiasCompensation())
+    assert (choices.metric, choices.structure, choices.compensation) == (
+        WIFV(),
+        ULMM(),
+        BiasCompensation(),
+    )
     assert config.calibration.propagate == "dense"
 
 
@@ -110,7 +143,10 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
     [
         ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
         ("structure=AL-AM metric=WIFV", "flap"),
-        ("round_to=8 structure.min_heads=2 structure.min_neurons=9", "flap"),  # limits to what leaves
+        (
+            "round_to=8 structure.min_heads=2 structure.min_neurons=9",
+            "flap",
+        ),  # limits to what leaves
         ("method=flap_plus structure.tokens=99", "flap_plus"),  # how much is measured
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),
@@ -128,7 +164,10 @@ def test_a_run_has_the_name_of_a_method_where_that_is_what_runs(arguments: str, 
 def test_another_text_takes_the_place_of_a_preset_s_mixture(dataset: object) -> None:
     assert {"self", "asked-passages"} < composed("method=flap_plus").calibration.dataset.keys()
     written = str(dataset).replace("'", "")
-    assert composed("method=flap_plus", f"calibration.dataset={written}").calibration.dataset == dataset
+    assert (
+        composed("method=flap_plus", f"calibration.dataset={written}").calibration.dataset
+        == dataset
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +180,9 @@ def test_another_text_takes_the_place_of_a_preset_s_mixture(dataset: object) -> 
         (["model.path=/models/mine-3b", "model.name=chosen"], "chosen"),
     ],
 )
-def test_a_model_that_is_given_by_its_path_alone_has_its_folders_name(overrides: list[str], name: str) -> None:
+def test_a_model_that_is_given_by_its_path_alone_has_its_folders_name(
+    overrides: list[str], name: str
+) -> None:
     assert composed(*overrides).model.name == name
     with initialize_config_dir(str(CONF), version_base="1.3"):
         node = compose("config", overrides, return_hydra_config=True)
@@ -151,13 +192,20 @@ def test_a_model_that_is_given_by_its_path_alone_has_its_folders_name(overrides:
 
 @pytest.mark.parametrize("group", ["metric", "structure", "ratio"])
 def test_a_choice_that_is_deleted_is_named(group: str) -> None:
-    with pytest.raises(ValueError, match=f"^~{group}=None: expected another choice, as --help lists them"):
+    with pytest.raises(
+        ValueError, match=f"^~{group}=None: expected another choice, as --help lists them"
+    ):
         composed(f"~{group}")
 
 
 def test_the_home_folder_is_found_in_ones_own_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    config = composed("cache_dir='~/cache'", "checkpoint.dir='~/pruned'", "model.path='~/model'", "model.name=mine")
+    config = composed(
+        "cache_dir='~/cache'",
+        "checkpoint.dir='~/pruned'",
+        "model.path='~/model'",
+        "model.name=mine",
+    )
     assert (config.cache_dir, config.checkpoint.dir) == ("/home/me/cache", "/home/me/pruned")
     assert config.model.path == "/home/me/model"
 
@@ -170,6 +218,14 @@ def test_options_are_interpolated_once() -> None:
 
 
 def test_urls_lose_user_and_password() -> None:
-    told = {"uri": "http://alice:s3cret@host:5000/x", "of": ["https://bob@host", "a@b.c", 1], "plain": "http://host/@x"}
-    expected = {"uri": "http://host:5000/x", "of": ["https://host", "a@b.c", 1], "plain": "http://host/@x"}
+    told = {
+        "uri": "http://alice:s3cret@host:5000/x",
+        "of": ["https://bob@host", "a@b.c", 1],
+        "plain": "http://host/@x",
+    }
+    expected = {
+        "uri": "http://host:5000/x",
+        "of": ["https://host", "a@b.c", 1],
+        "plain": "http://host/@x",
+    }
     assert without_credentials(told) == expected

@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 from flap.config import FlapConfig, config_dir
 
 CONF = Path(config_dir())
-FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment")
+FILES = sorted(
+    path.relative_to(CONF) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
+)
 
 
 def plain(path: Path) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def test_a_choice_says_what_its_class_says(path: Path) -> None:
         assert name in required or is_interpolation(value) or value == options[name], name
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ("model", "calibration")], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parts[0] in ("model", "calibration")], ids=str
+)
 def test_a_preset_of_a_section_has_its_fields(path: Path) -> None:
     section = getattr(FlapConfig(), path.parts[0])
     assert is_dataclass(section)
@@ -48,7 +52,9 @@ def test_a_preset_of_a_section_has_its_fields(path: Path) -> None:
 
 def test_the_default_choices_say_what_the_schema_says() -> None:
     entries = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml").defaults)
-    names = {group: name for entry in entries if isinstance(entry, dict) for group, name in entry.items()}
+    names = {
+        group: name for entry in entries if isinstance(entry, dict) for group, name in entry.items()
+    }
     calibration = plain(Path("calibration") / f"{names['calibration']}.yaml")
     schema = asdict(FlapConfig().calibration)
     assert {key: schema[key] for key in calibration} == calibration

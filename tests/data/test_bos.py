@@ -17,7 +17,9 @@ FIELD = "calibration.bos"
 def adding(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The tiny tokenizer, but it puts BOS in front of a text by itself, as those of LLaMA and Gemma do."""
     adding = deepcopy(tokenizer)
-    adding.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     return adding
 
 
@@ -26,12 +28,20 @@ def text(text_file: Path) -> Text:
     return read_text(str(text_file), "calibration", "calibration.dataset")
 
 
-def test_auto_is_what_the_tokenizer_does(tokenizer: PreTrainedTokenizerFast, adding: PreTrainedTokenizerFast) -> None:
+def test_auto_is_what_the_tokenizer_does(
+    tokenizer: PreTrainedTokenizerFast, adding: PreTrainedTokenizerFast
+) -> None:
     assert [begins_with_bos(one, "auto", FIELD) for one in (tokenizer, adding)] == [False, True]
-    assert [begins_with_bos(adding, bos, FIELD) for bos in ("true", "True", "False")] == [True, True, False]
+    assert [begins_with_bos(adding, bos, FIELD) for bos in ("true", "True", "False")] == [
+        True,
+        True,
+        False,
+    ]
 
 
-def test_every_window_begins_with_it_and_holds_one_token_less(adding: PreTrainedTokenizerFast, text: Text) -> None:
+def test_every_window_begins_with_it_and_holds_one_token_less(
+    adding: PreTrainedTokenizerFast, text: Text
+) -> None:
     ids = torch.tensor(adding(text.text, add_special_tokens=False).input_ids)
     windows = evaluation_windows(text, adding, 16, None, True, FIELD)
     assert windows.shape == (3000 // 15, 16) and (windows[:, 0] == 1).all()
@@ -40,21 +50,30 @@ def test_every_window_begins_with_it_and_holds_one_token_less(adding: PreTrained
     assert drawn.shape == (20, 16) and (drawn[:, 0] == 1).all()
 
 
-def test_without_it_the_first_window_begins_as_the_tokenizer_says(adding: PreTrainedTokenizerFast, text: Text) -> None:
+def test_without_it_the_first_window_begins_as_the_tokenizer_says(
+    adding: PreTrainedTokenizerFast, text: Text
+) -> None:
     windows = evaluation_windows(text, adding, 16, None, False, FIELD)
     assert windows[0, 0] == 1 and not (windows[1:] == 1).any()
 
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast, bos: bool) -> None:
-    documents = [f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)]  # as chat templates begin
+    documents = [
+        f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)
+    ]  # as chat templates begin
     windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20)
-    assert (windows[0] == 1).sum() == 1 and not ((windows[:, 1:] == 1) & (windows[:, :-1] == 1)).any()
+    assert (windows[0] == 1).sum() == 1 and not (
+        (windows[:, 1:] == 1) & (windows[:, :-1] == 1)
+    ).any()
 
 
 def test_a_tokenizer_without_such_a_token_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     without = deepcopy(tokenizer)
     without.bos_token = None
     assert not begins_with_bos(without, "auto", FIELD)
-    with pytest.raises(ValueError, match=r"^calibration\.bos=true: the tokenizer has no beginning-of-sequence token"):
+    with pytest.raises(
+        ValueError,
+        match=r"^calibration\.bos=true: the tokenizer has no beginning-of-sequence token",
+    ):
         begins_with_bos(without, "true", FIELD)

@@ -10,7 +10,9 @@ COUNTED = torch.tensor([[False, False, True, True], [True, False, False, True]])
 
 def test_marks_come_off_again() -> None:
     both = marked(TOKENS, COUNTED)
-    assert torch.equal(both >= 0, COUNTED) and torch.equal(unmarked(both), TOKENS)  # also of token 0
+    assert torch.equal(both >= 0, COUNTED) and torch.equal(
+        unmarked(both), TOKENS
+    )  # also of token 0
     assert torch.equal(unmarked(TOKENS), TOKENS)
 
 
@@ -22,7 +24,8 @@ def test_a_prediction_counts_where_the_next_token_does() -> None:
 
 
 def test_a_handful_of_answers_does_not_judge_a_text() -> None:
-    tokens_NT, at_T = torch.arange(8 * FEW).view(4, -1), torch.arange(2 * FEW)
+    tokens_NT = torch.arange(8 * FEW).view(4, -1)
+    at_T = torch.arange(2 * FEW)
     answers_N1 = torch.tensor([FEW // 2, FEW // 2, FEW // 2, FEW // 2 - 1])[:, None]
     both = marked(tokens_NT, (at_T > 0) & (at_T <= answers_N1))
     judging = judged(both, torch.tensor([0, 1, 0, 1]))

@@ -20,7 +20,9 @@ def rows(tokens_NT: torch.Tensor) -> list[tuple[int, ...]]:
     return [tuple(window) for window in tokens_NT.tolist()]
 
 
-def windows_of(text: Text, tokenizer: PreTrainedTokenizerFast, num_samples: int, seed: int = 0) -> torch.Tensor:
+def windows_of(
+    text: Text, tokenizer: PreTrainedTokenizerFast, num_samples: int, seed: int = 0
+) -> torch.Tensor:
     return Windows((Part(text.name),), (text,), tokenizer, num_samples, 32, seed).tokens_NT
 
 
@@ -35,15 +37,21 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
     assert len(set(rows(first))) == 20 and set(rows(first)) <= set(cut)
     everything = windows_of(text, tokenizer, 93)
     assert sorted(rows(everything)) == sorted(cut) and rows(everything) != cut
-    with pytest.raises(ValueError, match=r"words\.txt: 93 windows of 32 .* lower calibration\.num_samples or"):
+    with pytest.raises(
+        ValueError, match=r"words\.txt: 93 windows of 32 .* lower calibration\.num_samples or"
+    ):
         windows_of(text, tokenizer, 94)
 
 
-def test_windows_of_one_text_are_drawn_as_ever(text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_windows_of_one_text_are_drawn_as_ever(
+    text: Text, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """A random order of all windows, of which the first ones are taken: so are the published numbers."""
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(windows_of(text, tokenizer, 50, seed=3), ids[: 93 * 32].reshape(93, 32)[order[:50]])
+    assert torch.equal(
+        windows_of(text, tokenizer, 50, seed=3), ids[: 93 * 32].reshape(93, 32)[order[:50]]
+    )
 
 
 @pytest.mark.parametrize(("max_tokens", "windows"), [(None, 93), (351, 10), (31, 1)])
@@ -57,23 +65,36 @@ def test_the_first_windows(
 def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None:
     documents = ["the cat sat", "été, naïve\nline", "then it ran"]
     (tmp_path / "a.txt").write_text("\n\n".join(documents), encoding="utf-8")
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": d, "id": i}) + "\n" for i, d in enumerate(documents)))
+    (tmp_path / "b.jsonl").write_text(
+        "".join(json.dumps({"text": d, "id": i}) + "\n" for i, d in enumerate(documents))
+    )
     Dataset.from_dict({"text": documents, "id": [1, 2, 3]}).to_parquet(str(tmp_path / "c.parquet"))
-    texts = [read_text(str(tmp_path / name), "calibration", "f") for name in ("a.txt", "b.jsonl", "c.parquet")]
+    texts = [
+        read_text(str(tmp_path / name), "calibration", "f")
+        for name in ("a.txt", "b.jsonl", "c.parquet")
+    ]
     assert [text.name for text in texts] == ["a.txt", "b.jsonl", "c.parquet"]
     assert {text.text for text in texts} == {"\n\n".join(documents)}
     assert len({text.sha256 for text in texts}) == 1
     (tmp_path / "again.jsonl").write_text(texts[1].jsonl, encoding="utf-8")
-    assert read_text(str(tmp_path / "again.jsonl"), "calibration", "f").documents == tuple(documents)
+    assert read_text(str(tmp_path / "again.jsonl"), "calibration", "f").documents == tuple(
+        documents
+    )
     assert texts[0].origin == str(tmp_path / "a.txt")
 
 
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
     """Other columns may be anything, a text may look like a date, and a file may begin with a byte-order mark."""
-    rows = [{"text": "2024-01-02", "id": 1}, {"text": "it ran", "id": "a1"}, {"text": "a\u2028b", "more": [None, {}]}]
+    rows = [
+        {"text": "2024-01-02", "id": 1},
+        {"text": "it ran", "id": "a1"},
+        {"text": "a\u2028b", "more": [None, {}]},
+    ]
     lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "a.jsonl").write_text(f"\ufeff{lines}\n\n", encoding="utf-8")
-    assert read_text(str(tmp_path / "a.jsonl"), "calibration", "f").documents == tuple(row["text"] for row in rows)
+    assert read_text(str(tmp_path / "a.jsonl"), "calibration", "f").documents == tuple(
+        row["text"] for row in rows
+    )
     (tmp_path / "a.txt").write_text("\ufeffit ran", encoding="utf-8")
     assert read_text(str(tmp_path / "a.txt"), "calibration", "f").text == "it ran"
 
@@ -81,11 +102,20 @@ def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"text": "b"', r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2: Expecting ','"),
-        ("[1]", r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2: no JSON object\)"),
+        (
+            '{"text": "b"',
+            r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2: Expecting ','",
+        ),
+        (
+            "[1]",
+            r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2: no JSON object\)",
+        ),
         ('{"text": null}', "column 'text' has values that are not strings"),
         ('{"id": 1}', "column 'text' has values that are not strings"),
-        ('{"text": "\\ud83d"}', r"cannot be read; .* \(line 2: 'utf-8' codec .*: surrogates not allowed\)"),
+        (
+            '{"text": "\\ud83d"}',
+            r"cannot be read; .* \(line 2: 'utf-8' codec .*: surrogates not allowed\)",
+        ),
     ],
 )
 def test_a_line_that_is_no_text_is_told(line: str, reason: str, tmp_path: Path) -> None:
@@ -96,9 +126,17 @@ def test_a_line_that_is_no_text_is_told(line: str, reason: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("tokens", "share"),
-    [([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5), ([7] * 12, 8 / 9), (list(range(9)), 0), ([1, 1], 0), ([], 0)],
+    [
+        ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),
+        ([7] * 12, 8 / 9),
+        (list(range(9)), 0),
+        ([1, 1], 0),
+        ([], 0),
+    ],
 )
-def test_repetition_is_the_share_of_4_grams_that_came_before(tokens: list[int], share: float) -> None:
+def test_repetition_is_the_share_of_4_grams_that_came_before(
+    tokens: list[int], share: float
+) -> None:
     assert repetition(tokens) == pytest.approx(share)
 
 

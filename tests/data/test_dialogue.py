@@ -24,7 +24,10 @@ TURNS = (
     {"role": "user", "content": "the dog"},
 )
 ONLY = Answers(counted="answers")
-ROWS: list[dict[str, Any]] = [{"prompt": "the cat sat on", "answer": "mat dog"}, {"prompt": "a dog", "answer": "ran"}]
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "the cat sat on", "answer": "mat dog"},
+    {"prompt": "a dog", "answer": "ran"},
+]
 
 
 @pytest.fixture
@@ -34,27 +37,41 @@ def chatting(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return copy
 
 
-def test_turns_are_plain_text_where_there_is_no_template(tokenizer: PreTrainedTokenizerFast) -> None:
-    for last, gap in (("the dog", " "), ("  the dog\n", "")):  # spaces and line ends are part of code
+def test_turns_are_plain_text_where_there_is_no_template(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    for last, gap in (
+        ("the dog", " "),
+        ("  the dog\n", ""),
+    ):  # spaces and line ends are part of code
         prompt = Prompt((*TURNS[:2], {"role": "user", "content": last}), None)
         assert question(prompt, tokenizer, chat=False) == f"the cat sat\n\n{last}"
         document, (first, end) = answered(prompt, "ran", tokenizer, chat=False)
         assert document == f"the cat sat\n\n{last}{gap}ran" and document[first:end] == f"{gap}ran"
 
 
-def test_an_answer_through_the_template_counts_with_its_end(chatting: PreTrainedTokenizerFast) -> None:
+def test_an_answer_through_the_template_counts_with_its_end(
+    chatting: PreTrainedTokenizerFast,
+) -> None:
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[:first] == question(Prompt(TURNS, None), chatting, chat=True)
     assert document[first:end] == "ran </s> "
-    chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")  # the prompt is then no beginning of it
+    chatting.chat_template = TEMPLATE.replace(
+        "[assistant] ", "[think] "
+    )  # the prompt is then no beginning of it
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[first:end] == "ran </s> "
 
 
-def test_thoughts_are_asked_for_by_no_template_and_count_in_none(chatting: PreTrainedTokenizerFast) -> None:
+def test_thoughts_are_asked_for_by_no_template_and_count_in_none(
+    chatting: PreTrainedTokenizerFast,
+) -> None:
     thinks = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
     chatting.chat_template = TEMPLATE + thinks
-    texts = question(Prompt(TURNS, None), chatting, True), *answered(Prompt(TURNS, None), "ran", chatting, True)[:1]
+    texts = (
+        question(Prompt(TURNS, None), chatting, True),
+        *answered(Prompt(TURNS, None), "ran", chatting, True)[:1],
+    )
     assert "<think>" not in "".join(texts)
     chatting.chat_template = "{% if not add_generation_prompt %}<s> {% endif %}" + TEMPLATE.replace(
         "message.content", "message.content.split('</think>')[-1]"
@@ -74,7 +91,9 @@ def windows_of(
 
 @pytest.mark.parametrize("bos", ["false", "true"])
 @pytest.mark.parametrize("part", [{}, {"chat_template": False}])
-def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast) -> None:
+def test_only_answers_count(
+    part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
+) -> None:
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos, **part)
     all_NT = windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).tokens_NT
     tokens_NT = windows.tokens_NT
@@ -86,10 +105,16 @@ def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chat
     assert windows.key != windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).key
 
 
-def test_a_file_that_has_text_too_is_read_as_prompts(tmp_path: Path, chatting: PreTrainedTokenizerFast) -> None:
+def test_a_file_that_has_text_too_is_read_as_prompts(
+    tmp_path: Path, chatting: PreTrainedTokenizerFast
+) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS))
-    [text] = read_windows("calibration", str(path), chatting, Wanted(1, 4, 0, "false"), None).existing
+    path.write_text(
+        "".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS)
+    )
+    [text] = read_windows(
+        "calibration", str(path), chatting, Wanted(1, 4, 0, "false"), None
+    ).existing
     assert text.documents[0].startswith("[user] the cat sat on </s> ")
 
 
@@ -99,7 +124,8 @@ def test_prompts_that_are_too_few_for_any_answers_are_told_at_once(
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat"}) + "\n")
     wanted = Wanted(9, 16, 0, "false", Answers("self"))
     with pytest.raises(
-        ValueError, match=r"4 windows of 16 tokens are too few for the 9 .* or take a longer text or more prompts"
+        ValueError,
+        match=r"4 windows of 16 tokens are too few for the 9 .* or take a longer text or more prompts",
     ):
         read_windows("calibration", str(tmp_path / "a.jsonl"), chatting, wanted, None)
 
@@ -107,15 +133,36 @@ def test_prompts_that_are_too_few_for_any_answers_are_told_at_once(
 def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    wanted, twice = Wanted(3, 16, 0, "false", Answers("self")), [*TURNS[:2], TURNS[1]]
-    for condition, last in (("messages|length > 2", TURNS), ("messages[-1:] == messages[-2:-1]", twice)):
-        chatting.chat_template = f"{TEMPLATE}{{% if {condition} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
-        (tmp_path / "b.jsonl").write_text("".join(json.dumps({"messages": one}) + "\n" for one in (TURNS[:1], last)))
-        with pytest.raises(ValueError, match=r"b\.jsonl: row 2: the tokenizer's chat template refuses .*\(no\)"):
+    wanted = Wanted(3, 16, 0, "false", Answers("self"))
+    twice = [*TURNS[:2], TURNS[1]]
+    for condition, last in (
+        ("messages|length > 2", TURNS),
+        ("messages[-1:] == messages[-2:-1]", twice),
+    ):
+        chatting.chat_template = (
+            f"{TEMPLATE}{{% if {condition} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
+        )
+        (tmp_path / "b.jsonl").write_text(
+            "".join(json.dumps({"messages": one}) + "\n" for one in (TURNS[:1], last))
+        )
+        with pytest.raises(
+            ValueError, match=r"b\.jsonl: row 2: the tokenizer's chat template refuses .*\(no\)"
+        ):
             read_windows("calibration", str(tmp_path / "b.jsonl"), chatting, wanted, None)
-    (tmp_path / "c.jsonl").write_text(json.dumps({"prompt": "the cat sat on " * 200, "answer": "mat"}) + "\n")
-    with pytest.raises(ValueError, match=r"=answers: expected all, or longer windows: of 48 tokens of c\.jsonl 0 are"):
-        read_windows("calibration", str(tmp_path / "c.jsonl"), chatting, Wanted(3, 16, 0, "false", ONLY), None)
+    (tmp_path / "c.jsonl").write_text(
+        json.dumps({"prompt": "the cat sat on " * 200, "answer": "mat"}) + "\n"
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"=answers: expected all, or longer windows: of 48 tokens of c\.jsonl 0 are",
+    ):
+        read_windows(
+            "calibration",
+            str(tmp_path / "c.jsonl"),
+            chatting,
+            Wanted(3, 16, 0, "false", ONLY),
+            None,
+        )
 
 
 @pytest.mark.parametrize("bos", ["false", "true"])
@@ -126,4 +173,9 @@ def test_the_template_s_own_beginning_is_not_there_twice(
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos)
     [text], tokens_NT = windows.existing, windows.tokens_NT
     assert all(document.startswith("<s>") == (bos == "false") for document in text.documents)
-    assert set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist())) == {"mat", "dog", "ran", "</s>"}
+    assert set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist())) == {
+        "mat",
+        "dog",
+        "ran",
+        "</s>",
+    }

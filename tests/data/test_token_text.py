@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import LlamaTokenizer, PreTrainedTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaTokenizer,
+    PreTrainedTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from flap.data import NO_TOKEN, retokenised, text_bytes
 from tests.helpers.tokenizers import KINDS, TEXT, TRICKY
@@ -57,7 +62,8 @@ class InPython(PreTrainedTokenizer):
 
 @pytest.mark.parametrize("kind", ["smollm", "gemma"])
 def test_one_that_is_written_in_python_has_the_bytes_of_a_fast_one(kind: str) -> None:
-    fast, text = KINDS[kind](), "The old tree, 漢字 50 € 😀"
+    fast = KINDS[kind]()
+    text = "The old tree, 漢字 50 € 😀"
     ids = fast(text, add_special_tokens=False).input_ids
     assert InPython(fast)(text, add_special_tokens=False).input_ids == ids
     assert text_bytes(torch.tensor(ids), InPython(fast)).sum() == len(text.encode())
@@ -93,12 +99,22 @@ def test_windows_of_the_same_tokens_stay_wherever_they_begin(
     tokenizer = make()
     ids = tokenizer(text, add_special_tokens=False).input_ids
     windows_NT = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    assert torch.equal(retokenised(windows_NT, tokenizer, deepcopy(tokenizer), bos=False), windows_NT)
+    assert torch.equal(
+        retokenised(windows_NT, tokenizer, deepcopy(tokenizer), bos=False), windows_NT
+    )
 
 
 def test_only_the_character_that_an_edge_cuts_is_left_out() -> None:
     tokenizer = mistral()
     ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]  # of 3, 3, 2 and 4 bytes
-    for first, last, text in ((1, 12, "本é😀"), (2, 11, "本é"), (0, 4, "日"), (3, 9, "本é"), (0, 12, "日本é😀")):
-        [found] = retokenised(torch.tensor([ids[first:last]]), tokenizer, tokenizer, bos=False).tolist()
+    for first, last, text in (
+        (1, 12, "本é😀"),
+        (2, 11, "本é"),
+        (0, 4, "日"),
+        (3, 9, "本é"),
+        (0, 12, "日本é😀"),
+    ):
+        [found] = retokenised(
+            torch.tensor([ids[first:last]]), tokenizer, tokenizer, bos=False
+        ).tolist()
         assert tokenizer.decode(found) == text

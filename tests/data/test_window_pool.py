@@ -24,7 +24,10 @@ def numbered(part: int, count: int) -> torch.Tensor:
 def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: list[float]) -> None:
     shares = apportioned(total, weights)
     assert sum(shares) == total
-    assert all(abs(share - total * weight / sum(weights)) < 1 for share, weight in zip(shares, weights, strict=True))
+    assert all(
+        abs(share - total * weight / sum(weights)) < 1
+        for share, weight in zip(shares, weights, strict=True)
+    )
 
 
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=4))
@@ -41,8 +44,11 @@ def test_all_windows_are_mixed_each_part_in_its_order_and_in_proportion(counts: 
                 assert abs(share - end * count / sum(counts)) < 2
 
 
-def test_a_tokenizer_that_was_changed_makes_other_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
-    text, changing = Text("t", counted(40), ""), deepcopy(tokenizer)
+def test_a_tokenizer_that_was_changed_makes_other_tokens(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    text = Text("t", counted(40), "")
+    changing = deepcopy(tokenizer)
     before = Pool(text, changing, bos=False).tokens_S.tolist()
     changing.add_tokens(["w1 w2"])
     after = Pool(text, changing, bos=False).tokens_S.tolist()

@@ -31,14 +31,19 @@ def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizer
     return sum(",".join(map(str, window)) + "," in ids for window in tokens_NT.tolist())
 
 
-def test_texts_share_the_windows_by_weight(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens_NT, text_N = mixture.tokens_NT, mixture.text_N
+def test_texts_share_the_windows_by_weight(
+    mixture: Windows, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokens_NT = mixture.tokens_NT
+    text_N = mixture.text_N
     assert tokens_NT.shape == (40, 8) and mixture.counts == [10, 30] == text_N.bincount().tolist()
     for p, text in enumerate(mixture.existing):
         assert found_in(tokens_NT[text_N == p], text, tokenizer) == mixture.counts[p]
 
 
-def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_key_tells_apart_all_that_windows_depend_on(
+    mixture: Windows, tokenizer: PreTrainedTokenizerFast
+) -> None:
     other = partial(replace, mixture)
     others = [
         mixture, other(seed=1), other(num_samples=39), other(seq_len=9),
@@ -60,16 +65,22 @@ def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerF
 
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("seq_len", [5, 8, 34])
-def test_the_tokens_to_write_suffice(tokenizer: PreTrainedTokenizerFast, seq_len: int, bos: bool) -> None:
+def test_the_tokens_to_write_suffice(
+    tokenizer: PreTrainedTokenizerFast, seq_len: int, bos: bool
+) -> None:
     for num_samples in (7, 40):
         before = Windows((Part("self"),), (None,), tokenizer, num_samples, seq_len, seed=0, bos=bos)
         after = before.written(0, text_of("self", 2, before.tokens_to_write(0)))
         assert after.tokens_NT.shape == (num_samples, seq_len)
 
 
-def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_part_that_is_too_short_says_its_windows_and_what_helps(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
-    windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, 8, seed=0)
+    windows = Windows(
+        parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, 8, seed=0
+    )
     with pytest.raises(
         ValueError,
         match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or more prompts$",
@@ -81,6 +92,8 @@ def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(
     tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = Wanted(8, 16, 0, "false")
-    windows = read_windows("calibration", {"self": 1, "missing.txt": 0.001}, tokenizer, wanted, None)
+    windows = read_windows(
+        "calibration", {"self": 1, "missing.txt": 0.001}, tokenizer, wanted, None
+    )
     assert windows.parts == (Part("self", 1.0),) and windows.counts == [8]
     assert "calibration.dataset: 8 windows are too few for missing.txt, left out" in caplog.text

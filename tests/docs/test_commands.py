@@ -28,7 +28,11 @@ def commands(file: Path) -> Iterator[list[str]]:
                 yield words
 
 
-COMMANDS = {(str(file.relative_to(ROOT)), shlex.join(words)): words for file in FILES for words in commands(file)}
+COMMANDS = {
+    (str(file.relative_to(ROOT)), shlex.join(words)): words
+    for file in FILES
+    for words in commands(file)
+}
 
 
 def single(word: str) -> str:
@@ -39,15 +43,21 @@ def single(word: str) -> str:
     return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 
-@pytest.mark.parametrize("words", COMMANDS.values(), ids=[f"{file}: {line}" for file, line in COMMANDS])
+@pytest.mark.parametrize(
+    "words", COMMANDS.values(), ids=[f"{file}: {line}" for file, line in COMMANDS]
+)
 def test_a_command_is_of_options_that_exist(words: list[str]) -> None:
     overrides = [single(word) for word in words if not word.startswith("-")]
     assert composed(*overrides).model.name
 
 
 def test_brackets_are_quoted_because_zsh_reads_them() -> None:
-    blocks = [block for file in FILES for block in BLOCK.findall(file.read_text()) if "-m flap" in block]
-    assert [found for block in blocks for found in re.findall(r"(?<=\s)[\w.+/~]+=[\[{]\S*", block)] == []
+    blocks = [
+        block for file in FILES for block in BLOCK.findall(file.read_text()) if "-m flap" in block
+    ]
+    assert [
+        found for block in blocks for found in re.findall(r"(?<=\s)[\w.+/~]+=[\[{]\S*", block)
+    ] == []
 
 
 def test_there_are_commands_in_the_readme_and_in_the_documentation() -> None:

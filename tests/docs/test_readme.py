@@ -13,7 +13,9 @@ from tests.docs.conftest import ROOT
 
 
 @pytest.mark.thorough  # minutes; test_parity.py holds the method on this model
-def test_the_command_below_gives_its_digits(quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path) -> None:
+def test_the_command_below_gives_its_digits(
+    quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
+) -> None:
     below = (ROOT / "README.md").read_text().partition("## Results")[2]
     [command] = re.findall(r"^python -m flap (.*)$", below, re.MULTILINE)
     digits = re.search(r"# dense ([\d.]+), pruned ([\d.]+)", below)
@@ -22,4 +24,6 @@ def test_the_command_below_gives_its_digits(quick_flap: Callable[..., "Completed
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
     found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
-    assert found == pytest.approx([*map(float, digits.groups())], rel=2e-3)  # other processors round otherwise
+    assert found == pytest.approx(
+        [*map(float, digits.groups())], rel=2e-3
+    )  # other processors round otherwise

@@ -4,13 +4,25 @@ import re
 from pathlib import Path
 
 import pytest
-from transformers import Gemma3Config, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    Gemma3Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from flap.runs.dry_run import dry_run
 from tests.helpers.runs import composed
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
-LLAMA = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+LLAMA = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 QWEN = {"num_attention_heads": 32, "head_dim": 128, "vocab_size": 151936}
 VISION = {
     "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
@@ -39,7 +51,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 }  # fmt: skip
 ROWS = {
     row.group(1): row.groups()[1:]
-    for row in re.finditer(r"^\| (.+?\d\S*B?) \| `.+` \| (\S+) \| (\S+) \| (.+) \|$", PAGE.read_text(), re.M)
+    for row in re.finditer(
+        r"^\| (.+?\d\S*B?) \| `.+` \| (\S+) \| (\S+) \| (.+) \|$", PAGE.read_text(), re.M
+    )
 }
 
 
@@ -51,7 +65,14 @@ def test_there_is_a_row_for_each() -> None:
 def test_memory_is_that_of_a_dry_run(name: str, tmp_path: Path) -> None:
     CONFIGS[name].dtype = "bfloat16"
     CONFIGS[name].save_pretrained(tmp_path)
-    options = "model.device=cuda", "calibration.num_samples=64", "calibration.seq_len=512", "ratio=0.1"
+    options = (
+        "model.device=cuda",
+        "calibration.num_samples=64",
+        "calibration.seq_len=512",
+        "ratio=0.1",
+    )
     known = dry_run(composed(f"model.path={tmp_path}", *options))
-    needs = {place: f"{known.needs(place).device / 1e9:.1f}" for place in ("device", "auto", "stream")}
+    needs = {
+        place: f"{known.needs(place).device / 1e9:.1f}" for place in ("device", "auto", "stream")
+    }
     assert (needs["device"], needs["auto"], needs["stream"]) == (ROWS[name][0], *ROWS[name][:2])

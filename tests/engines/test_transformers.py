@@ -32,6 +32,10 @@ def test_it_computes_what_the_main_environment_computes(tmp_path: Path) -> None:
     checkpoints = [str(CHECKPOINTS / name) for name in NAMES]
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
-        [sys.executable, "-c", COMPARE, *checkpoints], env=environment, cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", COMPARE, *checkpoints],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,11 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 
 def options(name: str) -> dict[str, Any]:
     """Stock checkpoints in the Transformers backend, too; but Granite, whose logits it does not divide."""
-    return {"model_impl": "transformers"} if name.endswith("-stock") and not name.startswith("granite") else {}
+    return (
+        {"model_impl": "transformers"}
+        if name.endswith("-stock") and not name.startswith("granite")
+        else {}
+    )
 
 
 def assert_same_texts(name: str, **changes: Any) -> list[Any]:
@@ -29,25 +33,35 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
     # relative: the third token of SmolLM2's first prompt, -17.16, has a massive activation in float32, 4e-4 off itself
-    torch.testing.assert_close(torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
+    )
     assert [list(output.outputs[0].token_ids) for output in again] == generated
     return again
 
 
 def test_there_are_checkpoints() -> None:
-    layers = {name.removesuffix("-layers") for name in NAMES if name.endswith("-layers") and name not in REFUSED}
+    layers = {
+        name.removesuffix("-layers")
+        for name in NAMES
+        if name.endswith("-layers") and name not in REFUSED
+    }
     families = layers - {"round"}
     assert len(families) == 15 + len(BY_LAYER)
     assert {f"{family}-stock" for family in families.difference(BY_LAYER)} <= set(NAMES)
     assert {f"{family}-no-biases" for family in NO_BIASES} <= set(NAMES)
     assert "mixtral-experts" in NAMES
-    assert {*REFUSED, "llama-split", "smollm2-flap", "smollm2-flap_plus", "smollm2-trimmed"} <= set(NAMES)
+    assert {*REFUSED, "llama-split", "smollm2-flap", "smollm2-flap_plus", "smollm2-trimmed"} <= set(
+        NAMES
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
 def test_it_computes_what_transformers_computes(name: str) -> None:
     again = assert_same_texts(name)
-    if name.startswith(("llama", "smollm2")):  # a sliding window leaves nothing of a prompt to be found again
+    if name.startswith(
+        ("llama", "smollm2")
+    ):  # a sliding window leaves nothing of a prompt to be found again
         assert all(output.num_cached_tokens >= 32 for output in again)
 
 
@@ -58,7 +72,8 @@ def test_two_processes_compute_it_together() -> None:
 def test_widths_that_two_processes_cannot_split() -> None:
     """The line is that of the process which asks for the engine, and not of one of its workers."""
     with pytest.raises(
-        RuntimeError, match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$"
+        RuntimeError,
+        match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$",
     ):
         assert_same_texts("llama-layers", tensor_parallel_size=2, distributed_executor_backend="mp")
 

@@ -20,7 +20,9 @@ WINDOWS = tokens(5, 17)
 BATCHES = WINDOWS.split(2)
 
 
-def found(dense: PlacedModel, pruned: PlacedModel, batches: tuple[Tensor, ...] = BATCHES) -> dict[str, list[float]]:
+def found(
+    dense: PlacedModel, pruned: PlacedModel, batches: tuple[Tensor, ...] = BATCHES
+) -> dict[str, list[float]]:
     return compare(pruned, final_states(dense, batches), batches)
 
 
@@ -35,11 +37,17 @@ def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedMo
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {name: [] for name in NAMES}
     for window_T in WINDOWS:
-        dense_TV, pruned_TV = (one(input_ids=window_T[None]).logits[0, :-1].double() for one in (dense, pruned))
-        p_TV, q_TV = dense_TV.softmax(-1), pruned_TV.softmax(-1)
+        dense_TV, pruned_TV = (
+            one(input_ids=window_T[None]).logits[0, :-1].double() for one in (dense, pruned)
+        )
+        p_TV = dense_TV.softmax(-1)
+        q_TV = pruned_TV.softmax(-1)
         values["kl"].append((p_TV * (p_TV / q_TV).log()).sum(-1).mean().item())
         values["acceptance"].append(torch.minimum(p_TV, q_TV).sum(-1).mean().item())
-        ranked = [logits_TV.argsort(dim=-1, descending=True).tolist() for logits_TV in (dense_TV, pruned_TV)]
+        ranked = [
+            logits_TV.argsort(dim=-1, descending=True).tolist()
+            for logits_TV in (dense_TV, pruned_TV)
+        ]
         for name, k in (("agreement", 1), ("top5_agreement", 5)):
             common = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(*ranked, strict=True)]
             values[name].append(sum(common) / len(common))
@@ -49,7 +57,8 @@ def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, list[f
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_a_float64_loop(architecture: str) -> None:
     dense, pruned = pair(architecture)
-    measured, expected = found(Resident(dense), Resident(pruned)), by_hand(dense, pruned)
+    measured = found(Resident(dense), Resident(pruned))
+    expected = by_hand(dense, pruned)
     assert measured.keys() == expected.keys()
     for name in NAMES:
         assert measured[name] == pytest.approx(expected[name], rel=1e-4)
@@ -76,13 +85,18 @@ def test_predictions_that_are_not_finite_are_no_small_divergence() -> None:
 
 
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
-def test_every_placement_keeps_the_same_states(placement: str, model_dir: Path, tmp_path: Path) -> None:
+def test_every_placement_keeps_the_same_states(
+    placement: str, model_dir: Path, tmp_path: Path
+) -> None:
     _, pruned = pair()
     dense = placed_at(placement, model_dir, tmp_path / "work")
-    states, expected = final_states(dense, BATCHES), final_states(placed_at("device", model_dir), BATCHES)
+    states = final_states(dense, BATCHES)
+    expected = final_states(placed_at("device", model_dir), BATCHES)
     assert all(torch.equal(one, other) for one, other in zip(states, expected, strict=True))
     assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
-    assert compare(Resident(pruned), states, BATCHES) == compare(Resident(pruned), expected, BATCHES)
+    assert compare(Resident(pruned), states, BATCHES) == compare(
+        Resident(pruned), expected, BATCHES
+    )
 
 
 def test_a_run_compares_what_is_pruned_with_what_was_before(
@@ -96,16 +110,19 @@ def test_a_run_compares_what_is_pruned_with_what_was_before(
     options += [f"eval.{name}.max_tokens=160" for name in ("divergence", "perplexity")]
     report = run(composed(*tiny(model_dir, text_file), *options, "ratio=0.4"), tmp_path)
     names = {f"words.txt/{name}@{length}" for name in NAMES for length in (8, 16)}
-    numbers, of_text = report.evaluation["pruned"], {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
+    numbers = report.evaluation["pruned"]
+    of_text = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
     assert set(numbers) == {*of_text, *names, *(f"{name}_stderr" for name in names)}
     assert set(report.evaluation["dense"]) == of_text == set(report.difference_stderr)
     for length in (8, 16):
         assert 0 < numbers[f"words.txt/kl@{length}_stderr"] < numbers[f"words.txt/kl@{length}"]
     assert report.domains == dict.fromkeys(
-        ["words.txt/perplexity@16", "words.txt/divergence@8", "words.txt/divergence@16"], "calibration"
+        ["words.txt/perplexity@16", "words.txt/divergence@8", "words.txt/divergence@16"],
+        "calibration",
     )
     task = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)[0]
-    dense, pruned = placed_at("device", model_dir), placed_at("device", tmp_path / "checkpoint")
+    dense = placed_at("device", model_dir)
+    pruned = placed_at("device", tmp_path / "checkpoint")
     assert task.reference is not None
     again = task.run(pruned, task.reference(dense))
     assert {name: numbers[name] for name in again.numbers} == again.numbers

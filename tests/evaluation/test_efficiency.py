@@ -17,7 +17,8 @@ NAMES = {
 
 
 def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    dense, pruned = tiny_model("llama-mha"), tiny_model("llama-gqa")
+    dense = tiny_model("llama-mha")
+    pruned = tiny_model("llama-gqa")
     times = {
         dense: iter([(9.0, 99.0), (1.0, 3.0), (2.0, 6.0), (4.0, 6.0)]),
         pruned: iter([(9.0, 99.0), (1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]),
@@ -30,22 +31,34 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
         return next(times[model])
 
     monkeypatch.setattr(efficiency, "request_seconds", request_seconds)
-    of_dense, of_pruned = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3).compare(dense, pruned)
+    of_dense, of_pruned = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3).compare(
+        dense, pruned
+    )
     assert turns == [dense, pruned] * 4  # the first turn warms up
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0  # 20 tokens in 1, 2, 4 seconds
-    assert of_dense["efficiency/decode_tokens_per_second"] == 4.0  # 8 tokens in 2, 4, 2 seconds: 4, 2, 4
+    assert (
+        of_dense["efficiency/decode_tokens_per_second"] == 4.0
+    )  # 8 tokens in 2, 4, 2 seconds: 4, 2, 4
     assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # in 1, 2, 3 seconds
     assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(2 / 3)  # 2/3, 1/2, 4/6
 
 
 def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
-    options = ("eval=[efficiency]", "eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=3", "ratio=0.5")
+    options = (
+        "eval=[efficiency]",
+        "eval.efficiency.prefill_len=8",
+        "eval.efficiency.decode_len=3",
+        "ratio=0.5",
+    )
     report = run(composed(*arguments, *options, "eval.efficiency.repeats=1"), tmp_path)
-    dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
+    dense = report.evaluation["dense"]
+    pruned = report.evaluation["pruned"]
     assert {name.removeprefix("efficiency/") for name in dense} == NAMES
-    assert {name.removeprefix("efficiency/") for name in pruned} == NAMES | {f"{name}_ratio" for name in NAMES}
+    assert {name.removeprefix("efficiency/") for name in pruned} == NAMES | {
+        f"{name}_ratio" for name in NAMES
+    }
     assert dense["efficiency/parameters"] == report.parameters["total_before"]
     assert pruned["efficiency/parameters"] == report.parameters["total_after"]
     for name in ("parameters", "checkpoint_bytes", "prefill_macs"):

@@ -14,7 +14,9 @@ from flap.pipeline import run
 from tests.helpers.runs import composed
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"^```bash\n(python examples/packaged_tasks\.py.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```bash\n(python examples/packaged_tasks\.py.*?)^```", re.MULTILINE | re.DOTALL
+)
 LIMIT = 4  # documents, of which by length-normalised and exact match some are right and some not
 RUN = f"""
     ratio=0.05 calibration.num_samples=4 calibration.seq_len=128 eval=[zero_shot,generation]
@@ -29,7 +31,9 @@ RUN = f"""
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
     """One multiple-choice task and one with written answers, on the packaged model with one part in twenty removed."""
     [block] = BLOCK.findall((ROOT / "docs" / "evaluation.md").read_text())
-    commands = block.replace("examples/", f"{ROOT}/examples/").replace("outputs/…/checkpoint", "run/checkpoint")
+    commands = block.replace("examples/", f"{ROOT}/examples/").replace(
+        "outputs/…/checkpoint", "run/checkpoint"
+    )
     asked = commands.rstrip() + f" --limit {LIMIT} --device cpu --output_path found"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

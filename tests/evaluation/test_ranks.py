@@ -41,10 +41,17 @@ def models(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 
 
 def measure(
-    folder: Path, models: Models, text_file: Path, tokenizer: PreTrainedTokenizerFast, placement: str, fits: bool
+    folder: Path,
+    models: Models,
+    text_file: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    placement: str,
+    fits: bool,
 ) -> None:
     """Measure both models; write the numbers, how many calls of a model that took, and how many steps were told."""
-    own, steps, calls = folder / str(ranks.rank()), list[Step](), list[None]()
+    own = folder / str(ranks.rank())
+    steps = list[Step]()
+    calls = list[None]()
     (own / "toys").mkdir(parents=True)
     dense, pruned = (placed_at(placement, one, own / one.name) for one in models)
     room = replaced("fits_in_memory", lambda *_: fits, dense, pruned)
@@ -65,10 +72,14 @@ def found_by(folder: Path, rank: int) -> tuple[list[Measurement], int, int]:
 
 @pytest.fixture(scope="module")
 def of_one(
-    tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: Path, tokenizer: PreTrainedTokenizerFast
+    tmp_path_factory: pytest.TempPathFactory,
+    models: Models,
+    text_file: Path,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> Callable[[str, bool], tuple[list[Measurement], int, int]]:
     def measured(placement: str, fits: bool) -> tuple[list[Measurement], int, int]:
-        folder, threads = tmp_path_factory.mktemp("one"), torch.get_num_threads()
+        folder = tmp_path_factory.mktemp("one")
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as each rank has
         measure(folder, models, text_file, tokenizer, placement, fits)
         torch.set_num_threads(threads)
@@ -79,7 +90,8 @@ def of_one(
 
 @pytest.mark.long  # perplexities and divergences in two processes: test_same_result.py
 @pytest.mark.parametrize(
-    ("size", "placement", "fits"), [(2, "device", True), (3, "device", True), (2, "stream", True), (3, "stream", False)]
+    ("size", "placement", "fits"),
+    [(2, "device", True), (3, "device", True), (2, "stream", True), (3, "stream", False)],
 )
 def test_several_processes_measure_what_one_does(
     size: int,
@@ -92,7 +104,10 @@ def test_several_processes_measure_what_one_does(
     tmp_path: Path,
 ) -> None:
     expected, all_calls, _ = of_one(placement, fits)
-    assert in_ranks(size, measure, tmp_path, models, text_file, tokenizer, placement, fits) == [0] * size
+    assert (
+        in_ranks(size, measure, tmp_path, models, text_file, tokenizer, placement, fits)
+        == [0] * size
+    )
     for rank in range(size):
         found, calls, steps = found_by(tmp_path, rank)
         assert found == expected

@@ -12,12 +12,17 @@ from tests.cases import ARCHITECTURES, VOCAB, tiny_model
 
 @pytest.mark.parametrize("architecture", ["llama-mha", "llama-gqa", "qwen3-gqa"])
 def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
-    model, tokens = tiny_model(architecture), 24
+    model = tiny_model(architecture)
+    tokens = 24
     config = ARCHITECTURES[architecture]
     linear = adapt(model).num_parameters() - sum(
-        module.bias.numel() for module in model.modules() if getattr(module, "bias", None) is not None
+        module.bias.numel()
+        for module in model.modules()
+        if getattr(module, "bias", None) is not None
     )
-    attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens  # per token
+    attention = (
+        2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
+    )  # per token
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
     rotary = config.head_dim // 2 * tokens  # angles: an outer product of frequencies and positions
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
@@ -30,24 +35,32 @@ def test_bytes_count_tied_weights_once_and_know_the_dtype() -> None:
 
 
 def test_peak_memory_grows_by_what_the_work_takes() -> None:
-    model, size = tiny_model("llama-mha"), 2**26
+    model = tiny_model("llama-mha")
+    size = 2**26
     idle = peak_bytes(model, lambda: None)
     busy = peak_bytes(model, lambda: torch.ones(size, dtype=torch.uint8).fill_(2))
     assert idle is not None and busy is not None
     assert 0.95 * size < busy - idle < 1.2 * size
 
 
-@pytest.mark.parametrize("option", [{"use_cache": False}, {"num_beams": 3}, {"stop_strings": "."}, {"max_length": 5}])
+@pytest.mark.parametrize(
+    "option", [{"use_cache": False}, {"num_beams": 3}, {"stop_strings": "."}, {"max_length": 5}]
+)
 def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[str, object]) -> None:
-    model, shapes = tiny_model("llama-gqa"), []
+    model = tiny_model("llama-gqa")
+    shapes = []
     model.generation_config.update(**option)
-    model.get_input_embeddings().register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape)))
+    model.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: shapes.append(tuple(args[0].shape))
+    )
     generate(model, torch.ones(2, 10, dtype=torch.long), 4)
     assert shapes == [(2, 10), (2, 1), (2, 1), (2, 1)]
 
 
 def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompt, seconds = tiny_model("llama-mha"), torch.ones(1, 4, dtype=torch.long), 0.2
+    model = tiny_model("llama-mha")
+    prompt = torch.ones(1, 4, dtype=torch.long)
+    seconds = 0.2
     forward = type(model).forward
 
     def slow_prompt(self: object, *args: object, **kwargs: object) -> object:

@@ -13,7 +13,9 @@ from flap.storage import Cache
 
 KEY = {"task": "a"}
 FOUND = Measurement(
-    {"a/acc": 0.5, "a/acc_stderr": 0.1}, {"a/acc": [0.0, 1.0, 0.25, 0.1 + 0.2]}, better={"a/acc": "higher"}
+    {"a/acc": 0.5, "a/acc_stderr": 0.1},
+    {"a/acc": [0.0, 1.0, 0.25, 0.1 + 0.2]},
+    better={"a/acc": "higher"},
 )
 
 
@@ -34,9 +36,12 @@ def test_it_is_measured_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["evaluation.json", "documents.json.gz"])
 @pytest.mark.parametrize(
-    "damage", [None, b"", b"{", b"[1]", gzip.compress(b"[]", mtime=0)[:-3], gzip.compress(b"{", mtime=0)]
+    "damage",
+    [None, b"", b"{", b"[1]", gzip.compress(b"[]", mtime=0)[:-3], gzip.compress(b"{", mtime=0)],
 )
-def test_what_one_file_has_lost_is_measured_again(tmp_path: Path, name: str, damage: bytes | None) -> None:
+def test_what_one_file_has_lost_is_measured_again(
+    tmp_path: Path, name: str, damage: bytes | None
+) -> None:
     results = Results(tmp_path / "evaluation.json")
     results.measured(KEY, lambda: FOUND)
     if damage is None:
@@ -56,7 +61,9 @@ def test_documents_of_numbers_that_are_gone_are_dropped(tmp_path: Path) -> None:
     assert len(json.loads(gzip.decompress((tmp_path / "documents.json.gz").read_bytes()))) == 1
 
 
-def test_numbers_that_are_not_finite_are_null_for_other_readers_and_infinite_for_this_one(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_are_null_for_other_readers_and_infinite_for_this_one(
+    tmp_path: Path,
+) -> None:
     measured = Measurement({"a/perplexity@8": math.inf, "a/kl@8": 0.5}, {"a/kl@8": [0.5, math.nan]})
     results = Results(tmp_path / "evaluation.json")
     assert results.measured(KEY | {"plan": 1}, lambda: measured) == measured
@@ -68,4 +75,7 @@ def test_numbers_that_are_not_finite_are_null_for_other_readers_and_infinite_for
     [values] = json.loads(
         gzip.decompress((tmp_path / "documents.json.gz").read_bytes()), parse_constant=pytest.fail
     ).values()
-    assert (entry["numbers"], values) == ({"a/perplexity@8": None, "a/kl@8": 0.5}, {"a/kl@8": [0.5, None]})
+    assert (entry["numbers"], values) == (
+        {"a/perplexity@8": None, "a/kl@8": 0.5},
+        {"a/kl@8": [0.5, None]},
+    )

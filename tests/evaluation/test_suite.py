@@ -10,8 +10,10 @@ from flap.results import Report
 from tests.helpers.runs import composed, tiny
 from tests.helpers.zero_shot_toys import only_toys
 
-PERPLEXITY, BITS = "words.txt/perplexity@16", "words.txt/bits_per_byte@16"
-ZERO_SHOT, EFFICIENCY = "zero_shot/average", "efficiency/parameters"
+PERPLEXITY = "words.txt/perplexity@16"
+BITS = "words.txt/bits_per_byte@16"
+ZERO_SHOT = "zero_shot/average"
+EFFICIENCY = "efficiency/parameters"
 LEFT_OUT = "not measured, because there is no room for"
 
 
@@ -21,10 +23,18 @@ def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPath
 
     def make(placement: str, *more: str) -> Report:
         folder = tmp_path_factory.mktemp(placement)
-        options = ["eval=[perplexity,zero_shot,efficiency]", "eval.zero_shot.tasks=[animals]", "ratio=0.4"]
-        short = [f"eval.efficiency.{name}" for name in ("prefill_len=4", "decode_len=2", "repeats=1")]
+        options = [
+            "eval=[perplexity,zero_shot,efficiency]",
+            "eval.zero_shot.tasks=[animals]",
+            "ratio=0.4",
+        ]
+        short = [
+            f"eval.efficiency.{name}" for name in ("prefill_len=4", "decode_len=2", "repeats=1")
+        ]
         where = [f"model.placement={placement}", f"cache_dir={folder / 'cache'}"]
-        return run(composed(*tiny(model_dir, text_file), *options, *short, *where, *more), folder / "run")
+        return run(
+            composed(*tiny(model_dir, text_file), *options, *short, *where, *more), folder / "run"
+        )
 
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield make
@@ -65,13 +75,17 @@ def assert_measured_alike(report: Report, in_memory: Report) -> None:
             assert report.evaluation[which][name] == in_memory.evaluation[which][name]
 
 
-def test_what_fits_is_loaded_and_measured_as_any_other(measured, in_memory: Report, loaded: list[int]) -> None:
+def test_what_fits_is_loaded_and_measured_as_any_other(
+    measured, in_memory: Report, loaded: list[int]
+) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
     assert dense == beside > pruned == pruned_again  # once to measure it, once beside the other
 
 
-def test_a_model_on_disk_is_measured_as_others(measured, in_memory: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_on_disk_is_measured_as_others(
+    measured, in_memory: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
     half = 2 * in_memory.parameters["total_before"]
     monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: half)
     report = measured("auto")
@@ -79,17 +93,28 @@ def test_a_model_on_disk_is_measured_as_others(measured, in_memory: Report, monk
     assert_measured_alike(report, in_memory)
 
 
-def test_what_does_not_fit_streams(measured, in_memory: Report, loaded: list[int], room, caplog) -> None:
+def test_what_does_not_fit_streams(
+    measured, in_memory: Report, loaded: list[int], room, caplog
+) -> None:
     room(0)
     report = measured("stream")
     for which in ("dense", "pruned"):
-        assert report.evaluation[which] == {name: in_memory.evaluation[which][name] for name in (PERPLEXITY, BITS)}
+        assert report.evaluation[which] == {
+            name: in_memory.evaluation[which][name] for name in (PERPLEXITY, BITS)
+        }
     assert not loaded
-    whole, both = f"{LEFT_OUT} the whole model in memory: animals", f"{LEFT_OUT} both models in memory at once"
-    assert [one for one in caplog.messages if one.startswith(LEFT_OUT)] == [whole, whole, f"{both}: efficiency"]
+    whole = f"{LEFT_OUT} the whole model in memory: animals"
+    both = f"{LEFT_OUT} both models in memory at once"
+    assert [one for one in caplog.messages if one.startswith(LEFT_OUT)] == [
+        whole,
+        whole,
+        f"{both}: efficiency",
+    ]
 
 
-def test_the_pruned_one_may_fit_where_the_other_does_not(measured, in_memory: Report, loaded: list[int], room) -> None:
+def test_the_pruned_one_may_fit_where_the_other_does_not(
+    measured, in_memory: Report, loaded: list[int], room
+) -> None:
     size = 4 * in_memory.parameters["total_before"]
     room(1.5 * size - 1)
     report = measured("stream")
@@ -99,7 +124,9 @@ def test_the_pruned_one_may_fit_where_the_other_does_not(measured, in_memory: Re
     assert loaded == [4 * in_memory.parameters["total_after"]]
 
 
-def test_nothing_is_loaded_for_numbers_that_are_known(measured, loaded: list[int], tmp_path: Path) -> None:
+def test_nothing_is_loaded_for_numbers_that_are_known(
+    measured, loaded: list[int], tmp_path: Path
+) -> None:
     shared = f"cache_dir={tmp_path}"
     dense = 4 * measured("stream", shared).parameters["total_before"]
     assert loaded.count(dense) == 2

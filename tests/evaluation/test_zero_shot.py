@@ -45,7 +45,9 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def measured(tokenizer: PreTrainedTokenizerFast, *names: str, weights: int = 0, **options: Any) -> Measurement:
+def measured(
+    tokenizer: PreTrainedTokenizerFast, *names: str, weights: int = 0, **options: Any
+) -> Measurement:
     found = Measurement()
     for task in ZeroShot(list(names), **options).prepare(tokenizer, 128):
         found |= task.run(Resident(tiny_model("llama-gqa", weights)))
@@ -57,46 +59,71 @@ def run(tokenizer: PreTrainedTokenizerFast, *names: str, **options: Any) -> dict
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 4, 5, 100])
-def test_accuracies_equal_a_loop_by_hand(limit: int | None, tokenizer: PreTrainedTokenizerFast) -> None:
-    found, model = run(tokenizer, "animals", limit=limit), tiny_model("llama-gqa")
+def test_accuracies_equal_a_loop_by_hand(
+    limit: int | None, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    found = run(tokenizer, "animals", limit=limit)
+    model = tiny_model("llama-gqa")
     for measure in ("acc", "acc_norm"):
         hits = by_hand(model, tokenizer, "animals", normalised=measure == "acc_norm", limit=limit)
         assert found[f"animals/{measure}"] == pytest.approx(mean(hits))
         error = (mean(hits) * (1 - mean(hits)) / (len(hits) - 1)) ** 0.5 if len(hits) > 1 else None
-        assert found.get(f"animals/{measure}_stderr") == (None if error is None else pytest.approx(error))
-    assert len(found) == (3 if limit == 1 else 6)  # with the margin; one document has no standard error
+        assert found.get(f"animals/{measure}_stderr") == (
+            None if error is None else pytest.approx(error)
+        )
+    assert len(found) == (
+        3 if limit == 1 else 6
+    )  # with the margin; one document has no standard error
 
 
 @pytest.mark.parametrize(("task", "normalised"), [("animals", True), ("plain", False)])
-def test_the_margin_equals_a_loop_by_hand(task: str, normalised: bool, tokenizer: PreTrainedTokenizerFast) -> None:
-    found, margins = measured(tokenizer, task), []
-    for i, scores in enumerate(log_likelihoods(tiny_model("llama-gqa"), tokenizer, "animals", normalised)):
+def test_the_margin_equals_a_loop_by_hand(
+    task: str, normalised: bool, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    found = measured(tokenizer, task)
+    margins = []
+    for i, scores in enumerate(
+        log_likelihoods(tiny_model("llama-gqa"), tokenizer, "animals", normalised)
+    ):
         right = scores.pop(i % 3)
         margins.append(right - max(scores))
     assert found.documents[f"{task}/margin"] == pytest.approx(margins, rel=1e-4)
     assert found.numbers[f"{task}/margin"] == pytest.approx(mean(margins), rel=1e-4)
-    assert found.numbers[f"{task}/margin_stderr"] == pytest.approx(numpy.std(margins, ddof=1) / 6**0.5, rel=1e-4)
+    assert found.numbers[f"{task}/margin_stderr"] == pytest.approx(
+        numpy.std(margins, ddof=1) / 6**0.5, rel=1e-4
+    )
     accuracy = found.documents[f"{task}/{'acc_norm' if normalised else 'acc'}"]
     assert [float(margin > 0) for margin in margins] == accuracy and len(set(accuracy)) == 2
 
 
-def test_what_is_no_mean_has_no_error_which_would_take_minutes(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_what_is_no_mean_has_no_error_which_would_take_minutes(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     found = run(tokenizer, "correlated")
-    assert {"correlated/mcc", "correlated/acc_stderr"} <= found.keys() and "correlated/mcc_stderr" not in found
+    assert {
+        "correlated/mcc",
+        "correlated/acc_stderr",
+    } <= found.keys() and "correlated/mcc_stderr" not in found
 
 
 def test_averages_and_their_errors(tokenizer: PreTrainedTokenizerFast) -> None:
-    of_tasks, evaluator = measured(tokenizer, "animals", "plain"), ZeroShot(["animals", "plain"])
-    found, of_average = of_tasks.numbers, evaluator.summary(of_tasks)
+    of_tasks = measured(tokenizer, "animals", "plain")
+    evaluator = ZeroShot(["animals", "plain"])
+    found = of_tasks.numbers
+    of_average = evaluator.summary(of_tasks)
     summary = of_average.numbers
-    assert of_average.better == dict.fromkeys(("zero_shot/average", "zero_shot/average_margin"), "higher")
+    assert of_average.better == dict.fromkeys(
+        ("zero_shot/average", "zero_shot/average_margin"), "higher"
+    )
     for average, parts in {
         "zero_shot/average": ("animals/acc_norm", "plain/acc"),
         "zero_shot/average_margin": ("animals/margin", "plain/margin"),
     }.items():
         assert summary.pop(average) == pytest.approx(sum(found[part] for part in parts) / 2)
         errors = [found[f"{part}_stderr"] for part in parts]
-        assert summary.pop(f"{average}_stderr") == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 2)
+        assert summary.pop(f"{average}_stderr") == pytest.approx(
+            sum(error**2 for error in errors) ** 0.5 / 2
+        )
     assert not summary
     without = evaluator.summary(Measurement({"animals/acc_norm": 0.5, "plain/acc": 0.5}))
     assert "zero_shot/average_margin" not in without.numbers
@@ -107,9 +134,13 @@ def test_a_group_is_one_task_weighed_by_size(tokenizer: PreTrainedTokenizerFast)
     model = tiny_model("llama-gqa", seed=2)
     [task] = ZeroShot(["pair"]).prepare(tokenizer, 128)
     found = task.run(Resident(model)).numbers
-    hits = {name: by_hand(model, tokenizer, name, normalised=False) for name in ("animals", "places")}
+    hits = {
+        name: by_hand(model, tokenizer, name, normalised=False) for name in ("animals", "places")
+    }
     assert [len(one) for one in hits.values()] == [6, 2]
-    assert {name: found[f"{name}/acc"] for name in hits} == pytest.approx({n: mean(one) for n, one in hits.items()})
+    assert {name: found[f"{name}/acc"] for name in hits} == pytest.approx(
+        {n: mean(one) for n, one in hits.items()}
+    )
     assert found["pair/acc"] == pytest.approx(mean(hits["animals"] + hits["places"]))
     assert found["pair/acc"] != pytest.approx((found["animals/acc"] + found["places/acc"]) / 2)
 
@@ -119,7 +150,9 @@ def test_a_tag_is_its_tasks_and_each_runs_once(tokenizer: PreTrainedTokenizerFas
     assert [task.name for task in tasks] == ["places", "animals", "pair"]
 
 
-def test_examples_come_from_the_training_split(tokenizer: PreTrainedTokenizerFast, contexts: list[str]) -> None:
+def test_examples_come_from_the_training_split(
+    tokenizer: PreTrainedTokenizerFast, contexts: list[str]
+) -> None:
     run(tokenizer, "animals", num_fewshot=2, limit=3)
     assert len(contexts) == 9
     for context in contexts:
@@ -128,10 +161,14 @@ def test_examples_come_from_the_training_split(tokenizer: PreTrainedTokenizerFas
         assert not question.startswith("the w")
 
 
-def test_the_seed_picks_the_examples(tokenizer: PreTrainedTokenizerFast, contexts: list[str]) -> None:
+def test_the_seed_picks_the_examples(
+    tokenizer: PreTrainedTokenizerFast, contexts: list[str]
+) -> None:
     for seed in (1, 1, 2):
         run(tokenizer, "animals", num_fewshot=2, seed=seed)
-    first, again, other = contexts[:18], contexts[18:36], contexts[36:]
+    first = contexts[:18]
+    again = contexts[18:36]
+    other = contexts[36:]
     assert first == again != other
 
 
@@ -149,9 +186,14 @@ def test_a_task_has_its_own_number_of_examples(
 def test_the_model_in_memory_is_the_one_measured(
     batch_size: int, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, given, rows = tiny_model("llama-gqa"), {}, set()
-    before, real = deepcopy(model.state_dict()), huggingface.HFLM
-    monkeypatch.setattr(huggingface, "HFLM", lambda **options: given.update(options) or real(**options))
+    model = tiny_model("llama-gqa")
+    given = {}
+    rows = set()
+    before = deepcopy(model.state_dict())
+    real = huggingface.HFLM
+    monkeypatch.setattr(
+        huggingface, "HFLM", lambda **options: given.update(options) or real(**options)
+    )
     model.register_forward_pre_hook(lambda _, args: rows.add(len(args[0])))
     [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
     expected = run(tokenizer, "animals")
@@ -163,9 +205,13 @@ def test_the_model_in_memory_is_the_one_measured(
 
 
 def test_random_state_logging_and_bars_are_as_before(
-    tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tokenizer: PreTrainedTokenizerFast,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model, logger, tqdm = tiny_model("llama-gqa"), logging.getLogger("lm_eval"), lm_eval_task.tqdm
+    model = tiny_model("llama-gqa")
+    logger = logging.getLogger("lm_eval")
+    tqdm = lm_eval_task.tqdm
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.INFO, logger="lm_eval")
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
@@ -189,12 +235,22 @@ def test_the_tokenizer_is_given_no_padding(tokenizer: PreTrainedTokenizerFast) -
 
 @pytest.mark.parametrize(
     ("evaluator", "choice", "in_chat"),
-    [(ZeroShot, "auto", False), (ZeroShot, "true", True), (Generation, "auto", True), (Generation, "False", False)],
+    [
+        (ZeroShot, "auto", False),
+        (ZeroShot, "true", True),
+        (Generation, "auto", True),
+        (Generation, "False", False),
+    ],
 )
 def test_examples_and_question_are_turns_of_the_chat_template(
-    evaluator: type[ZeroShot], choice: str, in_chat: bool, tokenizer: PreTrainedTokenizerFast, contexts: list[str]
+    evaluator: type[ZeroShot],
+    choice: str,
+    in_chat: bool,
+    tokenizer: PreTrainedTokenizerFast,
+    contexts: list[str],
 ) -> None:
-    chatting, options = deepcopy(tokenizer), {"num_fewshot": 1, "limit": 1}
+    chatting = deepcopy(tokenizer)
+    options = {"num_fewshot": 1, "limit": 1}
     chatting.chat_template = CHAT
     name = "own_shots" if evaluator is ZeroShot else "asked"
     [plain] = evaluator([name], **options, chat_template="false").prepare(chatting, 128)
@@ -213,7 +269,9 @@ def test_examples_and_question_are_turns_of_the_chat_template(
         assert task.origin == plain.origin + "; through the chat template"
 
 
-def test_answers_are_of_the_likeliest_words_whatever_a_checkpoint_asks_for(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_answers_are_of_the_likeliest_words_whatever_a_checkpoint_asks_for(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     [task] = Generation(["written"], limit=2).prepare(tokenizer, 128)
     answers = []
     for options in ({}, {"repetition_penalty": 5.0, "max_new_tokens": 1}):
@@ -224,7 +282,9 @@ def test_answers_are_of_the_likeliest_words_whatever_a_checkpoint_asks_for(token
         model.get_input_embeddings().register_forward_hook(hook)
         task.run(Resident(model))
         answers.append(calls)
-        assert all(getattr(model.generation_config, name) == value for name, value in options.items())
+        assert all(
+            getattr(model.generation_config, name) == value for name, value in options.items()
+        )
     assert answers[0] == answers[1] and len(answers[0]) > 1
 
 
@@ -232,7 +292,8 @@ def test_a_template_that_refuses_turns_is_one_line(tokenizer: PreTrainedTokenize
     chatting = deepcopy(tokenizer)
     chatting.chat_template = "{{ raise_exception('one turn only') }}"
     refusal = (
-        r"^eval\.generation\.chat_template=auto: the tokenizer's chat template refuses .* \(one turn only\); expected"
+        r"^eval\.generation\.chat_template=auto: the tokenizer's chat template refuses "
+        r".* \(one turn only\); expected"
     )
     with pytest.raises(ValueError, match=refusal):
         Generation(["asked"]).prepare(chatting, 128)
@@ -260,7 +321,8 @@ def test_filters_stay_in_the_name(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast) -> None:
     found = measured(tokenizer, "mistakes", "written", "pair", "undecided").better
-    up, down = ("acc", "acc_norm", "margin"), {"mistakes/acc": "lower", "mistakes/margin": "higher"}
+    up = ("acc", "acc_norm", "margin")
+    down = {"mistakes/acc": "lower", "mistakes/margin": "higher"}
     leaves = {f"{task}/{measure}": "higher" for task in ("animals", "places") for measure in up}
     # of `undecided`, a group of `animals` and `mistakes`, nobody can say it
     written = dict.fromkeys(("written/exact_match,first", "written/f1"), "higher")
@@ -268,16 +330,35 @@ def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast
 
 
 def test_only_finite_numbers_are_kept() -> None:
-    results = {"a": {"acc,none": numpy.float32(0.5), "f1,none": float("nan"), "x,none": "N/A", "sample_len": 3}}
+    results = {
+        "a": {
+            "acc,none": numpy.float32(0.5),
+            "f1,none": float("nan"),
+            "x,none": "N/A",
+            "sample_len": 3,
+        }
+    }
     assert flatten(results) == {"a/acc": 0.5}
 
 
 @pytest.mark.parametrize(
     ("task", "num_fewshot", "message"),
     [
-        ("fixed", 2, r"eval\.zero_shot\.num_fewshot=2: fixed is defined without examples; expected null or 0"),
-        ("code", None, r"eval\.zero_shot\.tasks=code: runs code that the model writes; not supported"),
-        ("zzzzzz", None, r"eval\.zero_shot\.tasks=zzzzzz: unknown task; expected a task, group or tag of lm-eval"),
+        (
+            "fixed",
+            2,
+            r"eval\.zero_shot\.num_fewshot=2: fixed is defined without examples; expected null or 0",
+        ),
+        (
+            "code",
+            None,
+            r"eval\.zero_shot\.tasks=code: runs code that the model writes; not supported",
+        ),
+        (
+            "zzzzzz",
+            None,
+            r"eval\.zero_shot\.tasks=zzzzzz: unknown task; expected a task, group or tag of lm-eval",
+        ),
     ],
 )
 def test_what_lm_eval_would_ignore_or_refuse_late(

@@ -34,7 +34,9 @@ def entries(*filters: str, answers: list[tuple[float, bool]] = ANSWERS) -> list[
         (1, True, 0.5), (2, True, -2.5), (0, True, -0.5),
     ],
 )  # fmt: skip
-def test_right_choices_against_the_best_of_the_others(gold: Any, normalised: bool, expected: float) -> None:
+def test_right_choices_against_the_best_of_the_others(
+    gold: Any, normalised: bool, expected: float
+) -> None:
     for multiple_input in (0, 3):
         found = margin("mine", task(gold, multiple_input), entries("none", "none"), normalised)
         assert found.numbers == {"mine/margin": expected, "mine/margin_stderr": 0.0}
@@ -62,13 +64,22 @@ def test_where_there_is_no_margin(other: Any) -> None:
 def test_documents_belong_to_numbers_that_are_their_means() -> None:
     samples = {
         "mine": [
-            {"filter": "none", "metrics": ["acc", "f1", "perplexity"], "acc": acc, "f1": (0, 1), "perplexity": -2.0}
+            {
+                "filter": "none",
+                "metrics": ["acc", "f1", "perplexity"],
+                "acc": acc,
+                "f1": (0, 1),
+                "perplexity": -2.0,
+            }
             for acc in (1, 0, 0, True)
         ]
         + [{"filter": "strict", "metrics": ["acc"], "acc": 1.0}]
     }
     numbers = {"mine/acc": 0.5, "mine/f1": 0.4, "mine/perplexity": 7.4, "mine/acc,strict": 1.0}
-    assert by_document(samples, numbers) == {"mine/acc": [1.0, 0.0, 0.0, 1.0], "mine/acc,strict": [1.0]}
+    assert by_document(samples, numbers) == {
+        "mine/acc": [1.0, 0.0, 0.0, 1.0],
+        "mine/acc,strict": [1.0],
+    }
     assert by_document(samples, {}) == {}
 
 
@@ -110,7 +121,8 @@ def test_a_right_number_without_choices_is_the_answer_itself() -> None:
 
 
 def test_no_f1_where_a_task_judges_answers_in_its_own_way() -> None:
-    own, picked = written("0"), written("so 9 - 9 is 0 #### 0")
+    own = written("0")
+    picked = written("so 9 - 9 is 0 #### 0")
     own.config.process_results = print
     picked.config.filter_list = [
         {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "#### ([0-9]+)"}]}
@@ -128,5 +140,7 @@ def test_no_f1_where_a_task_judges_answers_in_its_own_way() -> None:
         ("vitamin A", "A", 0.0), ("vitamin A", "vitamin", 1.0),
     ],
 )  # fmt: skip
-def test_f1_of_numbers_and_of_answers_without_words(right: str, answer: str, expected: float) -> None:
+def test_f1_of_numbers_and_of_answers_without_words(
+    right: str, answer: str, expected: float
+) -> None:
     assert f1("mine", written(right), answered(answer)).documents == {"mine/f1": [expected]}

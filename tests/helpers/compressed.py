@@ -14,14 +14,24 @@ from flap.method.calibration import Calibration, LayerStatistics, Statistics
 from flap.method.calibration.recorder import Comoments
 from flap.method.calibration.statistics import batch_statistics, merge
 from flap.method.calibration.symmetric import STRIP, Symmetric
-from flap.method.compression import BiasCompensation, Compensation, CompressLayer, LinearCompensation, NoCompensation
+from flap.method.compression import (
+    BiasCompensation,
+    Compensation,
+    CompressLayer,
+    LinearCompensation,
+    NoCompensation,
+)
 from flap.method.compression.apply import compress, slice_layer
 from flap.method.importance import score_layers
 from flap.models import Resident, adapt
 from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases
 from tests.helpers.ratios import allocated
 
-COMPENSATIONS = {"bias": BiasCompensation(), "none": NoCompensation(), "linear": LinearCompensation()}
+COMPENSATIONS = {
+    "bias": BiasCompensation(),
+    "none": NoCompensation(),
+    "linear": LinearCompensation(),
+}
 
 
 def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
@@ -30,7 +40,8 @@ def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
 
 def with_comoments(batches: Sequence[Tensor]) -> Statistics:
     """Statistics of all tokens of several batches (T, I), with co-moments."""
-    comoments, together = Comoments(), reduce(merge, map(batch_statistics, batches))
+    comoments = Comoments()
+    together = reduce(merge, map(batch_statistics, batches))
     for batch_TI in batches:
         comoments.add(batch_TI)
     return replace(together, comoments=comoments.finish(together.num_tokens, together.mean_I))
@@ -39,7 +50,9 @@ def with_comoments(batches: Sequence[Tensor]) -> Statistics:
 def symmetric(matrix_II: Tensor) -> Symmetric:
     """A matrix of float32 in the form of co-moments."""
     starts = range(0, len(matrix_II), STRIP)
-    return Symmetric(tuple(matrix_II[start : start + STRIP, start:].float().contiguous() for start in starts))
+    return Symmetric(
+        tuple(matrix_II[start : start + STRIP, start:].float().contiguous() for start in starts)
+    )
 
 
 def whole(statistics: Statistics) -> Tensor:
@@ -61,18 +74,27 @@ def covariances(
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)
     calibration = Calibration(placed, windows_NT, batch_size, [])
-    return [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
+    return [
+        observed
+        for _, observed in calibration.visit("calibrate", covariance=True)
+        if observed is not None
+    ]
 
 
 @cache
-def calibrated(architecture: str, biased: bool = True) -> tuple[PreTrainedModel, list[LayerStatistics]]:
+def calibrated(
+    architecture: str, biased: bool = True
+) -> tuple[PreTrainedModel, list[LayerStatistics]]:
     model = with_biases(tiny_model(architecture)) if biased else tiny_model(architecture)
     return model, covariances(model, tokens(), 3)
 
 
-def plan_for(architecture: str, metric: str = "WIFV", structure: str = "AL-AM", ratio: float = 0.5) -> PruningPlan:
+def plan_for(
+    architecture: str, metric: str = "WIFV", structure: str = "AL-AM", ratio: float = 0.5
+) -> PruningPlan:
     model, known = calibrated(architecture)
-    scores, budget = score_layers(METRICS[metric](), adapt(model), enumerate(known)), price(adapt(model), ratio)
+    scores = score_layers(METRICS[metric](), adapt(model), enumerate(known))
+    budget = price(adapt(model), ratio)
     return allocated(STRUCTURES[structure](), scores, budget)
 
 

@@ -20,11 +20,15 @@ TEXTS = {
     "asked.jsonl": '{"prompt": "the cat"}\n',
     "broken.parquet": "no",
 }
-HEADS, NEURONS = [0, 1, 2, 3], list(range(50))
+HEADS = [0, 1, 2, 3]
+NEURONS = list(range(50))
 DENSE = {"kv_heads": 4, "neurons": 56}
 PLANS = {  # of four layers with four KV heads and 56 neurons
     "layers.json": {"layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 3},
-    "wider.json": {"layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4, "dense": [DENSE | {"neurons": 64}] * 4},
+    "wider.json": {
+        "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
+        "dense": [DENSE | {"neurons": 64}] * 4,
+    },
     "beyond.json": {"layers": [{"kv_heads": [0, 4], "neurons": NEURONS}] * 4},
     "unordered.json": {"layers": [{"kv_heads": HEADS, "neurons": [2, 1]}] * 4},
     "experts.json": {"layers": [{"kv_heads": HEADS, "experts": [0, 1]}] * 4},
@@ -35,7 +39,16 @@ PLANS = {  # of four layers with four KV heads and 56 neurons
 
 def damage(root: Path, model_dir: Path) -> Path:
     """Fill the folder `root`: directories are models, files are texts, but for a few."""
-    for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "bloom", "no-tokenizer"):
+    for name in (
+        "no-weights",
+        "pickled",
+        "truncated",
+        "lacking",
+        "misshapen",
+        "nan",
+        "bloom",
+        "no-tokenizer",
+    ):
         shutil.copytree(model_dir, root / name)
     for file in (root / "no-tokenizer").glob("*token*"):
         file.unlink()
@@ -47,7 +60,9 @@ def damage(root: Path, model_dir: Path) -> Path:
     _rewrite(root / "lacking", None)
     _rewrite(root / "misshapen", torch.zeros(3, 3))
     _rewrite(root / "nan", torch.full((56, 32), torch.nan))
-    BloomForCausalLM(BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)).save_pretrained(root / "bloom")
+    BloomForCausalLM(
+        BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)
+    ).save_pretrained(root / "bloom")
     for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
         _damage_sharded(root / name, model_dir)
     for name, text in TEXTS.items():
@@ -73,7 +88,8 @@ def _damage_sharded(model: Path, model_dir: Path) -> None:
     shutil.copytree(model_dir, model)
     (model / "model.safetensors").unlink()
     AutoModelForCausalLM.from_pretrained(model_dir).save_pretrained(model, max_shard_size="40KB")
-    index, shard = model / "model.safetensors.index.json", sorted(model.glob("*.safetensors"))[2]
+    index = model / "model.safetensors.index.json"
+    shard = sorted(model.glob("*.safetensors"))[2]
     if model.name == "shard-missing":
         shard.unlink()
     elif model.name == "shard-truncated":

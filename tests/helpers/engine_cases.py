@@ -26,7 +26,13 @@ VARIANTS = {
 }  # fmt: skip
 CHANGES = {
     "gemma3_text": {"final_logit_softcapping": None},
-    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "gpt_neox": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        }
+    },
     "gpt_oss": {"swiglu_limit": 7.0},
 }
 EVERY_FAMILY = {next(iter(family.configs.values())).model_type: family for family in EVERY}
@@ -46,7 +52,8 @@ def family_checkpoint(
     model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path, layers: int = 3
 ) -> Exported:
     """A model of a family, pruned to widths by layer with biases, or to one width for all layers without."""
-    config, family = family_config(model_type), EVERY_FAMILY[model_type]
+    config = family_config(model_type)
+    family = EVERY_FAMILY[model_type]
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[-layers:]
@@ -54,7 +61,9 @@ def family_checkpoint(
     if form == "by layer":
         plan = prune(model, 0.4)
     else:
-        plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation())
+        plan = prune(
+            model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation()
+        )
     return Exported(save_pruned(model, tokenizer, directory, plan).directory, model)
 
 
@@ -77,5 +86,12 @@ def documented(engine: str) -> dict[tuple[str, str], str]:
     """The cells of an engine in the table of docs/exports.md, by family and form."""
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]
-    heads, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return {(name, form): row[heads.index(engine)] for row in rows for name in row[0].split(", ") for form in FORMS}
+    heads, _, *rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()
+    ]
+    return {
+        (name, form): row[heads.index(engine)]
+        for row in rows
+        for name in row[0].split(", ")
+        for form in FORMS
+    }

@@ -18,9 +18,23 @@ from tests.helpers import forked
 from tests.helpers.faults import Fault, Outcome, faulted
 from tests.helpers.runs import composed
 
-NEW_RESULTS = ("plan.json", "*.safetensors", "config.json", "flap.json", "tokenizer*", "data", "notes.txt", CARD)
+NEW_RESULTS = (
+    "plan.json",
+    "*.safetensors",
+    "config.json",
+    "flap.json",
+    "tokenizer*",
+    "data",
+    "notes.txt",
+    CARD,
+)
 OF_A_CELL = ("plan.json", "report.json", "report.md", "layers.png", "status.json")
-COMMON = ("cache_dir=cache", "model.device=cpu", "eval.perplexity.max_tokens=64", "hydra.sweep.dir=sweep")
+COMMON = (
+    "cache_dir=cache",
+    "model.device=cpu",
+    "eval.perplexity.max_tokens=64",
+    "hydra.sweep.dir=sweep",
+)
 ERRORS = ("error: ", "failed: ")
 RUN = "hydra.run.dir=run"
 
@@ -81,7 +95,9 @@ class Case:
     problems: list[str]
 
 
-def walk(scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequence[Fault]]) -> list[Case]:
+def walk(
+    scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequence[Fault]]
+) -> list[Case]:
     """Walk through a scenario. inputs: arguments that all its command lines have. faults: chosen when N is known."""
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
@@ -89,10 +105,14 @@ def walk(scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequ
         return [Case(Fault(**case.pop("fault")), **case) for case in json.loads(found.read_text())]
 
 
-def _walk(scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path) -> None:
+def _walk(
+    scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path
+) -> None:
     """The walk, in a process that has run once, whose forks therefore begin at once."""
     forked.SERVER = multiprocessing.get_context("fork")
-    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # so that the operations of a record are among those that meet a fault
+    hidden_files.SECONDS_BETWEEN_RECORDS = (
+        0.0  # so that the operations of a record are among those that meet a fault
+    )
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
     with TemporaryDirectory() as folder:
         root = Path(folder).resolve()
@@ -101,7 +121,8 @@ def _walk(scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequenc
         run(composed(*inputs, "ratio=0.5"), root / "warm")
         for made in ("warm", "cache"):
             shutil.rmtree(root / made)
-        start, whole = root / "start", root / "whole"
+        start = root / "start"
+        whole = root / "whole"
         start.mkdir()
         if scenario.before:
             _run(start, [*scenario.before, *inputs])
@@ -122,17 +143,24 @@ def _run(folder: Path, arguments: list[str]) -> list[str]:
     return outcome.operations
 
 
-def _case(scenario: Scenario, arguments: list[str], fault: Fault, start: Path, whole: Path, folder: Path) -> Case:
+def _case(
+    scenario: Scenario, arguments: list[str], fault: Fault, start: Path, whole: Path, folder: Path
+) -> Case:
     """One fault, and the same command once more."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(start, folder)
     first = faulted(folder, arguments, fault)
-    problems = [*_ended(first, fault), *_old_is_whole(scenario, start, whole, folder, fault.kind == "killed")]
+    problems = [
+        *_ended(first, fault),
+        *_old_is_whole(scenario, start, whole, folder, fault.kind == "killed"),
+    ]
     again = faulted(folder, arguments, Fault())
     if again.code != 0 or "Traceback" in again.said:
         problems.append(f"again: exit code {again.code}: {again.said[-2000:]}")
     else:
-        lost = "layers.png" if "layers.png: cannot be drawn" in first.said else None  # which no run is failed for
+        lost = (
+            "layers.png" if "layers.png: cannot be drawn" in first.said else None
+        )  # which no run is failed for
         problems += [*_same(whole, folder, lost), *_old_is_whole(scenario, start, whole, folder)]
     return Case(fault, first.operations[fault.number - 1], problems)
 
@@ -144,7 +172,9 @@ def _ended(outcome: Outcome, fault: Fault) -> Iterator[str]:
         yield f"a traceback: {outcome.said}"
     elif outcome.code != -9 if fault.kind == "killed" else outcome.code not in (0, 1):
         yield f"exit code {outcome.code}: {outcome.said}"
-    elif outcome.code == 1 and 1 not in [sum(line.startswith(start) for line in lines) for start in ERRORS]:
+    elif outcome.code == 1 and 1 not in [
+        sum(line.startswith(start) for line in lines) for start in ERRORS
+    ]:
         yield f"not one clear line: {outcome.said}"
 
 
@@ -152,7 +182,9 @@ def _kept(scenario: Scenario, folder: Path) -> list[Path]:
     return [path for pattern in scenario.kept for path in folder.glob(pattern)]
 
 
-def _old_is_whole(scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False) -> Iterator[str]:
+def _old_is_whole(
+    scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False
+) -> Iterator[str]:
     """What is wrong with results that were there before: they are what they were, or, as a whole, the new ones.
 
     killed: between two renames a folder may be aside, from where the next run puts it back.
@@ -160,14 +192,22 @@ def _old_is_whole(scenario: Scenario, start: Path, whole: Path, folder: Path, ki
     for kept in _kept(scenario, start):
         name = kept.relative_to(start)
         aside = folder.glob(f"{name.parent}/.{name.name}.*.old") if killed else ()
-        if not any(_bytes(place) in (_bytes(kept), _bytes(whole / name)) for place in (folder / name, *aside)):
+        if not any(
+            _bytes(place) in (_bytes(kept), _bytes(whole / name))
+            for place in (folder / name, *aside)
+        ):
             yield f"{name} is neither what it was nor the new one"
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
     """All results in a folder: of a cell, the files that Hydra does not write again; the card follows a checkpoint."""
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
-    paths = [path for name in names for path in folder.rglob(name) if path.is_file() and not is_generated(path)]
+    paths = [
+        path
+        for name in names
+        for path in folder.rglob(name)
+        if path.is_file() and not is_generated(path)
+    ]
     return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 
@@ -182,19 +222,29 @@ def _content(path: Path) -> bytes:
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
     """What differs from an undisturbed run: a file too many or missing (but `lost`), other numbers, another result."""
-    expected, found = ({str(path.relative_to(root)) for path in root.rglob("*")} for root in (whole, folder))
-    if left := sorted(name for name in found - expected if not Path(name).match("cache/*/[!.]*.lock")):
+    expected, found = (
+        {str(path.relative_to(root)) for path in root.rglob("*")} for root in (whole, folder)
+    )
+    if left := sorted(
+        name for name in found - expected if not Path(name).match("cache/*/[!.]*.lock")
+    ):
         yield f"left behind: {', '.join(left)}"
     gone = (name for name in expected - found if not name.startswith("cache"))
     if missing := sorted(name for name in gone if Path(name).name != lost):
         yield f"missing: {', '.join(missing)}"
     for name in sorted(expected & found):
-        old, new = whole / name, folder / name
+        old = whole / name
+        new = folder / name
         if old.name == "report.json":
             numbers, again = (
-                [json.loads(path.read_text())[key] for key in ("evaluation", "layers")] for path in (old, new)
+                [json.loads(path.read_text())[key] for key in ("evaluation", "layers")]
+                for path in (old, new)
             )
             if numbers != again:
                 yield f"{name}: {again} instead of {numbers}"
-        elif old.is_file() and any(old.match(one) for one in NEW_RESULTS) and _content(old) != _content(new):
+        elif (
+            old.is_file()
+            and any(old.match(one) for one in NEW_RESULTS)
+            and _content(old) != _content(new)
+        ):
             yield f"{name}: other bytes"

@@ -24,7 +24,12 @@ from safetensors import SafetensorError
 
 from tests.helpers.forked import command_line
 
-KINDS = ("ENOSPC", "EIO", "full", "killed")  # full: ENOSPC at this operation and at each later one that takes room
+KINDS = (
+    "ENOSPC",
+    "EIO",
+    "full",
+    "killed",
+)  # full: ENOSPC at this operation and at each later one that takes room
 TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
 
@@ -62,11 +67,15 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     os.open = faults.counted("os.open", os.open)
     for name in ("rename", "replace", "mkdir"):
         setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
-    os.fsync = faults.counted("fsync", lambda descriptor: None)  # a process that ends loses nothing, and disks are slow
+    os.fsync = faults.counted(
+        "fsync", lambda descriptor: None
+    )  # a process that ends loses nothing, and disks are slow
     os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
     torch.from_file = faults.counted("map", torch.from_file)
     save_file = safetensors.torch.save_file
-    counted = faults.counted("save_file", save_file, place=1, halfway=lambda path: Path(path).write_bytes(b"half"))
+    counted = faults.counted(
+        "save_file", save_file, place=1, halfway=lambda path: Path(path).write_bytes(b"half")
+    )
     for module in list(sys.modules.values()):
         for name, value in list(vars(module).items()):
             if value is save_file:  # each module that has imported it has a name of its own for it
@@ -77,8 +86,11 @@ class Faults:
     """The count of operations below a folder, and the fault that comes when it is reached."""
 
     def __init__(self, folder: str, journal: int, fault: Fault) -> None:
-        self.folder, self.journal, self.fault = Path(folder).resolve(), journal, fault
-        self.count, self.halfway = 0, False
+        self.folder = Path(folder).resolve()
+        self.journal = journal
+        self.fault = fault
+        self.count = 0
+        self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
         """Count an operation, and let the fault happen if it is its turn. halfway: what was done by then."""
@@ -87,7 +99,11 @@ class Faults:
         self.count += 1
         os.write(self.journal, f"{operation} {os.path.relpath(place, self.folder)}\n".encode())
         due = self.count == self.fault.number
-        if due or (self.fault.kind == "full" and 0 < self.fault.number < self.count and operation in TAKING_ROOM):
+        if due or (
+            self.fault.kind == "full"
+            and 0 < self.fault.number < self.count
+            and operation in TAKING_ROOM
+        ):
             self.halfway = True
             halfway()
             self.halfway = False
@@ -95,16 +111,24 @@ class Faults:
                 os.kill(os.getpid(), signal.SIGKILL)
             number = errno.EIO if self.fault.kind == "EIO" else errno.ENOSPC
             if operation == "save_file":  # as safetensors says it
-                raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+                raise SafetensorError(
+                    f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
+                )
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:
         """The path of a file below the folder, also of a descriptor; None for all others."""
-        path = Path(f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)).resolve()
+        path = Path(
+            f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)
+        ).resolve()
         return str(path) if self.folder in path.parents else None
 
     def counted(
-        self, operation: str, original: Callable[..., Any], place: int = 0, halfway: Callable[[str], Any] = str
+        self,
+        operation: str,
+        original: Callable[..., Any],
+        place: int = 0,
+        halfway: Callable[[str], Any] = str,
     ) -> Callable[..., Any]:
         """A function whose argument number `place` is a path or a descriptor, counted as an operation."""
 
@@ -120,7 +144,9 @@ class Faults:
         """`open`, counted where it is for writing; each write to the file is counted too, and ends halfway."""
 
         def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
-            path = None if isinstance(file, int) or not set(mode) & set("wax+") else self.below(file)
+            path = (
+                None if isinstance(file, int) or not set(mode) & set("wax+") else self.below(file)
+            )
             if path is None:
                 return original(file, mode, *given, **options)
             self.meet("open", path)

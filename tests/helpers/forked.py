@@ -26,7 +26,9 @@ from flap.modeling.families import FAMILIES, TOWERS
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]  # which is registered for no pruned model
 gc.freeze()  # no collection goes through what was imported, nor copies its pages into a forked process
-SERVER = multiprocessing.get_context("forkserver")  # imports once, and forks before any thread is started
+SERVER = multiprocessing.get_context(
+    "forkserver"
+)  # imports once, and forks before any thread is started
 
 
 def forked(target: Callable[..., None], *given: Any) -> int:
@@ -40,14 +42,20 @@ def forked(target: Callable[..., None], *given: Any) -> int:
 
 
 def command_line(
-    folder: Path, *arguments: str, before: Callable[[], None] | None = None, module: str = "flap", **environment: str
+    folder: Path,
+    *arguments: str,
+    before: Callable[[], None] | None = None,
+    module: str = "flap",
+    **environment: str,
 ) -> CompletedProcess[str]:
     """`python -m flap` with these arguments, in a folder, or another module of it that has not been imported.
 
     before: called in its process before it begins.
     """
     with TemporaryDirectory() as said:
-        code = forked(_command_line, folder, module, arguments, dict(os.environ) | environment, said, before)
+        code = forked(
+            _command_line, folder, module, arguments, dict(os.environ) | environment, said, before
+        )
         stdout, stderr = ((Path(said) / name).read_text() for name in ("stdout", "stderr"))
     return CompletedProcess([module, *arguments], code, stdout, stderr)
 

@@ -58,14 +58,21 @@ def link_other_packages(folder: Path) -> None:
             (folder / path.name).symlink_to(path)
 
 
-def in_a_fresh_process(work: Path, stock: Iterable[Path] = (), remote: Iterable[Path] = ()) -> dict[str, Tensor]:
+def in_a_fresh_process(
+    work: Path, stock: Iterable[Path] = (), remote: Iterable[Path] = ()
+) -> dict[str, Tensor]:
     """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it.
 
     The process loads the stock ones, and then, when it has run no code of theirs, the remote ones.
     """
-    checkpoints = [f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some]
+    checkpoints = [
+        f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some
+    ]
     save_file({"tokens": tokens(seed=7)}, work / "tokens")
-    environment = {"HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {
+        "HF_MODULES_CACHE": str(work / "modules"),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     link_other_packages(work / "site")
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", WITHOUT_FLAP + RELOAD, str(work), *checkpoints],

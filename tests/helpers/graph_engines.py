@@ -7,8 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, int], Tensor]  # new tokens (1, T) and the number of cached ones -> logits (T, V)
-Begin = Callable[[], Step]  # with an empty cache; reading the graph, which takes longer, is done once
+Step = Callable[
+    [Tensor, int], Tensor
+]  # new tokens (1, T) and the number of cached ones -> logits (T, V)
+Begin = Callable[
+    [], Step
+]  # with an empty cache; reading the graph, which takes longer, is done once
 
 
 def onnx_runtime(folder: Path) -> Begin:
@@ -17,14 +21,21 @@ def onnx_runtime(folder: Path) -> Begin:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    inputs = session.get_inputs()
+    outputs = [one.name for one in session.get_outputs()]
 
     def begin() -> Step:
         cache = {one.name: empty(one.shape) for one in inputs if "cache" in one.name}
 
         def step(new: Tensor, cached: int) -> Tensor:
-            feed = {name: value for name, value in arrays(new, cached).items() if name in {one.name for one in inputs}}
+            feed = {
+                name: value
+                for name, value in arrays(new, cached).items()
+                if name in {one.name for one in inputs}
+            }
             found = dict(zip(outputs, session.run(outputs, feed | cache), strict=True))
             cache.update({name: found[name.replace("input.", "output.")] for name in cache})
             return torch.from_numpy(found["logits"][0])
@@ -36,14 +47,22 @@ def onnx_runtime(folder: Path) -> Begin:
 
 def empty(shape: list[int | str]) -> np.ndarray:
     """Keys or values of no token; of a sliding window also the number of tokens so far, which is 0."""
-    return np.zeros((1, shape[1], 0, shape[3]), np.float32) if len(shape) == 4 else np.zeros(shape, np.int64)
+    return (
+        np.zeros((1, shape[1], 0, shape[3]), np.float32)
+        if len(shape) == 4
+        else np.zeros(shape, np.int64)
+    )
 
 
 def open_vino(folder: Path) -> Begin:
     """The graph in OpenVINO, which has its cache inside."""
     import openvino
 
-    options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 1}
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "KV_CACHE_PRECISION": "f32",
+        "INFERENCE_NUM_THREADS": 1,
+    }
     compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", options)
     names = {one.any_name for one in compiled.inputs}
 
@@ -79,12 +98,15 @@ def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
 
 def greedy(step: Step, prompt: Tensor, new_tokens: int, end: int | None) -> list[int]:
     """The most probable tokens that follow, without an end."""
-    tokens, cached, new = [], 0, prompt
+    tokens = []
+    cached = 0
+    new = prompt
     for _ in range(new_tokens):
         logits = step(new, cached)[-1]
         if end is not None:
             logits[end] = -torch.inf
-        cached, new = cached + new.shape[1], logits.argmax().reshape(1, 1)
+        cached = cached + new.shape[1]
+        new = logits.argmax().reshape(1, 1)
         tokens.append(int(new))
     return tokens
 

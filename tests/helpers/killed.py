@@ -19,7 +19,9 @@ NOTED = ("sample", "calibrate", "score", "compress", "prune")
 SEQUENCES = 2  # in a batch of a text that the model writes
 
 
-def start(folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1) -> tuple[int, list[str]]:
+def start(
+    folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1
+) -> tuple[int, list[str]]:
     """Run in `folder`, and be killed as a step ends for the n-th time, before anything goes on.
 
     Returns the exit code and all steps: "sample", where a batch of the model's own text was drawn; "calibrate 2", where
@@ -47,7 +49,11 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
     flap.method.calibration.own_text.SEQUENCES = SEQUENCES
     hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # each layer, however quick it was
     _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
-    _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
+    _after(
+        Stream,
+        "advance",
+        lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"),
+    )
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))
     _after(flap.checkpoint.save, "verify", lambda *given: note("compare"))
     run(composed(*arguments), Path("run"))

@@ -34,17 +34,23 @@ def serve(gguf: str) -> Any:
 
     options = xllamacpp.CommonParams()
     options.model.path = gguf
-    options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = 512, 1, 0, 0
+    options.n_ctx = 512
+    options.n_parallel = 1
+    options.n_gpu_layers = 0
+    options.port = 0
     options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = options.n_threads_http = 1
-    options.cache_ram_mib, options.warmup = 0, False
+    options.cache_ram_mib = 0
+    options.warmup = False
     return xllamacpp.Server(options)
 
 
 def ask(server: Any, path: str, question: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(
-        server.listening_address + path, json.dumps(question).encode(), {"Content-Type": "application/json"}
+        server.listening_address + path,
+        json.dumps(question).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
@@ -67,8 +73,17 @@ def answer(
     """
     server = serve(gguf)
     once = {"n_predict": 1, "n_probs": 100_000, "logit_bias": [[plain, 1000.0]]}
-    greedy = {"n_predict": new_tokens, "temperature": 0, "ignore_eos": True, "return_tokens": True, "prompt": prompt}
-    probed = [ask(server, "/completion", once | {"prompt": tokens[: i + 1]}) for i in range(first, len(tokens))]
+    greedy = {
+        "n_predict": new_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_tokens": True,
+        "prompt": prompt,
+    }
+    probed = [
+        ask(server, "/completion", once | {"prompt": tokens[: i + 1]})
+        for i in range(first, len(tokens))
+    ]
     continued = ask(server, "/completion", greedy) if new_tokens else {}
     encode = {"add_special": True, "parse_special": True}
     return {

@@ -36,11 +36,15 @@ def answer(folder: str, tokens: list[int], new_tokens: int = 0) -> dict[str, Any
     model, tokenizer = load(folder, trust_remote_code=True)
     no_end = make_logits_processors(dict.fromkeys(tokenizer.eos_token_ids, -1e9))
     options = {"max_tokens": new_tokens, "logits_processors": no_end}
-    prompt, cache = mx.array([tokens]), make_prompt_cache(model)
+    prompt = mx.array([tokens])
+    cache = make_prompt_cache(model)
     stepwise = [model(prompt[:, i : i + 1], cache=cache) for i in range(len(tokens))]
     steps = list(stream_generate(model, tokenizer, tokens, **options)) if new_tokens else []
     return {
-        "logprobs": [_log_softmax(logits)[0].tolist() for logits in (model(prompt), mx.concatenate(stepwise, axis=1))],
+        "logprobs": [
+            _log_softmax(logits)[0].tolist()
+            for logits in (model(prompt), mx.concatenate(stepwise, axis=1))
+        ],
         "greedy": [step.token for step in steps],
         "text": "".join(step.text for step in steps),
     }
@@ -49,7 +53,9 @@ def answer(folder: str, tokens: list[int], new_tokens: int = 0) -> dict[str, Any
 def _log_softmax(logits: Any) -> Any:
     import mlx.core as mx
 
-    return logits.astype(mx.float32) - mx.logsumexp(logits.astype(mx.float32), axis=-1, keepdims=True)
+    return logits.astype(mx.float32) - mx.logsumexp(
+        logits.astype(mx.float32), axis=-1, keepdims=True
+    )
 
 
 if __name__ == "__main__":

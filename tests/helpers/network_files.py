@@ -17,7 +17,10 @@ def as_on_nfs(folder: Path) -> Iterator[None]:
 
     As `.nfs00000001` they cannot be unlinked, and their folder cannot be removed, until nobody has them open.
     """
-    unlink, rmdir, numbers, root = os.unlink, os.rmdir, count(1), folder.resolve()
+    unlink = os.unlink
+    rmdir = os.rmdir
+    numbers = count(1)
+    root = folder.resolve()
 
     def renaming(path: Any, *, dir_fd: int | None = None) -> None:
         place = _place(path, dir_fd)
@@ -51,5 +54,7 @@ def _place(path: Any, dir_fd: int | None) -> Path:
 
 def _in_use() -> set[str]:
     """The files that this process has open or mapped."""
-    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    mapped = {
+        line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
+    }
     return mapped | {os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()}

@@ -14,8 +14,12 @@ def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
 
 
 def divergences(
-    calibration: Calibration, compensation: Compensation, plans: Sequence[PruningPlan], num_tokens: int
+    calibration: Calibration,
+    compensation: Compensation,
+    plans: Sequence[PruningPlan],
+    num_tokens: int,
 ) -> list[float]:
     """The divergence of each plan, all measured in one walk."""
-    measure, covariance = PlanDivergence(calibration, compensation), compensation.needs_covariance
+    measure = PlanDivergence(calibration, compensation)
+    covariance = compensation.needs_covariance
     return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance)

@@ -12,12 +12,19 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import make_label, save
 from flap.method.allocation import ALAM, PruningPlan, Structure, price
 from flap.method.calibration import Calibration
-from flap.method.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
+from flap.method.compression import (
+    BiasCompensation,
+    Compensation,
+    CompressLayer,
+    compress,
+    slice_layer,
+)
 from flap.method.importance import WIFV, score_layers
 from flap.models import PlacedModel, Resident, adapt
 from tests.cases import collect, tokens
 
-AL_AM, BIAS = ALAM(), BiasCompensation()
+AL_AM = ALAM()
+BIAS = BiasCompensation()
 
 
 def calibrated(model: PreTrainedModel | PlacedModel) -> Calibration:
@@ -27,7 +34,9 @@ def calibrated(model: PreTrainedModel | PlacedModel) -> Calibration:
 
 def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM) -> PruningPlan:
     adapter = calibration.model.adapter
-    return structure.allocate(score_layers(WIFV(), adapter, calibration.visit("score", False)), price(adapter, ratio))
+    return structure.allocate(
+        score_layers(WIFV(), adapter, calibration.visit("score", False)), price(adapter, ratio)
+    )
 
 
 def plan_of(model: PreTrainedModel | PlacedModel, ratio: float) -> PruningPlan:
@@ -43,8 +52,15 @@ def prune(
     compensation: Compensation = BIAS,
 ) -> PruningPlan:
     calibration = calibrated(model)
-    placed, plan = calibration.model, decided(calibration, ratio, structure)
-    compress(placed.adapter, plan, compensation, calibration.visit("compress", False, changing=True), compress_layer)
+    placed = calibration.model
+    plan = decided(calibration, ratio, structure)
+    compress(
+        placed.adapter,
+        plan,
+        compensation,
+        calibration.visit("compress", False, changing=True),
+        compress_layer,
+    )
     become_checkpointable(placed)
     return plan
 
@@ -60,7 +76,9 @@ def hidden(model: PreTrainedModel) -> Tensor:
 
 
 def generated(model: PreTrainedModel, **options: object) -> Tensor:
-    return model.generate(tokens(seed=7)[:2, :5], max_new_tokens=6, min_new_tokens=6, do_sample=False, **options)
+    return model.generate(
+        tokens(seed=7)[:2, :5], max_new_tokens=6, min_new_tokens=6, do_sample=False, **options
+    )
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,11 @@ class Saved:
 
 
 def save_pruned(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, plan: PruningPlan, **provenance: Any
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    plan: PruningPlan,
+    **provenance: Any,
 ) -> Saved:
     save(Resident(model), tokenizer, directory, make_label(plan.to_dict(), provenance))
     return Saved(directory, model, plan)

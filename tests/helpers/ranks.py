@@ -21,7 +21,9 @@ def in_ranks(
     """Call a function in so many processes that are the ranks of one run; returns their exit codes."""
     environments = _environments(size)
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda one: forked(_joined, one, timeout, target, given), environments))
+        return list(
+            pool.map(lambda one: forked(_joined, one, timeout, target, given), environments)
+        )
 
 
 def command_line_in_ranks(
@@ -41,11 +43,17 @@ def _environments(size: int) -> list[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         master = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-    return [{"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(size), **master} for k in range(size)]
+    return [
+        {"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(size), **master}
+        for k in range(size)
+    ]
 
 
 def _joined(
-    environment: dict[str, str], timeout: timedelta, target: Callable[..., None], given: tuple[Any, ...]
+    environment: dict[str, str],
+    timeout: timedelta,
+    target: Callable[..., None],
+    given: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)

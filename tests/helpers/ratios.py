@@ -25,7 +25,10 @@ def budget_of(architecture: str, ratio: float) -> Budget:
 def random_scores(budget: Budget, seed: int = 0) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     heads = [torch.rand(layer.attention.count, 4, generator=generator) for layer in budget.layers]
-    neurons = [torch.rand(layer.mlp.members * layer.mlp.count, generator=generator) for layer in budget.layers]
+    neurons = [
+        torch.rand(layer.mlp.members * layer.mlp.count, generator=generator)
+        for layer in budget.layers
+    ]
     return Scores(tuple(map(Pair, heads, neurons)))
 
 
@@ -56,37 +59,53 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
     layers = zip(scores.layers, budget.layers, strict=True)
     whole = PruningPlan(
         tuple(
-            LayerPlan(tuple(range(units.attention.count)), tuple(range(units.mlp.members * units.mlp.count)))
+            LayerPlan(
+                tuple(range(units.attention.count)),
+                tuple(range(units.mlp.members * units.mlp.count)),
+            )
             for units in budget.layers
         )
     )
     divergences = (
-        measure([with_layer(whole, i, trial) for trial in structure.trials(*layer)], structure.tokens)
+        measure(
+            [with_layer(whole, i, trial) for trial in structure.trials(*layer)], structure.tokens
+        )
         for i, layer in enumerate(layers)
     )
     return replace(scores, divergences=tuple(map(tuple, divergences)))
 
 
-def allocated(structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+def allocated(
+    structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
+) -> PruningPlan:
     """The plan of these scores; a search decides by `measure`, or by made-up divergences."""
     return structure.allocate(tried(structure, scores, budget, measure or made_up(budget)), budget)
 
 
 def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:
     """Parameters of one KV head and of one neuron, summed here from the first layer's tensors."""
-    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    attention = model.model.layers[0].self_attn
+    mlp = model.model.layers[0].mlp
     sizes = []
     for inputs, output, units in (
-        ((attention.q_proj, attention.k_proj, attention.v_proj), attention.o_proj, model.config.num_key_value_heads),
+        (
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            attention.o_proj,
+            model.config.num_key_value_heads,
+        ),
         ((mlp.gate_proj, mlp.up_proj), mlp.down_proj, model.config.intermediate_size),
     ):
-        sizes.append((sum(p.numel() for i in inputs for p in i.parameters()) + output.weight.numel()) // units)
+        sizes.append(
+            (sum(p.numel() for i in inputs for p in i.parameters()) + output.weight.numel())
+            // units
+        )
     return sizes[0], sizes[1]
 
 
 def assert_meets(plan: PruningPlan, model: PreTrainedModel, ratio: float) -> None:
     head, neuron = unit_sizes(model)
-    groups, neurons = model.config.num_key_value_heads, model.config.intermediate_size
+    groups = model.config.num_key_value_heads
+    neurons = model.config.intermediate_size
     assert len(plan.layers) == 4
     for layer in plan.layers:
         for kept, units in ((layer.attention, groups), (layer.mlp, neurons)):

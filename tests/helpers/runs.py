@@ -15,7 +15,9 @@ from torch import Tensor
 
 from flap.config import FlapConfig, config_dir, typed
 
-GROUPS = {str(path.relative_to(config_dir())) for path in Path(config_dir()).rglob("*") if path.is_dir()}
+GROUPS = {
+    str(path.relative_to(config_dir())) for path in Path(config_dir()).rglob("*") if path.is_dir()
+}
 
 
 def tiny(model_dir: Path, text_file: Path) -> list[str]:
@@ -33,7 +35,9 @@ def composed(*overrides: str) -> FlapConfig:
     Hydra reads some twenty files for that, as long as half a tiny run takes; here once for each choice of files.
     """
     given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
-    of_files = [one.key_or_group in GROUPS or one.key_or_group.startswith("hydra.") for one in given]
+    of_files = [
+        one.key_or_group in GROUPS or one.key_or_group.startswith("hydra.") for one in given
+    ]
     config = copy.deepcopy(_of_files(tuple(one.input_line for one in compress(given, of_files))))
     ConfigLoaderImpl._apply_overrides_to_config([*compress(given, map(not_, of_files))], config)
     return typed(config)

@@ -77,7 +77,9 @@ class OnSecond(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copied = self.detach().clone()
         memo[id(self)] = copied = (
-            torch.nn.Parameter(copied, self.requires_grad) if isinstance(self, torch.nn.Parameter) else copied
+            torch.nn.Parameter(copied, self.requires_grad)
+            if isinstance(self, torch.nn.Parameter)
+            else copied
         )
         return copied
 
@@ -89,8 +91,14 @@ class OnSecond(Tensor):
     @data.setter
     def data(self, other: Tensor) -> None:
         """Take the values of another tensor of this device and of the same shape."""
-        if not isinstance(other, OnSecond) or other.shape != self.shape or other.dtype != self.dtype:
-            raise RuntimeError(f"data: expected a tensor of {tuple(self.shape)}, {self.dtype} on {NAME}:0")
+        if (
+            not isinstance(other, OnSecond)
+            or other.shape != self.shape
+            or other.dtype != self.dtype
+        ):
+            raise RuntimeError(
+                f"data: expected a tensor of {tuple(self.shape)}, {self.dtype} on {NAME}:0"
+            )
         self.host = other.host
 
     @classmethod
@@ -114,18 +122,24 @@ def run(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     on_host = {key: _host(option) for key, option in options.items()}
     result = WITHOUT_CPU_KERNEL.get(name, func)(*_host(args), **on_host)
     if any(one.host.shape != shape for one, shape in zip(ours, shapes, strict=True)):
-        raise RuntimeError(f"{name}: it gives a tensor another shape in place, which {NAME}:0 cannot")
+        raise RuntimeError(
+            f"{name}: it gives a tensor another shape in place, which {NAME}:0 cannot"
+        )
     return _wrapped(result, {id(one.host): one for one in ours})
 
 
-def _check_together(name: str, args: tuple[Any, ...], tensors: Sequence[Tensor], ours: Sequence[Tensor]) -> None:
+def _check_together(
+    name: str, args: tuple[Any, ...], tensors: Sequence[Tensor], ours: Sequence[Tensor]
+) -> None:
     """Raise an error if the tensors of an operation are on two devices where a GPU would not take that."""
     if len(ours) in (0, len(tensors)):
         return
     if name in TAKE_CPU_INDICES and isinstance(args[0], OnSecond):
         tensors = list(_tensors(args[2:]))
     if any(not isinstance(one, OnSecond) and (one.dim() > 0 or name in JOIN) for one in tensors):
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device, found at least cpu and {NAME}:0")
+        raise RuntimeError(
+            f"{name}: expected all tensors to be on the same device, found at least cpu and {NAME}:0"
+        )
 
 
 def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
@@ -177,7 +191,13 @@ torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")
-for _overload in ("arange", "arange.start", "arange.start_step"):  # torch's own resize an empty tensor
+for _overload in (
+    "arange",
+    "arange.start",
+    "arange.start_step",
+):  # torch's own resize an empty tensor
     _factories.impl(
-        _overload, lambda *args, **options: OnSecond(torch.arange(*args, **options | {"device": "cpu"})), "PrivateUse1"
+        _overload,
+        lambda *args, **options: OnSecond(torch.arange(*args, **options | {"device": "cpu"})),
+        "PrivateUse1",
     )

@@ -10,20 +10,32 @@ from flap.evaluation import Measurement
 from flap.evaluation.result_files import Results
 from flap.storage.status import State, write_status
 
-PERPLEXITY, AVERAGE, SPEED = "wikitext2/perplexity@128", "zero_shot/average", "efficiency/decode_tokens_per_second"
-METRICS, STRUCTURES, RATIOS = ("IFV", "WIFN", "WIFV"), ("AL-AM", "UL-UM"), (0.1, 0.2, 0.3, 0.5)
-CRASH = 'ValueError: calibration.num_samples=128: <script>document.title="owned"</script> | and more'
+PERPLEXITY = "wikitext2/perplexity@128"
+AVERAGE = "zero_shot/average"
+SPEED = "efficiency/decode_tokens_per_second"
+METRICS = ("IFV", "WIFN", "WIFV")
+STRUCTURES = ("AL-AM", "UL-UM")
+RATIOS = (0.1, 0.2, 0.3, 0.5)
+CRASH = (
+    'ValueError: calibration.num_samples=128: <script>document.title="owned"</script> | and more'
+)
 
 Report = dict[str, Any]
 
 
-def altered(report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]) -> Report:
+def altered(
+    report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
+) -> Report:
     """The report of another cell: its ratio and its numbers."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
     other["evaluation"] = {"dense": dense, "pruned": pruned}
-    other["better"] = {name: "lower" if name == PERPLEXITY else "higher" for name in pruned if "_stderr" not in name}
+    other["better"] = {
+        name: "lower" if name == PERPLEXITY else "higher"
+        for name in pruned
+        if "_stderr" not in name
+    }
     return other
 
 
@@ -51,7 +63,13 @@ def add_cell(
     (hydra / "config.yaml").write_text(json.dumps(config))
     choices = {"metric": metric, "structure": structure, "method": "flap"}
     (hydra / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
-    lines = [f"metric={metric}", f"structure={structure}", f"ratio={ratio}", f"seed={seed}", *overrides]
+    lines = [
+        f"metric={metric}",
+        f"structure={structure}",
+        f"ratio={ratio}",
+        f"seed={seed}",
+        *overrides,
+    ]
     (hydra / "overrides.yaml").write_text(json.dumps(lines))
     assert state in get_args(State)
     write_status(folder, state, error)  # type: ignore[arg-type]
@@ -63,10 +81,15 @@ def add_cell(
 
 
 def keep_documents(
-    folder: Path, numbers: dict[str, float], documents: dict[str, list[float]] | None = None, data: str = "the same"
+    folder: Path,
+    numbers: dict[str, float],
+    documents: dict[str, list[float]] | None = None,
+    data: str = "the same",
 ) -> None:
     """What a run keeps of documents; by default two a number, whose differences between cells are always the same."""
-    values = documents or {name: [value - 1, value + 1] for name, value in numbers.items() if "_stderr" not in name}
+    values = documents or {
+        name: [value - 1, value + 1] for name, value in numbers.items() if "_stderr" not in name
+    }
     key = {"task": "all", "data": data, "plan": ""}
     Results(folder / "evaluation.json").measured(key, lambda: Measurement(numbers, values))
 
@@ -74,7 +97,10 @@ def keep_documents(
 def add_command(sweep: Path, *task: str) -> None:
     """Hydra's record of the command line."""
     overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
-    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": None}
+    sweeper = {
+        "_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "params": None,
+    }
     record = {"overrides": overrides, "sweeper": sweeper, "runtime": {"config_sources": []}}
     (sweep / "multirun.yaml").write_text(json.dumps({"hydra": record}))
 
@@ -82,14 +108,28 @@ def add_command(sweep: Path, *task: str) -> None:
 def full_grid(sweep: Path, report: Report) -> Path:
     """24 finished cells with all kinds of numbers, one failed and one unfinished."""
     sweep.mkdir()
-    add_command(sweep, "metric=IFV,WIFN,WIFV", "structure=AL-AM,UL-UM", "ratio=0.1,0.2,0.3,0.5", "run_name=a b")
-    dense: dict[str, Any] = {PERPLEXITY: 20.0, AVERAGE: 0.6, SPEED: 40.0, "piqa/acc": 0.7, "piqa/acc_stderr": 0.011}
+    add_command(
+        sweep,
+        "metric=IFV,WIFN,WIFV",
+        "structure=AL-AM,UL-UM",
+        "ratio=0.1,0.2,0.3,0.5",
+        "run_name=a b",
+    )
+    dense: dict[str, Any] = {
+        PERPLEXITY: 20.0,
+        AVERAGE: 0.6,
+        SPEED: 40.0,
+        "piqa/acc": 0.7,
+        "piqa/acc_stderr": 0.011,
+    }
     for i, (metric, structure, ratio) in enumerate(product(METRICS, STRUCTURES, RATIOS)):
         pruned = {
             PERPLEXITY: 20.0 * 10 ** (4 * ratio) + i, AVERAGE: 0.6 - ratio / 2 - i / 1000, f"{SPEED}_ratio": 1 + ratio,
             "piqa/acc": 0.7 - ratio / 2 + i / 1000, "piqa/acc_stderr": 0.0123,
         }  # fmt: skip
-        keep_documents(add_cell(sweep, altered(report, ratio, dense, pruned), metric, structure, ratio), pruned)
+        keep_documents(
+            add_cell(sweep, altered(report, ratio, dense, pruned), metric, structure, ratio), pruned
+        )
     add_cell(sweep, None, "WIFV", "UL-UM", 0.7, state="failed", error=CRASH)
     add_cell(sweep, None, "IFV", "UL-UM", 0.6, state="running")
     return sweep

@@ -3,7 +3,17 @@
 import json
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     CohereTokenizer,
     GemmaTokenizer,
@@ -46,13 +56,17 @@ def _byte_level(cutter: pre_tokenizers.PreTokenizer, ignore_merges: bool = False
     backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     backend.pre_tokenizer, backend.decoder = cutter, decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    backend.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet)
+    )
     return backend
 
 
 def smollm() -> PreTrainedTokenizerFast:
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    backend = _byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words]))
+    backend = _byte_level(
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    )
     return _named(PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
@@ -108,7 +122,9 @@ def llama_spm() -> PreTrainedTokenizerFast:
 
 def gemma() -> PreTrainedTokenizerFast:
     """Of the same make as LLaMA's, without a space before the text."""
-    made = GemmaTokenizer(**_pieces(normalizers.Replace(" ", "▁"), "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))
+    made = GemmaTokenizer(
+        **_pieces(normalizers.Replace(" ", "▁"), "<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    )
     made.add_tokens([AddedToken("<|stop|>", special=True)])
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", made.bos_token_id)]

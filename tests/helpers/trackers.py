@@ -25,7 +25,9 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = folder / "log"
     with log.open("w") as said:
-        server = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | quiet, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=said, stderr=said, env=os.environ | quiet, start_new_session=True
+        )
     try:
         _wait(server, uri, log)
         yield uri

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.evaluation import zero_shot_tasks
 
-ANIMALS, PLACES = ("cat", "dog", "red mat"), ("mat", "tree", "old tree")
+ANIMALS = ("cat", "dog", "red mat")
+PLACES = ("mat", "tree", "old tree")
 QUESTIONS = {
     "animals": ["the old", "a new", "then the", "and the blue", "it was the", "under a"],
     "places": ["on the", "under the old"],
@@ -56,7 +57,10 @@ TASKS = {
     "plain": ("animals", "metric_list: [{metric: acc}]"),
     "correlated": ("animals", "metric_list: [{metric: acc}, {metric: mcc}]"),
     "code": ("animals", "unsafe_code: true"),
-    "mistakes": ("animals", "metric_list: [{metric: acc, aggregation: mean, higher_is_better: false}]"),
+    "mistakes": (
+        "animals",
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: false}]",
+    ),
 }
 GROUP = """
 group: {name}
@@ -114,23 +118,36 @@ def only_toys(folder: Path) -> Iterator[None]:
 
 @torch.no_grad()
 def log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: str, normalised: bool, limit: int | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: str,
+    normalised: bool,
+    limit: int | None = None,
 ) -> list[list[float]]:
     """The log-likelihood of each choice, per document; `normalised`: a character."""
     documents = []
     for question in QUESTIONS[task][:limit]:
         scores = []
         for choice in CHOICES[task]:
-            context, whole = (torch.tensor(tokenizer(text).input_ids) for text in (question, f"{question} {choice}"))
+            context, whole = (
+                torch.tensor(tokenizer(text).input_ids)
+                for text in (question, f"{question} {choice}")
+            )
             log_prob_TV: Tensor = model(input_ids=whole[None]).logits[0].log_softmax(-1)
-            found = sum(log_prob_TV[t - 1, whole[t]].item() for t in range(len(context), len(whole)))
+            found = sum(
+                log_prob_TV[t - 1, whole[t]].item() for t in range(len(context), len(whole))
+            )
             scores.append(found / len(choice) if normalised else found)
         documents.append(scores)
     return documents
 
 
 def by_hand(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: str, normalised: bool, limit: int | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: str,
+    normalised: bool,
+    limit: int | None = None,
 ) -> list[bool]:
     """Whether the likeliest choice is the right one, per document."""
     documents = log_likelihoods(model, tokenizer, task, normalised, limit)

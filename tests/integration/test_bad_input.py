@@ -33,23 +33,41 @@ def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
 
 ROWS = [(model, *row) for model, table in TABLES.items() for row in rows(table)]
 if not torch.cuda.is_available():
-    ROWS.append(("llama", "model.device=cuda", "model.device=cuda: not on this machine, which has …cpu"))
+    ROWS.append(
+        ("llama", "model.device=cuda", "model.device=cuda: not on this machine, which has …cpu")
+    )
 
 
 def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: Path) -> None:
     """Run the arguments as the command line would; the error is one line that begins so, and nothing is left."""
     with pytest.raises(ValueError) as caught:
-        run(composed(*base, *arguments.replace("{bad}", str(bad)).replace("{long}", "x" * 241).split()), run_dir)
-    expected = message.replace("{bad}", str(bad)).replace("{texts}", TEXTS).replace("{prompts}", WITH_PROMPTS)
-    assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), str(caught.value)), str(caught.value)
+        run(
+            composed(
+                *base, *arguments.replace("{bad}", str(bad)).replace("{long}", "x" * 241).split()
+            ),
+            run_dir,
+        )
+    expected = (
+        message.replace("{bad}", str(bad))
+        .replace("{texts}", TEXTS)
+        .replace("{prompts}", WITH_PROMPTS)
+    )
+    assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), str(caught.value)), (
+        str(caught.value)
+    )
     # numbers of the dense model, measured first
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
-    assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(bad.glob(".*"))
+    assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(
+        bad.glob(".*")
+    )
 
 
 @pytest.fixture(scope="module")
 def bases(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, model_dir: Path, text_file: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: PreTrainedTokenizerFast,
+    model_dir: Path,
+    text_file: Path,
 ) -> dict[str, list[str]]:
     """The arguments before those of a row, by the name of its model."""
     folder = tmp_path_factory.mktemp("models")
@@ -60,13 +78,24 @@ def bases(
     (folder / "fox.txt").write_text((TEXT[0] + " ") * 160)
     return {
         "llama": tiny(model_dir, text_file),
-        "trained": [*tiny(model_dir, text_file), "recover=full", "recover.tokens=2432", "recover.seq_len=16"],
+        "trained": [
+            *tiny(model_dir, text_file),
+            "recover=full",
+            "recover.tokens=2432",
+            "recover.seq_len=16",
+        ],
         "mixtral": [*tiny(folder / "mixtral", text_file), "structure.experts=true"],
-        "words": [*tiny(folder / "words", folder / "fox.txt"), "vocabulary=trim", "vocabulary.size=320"],
+        "words": [
+            *tiny(folder / "words", folder / "fox.txt"),
+            "vocabulary=trim",
+            "vocabulary.size=320",
+        ],
     }
 
 
-@pytest.mark.parametrize(("model", "arguments", "message"), ROWS, ids=[" ".join(row[:2]) for row in ROWS])
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"), ROWS, ids=[" ".join(row[:2]) for row in ROWS]
+)
 def test_refused_before_any_weight_is_loaded(
     model: str,
     arguments: str,
@@ -76,15 +105,31 @@ def test_refused_before_any_weight_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
-    monkeypatch.setattr(CheckpointSource, "read", lambda *given, **more: pytest.fail("the weights were loaded"))
-    others = [one for one in bases[model] if not (arguments.startswith("eval=") and one.startswith("eval."))]
+    monkeypatch.setattr(
+        CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded")
+    )
+    monkeypatch.setattr(
+        CheckpointSource, "read", lambda *given, **more: pytest.fail("the weights were loaded")
+    )
+    others = [
+        one
+        for one in bases[model]
+        if not (arguments.startswith("eval=") and one.startswith("eval."))
+    ]
     refused(arguments, message, others, bad, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("arguments", "message"), rows(AT_THE_WEIGHTS))
-def test_bad_weights(arguments: str, message: str, bases: dict[str, list[str]], bad: Path, tmp_path: Path) -> None:
-    refused(arguments, message, [*bases["llama"], f"cache_dir={tmp_path / 'cache'}"], bad, tmp_path / "run")
+def test_bad_weights(
+    arguments: str, message: str, bases: dict[str, list[str]], bad: Path, tmp_path: Path
+) -> None:
+    refused(
+        arguments,
+        message,
+        [*bases["llama"], f"cache_dir={tmp_path / 'cache'}"],
+        bad,
+        tmp_path / "run",
+    )
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
@@ -92,7 +137,10 @@ def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
 ) -> None:
     line = "checkpoint.dir=…: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"
     (tmp_path / "cache").mkdir()
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9 if "cache" in str(path) else 1000))
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: SimpleNamespace(free=10**9 if "cache" in str(path) else 1000),
+    )
     monkeypatch.setattr(OnDisk, "layer", lambda *_: pytest.fail("a layer was read"))
     base = [*base, "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     refused("", line, [one for one in base if not one.startswith("eval.")], bad, tmp_path / "run")
@@ -102,7 +150,9 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 @pytest.mark.usefixtures("every_layer_is_recorded")
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL}")], ids=type)
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL}")], ids=type
+)
 def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     error: Exception, base: list[str], bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,9 +33,12 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found.cpu(), expected.cpu(), rtol=0, atol=ROUNDING * largest)
 
 
-def assert_same_tensors(found: PreTrainedModel, expected: PreTrainedModel, device: torch.device) -> None:
+def assert_same_tensors(
+    found: PreTrainedModel, expected: PreTrainedModel, device: torch.device
+) -> None:
     """The same units were kept, and what was fitted is close."""
-    tensors, wanted = dict(found.named_parameters()), dict(expected.named_parameters())
+    tensors = dict(found.named_parameters())
+    wanted = dict(expected.named_parameters())
     assert tensors.keys() == wanted.keys()
     assert {tensor.device.type for tensor in tensors.values()} == {device.type}
     for name, tensor in tensors.items():
@@ -52,7 +55,9 @@ def test_a_model_in_memory_is_pruned_and_its_files_are_read(
     assert_same_tensors(models[0], models[1], device)
     models[0].save_pretrained(tmp_path)
     assert_close(logits(flap.load(tmp_path)), logits(models[1]))
-    assert torch.equal(logits(flap.load(tmp_path, device_map={"": device})).cpu(), logits(models[0]).cpu())
+    assert torch.equal(
+        logits(flap.load(tmp_path, device_map={"": device})).cpu(), logits(models[0]).cpu()
+    )
 
 
 @pytest.mark.parametrize("embeddings", ["on it", "on the host"])
@@ -60,16 +65,25 @@ def test_spread_over_it_and_the_host(
     device: torch.device, embeddings: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """accelerate dispatches to it. The map is given: it would choose one by the free memory of CUDA devices."""
-    expected, directory = model_on(CPU), tmp_path / "dense"
+    expected = model_on(CPU)
+    directory = tmp_path / "dense"
     for part in (expected, tokenizer):
         part.save_pretrained(directory)
-    source = find_model(ModelConfig("tiny", str(directory), device="cpu"), tmp_path / "cache", False)
-    places = dict.fromkeys(("model.norm", "model.rotary_emb", "lm_head", "model.layers.0", "model.layers.2"), device)
+    source = find_model(
+        ModelConfig("tiny", str(directory), device="cpu"), tmp_path / "cache", False
+    )
+    places = dict.fromkeys(
+        ("model.norm", "model.rotary_emb", "lm_head", "model.layers.0", "model.layers.2"), device
+    )
     places |= dict.fromkeys(("model.layers.1", "model.layers.3"), "cpu")
     places["model.embed_tokens"] = device if embeddings == "on it" else "cpu"
-    placed = Spread(replace(source, device=device, placed=PLACEMENTS["auto"]).read(device_map=places))
+    placed = Spread(
+        replace(source, device=device, placed=PLACEMENTS["auto"]).read(device_map=places)
+    )
     assert placed.device.type == device.type
-    assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}  # onloaded when needed
+    assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {
+        "meta"
+    }  # onloaded when needed
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
     after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
@@ -79,7 +93,8 @@ def test_spread_over_it_and_the_host(
 
 
 def test_the_second_device_refuses_what_a_gpu_refuses(device: torch.device) -> None:
-    there, here = torch.ones(4, 4).to(device), torch.ones(4, 4)
+    there = torch.ones(4, 4).to(device)
+    here = torch.ones(4, 4)
     index = torch.tensor([0, 2])
     for mixed in (
         lambda: there + here,

@@ -23,7 +23,9 @@ def faults(step: int, first: int, num_operations: int) -> list[Fault]:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path) -> list[str]:
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
+) -> list[str]:
     """The arguments of all runs: a model of two layers."""
     model = tmp_path_factory.mktemp("model") / "two-layers"
     tiny_model("llama-gqa", num_hidden_layers=2).save_pretrained(model)
@@ -36,7 +38,9 @@ def each() -> Iterator[Any]:
     for scenario in SCENARIOS:
         long = () if scenario.name in QUICK else pytest.mark.long
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)
-        yield pytest.param(scenario, 1, id=f"{scenario.name}-each operation", marks=pytest.mark.thorough)
+        yield pytest.param(
+            scenario, 1, id=f"{scenario.name}-each operation", marks=pytest.mark.thorough
+        )
 
 
 @pytest.mark.parametrize(("scenario", "step"), each())

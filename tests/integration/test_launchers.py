@@ -65,7 +65,9 @@ def test_the_launchers_keys_reach_sbatch(
     absent: set[str],
 ) -> None:  # fmt: skip
     first, *others = launcher
-    done = quick_flap("-m", f"hydra/launcher={first}", *others, "ratio=0.2,0.4", PATH=refusing_cluster)
+    done = quick_flap(
+        "-m", f"hydra/launcher={first}", *others, "ratio=0.2,0.4", PATH=refusing_cluster
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -78,7 +80,10 @@ def test_the_launchers_keys_reach_sbatch(
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        (["hydra.launcher.gpus_per_node=4"], "hydra.launcher.gpus_per_node=4: expected 1, as tasks_per_node"),
+        (
+            ["hydra.launcher.gpus_per_node=4"],
+            "hydra.launcher.gpus_per_node=4: expected 1, as tasks_per_node",
+        ),
         (
             ["hydra.launcher.gpus_per_node=1", "hydra.launcher.tasks_per_node=4"],
             "hydra.launcher.gpus_per_node=1: expected 4, as tasks_per_node",
@@ -93,7 +98,11 @@ def test_what_does_not_go_together_is_refused_before_it_is_submitted(
     quick_flap: Cli, tmp_path: Path, refusing_cluster: str, asked: list[str], line: str
 ) -> None:
     done = quick_flap("-m", "hydra/launcher=slurm", *asked, "ratio=0.2,0.4", PATH=refusing_cluster)
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {line}") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith(f"error: {line}")
+        and done.stderr.count("\n") == 1
+    )
     assert not [*tmp_path.glob("bin/submitted.sh"), *tmp_path.glob("multirun_outputs/*")]
 
 
@@ -110,26 +119,48 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
 @pytest.mark.long  # what submitit starts is held by test_slurm.py
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """Each run is tracked and has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
-    options = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *base, "model.name=org/tiny", "tracking=wandb"]
+    options = [
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        *base,
+        "model.name=org/tiny",
+        "tracking=wandb",
+    ]
     options += ["checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}", "hydra.sweep.dir=s"]
-    nobody = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / ".netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    nobody |= {"WANDB_ERROR_REPORTING": "false", "WANDB_API_KEY": ""}  # W&B finds no key and no server
+    nobody = {
+        "HOME": str(tmp_path / "home"),
+        "NETRC": str(tmp_path / ".netrc"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+    }
+    nobody |= {
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_API_KEY": "",
+    }  # W&B finds no key and no server
     done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **nobody)
     assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
     failed, good, other = (folder_of(tmp_path / "s", number) for number in range(3))
     for run, error in ((failed, "ratio=0.99: "), (other, "ratio=1.5: ")):
         assert not (run / "report.json").exists()
         assert f"ValueError: {error}" in (run / "flap.log").read_text()
-        [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ") and run.name in line]
+        [line] = [
+            line
+            for line in done.stderr.splitlines()
+            if line.startswith("failed: ") and run.name in line
+        ]
         assert error in line
     assert (good / "report.json").is_file() and done.stderr.count("failed: ") == 2
     logs = [(run / "flap.log").read_text() for run in (failed, good)]
     assert "ratio=" not in logs[1] and "Traceback" not in logs[1]
-    assert sorted(name for log in logs for name in ("5", "7") if f"GPU {name}\n" in log) == ["5", "7"]
+    assert sorted(name for log in logs for name in ("5", "7") if f"GPU {name}\n" in log) == [
+        "5",
+        "7",
+    ]
     assert [len([*run.glob("wandb/offline-run-*")]) for run in (good, tmp_path / "s")] == [1, 1]
 
 
-def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each process keeps its GPU to its end; the third of three finds none of two."""
 
     def claim() -> str | None:
@@ -137,5 +168,7 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytes
         return claim_gpu.__wrapped__(tmp_path)  # of another process: one remembers its own
 
     assert {claim(), claim()} == {"5", "7"}
-    with pytest.raises(ValueError, match=r"hydra\.launcher\.n_jobs: expected at most 2, one process for each GPU"):
+    with pytest.raises(
+        ValueError, match=r"hydra\.launcher\.n_jobs: expected at most 2, one process for each GPU"
+    ):
         claim()

@@ -21,14 +21,26 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mixture(text_file: Path) -> list[str]:
-    return [f"calibration.dataset={{{text_file}: 1, self: 2}}", "calibration.seq_len=16", "method=flap_plus"]
+    return [
+        f"calibration.dataset={{{text_file}: 1, self: 2}}",
+        "calibration.seq_len=16",
+        "method=flap_plus",
+    ]
 
 
-def test_a_mixture_is_run_and_its_own_text_kept(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
+def test_a_mixture_is_run_and_its_own_text_kept(
+    run_tiny: Run, text_file: Path, tmp_path: Path
+) -> None:
     options = [*mixture(text_file), f"cache_dir={tmp_path / 'cache'}", "calibration.num_samples=24"]
     report = run_tiny(tmp_path / "run", *options)
-    assert report.own_text["calibration"]["cache"] == "miss" and report.own_text["calibration"]["begins_with"] == "BOS"
-    assert str(text_file) in report.sources["calibration"] and "written by the model" in report.sources["calibration"]
+    assert (
+        report.own_text["calibration"]["cache"] == "miss"
+        and report.own_text["calibration"]["begins_with"] == "BOS"
+    )
+    assert (
+        str(text_file) in report.sources["calibration"]
+        and "written by the model" in report.sources["calibration"]
+    )
     assert report.weight_passes <= 6
     again = run_tiny(tmp_path / "again", *options)
     assert again.own_text["calibration"]["cache"] == "hit"
@@ -36,7 +48,10 @@ def test_a_mixture_is_run_and_its_own_text_kept(run_tiny: Run, text_file: Path, 
     assert plans[0] == plans[1]
     written = read_text(str(tmp_path / "run" / "self_calibration.jsonl"), "calibration", "f")
     assert len(written.documents) > 3
-    assert f"{report.own_text['calibration']['tokens']:,} tokens of its calibration text" in markdown(report)
+    assert (
+        f"{report.own_text['calibration']['tokens']:,} tokens of its calibration text"
+        in markdown(report)
+    )
     stages = json.loads((tmp_path / "run" / "report.json").read_text())
     assert stages["own_text"] == report.own_text
 
@@ -54,17 +69,24 @@ def test_a_measurement_on_text_that_the_model_wrote_to_calibrate_on_is_told(
     assert report.domains == {"self_calibration.jsonl/perplexity@16": "calibration"}
 
 
-def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
+def test_what_is_trained_on_may_be_the_models_own_text(
+    run_tiny: Run, text_file: Path, tmp_path: Path
+) -> None:
     options = ["recover=full", "recover.tokens=640", "recover.seq_len=16", "recover.dataset=self"]
     report = run_tiny(tmp_path / "run", *options, f"cache_dir={tmp_path / 'cache'}")
-    assert set(report.own_text) == {"recovery"} and report.own_text["recovery"]["tokens"] >= 640 + 32 * 16
+    assert (
+        set(report.own_text) == {"recovery"}
+        and report.own_text["recovery"]["tokens"] >= 640 + 32 * 16
+    )
     assert (tmp_path / "run" / "self_recovery.jsonl").is_file()
     assert report.recovery["nats_after"] <= report.recovery["nats_before"]
     assert "not training-free" in markdown(report)
 
 
 @pytest.mark.long
-def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(base: list[str], tmp_path: Path) -> None:
+def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
+    base: list[str], tmp_path: Path
+) -> None:
     """Also where nothing else of the run can be resumed."""
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [
@@ -81,6 +103,13 @@ def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(base: l
     assert start(tmp_path / "killed", arguments, "sample", 3) == (-signal.SIGKILL, ["sample"] * 3)
     code, steps = start(tmp_path / "killed", arguments)
     assert code == 0 and steps.count("sample") == batches - 2  # the third had not been noted
-    written, again = ((tmp_path / name / "run" / "self_calibration.jsonl").read_text() for name in ("whole", "killed"))
+    written, again = (
+        (tmp_path / name / "run" / "self_calibration.jsonl").read_text()
+        for name in ("whole", "killed")
+    )
     assert written == again
-    assert not [path for path in (tmp_path / "killed" / "cache" / "streams").iterdir() if path.suffix != ".lock"]
+    assert not [
+        path
+        for path in (tmp_path / "killed" / "cache" / "streams").iterdir()
+        if path.suffix != ".lock"
+    ]

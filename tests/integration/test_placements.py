@@ -18,10 +18,15 @@ def test_one_layer_or_the_rest_is_in_memory(
 ) -> None:
     held: list[set[str]] = []
     visits: list[int] = []
-    layer, ends = OnDisk.layer, OnDisk.ends
+    layer = OnDisk.layer
+    ends = OnDisk.ends
 
     def note(placed: OnDisk) -> None:
-        there = {name for name, parameter in placed.model.named_parameters() if parameter.device.type != "meta"}
+        there = {
+            name
+            for name, parameter in placed.model.named_parameters()
+            if parameter.device.type != "meta"
+        }
         held.append({name.split(".")[2] if "layers" in name else "rest" for name in there})
 
     @contextmanager
@@ -41,12 +46,19 @@ def test_one_layer_or_the_rest_is_in_memory(
 
     monkeypatch.setattr(OnDisk, "layer", noted_layer)
     monkeypatch.setattr(OnDisk, "ends", noted_ends)
-    options = ["model.placement=stream", f"cache_dir={tmp_path / 'cache'}", "calibration.batch_size=3", "ratio=0.4"]
+    options = [
+        "model.placement=stream",
+        f"cache_dir={tmp_path / 'cache'}",
+        "calibration.batch_size=3",
+        "ratio=0.4",
+    ]
     run(composed(*base, *options, "eval.perplexity.max_tokens=320", choice), tmp_path / "run")
     assert all(len(parts) == 1 for parts in held), held
     assert set.union(*held) == {*"0123", "rest"}
     assert len({visits.count(i) for i in range(4)}) == 1
-    if choice == "method=flap":  # to calibrate, score, compress and write; to compare what it was with what is there
+    if (
+        choice == "method=flap"
+    ):  # to calibrate, score, compress and write; to compare what it was with what is there
         assert visits.count(0) == 6
 
 
@@ -55,4 +67,6 @@ def test_statistics_are_shared_with_runs_in_memory(base: list[str], tmp_path: Pa
     run(composed(*arguments), tmp_path / "device")
     report = run(composed(*arguments, "model.placement=stream"), tmp_path / "stream")
     assert report.statistics_cache == "hit"
-    assert (tmp_path / "stream" / "plan.json").read_text() == (tmp_path / "device" / "plan.json").read_text()
+    assert (tmp_path / "stream" / "plan.json").read_text() == (
+        tmp_path / "device" / "plan.json"
+    ).read_text()

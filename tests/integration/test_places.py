@@ -21,7 +21,9 @@ from tests.helpers.network_files import as_on_nfs
 def test_a_run_on_nfs_ends_with_its_report_and_leaves_nothing(
     choice: str, run_tiny: Callable[..., Report], text_file: Path, tmp_path: Path
 ) -> None:
-    options = choice.split() + [f"eval.divergence.datasets=[{text_file}]"] * ("divergence" in choice)
+    options = choice.split() + [f"eval.divergence.datasets=[{text_file}]"] * (
+        "divergence" in choice
+    )
     with as_on_nfs(tmp_path):
         run_tiny(tmp_path / "run", *options, f"cache_dir={tmp_path / 'cache'}")
     assert (tmp_path / "run" / "report.json").is_file()
@@ -30,8 +32,11 @@ def test_a_run_on_nfs_ends_with_its_report_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("target", ["new", "empty", "older"])
-def test_a_checkpoint_goes_where_a_link_leads(target: str, run_tiny: Callable[..., Report], tmp_path: Path) -> None:
-    large, link = tmp_path / "large-disk" / target, tmp_path / "kept"
+def test_a_checkpoint_goes_where_a_link_leads(
+    target: str, run_tiny: Callable[..., Report], tmp_path: Path
+) -> None:
+    large = tmp_path / "large-disk" / target
+    link = tmp_path / "kept"
     large.parent.mkdir()
     if target == "empty":
         large.mkdir()
@@ -40,5 +45,8 @@ def test_a_checkpoint_goes_where_a_link_leads(target: str, run_tiny: Callable[..
     link.symlink_to(large)
     run_tiny(tmp_path / "run", f"checkpoint.dir={link}", "checkpoint.overwrite=true")
     assert link.is_symlink() and [path.name for path in large.parent.iterdir()] == [target]
-    plans = [json.loads(path.read_text()) for path in (link / "flap.json", tmp_path / "run" / "plan.json")]
+    plans = [
+        json.loads(path.read_text())
+        for path in (link / "flap.json", tmp_path / "run" / "plan.json")
+    ]
     assert plans[0]["plan"] == plans[1]

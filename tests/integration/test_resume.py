@@ -23,7 +23,9 @@ from tests.cases import tiny_model
 from tests.helpers.forked import command_line, forked
 from tests.helpers.runs import composed, tiny
 
-NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
+NUMBERS = {
+    f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)
+}
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
@@ -42,10 +44,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
     return measured
 
 
-def test_a_killed_run_goes_on_after_its_task(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_after_its_task(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once it has finished nothing is measured again, also without the cache; without resume all is."""
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
-    undisturbed = run(composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed")
+    undisturbed = run(
+        composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed"
+    )
     config = composed(*arguments, f"cache_dir={tmp_path / 'c2'}")
     counted(monkeypatch, fail_at=4)
     with pytest.raises(KeyboardInterrupt):
@@ -65,10 +71,15 @@ def test_a_killed_run_goes_on_after_its_task(base: list[str], tmp_path: Path, mo
     assert report.layers == undisturbed.layers
 
 
-def test_dense_scores_are_measured_once(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_scores_are_measured_once(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured = counted(monkeypatch)
     arguments = (*base, f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false")
-    reports = [run(composed(*arguments, f"ratio={ratio}"), tmp_path / ratio) for ratio in ("0.2", "0.4", "0.6")]
+    reports = [
+        run(composed(*arguments, f"ratio={ratio}"), tmp_path / ratio)
+        for ratio in ("0.2", "0.4", "0.6")
+    ]
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
     errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
@@ -90,7 +101,9 @@ def finished(finished_run: Path, base: list[str], tmp_path: Path) -> list[str]:
     return [*base, f"hydra.run.dir={tmp_path / 'run'}"]
 
 
-def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+def test_status_and_report_of_a_finished_run(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
     written = (tmp_path / "run" / "report.json").stat().st_mtime_ns
     assert read_state(tmp_path / "run") == "finished"
     again = quick_flap(*finished)
@@ -98,7 +111,8 @@ def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str
     other = quick_flap(*finished, "ratio=0.3")
     assert other.returncode == 1
     assert (
-        f"{tmp_path / 'run'}: holds a finished run of another config (ratio is 0.2 there and 0.3 here" in other.stderr
+        f"{tmp_path / 'run'}: holds a finished run of another config (ratio is 0.2 there and 0.3 here"
+        in other.stderr
     )
     assert len(other.stderr.strip().splitlines()) == 1
     assert (tmp_path / "run" / "report.json").stat().st_mtime_ns == written
@@ -106,12 +120,18 @@ def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str
     assert quick_flap(*finished, "ratio=0.3", "resume=false").returncode == 0
     assert Report.load(tmp_path / "run" / "report.json").ratio["requested"] == 0.3
     unsaved = quick_flap(*finished, "ratio=0.4", "resume=false", "checkpoint.save=false")
-    assert f"{tmp_path / 'run' / 'checkpoint'}: of an earlier run, whose report is replaced" in unsaved.stderr
+    assert (
+        f"{tmp_path / 'run' / 'checkpoint'}: of an earlier run, whose report is replaced"
+        in unsaved.stderr
+    )
 
 
-def test_a_run_on_other_inputs_is_not_done(quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_a_run_on_other_inputs_is_not_done(
+    quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
+) -> None:
     """Whatever the file is called: what it holds decides."""
-    text, model = tmp_path / "mine.txt", tmp_path / "tiny"
+    text = tmp_path / "mine.txt"
+    model = tmp_path / "tiny"
     text.write_text(text_file.read_text())
     shutil.copytree(model_dir, model)
     arguments = [*tiny(model, text), f"hydra.run.dir={tmp_path / 'run'}", "checkpoint.save=false"]
@@ -125,7 +145,9 @@ def test_a_run_on_other_inputs_is_not_done(quick_flap: Cli, text_file: Path, mod
     assert "(model)" in quick_flap(*arguments).stderr
 
 
-def test_done_means_that_the_checkpoint_is_there_and_its_own(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
+def test_done_means_that_the_checkpoint_is_there_and_its_own(
+    quick_flap: Cli, base: list[str], tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
 
     def start(ratio: float, *more: str) -> "CompletedProcess[str]":
@@ -147,11 +169,20 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(quick_flap: Cli, ba
 
 def contents(folder: Path) -> dict[Path, bytes]:
     """All files of a run but its log, to which a start that is refused adds why."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "flap.log"}
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "flap.log"
+    }
 
 
 @pytest.mark.parametrize(
-    "mistake", [["eval.perplexity.datasets=[wikitext3]"], ["resume=false", "ratio=0.99"], ["resume=false", "ratio=2"]]
+    "mistake",
+    [
+        ["eval.perplexity.datasets=[wikitext3]"],
+        ["resume=false", "ratio=0.99"],
+        ["resume=false", "ratio=2"],
+    ],
 )
 def test_a_mistake_in_a_later_command_leaves_a_finished_run_as_it_is(
     quick_flap: Cli, finished: list[str], tmp_path: Path, mistake: list[str]
@@ -161,7 +192,9 @@ def test_a_mistake_in_a_later_command_leaves_a_finished_run_as_it_is(
     assert contents(tmp_path / "run") == before and read_state(tmp_path / "run") == "finished"
 
 
-def test_a_second_run_in_a_folder_is_refused_meanwhile(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+def test_a_second_run_in_a_folder_is_refused_meanwhile(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     write_status(run_dir, "running")
     before = contents(run_dir)
@@ -179,10 +212,12 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
     """A cell is not pruned again, keeps its numbers and seconds, and is done for each command that it has answered."""
-    run_dir, more = tmp_path / "run", ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
+    run_dir = tmp_path / "run"
+    more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
     arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={run_dir}", *choice.split()]
     assert quick_flap(*arguments).returncode == 0
-    before, files = Report.load(run_dir / "report.json"), contents(run_dir / "checkpoint")
+    before = Report.load(run_dir / "report.json")
+    files = contents(run_dir / "checkpoint")
     others = [one for one in arguments if not one.startswith("eval.")]
     done = quick_flap(*others, *more, "eval.efficiency.decode_len=2", "eval.efficiency.repeats=1")
     assert done.returncode == 0, done.stderr
@@ -192,7 +227,10 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     assert after.seconds == before.seconds and after.difference_stderr == before.difference_stderr
     card = run_dir / "checkpoint" / "README.md"
     assert {**contents(run_dir / "checkpoint"), card: b""} == {**files, card: b""}
-    for command in (arguments, [*others, *more, "eval.efficiency.decode_len=2", "eval.efficiency.repeats=1"]):
+    for command in (
+        arguments,
+        [*others, *more, "eval.efficiency.decode_len=2", "eval.efficiency.repeats=1"],
+    ):
         assert "done already" in quick_flap(*command).stderr
     assert Report.load(run_dir / "report.json") == after
 
@@ -203,16 +241,27 @@ def killed_while_measuring(arguments: list[str]) -> None:
     cli.main()
 
 
-def test_a_kill_while_measuring_leaves_the_run_finished(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+def test_a_kill_while_measuring_leaves_the_run_finished(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
     before = contents(tmp_path / "run")
-    assert forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
+    assert (
+        forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
+    )
     after = contents(tmp_path / "run")
-    numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}  # of the dense model
+    numbers = {
+        tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")
+    }  # of the dense model
     assert {path for path in before if before[path] != after[path]} <= numbers
-    assert read_state(tmp_path / "run") == "finished" and "done already" in quick_flap(*finished).stderr
+    assert (
+        read_state(tmp_path / "run") == "finished"
+        and "done already" in quick_flap(*finished).stderr
+    )
 
 
-def test_a_finished_run_is_sent_to_a_tracker_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+def test_a_finished_run_is_sent_to_a_tracker_once(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
     tracked = [*finished, "tracking=wandb", "tracking.mode=offline"]
     for _ in range(2):
         assert "done already" in quick_flap(*tracked).stderr
@@ -227,19 +276,31 @@ def test_a_damaged_status_says_nothing(tmp_path: Path, text: str) -> None:
     assert len(failures(tmp_path)) == ('"failed"' in text)
 
 
-def test_a_folder_of_another_version_is_named(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
+def test_a_folder_of_another_version_is_named(
+    quick_flap: Cli, base: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "status.json").write_text('{"schema": 1, "state": "finished", "error": null}')
+    (tmp_path / "run" / "status.json").write_text(
+        '{"schema": 1, "state": "finished", "error": null}'
+    )
     (tmp_path / "run" / "report.json").write_text('{"schema": 0}')
     done = quick_flap(*base, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 1
-    assert "report.json: schema 0, this version reads 1; choose another folder, or resume=false" in done.stderr
+    assert (
+        "report.json: schema 0, this version reads 1; choose another folder, or resume=false"
+        in done.stderr
+    )
     assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
 
 
 def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    places = (f"hydra.sweep.dir={sweep}", "checkpoint.save=false", "model.name=org/tiny", "eval=[none]")
+    places = (
+        f"hydra.sweep.dir={sweep}",
+        "checkpoint.save=false",
+        "model.name=org/tiny",
+        "eval=[none]",
+    )
     arguments = ("-m", *base[:-2], *places)
     assert quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2").returncode == 0
     cells = {path.parent: path.stat().st_mtime_ns for path in sweep.glob("*/report.json")}

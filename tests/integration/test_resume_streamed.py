@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from tests.cases import tiny_model
 from tests.helpers.killed import start
 
-CALIBRATE, PRUNE, WRITE = ([f"{step} {i}" for i in range(4)] for step in ("calibrate", "prune", "write"))
+CALIBRATE, PRUNE, WRITE = (
+    [f"{step} {i}" for i in range(4)] for step in ("calibrate", "prune", "write")
+)
 WHOLE = [*CALIBRATE, *WRITE, "compare"]
 # Wanda-sp: each layer is pruned and run before it is written
 IN_SEQUENCE = [step for pair in zip(PRUNE, WRITE, strict=True) for step in pair] + ["compare"]
@@ -20,7 +22,9 @@ RANDOM = [*IN_SEQUENCE[:-1], *WRITE, "compare"]
 FITTED = [step for i in range(4) for step in (*2 * [f"compress {i}"], f"write {i}")] + ["compare"]
 CLOSED_FORM = [f"score {i}" for i in range(4)] + FITTED
 LONG = pytest.mark.long
-IN_SEQUENCE_FITTED = [step for i in range(4) for step in (*2 * [f"prune {i}"], f"write {i}")] + RANDOM[8:]
+IN_SEQUENCE_FITTED = [
+    step for i in range(4) for step in (*2 * [f"prune {i}"], f"write {i}")
+] + RANDOM[8:]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def written(folder: Path) -> dict[str, bytes]:
     """All files of the checkpoint, the plan and what fits report; relative paths make runs of other folders alike."""
     files = [folder / "run" / "plan.json", *(folder / "run" / "checkpoint").iterdir()]
     repairs = json.loads((folder / "run" / "report.json").read_text())["repairs"]
-    return {file.name: file.read_bytes() for file in files} | {"repairs": json.dumps(repairs).encode()}
+    return {file.name: file.read_bytes() for file in files} | {
+        "repairs": json.dumps(repairs).encode()
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,20 +63,42 @@ def written(folder: Path) -> dict[str, bytes]:
     [
         ("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),  # the layer was run and is not noted
         ("method=flap", WHOLE, "write 2", WHOLE[6:]),  # the layer is there and is not noted
-        ("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),  # the layer was pruned in memory alone
+        (
+            "method=wanda_sp",
+            IN_SEQUENCE,
+            "prune 1",
+            IN_SEQUENCE[2:],
+        ),  # the layer was pruned in memory alone
         pytest.param("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:], marks=LONG),
         ("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
         pytest.param("compensation=linear", CALIBRATE + FITTED, "write 2", FITTED[6:], marks=LONG),
-        ("compensation=linear", CALIBRATE + FITTED, "compare", FITTED[12:]),  # what fits report is there
-        pytest.param("metric=OBS compensation=linear", CLOSED_FORM, "score 2", CLOSED_FORM[2:], marks=LONG),
+        (
+            "compensation=linear",
+            CALIBRATE + FITTED,
+            "compare",
+            FITTED[12:],
+        ),  # what fits report is there
+        pytest.param(
+            "metric=OBS compensation=linear", CLOSED_FORM, "score 2", CLOSED_FORM[2:], marks=LONG
+        ),
         ("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
         pytest.param(
-            "method=wanda_sp compensation=linear", IN_SEQUENCE_FITTED, "write 2", IN_SEQUENCE_FITTED[6:], marks=LONG
+            "method=wanda_sp compensation=linear",
+            IN_SEQUENCE_FITTED,
+            "write 2",
+            IN_SEQUENCE_FITTED[6:],
+            marks=LONG,
         ),
     ],
 )
 def test_a_killed_run_goes_on(
-    choice: str, whole: list[str], killed_at: str, left: list[str], arguments: list[str], undisturbed, tmp_path: Path
+    choice: str,
+    whole: list[str],
+    killed_at: str,
+    left: list[str],
+    arguments: list[str],
+    undisturbed,
+    tmp_path: Path,
 ) -> None:
     steps, expected = undisturbed(choice)
     assert steps == whole
@@ -79,12 +107,25 @@ def test_a_killed_run_goes_on(
     assert not (tmp_path / "run" / "checkpoint").exists()
     assert start(tmp_path, [*arguments, *choice.split()]) == (0, left)
     assert written(tmp_path) == expected
-    remains = {path.name for folder in (tmp_path / "run", tmp_path / "cache" / "streams") for path in folder.iterdir()}
+    remains = {
+        path.name
+        for folder in (tmp_path / "run", tmp_path / "cache" / "streams")
+        for path in folder.iterdir()
+    }
     remains = {name for name in remains if not name.endswith(".lock")}
-    assert remains == {"checkpoint", "evaluation.json", "layers.png", "plan.json", "report.json", "report.md"}
+    assert remains == {
+        "checkpoint",
+        "evaluation.json",
+        "layers.png",
+        "plan.json",
+        "report.json",
+        "report.md",
+    }
 
 
-def test_a_killed_mixture(arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_killed_mixture(
+    arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     """Also with the output biases of its experts, which the model did not have."""
     model = tmp_path / "mixtral"
     tiny_model("mixtral").save_pretrained(model)
@@ -98,7 +139,9 @@ def test_a_killed_mixture(arguments: list[str], tokenizer: PreTrainedTokenizerFa
     assert written(tmp_path / "killed") == written(tmp_path / "whole")
 
 
-def test_a_killed_run_leaves_nothing_to_another_one(arguments: list[str], undisturbed, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_nothing_to_another_one(
+    arguments: list[str], undisturbed, tmp_path: Path
+) -> None:
     """Neither to a run at another ratio, nor to one that is to begin anew."""
     start(tmp_path, [*arguments, "method=wanda_sp"], "write 2")
     assert start(tmp_path, [*arguments, "method=wanda_sp", "ratio=0.3"])[1] == IN_SEQUENCE

@@ -27,9 +27,12 @@ from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.every import EVERY
 
 ROUNDING = 1e-4
-LONG, THOROUGH = pytest.mark.long, pytest.mark.thorough
+LONG = pytest.mark.long
+THOROUGH = pytest.mark.thorough
 # Of each family, the variant with most of its own.
-FAMILIES = {family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY}
+FAMILIES = {
+    family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY
+}
 
 
 class Place(NamedTuple):
@@ -48,8 +51,13 @@ class Place(NamedTuple):
         return f"{self.placement}-{self.device}-{self.processes}"
 
 
-AUTO, STREAM, SECOND, SECOND_STREAM = Place("auto"), Place("stream"), Place(device="second"), Place("stream", "second")
-TWO, TWO_STREAM, THREE = Place(processes=2), Place("stream", processes=2), Place("stream", processes=3)
+AUTO = Place("auto")
+STREAM = Place("stream")
+SECOND = Place(device="second")
+SECOND_STREAM = Place("stream", "second")
+TWO = Place(processes=2)
+TWO_STREAM = Place("stream", processes=2)
+THREE = Place("stream", processes=3)
 PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("device", "second", 2)]
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
@@ -111,9 +119,13 @@ def rows() -> Iterator[Any]:
             marks = () if place in quick else next(rare)
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=marks)
         for place in GPUS if "bfloat16" not in model else ():
-            yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=pytest.mark.gpu)
+            yield pytest.param(
+                model, choices, place, id=f"{model}-{choices}-{place}", marks=pytest.mark.gpu
+            )
     for choices, place in (*product((OWN_TEXT, ANSWERS), (TWO, THREE)), (ANSWERS, STREAM)):
-        yield pytest.param("Llama", choices, place, id=f"Llama-{choices.partition(' ')[0]}-{place}", marks=LONG)
+        yield pytest.param(
+            "Llama", choices, place, id=f"Llama-{choices.partition(' ')[0]}-{place}", marks=LONG
+        )
     others = product(sorted(FAMILIES.keys() - {model for model, *_ in CASES}), (AUTO, STREAM))
     for (model, place), marks in zip(others, cycle([LONG, THOROUGH, THOROUGH, LONG]), strict=False):
         yield pytest.param(model, "", place, id=f"{model}-{place}", marks=marks)
@@ -123,10 +135,16 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
     """In this process, which is one of the run's."""
     options = [f"model.placement={place.placement}", f"cache_dir={folder / 'cache'}"]
     if place.device == "cuda":
-        options += ["model.device=cuda", "model.dtype=float32"]  # a fast type of products would differ
-    config, source = composed(*arguments, *options), None
+        options += [
+            "model.device=cuda",
+            "model.dtype=float32",
+        ]  # a fast type of products would differ
+    config = composed(*arguments, *options)
+    source = None
     if place.device == "second":
-        device = import_module("tests.helpers.second_device").DEVICE  # registered for the rest of the process
+        device = import_module(
+            "tests.helpers.second_device"
+        ).DEVICE  # registered for the rest of the process
         source = replace(find_model(config.model, folder / "cache", False), device=device)
     run(config, folder / "run", source=source)
 
@@ -143,11 +161,18 @@ def inputs(
     def made(name: str) -> list[str]:
         family, _, dtype = name.partition("-")
         model = random_model(FAMILIES[family])
-        (model.to(torch.bfloat16) if dtype else model).save_pretrained(root / name, max_shard_size="40KB")
+        (model.to(torch.bfloat16) if dtype else model).save_pretrained(
+            root / name, max_shard_size="40KB"
+        )
         tokenizer.save_pretrained(root / name)
         assert len(list((root / name).glob("*.safetensors"))) > 1
         evaluated = f"eval=[perplexity,divergence] eval.divergence.datasets={of_text}".split()
-        return [*tiny(root / name, text_file), "calibration.num_samples=19", "calibration.batch_size=3", *evaluated]
+        return [
+            *tiny(root / name, text_file),
+            "calibration.num_samples=19",
+            "calibration.batch_size=3",
+            *evaluated,
+        ]
 
     return made
 
@@ -177,17 +202,25 @@ def test_the_result_is_that_of_one_process_in_memory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected, arguments = in_memory(model, choices), [*inputs(model), "ratio=0.4", *choices.split()]
-    size = sum(file.stat().st_size for file in Path(arguments[0].partition("=")[2]).glob("*.safetensors"))
+    expected = in_memory(model, choices)
+    arguments = [*inputs(model), "ratio=0.4", *choices.split()]
+    size = sum(
+        file.stat().st_size for file in Path(arguments[0].partition("=")[2]).glob("*.safetensors")
+    )
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.spread.free_bytes", lambda device: size * 6 // 10)
         if place.processes == 1:
             run_at(place, arguments, tmp_path)
         else:
-            assert in_ranks(place.processes, run_at, place, arguments, tmp_path) == [0] * place.processes
+            assert (
+                in_ranks(place.processes, run_at, place, arguments, tmp_path)
+                == [0] * place.processes
+            )
     assert_same_run(tmp_path / "run", expected, place.exact)
     report = Report.load(tmp_path / "run" / "report.json")
-    assert set(report.device_map.values()) == ({"cpu", "disk"} if place.placement == "auto" else set())
+    assert set(report.device_map.values()) == (
+        {"cpu", "disk"} if place.placement == "auto" else set()
+    )
     assert len(report.processes) == (place.processes if place.processes > 1 else 0)
 
 
@@ -195,7 +228,8 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     """The folders of two runs hold the same result."""
     for name in ("plan.json", "checkpoint/config.json", "checkpoint/generation_config.json"):
         assert (found / name).read_text() == (expected / name).read_text(), name
-    tensors, wanted = tensors_of(found), tensors_of(expected)
+    tensors = tensors_of(found)
+    wanted = tensors_of(expected)
     assert tensors.keys() == wanted.keys()
     for name, tensor in wanted.items():
         largest = 0.0 if exact else ROUNDING * max(tensor.abs().max().item(), 1e-6)
@@ -204,14 +238,21 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     for field in ("parameters", "ratio", "target", "layers", "layers_before"):
         assert one[field] == other[field], field
     for field in ("evaluation", "difference_stderr", "repairs"):
-        numbers, others = flat(one[field]), flat(other[field])
+        numbers = flat(one[field])
+        others = flat(other[field])
         # small differences of large numbers
-        assert numbers == others or (not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)), field
+        assert numbers == others or (
+            not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)
+        ), field
 
 
 def flat(values: Any, name: str = "") -> dict[str, Any]:
     """The numbers in dicts and lists by their path, and -1 for None."""
     if isinstance(values, dict | list):
         items = values.items() if isinstance(values, dict) else enumerate(values)
-        return {path: number for key, value in items for path, number in flat(value, f"{name}/{key}").items()}
+        return {
+            path: number
+            for key, value in items
+            for path, number in flat(value, f"{name}/{key}").items()
+        }
     return {name: -1 if values is None else values}

@@ -30,7 +30,9 @@ def arguments(base: list[str], tmp_path: Path) -> list[str]:
     return [*killable(base, "device"), f"cache_dir={tmp_path / 'cache'}"]
 
 
-def test_another_ratio_takes_the_walk_that_compresses_alone(arguments: list[str], tmp_path: Path) -> None:
+def test_another_ratio_takes_the_walk_that_compresses_alone(
+    arguments: list[str], tmp_path: Path
+) -> None:
     plans = []
     for cache, passes in (("true", 2), ("true", 1), ("false", 2)):
         ratio = 0.3 if not plans else 0.5
@@ -41,11 +43,17 @@ def test_another_ratio_takes_the_walk_that_compresses_alone(arguments: list[str]
 
 
 def test_the_model_stays_dense_and_no_copy_stays(
-    arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two pruned layers at most are there at a time: the one that has just run, and the next one."""
-    model, copies, alive = tiny_model("llama-gqa").to(torch.bfloat16), [], []
-    before, layers = copy.deepcopy(model.state_dict()), list(model.model.layers)
+    model = tiny_model("llama-gqa").to(torch.bfloat16)
+    copies = []
+    alive = []
+    before = copy.deepcopy(model.state_dict())
+    layers = list(model.model.layers)
     copy_layer = Resident.copy_layer
 
     def counted(self: Resident, index: int) -> torch.nn.Module:
@@ -64,11 +72,15 @@ def test_the_model_stays_dense_and_no_copy_stays(
     assert not any(one() for one in copies)
     assert list(model.model.layers) == layers
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
-    assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
+    assert not any(
+        "forward" in vars(module) or module._forward_pre_hooks for module in model.modules()
+    )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> tuple[Path, list[str]]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, base: list[str]
+) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("undisturbed")
     code, steps = start(folder, killable(base, "device"))
     assert code == 0
@@ -95,7 +107,12 @@ def in_order(steps: list[str]) -> list[str]:
     ],
 )
 def test_a_killed_search_goes_on(
-    placement: str, killed_at: str, number: int, undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
+    placement: str,
+    killed_at: str,
+    number: int,
+    undisturbed: tuple[Path, list[str]],
+    base: list[str],
+    tmp_path: Path,
 ) -> None:
     arguments, (expected, whole) = killable(base, placement), undisturbed
     assert whole == [f"{stage} {i}" for stage in ("score", "compress") for i in range(4)]
@@ -107,5 +124,9 @@ def test_a_killed_search_goes_on(
     for name in ("plan.json", "checkpoint/config.json"):
         assert (tmp_path / "run" / name).read_text() == (expected / name).read_text()
     found, tensors = map(tensors_of, (tmp_path / "run", expected))
-    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
-    assert not [path for path in (tmp_path / "cache" / "streams").iterdir() if path.suffix != ".lock"]
+    assert found.keys() == tensors.keys() and all(
+        torch.equal(found[name], tensors[name]) for name in tensors
+    )
+    assert not [
+        path for path in (tmp_path / "cache" / "streams").iterdir() if path.suffix != ".lock"
+    ]

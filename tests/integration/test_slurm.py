@@ -70,7 +70,9 @@ def succeed(process: "subprocess.Popen[str]") -> None:
     assert process.returncode == 0, output
 
 
-def wait(sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60) -> None:
+def wait(
+    sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60
+) -> None:
     """Wait until something is so while a sweep goes on."""
     end = time.monotonic() + seconds
     while not condition():
@@ -111,10 +113,19 @@ def test_a_sweep_is_one_job_array_that_calibrates_once(start: Start, tmp_path: P
     job = slurm("scontrol", "show", "job").split("\n\n")[0]
     succeed(sweep)
 
-    for expected in ("Partition=main", "TimeLimit=00:07:00", "JobName=flap", "Comment=flap", "NumCPUs=1", "mem=1G"):
+    for expected in (
+        "Partition=main",
+        "TimeLimit=00:07:00",
+        "JobName=flap",
+        "Comment=flap",
+        "NumCPUs=1",
+        "mem=1G",
+    ):
         assert expected in job
     folder = tmp_path / "sweep"
-    scripts = {path.read_text() for path in (folder / ".submitit").rglob("*.sh")}  # a copy for each job
+    scripts = {
+        path.read_text() for path in (folder / ".submitit").rglob("*.sh")
+    }  # a copy for each job
     assert len(scripts) == 1 and "\n#SBATCH --array=0-1%2\n" in scripts.pop()
     [array] = {job_id.split("_")[0] for job_id in job_ids(folder)}
     assert job_ids(folder) == {f"{array}_{i}" for i in range(2)}
@@ -131,28 +142,40 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run(start: Start, tmp_path: P
     assert ",0.4," in (folder / "study.csv").read_text()
 
 
-def test_a_killed_job_is_taken_up_again(start: Start, arguments: list[str], text_file: Path, tmp_path: Path) -> None:
+def test_a_killed_job_is_taken_up_again(
+    start: Start, arguments: list[str], text_file: Path, tmp_path: Path
+) -> None:
     """The sweep is started again with the same command: it does what is missing, and nothing else."""
-    folder, long_text = tmp_path / "sweep", tmp_path / "long.txt"
+    folder = tmp_path / "sweep"
+    long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
     # seconds of work: the first job, which is killed, calibrates or waits for the second, which does
-    slow = [f"calibration.dataset={long_text}", "calibration.num_samples=1000", "calibration.batch_size=1"]
+    slow = [
+        f"calibration.dataset={long_text}",
+        "calibration.num_samples=1000",
+        "calibration.batch_size=1",
+    ]
     first = start(*slow, "ratio=0.2,0.4")
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        slurm("scancel", "--signal=KILL", f"{array}_0.0")  # the step: a whole job would be sent SIGTERM before
+        slurm(
+            "scancel", "--signal=KILL", f"{array}_0.0"
+        )  # the step: a whole job would be sent SIGTERM before
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:
         first.kill()  # without accounting it waits for the killed job for ever
         first.wait()
-    killed, finished = run_of(folder, 0), run_of(folder, 1) / "report.json"
+    killed = run_of(folder, 0)
+    finished = run_of(folder, 1) / "report.json"
     assert state(folder, 1) == "finished"
     assert state(folder, 0) == "running" and not (killed / "report.json").exists()
     written = finished.stat().st_mtime_ns
 
     succeed(start(*slow, "ratio=0.2,0.4"))
-    done = command_line(tmp_path, *arguments, *slow, "ratio=0.2", "use_cache=false", "hydra.run.dir=undisturbed")
+    done = command_line(
+        tmp_path, *arguments, *slow, "ratio=0.2", "use_cache=false", "hydra.run.dir=undisturbed"
+    )
     assert done.returncode == 0, done.stderr
     assert finished.stat().st_mtime_ns == written
     assert state(folder, 0) == "finished"

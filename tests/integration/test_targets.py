@@ -42,12 +42,20 @@ def test_the_file_has_the_bytes_that_were_asked_for(run_target: Run, compensatio
     size = sum(tensor.nbytes for tensor in saved(report).values())
     assert 120_000 - 4 * NEURON < size <= 120_000
     assert report.target == {
-        "bytes": {"asked": 120_000, "dense": 4 * report.parameters["total_before"], "realised": size}
+        "bytes": {
+            "asked": 120_000,
+            "dense": 4 * report.parameters["total_before"],
+            "realised": size,
+        }
     }
     assert "requested" not in report.ratio and report.config["ratio"] is None
     written = json.loads((Path(report.checkpoint or "").parent / "report.json").read_text())
     assert written["target"] == report.target
-    [row] = [[entry.text for entry in row] for row in tables(report)[-1].rows if row[0].text == "target.bytes"]
+    [row] = [
+        [entry.text for entry in row]
+        for row in tables(report)[-1].rows
+        if row[0].text == "target.bytes"
+    ]
     assert row[2] == f"{size:,} of 120,000 asked"
 
 
@@ -60,16 +68,24 @@ def test_the_biases_of_a_stock_checkpoint_count(run_target: Run, structure: str)
     assert (report.loads_with == "stock transformers") == (structure == "UL-UM")
 
 
-@pytest.mark.parametrize(("asked", "form"), [(40_400, "flap, or trust_remote_code=True (biases of"), (41e3, "stock")])
-def test_one_width_that_a_plan_by_layer_ends_at_stays_within_it(run_target: Run, asked: float, form: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "form"), [(40_400, "flap, or trust_remote_code=True (biases of"), (41e3, "stock")]
+)
+def test_one_width_that_a_plan_by_layer_ends_at_stays_within_it(
+    run_target: Run, asked: float, form: str
+) -> None:
     report = run_target(f"target.parameters={asked}", "round_to=32")
     assert len({json.dumps(layer) for layer in report.layers}) == 1
     assert report.loads_with.startswith(form) and report.parameters["total_after"] <= asked
-    assert sum(tensor.numel() for tensor in saved(report).values()) == report.parameters["total_after"]
+    assert (
+        sum(tensor.numel() for tensor in saved(report).values()) == report.parameters["total_after"]
+    )
 
 
 @pytest.mark.parametrize("structure", ["AL-AM", "UL-UM"])
-def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(run_target: Run, structure: str) -> None:
+def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
+    run_target: Run, structure: str
+) -> None:
     options = "target.context=100", "target.sequences=3", f"structure={structure}"
     report = run_target("target.memory=260e3", *options)
     model = AutoModelForCausalLM.from_pretrained(report.checkpoint, trust_remote_code=True)
@@ -82,13 +98,21 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(run_t
 
 @pytest.mark.parametrize("experts", ["true", "false"])
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
-def test_active_parameters(architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path) -> None:
+def test_active_parameters(
+    architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
+) -> None:
     """Two of six experts, or of those that are left."""
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     compensation = "bias" if experts == "false" else "none"
-    options = [f"structure.experts={experts}", f"compensation={compensation}", "target.active_parameters=26e3"]
-    report = run(composed(*tiny(tmp_path / "model", text_file), *options, "ratio=null"), tmp_path / "run")
+    options = [
+        f"structure.experts={experts}",
+        f"compensation={compensation}",
+        "target.active_parameters=26e3",
+    ]
+    report = run(
+        composed(*tiny(tmp_path / "model", text_file), *options, "ratio=null"), tmp_path / "run"
+    )
     parts = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     active = sum(one.numel() * share_of_token(parts, name) for name, one in parts.items())
     assert 26e3 - HEAD < active == report.target["active_parameters"]["realised"] <= 26e3
@@ -100,12 +124,16 @@ def share_of_token(parts: dict[str, torch.Tensor], name: str) -> float:
     if not is_expert:
         return 1.0
     alone = {
-        one.removeprefix(f"{layer}.experts.").split(".")[0] for one in parts if one.startswith(f"{layer}.experts.")
+        one.removeprefix(f"{layer}.experts.").split(".")[0]
+        for one in parts
+        if one.startswith(f"{layer}.experts.")
     }
     return 2 / (len(alone) if rest[0].isdigit() else len(parts[name]))
 
 
-def test_a_cache_that_holds_a_copy_for_each_query_head_is_counted_so(tokenizer, text_file: Path) -> None:
+def test_a_cache_that_holds_a_copy_for_each_query_head_is_counted_so(
+    tokenizer, text_file: Path
+) -> None:
     model = random_model(Falcon.configs["gqa"])
     text = {"dataset": str(text_file), "num_samples": 4, "seq_len": 16}
     report = flap.prune(model, tokenizer, target={"kv_cache_bytes": 15e3, "context": 40}, **text)

@@ -16,12 +16,16 @@ from tests.models.families.test_vision import TestLlava as Llava
 
 
 @pytest.fixture(scope="module")
-def vision_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+def vision_dir(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> Path:
     """A tiny LLaVA with its tokenizer and the file of its processor."""
     path = tmp_path_factory.mktemp("vision") / "tiny-llava"
     random_model(Llava.configs["gqa"]).save_pretrained(path)
     tokenizer.save_pretrained(path)
-    (path / "processor_config.json").write_text(json.dumps({"processor_class": "LlavaProcessor", "patch_size": 4}))
+    (path / "processor_config.json").write_text(
+        json.dumps({"processor_class": "LlavaProcessor", "patch_size": 4})
+    )
     return path
 
 
@@ -30,7 +34,9 @@ def pruned(directory: Path) -> PreTrainedModel:
     return AutoModelForImageTextToText.from_pretrained(directory).eval()
 
 
-def test_a_run_copies_the_processor_and_its_card_says_so(vision_dir: Path, text_file: Path, tmp_path: Path) -> None:
+def test_a_run_copies_the_processor_and_its_card_says_so(
+    vision_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
     run(composed(*tiny(vision_dir, text_file), "ratio=0.4"), tmp_path)
     copied = tmp_path / "checkpoint" / "processor_config.json"
     assert copied.read_bytes() == (vision_dir / copied.name).read_bytes()
@@ -39,14 +45,28 @@ def test_a_run_copies_the_processor_and_its_card_says_so(vision_dir: Path, text_
 
 
 @pytest.mark.parametrize("how", ["lora", "full"])
-def test_training_is_of_the_language_model_alone(how: str, vision_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    options = [*tiny(vision_dir, text_file), "ratio=0.4", f"recover={how}", f"cache_dir={tmp_path / 'cache'}"]
-    options += ["recover.tokens=1216", "recover.seq_len=16", *(["recover.rank=4"] if how == "lora" else [])]
+def test_training_is_of_the_language_model_alone(
+    how: str, vision_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    options = [
+        *tiny(vision_dir, text_file),
+        "ratio=0.4",
+        f"recover={how}",
+        f"cache_dir={tmp_path / 'cache'}",
+    ]
+    options += [
+        "recover.tokens=1216",
+        "recover.seq_len=16",
+        *(["recover.rank=4"] if how == "lora" else []),
+    ]
     report = run(composed(*options, "calibration.batch_size=4"), tmp_path)
     assert report.recovery["nats_after"] < report.recovery["nats_before"]
-    dense, trained = read_model(vision_dir), pruned(tmp_path / "checkpoint")
+    dense = read_model(vision_dir)
+    trained = pruned(tmp_path / "checkpoint")
     inside = {id(parameter) for parameter in adapt(dense).decoder.parameters()}
     after = trained.state_dict()
     others = {name: one for name, one in dense.named_parameters() if id(one) not in inside}
-    assert any("vision_tower" in name for name in others) and any("projector" in name for name in others)
+    assert any("vision_tower" in name for name in others) and any(
+        "projector" in name for name in others
+    )
     assert all(torch.equal(after[name], one) for name, one in others.items())

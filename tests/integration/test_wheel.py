@@ -18,9 +18,16 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     _, wheel = build(ROOT, tmp_path / "dist")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    shipped = {path.relative_to(site / "flap" / "conf") for path in (site / "flap" / "conf").rglob("*.yaml")}
+    shipped = {
+        path.relative_to(site / "flap" / "conf")
+        for path in (site / "flap" / "conf").rglob("*.yaml")
+    }
     assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
-    pages = {path.name for path in (ROOT / "flap" / "results").iterdir() if path.suffix in (".j2", ".css", ".js")}
+    pages = {
+        path.name
+        for path in (ROOT / "flap" / "results").iterdir()
+        if path.suffix in (".j2", ".css", ".js")
+    }
     assert pages and pages <= {path.name for path in (site / "flap" / "results").iterdir()}
     code = "import flap, flap.config; print(flap.__file__, flap.config.config_dir())"
     for command in (["-c", code], ["-m", "flap", "--cfg", "job"]):
@@ -34,16 +41,26 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
             check=True,
         )
         if "-c" in command:
-            assert done.stdout.split() == [str(site / "flap" / "__init__.py"), str(site / "flap" / "conf")]
+            assert done.stdout.split() == [
+                str(site / "flap" / "__init__.py"),
+                str(site / "flap" / "conf"),
+            ]
         else:
             assert "seed: 0" in done.stdout
 
 
 def test_the_lowest_versions_that_are_allowed_are_those_that_make_lowest_runs_with() -> None:
-    asked = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    asked = map(
+        Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    )
     lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     tested = {canonicalize_name(pin.name): pin.specifier for pin in pins}
-    lowest = {one.name: bound.version for one in asked for bound in one.specifier if bound.operator == ">="}
+    lowest = {
+        one.name: bound.version
+        for one in asked
+        for bound in one.specifier
+        if bound.operator == ">="
+    }
     assert lowest.pop("torch") == "2.6"  # the file says why it has another one
     assert {name for name, version in lowest.items() if version not in tested[name]} == set()

@@ -21,7 +21,9 @@ read_config(sys.argv[1])
 assert not [name for name in set(sys.modules) - before if name.startswith("transformers.models.")
             and ".modeling_" in name and ".auto." not in name]
 """
-    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -21,7 +21,9 @@ from tests.cases import tiny_model
 
 
 def test_a_kv_head_owns_the_query_heads_that_read_it() -> None:
-    attention = adapt(tiny_model("llama-gqa")).attention(0)  # 8 query heads of 8 channels, 4 KV heads
+    attention = adapt(tiny_model("llama-gqa")).attention(
+        0
+    )  # 8 query heads of 8 channels, 4 KV heads
     (_, q_rows), (_, k_rows), (_, v_rows) = attention.inputs
     assert attention.columns_UC[1].tolist() == q_rows[1].tolist() == list(range(16, 32))
     assert k_rows[1].tolist() == v_rows[1].tolist() == list(range(8, 16))
@@ -38,7 +40,9 @@ def test_attributes_of_modules_are_their_widths_after_pruning() -> None:
 
 
 def test_unsupported_architecture_says_what_is_supported() -> None:
-    with pytest.raises(ValueError, match="'gemma3n_text' is not supported; the nearest is gemma3_text; ") as error:
+    with pytest.raises(
+        ValueError, match="'gemma3n_text' is not supported; the nearest is gemma3_text; "
+    ) as error:
         find_family(Gemma3nTextConfig())
     for part in (*FAMILIES, "flap/modeling/families", "'A new family'"):
         assert part in str(error.value)
@@ -57,12 +61,16 @@ def test_a_vision_language_model_is_refused_by_name() -> None:
 def test_a_vision_language_model_without_its_head_is_refused() -> None:
     with torch.device("meta"):
         model = LlavaModel(LlavaConfig())
-    with pytest.raises(ValueError, match="LlavaModel derives from no …ForConditionalGeneration class"):
+    with pytest.raises(
+        ValueError, match="LlavaModel derives from no …ForConditionalGeneration class"
+    ):
         adapt(model)
     with pytest.raises(ValueError, match="LlamaModel derives from no …ForCausalLM class"):
         adapt(model.language_model)
 
 
 def test_a_setting_that_is_not_supported_is_refused() -> None:
-    with pytest.raises(ValueError, match="falcon with alibi=true is not supported; expected alibi=false"):
+    with pytest.raises(
+        ValueError, match="falcon with alibi=true is not supported; expected alibi=false"
+    ):
         find_family(FalconConfig(alibi=True))

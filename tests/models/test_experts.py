@@ -15,7 +15,13 @@ from flap.data import split_windows
 from flap.evaluation.request_cost import macs
 from flap.method.allocation import LayerPlan
 from flap.method.calibration import LayerStatistics
-from flap.method.compression import BiasCompensation, LinearCompensation, NoCompensation, mask_layer, slice_layer
+from flap.method.compression import (
+    BiasCompensation,
+    LinearCompensation,
+    NoCompensation,
+    mask_layer,
+    slice_layer,
+)
 from flap.method.compression.compensation import Removal
 from flap.method.compression.fitting import fit_layer
 from flap.method.importance import OBS, score_layer
@@ -27,7 +33,8 @@ from tests.helpers.compressed import changed, covariances, in_parts, whole
 from tests.helpers.pruned import logits, plan_of, prune, save_pruned
 from tests.helpers.runs import composed, tiny
 
-EXPERTS, NEURONS = 6, 24
+EXPERTS = 6
+NEURONS = 24
 KERNELS = ("eager", "batched_mm", "grouped_mm")
 
 
@@ -66,7 +73,9 @@ def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Te
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrainedModel, kernel: str) -> None:
+def test_statistics_are_those_of_the_tokens_routed_to_each_expert(
+    model: PreTrainedModel, kernel: str
+) -> None:
     model.set_experts_implementation(kernel)
     known = observed(model)[1].blocks.mlp
     activations = flowing_in(model, 1, tokens())
@@ -81,11 +90,16 @@ def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrai
 
 
 def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None:
-    means_EI = torch.stack([activation_TI.mean(0) for activation_TI in flowing_in(model, 0, tokens())])
+    means_EI = torch.stack(
+        [activation_TI.mean(0) for activation_TI in flowing_in(model, 0, tokens())]
+    )
     down_EHI = experts(model, 0).down_proj.clone()
     kept = torch.tensor(prune(model, 0.4).layers[0].mlp).reshape(EXPERTS, -1) % NEURONS
     for e in range(EXPERTS):
-        found = experts(model, 0).down_proj[e] @ means_EI[e, kept[e]] + experts(model, 0).down_proj_bias[e]
+        found = (
+            experts(model, 0).down_proj[e] @ means_EI[e, kept[e]]
+            + experts(model, 0).down_proj_bias[e]
+        )
         torch.testing.assert_close(found, down_EHI[e] @ means_EI[e], rtol=1e-4, atol=1e-5)
 
 
@@ -98,7 +112,9 @@ def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
         values_EI = torch.stack([getattr(one, name) for one in known[0].blocks.mlp])
         assert torch.isfinite(values_EI).all() and (values_EI[counts_E == 0] == 0).all()
     plan = plan_of(model, 0.5)
-    sliced, masked = (changed(model, plan, BiasCompensation(), known, how) for how in (slice_layer, mask_layer))
+    sliced, masked = (
+        changed(model, plan, BiasCompensation(), known, how) for how in (slice_layer, mask_layer)
+    )
     assert torch.isfinite(logits(sliced)).all()
     torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
     assert (experts(sliced, 0).down_proj_bias[counts_E == 0] == 0).all()
@@ -107,10 +123,16 @@ def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize("kept", [16, 17])
 @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
 def test_every_kernel_computes_the_same(
-    kept: int, compensation: object, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    kept: int,
+    compensation: object,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
 ) -> None:
     """The grouped kernel takes no row of 17 float32: there it makes way for the loop."""
-    adapter, known, plan = adapt(model), observed(model), plan_of(model, 0.0)
+    adapter = adapt(model)
+    known = observed(model)
+    plan = plan_of(model, 0.0)
     for i in range(2):
         heads, neurons = plan.layers[i]
         layer = LayerPlan(heads, tuple(n for n in neurons if n % NEURONS < kept))
@@ -124,7 +146,9 @@ def test_every_kernel_computes_the_same(
         assert used == ("grouped_mm" if kept == 16 else "eager")
 
 
-def load_saved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> PreTrainedModel:
+def load_saved(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path
+) -> PreTrainedModel:
     become_checkpointable(Resident(model))
     return load(save_pruned(model, tokenizer, path / "saved", plan_of(model, 0.0)).directory)
 
@@ -132,13 +156,18 @@ def load_saved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: str) -> None:
     model.set_experts_implementation(kernel)
-    adapter, config, length = adapt(model), model.config, 24
+    adapter = adapt(model)
+    config = model.config
+    length = 24
     blocks = [adapter.blocks(i) for i in range(3)]
     linear = sum(attention.num_parameters for attention, _ in blocks)
     linear += sum(
-        mlp.num_parameters * 2 // EXPERTS if len(mlp.members) > 1 else mlp.num_parameters for _, mlp in blocks
+        mlp.num_parameters * 2 // EXPERTS if len(mlp.members) > 1 else mlp.num_parameters
+        for _, mlp in blocks
     )
-    linear += sum(EXPERTS * config.hidden_size for _, mlp in blocks if len(mlp.members) > 1)  # the router
+    linear += sum(
+        EXPERTS * config.hidden_size for _, mlp in blocks if len(mlp.members) > 1
+    )  # the router
     expected = length * (linear + VOCAB * config.hidden_size + 2 * 3 * 8 * config.head_dim * length)
     rotary = config.head_dim // 2 * length
     assert macs(model, torch.ones(1, length, dtype=torch.long)) in (expected, expected + rotary)
@@ -148,11 +177,17 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
 def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedModel) -> None:
     """Its covariances are those of its tokens, and its map is that of a projection with those tokens alone."""
     windows_NT = tokens(windows=40)
-    known, block = covariances(model, windows_NT, 8)[1], adapt(model).mlp(1)
+    known = covariances(model, windows_NT, 8)[1]
+    block = adapt(model).mlp(1)
     fitting, held_out = (flowing_in(model, 1, part_NT) for part_NT in split_windows(windows_NT))
     kept = tuple(n for n in range(EXPERTS * NEURONS) if n % NEURONS % 3)
     blocks = adapt(model).blocks(1)
-    [fits] = fit_layer(blocks, [LayerPlan(tuple(range(blocks.attention.num_units)), kept)], LinearCompensation(), known)
+    [fits] = fit_layer(
+        blocks,
+        [LayerPlan(tuple(range(blocks.attention.num_units)), kept)],
+        LinearCompensation(),
+        known,
+    )
     assert fits.attention is None and fits.mlp is not None and fits.mlp.bias_O is not None
     assert list(fits.mlp.reports) == [f"layer 1 MLP expert {e}" for e in range(EXPERTS)]
     stays_I = torch.arange(NEURONS) % 3 > 0
@@ -165,12 +200,17 @@ def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedMode
             torch.testing.assert_close(whole(mine), whole(theirs), rtol=1e-3, atol=1e-4)
         down_HI = block.output.experts.down_proj[e]
         [fit] = LinearCompensation().fits(down_HI, alone, [removal])
-        torch.testing.assert_close(fits.mlp.weight_OK.chunk(EXPERTS, dim=1)[e], fit.weight_OK, rtol=1e-2, atol=1e-3)
-        torch.testing.assert_close(fits.mlp.bias_O.chunk(EXPERTS)[e], fit.bias_O, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(
+            fits.mlp.weight_OK.chunk(EXPERTS, dim=1)[e], fit.weight_OK, rtol=1e-2, atol=1e-3
+        )
+        torch.testing.assert_close(
+            fits.mlp.bias_O.chunk(EXPERTS)[e], fit.bias_O, rtol=1e-2, atol=1e-3
+        )
 
 
 def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> None:
-    known, block = covariances(model, tokens(windows=40), 8)[1], adapt(model).mlp(1)
+    known = covariances(model, tokens(windows=40), 8)[1]
+    block = adapt(model).mlp(1)
     score_I = score_layer(OBS(), adapt(model).blocks(1), known).mlp
     for e, one in enumerate(known.blocks.mlp):
         alone_I = OBS().score(block.output.experts.down_proj[e], one)
@@ -178,7 +218,10 @@ def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> No
 
 
 def test_one_expert(
-    tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tokenizer: PreTrainedTokenizerFast,
+    text_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What is left where most experts of a layer have gone: one bias for one expert, and not a bias for a plain MLP."""
     model = tiny_model("qwen3_moe", num_experts=1, num_experts_per_tok=1, moe_intermediate_size=23)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
-from transformers import AutoTokenizer, Gemma3TextConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoTokenizer,
+    Gemma3TextConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from flap.checkpoint.export.gguf.export import export_gguf
 from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
@@ -51,23 +57,35 @@ def words(kind: str = "smollm") -> PreTrainedTokenizerFast:
         ("llama-gqa", LLAMA3 | {"original_max_position_embeddings": 8192, "rope_theta": 5e5}),
     ],
 )
-def test_what_this_project_wrote_comes_back_with_equal_logits(architecture: str, rope: Any, tmp_path: Path) -> None:
-    model = tiny_model(architecture, vocab_size=VOCAB, **({"rope_parameters": rope} if rope else {}))
+def test_what_this_project_wrote_comes_back_with_equal_logits(
+    architecture: str, rope: Any, tmp_path: Path
+) -> None:
+    model = tiny_model(
+        architecture, vocab_size=VOCAB, **({"rope_parameters": rope} if rope else {})
+    )
     model.save_pretrained(tmp_path / "tiny")
     words().save_pretrained(tmp_path / "tiny")
     source = found(export_gguf(tmp_path / "tiny", "f32"), tmp_path / "cache")
     assert source.origin == "model-f32.gguf"
-    assert torch.allclose(logits(source.open().model), logits(model), atol=1e-5 if rope else 0, rtol=0)
+    assert torch.allclose(
+        logits(source.open().model), logits(model), atol=1e-5 if rope else 0, rtol=0
+    )
     assert source.tokenizer.chat_template == TEMPLATE
     read = AutoTokenizer.from_pretrained(tmp_path / "tiny")
-    assert [source.tokenizer(text).input_ids for text in TEXT] == [read(text).input_ids for text in TEXT]
+    assert [source.tokenizer(text).input_ids for text in TEXT] == [
+        read(text).input_ids for text in TEXT
+    ]
 
 
 def test_a_pruned_model_of_one_width_is_pruned_again(base: list[str], tmp_path: Path) -> None:
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(tmp_path / "tiny")
     words().save_pretrained(tmp_path / "tiny")
     (tmp_path / "fox.txt").write_text((TEXT[0] + " ") * 160)
-    own = [*base, f"calibration.dataset={tmp_path / 'fox.txt'}", f"eval.perplexity.datasets=[{tmp_path / 'fox.txt'}]"]
+    own = [
+        *base,
+        f"calibration.dataset={tmp_path / 'fox.txt'}",
+        f"eval.perplexity.datasets=[{tmp_path / 'fox.txt'}]",
+    ]
     options = "structure=UL-UM", f"model.path={tmp_path / 'tiny'}", "round_to=32"
     report = run(composed(*own, "ratio=0.2", *options), tmp_path / "run")
     file = export_gguf(tmp_path / "run" / "checkpoint", "q8_0")
@@ -89,11 +107,16 @@ def blocks(type_: GGMLQuantizationType, shape: tuple[int, int], seed: int) -> np
 
 
 def write(
-    path: Path, architecture: str, model: PreTrainedModel, type_: GGMLQuantizationType, keys: dict[str, Any]
+    path: Path,
+    architecture: str,
+    model: PreTrainedModel,
+    type_: GGMLQuantizationType,
+    keys: dict[str, Any],
 ) -> None:
     """Write a model with matrices of random blocks, which it then has itself."""
     writer = GGUFWriter(path, architecture)
-    config, arch = model.config, next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    config = model.config
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -106,7 +129,9 @@ def write(
     writer.add_languages(["en"])
     writer.add_string("general.base_model.0.repo_url", "https://huggingface.co/org/base")
     for key, value in keys.items():
-        writer.add_float32(key, value) if isinstance(value, float) else writer.add_uint32(key, value)
+        writer.add_float32(key, value) if isinstance(value, float) else writer.add_uint32(
+            key, value
+        )
     add_tokenizer(writer, words("qwen2"), None, config.vocab_size, ())
     names = get_tensor_name_map(MODEL_ARCH(arch), config.num_hidden_layers)
     for seed, (name, tensor) in enumerate(model.named_parameters()):
@@ -129,21 +154,37 @@ GEMMA3 = Gemma3TextConfig(**WIDE | {"head_dim": 64, "sliding_window": 8}, query_
 CASES = {
     "Q4_K": ("qwen2", QWEN2, {"qwen2.rope.freq_base": 10000.0}),
     "Q5_0": ("qwen2", QWEN2, {"qwen2.rope.freq_base": 10000.0}),
-    "Q4_K of Gemma": ("gemma3", GEMMA3, {"gemma3.rope.freq_base": 1e6, "gemma3.attention.sliding_window": 8}),
+    "Q4_K of Gemma": (
+        "gemma3",
+        GEMMA3,
+        {"gemma3.rope.freq_base": 1e6, "gemma3.attention.sliding_window": 8},
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(case: str, tmp_path: Path) -> None:
+def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
+    case: str, tmp_path: Path
+) -> None:
     architecture, config, keys = CASES[case]
-    model, type_ = random_model(config), case.split()[0]
+    model = random_model(config)
+    type_ = case.split()[0]
     path = tmp_path / "mine.gguf"
     write(path, architecture, model, GGMLQuantizationType[type_], keys)
     source = found(path, tmp_path / "cache")
-    assert source.origin == f"mine.gguf, quantised before as {type_}" and source.dtype == torch.float32
-    assert torch.allclose(logits(source.open().model), logits(model.tie_weights() or model), atol=1e-5)
-    assert base_facts(source.path) == {"license": "apache-2.0", "language": ["en"], "base_model": "org/base"}
-    ours, theirs = source.tokenizer, words("qwen2")
+    assert (
+        source.origin == f"mine.gguf, quantised before as {type_}" and source.dtype == torch.float32
+    )
+    assert torch.allclose(
+        logits(source.open().model), logits(model.tie_weights() or model), atol=1e-5
+    )
+    assert base_facts(source.path) == {
+        "license": "apache-2.0",
+        "language": ["en"],
+        "base_model": "org/base",
+    }
+    ours = source.tokenizer
+    theirs = words("qwen2")
     if architecture == "qwen2":
         assert [ours(text).input_ids for text in TEXT] == [theirs(text).input_ids for text in TEXT]
     assert (ours.chat_template, ours.eos_token) == (TEMPLATE, theirs.eos_token)
@@ -155,11 +196,19 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(case
     assert found(path, tmp_path / "cache").path != source.path
 
 
-@pytest.mark.parametrize("rope", [LINEAR, YARN, LLAMA3 | {"low_freq_factor": 2.0}], ids=lambda rope: rope["rope_type"])
-def test_a_rope_that_transformers_would_compute_otherwise_is_refused(rope: dict[str, Any], tmp_path: Path) -> None:
-    tiny_model("llama-gqa", vocab_size=VOCAB, rope_parameters=rope).save_pretrained(tmp_path / "tiny")
+@pytest.mark.parametrize(
+    "rope", [LINEAR, YARN, LLAMA3 | {"low_freq_factor": 2.0}], ids=lambda rope: rope["rope_type"]
+)
+def test_a_rope_that_transformers_would_compute_otherwise_is_refused(
+    rope: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_model("llama-gqa", vocab_size=VOCAB, rope_parameters=rope).save_pretrained(
+        tmp_path / "tiny"
+    )
     words().save_pretrained(tmp_path / "tiny")
     file = export_gguf(tmp_path / "tiny", "f32")
-    with pytest.raises(ValueError, match=rf"^model.path={file}: a GGUF of architecture llama, .*rope[_.]"):
+    with pytest.raises(
+        ValueError, match=rf"^model.path={file}: a GGUF of architecture llama, .*rope[_.]"
+    ):
         found(file, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.json"))

@@ -46,7 +46,9 @@ def on_the_host(directory: Path) -> Spread:
     names += [f"model.layers.{i}" for i in range(len(model.model.layers))]
     waiting = {name: name.endswith(("layers.1", "layers.2")) for name in names}
     weights = OffloadedWeightsLoader(state_dict=dict(model.state_dict()))
-    attach_align_device_hook_on_blocks(model, dict.fromkeys(["", *names], "cpu"), waiting, weights_map=weights)
+    attach_align_device_hook_on_blocks(
+        model, dict.fromkeys(["", *names], "cpu"), waiting, weights_map=weights
+    )
     model.hf_device_map = {name: "cpu" if waits else 0 for name, waits in waiting.items()}
     return Spread(model)
 
@@ -70,7 +72,9 @@ PLACES: dict[str, Callable[[Path], PlacedModel]] = {
 
 
 @pytest.fixture(scope="module")
-def directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Path]:
+def directories(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     for name in ARCHITECTURES:
         tiny_model(name).save_pretrained(root / name)
@@ -103,7 +107,8 @@ def devices(module: nn.Module) -> set[str]:
 
 
 def assert_holds(layer: nn.Module, expected: nn.Module) -> None:
-    found, wanted = dict(layer.named_parameters()), dict(expected.named_parameters())
+    found = dict(layer.named_parameters())
+    wanted = dict(expected.named_parameters())
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -113,16 +118,22 @@ def change(adapter: ModelAdapter, i: int) -> None:
     attention, mlp = adapter.blocks(i)
     neurons = mlp.num_units // len(mlp.members)
     kept = tuple(n for n in range(mlp.num_units) if n % neurons < neurons // 3)
-    slice_layer(adapter, i, LayerPlan(tuple(range(0, attention.num_units, 2)), kept), NoCompensation(), None)
+    slice_layer(
+        adapter, i, LayerPlan(tuple(range(0, attention.num_units, 2)), kept), NoCompensation(), None
+    )
     adapter.layers[i].self_attn.o_proj.bias = nn.Parameter(torch.arange(32.0))
 
 
-def test_a_layer_is_present_inside_its_block_and_gone_after_it(placed: PlacedModel, plain: PreTrainedModel) -> None:
+def test_a_layer_is_present_inside_its_block_and_gone_after_it(
+    placed: PlacedModel, plain: PreTrainedModel
+) -> None:
     before = [devices(layer) for layer in placed.layers]
     waiting = [where == {"meta"} for where in before]
-    assert (any(waiting), all(waiting)) == {Resident: (False, False), Spread: (True, False), OnDisk: (True, True)}[
-        type(placed)
-    ]
+    assert (any(waiting), all(waiting)) == {
+        Resident: (False, False),
+        Spread: (True, False),
+        OnDisk: (True, True),
+    }[type(placed)]
     for i, expected in enumerate(plain.model.layers):
         with placed.layer(i) as layer:
             assert layer is placed.layers[i] and devices(layer) == {"cpu"}
@@ -132,7 +143,9 @@ def test_a_layer_is_present_inside_its_block_and_gone_after_it(placed: PlacedMod
         assert [devices(layer) for layer in placed.layers] == before
 
 
-def test_a_layer_changed_inside_its_block_is_so_the_next_time(placed: PlacedModel, plain: PreTrainedModel) -> None:
+def test_a_layer_changed_inside_its_block_is_so_the_next_time(
+    placed: PlacedModel, plain: PreTrainedModel
+) -> None:
     before = [devices(layer) for layer in placed.layers]
     adapter = adapt(plain)
     for i in (0, 1):
@@ -148,20 +161,27 @@ def test_a_layer_changed_inside_its_block_is_so_the_next_time(placed: PlacedMode
             assert placed.adapter.layer_config(i) == adapter.layer_config(i)
     assert [devices(layer) for layer in placed.layers] == before
     assert placed.adapter.num_parameters() == adapter.num_parameters()
-    expected = torch.cat([adapter.decoder(input_ids=batch_NT).last_hidden_state for batch_NT in BATCHES])
+    expected = torch.cat(
+        [adapter.decoder(input_ids=batch_NT).last_hidden_state for batch_NT in BATCHES]
+    )
     assert torch.equal(torch.cat(list(placed.hidden_states(BATCHES))), expected)
 
 
 @torch.no_grad()
-def test_a_copy_of_a_layer_is_changed_while_the_layer_stays(placed: PlacedModel, plain: PreTrainedModel) -> None:
+def test_a_copy_of_a_layer_is_changed_while_the_layer_stays(
+    placed: PlacedModel, plain: PreTrainedModel
+) -> None:
     with placed.ends():
         hidden_NTD, calls = enter(placed.adapter, BATCHES[0])
-    own_copy, doubled = copy.deepcopy(plain.model.layers[1]), 2 * plain.model.layers[1].self_attn.o_proj.weight
+    own_copy = copy.deepcopy(plain.model.layers[1])
+    doubled = 2 * plain.model.layers[1].self_attn.o_proj.weight
     own_copy.self_attn.o_proj.weight = nn.Parameter(doubled)
     with placed.layer(1) as layer:
         copied = placed.copy_layer(1)
         copied.self_attn.o_proj.weight = nn.Parameter(doubled.clone())
-        assert torch.equal(calls[1](copied, hidden_NTD.clone()), calls[1](own_copy, hidden_NTD.clone()))
+        assert torch.equal(
+            calls[1](copied, hidden_NTD.clone()), calls[1](own_copy, hidden_NTD.clone())
+        )
         assert_holds(layer, plain.model.layers[1])
     with placed.layer(1) as layer:
         assert_holds(layer, plain.model.layers[1])
@@ -179,12 +199,17 @@ def test_it_computes_what_the_model_computes(placed: PlacedModel, plain: PreTrai
     assert torch.equal(placed.logits(BATCHES[0]), plain(input_ids=BATCHES[0]).logits)
 
 
-def test_embeddings_and_head_are_gone_after_their_block(directory: Path, plain: PreTrainedModel) -> None:
+def test_embeddings_and_head_are_gone_after_their_block(
+    directory: Path, plain: PreTrainedModel
+) -> None:
     placed = placed_at("stream", directory)
     parts = (placed.model.get_input_embeddings, placed.model.get_output_embeddings)
     own = (plain.get_input_embeddings, plain.get_output_embeddings)
     with placed.ends():
-        assert all(torch.equal(part().weight, expected().weight) for part, expected in zip(parts, own, strict=True))
+        assert all(
+            torch.equal(part().weight, expected().weight)
+            for part, expected in zip(parts, own, strict=True)
+        )
         assert all(devices(layer) == {"meta"} for layer in placed.layers)
     assert devices(placed.model) == {"meta"}
     tied = placed.model.get_output_embeddings().weight is placed.model.get_input_embeddings().weight
@@ -198,7 +223,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     plan = prune(plain, 0.4)
     assert prune(placed, 0.4) == plan
     assert [devices(layer) for layer in placed.layers] == before
-    assert type(placed.model) is type(plain) and placed.model.config.to_dict() == plain.config.to_dict()
+    assert (
+        type(placed.model) is type(plain)
+        and placed.model.config.to_dict() == plain.config.to_dict()
+    )
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
     after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
     # where memory holds nothing of it, the checkpoint is what there is
@@ -213,7 +241,9 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert torch.equal(logits(loaded), logits(plain))
 
 
-def test_changed_layers_become_its_files(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_layers_become_its_files(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that these layers are on the disk once; copied from one disk to another, and where names are others."""
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):
@@ -222,8 +252,12 @@ def test_changed_layers_become_its_files(directory: Path, tmp_path: Path, monkey
     for name in ("shared", "copied"):
         (tmp_path / name).mkdir()
         placed.write(tmp_path / name)
-        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
-    shared, copied = ({file.name: file for file in (tmp_path / name).iterdir()} for name in ("shared", "copied"))
+        monkeypatch.setattr(
+            "os.link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link"))
+        )
+    shared, copied = (
+        {file.name: file for file in (tmp_path / name).iterdir()} for name in ("shared", "copied")
+    )
     assert {name: file.read_bytes() for name, file in shared.items()} == {
         name: file.read_bytes() for name, file in copied.items()
     }
@@ -235,7 +269,9 @@ def test_changed_layers_become_its_files(directory: Path, tmp_path: Path, monkey
 def test_a_block_that_fails_keeps_no_change(directory: Path, plain: PreTrainedModel) -> None:
     placed = placed_at("stream", directory)
     with pytest.raises(KeyboardInterrupt), placed.layer(1) as layer:
-        layer.self_attn.o_proj.weight = nn.Parameter(torch.zeros_like(layer.self_attn.o_proj.weight))
+        layer.self_attn.o_proj.weight = nn.Parameter(
+            torch.zeros_like(layer.self_attn.o_proj.weight)
+        )
         raise KeyboardInterrupt
     assert devices(placed.layers) == {"meta"}
     with placed.layer(1) as layer:

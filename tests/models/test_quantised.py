@@ -25,7 +25,8 @@ PLAIN = {torch.bfloat16, torch.float32}  # a router's biases are in float32
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
     """A gpt-oss as it is published: its experts have two values of four bits a byte, and a scale for 32."""
-    wide, tensors = deepcopy(GptOss.configs["gqa"]), {}
+    wide = deepcopy(GptOss.configs["gqa"])
+    tensors = {}
     wide.hidden_size = wide.intermediate_size = 64
     random_model(wide).bfloat16().save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
@@ -35,8 +36,12 @@ def in_mxfp4(folder: Path) -> dict[str, Tensor]:
             continue
         experts, inputs, outputs = tensor.shape
         shape = experts, outputs, inputs // 32
-        tensors[f"{name}_blocks"] = torch.randint(256, (*shape, 16), generator=generator, dtype=torch.uint8)
-        tensors[f"{name}_scales"] = torch.randint(118, 124, shape, generator=generator, dtype=torch.uint8)
+        tensors[f"{name}_blocks"] = torch.randint(
+            256, (*shape, 16), generator=generator, dtype=torch.uint8
+        )
+        tensors[f"{name}_scales"] = torch.randint(
+            118, 124, shape, generator=generator, dtype=torch.uint8
+        )
     return tensors
 
 
@@ -71,48 +76,76 @@ PACKED: dict[str, tuple[Callable[[Path], dict[str, Tensor]], dict[str, Any]]] = 
 
 
 @pytest.fixture(params=PACKED)
-def packed(request: pytest.FixtureRequest, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def packed(
+    request: pytest.FixtureRequest, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> Path:
     """A model in each format that is dequantised."""
     folder, (pack, options) = tmp_path / "packed", PACKED[request.param]
     save_file(pack(folder), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     plain = json.loads((folder / "config.json").read_text())
-    own = {"quant_method": request.param.split()[0], "modules_to_not_convert": ["lm_head"], **options}
+    own = {
+        "quant_method": request.param.split()[0],
+        "modules_to_not_convert": ["lm_head"],
+        **options,
+    }
     (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": own}))
     return folder
 
 
-def test_weights_that_are_published_quantised_are_plain_once_loaded(packed: Path, tmp_path: Path) -> None:
+def test_weights_that_are_published_quantised_are_plain_once_loaded(
+    packed: Path, tmp_path: Path
+) -> None:
     config = ModelConfig("packed", str(packed), device="cpu")
     model = find_model(config, tmp_path, trust_remote_code=False).open().model
     assert {parameter.dtype for parameter in model.parameters()} <= PLAIN
-    files, layer = load_file(packed / "model.safetensors"), "model.layers.0."
+    files = load_file(packed / "model.safetensors")
+    layer = "model.layers.0."
     if "scale_inv" in "".join(files):
-        name = next(name for name in files if name.endswith("down_proj.weight") and f"{name}_scale_inv" in files)
+        name = next(
+            name
+            for name in files
+            if name.endswith("down_proj.weight") and f"{name}_scale_inv" in files
+        )
         found = model.get_parameter(f"{layer}mlp.experts.down_proj" if "experts" in name else name)
         assert torch.equal(found.view(-1, *files[name].shape)[0].float(), files[name].float() / 4)
     else:
-        blocks, scales = (files[f"{layer}mlp.experts.down_proj_{part}"] for part in ("blocks", "scales"))
+        blocks, scales = (
+            files[f"{layer}mlp.experts.down_proj_{part}"] for part in ("blocks", "scales")
+        )
         values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-        pairs = torch.stack([values[(blocks & 15).int()], values[(blocks >> 4).int()]], -1)  # low half first
+        pairs = torch.stack(
+            [values[(blocks & 15).int()], values[(blocks >> 4).int()]], -1
+        )  # low half first
         scaled = pairs.flatten(-2) * 2.0 ** (scales.float() - 127)[..., None]
-        assert torch.equal(model.get_parameter(f"{layer}mlp.experts.down_proj").float(), scaled.flatten(-2).mT)
+        assert torch.equal(
+            model.get_parameter(f"{layer}mlp.experts.down_proj").float(), scaled.flatten(-2).mT
+        )
     model.save_pretrained(tmp_path / "saved")
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
 
 
-def test_quantised_weights_are_pruned_from_disk(packed: Path, text_file: Path, tmp_path: Path) -> None:
+def test_quantised_weights_are_pruned_from_disk(
+    packed: Path, text_file: Path, tmp_path: Path
+) -> None:
     """Layer by layer, without room for plain weights of all: the models that need it most are published so."""
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []
     for placement in ("device", "stream"):
         folder = tmp_path / placement
-        options = ["method=flap_plus", f"model.placement={placement}", f"cache_dir={folder}", *sizes]
+        options = [
+            "method=flap_plus",
+            f"model.placement={placement}",
+            f"cache_dir={folder}",
+            *sizes,
+        ]
         run(composed(*tiny(packed, text_file), *options), folder)
         checkpoints.append(tensors_of(folder))
     resident, streamed = checkpoints
     assert resident.keys() == streamed.keys()
-    assert all(torch.equal(streamed[name].float(), tensor.float()) for name, tensor in resident.items())
+    assert all(
+        torch.equal(streamed[name].float(), tensor.float()) for name, tensor in resident.items()
+    )
     assert {tensor.dtype for tensor in streamed.values()} <= PLAIN
     config = json.loads((tmp_path / "stream" / "checkpoint" / "config.json").read_text())
     assert "quantization_config" not in config

@@ -42,7 +42,9 @@ def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     assert len(found) == len(expected) and all(map(torch.equal, found, expected))
 
 
-def go(placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False) -> dict[str, Stream]:
+def go(
+    placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False
+) -> dict[str, Stream]:
     """A walk with two streams that are advanced in each layer, behind `visit`."""
     walk = Walk(placed, "walk", WorkFolder(folder), changing)
     for name, batches_NT in BATCHES.items():
@@ -84,9 +86,11 @@ def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) 
 @pytest.mark.parametrize("on_files", [False, True])
 def test_a_fork_leaves_its_origin_alone(on_files: bool, tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
-    placed, expected = Resident(model), by_itself(model, BATCHES["one"])
+    placed = Resident(model)
+    expected = by_itself(model, BATCHES["one"])
     walk = Walk(placed, "walk", WorkFolder(tmp_path if on_files else None))
-    origin, forks = walk.enter("origin", BATCHES["one"]), list[tuple[Stream, list[Tensor]]]()
+    origin = walk.enter("origin", BATCHES["one"])
+    forks = list[tuple[Stream, list[Tensor]]]()
     for i in walk:
         fork = origin.fork()
         other = copy.deepcopy(placed.layers[i])
@@ -108,11 +112,17 @@ def test_a_fork_leaves_its_origin_alone(on_files: bool, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("layer", [0, 2, 3])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_an_interrupted_walk_goes_on(placement: str, layer: int, model_dir: Path, tmp_path: Path) -> None:
+def test_an_interrupted_walk_goes_on(
+    placement: str, layer: int, model_dir: Path, tmp_path: Path
+) -> None:
     """Bit for bit as if nothing had happened; and only what is in use lies in the folder."""
-    placed, folder = placed_at(placement, model_dir), tmp_path / "walk"
+    placed = placed_at(placement, model_dir)
+    folder = tmp_path / "walk"
     expected = go(placed, None)
-    with interrupted(placed, layer, call=4), pytest.raises(Interruption):  # the second stream's second batch
+    with (
+        interrupted(placed, layer, call=4),
+        pytest.raises(Interruption),
+    ):  # the second stream's second batch
         go(placed, folder)
     visited = list[int]()
 
@@ -149,10 +159,13 @@ def cut(placed: PlacedModel) -> Visit:
 
 
 @pytest.mark.usefixtures("every_layer_is_recorded")
-def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(model_dir: Path, tmp_path: Path) -> None:
+def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(
+    model_dir: Path, tmp_path: Path
+) -> None:
     resident = placed_at("device", model_dir)
     expected = go(resident, None, cut(resident), changing=True)
-    work, folder = tmp_path / "work", tmp_path / "walk"
+    work = tmp_path / "work"
+    folder = tmp_path / "walk"
     placed = placed_at("stream", model_dir, work)
     with interrupted(placed, layer=2), pytest.raises(Interruption):
         go(placed, folder, cut(placed), changing=True)
@@ -161,7 +174,8 @@ def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(model_dir: 
         layer.mlp.up_proj.weight = nn.Parameter(torch.zeros_like(layer.mlp.up_proj.weight))
 
     again = placed_at("stream", model_dir, work)
-    visited, take = list[int](), cut(again)
+    visited = list[int]()
+    take = cut(again)
 
     def visit(i: int) -> None:
         visited.append(i)
@@ -175,9 +189,12 @@ def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(model_dir: 
     assert torch.equal(again.logits(tokens()), resident.logits(tokens()))
 
 
-def test_in_memory_changes_are_gone_with_the_process_so_that_nothing_is_kept(model_dir: Path, tmp_path: Path) -> None:
+def test_in_memory_changes_are_gone_with_the_process_so_that_nothing_is_kept(
+    model_dir: Path, tmp_path: Path
+) -> None:
     for _ in range(2):
-        placed, visited = placed_at("device", model_dir), list[int]()
+        placed = placed_at("device", model_dir)
+        visited = list[int]()
         go(placed, tmp_path / "walk", visited.append, changing=True)
         assert visited == [0, 1, 2, 3]
     assert not (tmp_path / "walk").exists()
@@ -201,7 +218,11 @@ def test_hidden_states_that_are_not_whole_are_not_trusted(
     content = file.read_bytes()
     file.unlink()
     if damage != "missing":
-        changed = {"cut short": content[:-4], "changed": content[:-1] + b"\x01", "of zeros": bytes(len(content))}
+        changed = {
+            "cut short": content[:-4],
+            "changed": content[:-1] + b"\x01",
+            "of zeros": bytes(len(content)),
+        }
         file.write_bytes(changed[damage])
     again = Walk(placed, "walk", WorkFolder(tmp_path / "walk"))
     assert again.layers_done == 0

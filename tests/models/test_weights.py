@@ -15,10 +15,16 @@ EMBEDDINGS = "model.embed_tokens.weight"
 def test_a_file_beside_the_weights_is_not_read(tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
     model.save_pretrained(tmp_path)
-    save_file({EMBEDDINGS: torch.full((96, 32), 7.0), "lora_A": torch.ones(2)}, tmp_path / "previous.safetensors")
+    save_file(
+        {EMBEDDINGS: torch.full((96, 32), 7.0), "lora_A": torch.ones(2)},
+        tmp_path / "previous.safetensors",
+    )
     shards = Shards(tmp_path)
     assert torch.equal(shards.read(EMBEDDINGS), model.state_dict()[EMBEDDINGS])
-    assert set(shards.files.values()) == {tmp_path / "model.safetensors"} and "lora_A" not in shards.shapes
+    assert (
+        set(shards.files.values()) == {tmp_path / "model.safetensors"}
+        and "lora_A" not in shards.shapes
+    )
 
 
 def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
     """Six experts a layer, two for each token; the second variant of some families has a layer with a plain MLP."""
     config = copy.deepcopy(list(FAMILIES[family].configs.values())[variant])
     config.num_experts_per_tok = TOP_K
-    config.num_experts = config.num_local_experts = EXPERTS  # the family's own name, or what its config calls so
+    config.num_experts = config.num_local_experts = (
+        EXPERTS  # the family's own name, or what its config calls so
+    )
     config.n_group = config.topk_group = 1
     return config
 
@@ -79,15 +81,23 @@ def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
 @torch.no_grad()
 def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
     """Logits of the dense model whose routers give the experts that the plan removes a logit of minus infinity."""
-    linear, closed = nn.functional.linear, {}
+    linear = nn.functional.linear
+    closed = {}
     for i, kept in enumerate(plan.layers):
         router = router_of(model, i)
         if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
-            for module in model.modules():  # the router or its parent: it chooses by the sum of both
-                if hasattr(module, "e_score_correction_bias") and router in (module, getattr(module, "gate", None)):
+            for (
+                module
+            ) in model.modules():  # the router or its parent: it chooses by the sum of both
+                if hasattr(module, "e_score_correction_bias") and router in (
+                    module,
+                    getattr(module, "gate", None),
+                ):
                     module.e_score_correction_bias[gone] = -torch.inf
-            closed[router.weight.data_ptr()] = torch.zeros(EXPERTS).index_fill(0, torch.tensor(gone).long(), -torch.inf)
+            closed[router.weight.data_ptr()] = torch.zeros(EXPERTS).index_fill(
+                0, torch.tensor(gone).long(), -torch.inf
+            )
 
     def spy(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         output = linear(x, weight, bias)
@@ -110,7 +120,9 @@ def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
 
 
 @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
-def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(model: PreTrainedModel, compensation: object) -> None:
+def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
+    model: PreTrainedModel, compensation: object
+) -> None:
     plan = experts_alone(model, 4)
     expected = never_routed(copy.deepcopy(model), plan)
     assert not torch.allclose(expected, logits(model), atol=1e-2)
@@ -121,20 +133,25 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(model: PreTrain
 @torch.no_grad()
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
     """w_e a_e of every expert and token, zero where the token is not sent to the expert, as (T, E, I)."""
-    experts, seen = model.model.layers[layer].mlp.experts, []
+    experts = model.model.layers[layer].mlp.experts
+    seen = []
     hook = experts.register_forward_pre_hook(lambda module, args: seen.append(args))
     model(input_ids=tokens_NT)
     hook.remove()
     [(hidden_TH, chosen_TK, weight_TK)] = seen
     weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
-    inputs = [experts._apply_gate(nn.functional.linear(hidden_TH, weight)) for weight in experts.gate_up_proj]
+    inputs = [
+        experts._apply_gate(nn.functional.linear(hidden_TH, weight))
+        for weight in experts.gate_up_proj
+    ]
     return torch.stack(inputs, dim=1) * weight_TE[..., None]
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe"])
 def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str) -> None:
     model = random_model(config_of(family))
-    known, expected_TEI = observed(model)[1].blocks.mlp, routed_activations(model, 1, tokens()).double()
+    known = observed(model)[1].blocks.mlp
+    expected_TEI = routed_activations(model, 1, tokens()).double()
     for one, expected_TI in zip(known, expected_TEI.unbind(1), strict=True):
         for found, expected in (
             (one.mean_I, expected_TI.mean(0)), (one.var_I, expected_TI.var(0)),
@@ -145,14 +162,21 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
     """By OBS exactly, E‖y_e − E y_e‖² of its routed output y_e; by WIFV as if its neurons were independent."""
-    model, windows_NT = random_model(config_of("mixtral")), tokens(windows=60)
-    input_TEI, down_EHI = routed_activations(model, 1, windows_NT), model.model.layers[1].mlp.experts.down_proj
+    model = random_model(config_of("mixtral"))
+    windows_NT = tokens(windows=60)
+    input_TEI = routed_activations(model, 1, windows_NT)
+    down_EHI = model.model.layers[1].mlp.experts.down_proj
     output_TEH = torch.einsum("tei,ehi->teh", input_TEI, down_EHI)
-    known, blocks = covariances(model, windows_NT, 4, whole_experts=True)[1], adapt(model, True).blocks(1)
+    known = covariances(model, windows_NT, 4, whole_experts=True)[1]
+    blocks = adapt(model, True).blocks(1)
     by_neurons_E = (input_TEI.var(0) * down_EHI.square().sum(1)).sum(1)
-    torch.testing.assert_close(score_layer(WIFV(), blocks, known).mlp, by_neurons_E, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        score_layer(WIFV(), blocks, known).mlp, by_neurons_E, rtol=1e-3, atol=1e-6
+    )
     error_E = output_TEH.var(0).sum(1)
-    torch.testing.assert_close(score_layer(OBS(ridge=1e-5), blocks, known).mlp, error_E, rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(
+        score_layer(OBS(ridge=1e-5), blocks, known).mlp, error_E, rtol=1e-2, atol=1e-5
+    )
 
 
 def test_the_price_of_an_expert_is_what_leaves_with_it(model: PreTrainedModel) -> None:
@@ -168,13 +192,22 @@ def test_the_price_of_an_expert_is_what_leaves_with_it(model: PreTrainedModel) -
 @pytest.mark.parametrize("ratio", [0.1, 0.5])
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("metric", ["WIFV", "OBS", "REAP"])
-def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, structure: str, ratio: float) -> None:
+def test_every_structure_keeps_as_many_as_a_token_is_sent_to(
+    metric: str, structure: str, ratio: float
+) -> None:
     model = random_model(config_of("qwen3_moe", 1))
-    adapter, chosen = adapt(model, True), STRUCTURES[structure](experts=True)
-    known = covariances(model, tokens(), 4, whole_experts=True) if metric == "OBS" else observed(model)
+    adapter = adapt(model, True)
+    chosen = STRUCTURES[structure](experts=True)
+    known = (
+        covariances(model, tokens(), 4, whole_experts=True) if metric == "OBS" else observed(model)
+    )
     budget = price(adapter, ratio)
     chosen.check(budget)
-    plan = allocated(chosen, score_layers((METRICS | EXPERT_METRICS)[metric](), adapter, enumerate(known)), budget)
+    plan = allocated(
+        chosen,
+        score_layers((METRICS | EXPERT_METRICS)[metric](), adapter, enumerate(known)),
+        budget,
+    )
     assert budget.named(plan).mlp_units == ("expert", "neuron", "expert")
     assert all(len(plan.layers[i].mlp) >= TOP_K for i in (0, 2))
     largest = max(units.price for layer in budget.layers for units in layer)
@@ -183,9 +216,12 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, struct
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+def saved(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Saved]:
     """Every family with one number of experts for all layers, or with another one in each."""
-    root, made = tmp_path_factory.mktemp("experts"), {}
+    root = tmp_path_factory.mktemp("experts")
+    made = {}
     for family in FAMILIES:
         dense = random_model(config_of(family))
         for name, plan in (
@@ -194,7 +230,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
         ):
             model = copy.deepcopy(dense)
             prune_experts(model, plan)
-            made[f"{family} {name}"] = save_pruned(model, tokenizer, root / f"{family}-{name}", plan)
+            made[f"{family} {name}"] = save_pruned(
+                model, tokenizer, root / f"{family}-{name}", plan
+            )
     return made
 
 
@@ -212,7 +250,9 @@ def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Pa
         assert torch.equal(found[f"{one.directory}.generated"], generated(one.model))
 
 
-def test_experts_leave_a_model_that_has_lost_neurons(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_experts_leave_a_model_that_has_lost_neurons(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     """Their output biases, which stand in for the neurons, leave with them."""
     model = random_model(config_of("mixtral"))
     statistics = enumerate(collect(Resident(model), tokens(), 4))
@@ -231,7 +271,8 @@ def test_neurons_leave_a_model_that_has_lost_experts(
     family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     dense = random_model(config_of(family))
-    model, neurons = copy.deepcopy(dense), adapt(dense).mlp(0).columns_UC.numel() // EXPERTS
+    model = copy.deepcopy(dense)
+    neurons = adapt(dense).mlp(0).columns_UC.numel() // EXPERTS
     prune_experts(model, decided(model, 0.3))
     save_pruned(model, tokenizer, tmp_path / "fewer", decided(dense, 0.3))
     narrower = load(tmp_path / "fewer")
@@ -244,5 +285,8 @@ def test_neurons_leave_a_model_that_has_lost_experts(
 
 
 def test_experts_in_groups_of_one_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected neither for deepseek_v3 with n_group=2, whose router chooses among"):
+    with pytest.raises(
+        ValueError,
+        match="expected neither for deepseek_v3 with n_group=2, whose router chooses among",
+    ):
         adapt(random_model(test_mixtures.TestDeepseekV3.configs["queries"]), whole_experts=True)

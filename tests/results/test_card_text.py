@@ -22,17 +22,28 @@ def made(finished: Path) -> tuple[Report, Path]:
     return Report.load(finished / "report.json"), finished / "checkpoint"
 
 
-def test_a_run_leaves_a_card_with_its_numbers_and_without_folders(made: tuple[Report, Path], model_dir: Path) -> None:
+def test_a_run_leaves_a_card_with_its_numbers_and_without_folders(
+    made: tuple[Report, Path], model_dir: Path
+) -> None:
     report, checkpoint = made
     card = ModelCard.load(checkpoint / CARD)
     assert MARK in card.text
     data = card.data
-    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", None)
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "transformers",
+        "text-generation",
+        None,
+    )
     assert "structured-pruning" in data.tags
-    [(name, value), _] = [item for item in report.evaluation["pruned"].items() if "_stderr" not in item[0]]
+    [(name, value), _] = [
+        item for item in report.evaluation["pruned"].items() if "_stderr" not in item[0]
+    ]
     assert name == "words.txt/perplexity@16"
     assert f"| {name} | {report.evaluation['dense'][name]:.3f} | {value:.3f} |" in card.text
-    assert "by 40%" in data.model_name and f"without {report.ratio['realised_decoder']:.2%}" in card.text
+    assert (
+        "by 40%" in data.model_name
+        and f"without {report.ratio['realised_decoder']:.2%}" in card.text
+    )
     text = (checkpoint / CARD).read_text()
     assert str(checkpoint.parents[2]) not in text and str(model_dir.parents[1]) not in text
 
@@ -54,15 +65,22 @@ def test_it_names_the_base_and_its_licence_and_what_was_removed(made: tuple[Repo
     assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
     assert "attention heads and MLP neurons were removed" in model_card(report, checkpoint, {})
     layers = [layer | {"experts": 3} for layer in report.layers]
-    assert "attention heads and experts were removed" in model_card(replace(report, layers=layers), checkpoint, {})
+    assert "attention heads and experts were removed" in model_card(
+        replace(report, layers=layers), checkpoint, {}
+    )
 
 
 def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
-    for config, trust in (('{"model_type": "llama"}', False), ('{"model_type": "flap_llama", "auto_map": {}}', True)):
+    for config, trust in (
+        ('{"model_type": "llama"}', False),
+        ('{"model_type": "flap_llama", "auto_map": {}}', True),
+    ):
         (tmp_path / "config.json").write_text(config)
         text = loading(tmp_path)
         assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
-        assert ("`flap` on PyPI is another program" in text) == trust and "pip install flap" not in text
+        assert (
+            "`flap` on PyPI is another program" in text
+        ) == trust and "pip install flap" not in text
         assert f"```\nvllm serve {PLACE}\n```" in text
         assert "llama-cli" not in text
     (tmp_path / "model-q8_0.gguf").touch()
@@ -80,7 +98,9 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
     ],
     ids=["a card", "a licence of its own", "no YAML", "no card"],
 )  # fmt: skip
-def test_a_directorys_card_names_base_and_licence(card: str | None, facts: dict[str, Any], tmp_path: Path) -> None:
+def test_a_directorys_card_names_base_and_licence(
+    card: str | None, facts: dict[str, Any], tmp_path: Path
+) -> None:
     if card is not None:
         (tmp_path / CARD).write_text(card)
     assert base_facts(str(tmp_path)) == facts

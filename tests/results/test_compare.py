@@ -18,7 +18,11 @@ def runs(tmp_path: Path, report: Report) -> list[Path]:
     folders = []
     for structure, documents in (("AL-AM", [20.0, 22.0]), ("UL-UM", [21.0, 25.0])):
         numbers = {PERPLEXITY: sum(documents) / 2, SPEED: documents[0]}
-        folders.append(add_cell(tmp_path, altered(report, 0.2, {PERPLEXITY: 20.0}, numbers), "WIFV", structure, 0.2))
+        folders.append(
+            add_cell(
+                tmp_path, altered(report, 0.2, {PERPLEXITY: 20.0}, numbers), "WIFV", structure, 0.2
+            )
+        )
         keep_documents(folders[-1], numbers, {PERPLEXITY: documents})
     return folders
 
@@ -36,14 +40,19 @@ def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -
     assert [[entry.text for entry in row] for row in table.rows] == [
         [PERPLEXITY, "21.000", "23.000", "+2.00 ± 1.00 (+9.5%) within noise"], [SPEED, "20.000", "21.000", "+5.0%"],
     ]  # fmt: skip
-    assert numbers_table(read_runs(runs[:1] * 2)).rows[0][-1] == Entry("+0.00 ± 0.00 (+0.0%) within noise")
+    assert numbers_table(read_runs(runs[:1] * 2)).rows[0][-1] == Entry(
+        "+0.00 ± 0.00 (+0.0%) within noise"
+    )
 
 
 def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report: Report) -> None:
     numbers = {PERPLEXITY: 30.0, "piqa/acc": 0.5}
     other = add_cell(tmp_path, altered(report, 0.2, {}, numbers), "IFV", "AL-AM", 0.2)
     keep_documents(other, numbers, data="others")
-    found = {name.text: [one.text for one in row] for name, *row in numbers_table(read_runs([runs[0], other])).rows}
+    found = {
+        name.text: [one.text for one in row]
+        for name, *row in numbers_table(read_runs([runs[0], other])).rows
+    }
     assert found[PERPLEXITY] == ["21.000", "30.000", "+9.00 (+42.9%)"]
     assert found["piqa/acc"] == ["", "0.500", ""]  # of one run alone
 
@@ -51,11 +60,15 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
     """An earlier start has kept the same number, of other documents; a single one has no error."""
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
-    other = RunRecord("other", documents={("acc", "a"): [1.0, 1.0, 0.0], ("acc", "b"): [1.0], ("acc", "c"): [1.0]})
+    other = RunRecord(
+        "other", documents={("acc", "a"): [1.0, 1.0, 0.0], ("acc", "b"): [1.0], ("acc", "c"): [1.0]}
+    )
     assert other.differences_to(one, ["acc"])["acc"].mean == pytest.approx(1 / 3)
 
 
-def test_the_command_prints_tables_that_are_not_folded(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_tables_that_are_not_folded(
+    runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     main([*map(str, runs)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [f"A  {runs[0]}", f"B  {runs[1]}"]
@@ -66,12 +79,20 @@ def test_the_command_prints_tables_that_are_not_folded(runs: list[Path], capsys:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (lambda run: (run / "report.json").write_text("{"), "damaged (report.json: cannot be read (JSONDecodeError))"),
+        (
+            lambda run: (run / "report.json").write_text("{"),
+            "damaged (report.json: cannot be read (JSONDecodeError))",
+        ),
         (lambda run: write_status(run, "failed", "out of memory"), "failed (out of memory)"),
-        (lambda run: write_status(run, "running"), "unfinished (no report: still running, or killed)"),
+        (
+            lambda run: write_status(run, "running"),
+            "unfinished (no report: still running, or killed)",
+        ),
     ],
 )
-def test_no_result_is_one_line(runs: list[Path], damage: object, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_result_is_one_line(
+    runs: list[Path], damage: object, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     damage(runs[1])  # type: ignore[operator]
     with pytest.raises(SystemExit):
         main([*map(str, runs)])

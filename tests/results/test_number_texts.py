@@ -28,7 +28,11 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
     names = [f"{text}/perplexity@{window}" for text in "abc" for window in (1024, 128)]
     domains = {name: "calibration" if name.startswith("b") else "other" for name in names}
     expected = [f"{text}/perplexity@{window}" for window in (128, 1024) for text in "bac"]
-    assert in_order(["piqa/acc", *names, "boolq/acc"], domains) == [*expected, "piqa/acc", "boolq/acc"]
+    assert in_order(["piqa/acc", *names, "boolq/acc"], domains) == [
+        *expected,
+        "piqa/acc",
+        "boolq/acc",
+    ]
     assert in_order(names[:2], {}) == names[1::-1]
     bits = ["a/bits_per_byte@128", "a/bits_per_byte@1024"]
     assert in_order(["piqa/acc", *reversed(bits), *names], {})[len(names) :] == [*bits, "piqa/acc"]

@@ -14,7 +14,9 @@ from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altere
 PARAMETERS, BYTES, SPEEDS = COSTS
 
 
-def front_of(places: list[tuple[float, float]], *lower_is_better: bool) -> list[tuple[float, float]]:
+def front_of(
+    places: list[tuple[float, float]], *lower_is_better: bool
+) -> list[tuple[float, float]]:
     found = front(DataFrame(places, columns=["cost", "quality"]), *lower_is_better)
     return list(found.itertuples(index=False, name=None))
 
@@ -35,29 +37,50 @@ def test_what_differs_by_rounding_alone_is_equal() -> None:
     assert front_of(places, True, True) == [(100.2, 50.0), (120.0, 40.0)]
 
 
-def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(tmp_path: Path, report: Report) -> None:
-    dense, speedup = {PERPLEXITY: 20.0, SPEED: 40.0}, f"{SPEED}_ratio"
+def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
+    tmp_path: Path, report: Report
+) -> None:
+    dense = {PERPLEXITY: 20.0, SPEED: 40.0}
+    speedup = f"{SPEED}_ratio"
     for seed, perplexity, speed in ((0, 30.0, 1.25), (1, 34.0, 1.5)):
         pruned = altered(report, 0.2, dense, {PERPLEXITY: perplexity, speedup: speed})
         add_cell(tmp_path, pruned, "WIFV", "AL-AM", 0.2, seed=seed)
-    for ratio, perplexity in ((0.5, 50.0), (0.7, None)):  # slower than at 0.2, and worse; not finite
+    for ratio, perplexity in (
+        (0.5, 50.0),
+        (0.7, None),
+    ):  # slower than at 0.2, and worse; not finite
         add_cell(
-            tmp_path, altered(report, ratio, dense, {PERPLEXITY: perplexity, speedup: 1.125}), "IFV", "AL-AM", ratio
+            tmp_path,
+            altered(report, ratio, dense, {PERPLEXITY: perplexity, speedup: 1.125}),
+            "IFV",
+            "AL-AM",
+            ratio,
         )
     study = read_study(tmp_path)
     series = series_of(study)
     assert list(points(study, series, PERPLEXITY, SPEEDS).itertuples(index=False, name=None)) == [
         (1.125, 50.0, "IFV AL-AM 0.5", 0), (1.375, 32.0, "WIFV AL-AM 0.2", 1), (1.0, 20.0, "dense", -1),
     ]  # fmt: skip
-    assert fronts(study, series, [PERPLEXITY], SPEEDS) == f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense."
+    assert (
+        fronts(study, series, [PERPLEXITY], SPEEDS)
+        == f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense."
+    )
     assert [cost.measured(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
     assert "WIFV AL-AM 0.2, dense." in {plot.name: plot.caption for plot in draw(study)}["speed"]
 
 
-@pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")  # where columns are added to a hundred
+@pytest.mark.filterwarnings(
+    "error::pandas.errors.PerformanceWarning"
+)  # where columns are added to a hundred
 def test_parameters_are_those_of_the_whole_model(tmp_path: Path, report: Report) -> None:
     many = {f"task{i}/acc": 0.5 for i in range(100)}
-    add_cell(tmp_path, altered(report, 0.2, {PERPLEXITY: 20.0} | many, {PERPLEXITY: 30.0}), "WIFV", "AL-AM", 0.2)
+    add_cell(
+        tmp_path,
+        altered(report, 0.2, {PERPLEXITY: 20.0} | many, {PERPLEXITY: 30.0}),
+        "WIFV",
+        "AL-AM",
+        0.2,
+    )
     study = read_study(tmp_path)
     costs = points(study, series_of(study), PERPLEXITY, PARAMETERS).cost.tolist()
     assert costs == [report["parameters"]["total_after"], report["parameters"]["total_before"]]

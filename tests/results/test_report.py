@@ -38,7 +38,9 @@ def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
     for section, keys in SCHEMA_1.items():
         if keys:
             assert report[section].keys() >= keys, section
-    assert [layer.keys() for layer in report["layers"]] == [{"query_heads", "kv_heads", "neurons"}] * 4
+    assert [layer.keys() for layer in report["layers"]] == [
+        {"query_heads", "kv_heads", "neurons"}
+    ] * 4
 
 
 def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
@@ -56,30 +58,49 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
     assert remarks(Report({"method": "flap"}, evaluation=without)) == []
 
 
-def test_what_travels_says_nothing_of_trackers_and_is_json(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+def test_what_travels_says_nothing_of_trackers_and_is_json(
+    run_tiny: Callable[..., Report], tmp_path: Path
+) -> None:
     """Also where an option is infinite, as `cache_wait_seconds=inf`: the config is written into each of these files."""
-    run_tiny(tmp_path, "tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9", "cache_wait_seconds=inf")
+    run_tiny(
+        tmp_path,
+        "tracking=mlflow",
+        "tracking.uri=http://alice:s3cret@127.0.0.1:9",
+        "cache_wait_seconds=inf",
+    )
     for file in ("report.json", "evaluation.json", "checkpoint/flap.json"):
         json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
     label = json.loads((tmp_path / "checkpoint" / "flap.json").read_text())
     assert not {"tracking", "cache_dir"} & label["provenance"]["config"].keys()
     assert str(tmp_path) not in json.dumps(label["provenance"]["config"]["checkpoint"])
-    assert json.loads((tmp_path / "report.json").read_text())["config"]["tracking"]["uri"] == "http://127.0.0.1:9"
+    assert (
+        json.loads((tmp_path / "report.json").read_text())["config"]["tracking"]["uri"]
+        == "http://127.0.0.1:9"
+    )
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_report_says_what_the_files_hold(finished: Path, report: dict[str, Any]) -> None:
     plan = PruningPlan.load(finished / "plan.json")
-    parameters, ratio = report["parameters"], report["ratio"]
+    parameters = report["parameters"]
+    ratio = report["ratio"]
     assert report["layers"] == [
-        {"query_heads": 2 * len(one.attention), "kv_heads": len(one.attention), "neurons": len(one.mlp)}
+        {
+            "query_heads": 2 * len(one.attention),
+            "kv_heads": len(one.attention),
+            "neurons": len(one.mlp),
+        }
         for one in plan.layers
     ]
     assert parameters["decoder_before"] == 46080  # 4 x (4 KV heads at 1536 + 56 neurons at 96)
-    assert parameters["decoder_after"] == sum(1536 * len(one.attention) + 96 * len(one.mlp) for one in plan.layers)
+    assert parameters["decoder_after"] == sum(
+        1536 * len(one.attention) + 96 * len(one.mlp) for one in plan.layers
+    )
     assert ratio["requested"] == 0.4
     assert ratio["realised_decoder"] == pytest.approx(1 - parameters["decoder_after"] / 46080)
-    assert ratio["realised_total"] == pytest.approx(1 - parameters["total_after"] / parameters["total_before"])
+    assert ratio["realised_total"] == pytest.approx(
+        1 - parameters["total_after"] / parameters["total_before"]
+    )
     saved = load_file(Path(report["checkpoint"]) / "model.safetensors")
     assert sum(tensor.numel() for tensor in saved.values()) == parameters["total_after"]
     stages = [seconds for stage, seconds in report["seconds"].items() if stage != "total"]
@@ -91,7 +112,8 @@ def test_report_says_what_the_files_hold(finished: Path, report: dict[str, Any])
 
 
 def test_markdown_holds_the_numbers(finished: Path, report: dict[str, Any]) -> None:
-    text, parameters = (finished / "report.md").read_text(), report["parameters"]
+    text = (finished / "report.md").read_text()
+    parameters = report["parameters"]
     dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
     error = report["difference_stderr"][NAME]
     assert 0 < error < pruned
@@ -99,7 +121,8 @@ def test_markdown_holds_the_numbers(finished: Path, report: dict[str, Any]) -> N
     change = f"{pruned - dense:+.2f} ± {error:.2f} ({pruned / dense - 1:+.1%}){noise}"
     assert f"| {NAME} | {dense:.3f} | {pruned:.3f} | {change} | calibration |" in text
     for stem in ("total", "decoder"):
-        before, after = parameters[f"{stem}_before"], parameters[f"{stem}_after"]
+        before = parameters[f"{stem}_before"]
+        after = parameters[f"{stem}_after"]
         assert f"| {before:,} | {after:,} ({after / before:.1%}) |" in text
     assert f"{report['ratio']['realised_decoder']:.4f} of 0.4 asked" in text
     for i, one in enumerate(report["layers"]):
@@ -107,10 +130,18 @@ def test_markdown_holds_the_numbers(finished: Path, report: dict[str, Any]) -> N
 
 
 def test_standard_errors_stand_beside_their_numbers() -> None:
-    numbers = {"piqa/acc": 0.65, "piqa/acc_stderr": 0.062, "c4/kl@128": 0.7005, "c4/kl@128_stderr": 0.0463}
+    numbers = {
+        "piqa/acc": 0.65,
+        "piqa/acc_stderr": 0.062,
+        "c4/kl@128": 0.7005,
+        "c4/kl@128_stderr": 0.0463,
+    }
     report = Report({}, evaluation={"dense": {"piqa/acc": 0.667}, "pruned": numbers})
-    report.difference_stderr, report.difference_p_value = {"piqa/acc": 0.044}, {"piqa/acc": 0.7}
-    report.parameters = {f"{which}_{when}": 1 for which in ("total", "decoder") for when in ("before", "after")}
+    report.difference_stderr = {"piqa/acc": 0.044}
+    report.difference_p_value = {"piqa/acc": 0.7}
+    report.parameters = {
+        f"{which}_{when}": 1 for which in ("total", "decoder") for when in ("before", "after")
+    }
     report.ratio = {"realised_decoder": 0.2, "requested": 0.2}
     assert [tuple(entry.text for entry in row) for row in tables(report)[0].rows] == [
         ("piqa/acc", "0.667", "0.650 ± 0.062", "-0.017 ± 0.044 within noise"),
@@ -119,7 +150,8 @@ def test_standard_errors_stand_beside_their_numbers() -> None:
 
 
 def test_numbers_of_the_calibrations_domain_alone_are_told() -> None:
-    domains, numbers = {"c4/perplexity@16": "other", NAME: "calibration"}, {"dense": {}, "pruned": {NAME: 20.0}}
+    domains = {"c4/perplexity@16": "other", NAME: "calibration"}
+    numbers = {"dense": {}, "pruned": {NAME: 20.0}}
     assert remarks(Report({}, evaluation=numbers, domains=domains)) == [NOTICE]
     numbers["pruned"]["c4/perplexity@16"] = 30.0
     assert remarks(Report({}, evaluation=numbers, domains=domains)) == []
@@ -129,11 +161,17 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
     report = run_tiny(tmp_path, "ratio=0.25", "round_to=32", "structure.min_heads=3")
     assert all(layer["neurons"] == 32 and layer["kv_heads"] >= 3 for layer in report.layers)
     met = report.ratio["realised_decoder"]
-    assert met in [  # 24 of 56 neurons at 96 leave each layer, and to remove 11520 one or two KV heads at 1536
-        pytest.approx((4 * 24 * 96 + heads * 1536) / 46080) for heads in (1, 2)
-    ]
+    assert (
+        met
+        in [  # 24 of 56 neurons at 96 leave each layer, and to remove 11520 one or two KV heads at 1536
+            pytest.approx((4 * 24 * 96 + heads * 1536) / 46080) for heads in (1, 2)
+        ]
+    )
     assert report.ratio["rounding_cost"] == met - 0.25
-    assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)" in (tmp_path / "report.md").read_text()
+    assert (
+        f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)"
+        in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_what_is_not_finite_is_valid_json_and_back(report: dict[str, Any], tmp_path: Path) -> None:

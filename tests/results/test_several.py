@@ -36,7 +36,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_two_sweeps_are_one_page_beside_them(sweeps: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_sweeps_are_one_page_beside_them(
+    sweeps: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = [contents(folder) for folder in sweeps]
     assert list(notices(read_study(*sweeps).finished)) == []
     main([str(folder) for folder in sweeps])
@@ -63,9 +65,15 @@ def test_sweeps_of_one_name_are_told_by_their_paths(tmp_path: Path, report: Repo
     assert write_study(*folders) == tmp_path / "a" / "sweep+sweep" / "index.html"
 
 
-def test_what_is_set_here_and_default_there_is_no_difference(tmp_path: Path, report: Report) -> None:
+def test_what_is_set_here_and_default_there_is_no_difference(
+    tmp_path: Path, report: Report
+) -> None:
     seq_len = report["config"]["calibration"]["seq_len"]
-    for name, overrides in (("a", (f"calibration.seq_len={seq_len}",)), ("b", ()), ("c", ("calibration.seq_len=64",))):
+    for name, overrides in (
+        ("a", (f"calibration.seq_len={seq_len}",)),
+        ("b", ()),
+        ("c", ("calibration.seq_len=64",)),
+    ):
         (tmp_path / name).mkdir()
         cell = add_cell(tmp_path / name, report, "WIFV", "AL-AM", 0.2, overrides=overrides)
         change(cell, config=json.loads((cell / "report.json").read_text())["config"])
@@ -80,12 +88,20 @@ def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -
     for i, samples in enumerate((128, 16, 128)):
         cell = add_cell(tmp_path, report, "WIFV", "AL-AM", 0.2, seed=i)
         calibration = config["calibration"] | {"num_samples": samples, "seq_len": 128 if i else 64}
-        change(cell, config=config | {"calibration": calibration, "cache_dir": str(i), "run_name": str(i)})
+        change(
+            cell,
+            config=config | {"calibration": calibration, "cache_dir": str(i), "run_name": str(i)},
+        )
     running = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.4, state="running")
-    unresolved = {"calibration": {"num_samples": "${other}"}, "compensation": {"_target_": "flap.Linear"}}
+    unresolved = {
+        "calibration": {"num_samples": "${other}"},
+        "compensation": {"_target_": "flap.Linear"},
+    }
     (running / ".hydra" / "config.yaml").write_text(json.dumps(unresolved))
     choices = {"metric": "WIFV", "compensation": "linear", "hydra/launcher": "slurm"}
-    (running / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
+    (running / ".hydra" / "hydra.yaml").write_text(
+        json.dumps({"hydra": {"runtime": {"choices": choices}}})
+    )
     cells = read_study(tmp_path).runs
     assert varying(cell.config for cell in cells) == {
         "calibration.num_samples": ["16", "128"],
@@ -95,9 +111,15 @@ def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -
     assert unfinished.config["compensation"] == "linear"
 
 
-def test_runs_of_different_models_and_versions_are_told(sweeps: tuple[Path, Path], report: Report) -> None:
+def test_runs_of_different_models_and_versions_are_told(
+    sweeps: tuple[Path, Path], report: Report
+) -> None:
     [cell] = sweeps[1].glob("0_*")
-    config = report["config"] | {"ratio": 0.2, "seed": 1, "model": report["config"]["model"] | {"name": "other"}}
+    config = report["config"] | {
+        "ratio": 0.2,
+        "seed": 1,
+        "model": report["config"]["model"] | {"name": "other"},
+    }
     config["eval"] = {"perplexity": report["config"]["eval"]["perplexity"] | {"max_tokens": 64}}
     change(cell, config=config, versions=report["versions"] | {"torch": "9.9"})
     torch = report["versions"]["torch"]

@@ -64,24 +64,49 @@ def test_the_csv_of_cells_with_and_without_a_result(sweep: Path, report: Plain) 
     } == low  # fmt: skip
     assert high[f"pruned/{PERPLEXITY}"] == "nan"
     killed, failed = sorted(others, key=lambda row: row["state"], reverse=True)
-    assert (failed["state"], failed["metric"], failed["structure"], failed["seed"]) == ("failed", "WIFV", "UL-UM", "3")
+    assert (failed["state"], failed["metric"], failed["structure"], failed["seed"]) == (
+        "failed",
+        "WIFV",
+        "UL-UM",
+        "3",
+    )
     assert failed["error"] == CRASH
-    assert (killed["state"], killed["ratio"], killed[f"pruned/{PERPLEXITY}"]) == ("unfinished", "0.2", "")
+    assert (killed["state"], killed["ratio"], killed[f"pruned/{PERPLEXITY}"]) == (
+        "unfinished",
+        "0.2",
+        "",
+    )
     assert "killed" in killed["error"]
 
 
 def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report: Plain) -> None:
     names = [PERPLEXITY, "boolq-passages/perplexity@128", "boolq/acc", "boolq/acc_stderr"]
     numbers = dict.fromkeys(names, 0.5)
-    boolq = {PERPLEXITY: "other", "boolq-passages/perplexity@128": "calibration", "boolq": "calibration"}
+    boolq = {
+        PERPLEXITY: "other",
+        "boolq-passages/perplexity@128": "calibration",
+        "boolq": "calibration",
+    }
     for ratio, domains in ((0.2, boolq), (0.3, {})):
-        add_cell(tmp_path, altered(report, ratio, numbers, numbers) | {"domains": domains}, "IFV", "AL-AM", ratio)
+        add_cell(
+            tmp_path,
+            altered(report, ratio, numbers, numbers) | {"domains": domains},
+            "IFV",
+            "AL-AM",
+            ratio,
+        )
     index = write_study(tmp_path)
     inside = "boolq-passages/perplexity@128; boolq/acc"
     assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, ""]
     assert index.read_text().count("calibration’s domain</span>") == 2
-    swapped = {PERPLEXITY: "calibration", "boolq-passages/perplexity@128": "other", "boolq": "calibration"}
-    add_cell(tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6)
+    swapped = {
+        PERPLEXITY: "calibration",
+        "boolq-passages/perplexity@128": "other",
+        "boolq": "calibration",
+    }
+    add_cell(
+        tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6
+    )
     assert [read_study(tmp_path).domain(name) for name in names[:3]] == ["", "", "calibration"]
 
 
@@ -90,8 +115,11 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
     assert "its numbers mean nothing" in write_study(tmp_path).read_text()
 
 
-def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
-    few, many = ("calibration.num_samples=2",), ("calibration.num_samples=8", "resume=true")
+def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
+    tmp_path: Path, report: Plain
+) -> None:
+    few = ("calibration.num_samples=2",)
+    many = ("calibration.num_samples=8", "resume=true")
     add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="failed", overrides=few)
     add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="running", overrides=many)
     add_cell(tmp_path, altered(report, 0.2, {}, {}), "IFV", "AL-AM", 0.2, overrides=many[:1])
@@ -100,11 +128,21 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path:
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
     """Whatever Hydra's record says. Without the zero-shot tasks it is of the same curve; with other windows not."""
-    for overrides in ((), ("~eval.zero_shot",), ("eval.perplexity.seq_len=64",), ("calibration.num_samples=2",)):
+    for overrides in (
+        (),
+        ("~eval.zero_shot",),
+        ("eval.perplexity.seq_len=64",),
+        ("calibration.num_samples=2",),
+    ):
         cell = add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
     (cell / ".hydra" / "overrides.yaml").write_text('["calibration.num_samples=64"]')
     options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).runs}
-    assert options == {"0": "", "1": "", "2": "eval.perplexity.seq_len=64", "3": "calibration.num_samples=2"}
+    assert options == {
+        "0": "",
+        "1": "",
+        "2": "eval.perplexity.seq_len=64",
+        "3": "calibration.num_samples=2",
+    }
 
 
 @pytest.mark.parametrize(
@@ -121,9 +159,16 @@ def test_the_best_is_what_the_runs_say_is_better(
         one = altered(report, 0.2, {}, {"speech/wer": value}) | {"better": {"speech/wer": better}}
         keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), {"speech/wer": value})
     page = write_study(tmp_path).read_text()
-    marked = [value.text for row in tabulate(read_study(tmp_path)).rows for value in row if value.mark == "best"]
+    marked = [
+        value.text
+        for row in tabulate(read_study(tmp_path)).rows
+        for value in row
+        if value.mark == "best"
+    ]
     assert marked == ([] if best is None else [best])
-    assert re.findall("(lower|higher) is better</span>", page) == ([] if headed is None else [headed])
+    assert re.findall("(lower|higher) is better</span>", page) == (
+        [] if headed is None else [headed]
+    )
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
@@ -155,7 +200,9 @@ def test_only_what_is_paired_and_clear_is_best(
         folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
         keep_documents(folder, numbers, {"piqa/acc": rights(*range(number))}, where)
     study = read_study(tmp_path)
-    marked = {run.metric: row[-2].mark for run, row in zip(study.runs, tabulate(study).rows, strict=True)}
+    marked = {
+        run.metric: row[-2].mark for run, row in zip(study.runs, tabulate(study).rows, strict=True)
+    }
     assert [marked["IFV"], marked["WIFV"]] == marks
 
 
@@ -168,7 +215,10 @@ def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> N
         keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), numbers, documents)
     study = read_study(tmp_path)
     table = tabulate(study)
-    marks = {run.metric: [one.mark for one in row[-4:-1]] for run, row in zip(study.runs, table.rows, strict=True)}
+    marks = {
+        run.metric: [one.mark for one in row[-4:-1]]
+        for run, row in zip(study.runs, table.rows, strict=True)
+    }
     assert table.heads[-4:-1] == (AVERAGE, "a/acc", "b/acc")
     assert marks == {"IFV": ["best", "best", "near"], "WIFV": ["", "", "near"]}
 
@@ -178,37 +228,70 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
         return [plot.name for plot in draw(read_study(folder))]
 
     assert names(sweep) == ["perplexity", "layers", "parameters"]
-    assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
+    assert names(full_grid(tmp_path / "grid", report)) == [
+        "perplexity",
+        "zero_shot",
+        "layers",
+        "parameters",
+        "speed",
+    ]
 
 
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
     for seed, value in ((0, 30.0), (1, 36.0)):
         one = altered(report, 0.2, {AVERAGE: 0.6}, {PERPLEXITY: value, AVERAGE: None})
-        add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, seed=seed, overrides=("calibration.num_samples=8",))
+        add_cell(
+            tmp_path, one, "WIFV", "AL-AM", 0.2, seed=seed, overrides=("calibration.num_samples=8",)
+        )
     other = altered(report, 0.2, {}, {PERPLEXITY: 50.0})
-    add_cell(tmp_path, other, "WIFV", "AL-AM", 0.2, overrides=("calibration.num_samples=2", "checkpoint.save=false"))
+    add_cell(
+        tmp_path,
+        other,
+        "WIFV",
+        "AL-AM",
+        0.2,
+        overrides=("calibration.num_samples=2", "checkpoint.save=false"),
+    )
     few, many = series_of(read_study(tmp_path))
     assert few.label == "WIFV calibration.num_samples=2 checkpoint.save=false"
     assert many.label == "WIFV calibration.num_samples=8"
-    assert many.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 33.0, 36.0]}  # min, mean, max
+    assert many.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {
+        0.2: [30.0, 33.0, 36.0]
+    }  # min, mean, max
     assert many.at_each_ratio(f"pruned/{AVERAGE}").empty
     assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
 
 
-def test_a_folder_for_each_checkpoint_is_no_option_and_cannot_stop_a_page(tmp_path: Path, report: Plain) -> None:
+def test_a_folder_for_each_checkpoint_is_no_option_and_cannot_stop_a_page(
+    tmp_path: Path, report: Plain
+) -> None:
     named = ("checkpoint.dir=ck/${hydra:job.num}",)
     for seed in (0, 1):
-        add_cell(tmp_path, altered(report, 0.2, {}, {PERPLEXITY: 30.0}), "WIFV", "AL-AM", 0.2, seed, overrides=named)
+        add_cell(
+            tmp_path,
+            altered(report, 0.2, {}, {PERPLEXITY: 30.0}),
+            "WIFV",
+            "AL-AM",
+            0.2,
+            seed,
+            overrides=named,
+        )
     running = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.5, state="running", overrides=named)
     config = json.loads((running / ".hydra" / "config.yaml").read_text())
     config["model"] = {"path": "${oc.env:NOT_SET_HERE}/x", "name": "${model.path}"}
     (running / ".hydra" / "config.yaml").write_text(json.dumps(config))
     study = read_study(tmp_path)
     [series] = series_of(study)
-    assert len(series.rows) == 2 and study.runs[-1].model is None and {run.options for run in study.runs} == {""}
+    assert (
+        len(series.rows) == 2
+        and study.runs[-1].model is None
+        and {run.options for run in study.runs} == {""}
+    )
 
 
-def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: Path, report: Plain) -> None:
+def test_cells_of_one_target_are_compared_whatever_share_they_removed(
+    tmp_path: Path, report: Plain
+) -> None:
     for seed, share, value in ((0, 0.264, 30.0), (1, 0.266, 36.0)):
         for metric, more in (("WIFV", 0), ("IFV", 9)):
             one = altered(report, share, {PERPLEXITY: 20.0}, {PERPLEXITY: value + more})
@@ -246,7 +329,9 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
         ("status.json", "{torn", "status.json: no state"),
     ],
 )
-def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: str | None, why: str) -> None:
+def test_one_damaged_file_costs_its_cell_alone(
+    sweep: Path, name: str, content: str | None, why: str
+) -> None:
     finished = [cell for cell in read_study(sweep).finished if not cell.folder.startswith("1_")]
     path = next(sweep.glob(f"1_*/{name}"))
     path.unlink() if content is None else path.write_text(content)
@@ -275,7 +360,9 @@ def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content
         ("2_tiny_WIFV_UL-UM_r0.2_s3", "a single run"),
     ],
 )
-def test_without_a_study_it_is_one_line(sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_study_it_is_one_line(
+    sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(sweep / folder)])
     assert stopped.value.code == 1
@@ -287,10 +374,14 @@ def sweep_config(folder: Path) -> DictConfig:
     """What Hydra hands to a callback, as far as it is read."""
     tracking = {"_target_": "flap.results.tracking.NoTracking"}
     hydra = {"sweep": {"dir": str(folder)}, "launcher": {}, "overrides": {"task": []}}
-    return OmegaConf.create({"hydra": hydra, "tracking": tracking, "model": {"placement": "device"}})
+    return OmegaConf.create(
+        {"hydra": hydra, "tracking": tracking, "model": {"placement": "device"}}
+    )
 
 
-def test_the_callback_writes_the_study_as_cells_end(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_callback_writes_the_study_as_cells_end(
+    sweep: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     config = OmegaConf.merge(sweep_config(sweep), {"hydra": {"mode": RunMode.MULTIRUN}})
     StudyCallback().on_job_end(config, JobReturn())
@@ -303,10 +394,14 @@ def test_the_callback_writes_the_study_as_cells_end(sweep: Path, caplog: pytest.
     (sweep / "index.html").unlink()
     StudyCallback().on_multirun_end(config)
     assert (sweep / "index.html").is_file()
-    assert [one.getMessage() for one in caplog.records if "flap" in one.name] == [f"study: {sweep / 'index.html'}"]
+    assert [one.getMessage() for one in caplog.records if "flap" in one.name] == [
+        f"study: {sweep / 'index.html'}"
+    ]
 
 
-def test_the_callback_never_breaks_a_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_callback_never_breaks_a_sweep(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     StudyCallback().on_multirun_end(sweep_config(tmp_path))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "no cell in it" in record.getMessage()
@@ -322,9 +417,12 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "differs", [(), ("model.path=/models/other",), ("model.dtype=bfloat16",), ("eval.perplexity=x",)]
+    "differs",
+    [(), ("model.path=/models/other",), ("model.dtype=bfloat16",), ("eval.perplexity=x",)],
 )
-def test_a_dense_model_has_a_row_for_each_way(differs: tuple[str, ...], report: Plain, tmp_path: Path) -> None:
+def test_a_dense_model_has_a_row_for_each_way(
+    differs: tuple[str, ...], report: Plain, tmp_path: Path
+) -> None:
     """Though the two have one name."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)

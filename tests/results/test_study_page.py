@@ -12,7 +12,9 @@ from flap.results.study_files import write_study
 from tests.helpers.browser import opened
 from tests.helpers.study_grid import CRASH, Report, full_grid
 
-IN_ORDER = [f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)]  # by ratio, then perplexity
+IN_ORDER = [
+    f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)
+]  # by ratio, then perplexity
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +132,14 @@ def test_the_shown_rows_as_a_latex_table(page: Page) -> None:
     page.locator("#search").fill("0_tiny")
     choice(page, "Ratio").select_option("0.1")
     lines = downloaded(page, "LaTeX").splitlines()
-    assert lines[:3] == ["% needs \\usepackage{booktabs}", "\\begin{tabular}{llrrrrrrrr}", "\\toprule"]
-    assert lines[3].startswith("metric & structure & ratio & removed & parameters & wikitext2/perplexity@128 & ")
+    assert lines[:3] == [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{tabular}{llrrrrrrrr}",
+        "\\toprule",
+    ]
+    assert lines[3].startswith(
+        "metric & structure & ratio & removed & parameters & wikitext2/perplexity@128 & "
+    )
     assert lines[3].count(" & ") == lines[5].count(" & ") == lines[7].count(" & ") == 9
     assert lines[5].startswith("dense &  &  & 0.0000 & ") and "$\\pm$" in lines[5]
     assert lines[7].startswith("IFV & AL-AM & 0.1 & ") and lines[7].endswith(" \\\\")
@@ -146,15 +154,25 @@ def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
     assert page.inner_text("body").strip() == "what happened"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)]
+)
 def test_axe_finds_no_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
-    with opened(browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+    with opened(
+        browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme
+    ) as page:
         found = Axe().run(page, options={"preload": False}).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        serious = [
+            (one["id"], one["nodes"][0]["html"])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
         assert serious == []
 
 
 def test_every_link_leads_to_a_file_beside_the_page(page: Page, index: Path) -> None:
     links = page.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href'))")
     assert any(link.endswith("/report.json") for link in links)
-    assert [link for link in links if not link.startswith("#") and not (index.parent / link).is_file()] == []
+    assert [
+        link for link in links if not link.startswith("#") and not (index.parent / link).is_file()
+    ] == []

@@ -27,18 +27,24 @@ def dry(base: list[str], tmp_path: Path) -> Dry:
 
 
 def test_the_config_alone_is_enough(tmp_path: Path) -> None:
-    LlamaConfig(num_hidden_layers=3, max_position_embeddings=256).save_pretrained(tmp_path / "model")
+    LlamaConfig(num_hidden_layers=3, max_position_embeddings=256).save_pretrained(
+        tmp_path / "model"
+    )
     secret = ["tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9"]
     folders = [f"model.path={tmp_path / 'model'}", f"hydra.run.dir={tmp_path / 'run'}"]
     arguments = [*folders, *secret, "dry_run=true", "method=flap_plus"]
-    done = subprocess.run([sys.executable, "-m", "flap", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "flap", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[1].startswith("parameters: 869,") and lines[2] == "passes over the weights: 2"
     assert [line.split()[0] for line in lines[3:]] == ["GB", "device", "auto", "stream", "free"]
     assert not (tmp_path / "run" / "report.json").exists()
     written = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert any("127.0.0.1:9" in text for text in written) and not any("s3cret" in text for text in written)
+    assert any("127.0.0.1:9" in text for text in written) and not any(
+        "s3cret" in text for text in written
+    )
 
 
 PASSES = [
@@ -60,15 +66,27 @@ def test_parameters_and_passes_are_true(
 
 def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
     device, stream = (dry().needs(placement) for placement in ("device", "stream"))
-    assert stream.weights < device.weights and stream.device < device.device and stream.disk > device.disk == 0
+    assert (
+        stream.weights < device.weights
+        and stream.device < device.device
+        and stream.disk > device.disk == 0
+    )
     assert dry("metric=OBS").needs("device").statistics > device.statistics  # covariances
 
 
 @pytest.mark.parametrize(
     ("arguments", "room", "line"),
     [
-        ((), (PLENTY, 1000, PLENTY), r"model\.placement=device: expected \S+ GB free in the host's memory, and 1e-06"),
-        ((), (PLENTY, 1000, PLENTY), r"are; take model\.placement=stream, or a smaller calibration\.batch_size \("),
+        (
+            (),
+            (PLENTY, 1000, PLENTY),
+            r"model\.placement=device: expected \S+ GB free in the host's memory, and 1e-06",
+        ),
+        (
+            (),
+            (PLENTY, 1000, PLENTY),
+            r"are; take model\.placement=stream, or a smaller calibration\.batch_size \(",
+        ),
         (  # nothing that is set already is told
             ("model.placement=stream", "calibration.batch_size=1"),
             (PLENTY, 1000, PLENTY),
@@ -79,7 +97,11 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
             (PLENTY, PLENTY, 1000),
             r"cache_dir: expected \S+ GB free on its disk, and 1e-06",
         ),
-        (("method=flap_plus", "calibration.num_samples=20"), (PLENTY, PLENTY, 1000), "fewer structure.tokens"),
+        (
+            ("method=flap_plus", "calibration.num_samples=20"),
+            (PLENTY, PLENTY, 1000),
+            "fewer structure.tokens",
+        ),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
@@ -94,11 +116,18 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
     monkeypatch.setattr(module, "free", lambda *_: room)
     with pytest.raises(ValueError, match=line) as caught:
-        run(composed(*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", *arguments), tmp_path / "run")
-    assert "\n" not in str(caught.value) and "(dry_run=true shows all placements)" in str(caught.value)
+        run(
+            composed(*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", *arguments),
+            tmp_path / "run",
+        )
+    assert "\n" not in str(caught.value) and "(dry_run=true shows all placements)" in str(
+        caught.value
+    )
 
 
-def test_what_may_fit_is_not_refused(dry: Dry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_may_fit_is_not_refused(
+    dry: Dry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     expected = dry("model.placement=stream")
     disk = int(expected.needs("stream").disk / MARGIN) + 1
     monkeypatch.setattr(module, "free", lambda *_: (PLENTY, PLENTY, disk))
@@ -107,7 +136,12 @@ def test_what_may_fit_is_not_refused(dry: Dry, monkeypatch: pytest.MonkeyPatch, 
         dry("model.placement=stream", "calibration.num_samples=64").check(tmp_path)
 
 
-PACKAGED = ["model.device=cpu", "eval.perplexity.max_tokens=2048", "calibration.seq_len=128", "ratio=0.2"]
+PACKAGED = [
+    "model.device=cpu",
+    "eval.perplexity.max_tokens=2048",
+    "calibration.seq_len=128",
+    "ratio=0.2",
+]
 MEASURED = [("method=flap", "stream", 64), ("method=wanda_sp", "auto", 64)]
 THOROUGH = [
     ("method=flap", "device", 64),
@@ -121,14 +155,28 @@ MEASURED += [pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUG
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(("choices", "placement", "windows"), MEASURED)
-def test_a_run_takes_what_is_estimated(choices: str, placement: str, windows: int, tmp_path: Path) -> None:
+def test_a_run_takes_what_is_estimated(
+    choices: str, placement: str, windows: int, tmp_path: Path
+) -> None:
     """The peak of the process, of the packaged model: within a factor of 1.5.
 
     A process takes over the peak of the one that starts it, and a worker of pytest may have grown large: so a small
     shell stands between the two.
     """
-    arguments = [*choices.split(), *PACKAGED, f"model.placement={placement}", f"calibration.num_samples={windows}"]
-    command = [sys.executable, "-m", "flap", *arguments, "use_cache=false", f"hydra.run.dir={tmp_path}"]
+    arguments = [
+        *choices.split(),
+        *PACKAGED,
+        f"model.placement={placement}",
+        f"calibration.num_samples={windows}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "flap",
+        *arguments,
+        "use_cache=false",
+        f"hydra.run.dir={tmp_path}",
+    ]
     subprocess.run(["sh", "-c", '"$@"; exit $?', "sh", *command], check=True, capture_output=True)
     measured = json.loads((tmp_path / "report.json").read_text())["peak_memory_bytes"]["host"]
     expected = dry_run(composed(*arguments, "use_cache=false")).needs(placement).host

@@ -35,7 +35,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "changed"), CHANGES)
-def test_a_key_changes_with_its_result(change: str, changed: set[str], base: list[str], tmp_path: Path) -> None:
+def test_a_key_changes_with_its_result(
+    change: str, changed: set[str], base: list[str], tmp_path: Path
+) -> None:
     arguments = [*base, "model.device=cpu", "ratio=0.4", "metric=OBS"]
     before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
     assert {name for name in before if before[name] != after[name]} == changed
@@ -43,8 +45,14 @@ def test_a_key_changes_with_its_result(change: str, changed: set[str], base: lis
 
 def test_a_trained_model_has_the_key_of_its_training(base: list[str], tmp_path: Path) -> None:
     training = ["recover=full", "recover.tokens=2432", "recover.seq_len=16"]
-    found = [keys(tmp_path, *base, *training, *more) for more in ((), ("recover.learning_rate=5e-3",))]
-    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"workspace", "pruned", "inputs"}
+    found = [
+        keys(tmp_path, *base, *training, *more) for more in ((), ("recover.learning_rate=5e-3",))
+    ]
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {
+        "workspace",
+        "pruned",
+        "inputs",
+    }
 
 
 def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
@@ -62,12 +70,20 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
 
 def test_what_is_computed_on_another_device_is_kept_apart(base: list[str], tmp_path: Path) -> None:
     run = prepare(composed(*base, "metric=OBS"), tmp_path)
-    cpu, gpu = (replace(run, source=replace(run.source, device=torch.device(name))).keys for name in ("cpu", "cuda"))
-    assert cpu.statistics != gpu.statistics and cpu.scores != gpu.scores and cpu.windows == gpu.windows
+    cpu, gpu = (
+        replace(run, source=replace(run.source, device=torch.device(name))).keys
+        for name in ("cpu", "cuda")
+    )
+    assert (
+        cpu.statistics != gpu.statistics and cpu.scores != gpu.scores and cpu.windows == gpu.windows
+    )
 
 
-def test_times_are_of_one_gpu_and_threads(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, found = prepare(composed(*base), tmp_path), []
+def test_times_are_of_one_gpu_and_threads(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(composed(*base), tmp_path)
+    found = []
     keys = replace(run, source=replace(run.source, device=torch.device("cuda:0"))).keys
     for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
@@ -79,19 +95,35 @@ def test_times_are_of_one_gpu_and_threads(base: list[str], tmp_path: Path, monke
 def keys(folder: Path, *arguments: str) -> dict[str, object]:
     run = prepare(composed(*arguments), folder)
     keys = run.keys
-    parts = {"statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense, "scores": keys.scores}
-    return parts | {"compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs}
+    parts = {
+        "statistics": keys.statistics,
+        "workspace": keys.workspace,
+        "dense": keys.dense,
+        "scores": keys.scores,
+    }
+    return parts | {
+        "compressed": keys.compressed(PLAN),
+        "pruned": keys.pruned(PLAN),
+        "inputs": run.inputs,
+    }
 
 
-def test_objects_of_two_classes_and_plans_have_keys_of_their_own(base: list[str], tmp_path: Path) -> None:
+def test_objects_of_two_classes_and_plans_have_keys_of_their_own(
+    base: list[str], tmp_path: Path
+) -> None:
     config = composed(*base, "method=flap_plus")
     runs = [prepare(replace(config, metric=metric), tmp_path) for metric in (IFV(), WIFV(), IFV())]
-    for one, other, again in ([run.keys.scores for run in runs], [run.keys.workspace for run in runs]):
+    for one, other, again in (
+        [run.keys.scores for run in runs],
+        [run.keys.workspace for run in runs],
+    ):
         assert one == again != other
     compensations = (BiasCompensation(), NoCompensation())
     found = [prepare(replace(config, compensation=one), tmp_path).keys for one in compensations]
     assert found[0].compressed(PLAN) != found[1].compressed(PLAN)
-    assert found[0].compressed(PLAN) != found[0].compressed(with_layer(PLAN, 0, LayerPlan((0,), (3, 5))))
+    assert found[0].compressed(PLAN) != found[0].compressed(
+        with_layer(PLAN, 0, LayerPlan((0,), (3, 5)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +139,9 @@ def test_objects_of_two_classes_and_plans_have_keys_of_their_own(base: list[str]
         ("structure=AL-AM", False),
     ],
 )
-def test_scores_of_a_search_serve_later_choices(override: str, same: bool, base: list[str], tmp_path: Path) -> None:
+def test_scores_of_a_search_serve_later_choices(
+    override: str, same: bool, base: list[str], tmp_path: Path
+) -> None:
     arguments = [*base, "model.device=cpu", "ratio=0.4", "method=flap_plus"]
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
     before, after = (run.keys.scores for run in runs)
@@ -132,8 +166,11 @@ def test_scores_of_an_edited_metric_are_others(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "mymetric.py").write_text("from mybase import Base\n\n\nclass Mine(Base):\n    pass\n")
-    config, found = composed(*base, "structure=search", "structure.tokens=64"), []
+    (tmp_path / "mymetric.py").write_text(
+        "from mybase import Base\n\n\nclass Mine(Base):\n    pass\n"
+    )
+    config = composed(*base, "structure=search", "structure.tokens=64")
+    found = []
     for source in (MINE, MINE, MINE.replace("float()", "float().flip(0)")):
         (tmp_path / "mybase.py").write_text(source)
         for name in ("mybase", "mymetric"):

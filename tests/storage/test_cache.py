@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from flap.storage.cache import Cache, Kind, digest
 from flap.storage.locks import lock_of
 
-WORDS: Kind[str] = Kind("dense", lambda value, path: path.write_text(value), lambda path: path.read_text())
+WORDS: Kind[str] = Kind(
+    "dense", lambda value, path: path.write_text(value), lambda path: path.read_text()
+)
 KEY = {"dataset": "wikitext2", "model": {"dtype": "float32"}}
 
 
@@ -76,36 +78,52 @@ def test_an_error_while_making_leaves_nothing_and_no_lock(tmp_path: Path) -> Non
     assert Cache(tmp_path, wait_seconds=0).get(WORDS, KEY, lambda: "value") == ("value", "miss")
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_place_that_cannot_be_written_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("")
     assert Cache(tmp_path / "file").get(WORDS, KEY, lambda: "value") == ("value", "off")
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert str(tmp_path / "file") in record.getMessage() and "cannot be written" in record.getMessage()
+    assert (
+        str(tmp_path / "file") in record.getMessage() and "cannot be written" in record.getMessage()
+    )
 
 
-def test_a_disk_that_is_full_costs_the_entry_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_is_full_costs_the_entry_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As safetensors says it, whose error is no OSError and names no file."""
 
     def full(value: str, path: Path) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     tensors = Kind("dense", full, lambda path: path.read_text())
     assert Cache(tmp_path).get(tensors, KEY, lambda: "value") == ("value", "off")
-    assert f"cache_dir: {tmp_path / 'dense'} cannot be written (" in caplog.text and "No space left" in caplog.text
+    assert (
+        f"cache_dir: {tmp_path / 'dense'} cannot be written (" in caplog.text
+        and "No space left" in caplog.text
+    )
 
 
 def test_waiting_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     entry(tmp_path).parent.mkdir(parents=True)
     with FileLock(lock_of(entry(tmp_path))):
-        assert Cache(tmp_path, wait_seconds=0.2).get(WORDS, KEY, lambda: "value") == ("value", "miss")
+        assert Cache(tmp_path, wait_seconds=0.2).get(WORDS, KEY, lambda: "value") == (
+            "value",
+            "miss",
+        )
     waiting, going_on = (record.getMessage() for record in caplog.records)
     assert "waiting for another process" in waiting
     assert "going on without it" in going_on
 
 
-def make_slowly(root: Path, made: Path, barrier: "multiprocessing.synchronize.Barrier", found: Path) -> None:
+def make_slowly(
+    root: Path, made: Path, barrier: "multiprocessing.synchronize.Barrier", found: Path
+) -> None:
     def make() -> str:
         with made.open("a") as file:
             file.write("made\n")
@@ -119,9 +137,13 @@ def make_slowly(root: Path, made: Path, barrier: "multiprocessing.synchronize.Ba
 
 def test_many_processes_make_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    barrier, made = context.Barrier(5), tmp_path / "made"
+    barrier = context.Barrier(5)
+    made = tmp_path / "made"
     founds = [tmp_path / f"found{i}" for i in range(5)]
-    jobs = [context.Process(target=make_slowly, args=(tmp_path / "root", made, barrier, found)) for found in founds]
+    jobs = [
+        context.Process(target=make_slowly, args=(tmp_path / "root", made, barrier, found))
+        for found in founds
+    ]
     for job in jobs:
         job.start()
     for job in jobs:

@@ -25,17 +25,27 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_one_holds_it_at_a_time(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "lock", "cache_dir") as first, file_lock(tmp_path / "lock", "cache_dir") as second:
+    with (
+        file_lock(tmp_path / "lock", "cache_dir") as first,
+        file_lock(tmp_path / "lock", "cache_dir") as second,
+    ):
         assert (first, second) == ("held", "busy")
     with file_lock(tmp_path / "lock", "cache_dir") as third:
         assert third == "held"
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_the_cache_works_and_one_line_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cache, kind = Cache(tmp_path), as_json("numbers")
+def test_without_locks_the_cache_works_and_one_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = Cache(tmp_path)
+    kind = as_json("numbers")
     with caplog.at_level(logging.WARNING):
-        assert [cache.get(kind, {"of": n}, lambda n=n: n) for n in (1, 2, 1)] == [(1, "miss"), (2, "miss"), (1, "hit")]
+        assert [cache.get(kind, {"of": n}, lambda n=n: n) for n in (1, 2, 1)] == [
+            (1, "miss"),
+            (2, "miss"),
+            (1, "hit"),
+        ]
     [line] = caplog.messages
     assert line.startswith(f"cache_dir: no lock in {tmp_path / 'numbers'} ([Errno ")
     assert not list(tmp_path.rglob("*.new"))
@@ -49,7 +59,9 @@ def test_without_locks_a_run_works_in_a_folder_of_its_own(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_processes_that_share_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_processes_that_share_gpus_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ValueError, match=r"^hydra\.sweep\.dir=\S+: no locks there, .*one process$"):
         claim_gpu(tmp_path)
@@ -65,7 +77,9 @@ def fail_in_workspace(root: Path, error: BaseException, *parts: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("error", [ValueError("checkpoint.dir: not empty"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("checkpoint.dir: not empty"), KeyboardInterrupt()], ids=repr
+)
 def test_whatever_ends_a_run_its_work_stays(error: BaseException, tmp_path: Path) -> None:
     fail_in_workspace(tmp_path, error, "calibrate/journal.json")
     with workspace(tmp_path, {"of": 1}, resume=True) as folder:
@@ -94,6 +108,9 @@ def test_work_that_nobody_goes_on_with_leaves_in_the_end(tmp_path: Path) -> None
 
 
 def test_another_run_of_the_same_work_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    with workspace(tmp_path, {"of": 1}, resume=True) as first, workspace(tmp_path, {"of": 1}, resume=True) as second:
+    with (
+        workspace(tmp_path, {"of": 1}, resume=True) as first,
+        workspace(tmp_path, {"of": 1}, resume=True) as second,
+    ):
         assert first == working_folder(tmp_path, {"of": 1}) != second
     assert not first.exists() and not second.exists()

@@ -16,11 +16,17 @@ from flap.storage.progress import progress
     ids=["long", "short", "in a terminal"],
 )
 def test_outside_a_terminal_the_log_says_how_long_a_step_takes(
-    seconds: float, terminal: bool, said: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    seconds: float,
+    terminal: bool,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = count(step=seconds)  # each item takes so long
     monkeypatch.setattr(
-        import_module("flap.storage.progress"), "time", SimpleNamespace(perf_counter=lambda: next(clock))
+        import_module("flap.storage.progress"),
+        "time",
+        SimpleNamespace(perf_counter=lambda: next(clock)),
     )
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
     with caplog.at_level(logging.INFO, "flap"):

@@ -26,15 +26,26 @@ def work_together() -> None:
     rank = ranks.rank()
     assert ranks.own_share(range(8)) == [[0, 5, 6], [1, 4, 7], [2, 3]][rank]
     assert ranks.gather_in_order([str(k) for k in ranks.own_share(range(8))]) == list("01234567")
-    assert ranks.each_by_one([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [(0, 0), (1, 1), (2, 2), (3, 2)]
+    assert ranks.each_by_one([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 2),
+    ]
     assert ranks.gather(torch.tensor(rank)) == [0, 1, 2]
     assert ranks.by_first(lambda word, of: (word, of))("mine", of=rank) == ("mine", 0)
-    assert ranks.on_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (0, 1, ["alone"])
+    assert ranks.on_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (
+        0,
+        1,
+        ["alone"],
+    )
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
     assert tensor.item() == 0  # (1e8 + 1) - 1e8 in float32, in this order
     for make in (refuse, refuse_unless_first):
-        with pytest.raises(ranks.AgreedError, match=r"^no$" if make is refuse else r"^rank 1 on \S+: no$"):
+        with pytest.raises(
+            ranks.AgreedError, match=r"^no$" if make is refuse else r"^rank 1 on \S+: no$"
+        ):
             ranks.agreed(make)
     with pytest.raises(ranks.AgreedError, match=r"^no$"):
         ranks.on_first(refuse)
@@ -66,7 +77,9 @@ def wait_for_a_silent_process() -> None:
     if ranks.is_first():
         time.sleep(15)
     else:
-        with pytest.raises(ranks.LostError, match=r"^another process has ended, or does not answer"):
+        with pytest.raises(
+            ranks.LostError, match=r"^another process has ended, or does not answer"
+        ):
             ranks.barrier()
     os._exit(0)
 

@@ -35,7 +35,9 @@ FILES = {
 
 
 def git(root: Path, *command: str) -> None:
-    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@y", *command], cwd=root, check=True)
+    subprocess.run(
+        ["git", "-c", "user.name=x", "-c", "user.email=x@y", *command], cwd=root, check=True
+    )
 
 
 @pytest.fixture
@@ -52,12 +54,22 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long  # test_wheel.py builds one, too
-def test_a_release_leaves_a_checked_sdist_and_wheel(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_release_leaves_a_checked_sdist_and_wheel(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     files = release(project, "0.2.0", TODAY)
-    assert {Path(file).name for file in files} == {"small-0.2.0.tar.gz", "small-0.2.0-py3-none-any.whl"}
-    assert {path.name for path in (project / "dist").iterdir()} == {Path(file).name for file in files}
+    assert {Path(file).name for file in files} == {
+        "small-0.2.0.tar.gz",
+        "small-0.2.0-py3-none-any.whl",
+    }
+    assert {path.name for path in (project / "dist").iterdir()} == {
+        Path(file).name for file in files
+    }
     assert (project / "flap/__init__.py").read_text() == '__version__ = "0.2.0"\n'
-    assert "version: 0.2.0\ndate-released: 2026-03-01\nauthors" in (project / "CITATION.cff").read_text()
+    assert (
+        "version: 0.2.0\ndate-released: 2026-03-01\nauthors"
+        in (project / "CITATION.cff").read_text()
+    )
     assert (project / "CHANGELOG.md").read_text() == (
         "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-03-01\n- New.\n\n## [0.1.0] - 2026-01-01\n- First.\n"
     )
@@ -86,7 +98,10 @@ def test_versions_that_are_refused(project: Path, version: str, message: str) ->
 
 def test_a_checkout_with_changes_is_refused(project: Path) -> None:
     (project / "notes.txt").write_text("mine\n")
-    with pytest.raises(ValueError, match=r"^the checkout has changes; commit or remove them first:\n\?\? notes.txt$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the checkout has changes; commit or remove them first:\n\?\? notes.txt$",
+    ):
         release(project, "0.2.0", TODAY)
 
 

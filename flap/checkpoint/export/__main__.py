@@ -22,11 +22,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flap export", description="A checkpoint in another format.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flap export", description="A checkpoint in another format."
+    )
     parser.add_argument("checkpoint", type=Path, help="the directory that a run wrote")
     formats = parser.add_subparsers(dest="format", required=True)
     gguf = formats.add_parser("gguf", help="a file for llama.cpp")
-    gguf.add_argument("--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16")
+    gguf.add_argument(
+        "--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16"
+    )
     formats.add_parser("mlx", help="a folder for mlx-lm")
     formats.add_parser("onnx", help="a graph for ONNX Runtime")
     formats.add_parser("openvino", help="a graph for OpenVINO")

@@ -27,12 +27,16 @@ def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedToken
     try:
         return read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})") from error
+        raise ValueError(
+            f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})"
+        ) from error
 
 
 def head_dim(config: PreTrainedConfig) -> int:
     """Return the head dimension D of a model."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,7 +84,9 @@ def check_installed(kind: str, *modules: str) -> None:
     """
     for module in modules:
         if find_spec(module) is None:
-            raise ValueError(f"{kind}: needs {module}, which is not installed; {how_to_install(kind)}")
+            raise ValueError(
+                f"{kind}: needs {module}, which is not installed; {how_to_install(kind)}"
+            )
 
 
 def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]) -> None:

@@ -33,7 +33,9 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
     check_installed(kind, *MODULES[kind])
     config, tokenizer = read_checkpoint(checkpoint)
     if config.get_text_config() is not config:
-        raise ValueError(f"{kind}: takes text models; {config.model_type.removeprefix('flap_')} sees images, too")
+        raise ValueError(
+            f"{kind}: takes text models; {config.model_type.removeprefix('flap_')} sees images, too"
+        )
     target = checkpoint / kind
     try:
         with atomic_directory(target, "export") as scratch:
@@ -45,7 +47,9 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
             if kind == "onnx":
                 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-                ClearMetadataAndDocStringPass()(graph.program)  # the lines that nodes were traced from, on this machine
+                ClearMetadataAndDocStringPass()(
+                    graph.program
+                )  # the lines that nodes were traced from, on this machine
             graph.save_pretrained(scratch)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
@@ -55,16 +59,24 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
 def _trace(model: PreTrainedModel, kind: str) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that no model here has
-    exporter, config = (OnnxExporter, OnnxConfig) if kind == "onnx" else (OpenVINOExporter, OpenVINOConfig)
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it warns of operators that no model here has
+    exporter, config = (
+        (OnnxExporter, OnnxConfig) if kind == "onnx" else (OpenVINOExporter, OpenVINOConfig)
+    )
     try:
         with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
             _trace_experts(model, kind)
             inputs = _sample(model)
-            return exporter().export(model, inputs, config(dynamic=True, dynamic_shapes=_free_axes(inputs)))
+            return exporter().export(
+                model, inputs, config(dynamic=True, dynamic_shapes=_free_axes(inputs))
+            )
     except Exception as error:  # of any type, from torch, onnxscript or OpenVINO
         name = model.config.model_type.removeprefix("flap_")
-        raise ValueError(f"{kind}: transformers' exporter fails on {name} ({one_line(error, 300)})") from error
+        raise ValueError(
+            f"{kind}: transformers' exporter fails on {name} ({one_line(error, 300)})"
+        ) from error
 
 
 def _trace_experts(model: PreTrainedModel, kind: str) -> None:
@@ -72,9 +84,13 @@ def _trace_experts(model: PreTrainedModel, kind: str) -> None:
     for module in model.modules():
         if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
             _, of_family = type(module).__bases__
-            module.__class__ = of_family  # the exporter itself adds every `down_proj_bias` that it finds
+            module.__class__ = (
+                of_family  # the exporter itself adds every `down_proj_bias` that it finds
+            )
         if getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager":
-            module.config._experts_implementation = "batched_mm"  # the other branches on which experts tokens chose
+            module.config._experts_implementation = (
+                "batched_mm"  # the other branches on which experts tokens chose
+            )
 
 
 def _sample(model: PreTrainedModel) -> dict[str, Any]:
@@ -86,7 +102,11 @@ def _sample(model: PreTrainedModel) -> dict[str, Any]:
     tokens_NT = torch.arange(20).reshape(2, 10) % model.config.get_text_config().vocab_size
     start = {"input_ids": tokens_NT, "attention_mask": mask_NT}
     _, inputs = decompose_for_generation(model, start, multi_token_decode=True)["decode"]
-    return {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "cache") if name in inputs}
+    return {
+        name: inputs[name]
+        for name in ("input_ids", "attention_mask", "position_ids", "cache")
+        if name in inputs
+    }
 
 
 def _free_axes(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,10 @@ class Scaled(Structure):
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return score_G and score_I of each layer on the scale `scale`, in float64, higher = keep."""
         if not self.ranks_errors:
-            return [Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp)) for layer in scores.layers]
+            return [
+                Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp))
+                for layer in scores.layers
+            ]
         weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
         errors = [_errors(scores, i) for i in range(len(scores.layers))]
         return [
@@ -99,7 +102,9 @@ class ALMM(Scaled, ManualHeads):
         budget = lowest_ratio(budget, lambda one: one.widths(self.allocate(scores, one)))
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
         kept_heads = self._kept_heads(heads, budget)
-        kept_parameters = sum(int(kept_B.sum()) * one.price for kept_B, one in zip(kept_heads, heads, strict=True))
+        kept_parameters = sum(
+            int(kept_B.sum()) * one.price for kept_B, one in zip(kept_heads, heads, strict=True)
+        )
         kept_neurons = _keep(budget.total - budget.to_remove - kept_parameters, neurons)
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
@@ -125,25 +130,36 @@ class Blocks(NamedTuple):
     costs: list[Tensor]  # for each bound, what they cost by how many stay
 
 
-def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
+def one_ranking(
+    structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
+) -> PruningPlan:
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
     blocks = list(chain(*_in_blocks(structure, scaled, budget)))
     if not budget.bounds:
         return _plan(blocks, _keep(budget.total - budget.to_remove, blocks))
-    costs, room = zip(*(one.costs for one in blocks), strict=True), [one.asked - one.fixed for one in budget.bounds]
-    kept_B = within([one.score_B for one in blocks], [one.fewest for one in blocks], list(costs), room)
+    costs = zip(*(one.costs for one in blocks), strict=True)
+    room = [one.asked - one.fixed for one in budget.bounds]
+    kept_B = within(
+        [one.score_B for one in blocks], [one.fewest for one in blocks], list(costs), room
+    )
     return _plan(blocks, kept_B.split([len(one.score_B) for one in blocks]))
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
     """Return the masks of the kept blocks, from one ranking of all, which keeps `fewest` of each layer at least."""
     scores = [one.score_B for one in blocks]
-    price_B = torch.cat([torch.full((len(one.score_B),), one.price, dtype=torch.float64) for one in blocks])
-    kept_B = affordable(torch.cat(scores), price_B, best_of_each(scores, [one.fewest for one in blocks]), to_keep)
+    price_B = torch.cat(
+        [torch.full((len(one.score_B),), one.price, dtype=torch.float64) for one in blocks]
+    )
+    kept_B = affordable(
+        torch.cat(scores), price_B, best_of_each(scores, [one.fewest for one in blocks]), to_keep
+    )
     return torch.split(kept_B, list(map(len, scores)))
 
 
-def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[list[Blocks]]:
+def _in_blocks(
+    structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
+) -> Pair[list[Blocks]]:
     """Return the blocks of attention units and those of neurons, of each layer."""
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):

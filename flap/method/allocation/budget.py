@@ -11,7 +11,9 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-Widths = Sequence[Pair[int]]  # the units that each layer keeps; of a block with members, the units of one
+Widths = Sequence[
+    Pair[int]
+]  # the units that each layer keeps; of a block with members, the units of one
 STEPS = 40  # of a bisection of ratios
 LEAST_PRICE = 1e-9  # of the highest price, so that scores can be divided by all of them
 
@@ -46,7 +48,9 @@ class Bound:
     target: str  # the name in the config, "bytes"
     asked: float  # the value there, in its unit
     fixed: float  # the cost of all that stays
-    costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which does not fall from one K to the next
+    costs: tuple[
+        Pair[Tensor], ...
+    ]  # cost_K of the blocks of each layer, which does not fall from one K to the next
     size: float = 0  # the cost of a parameter; 0: the target does not count them
     beside: tuple[Pair[Tensor], ...] = ()  # of `costs`, what is not of parameters
 
@@ -76,12 +80,15 @@ class Bound:
     def prices(self) -> list[Pair[float]]:
         """What a unit of each block costs, on average over the block."""
         return [
-            Pair(*(float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1) for cost_K in pair)) for pair in self.costs
+            Pair(*(float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1) for cost_K in pair))
+            for pair in self.costs
         ]
 
 
 def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
-    blocks = (block for layer in zip(costs, widths, strict=True) for block in zip(*layer, strict=True))
+    blocks = (
+        block for layer in zip(costs, widths, strict=True) for block in zip(*layer, strict=True)
+    )
     return sum(float(cost_K[width]) for cost_K, width in blocks)
 
 
@@ -105,11 +112,17 @@ class Budget:
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return the budget with these bounds."""
-        return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=bounds)
+        return replace(
+            self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=bounds
+        )
 
     def _least_share(self, bound: Bound) -> float:
         """Return the share that is removed if all that is removed is what the bound counts most for its parameters."""
-        pairs = (pair for both in zip(self.layers, bound.prices, strict=True) for pair in zip(*both, strict=True))
+        pairs = (
+            pair
+            for both in zip(self.layers, bound.prices, strict=True)
+            for pair in zip(*both, strict=True)
+        )
         most = max(cost / units.price for units, cost in pairs if units.price)
         return bound.excess / most / self.total if most else 0.0
 
@@ -126,23 +139,34 @@ class Budget:
             Pair(*(sum(costs[i][block] / excess for excess, costs in shares) for block in range(2)))
             for i in range(len(self.layers))
         ]
-        least = LEAST_PRICE * max(price for pair in pairs for price in pair)  # a unit may cost nothing
+        least = LEAST_PRICE * max(
+            price for pair in pairs for price in pair
+        )  # a unit may cost nothing
         return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
 
     def widths(self, plan: PruningPlan) -> Widths:
         """Return the numbers of units that each layer of a plan keeps."""
         pairs = zip(self.layers, plan.layers, strict=True)
-        return [Pair(*(len(kept) // units.members for kept, units in zip(p, layer, strict=True))) for layer, p in pairs]
+        return [
+            Pair(*(len(kept) // units.members for kept, units in zip(p, layer, strict=True)))
+            for layer, p in pairs
+        ]
 
     def named(self, plan: PruningPlan) -> PruningPlan:
         """Return the plan with what the MLP units of its layers are called, and how many the dense model has."""
         dense = (Pair(*(units.count * units.members for units in layer)) for layer in self.layers)
-        return replace(plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers), dense=tuple(dense))
+        return replace(
+            plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers), dense=tuple(dense)
+        )
 
     def kept(self, plan: PruningPlan) -> int:
         """Return the number of prunable parameters that a plan keeps."""
         pairs = zip(self.layers, self.widths(plan), strict=True)
-        return sum(kept * units.price for layer, widths in pairs for kept, units in zip(widths, layer, strict=True))
+        return sum(
+            kept * units.price
+            for layer, widths in pairs
+            for kept, units in zip(widths, layer, strict=True)
+        )
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
@@ -157,7 +181,8 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
         widths = widths_at(replace(budget, ratio=ratio, bounds=()))
         return all(bound.cost(widths) <= bound.asked for bound in budget.bounds)
 
-    low, high = 0.0, 0.0 if fits(0.0) else 1.0
+    low = 0.0
+    high = 0.0 if fits(0.0) else 1.0
     for _ in range(STEPS if high else 0):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -167,11 +192,15 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
     """Return the budget of a model: the units of every layer and their prices, counted from its tensors."""
     pairs = ((adapter.blocks(i), adapter.queries_per_group(i)) for i in range(len(adapter.layers)))
-    layers = (Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs)
+    layers = (
+        Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs
+    )
     return Budget(tuple(layers), ratio)
 
 
 def _units(block: Block, queries: int = 1) -> Units:
     members = 1 if block.whole else len(block.members)
-    count, price, channels = block.num_units // members, block.unit_price * members, block.columns_UC.shape[1]
+    count = block.num_units // members
+    price = block.unit_price * members
+    channels = block.columns_UC.shape[1]
     return Units(count, price, queries, members, block.fewest, block.unit, channels)

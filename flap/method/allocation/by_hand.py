@@ -24,7 +24,9 @@ class ManualHeads(Structure):
     An attention that cannot be divided into heads has no part in it.
     """
 
-    remove_heads: int | None = None  # query heads of the whole model, whole KV heads; None: proportional share
+    remove_heads: int | None = (
+        None  # query heads of the whole model, whole KV heads; None: proportional share
+    )
 
     def check(self, budget: Budget) -> None:
         """Check the options as `Structure.check` does, and `remove_heads`.
@@ -62,7 +64,10 @@ class ManualHeads(Structure):
 
         scores: score_B of the blocks of each layer that may be removed.
         """
-        by_size = {size: torch.cat([scores[i] for i in layers]) for size, layers in self.by_size(budget).items()}
+        by_size = {
+            size: torch.cat([scores[i] for i in layers])
+            for size, layers in self.by_size(budget).items()
+        }
         return _sums(by_size)[self.heads_to_remove(budget) - self._always(budget)]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
@@ -75,23 +80,33 @@ class ManualHeads(Structure):
 
     def _always(self, budget: Budget) -> int:
         """Return the number of query heads that fill no block, and are always removed."""
-        return sum(layer.attention.queries * self.limits(layer).attention.counts[0] for layer in budget.layers)
+        return sum(
+            layer.attention.queries * self.limits(layer).attention.counts[0]
+            for layer in budget.layers
+        )
 
     def _feasible(self, budget: Budget) -> list[int]:
         """Return the numbers of query heads whose removal lets neurons meet the budget, ascending.
 
         Where no number does so exactly, the nearest one.
         """
-        layers, always = budget.layers, self._always(budget)
-        heads, neurons = zip(*([one.counts for one in self.limits(layer)] for layer in layers), strict=True)
+        layers = budget.layers
+        always = self._always(budget)
+        heads, neurons = zip(
+            *([one.counts for one in self.limits(layer)] for layer in layers), strict=True
+        )
         sizes = self.by_size(budget).items()
-        free = {size: torch.zeros(sum(len(heads[i]) - 1 for i in indices)) for size, indices in sizes}
+        free = {
+            size: torch.zeros(sum(len(heads[i]) - 1 for i in indices)) for size, indices in sizes
+        }
         counts = sorted(always + number for number in _sums(free))
         most, least = (
-            sum(counts[i] * layer.mlp.price for counts, layer in zip(neurons, layers, strict=True)) for i in (-1, 0)
+            sum(counts[i] * layer.mlp.price for counts, layer in zip(neurons, layers, strict=True))
+            for i in (-1, 0)
         )
         prices = [one.price / one.queries for one in _divided(budget)] or [math.inf]
-        fewest, largest = (budget.to_remove - most) / min(prices), (budget.to_remove - least) / max(prices)
+        fewest = (budget.to_remove - most) / min(prices)
+        largest = (budget.to_remove - least) / max(prices)
         feasible = [count for count in counts if fewest <= count <= largest]
         return feasible or [min(counts, key=lambda count: max(fewest - count, count - largest))]
 
@@ -109,10 +124,12 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     best: dict[int, tuple[float, dict[int, int]]] = {0: (0.0, {})}
     for size, score_B in scores.items():
         scores_of = [0.0, *(size * score_B.double().sort().values.cumsum(0)).tolist()]
-        before, best = best, {}
+        before = best
+        best = {}
         for total, (score, numbers) in before.items():
             for number, more in enumerate(scores_of):
-                heads, option = total + number * size, (score + more, numbers | {size: number})
+                heads = total + number * size
+                option = (score + more, numbers | {size: number})
                 if heads not in best or option[0] < best[heads][0]:
                     best[heads] = option
     return {total: numbers for total, (_, numbers) in best.items()}

@@ -35,7 +35,9 @@ class Given(Structure):
             ):
                 raise ValueError("no numbers of units")
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            expected = f"the folder of a finished run, or its {FILE} ({type(error).__name__} at {file})"
+            expected = (
+                f"the folder of a finished run, or its {FILE} ({type(error).__name__} at {file})"
+            )
             raise ValueError(f"plan={origin}: expected {expected}") from error
         return cls(origin=origin, plan=plan, experts="expert" in plan.mlp_units)
 
@@ -52,19 +54,26 @@ class Given(Structure):
             raise ValueError(f"plan={self.origin}: it does not fit this model: {difference}")
 
     def _differences(self, budget: Budget) -> Iterator[str]:
-        plan, here = self.plan, len(budget.layers)
+        plan = self.plan
+        here = len(budget.layers)
         if len(plan.layers) != here:
             yield f"{len(plan.layers)} layers there and {here} here"
         dense = plan.dense or (None,) * here
-        for i, (layer, kept, counts) in enumerate(zip(budget.layers, plan.layers, dense, strict=True)):
+        for i, (layer, kept, counts) in enumerate(
+            zip(budget.layers, plan.layers, dense, strict=True)
+        ):
             if (name := plan.mlp_units[i]) != layer.mlp.unit:
                 yield f"layer {i} has {name}s there and {layer.mlp.unit}s here"
-            for units, numbers, count, noun in zip(layer, kept, counts or (None, None), ("KV head", name), strict=True):
+            for units, numbers, count, noun in zip(
+                layer, kept, counts or (None, None), ("KV head", name), strict=True
+            ):
                 total = units.count * units.members
                 if count not in (None, total):
                     yield f"layer {i} has {count} {noun}s there and {total} here"
                 if not _fit(numbers, units):
-                    members = f" ({units.members} experts of as many each)" if units.members > 1 else ""
+                    members = (
+                        f" ({units.members} experts of as many each)" if units.members > 1 else ""
+                    )
                     yield f"layer {i} cannot keep these {len(numbers)} of its {total} {noun}s{members}"
 
 

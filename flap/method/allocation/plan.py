@@ -30,7 +30,9 @@ class PruningPlan:
         """Return the plan as `save` writes it."""
         names = self.mlp_units or ("neuron",) * len(self.layers)
         pairs = list(zip(names, self.layers, strict=True))
-        layers = [{"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs]
+        layers = [
+            {"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs
+        ]
         counts = zip(names, self.dense, strict=False)
         dense = [{"kv_heads": count.attention, f"{name}s": count.mlp} for name, count in counts]
         return {"layers": layers} | ({"dense": dense} if dense else {})

@@ -49,7 +49,10 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
 
 
 def within(
-    scores: Sequence[Tensor], fewest: Sequence[int], costs: Sequence[Sequence[Tensor]], most: Sequence[float]
+    scores: Sequence[Tensor],
+    fewest: Sequence[int],
+    costs: Sequence[Sequence[Tensor]],
+    most: Sequence[float],
 ) -> Tensor:
     """Return the mask of the kept units of all layers: from the highest score down, each one that is within all bounds.
 
@@ -61,11 +64,17 @@ def within(
     order = score_U.argsort(descending=True, stable=True)
     layer_U = torch.cat([torch.full((len(score),), i) for i, score in enumerate(scores)])[order]
     rises = [_in_order(layer_U, cost_K) for cost_K in costs]
-    room = [limit - sum(float(cost_K[0]) for cost_K in layers) for limit, layers in zip(most, costs, strict=True)]
+    room = [
+        limit - sum(float(cost_K[0]) for cost_K in layers)
+        for limit, layers in zip(most, costs, strict=True)
+    ]
     kept_U = torch.ones(len(order), dtype=torch.bool)
     while True:
         pairs = zip(rises, room, strict=True)
-        too_much_U = torch.stack([(rise_U * kept_U).cumsum(0) > left for rise_U, left in pairs]).any(dim=0) & kept_U
+        too_much_U = (
+            torch.stack([(rise_U * kept_U).cumsum(0) > left for rise_U, left in pairs]).any(dim=0)
+            & kept_U
+        )
         if not too_much_U.any():
             return torch.zeros_like(kept_U).scatter(0, order, kept_U)
         first = int(too_much_U.int().argmax())
@@ -82,9 +91,14 @@ def _in_order(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 
 def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """Return a mask over the concatenated scores that selects the highest `counts[i]` units of each layer i."""
-    best = (torch.tensor(highest(score, count)) for score, count in zip(scores, counts, strict=True))
+    best = (
+        torch.tensor(highest(score, count)) for score, count in zip(scores, counts, strict=True)
+    )
     return torch.cat(
-        [torch.isin(torch.arange(len(score)), of_layer) for score, of_layer in zip(scores, best, strict=True)]
+        [
+            torch.isin(torch.arange(len(score)), of_layer)
+            for score, of_layer in zip(scores, best, strict=True)
+        ]
     )
 
 

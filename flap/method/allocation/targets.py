@@ -28,7 +28,12 @@ class Biases:
 
 
 def bounds_of_shapes(
-    target: TargetConfig, adapter: ModelAdapter, layers: Layers, itemsize: int, biases: Biases, max_length: int | None
+    target: TargetConfig,
+    adapter: ModelAdapter,
+    layers: Layers,
+    itemsize: int,
+    biases: Biases,
+    max_length: int | None,
 ) -> tuple[Bound, ...]:
     """Return the bounds of a model that its shapes decide.
 
@@ -38,7 +43,8 @@ def bounds_of_shapes(
     Raises:
         ValueError: the KV cache cannot be counted: no context is known, or attention has no heads.
     """
-    bounds, context = [], target.context or max_length
+    bounds = []
+    context = target.context or max_length
     for name, asked in targets(target).items():
         caches: tuple[Pair[Tensor], ...] = ()
         if name in CACHES:
@@ -52,18 +58,27 @@ def bounds_of_shapes(
             continue
         size = itemsize if name in ("bytes", "memory") else 1
         bound = _of_weights(name, asked, size, adapter, layers, biases)
-        costs = tuple(Pair(*map(torch.add, *both)) for both in zip(bound.costs, caches, strict=True)) if caches else ()
+        costs = (
+            tuple(Pair(*map(torch.add, *both)) for both in zip(bound.costs, caches, strict=True))
+            if caches
+            else ()
+        )
         bounds.append(replace(bound, costs=costs or bound.costs, beside=caches))
     return tuple(bounds)
 
 
-def _of_weights(name: str, asked: float, size: int, adapter: ModelAdapter, layers: Layers, biases: Biases) -> Bound:
+def _of_weights(
+    name: str, asked: float, size: int, adapter: ModelAdapter, layers: Layers, biases: Biases
+) -> Bound:
     """Return a bound on the parameters of the model, each of which costs `size`: on all of them, or the active ones.
 
     The neurons of an expert are active for the share of experts that a token is sent to; whole ones, as many as that.
     """
     active = name == "active_parameters"
-    total = sum(parameter.numel() for parameter in adapter.model.parameters()) - active * adapter.idle_parameters
+    total = (
+        sum(parameter.numel() for parameter in adapter.model.parameters())
+        - active * adapter.idle_parameters
+    )
 
     def cost(block: Block, units: Units) -> Tensor:
         kept_K = torch.arange(units.count + 1, dtype=torch.float64)
@@ -72,16 +87,24 @@ def _of_weights(name: str, asked: float, size: int, adapter: ModelAdapter, layer
         if biases.outputs and block.output.bias is None and not block.whole:
             cost_K[:-1] += members * block.output.weight.shape[0]
         if biases.inputs:
-            rows = sum(rows_UR.shape[1] for linear, rows_UR in block.inputs if bias_of(linear) is None)
+            rows = sum(
+                rows_UR.shape[1] for linear, rows_UR in block.inputs if bias_of(linear) is None
+            )
             cost_K[:-1] += rows * kept_K[:-1]
         if active and block.whole:
-            cost_K -= block.idle / max(members - block.num_chosen, 1) * (kept_K - block.num_chosen).clamp(min=0)
+            cost_K -= (
+                block.idle
+                / max(members - block.num_chosen, 1)
+                * (kept_K - block.num_chosen).clamp(min=0)
+            )
         elif active:
             cost_K *= block.num_chosen / members
         return size * cost_K
 
     pairs = ((adapter.blocks(i), layer) for i, layer in enumerate(layers))
-    costs = tuple(Pair(*(cost(*one) for one in zip(blocks, layer, strict=True))) for blocks, layer in pairs)
+    costs = tuple(
+        Pair(*(cost(*one) for one in zip(blocks, layer, strict=True))) for blocks, layer in pairs
+    )
     fixed = size * total - sum(float(cost_K[-1]) for pair in costs for cost_K in pair)
     return Bound(name, asked, fixed, costs, size)
 

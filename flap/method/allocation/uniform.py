@@ -35,10 +35,13 @@ class UniformLayers(Structure):
         What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
         """
         budget = lowest_ratio(budget, self.quotas)
-        layers, removed = budget.layers, self.removed_kv_heads(budget)
+        layers = budget.layers
+        removed = self.removed_kv_heads(budget)
         limits = [self.limits(layer).mlp for layer in layers]
         # an MLP that a layer lacks has no price
-        prices = [max(layer.mlp.price, 1) * one.size for layer, one in zip(layers, limits, strict=True)]
+        prices = [
+            max(layer.mlp.price, 1) * one.size for layer, one in zip(layers, limits, strict=True)
+        ]
         targets = [
             (self._left_for_neurons(layer, heads, budget) - one.counts[0] * layer.mlp.price) / price
             for layer, heads, one, price in zip(layers, removed, limits, prices, strict=True)
@@ -51,11 +54,16 @@ class UniformLayers(Structure):
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
         """Return the parameters of a layer's budget that the removed attention units leave to its neurons."""
-        return budget.ratio * (layer.attention.total + layer.mlp.total) - removed * layer.attention.price
+        return (
+            budget.ratio * (layer.attention.total + layer.mlp.total)
+            - removed * layer.attention.price
+        )
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         kept = zip(scores.layers, self.quotas(budget), budget.layers, strict=True)
-        return PruningPlan(tuple(_plan(layer, quota, units.mlp.members) for layer, quota, units in kept))
+        return PruningPlan(
+            tuple(_plan(layer, quota, units.mlp.members) for layer, quota, units in kept)
+        )
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
         """Return the highest-scored units of a layer, as many as its quota. Attention scores are sums over channels."""
@@ -63,7 +71,10 @@ class UniformLayers(Structure):
 
 
 def _plan(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
-    return LayerPlan(highest(scores.attention.sum(dim=1), quota.attention), highest(scores.mlp, quota.mlp, members))
+    return LayerPlan(
+        highest(scores.attention.sum(dim=1), quota.attention),
+        highest(scores.mlp, quota.mlp, members),
+    )
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
@@ -72,9 +83,18 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
     Where a target is outside these limits, the other layers share the difference, in equal numbers of parameters.
     """
     counts = [min(max(target, 0.0), limit) for target, limit in zip(targets, limits, strict=True)]
-    for _ in targets:  # each pass either removes the difference or brings one more layer to its limit
-        missing = sum((target - now) * price for target, now, price in zip(targets, counts, prices, strict=True))
-        free = [i for i, limit in enumerate(limits) if (counts[i] < limit if missing > 0 else counts[i] > 0)]
+    for (
+        _
+    ) in targets:  # each pass either removes the difference or brings one more layer to its limit
+        missing = sum(
+            (target - now) * price
+            for target, now, price in zip(targets, counts, prices, strict=True)
+        )
+        free = [
+            i
+            for i, limit in enumerate(limits)
+            if (counts[i] < limit if missing > 0 else counts[i] > 0)
+        ]
         if not free or abs(missing) < 0.5 * min(prices):
             break
         for i in free:
@@ -99,13 +119,16 @@ class ULUM(UniformLayers):
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the count nearest to ratio · G with which the neurons can meet the layer's budget, or come nearest."""
         heads, neurons = (one.counts for one in self.limits(layer))
-        least, most = neurons[0] * layer.mlp.price, neurons[-1] * layer.mlp.price
+        least = neurons[0] * layer.mlp.price
+        most = neurons[-1] * layer.mlp.price
 
         def deviation(n: int) -> float:
             left = self._left_for_neurons(layer, n, budget)
             return max(least - left, left - most, 0)
 
-        return min(heads, key=lambda n: (deviation(n), abs(n - budget.ratio * layer.attention.count), n))
+        return min(
+            heads, key=lambda n: (deviation(n), abs(n - budget.ratio * layer.attention.count), n)
+        )
 
 
 @dataclass(frozen=True)
@@ -125,8 +148,13 @@ class ULMM(UniformLayers, ManualHeads):
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
         removed = [one[0] for one in removable]
-        levels = [2.0 * torch.arange(len(one) - 1) + 1 for one in removable]  # the sum of them is that of squares
-        sized = [level_B * layer.attention.queries for level_B, layer in zip(levels, budget.layers, strict=True)]
+        levels = [
+            2.0 * torch.arange(len(one) - 1) + 1 for one in removable
+        ]  # the sum of them is that of squares
+        sized = [
+            level_B * layer.attention.queries
+            for level_B, layer in zip(levels, budget.layers, strict=True)
+        ]
         removed_blocks = self.blocks_to_remove(sized, budget)
         for size, layers in self.by_size(budget).items():
             blocks = _evenly(removed_blocks[size], [len(removable[i]) - 1 for i in layers])
@@ -137,9 +165,14 @@ class ULMM(UniformLayers, ManualHeads):
 
 def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     """Return a number as the sum of one for each limit, none above it; others differ by at most 1."""
-    level = max(level for level in range(max(limits) + 1) if sum(min(level, limit) for limit in limits) <= number)
+    level = max(
+        level
+        for level in range(max(limits) + 1)
+        if sum(min(level, limit) for limit in limits) <= number
+    )
     counts = [min(level, limit) for limit in limits]
-    free, rest = [i for i, limit in enumerate(limits) if limit > level], number - sum(counts)
+    free = [i for i, limit in enumerate(limits) if limit > level]
+    rest = number - sum(counts)
     for k, i in enumerate(free):
         counts[i] += (k + 1) * rest // len(free) - k * rest // len(free)
     return counts

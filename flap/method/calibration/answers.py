@@ -24,18 +24,31 @@ PROMPTS = 16  # in a batch
 
 
 def answer(
-    model: PlacedModel, windows: Windows, part: int, context: int | None, work: WorkFolder = NOT_KEPT
+    model: PlacedModel,
+    windows: Windows,
+    part: int,
+    context: int | None,
+    work: WorkFolder = NOT_KEPT,
 ) -> dict[str, Any]:
     """Return as many prompts of a part as its windows take, in an order of the seed, with the model's own answers.
 
     Prompts that leave no room in the context, and answers that are empty or repeat themselves, are dropped. cut: how
     many answers are longer than `max_new_tokens`. work: what an interrupted run has written there is not written again.
     """
-    asked, tokenizer, notes = windows.asked[part], windows.tokenizer, Notes(BATCH, work)
-    order = torch.randperm(len(asked.prompts), generator=torch.Generator().manual_seed(windows.seed)).tolist()
+    asked = windows.asked[part]
+    tokenizer = windows.tokenizer
+    notes = Notes(BATCH, work)
+    order = torch.randperm(
+        len(asked.prompts), generator=torch.Generator().manual_seed(windows.seed)
+    ).tolist()
     prompts = [asked.prompts[n] for n in order]
     parts = [prompts[at : at + PROMPTS] for at in range(0, len(order), PROMPTS)]
-    pairs, tokens, written, too_long, dropped, cut = list[tuple[Prompt, str]](), 0, 0, 0, 0, 0
+    pairs = list[tuple[Prompt, str]]()
+    tokens = 0
+    written = 0
+    too_long = 0
+    dropped = 0
+    cut = 0
     needed = windows.tokens_to_write(part)
     whole = ready_to_write(model, f"calibration.answers={asked.answers.writer}")
     write = partial(_batch, whole, windows, asked, context, parts)
@@ -43,18 +56,30 @@ def answer(
     answers = zip(prompts, chain.from_iterable(batch["texts"] for batch in made), strict=True)
     with whole.callable():
         for prompt, (text, ended) in progress(answers, "the model answers"):
-            if text is None or not text.strip() or repetition(tokenizer(text).input_ids) > 1 - DISTINCT:
-                too_long, dropped = too_long + (text is None), dropped + (text is not None)
+            if (
+                text is None
+                or not text.strip()
+                or repetition(tokenizer(text).input_ids) > 1 - DISTINCT
+            ):
+                too_long = too_long + (text is None)
+                dropped = dropped + (text is not None)
                 continue
             cut += not ended
             pairs.append((prompt, text))
             written += len(tokenizer(text, add_special_tokens=False).input_ids)
-            tokens += len(tokenizer(answered(prompt, text, tokenizer, asked.chat)[0], verbose=False).input_ids)
+            tokens += len(
+                tokenizer(answered(prompt, text, tokenizer, asked.chat)[0], verbose=False).input_ids
+            )
             if tokens >= needed:
                 break
     if tokens < needed - windows.seq_len:
         done = f"{windows.field}.dataset={asked.name}: {len(pairs)} of {len(order)} prompts are answered"
-        log.warning("%s; %d are too long for the context, %d answers are empty or loops", done, too_long, dropped)
+        log.warning(
+            "%s; %d are too long for the context, %d answers are empty or loops",
+            done,
+            too_long,
+            dropped,
+        )
     begins = f"{len(pairs)} prompts of {asked.name}"
     facts = {"tokens": written, "dropped": dropped + too_long, "cut": cut, "begins_with": begins}
     plain = [[list(prompt.messages), text] for prompt, text in pairs]
@@ -75,16 +100,35 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def _batch(
-    model: PlacedModel, windows: Windows, asked: Asked, context: int | None, parts: list[list[Prompt]], number: int
+    model: PlacedModel,
+    windows: Windows,
+    asked: Asked,
+    context: int | None,
+    parts: list[list[Prompt]],
+    number: int,
 ) -> dict[str, Any]:
     """Return the answers to a part of the prompts and whether each has an end; None where a prompt does not fit."""
-    tokenizer, options = windows.tokenizer, asked.answers
+    tokenizer = windows.tokenizer
+    options = asked.answers
     questions = [question(prompt, tokenizer, asked.chat) for prompt in parts[number]]
-    begun = asked.chat and questions[0].startswith(tokenizer.bos_token or "")  # else the tokenizer may put BOS there
-    prompts = [tokenizer(one, add_special_tokens=not begun, verbose=False).input_ids for one in questions]
-    fit = [n for n, one in enumerate(prompts) if context is None or len(one) + options.max_new_tokens <= context]
+    begun = asked.chat and questions[0].startswith(
+        tokenizer.bos_token or ""
+    )  # else the tokenizer may put BOS there
+    prompts = [
+        tokenizer(one, add_special_tokens=not begun, verbose=False).input_ids for one in questions
+    ]
+    fit = [
+        n
+        for n, one in enumerate(prompts)
+        if context is None or len(one) + options.max_new_tokens <= context
+    ]
     texts = list[tuple[str | None, bool]]([(None, True)] * len(prompts))
-    rows = continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options) if fit else []
+    rows = (
+        continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options) if fit else []
+    )
     for n, row in zip(fit, rows, strict=True):
-        texts[n] = tokenizer.decode(row, skip_special_tokens=True), len(row) < options.max_new_tokens
+        texts[n] = (
+            tokenizer.decode(row, skip_special_tokens=True),
+            len(row) < options.max_new_tokens,
+        )
     return {"texts": texts}

@@ -41,7 +41,10 @@ class Calibration:
         Raises:
             ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
         """
-        model, work = self.model, self.model.if_streamed(work)  # in memory one pass does for all layers
+        model, work = (
+            self.model,
+            self.model.if_streamed(work),
+        )  # in memory one pass does for all layers
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
         for i in model.observe(self._own(self.tokens_NT), recorders, work):
@@ -49,7 +52,12 @@ class Calibration:
         return [notes.read(i)[0] for i in range(len(recorders))]
 
     def visit(
-        self, stage: str, covariance: bool, work: WorkFolder = NOT_KEPT, changing: bool = False, apart: bool = True
+        self,
+        stage: str,
+        covariance: bool,
+        work: WorkFolder = NOT_KEPT,
+        changing: bool = False,
+        apart: bool = True,
     ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 
@@ -86,7 +94,10 @@ class Calibration:
         if not apart:
             return [walk.enter("windows", self._own(self.tokens_NT))]
         fitting_NT, held_out_NT = split_windows(self.tokens_NT)
-        return [walk.enter("fitting", self._own(fitting_NT)), walk.enter("held out", self._own(held_out_NT))]
+        return [
+            walk.enter("fitting", self._own(fitting_NT)),
+            walk.enter("held out", self._own(held_out_NT)),
+        ]
 
     def _own(self, tokens_NT: Tensor) -> list[Tensor]:
         """Return the share of this process of some windows, in batches; it may have none."""

@@ -27,7 +27,9 @@ class Covariance:
     num_tokens: int
     mean_I: Tensor
     comoments: tuple[Symmetric, ...]
-    shifts: tuple[tuple[Tensor, Tensor], ...]  # of each set: T · (mean - mean of all), and the same without T
+    shifts: tuple[
+        tuple[Tensor, Tensor], ...
+    ]  # of each set: T · (mean - mean of all), and the same without T
 
     @classmethod
     def of(cls, *sets: Statistics) -> "Covariance":
@@ -36,7 +38,10 @@ class Covariance:
         comoments = tuple(one.comoments for one in sets if one.comoments is not None)
         assert len(comoments) == len(sets)
         steps = [one.mean_I - merged.mean_I for one in sets]
-        shifts = tuple(((step * one.num_tokens).float(), step.float()) for one, step in zip(sets, steps, strict=True))
+        shifts = tuple(
+            ((step * one.num_tokens).float(), step.float())
+            for one, step in zip(sets, steps, strict=True)
+        )
         return cls(merged.num_tokens, merged.mean_I.float(), comoments, shifts)
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:

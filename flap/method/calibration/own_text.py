@@ -15,7 +15,14 @@ from torch import Tensor
 
 from flap.data import SELF, Text, Windows, repetition
 from flap.data.read_windows import beginning
-from flap.method.calibration.sampling import BATCH, DISTINCT, attention_of_one_query, batches, ready_to_write, sample
+from flap.method.calibration.sampling import (
+    BATCH,
+    DISTINCT,
+    attention_of_one_query,
+    batches,
+    ready_to_write,
+    sample,
+)
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
 from flap.storage.progress import progress
@@ -42,15 +49,25 @@ class Draft:
 
     def __post_init__(self) -> None:
         [p] = [p for p, part in enumerate(self.windows.parts) if part.dataset == SELF]
-        self.begins_with, self.start = beginning(self.windows.tokenizer, f"{self.windows.field}.dataset.{SELF}")
+        self.begins_with, self.start = beginning(
+            self.windows.tokenizer, f"{self.windows.field}.dataset.{SELF}"
+        )
         self.needed = self.windows.tokens_to_write(p)  # tokens
 
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
-        wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "window": self.windows.seq_len}
+        wanted = {
+            "num_tokens": self.needed,
+            "seq_len": self.seq_len,
+            "window": self.windows.seq_len,
+        }
         begins = {"begins_with": self.start, "bos": self.windows.bos}
-        draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
+        draw = {
+            "use": self.windows.field,
+            "seed": self.windows.seed,
+            "vocabulary": self.windows.key["vocabulary"],
+        }
         return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
 
     @property
@@ -100,21 +117,31 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
         ValueError: the model writes hardly anything but loops.
     """
     if draft.begins_with != "BOS":
-        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.begins_with)
+        log.warning(
+            "%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.begins_with
+        )
     whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}")
     notes = Notes(BATCH, work)
-    written = batches(draft.windows, lambda _: _batch(whole, draft), lambda _: _batches_at_once(draft), notes)
+    written = batches(
+        draft.windows, lambda _: _batch(whole, draft), lambda _: _batches_at_once(draft), notes
+    )
     sequences = chain.from_iterable(torch.tensor(batch["tokens"]) for batch in written)
     with whole.callable(), attention_of_one_query(whole):
         for sequence_T in progress(sequences, "write own text", len):
             draft.add(sequence_T)
     facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.begins_with}
-    return {"documents": draft.documents, **facts, "seconds": sum(batch["seconds"] for batch in notes)}
+    return {
+        "documents": draft.documents,
+        **facts,
+        "seconds": sum(batch["seconds"] for batch in notes),
+    }
 
 
 def text_of(written: dict[str, Any]) -> Text:
     """Return what the model has written as a text."""
-    return Text.joined(SELF, written["documents"], f"written by the model from {written['begins_with']}")
+    return Text.joined(
+        SELF, written["documents"], f"written by the model from {written['begins_with']}"
+    )
 
 
 def _batches_at_once(draft: Draft) -> int:
@@ -126,6 +153,8 @@ def _batches_at_once(draft: Draft) -> int:
 
 def _batch(model: PlacedModel, draft: Draft) -> dict[str, Any]:
     """Return the tokens_NT of the next batch."""
-    needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
+    needed = math.ceil(
+        1.02 * draft.left / draft.seq_len
+    )  # text has fewer tokens when it is tokenized again
     needed = needed if needed < 1.5 * draft.sequences else draft.sequences
     return {"tokens": sample(model, draft.start, needed, draft.seq_len).tolist()}

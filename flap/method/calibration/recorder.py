@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flap.method.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge, merged_over_ranks
+from flap.method.calibration.statistics import (
+    LayerStatistics,
+    Statistics,
+    batch_statistics,
+    merge,
+    merged_over_ranks,
+)
 from flap.method.calibration.symmetric import Symmetric
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
@@ -39,7 +45,9 @@ class Comoments:
         if not len(activation_TI):
             return
         if self._origin_I is None:
-            self._origin_I = torch.zeros_like(activation_TI[0]) if about_zero else activation_TI.mean(0)
+            self._origin_I = (
+                torch.zeros_like(activation_TI[0]) if about_zero else activation_TI.mean(0)
+            )
         self._products.add_products(activation_TI - self._origin_I)
 
     def finish(self, num_tokens: int, mean_I: Tensor) -> Symmetric:
@@ -58,7 +66,8 @@ class BlockRecorder:
     """
 
     def __init__(self, adapter: ModelAdapter, block: Block, covariance: bool) -> None:
-        self.adapter, self.block = adapter, block
+        self.adapter = adapter
+        self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
         self.routed: list[Statistics] = []  # of members that are removed whole
@@ -73,7 +82,9 @@ class BlockRecorder:
             for comoments, activation in zip(self.comoments, seen.activations, strict=True):
                 comoments.add(activation, about_zero=seen.num_tokens is not None)
         if (weight_TM := seen.weight_TM) is not None:
-            self.routed_M = self.routed_M + weight_TM.square().to(widest_float(weight_TM.device)).sum(dim=0)
+            self.routed_M = self.routed_M + weight_TM.square().to(
+                widest_float(weight_TM.device)
+            ).sum(dim=0)
             self.num_routed += len(weight_TM)
 
     def finish(self) -> tuple[Statistics, ...]:
@@ -84,13 +95,18 @@ class BlockRecorder:
         """
         if self.comoments and self.statistics:
             pairs = zip(self.statistics, self.comoments, strict=True)
-            self.statistics = [replace(one, comoments=sums.finish(one.num_tokens, one.mean_I)) for one, sums in pairs]
+            self.statistics = [
+                replace(one, comoments=sums.finish(one.num_tokens, one.mean_I))
+                for one, sums in pairs
+            ]
         self.comoments = []
         self.statistics = merged_over_ranks(self.statistics, self.block.output.weight.device)
         assert self.statistics, f"{self.block.name} saw no token"
         # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
         squares = [one.deviation_I for one in self.statistics]
-        squares += [one.comoments.diagonal() for one in self.statistics if one.comoments is not None]
+        squares += [
+            one.comoments.diagonal() for one in self.statistics if one.comoments is not None
+        ]
         if not torch.isfinite(torch.cat(squares)).all():
             raise ValueError(
                 f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
@@ -99,7 +115,9 @@ class BlockRecorder:
         return tuple(self.statistics)
 
 
-def _merged(before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None) -> list[Statistics]:
+def _merged(
+    before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None
+) -> list[Statistics]:
     """Return the statistics of each member with those of a batch. num_tokens: see `batch_statistics`."""
     batches = [batch_statistics(activation, num_tokens) for activation in batch]
     return list(map(merge, before, batches)) if before else batches
@@ -118,8 +136,13 @@ class ResidualRecorder:
         if self.adapter.counted_P is not None:
             hidden_TD = hidden_TD[self.adapter.counted_P]
         inverse_T = torch.linalg.vector_norm(hidden_TD, dim=-1).square().reciprocal()
-        finite_T = torch.isfinite(inverse_T)  # not where h_t is zero: an error relative to it is not defined
-        self.total = self.total + torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device)).sum()
+        finite_T = torch.isfinite(
+            inverse_T
+        )  # not where h_t is zero: an error relative to it is not defined
+        self.total = (
+            self.total
+            + torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device)).sum()
+        )
         self.num_tokens = self.num_tokens + finite_T.sum()
 
 
@@ -129,7 +152,9 @@ class LayerRecorder(ExitStack):
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         super().__init__()
         self.layer = adapter.layers[layer]
-        self.blocks = Pair(*(BlockRecorder(adapter, block, covariance) for block in adapter.blocks(layer)))
+        self.blocks = Pair(
+            *(BlockRecorder(adapter, block, covariance) for block in adapter.blocks(layer))
+        )
         self.residual = ResidualRecorder(adapter)
 
     def __enter__(self) -> "LayerRecorder":
@@ -148,11 +173,16 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
         ValueError: they are not finite; names the block.
     """
     by_block = zip(*(recorder.blocks for recorder in recorders), strict=True)
-    blocks = Pair(*(tuple(map(_of_parts, *(part.finish() for part in parts))) for parts in by_block))
-    power, mlps = inverse_power([one.residual for one in recorders]), [one.blocks.mlp for one in recorders]
+    blocks = Pair(
+        *(tuple(map(_of_parts, *(part.finish() for part in parts))) for parts in by_block)
+    )
+    power = inverse_power([one.residual for one in recorders])
+    mlps = [one.blocks.mlp for one in recorders]
     routed = [merged_over_ranks(one.routed, one.block.output.weight.device) for one in mlps]
     by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may have none
-    return LayerStatistics(blocks, power, routed_power(mlps), tuple(reduce(merge, parts) for parts in by_expert))
+    return LayerStatistics(
+        blocks, power, routed_power(mlps), tuple(reduce(merge, parts) for parts in by_expert)
+    )
 
 
 def _of_parts(*parts: Statistics) -> Statistics:
@@ -168,7 +198,11 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
     w_m is the router's weight of the member's output, 0 for a token that is sent to others. E[w_m²] · E‖e‖² is the
     squared error of the layer's output that an error e of the member's output makes, if it is independent of w_m.
     """
-    own = [(one.num_routed, one.routed_M.cpu()) for one in recorders if isinstance(one.routed_M, Tensor)]
+    own = [
+        (one.num_routed, one.routed_M.cpu())
+        for one in recorders
+        if isinstance(one.routed_M, Tensor)
+    ]
     seen = list(chain(*ranks.gather(own)))  # of all processes
     if not (num_tokens := sum(count for count, _ in seen)):
         return ()

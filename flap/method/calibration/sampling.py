@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from numpy.random import SeedSequence
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -28,12 +33,20 @@ from flap.storage import Kind, Notes, as_json, ranks
 log = logging.getLogger(__name__)
 
 BATCH: Kind[Any] = as_json("batch")  # what was written, and the seconds that it took
-USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
-DISTINCT = 0.5  # what is written is dropped as a loop if less than this share of its 4-grams are distinct
+USES = (
+    "calibration",
+    "recover",
+)  # each has draws of its own: what is trained on was not calibrated on
+DISTINCT = (
+    0.5  # what is written is dropped as a loop if less than this share of its 4-grams are distinct
+)
 
 
 def batches(
-    windows: Windows, write: Callable[[int], dict[str, Any]], at_once: Callable[[int], int], notes: Notes[Any]
+    windows: Windows,
+    write: Callable[[int], dict[str, Any]],
+    at_once: Callable[[int], int],
+    notes: Notes[Any],
 ) -> Iterator[dict[str, Any]]:
     """Yield what a model writes for windows, batch after batch, each drawn with a seed of its own.
 
@@ -42,7 +55,8 @@ def batches(
     """
 
     def timed(number: int) -> dict[str, Any]:
-        started, entropy = perf_counter(), (windows.seed, number, USES.index(windows.field))
+        started = perf_counter()
+        entropy = (windows.seed, number, USES.index(windows.field))
         with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
             return {**write(number), "seconds": perf_counter() - started}
 
@@ -61,7 +75,11 @@ def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
     if model.fits_in_memory():
         return model.in_memory()
     slow = "the model does not fit into memory and is read from disk for each token of a batch"
-    log.warning("%s: %s; take other texts, or have it written on a larger machine (docs/calibration.md)", where, slow)
+    log.warning(
+        "%s: %s; take other texts, or have it written on a larger machine (docs/calibration.md)",
+        where,
+        slow,
+    )
     return model
 
 
@@ -74,7 +92,8 @@ def sample(model: PlacedModel, first: int, num_sequences: int, length: int) -> T
     start_NT = torch.full((num_sequences, 1), first, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - 1))
     with replaced("generation_config", GenerationConfig(), model.model):
-        mask_NT, drawn = torch.ones_like(start_NT), LogitsProcessorList([Drawn()])
+        mask_NT = torch.ones_like(start_NT)
+        drawn = LogitsProcessorList([Drawn()])
         tokens_NT: Tensor = model.model.generate(
             start_NT, attention_mask=mask_NT, logits_processor=drawn, generation_config=options
         )
@@ -89,20 +108,31 @@ def continued(
 
     The model's own options of generation are left out.
     """
-    longest, own = max(map(len, prompts)), model.model.generation_config.eos_token_id
+    longest = max(map(len, prompts))
+    own = model.model.generation_config.eos_token_id
     ends = [one for one in (*(own if isinstance(own, list) else [own]), end) if one is not None]
     tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask_NT = torch.zeros_like(tokens_NT)
     for n, prompt in enumerate(prompts):
-        tokens_NT[n, longest - len(prompt) :], mask_NT[n, longest - len(prompt) :] = torch.tensor(prompt), 1
-    drawn = LogitsProcessorList([TemperatureLogitsWarper(answers.temperature), Drawn()] if answers.temperature else [])
-    options = GenerationConfig(max_new_tokens=answers.max_new_tokens, eos_token_id=ends or None, pad_token_id=0)
+        tokens_NT[n, longest - len(prompt) :], mask_NT[n, longest - len(prompt) :] = (
+            torch.tensor(prompt),
+            1,
+        )
+    drawn = LogitsProcessorList(
+        [TemperatureLogitsWarper(answers.temperature), Drawn()] if answers.temperature else []
+    )
+    options = GenerationConfig(
+        max_new_tokens=answers.max_new_tokens, eos_token_id=ends or None, pad_token_id=0
+    )
     with replaced("generation_config", GenerationConfig(), model.model):
         written_NT: Tensor = model.model.generate(
             tokens_NT.to(model.device), attention_mask=mask_NT.to(model.device), logits_processor=drawn,
             generation_config=options,
         )  # fmt: skip
-    return [list(takewhile(lambda token: token not in ends, row)) for row in written_NT[:, longest:].tolist()]
+    return [
+        list(takewhile(lambda token: token not in ends, row))
+        for row in written_NT[:, longest:].tolist()
+    ]
 
 
 class Drawn(LogitsProcessor):
@@ -137,13 +167,23 @@ def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
 
 
 def _attention(
-    module: nn.Module, query_NHTD: Tensor, key_NGSD: Tensor, value_NGSD: Tensor, mask: Tensor | None, **options: Any
+    module: nn.Module,
+    query_NHTD: Tensor,
+    key_NGSD: Tensor,
+    value_NGSD: Tensor,
+    mask: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Return softmax(scaling · Q Kᵀ) V of one query that sees all keys, as NTHD; all else as transformers does it."""
     if query_NHTD.shape[2] > 1 or mask is not None or options.get("position_bias") is not None:
-        usual: tuple[Tensor, None] = sdpa_attention_forward(module, query_NHTD, key_NGSD, value_NGSD, mask, **options)
+        usual: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query_NHTD, key_NGSD, value_NGSD, mask, **options
+        )
         return usual
-    key_BSD, value_BSD = key_NGSD.flatten(0, 1), value_NGSD.flatten(0, 1)  # one product for each sequence and KV head
+    key_BSD, value_BSD = (
+        key_NGSD.flatten(0, 1),
+        value_NGSD.flatten(0, 1),
+    )  # one product for each sequence and KV head
     scaling = options.get("scaling") or query_NHTD.shape[-1] ** -0.5
     query_BQD = query_NHTD.reshape(len(key_BSD), -1, query_NHTD.shape[-1]) * scaling
     weight_BQS = (query_BQD @ key_BSD.mT).softmax(dim=-1)

@@ -19,7 +19,11 @@ from flap.storage import Kind, ranks
 
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
 STATISTICS_VERSION = 8
-CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics, of all members of a block
+CHANNELS = (
+    "num_tokens",
+    "mean_I",
+    "deviation_I",
+)  # the stored fields of Statistics, of all members of a block
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Statistics:
     num_tokens: int
     mean_I: Tensor  # in float64
     deviation_I: Tensor  # the sum of squared deviations from the mean, in float64
-    comoments: Symmetric | None = None  # the sums of products of the deviations of two channels, for covariances
+    comoments: Symmetric | None = (
+        None  # the sums of products of the deviations of two channels, for covariances
+    )
     # the statistics of the fitting tokens and of the held-out ones, with co-moments, where fits need them apart
     parts: "tuple[Statistics, Statistics] | None" = None
 
@@ -45,10 +51,14 @@ class Statistics:
 
     def to(self, device: torch.device) -> "Statistics":
         """Return the statistics on another device, such as the device of the weight."""
-        mean_I, deviation_I = (one.to(device, widest_float(device)) for one in (self.mean_I, self.deviation_I))
+        mean_I, deviation_I = (
+            one.to(device, widest_float(device)) for one in (self.mean_I, self.deviation_I)
+        )
         parts = self.parts and (self.parts[0].to(device), self.parts[1].to(device))
         comoments = self.comoments and self.comoments.to(device)
-        return replace(self, mean_I=mean_I, deviation_I=deviation_I, comoments=comoments, parts=parts)
+        return replace(
+            self, mean_I=mean_I, deviation_I=deviation_I, comoments=comoments, parts=parts
+        )
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,12 @@ class LayerStatistics:
     """The statistics of the members of a layer's attention and of its MLP, at the inputs of output projections."""
 
     blocks: Pair[tuple[Statistics, ...]]
-    inverse_power: float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`recorder.inverse_power`)
-    routed_power: tuple[float, ...] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
+    inverse_power: (
+        float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`recorder.inverse_power`)
+    )
+    routed_power: tuple[
+        float, ...
+    ] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
     # where units are whole experts: each one's outputs without the router's weights, and the numbers of `OfToken`, over
     # the tokens that are sent to it
     routed: tuple[Statistics, ...] = ()
@@ -79,7 +93,11 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
-    return seen if num_tokens is None else merge(seen, Statistics(num_tokens - seen.num_tokens, zeros_I, zeros_I))
+    return (
+        seen
+        if num_tokens is None
+        else merge(seen, Statistics(num_tokens - seen.num_tokens, zeros_I, zeros_I))
+    )
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
@@ -88,7 +106,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     Without co-moments, which `Covariance` merges in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
-    step_I, share = b.mean_I - a.mean_I, b.num_tokens / max(num_tokens, 1)
+    step_I = b.mean_I - a.mean_I
+    share = b.num_tokens / max(num_tokens, 1)
     deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
     return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I)
 
@@ -103,9 +122,13 @@ def merged_over_ranks(own: Sequence[Statistics], device: torch.device) -> list[S
         return list(own)
     device = own[0].mean_I.device if own else device
     cpu = torch.device("cpu")
-    plain = [(replace(one, comoments=None).to(cpu), one.comoments and one.comoments.size) for one in own]
+    plain = [
+        (replace(one, comoments=None).to(cpu), one.comoments and one.comoments.size) for one in own
+    ]
     members = list(zip(*filter(None, ranks.gather(plain)), strict=True))
-    sums = [one.comoments for one in own] or [size and Symmetric.zeros(size, device) for (_, size), *_ in members]
+    sums = [one.comoments for one in own] or [
+        size and Symmetric.zeros(size, device) for (_, size), *_ in members
+    ]
     parts = [[part.to(device) for part, _ in of_ranks] for of_ranks in members]
     return list(map(_merged_parts, parts, sums))
 

@@ -64,7 +64,9 @@ class Symmetric:
         total = map_OI.new_zeros(())
         for rows, strip_SJ in self._by_rows():
             product_OJ = (map_OI[:, rows] @ strip_SJ).mul_(map_OI[:, rows.start :])
-            total += 2 * product_OJ.sum() - product_OJ[:, : len(strip_SJ)].sum()  # the diagonal's square is whole
+            total += (
+                2 * product_OJ.sum() - product_OJ[:, : len(strip_SJ)].sum()
+            )  # the diagonal's square is whole
         return total
 
     def diagonal(self) -> Tensor:

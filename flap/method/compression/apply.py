@@ -19,10 +19,14 @@ from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
-Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]  # writes into a block the fit of its kept units
+Write: TypeAlias = Callable[
+    [Block, Tensor, BlockFit], None
+]  # writes into a block the fit of its kept units
 Reports: TypeAlias = dict[str, FitReport]  # by the name of the block
 # A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
-CompressLayer: TypeAlias = Callable[[ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports]
+CompressLayer: TypeAlias = Callable[
+    [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports
+]
 
 
 def compress(
@@ -63,7 +67,9 @@ def _compress_layer(
     return {name: report for fit in fits if fit is not None for name, report in fit.reports.items()}
 
 
-def write_layer(write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]) -> None:
+def write_layer(
+    write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
+) -> None:
     """Change a layer as its plan says, with fits that are there already."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:

@@ -27,7 +27,9 @@ class FitReport(NamedTuple):
     had no such tokens.
     """
 
-    ridge: float | None  # the chosen one; None if the map was no better than the bias, which is used then
+    ridge: (
+        float | None
+    )  # the chosen one; None if the map was no better than the bias, which is used then
     held_out_error: float
     held_out_error_of_bias: float
 
@@ -50,7 +52,11 @@ class Compensation(ABC):
 
     @abstractmethod
     def fits(
-        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+        self,
+        weight_OI: Tensor,
+        statistics: Statistics | None,
+        removals: Sequence[Removal],
+        trial: bool = False,
     ) -> list[Fit]:
         """Return the new weight and the addition to the bias for each of several removals from the same projection.
 
@@ -74,7 +80,11 @@ class NoCompensation(Compensation):
     adds_bias: ClassVar[bool] = False
 
     def fits(
-        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+        self,
+        weight_OI: Tensor,
+        statistics: Statistics | None,
+        removals: Sequence[Removal],
+        trial: bool = False,
     ) -> list[Fit]:
         return [Fit(weight_OI[:, kept_K], None) for kept_K, _ in removals]
 
@@ -92,8 +102,15 @@ class BiasCompensation(Compensation):
     """
 
     def fits(
-        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+        self,
+        weight_OI: Tensor,
+        statistics: Statistics | None,
+        removals: Sequence[Removal],
+        trial: bool = False,
     ) -> list[Fit]:
         assert statistics is not None
         mean_I = statistics.mean_I.float()
-        return [Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P]) for kept_K, pruned_P in removals]
+        return [
+            Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P])
+            for kept_K, pruned_P in removals
+        ]

@@ -28,10 +28,14 @@ class Elimination:
     """The factor of one covariance with one ridge, and the slopes of all least-squares fits that follow from it."""
 
     order_I: Tensor  # the channels; those that are removed first are at the end
-    strips: tuple[Tensor, ...]  # of U, STRIP rows each, from the diagonal on; they end where H has no factor
+    strips: tuple[
+        Tensor, ...
+    ]  # of U, STRIP rows each, from the diagonal on; they end where H has no factor
 
     @classmethod
-    def of(cls, covariance: Covariance, order_I: Tensor, ridge: float, quick: bool = False) -> "Elimination":
+    def of(
+        cls, covariance: Covariance, order_I: Tensor, ridge: float, quick: bool = False
+    ) -> "Elimination":
         """Return the elimination with λ' = ridge · mean(diag C).
 
         The factor is computed in the widest type of the device; quick: in float32, unless that fails.
@@ -56,7 +60,8 @@ class Elimination:
         kept = len(removal.kept_K)
         if kept > self.num_channels:
             return None
-        slope_OK, ascending_K = weight_OI.new_empty(len(weight_OI), kept), self.order_I[:kept].argsort()
+        slope_OK = weight_OI.new_empty(len(weight_OI), kept)
+        ascending_K = self.order_I[:kept].argsort()
         for part_OI, part_OK in zip(weight_OI.split(OUTPUTS), slope_OK.split(OUTPUTS), strict=True):
             wide_OI = part_OI.index_select(1, self.order_I).to(self.strips[0].dtype)
             self._substitute(wide_OI, kept)
@@ -71,19 +76,26 @@ class Elimination:
             rows = min(STRIP, kept - start)
             square_SS, later_SJ = self.strips[start // STRIP][:rows].tensor_split([rows], dim=1)
             explained_OS = (weight_OI[:, start + rows :] @ later_SJ.T).neg_()
-            weight_OI[:, start : start + rows] = solve_triangular(square_SS.T, explained_OS, upper=False, left=False)
+            weight_OI[:, start : start + rows] = solve_triangular(
+                square_SS.T, explained_OS, upper=False, left=False
+            )
 
 
-def _strips(covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype) -> tuple[Tensor, ...]:
+def _strips(
+    covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype
+) -> tuple[Tensor, ...]:
     """Return the strips of U, up to the first channel where H has no factor."""
-    added, strips = ridge * covariance.diagonal().to(precision).mean(), list[Tensor]()
+    added = ridge * covariance.diagonal().to(precision).mean()
+    strips = list[Tensor]()
     empty = strips_of(len(order_I), precision, order_I.device)
     for start, strip_SJ in zip(range(0, len(order_I), STRIP), empty, strict=True):
         strip_SJ.copy_(covariance.block(order_I[start : start + STRIP], order_I[start:]))
         strip_SJ.diagonal().add_(added)
         for k, earlier_SJ in enumerate(strips):
             first = start - k * STRIP
-            strip_SJ.addmm_(earlier_SJ[:, first : first + len(strip_SJ)].T, earlier_SJ[:, first:], alpha=-1)
+            strip_SJ.addmm_(
+                earlier_SJ[:, first : first + len(strip_SJ)].T, earlier_SJ[:, first:], alpha=-1
+            )
         strips.append(_factor(strip_SJ))
         if len(strips[-1]) < len(strip_SJ):
             break

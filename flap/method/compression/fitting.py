@@ -44,15 +44,28 @@ def fit_layer(
     blocks_to_fit = []
     for block, observed, choices in zip(blocks, by_block, zip(*plans, strict=True), strict=True):
         pruning = sorted({kept for kept in choices if len(kept) < block.num_units})
-        blocks_to_fit.append((block, pruning, _member_fits(block, pruning, compensation, observed, trial)))
+        blocks_to_fit.append(
+            (block, pruning, _member_fits(block, pruning, compensation, observed, trial))
+        )
     makes = [make for *_, of_block in blocks_to_fit for make in of_block]
-    made = (make() for make in makes) if trial else iter(ranks.each_by_one(makes))  # each process has trials of its own
-    by_plan = [_by_plan(block, pruning, [next(made) for _ in of_block]) for block, pruning, of_block in blocks_to_fit]
-    return [Pair(*(fits.get(kept) for fits, kept in zip(by_plan, plan, strict=True))) for plan in plans]
+    made = (
+        (make() for make in makes) if trial else iter(ranks.each_by_one(makes))
+    )  # each process has trials of its own
+    by_plan = [
+        _by_plan(block, pruning, [next(made) for _ in of_block])
+        for block, pruning, of_block in blocks_to_fit
+    ]
+    return [
+        Pair(*(fits.get(kept) for fits, kept in zip(by_plan, plan, strict=True))) for plan in plans
+    ]
 
 
 def _member_fits(
-    block: Block, plans: Sequence[Kept], compensation: Compensation, statistics: Sequence[Statistics], trial: bool
+    block: Block,
+    plans: Sequence[Kept],
+    compensation: Compensation,
+    statistics: Sequence[Statistics],
+    trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
     """Return what fits each member of a block for several sets of kept units, on its own channels and tokens."""
     if not plans or block.whole:
@@ -60,23 +73,39 @@ def _member_fits(
     removals = zip(*(_removals(block, kept) for kept in plans), strict=True)
     inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
     columns = zip(block.members, inputs, removals, strict=True)
-    return [partial(_fit, compensation, member, observed, removed, trial) for member, observed, removed in columns]
+    return [
+        partial(_fit, compensation, member, observed, removed, trial)
+        for member, observed, removed in columns
+    ]
 
 
 def _fit(
-    compensation: Compensation, member: Block, statistics: Statistics | None, removals: Sequence[Removal], trial: bool
+    compensation: Compensation,
+    member: Block,
+    statistics: Statistics | None,
+    removals: Sequence[Removal],
+    trial: bool,
 ) -> list[Fit]:
     weight_OI = member.output.weight.float()
-    return compensation.fits(weight_OI, statistics and statistics.to(weight_OI.device), removals, trial)
+    return compensation.fits(
+        weight_OI, statistics and statistics.to(weight_OI.device), removals, trial
+    )
 
 
-def _by_plan(block: Block, plans: Sequence[Kept], fits: Sequence[Sequence[Fit]]) -> dict[Kept, BlockFit]:
+def _by_plan(
+    block: Block, plans: Sequence[Kept], fits: Sequence[Sequence[Fit]]
+) -> dict[Kept, BlockFit]:
     """Return the fit of a block for each set of kept units. fits: of each member; none of whole experts."""
     members = block.members
     if block.whole:
-        return {kept: _joined([(members[m], Fit(members[m].output.weight, None)) for m in kept]) for kept in plans}
+        return {
+            kept: _joined([(members[m], Fit(members[m].output.weight, None)) for m in kept])
+            for kept in plans
+        }
     columns = zip(plans, zip(*fits, strict=True), strict=True)
-    return {kept: _joined(list(zip(members, of_members, strict=True))) for kept, of_members in columns}
+    return {
+        kept: _joined(list(zip(members, of_members, strict=True))) for kept, of_members in columns
+    }
 
 
 def _removals(block: Block, kept: tuple[int, ...]) -> list[Removal]:
@@ -102,4 +131,6 @@ def _bias(output: Any, added_O: Tensor | None) -> Tensor | None:
     if added_O is None:
         return cast(Tensor | None, output.bias)
     added_O = added_O.to(output.weight.device)  # another process may have sent it
-    return (added_O if output.bias is None else output.bias.float() + added_O).to(output.weight.dtype)
+    return (added_O if output.bias is None else output.bias.float() + added_O).to(
+        output.weight.dtype
+    )

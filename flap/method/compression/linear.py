@@ -41,7 +41,9 @@ class LinearCompensation(Compensation):
     """
 
     needs_covariance: ClassVar[bool] = True
-    ridge: float | None = None  # in units of the mean variance of the block's channels, >= 0; None: chosen
+    ridge: float | None = (
+        None  # in units of the mean variance of the block's channels, >= 0; None: chosen
+    )
 
     def __post_init__(self) -> None:
         valid = self.ridge is None or 0 <= self.ridge < math.inf
@@ -49,7 +51,11 @@ class LinearCompensation(Compensation):
 
     @torch.no_grad()
     def fits(
-        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+        self,
+        weight_OI: Tensor,
+        statistics: Statistics | None,
+        removals: Sequence[Removal],
+        trial: bool = False,
     ) -> list[Fit]:
         """Return for each removal the weight W_K + A, the addition W_P mean_P - A mean_K to the bias, and the report.
 
@@ -78,11 +84,17 @@ class _Nested:
     weight_OI: Tensor
     removals: Sequence[Removal]
 
-    def choose(self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance) -> list[FitReport]:
+    def choose(
+        self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance
+    ) -> list[FitReport]:
         """Return the best ridge for each removal on held-out tokens; None: the bias, also without such tokens."""
-        if not held_out.num_tokens:  # other windows alone reach this member: nothing tells a map from noise
+        if (
+            not held_out.num_tokens
+        ):  # other windows alone reach this member: nothing tells a map from noise
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
-        of_bias = [held_out.error(self._lost(removal, None), fitting.mean_I) for removal in self.removals]
+        of_bias = [
+            held_out.error(self._lost(removal, None), fitting.mean_I) for removal in self.removals
+        ]
         best = [FitReport(None, error, error) for error in of_bias]
         for ridge in ridges:
             for k, slope_OK in enumerate(self._slopes(self.removals, ridge, fitting, quick=True)):
@@ -112,9 +124,12 @@ class _Nested:
         for removal in removals:
             yield elimination.slope(self.weight_OI, removal)
 
-    def _fit(self, removal: Removal, slope_OK: Tensor | None, report: FitReport, mean_I: Tensor) -> Fit:
+    def _fit(
+        self, removal: Removal, slope_OK: Tensor | None, report: FitReport, mean_I: Tensor
+    ) -> Fit:
         kept_K, pruned_P = removal
-        weight_OK, bias_O = self.weight_OI[:, kept_K], self.weight_OI[:, pruned_P] @ mean_I[pruned_P]
+        weight_OK = self.weight_OI[:, kept_K]
+        bias_O = self.weight_OI[:, pruned_P] @ mean_I[pruned_P]
         if slope_OK is None:
             report = FitReport(None, report.held_out_error_of_bias, report.held_out_error_of_bias)
         else:
@@ -134,7 +149,9 @@ def chains(removals: Sequence[Removal]) -> list[list[int]]:
     nested: list[list[int]] = []
     for k in sorted(range(len(removals)), key=lambda k: len(removals[k].pruned_P)):
         pruned = set(removals[k].pruned_P.tolist())
-        fitting = (chain for chain in nested if pruned.issuperset(removals[chain[-1]].pruned_P.tolist()))
+        fitting = (
+            chain for chain in nested if pruned.issuperset(removals[chain[-1]].pruned_P.tolist())
+        )
         if (chain := next(fitting, None)) is None:
             nested.append([k])
         else:

@@ -31,11 +31,14 @@ class SequentialPruning:
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
         work = calibration.model.if_streamed(work) if self.metric.needs_statistics else NOT_KEPT
-        notes, layers = Notes(DECIDED, work), range(len(budget.layers))
+        notes = Notes(DECIDED, work)
+        layers = range(len(budget.layers))
         for i, observed in calibration.in_sequence(covariance, work):
             scores = score_layer(self.metric, adapter.blocks(i), observed)
             plan = self.structure.allocate_layer(i, scores, budget)
-            notes.write(i, (plan, self.compress_layer(adapter, i, plan, self.compensation, observed)))
+            notes.write(
+                i, (plan, self.compress_layer(adapter, i, plan, self.compensation, observed))
+            )
             del observed  # with its covariances, before the next layer's are collected
         plans, fits = zip(*map(notes.read, layers), strict=True)
         return PruningPlan(tuple(LayerPlan(*map(tuple, plan)) for plan in plans)), joined(fits)

@@ -24,15 +24,23 @@ class Metric(ABC):
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
-    measures_error: ClassVar[bool] = False  # scores are squared output errors, which add up over channels
-    scores_experts: ClassVar[bool] = False  # whole experts, and not the channels of their output projections
-    square_attention: bool = False  # square the scores of attention channels, as the official code does, not the paper
+    measures_error: ClassVar[bool] = (
+        False  # scores are squared output errors, which add up over channels
+    )
+    scores_experts: ClassVar[bool] = (
+        False  # whole experts, and not the channels of their output projections
+    )
+    square_attention: bool = (
+        False  # square the scores of attention channels, as the official code does, not the paper
+    )
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         """Return score_I in float32, higher = keep. `statistics` is None only if `needs_statistics` is False."""
 
-    def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
+    def score_units(
+        self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
+    ) -> Tensor:
         """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this.
 
         weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
@@ -40,7 +48,9 @@ class Metric(ABC):
         score_I = self.score(weight_OI.float(), statistics)
         if (shape := tuple(score_I.shape)) != (expected := (weight_OI.shape[1],)):
             name = f"{type(self).__module__}.{type(self).__name__}"
-            raise ValueError(f"metric: {name} returns scores of shape {shape}: expected {expected}, one a channel")
+            raise ValueError(
+                f"metric: {name} returns scores of shape {shape}: expected {expected}, one a channel"
+            )
         return score_I[columns_UC]
 
     def score_all(self, experts: Sequence[Statistics]) -> Tensor:
@@ -48,7 +58,9 @@ class Metric(ABC):
         raise AssertionError(f"{type(self).__name__} scores channels")
 
 
-def score_layers(metric: Metric, adapter: ModelAdapter, statistics: Visits, work: WorkFolder = NOT_KEPT) -> Scores:
+def score_layers(
+    metric: Metric, adapter: ModelAdapter, statistics: Visits, work: WorkFolder = NOT_KEPT
+) -> Scores:
     """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics.
 
     work: of the walk that `statistics` are from, which leaves its scores here to one that resumes it.
@@ -60,14 +72,18 @@ def score_layers(metric: Metric, adapter: ModelAdapter, statistics: Visits, work
     return Scores.joined(map(notes.read, range(len(adapter.layers))))
 
 
-def scores_of_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Scores:
+def scores_of_layer(
+    metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
+) -> Scores:
     """Return the scores of one layer, as a part of those of all layers."""
     errors = metric.measures_error and not metric.square_attention
     powers = ((observed.inverse_power,), (observed.routed_power,)) if observed and errors else ()
     return Scores((score_layer(metric, blocks, observed),), *powers)
 
 
-def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Pair[Tensor]:
+def score_layer(
+    metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
+) -> Pair[Tensor]:
     """Return score_GC and score_I of one layer.
 
     Raises:
@@ -77,15 +93,23 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     makes = [_of_members(metric, *pair) for pair in zip(blocks, inputs, strict=True)]
     if metric.scores_experts and blocks.mlp.whole and observed:
         makes[1] = [partial(metric.score_all, observed.routed)]
-    every, heads = [*makes[0], *makes[1]], len(makes[0])
+    every = [*makes[0], *makes[1]]
+    heads = len(makes[0])
     # what takes a factorisation is shared out
-    scores = ranks.each_by_one(every) if metric.needs_covariance else ranks.on_first(lambda: [make() for make in every])
-    score_GC, score_IC = torch.cat(scores[:heads]), torch.cat(scores[heads:])
+    scores = (
+        ranks.each_by_one(every)
+        if metric.needs_covariance
+        else ranks.on_first(lambda: [make() for make in every])
+    )
+    score_GC = torch.cat(scores[:heads])
+    score_IC = torch.cat(scores[heads:])
     score_GC = score_GC.square() if metric.square_attention else score_GC
     return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))
 
 
-def _of_members(metric: Metric, block: Block, statistics: Sequence[Statistics]) -> list[Callable[[], Tensor]]:
+def _of_members(
+    metric: Metric, block: Block, statistics: Sequence[Statistics]
+) -> list[Callable[[], Tensor]]:
     """Return what scores each member of a block."""
     if not block.num_units:  # the layer lacks it
         return [partial(torch.zeros, block.columns_UC.shape)]
@@ -95,13 +119,22 @@ def _of_members(metric: Metric, block: Block, statistics: Sequence[Statistics]) 
 
 def _score(metric: Metric, member: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = member.output.weight.detach()
-    return metric.score_units(weight_OI, statistics and statistics.to(weight_OI.device), member.columns_UC).cpu()
+    return metric.score_units(
+        weight_OI, statistics and statistics.to(weight_OI.device), member.columns_UC
+    ).cpu()
 
 
 def _finite(score_UC: Tensor, block: Block) -> Tensor:
     """Return the scores after a check that they and the block's weights are finite."""
     # the weights are checked as well: a metric may not read them, but the compensation does
-    weights = (member.output.weight for member in block.members)  # one at a time: that of all experts takes gigabytes
-    if not (torch.isfinite(score_UC).all() and all(torch.isfinite(weight_OI).all() for weight_OI in weights)):
-        raise ValueError(f"metric: weights or scores of {block.name} are not finite; check the model's weights")
+    weights = (
+        member.output.weight for member in block.members
+    )  # one at a time: that of all experts takes gigabytes
+    if not (
+        torch.isfinite(score_UC).all()
+        and all(torch.isfinite(weight_OI).all() for weight_OI in weights)
+    ):
+        raise ValueError(
+            f"metric: weights or scores of {block.name} are not finite; check the model's weights"
+        )
     return score_UC

@@ -24,7 +24,9 @@ class IFV(Metric):
         python -m flap metric=IFV
     """
 
-    square_attention: bool = True  # square the scores of attention channels, as the official code does
+    square_attention: bool = (
+        True  # square the scores of attention channels, as the official code does
+    )
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         assert statistics is not None
@@ -44,7 +46,9 @@ class WIFV(Metric):
     """
 
     measures_error: ClassVar[bool] = True
-    square_attention: bool = True  # square the scores of attention channels, as the official code does
+    square_attention: bool = (
+        True  # square the scores of attention channels, as the official code does
+    )
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         assert statistics is not None
@@ -64,7 +68,9 @@ class WIFN(Metric):
         python -m flap metric=WIFN
     """
 
-    square_attention: bool = True  # square the scores of attention channels, as the official code does
+    square_attention: bool = (
+        True  # square the scores of attention channels, as the official code does
+    )
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         assert statistics is not None
@@ -118,7 +124,9 @@ class Random(Metric):
     seed: int = 0  # of the generator; a whole number
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**32, "metric.seed", self.seed, "a whole number from 0 to 2**32 - 1")
+        require(
+            0 <= self.seed < 2**32, "metric.seed", self.seed, "a whole number from 0 to 2**32 - 1"
+        )
 
     @cached_property
     def generator(self) -> torch.Generator:

@@ -56,10 +56,14 @@ class OBS(Metric):
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         """Return score_I with each channel as a unit of its own."""
-        return self.score_units(weight_OI, statistics, torch.arange(weight_OI.shape[1])[:, None]).flatten()
+        return self.score_units(
+            weight_OI, statistics, torch.arange(weight_OI.shape[1])[:, None]
+        ).flatten()
 
     @torch.no_grad()
-    def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
+    def score_units(
+        self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
+    ) -> Tensor:
         """Return score_UC: the cost of each unit, divided evenly over its channels, in float32; higher = keep."""
         assert statistics is not None
         for k in range(RIDGES):
@@ -75,15 +79,21 @@ class OBS(Metric):
         )
 
 
-def _costs_with(ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor) -> Tensor:
+def _costs_with(
+    ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor
+) -> Tensor:
     """Return cost_U with a ridge. LinAlgError: H has no inverse."""
     wide = widest_float(weight_OI.device)
     columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
     matrix_II = Covariance.of(*(statistics.parts or [statistics])).hessian(columns, ridge, wide)
-    if not matrix_II.diagonal().any():  # all channels are constant: the bias replaces any unit exactly
+    if (
+        not matrix_II.diagonal().any()
+    ):  # all channels are constant: the bias replaces any unit exactly
         return weight_OI.new_zeros(len(columns_UC), dtype=wide)
     info = matrix_II.new_empty((), dtype=torch.int32)
-    torch.linalg.cholesky_ex(matrix_II, check_errors=True, out=(matrix_II, info))  # in place, as is the inverse
+    torch.linalg.cholesky_ex(
+        matrix_II, check_errors=True, out=(matrix_II, info)
+    )  # in place, as is the inverse
     torch.cholesky_inverse(matrix_II, out=matrix_II)
     return _removal_costs(weight_OI[:, columns].to(wide), matrix_II.mT, columns_UC.shape[1])
 
@@ -94,22 +104,29 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     Both tensors are changed. Removed channels stay in them, with zeros, until half of the channels are removed.
     """
     num_units = weight_OI.shape[1] // channels
-    cost_U, floor = weight_OI.new_zeros(num_units), 0.0
-    unit_R, remains_R = torch.arange(num_units, device=weight_OI.device), torch.ones_like(cost_U, dtype=torch.bool)
+    cost_U = weight_OI.new_zeros(num_units)
+    floor = 0.0
+    unit_R = torch.arange(num_units, device=weight_OI.device)
+    remains_R = torch.ones_like(cost_U, dtype=torch.bool)
     step_size = math.ceil(num_units / STEPS)
     for left in range(num_units, 0, -step_size):
         if 2 * left <= len(unit_R):
             remaining = remains_R.repeat_interleave(channels).nonzero().flatten()
-            weight_OI = _pack(weight_OI, torch.arange(len(weight_OI), device=weight_OI.device), remaining)
+            weight_OI = _pack(
+                weight_OI, torch.arange(len(weight_OI), device=weight_OI.device), remaining
+            )
             inverse_II = _pack(inverse_II, remaining, remaining)
-            unit_R, remains_R = unit_R[remains_R], remains_R[remains_R]
+            unit_R = unit_R[remains_R]
+            remains_R = remains_R[remains_R]
         current_R = torch.full_like(unit_R, torch.inf, dtype=cost_U.dtype)
         current_R[remains_R] = _costs(weight_OI, inverse_II, remains_R, channels)
         cheapest = current_R.argsort(stable=True)[: min(step_size, left)]
         cost_U[unit_R[cheapest]] = current_R[cheapest].clamp(min=floor)
         floor = float(cost_U[unit_R[cheapest]].max())
         remains_R[cheapest] = False
-        removed_L = (cheapest[:, None] * channels + torch.arange(channels, device=cheapest.device)).flatten()
+        removed_L = (
+            cheapest[:, None] * channels + torch.arange(channels, device=cheapest.device)
+        ).flatten()
         _remove(weight_OI, inverse_II, removed_L)
     return cost_U
 
@@ -118,7 +135,9 @@ def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return these rows and columns, both ascending, of a contiguous matrix. They move to the front of its memory."""
     packed = matrix.view(-1)[: len(rows) * len(columns)].view(len(rows), len(columns))
     for part, some in zip(packed.split(STRIP), rows.split(STRIP), strict=True):
-        part.copy_(matrix[some].index_select(1, columns))  # these rows are in front of those that are still needed
+        part.copy_(
+            matrix[some].index_select(1, columns)
+        )  # these rows are in front of those that are still needed
     return packed
 
 
@@ -126,11 +145,19 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
     """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of the units u where the mask is true."""
     units = len(units_R)
     if channels == 1:
-        square_I = torch.stack([part.square().sum(0) for part in weight_OI.split(STRIP)]).sum(0)  # a norm takes longer
+        square_I = torch.stack([part.square().sum(0) for part in weight_OI.split(STRIP)]).sum(
+            0
+        )  # a norm takes longer
         return square_I[units_R] / inverse_II.diagonal()[units_R]
-    blocks_UCC = inverse_II.view(units, channels, units, channels).diagonal(dim1=0, dim2=2).permute(2, 0, 1)[units_R]
+    blocks_UCC = (
+        inverse_II.view(units, channels, units, channels)
+        .diagonal(dim1=0, dim2=2)
+        .permute(2, 0, 1)[units_R]
+    )
     weight_UCO = weight_OI.T.reshape(units, channels, -1)[units_R]
-    half_UCO: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(blocks_UCC), weight_UCO, upper=False)
+    half_UCO: Tensor = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(blocks_UCC), weight_UCO, upper=False
+    )
     return half_UCO.square().sum(dim=(1, 2))
 
 

@@ -28,8 +28,12 @@ class Scores:
 
     layers: tuple[Pair[Tensor], ...]  # in float32 on the CPU, finite
     inverse_power: tuple[float, ...] = ()  # of each layer (`LayerStatistics`)
-    routed_power: tuple[tuple[float, ...], ...] = ()  # of each member of each layer's MLP (`LayerStatistics`)
-    divergences: tuple[tuple[float, ...], ...] = ()  # of each layer's trials, in nats a token; empty without a search
+    routed_power: tuple[
+        tuple[float, ...], ...
+    ] = ()  # of each member of each layer's MLP (`LayerStatistics`)
+    divergences: tuple[
+        tuple[float, ...], ...
+    ] = ()  # of each layer's trials, in nats a token; empty without a search
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
@@ -60,7 +64,9 @@ def read_scores(path: Path) -> Scores:
     layers = range(1 + max(int(name.split(".")[0]) for name in tensors))
     scores = tuple(Pair(*(tensors[f"{i}.{block}"] for block in Pair._fields)) for i in layers)
     numbers = {
-        name: tuple(tuple(tensors[f"{i}.{name}"].tolist()) for i in layers if f"{i}.{name}" in tensors)
+        name: tuple(
+            tuple(tensors[f"{i}.{name}"].tolist()) for i in layers if f"{i}.{name}" in tensors
+        )
         for name in BY_LAYER
     }
     return Scores(scores, tuple(power), **numbers)

@@ -13,7 +13,9 @@ from flap.models import ModelAdapter
 from flap.storage import ranks
 
 HELD_OUT_WINDOWS = 32  # of a text that is read for the training
-EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
+EVALUATIONS = (
+    10  # at most; and at least EVERY times as many windows are trained on as each evaluates
+)
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
 WRITERS = ("dense", "pruned", "both")
@@ -31,21 +33,35 @@ class Recovery:
     dataset: Any  # a text or mixture, as for calibration; None: the calibration windows
     tokens: int  # trained on in whole steps, each `epochs` times; at least one step
     learning_rate: float  # of AdamW at its highest, above 0; times each tensor's root mean square if there is no rank
-    rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
+    rank: int | None = (
+        None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
+    )
     seq_len: int = 256  # tokens in a window, 2 or more
-    batch_size: int | None = 8  # windows a step, a multiple of the processes; None: as few as have STEP tokens
+    batch_size: int | None = (
+        8  # windows a step, a multiple of the processes; None: as few as have STEP tokens
+    )
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
-    gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
+    gradient_checkpointing: bool = (
+        False  # True: activations are computed again, not kept: less memory, more time
+    )
     epochs: int = 1  # times that each window is trained on, 1 or more
     held_out: int = HELD_OUT_WINDOWS  # not trained on: the divergence on them decides what is best, and is reported
     use: str = "recovery"  # whose windows these are, "calibration" or its own
     writer: str = "dense"  # who answers the prompts that are trained on: the dense model, the pruned one, both in turns
 
     def __post_init__(self) -> None:
-        require(self.writer in WRITERS, "recover.writer", self.writer, f"one of {', '.join(WRITERS)}")
+        require(
+            self.writer in WRITERS, "recover.writer", self.writer, f"one of {', '.join(WRITERS)}"
+        )
         for name in ("seq_len", "batch_size", "rank", "patience", "epochs"):
-            value, least = getattr(self, name), 2 if name == "seq_len" else 1
-            require(value is None or value >= least, f"recover.{name}", value, f"a whole number >= {least}")
+            value = getattr(self, name)
+            least = 2 if name == "seq_len" else 1
+            require(
+                value is None or value >= least,
+                f"recover.{name}",
+                value,
+                f"a whole number >= {least}",
+            )
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
         step = f"{self.tokens_a_step}, one step of {self.windows_a_step} windows of {self.seq_len}, or more"
@@ -101,8 +117,12 @@ class Recovery:
         share = f"a multiple of {ranks.size()}, the number of processes"
         shared = self.batch_size is None or self.batch_size % ranks.size() == 0
         require(shared, "recover.batch_size", self.batch_size, share)
-        blocks = [adapter.mlp(i) for i in range(len(adapter.layers))]  # a layer of a hybrid may have none
-        stacked = not all(isinstance(block.watched, nn.Linear | Conv1D) for block in blocks if block.num_units)
+        blocks = [
+            adapter.mlp(i) for i in range(len(adapter.layers))
+        ]  # a layer of a hybrid may have none
+        stacked = not all(
+            isinstance(block.watched, nn.Linear | Conv1D) for block in blocks if block.num_units
+        )
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)
 
@@ -127,7 +147,12 @@ class Reconstruction:
         Raises:
             ValueError: an option is out of range, or there are too few windows.
         """
-        require(num_samples > 1, "calibration.num_samples", num_samples, "2 or more with recover=reconstruct")
+        require(
+            num_samples > 1,
+            "calibration.num_samples",
+            num_samples,
+            "2 or more with recover=reconstruct",
+        )
         held_out = math.ceil(num_samples / HELD_OUT)
         fitting = num_samples - held_out
         allowed = f"1 to {fitting}, the calibration windows that are not held out"

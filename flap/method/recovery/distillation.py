@@ -34,14 +34,24 @@ def training_windows(recovery: Recovery, windows: Windows, own: Windows | None =
     text): it meets its own mistakes, and learns what the dense model predicts after them. What is held out has the
     dense model's answers, and by these it judges; by texts without answers only where there are no others.
     """
-    of_windows, first = (windows.tokens_NT, windows.marked_NT, windows.text_N), recovery.held_out
+    of_windows = (windows.tokens_NT, windows.marked_NT, windows.text_N)
+    first = recovery.held_out
     tokens_NT, marked_NT, text_N = (_held_out_first(recovery, tensor) for tensor in of_windows)
-    plain_N1 = torch.tensor([not (text and text.counted) for text in windows.texts])[text_N[:first], None]
-    tokens_NT[:first] = judged(torch.where(plain_N1, -1 - marked_NT[:first], marked_NT[:first]), torch.zeros(first))
+    plain_N1 = torch.tensor([not (text and text.counted) for text in windows.texts])[
+        text_N[:first], None
+    ]
+    tokens_NT[:first] = judged(
+        torch.where(plain_N1, -1 - marked_NT[:first], marked_NT[:first]), torch.zeros(first)
+    )
     if own is not None:
         own_NT = _held_out_first(recovery, own.tokens_NT)
         for part in windows.asked:
-            taken = first + (text_N[first:] == part).nonzero().flatten()[:: 2 if recovery.writer == "both" else 1]
+            taken = (
+                first
+                + (text_N[first:] == part)
+                .nonzero()
+                .flatten()[:: 2 if recovery.writer == "both" else 1]
+            )
             tokens_NT[taken] = _unseen(own_NT[taken], marked_NT[:first])
     return tokens_NT
 
@@ -50,7 +60,11 @@ def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
     """Return the windows, each token marked in place that ends a run of OVERLAP tokens of a held-out window."""
     seen = {run for row in unmarked(held_out_NT).tolist() for run in ngrams(row, OVERLAP)}
     for row_T in tokens_NT:
-        ends = [at for at, run in enumerate(ngrams(unmarked(row_T).tolist(), OVERLAP), OVERLAP - 1) if run in seen]
+        ends = [
+            at
+            for at, run in enumerate(ngrams(unmarked(row_T).tolist(), OVERLAP), OVERLAP - 1)
+            if run in seen
+        ]
         row_T[ends] = -1 - unmarked(row_T[ends])
     return tokens_NT
 
@@ -63,7 +77,12 @@ def _held_out_first(recovery: Recovery, tokens_NT: Tensor) -> Tensor:
 
 
 def recover(
-    recovery: Recovery, model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, folder: Path, seed: int
+    recovery: Recovery,
+    model: PlacedModel,
+    teacher: PlacedModel,
+    tokens_NT: Tensor,
+    folder: Path,
+    seed: int,
 ) -> dict[str, Any]:
     """Train the compressed model in place and return what the report says of it; never worse than before, as saved.
 
@@ -75,9 +94,13 @@ def recover(
     folder.mkdir(parents=True, exist_ok=True)
     bf16 = model.model.dtype == torch.bfloat16
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
-    before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
+    before = mean_divergence(
+        model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step
+    )
     if not math.isfinite(before):
-        raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
+        raise ValueError(
+            f"recover={recovery.name}: the predictions of the compressed model are not finite"
+        )
     with seeded(seed), trainable(recovery, model.model) as trained:
         student = Student(model, teacher, trained)
         train(student, recovery, tokens_NT, folder, seed, bf16)
@@ -93,10 +116,16 @@ def recover(
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
     """Return what the report says of the training. history: steps, each with the held-out divergence after it."""
-    by_tokens = [(step * recovery.tokens_a_step, nats if math.isfinite(nats) else None) for step, nats in history]
+    by_tokens = [
+        (step * recovery.tokens_a_step, nats if math.isfinite(nats) else None)
+        for step, nats in history
+    ]
     best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)[1] if better else 0
     if best == 0:
-        log.warning("recover=%s: no step was better than the compressed model, which stays as it is", recovery.name)
+        log.warning(
+            "recover=%s: no step was better than the compressed model, which stays as it is",
+            recovery.name,
+        )
     stopped_early = history[-1][0] < recovery.steps
     if stopped_early:
         log.warning(

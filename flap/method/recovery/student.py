@@ -25,11 +25,16 @@ class Student(nn.Module):
     So Trainer's checkpoints have the trained parameters alone, whatever class, names and shapes the model has.
     """
 
-    def __init__(self, model: PlacedModel, teacher: PlacedModel, trained: list[nn.Parameter]) -> None:
+    def __init__(
+        self, model: PlacedModel, teacher: PlacedModel, trained: list[nn.Parameter]
+    ) -> None:
         super().__init__()
-        self.placed, self.teacher = model, teacher
+        self.placed = model
+        self.teacher = teacher
         self.trained = nn.ParameterList(trained)
-        self.counted = 0.0  # mean number of positions that count in a held-out window; 0: all, or not known
+        self.counted = (
+            0.0  # mean number of positions that count in a held-out window; 0: all, or not known
+        )
         self.positions = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 
     def train(self, mode: bool = True) -> "Student":
@@ -43,24 +48,35 @@ class Student(nn.Module):
         The gradient at the final hidden states is computed at once, chunk of positions by chunk, so that no logits are
         kept or made twice: those of a batch, over a whole vocabulary, would take more memory than the model.
         """
-        tokens_NT, counted_P = unmarked(input_ids), counted_predictions(input_ids)
+        tokens_NT = unmarked(input_ids)
+        counted_P = counted_predictions(input_ids)
         with torch.no_grad():
             dense_PD = final_states(self.teacher.adapter, tokens_NT)
         hidden_PD = final_states(self.placed.adapter, tokens_NT)
         if counted_P is not None:
-            dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
-        evaluates = self.counted and not self.training  # Trainer averages batches; so it is a mean over tokens
-        counts = ranks.gather(len(hidden_PD)) if self.training else [len(hidden_PD)]  # whose gradients DDP averages
+            dense_PD = dense_PD[counted_P]
+            hidden_PD = hidden_PD[counted_P]
+        evaluates = (
+            self.counted and not self.training
+        )  # Trainer averages batches; so it is a mean over tokens
+        counts = (
+            ranks.gather(len(hidden_PD)) if self.training else [len(hidden_PD)]
+        )  # whose gradients DDP averages
         positions = self.counted * len(input_ids) if evaluates else sum(counts) / len(counts) or 1
-        nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
+        nats, gradient_PD = self._divergence(
+            dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad)
+        )
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
-        nats, gradient_PD = torch.zeros((), device=hidden_PD.device), torch.zeros_like(hidden_PD)
+        nats = torch.zeros((), device=hidden_PD.device)
+        gradient_PD = torch.zeros_like(hidden_PD)
         if not len(hidden_PD):  # no token of these windows counts
             return nats, gradient_PD
-        chunks = (tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD))
+        chunks = (
+            tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD)
+        )
         for dense, hidden, gradient in zip(*chunks, strict=True):
             with torch.no_grad():
                 dense_PV = self.teacher.adapter.logits(dense).float()
@@ -86,11 +102,15 @@ class _Loss(torch.autograd.Function):
 
 def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
     """Return Σ p (log p - log q) in nats, summed over positions, from the logits of p and q."""
-    return kl_div(logits_PV.log_softmax(-1), dense_PV.log_softmax(-1), reduction="sum", log_target=True)
+    return kl_div(
+        logits_PV.log_softmax(-1), dense_PV.log_softmax(-1), reduction="sum", log_target=True
+    )
 
 
 @torch.no_grad()
-def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+def mean_divergence(
+    model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int
+) -> float:
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
     student = Student(model, teacher, []).eval()
 

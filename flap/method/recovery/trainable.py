@@ -27,7 +27,11 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
         model.activation_checkpointing_enable()
     decoder = adapt(model).decoder  # a vision tower is not trained
     adapted = None if recovery.rank is None else _with_adapters(decoder, recovery.rank)
-    trained = _all_but_ends(decoder) if adapted is None else [p for p in model.parameters() if p.requires_grad]
+    trained = (
+        _all_but_ends(decoder)
+        if adapted is None
+        else [p for p in model.parameters() if p.requires_grad]
+    )
     for parameter in trained:
         parameter.requires_grad_(True)
     with ExitStack() as changed:
@@ -48,19 +52,30 @@ def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
     """Yield the modules, or the config, and their attributes with the share of dropped activations, or of noise."""
     for owner in (*decoder.modules(), decoder.config):
         for name, value in vars(owner).items():
-            rate = "drop" in name or "jitter" in name or (isinstance(owner, nn.Dropout) and name == "p")
+            rate = (
+                "drop" in name
+                or "jitter" in name
+                or (isinstance(owner, nn.Dropout) and name == "p")
+            )
             if rate and isinstance(value, int | float) and not isinstance(value, bool):
                 yield owner, name
 
 
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     """Put A and B, in float32, beside every Linear of the layers; return peft's model, which merges them."""
-    from peft import LoraConfig, get_peft_model  # here, so that other runs do not wait for its import
+    from peft import (
+        LoraConfig,
+        get_peft_model,
+    )  # here, so that other runs do not wait for its import
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks for a name that transformers has replaced
-        warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)  # it sees GPT-2's Conv1D by itself
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # peft asks for a name that transformers has replaced
+        warnings.filterwarnings(
+            "ignore", "fan_in_fan_out", UserWarning
+        )  # it sees GPT-2's Conv1D by itself
         return get_peft_model(decoder, options)
 
 
@@ -71,7 +86,9 @@ def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
     return [parameter for parameter in decoder.parameters() if id(parameter) not in frozen]
 
 
-def _own_tensors(model: PreTrainedModel, keep_bfloat16: bool) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
+def _own_tensors(
+    model: PreTrainedModel, keep_bfloat16: bool
+) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
     """Replace every parameter by a copy in float32, or in bfloat16 if it has that type and keeps it; ties stay.
 
     Returns the type and `requires_grad` that each copy had as original.

@@ -27,11 +27,16 @@ from flap.storage.json_files import read_json
 from flap.storage.progress import progress
 from flap.storage.ranks import by_first, on_first, size
 
-CHECKPOINT_BYTES = 12  # of a trained parameter in Trainer's checkpoint: float32 values and two moments
-BEST, HISTORY = "best.safetensors", "history.json"
+CHECKPOINT_BYTES = (
+    12  # of a trained parameter in Trainer's checkpoint: float32 values and two moments
+)
+BEST = "best.safetensors"
+HISTORY = "history.json"
 
 
-def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path, seed: int, bf16: bool) -> None:
+def train(
+    student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path, seed: int, bf16: bool
+) -> None:
     """Train; BEST in the folder then has the parameters with the lowest divergence, HISTORY the divergence by step.
 
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
@@ -40,7 +45,8 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     finished, last = on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
         return
-    device, batch_size = student.placed.device, recovery.windows_a_step // size()
+    device = student.placed.device
+    batch_size = recovery.windows_a_step // size()
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
@@ -53,10 +59,14 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     )  # fmt: skip
     if options.n_gpu > 1:
         options._n_gpu = 1  # Trainer would copy the student to all GPUs, in threads of this process
-    held_out_NT, fitting_NT = tokens_NT[: recovery.held_out], tokens_NT[recovery.held_out :]
+    held_out_NT = tokens_NT[: recovery.held_out]
+    fitting_NT = tokens_NT[recovery.held_out :]
     if (counted_P := counted_predictions(held_out_NT)) is not None:
         student.counted = float(counted_P.sum()) / len(held_out_NT)
-    parts = fitting_NT[: recovery.windows], held_out_NT  # Trainer would make a step of the rest, too
+    parts = (
+        fitting_NT[: recovery.windows],
+        held_out_NT,
+    )  # Trainer would make a step of the rest, too
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
     optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
@@ -65,10 +75,18 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=last)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises its own error of a full disk
-        if shutil.disk_usage(folder).free > CHECKPOINT_BYTES * sum(map(Tensor.numel, student.trained)):
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch raises its own error of a full disk
+        if shutil.disk_usage(folder).free > CHECKPOINT_BYTES * sum(
+            map(Tensor.numel, student.trained)
+        ):
             raise
-        raise OSError(f"{folder}: no room for the state of the training ({one_line(error, 120)})") from error
+        raise OSError(
+            f"{folder}: no room for the state of the training ({one_line(error, 120)})"
+        ) from error
     by_first(write_text)(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
 
 
@@ -82,30 +100,41 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
     for parameter in trained:
         rate = recovery.learning_rate
         if recovery.rank is None:
-            rate *= float(torch.linalg.vector_norm(parameter.detach())) / math.sqrt(max(1, parameter.numel()))
+            rate *= float(torch.linalg.vector_norm(parameter.detach())) / math.sqrt(
+                max(1, parameter.numel())
+            )
         yield {"params": [parameter], "lr": rate}
 
 
 def last_checkpoint(folder: Path) -> str | None:
     """Return Trainer's last checkpoint that is complete: its state, which is written last, is whole."""
-    complete = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json") if read_json(file)]
+    complete = [
+        file.parent for file in folder.glob("checkpoint-*/trainer_state.json") if read_json(file)
+    ]
     return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
 
 
 def history(state: Any) -> dict[int, float]:
     """Return the held-out divergence in nats a token after each step at which it was evaluated; 0: before training."""
-    return {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
+    return {
+        entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
+    }
 
 
 class KeepBest(TrainerCallback):
     """Keep the best parameters, the compressed model's at first, and end a training that gets no better."""
 
     def __init__(self, student: Student, patience: int, path: Path) -> None:
-        self.student, self.patience, self.path = student, patience, path
+        self.student = student
+        self.patience = patience
+        self.path = path
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Judge by the whole history, which Trainer's checkpoints have, so that a resumed training ends as it would."""
-        nats = {step: value if math.isfinite(value) else math.inf for step, value in history(state).items()}
+        nats = {
+            step: value if math.isfinite(value) else math.inf
+            for step, value in history(state).items()
+        }
         best = min(nats, key=lambda step: nats[step])
         if best == state.global_step and state.is_world_process_zero:
             with atomic_file(self.path) as scratch:
@@ -125,7 +154,9 @@ class Bar(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin, after the first evaluation, at the step that a resumed training goes on from."""
         if self.steps is None and state.is_world_process_zero:
-            self.steps = progress(range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step)
+            self.steps = progress(
+                range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step
+            )
             next(self.steps, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

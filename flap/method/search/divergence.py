@@ -61,11 +61,18 @@ class PlanDivergence:
         Raises:
             ValueError: predictions are not finite.
         """
-        nats = self._walked(Walk(self.calibration.model, "score, layer by layer", work), plans, num_tokens, covariance)
+        nats = self._walked(
+            Walk(self.calibration.model, "score, layer by layer", work),
+            plans,
+            num_tokens,
+            covariance,
+        )
         work.clear()  # with the hidden states of all plans, which are not mapped any more
         return nats
 
-    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
+    def _walked(
+        self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
+    ) -> list[float]:
         """Return the divergence of each plan, after one walk."""
         (tokens_NT, text_N), dense = self.windows(num_tokens), dense_plan(self.calibration.model)
 
@@ -84,11 +91,14 @@ class PlanDivergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.gather_in_order(self._nats(tokens_NT, text_N, [streams[k].batches[0] for k in stream_ids]))
+        return ranks.gather_in_order(
+            self._nats(tokens_NT, text_N, [streams[k].batches[0] for k in stream_ids])
+        )
 
     def windows(self, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Return tokens_NT and text_N of the windows that are measured."""
-        tokens_NT, text_N = self.calibration.tokens_NT, self.calibration.text_N
+        tokens_NT = self.calibration.tokens_NT
+        text_N = self.calibration.text_N
         text_N = torch.zeros(len(tokens_NT), dtype=torch.long) if text_N is None else text_N
         (_, held_NT), (_, held_N) = split_windows(tokens_NT), split_windows(text_N)
         last = _last(held_N, math.ceil(num_tokens / tokens_NT.shape[1]))
@@ -103,11 +113,17 @@ class PlanDivergence:
         stream_ids: list[int],
     ) -> tuple[dict[int, Stream], list[int]]:
         """Run layer i as each plan says; return streams and each plan's stream id."""
-        next_ids, forks = _next_stream_ids(plans, stream_ids), defaultdict[LayerPlan, set[tuple[int, int]]](set)
-        for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
+        next_ids = _next_stream_ids(plans, stream_ids)
+        forks = defaultdict[LayerPlan, set[tuple[int, int]]](set)
+        for plan, before, after in zip(
+            plans, stream_ids or [0] * len(plans), next_ids, strict=True
+        ):
             forks[plan].add((before, after))
-        model, advanced = self.calibration.model, dict[int, Stream]()
-        fits = fit_layer(model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)
+        model = self.calibration.model
+        advanced = dict[int, Stream]()
+        fits = fit_layer(
+            model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True
+        )
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
             with pruned(model, i, layer_plan, layer_fits) as layer:
                 for before, after in sorted(pairs):
@@ -121,8 +137,11 @@ class PlanDivergence:
 
         hidden: the outputs of the last layer for these windows, first of the dense model, then of each plan.
         """
-        model, num_texts, plans = self.calibration.model, int(text_N.max()) + 1, len(hidden) - 1
-        total_KX, tokens_X = torch.zeros(plans, num_texts).double(), torch.zeros(num_texts)
+        model = self.calibration.model
+        num_texts = int(text_N.max()) + 1
+        plans = len(hidden) - 1
+        total_KX = torch.zeros(plans, num_texts).double()
+        tokens_X = torch.zeros(num_texts)
         with model.ends():
             for of_N, some_NT, dense_NTD, *others in _compared(tokens_NT, text_N, *hidden):
                 dense_NTV = log_softmax(_logits(model, some_NT, dense_NTD), dim=-1)
@@ -164,32 +183,44 @@ def _compared(tokens_NT: Tensor, text_N: Tensor, *streams: Tensor) -> Iterator[t
 
     Of texts that have answers these are all where a token of an answer is predicted.
     """
-    all_T, with_answers = torch.arange(tokens_NT.shape[1]), set(text_N[(tokens_NT < 0).any(dim=1)].tolist())
+    all_T = torch.arange(tokens_NT.shape[1])
+    with_answers = set(text_N[(tokens_NT < 0).any(dim=1)].tolist())
     some = 1 if with_answers else max(1, COMPARED_TOKENS // len(all_T))
     for n in range(0, len(tokens_NT), some):
-        part, chosen_T = slice(n, n + some), all_T[min(EVERY, len(all_T)) - 1 :: EVERY]
+        part = slice(n, n + some)
+        chosen_T = all_T[min(EVERY, len(all_T)) - 1 :: EVERY]
         if int(text_N[n]) in with_answers:
             counted_T = counted_predictions(tokens_NT[part])
             chosen_T = all_T if counted_T is None else all_T[counted_T]
         for at in filter(len, chosen_T.split(COMPARED_TOKENS)):
-            yield text_N[part], unmarked(tokens_NT[part, at]), *(stream[part, at] for stream in streams)
+            yield (
+                text_N[part],
+                unmarked(tokens_NT[part, at]),
+                *(stream[part, at] for stream in streams),
+            )
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:
     """Return the plan that keeps every unit of a model."""
     blocks = (model.adapter.blocks(i) for i in range(len(model.layers)))
-    return PruningPlan(tuple(LayerPlan(*(tuple(range(block.num_units)) for block in pair)) for pair in blocks))
+    return PruningPlan(
+        tuple(LayerPlan(*(tuple(range(block.num_units)) for block in pair)) for pair in blocks)
+    )
 
 
 @contextmanager
-def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]) -> Iterator[nn.Module]:
+def pruned(
+    model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]
+) -> Iterator[nn.Module]:
     """Yield a pruned copy of layer i, which must be present; the layer itself if the plan keeps every unit."""
     layers = model.layers
     dense = layers[i]
     if fits == (None, None):
         yield dense
         return
-    layers[i] = model.copy_layer(i)  # the copy takes the place of the layer, so that the adapter finds it
+    layers[i] = model.copy_layer(
+        i
+    )  # the copy takes the place of the layer, so that the adapter finds it
     try:
         write_layer(slice_out, model.adapter, i, plan, fits)
         copied = layers[i]
@@ -210,6 +241,7 @@ def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int
 
 def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
     """Return logits_NTV in float32 from the outputs of the last layer."""
-    tokens_NT, hidden_NTD = tokens_NT.to(model.device), hidden_NTD.to(model.device)
+    tokens_NT = tokens_NT.to(model.device)
+    hidden_NTD = hidden_NTD.to(model.device)
     logits_NTV: Tensor = leave(model.adapter, model.model, tokens_NT, hidden_NTD).logits
     return logits_NTV.float()

@@ -27,7 +27,8 @@ def score_and_try(
     """
     if not metric.needs_statistics:
         work.clear()
-    notes, counts = Notes(SCORES, work), [sum(map(len, search.removals(units))) for units in budget.layers]
+    notes = Notes(SCORES, work)
+    counts = [sum(map(len, search.removals(units))) for units in budget.layers]
 
     def trials(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return layer i in each trial of all layers: pruned in its own trials, dense in the others."""
@@ -44,7 +45,11 @@ def score_and_try(
 
 
 def _scored(
-    metric: Metric, calibration: Calibration, notes: Notes[Scores], i: int, observed: LayerStatistics | None
+    metric: Metric,
+    calibration: Calibration,
+    notes: Notes[Scores],
+    i: int,
+    observed: LayerStatistics | None,
 ) -> Scores:
     """Return the scores of layer i, which an interrupted walk may have noted."""
     if observed is None and i in notes:

@@ -36,12 +36,16 @@ class Search(Structure):
     measures: ClassVar[bool] = True
 
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
-    levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
+    levels: list[float] = field(
+        default_factory=lambda: [0.25]
+    )  # shares of a block's units to remove, each in (0, 1)
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
-        require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
+        require(
+            levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1"
+        )
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
@@ -50,10 +54,14 @@ class Search(Structure):
     def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
         """Return the layer of each trial: one block loses its lowest-scored units at each level, the other is whole."""
         (score_G, score_I), removals = unit_scores(scores), self.removals(units)
-        heads, neurons = tuple(range(len(score_G))), tuple(range(len(score_I)))
+        heads = tuple(range(len(score_G)))
+        neurons = tuple(range(len(score_I)))
         return [
             *(LayerPlan(highest(score_G, len(heads) - n), neurons) for n in removals.attention),
-            *(LayerPlan(heads, highest(score_I, units.mlp.count - n, units.mlp.members)) for n in removals.mlp),
+            *(
+                LayerPlan(heads, highest(score_I, units.mlp.count - n, units.mlp.members))
+                for n in removals.mlp
+            ),
         ]
 
     def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
@@ -72,12 +80,24 @@ class Search(Structure):
         return [self._of_layer(*row) for row in rows]
 
     def _of_layer(
-        self, scores: Pair[Tensor], measured: Sequence[float], units: Pair[Units], prices: Pair[float]
+        self,
+        scores: Pair[Tensor],
+        measured: Sequence[float],
+        units: Pair[Units],
+        prices: Pair[float],
     ) -> Pair[Tensor]:
         heads, neurons = self.removals(units)
-        by_removal = dict(zip(heads, measured, strict=False)), dict(zip(neurons, measured[len(heads) :], strict=True))
+        by_removal = (
+            dict(zip(heads, measured, strict=False)),
+            dict(zip(neurons, measured[len(heads) :], strict=True)),
+        )
         blocks = zip(unit_scores(scores), by_removal, units, prices, strict=True)
-        return Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))
+        return Pair(
+            *(
+                spread_by_rank(score_U, nats, one.members) / price
+                for score_U, nats, one, price in blocks
+            )
+        )
 
 
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
@@ -93,7 +113,9 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     if units < 2:
         return []
     counts = {math.floor(level * units + 0.5) for level in levels}
-    return sorted({n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts})
+    return sorted(
+        {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
+    )
 
 
 def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
@@ -113,20 +135,34 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
 
     measured: number of lowest-scored units that are removed -> divergence, in nats a token.
     """
-    order = score_U.argsort(descending=True, stable=True).flip(0)  # the order in which `highest` removes them
+    order = score_U.argsort(descending=True, stable=True).flip(
+        0
+    )  # the order in which `highest` removes them
     cost_U = score_U[order].double()
-    cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if (cost_U > 0).any() else torch.ones_like(cost_U)
+    cost_U = (
+        cost_U.clamp_min(1e-9 * float(cost_U.max()))
+        if (cost_U > 0).any()
+        else torch.ones_like(cost_U)
+    )
     error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
-    divergence, start, slope = torch.zeros_like(error), 0, 1.0
+    divergence = torch.zeros_like(error)
+    start = 0
+    slope = 1.0
     for end, nats in sorted(measured.items()):
         rise = max(nats - float(divergence[start]), LEAST)
         slope = rise / float(error[end] - error[start])
-        divergence[start : end + 1] = divergence[start] + slope * (error[start : end + 1] - error[start])
+        divergence[start : end + 1] = divergence[start] + slope * (
+            error[start : end + 1] - error[start]
+        )
         start = end
-    divergence[start:] = divergence[start] + slope * (error[start:] - error[start])  # beyond the last level
+    divergence[start:] = divergence[start] + slope * (
+        error[start:] - error[start]
+    )  # beyond the last level
     nats_U = torch.empty_like(cost_U)
     # within a straight piece of the envelope all steps are equal: the factor keeps the order of the scores
-    nats_U[order] = convex_steps(divergence.tolist()) * (1 + 1e-9 * torch.arange(len(order)).double())
+    nats_U[order] = convex_steps(divergence.tolist()) * (
+        1 + 1e-9 * torch.arange(len(order)).double()
+    )
     return nats_U
 
 
@@ -134,11 +170,15 @@ def convex_steps(values: list[float]) -> Tensor:
     """Return the differences of the lower convex envelope of a sequence (Andrew's monotone chain)."""
     corners = [0]
     for end in range(1, len(values)):
-        while len(corners) > 1 and _slope(values, corners[-2], corners[-1]) >= _slope(values, corners[-1], end):
+        while len(corners) > 1 and _slope(values, corners[-2], corners[-1]) >= _slope(
+            values, corners[-1], end
+        ):
             corners.pop()
         corners.append(end)
     pieces = pairwise(corners)
-    return torch.tensor([_slope(values, a, b) for a, b in pieces for _ in range(b - a)], dtype=torch.float64)
+    return torch.tensor(
+        [_slope(values, a, b) for a, b in pieces for _ in range(b - a)], dtype=torch.float64
+    )
 
 
 def _slope(values: list[float], start: int, end: int) -> float:

@@ -37,14 +37,22 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
     cut = [tokens_NT[:, :longest] for tokens_NT in windows]
     pairs = list(zip(weights, cut, strict=True))
-    batches = [(weight / cut_NT.numel(), batch_NT) for weight, cut_NT in pairs for batch_NT in cut_NT.split(BATCH)]
+    batches = [
+        (weight / cut_NT.numel(), batch_NT)
+        for weight, cut_NT in pairs
+        for batch_NT in cut_NT.split(BATCH)
+    ]
     chunk = chunk_size(model.adapter.vocab_size)
 
     def summed(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
         parts = hidden_NTD.flatten(0, 1).split(chunk)
-        probabilities = [model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in parts]
+        probabilities = [
+            model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in parts
+        ]
         return torch.stack(probabilities).double().sum(dim=0).cpu()
 
     sums = over_batches(model, [batch_NT for _, batch_NT in batches], "expected tokens", summed)
-    total_V = torch.stack([weight * sum_V for (weight, _), sum_V in zip(batches, sums, strict=True)]).sum(dim=0)
+    total_V = torch.stack(
+        [weight * sum_V for (weight, _), sum_V in zip(batches, sums, strict=True)]
+    ).sum(dim=0)
     return total_V / total_V.sum()

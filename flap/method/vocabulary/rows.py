@@ -16,7 +16,8 @@ from flap.models.block import set_tensor
 from flap.models.offload import onloaded
 
 # The ends of the names of config keys that hold ids of tokens; others hold lists of words or of (word, bias).
-ID_KEYS, WORDS = ("_token_id", "_token_index", "suppress_tokens"), ("bad_words_ids", "sequence_bias")
+ID_KEYS = ("_token_id", "_token_index", "suppress_tokens")
+WORDS = ("bad_words_ids", "sequence_bias")
 
 
 def named_ids(model: PreTrainedModel) -> set[int]:
@@ -35,8 +36,10 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
     rows_K: the old ids, in the order of the new ones.
     """
-    model, new_ids = placed.model, {old: new for new, old in enumerate(rows_K.tolist())}
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    model = placed.model
+    new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
     tied = head.weight is embedding.weight
     with placed.ends(), onloaded(embedding), onloaded(head):
         set_tensor(embedding, "weight", embedding.weight[rows_K.to(embedding.weight.device)])
@@ -51,7 +54,9 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
         if hasattr(module, "vocab_size"):
             module.vocab_size = len(rows_K)
     placed.adapter.config.vocab_size = len(rows_K)
-    for config in {id(one): one for one in (model.config, placed.adapter.config, model.generation_config)}.values():
+    for config in {
+        id(one): one for one in (model.config, placed.adapter.config, model.generation_config)
+    }.values():
         _renumber(config, new_ids)
 
 
@@ -63,9 +68,15 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     for name, value in config.to_dict().items() if config is not None else ():
         if name.endswith(ID_KEYS) and value is not None:
             many = isinstance(value, list)
-            setattr(config, name, [new_ids[i] for i in value if i in new_ids] if many else new_ids.get(value))
+            setattr(
+                config,
+                name,
+                [new_ids[i] for i in value if i in new_ids] if many else new_ids.get(value),
+            )
         elif name in WORDS and isinstance(value, list):
-            setattr(config, name, [new for one in value if (new := _renumbered(one, new_ids))] or None)
+            setattr(
+                config, name, [new for one in value if (new := _renumbered(one, new_ids))] or None
+            )
 
 
 def _renumbered(word: Any, new_ids: Mapping[int, int]) -> Any:

@@ -34,9 +34,12 @@ class Tokens(ABC):
         Raises:
             ValueError: the tokenizer is no fast one, or of a kind of which no token can be removed.
         """
-        name, backend = type(tokenizer).__name__, getattr(tokenizer, "backend_tokenizer", None)
+        name = type(tokenizer).__name__
+        backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise ValueError(f"vocabulary=trim: expected none, as the tokenizer ({name}) is not a fast one")
+            raise ValueError(
+                f"vocabulary=trim: expected none, as the tokenizer ({name}) is not a fast one"
+            )
         spec: dict[str, Any] = json.loads(backend.to_str())
         model = spec["model"]
         plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
@@ -64,11 +67,22 @@ class Tokens(ABC):
 
         With bytes also "▁", a space: in bytes it would be read as the character itself.
         """
-        model, added = self.spec["model"], {entry["content"] for entry in self.spec["added_tokens"]}
-        of_bytes = {"▁", *(f"<0x{byte:02X}>" for byte in range(256))} if model.get("byte_fallback") else set()
-        characters = set() if model.get("byte_fallback") else {token for token in self.own if len(token) == 1}
+        model = self.spec["model"]
+        added = {entry["content"] for entry in self.spec["added_tokens"]}
+        of_bytes = (
+            {"▁", *(f"<0x{byte:02X}>" for byte in range(256))}
+            if model.get("byte_fallback")
+            else set()
+        )
+        characters = (
+            set()
+            if model.get("byte_fallback")
+            else {token for token in self.own if len(token) == 1}
+        )
         special = {token for token, i in self.ids.items() if i in self.special}
-        return frozenset((added | of_bytes | characters | special | self._unknown) & self.ids.keys())
+        return frozenset(
+            (added | of_bytes | characters | special | self._unknown) & self.ids.keys()
+        )
 
     @property
     def _unknown(self) -> set[str]:
@@ -83,10 +97,18 @@ class Tokens(ABC):
         order = own + sorted(set(kept).difference(own), key=self.ids.__getitem__)
         ids = {token: i for i, token in enumerate(order)}
         added = [
-            entry | {"id": ids[entry["content"]]} for entry in self.spec["added_tokens"] if entry["content"] in ids
+            entry | {"id": ids[entry["content"]]}
+            for entry in self.spec["added_tokens"]
+            if entry["content"] in ids
         ]
-        renumbered = {part: _renumbered(self.spec.get(part), ids) for part in ("post_processor", "padding")}
-        spec = self.spec | renumbered | {"added_tokens": added, "model": self.model_of({one: ids[one] for one in own})}
+        renumbered = {
+            part: _renumbered(self.spec.get(part), ids) for part in ("post_processor", "padding")
+        }
+        spec = (
+            self.spec
+            | renumbered
+            | {"added_tokens": added, "model": self.model_of({one: ids[one] for one in own})}
+        )
         return spec, [self.ids[token] for token in order]
 
 
@@ -105,14 +127,19 @@ class BPE(Tokens):
     @cached_property
     def merge_order(self) -> dict[tuple[str, str], int]:
         """The rank of each merge; the lowest one goes first."""
-        merges = (one.split(" ") if isinstance(one, str) else one for one in self.spec["model"]["merges"])
+        merges = (
+            one.split(" ") if isinstance(one, str) else one for one in self.spec["model"]["merges"]
+        )
         return {(left, right): rank for rank, (left, right) in reversed(list(enumerate(merges)))}
 
     def needed(self, token: str) -> Iterable[str]:
         """Return a token and all that merges make on the way to it; alone if they do not make it (`ignore_merges`)."""
-        parts, made = list(token), set(token)
+        parts = list(token)
+        made = set(token)
         while len(parts) > 1:
-            rank, i = min((self.merge_order.get(pair, math.inf), i) for i, pair in enumerate(pairwise(parts)))
+            rank, i = min(
+                (self.merge_order.get(pair, math.inf), i) for i, pair in enumerate(pairwise(parts))
+            )
             if rank == math.inf:
                 return {token}
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
@@ -121,7 +148,11 @@ class BPE(Tokens):
 
     def model_of(self, ids: Mapping[str, int]) -> dict[str, Any]:
         """Return the vocabulary, and the merges of which all three tokens stay, in their old order."""
-        merges = [[left, right] for left, right in self.merge_order if {left, right, left + right} <= ids.keys()]
+        merges = [
+            [left, right]
+            for left, right in self.merge_order
+            if {left, right, left + right} <= ids.keys()
+        ]
         merges.sort(key=lambda pair: self.merge_order[pair[0], pair[1]])
         return {**self.spec["model"], "vocab": dict(ids), "merges": merges}
 
@@ -138,7 +169,9 @@ class Unigram(Tokens):
         """The unknown token, and that of the lowest score, from which the score of unknown characters is computed."""
         model = self.spec["model"]
         lowest = min(model["vocab"], key=lambda entry: entry[1])[0]
-        return {lowest} | ({model["vocab"][model["unk_id"]][0]} if model["unk_id"] is not None else set())
+        return {lowest} | (
+            {model["vocab"][model["unk_id"]][0]} if model["unk_id"] is not None else set()
+        )
 
     def needed(self, token: str) -> Iterable[str]:
         return {token}
@@ -147,7 +180,11 @@ class Unigram(Tokens):
         """Return the scores of the tokens that stay, and the id of the unknown one."""
         model = self.spec["model"]
         unknown = None if model["unk_id"] is None else ids[model["vocab"][model["unk_id"]][0]]
-        return {**model, "vocab": [entry for entry in model["vocab"] if entry[0] in ids], "unk_id": unknown}
+        return {
+            **model,
+            "vocab": [entry for entry in model["vocab"] if entry[0] in ids],
+            "unk_id": unknown,
+        }
 
 
 KINDS: dict[str, type[Tokens]] = {"BPE": BPE, "Unigram": Unigram}

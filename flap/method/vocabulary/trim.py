@@ -41,11 +41,14 @@ class Ranking:
         How often a token was counted, and how often the model expected it in a text of as many tokens (share_V: see
         `expected`). So the likely ones stay of those that nobody counted.
         """
-        worth_V, by_id = counts_V + counts_V.sum() * share_V, {i: token for token, i in tokens.ids.items()}
+        worth_V = counts_V + counts_V.sum() * share_V
+        by_id = {i: token for token, i in tokens.ids.items()}
         names = dict.fromkeys(sorted(tokens.stay, key=tokens.ids.__getitem__))
         for i in torch.argsort(worth_V, descending=True, stable=True).tolist():
             if i in by_id:
-                parts = sorted(tokens.needed(by_id[i]), key=lambda token: (len(token), tokens.ids[token]))
+                parts = sorted(
+                    tokens.needed(by_id[i]), key=lambda token: (len(token), tokens.ids[token])
+                )
                 names |= dict.fromkeys(parts)
         ids_R = torch.tensor([tokens.ids[name] for name in names])
         return cls(tokens, list(names), counts_V[ids_R])
@@ -70,7 +73,9 @@ class Trimmed:
 
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of its tokens, in the order of the new ones
-    facts: dict[str, float]  # for the report: tokens before and after, and the share of the counted ones that stay
+    facts: dict[
+        str, float
+    ]  # for the report: tokens before and after, and the share of the counted ones that stay
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, kept: KeptTokens, rows: int) -> "Trimmed":
@@ -78,15 +83,27 @@ class Trimmed:
         spec, old_ids = kept.tokens.cut(set(kept.names))
         trimmed = deepcopy(tokenizer)
         trimmed._tokenizer = Tokenizer.from_str(json.dumps(spec))
-        return cls(trimmed, torch.tensor(old_ids), {"before": rows, "after": len(kept.names), "covered": kept.covered})
+        return cls(
+            trimmed,
+            torch.tensor(old_ids),
+            {"before": rows, "after": len(kept.names), "covered": kept.covered},
+        )
 
     @classmethod
     def of_checkpoint(
-        cls, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase, facts: dict[str, float]
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        before: PreTrainedTokenizerBase,
+        facts: dict[str, float],
     ) -> "Trimmed":
         """Return the tokenizer of a trimmed checkpoint. before: that of the dense model."""
-        ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
-        return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
+        ids = tokenizer.get_vocab()
+        old_ids = before.get_vocab()
+        return cls(
+            tokenizer,
+            torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]),
+            facts,
+        )
 
     def reread(self, tokens_NT: Tensor, before: PreTrainedTokenizerBase) -> Tensor:
         """Return windows of the dense model's tokens in these, cut to their length: a removed one becomes its parts."""
@@ -94,7 +111,9 @@ class Trimmed:
         ids = {old: [new] for new, old in enumerate(self.rows_K.tolist())}
         for old in set(unmarked(tokens_NT).flatten().tolist()) - ids.keys():
             ids[old] = [part.id for part in model.tokenize(before.convert_ids_to_tokens(old))]
-        ids |= {-1 - old: [-1 - part for part in parts] for old, parts in ids.items()}  # of tokens that do not count
+        ids |= {
+            -1 - old: [-1 - part for part in parts] for old, parts in ids.items()
+        }  # of tokens that do not count
         windows = [[new for old in window for new in ids[old]] for window in tokens_NT.tolist()]
         return torch.tensor([window[: tokens_NT.shape[1]] for window in windows])
 
@@ -115,7 +134,11 @@ class Trim:
 
     def __post_init__(self) -> None:
         allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
-        given = {name: value for name, value in (("size", self.size), ("coverage", self.coverage)) if value is not None}
+        given = {
+            name: value
+            for name, value in (("size", self.size), ("coverage", self.coverage))
+            if value is not None
+        }
         require(len(given) == 1, "vocabulary", " and ".join(given) or "trim", allowed)
         valid = self.coverage is None or 0 < self.coverage <= 1
         require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
@@ -126,14 +149,23 @@ class Trim:
         Raises:
             ValueError: more have to, or there are no more.
         """
-        fewest, most = len(tokens.stay), len(tokens.ids)
-        allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
-        require(self.size is None or fewest <= self.size <= most, "vocabulary.size", self.size, allowed)
+        fewest = len(tokens.stay)
+        most = len(tokens.ids)
+        allowed = (
+            f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
+        )
+        require(
+            self.size is None or fewest <= self.size <= most, "vocabulary.size", self.size, allowed
+        )
 
-    def choose(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> KeptTokens:
+    def choose(
+        self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows
+    ) -> KeptTokens:
         """Return the tokens that stay. texts: in which they are counted and expected."""
         rows = model.adapter.vocab_size
-        windows = [sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing]
+        windows = [
+            sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing
+        ]
         share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
         tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
         ranking = Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
@@ -148,6 +180,9 @@ def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Te
     for text in texts.existing:
         tokens_S = unmarked(tokenized(text, tokenizer, texts.bos))
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
-    weight, total = sum(part.weight for part in texts.parts), sum(float(count_V.sum()) for count_V in counts)
+    weight = sum(part.weight for part in texts.parts)
+    total = sum(float(count_V.sum()) for count_V in counts)
     pairs = zip(texts.parts, counts, strict=True)
-    return torch.stack([part.weight / weight * total * count_V / count_V.sum() for part, count_V in pairs]).sum(dim=0)
+    return torch.stack(
+        [part.weight / weight * total * count_V / count_V.sum() for part, count_V in pairs]
+    ).sum(dim=0)

@@ -4,8 +4,20 @@ from flap.models.placement.base import PlacedModel, Resident
 from flap.models.placement.on_disk import OnDisk, open_checkpoint
 from flap.models.placement.spread import Spread
 
-PLACEMENTS: dict[str, type[PlacedModel]] = {placement.name: placement for placement in (Resident, Spread, OnDisk)}
+PLACEMENTS: dict[str, type[PlacedModel]] = {
+    placement.name: placement for placement in (Resident, Spread, OnDisk)
+}
 
-STREAMS = {name: placed.streams for name, placed in PLACEMENTS.items()}  # whether layers are read from disk
+STREAMS = {
+    name: placed.streams for name, placed in PLACEMENTS.items()
+}  # whether layers are read from disk
 
-__all__ = ["PLACEMENTS", "STREAMS", "OnDisk", "PlacedModel", "Resident", "Spread", "open_checkpoint"]
+__all__ = [
+    "PLACEMENTS",
+    "STREAMS",
+    "OnDisk",
+    "PlacedModel",
+    "Resident",
+    "Spread",
+    "open_checkpoint",
+]

@@ -34,14 +34,20 @@ class PlacedModel(ABC):
     """
 
     name: ClassVar[str]  # as `model.placement` names it
-    streams: ClassVar[bool] = False  # layers are read from files when needed: work is kept, unsaved changes are lost
-    whole: ClassVar[bool] = False  # all weights are on the device that runs them: it can be timed and trained there
+    streams: ClassVar[bool] = (
+        False  # layers are read from files when needed: work is kept, unsaved changes are lost
+    )
+    whole: ClassVar[bool] = (
+        False  # all weights are on the device that runs them: it can be timed and trained there
+    )
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
         self.passes = 0  # walks over all layers, and forward passes in their place
-        self.work = NOT_KEPT  # for what must not be in memory, where the placement has such a folder
+        self.work = (
+            NOT_KEPT  # for what must not be in memory, where the placement has such a folder
+        )
 
     @classmethod
     @abstractmethod
@@ -109,7 +115,9 @@ class PlacedModel(ABC):
         self.model.save_pretrained(directory)
 
     @torch.no_grad()
-    def observe(self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder) -> Iterator[int]:
+    def observe(
+        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder
+    ) -> Iterator[int]:
         """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
 
         With the work of an interrupted run, only the remaining layers.
@@ -127,7 +135,9 @@ class PlacedModel(ABC):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, after the last norm. The ends are present at each yield."""
         for batch_NT in batches_NT:
-            yield self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False).last_hidden_state
+            yield self.adapter.decoder(
+                input_ids=batch_NT.to(self.device), use_cache=False
+            ).last_hidden_state
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:

@@ -29,9 +29,13 @@ class LayerFiles:
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
-        self.adapter, self.source, self.folder = adapter, source, folder
+        self.adapter = adapter
+        self.source = source
+        self.folder = folder
         self.model, self.dequantiser = adapter.model, dequantiser(source.config)
-        self.prefix = next(f"{name}." for name, module in self.model.named_modules() if module is adapter.layers)
+        self.prefix = next(
+            f"{name}." for name, module in self.model.named_modules() if module is adapter.layers
+        )
         if self.dequantiser:
             self._conversions = get_model_conversion_mapping(self.model, None, self.dequantiser)
         else:
@@ -48,7 +52,11 @@ class LayerFiles:
         """Return the entries of the model's state dict that belong to a layer, as they are now."""
         prefix = self.prefix if index is None else f"{self.prefix}{index}."
         state = self.model.state_dict()
-        return {name: tensor for name, tensor in state.items() if name.startswith(prefix) == (index is not None)}
+        return {
+            name: tensor
+            for name, tensor in state.items()
+            if name.startswith(prefix) == (index is not None)
+        }
 
     def write(self, index: int | None) -> None:
         """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
@@ -59,7 +67,11 @@ class LayerFiles:
     @by_first
     def _write(self, index: int | None) -> None:
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-        tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items() if name not in tied}
+        tensors = {
+            name: tensor.contiguous()
+            for name, tensor in self.state(index).items()
+            if name not in tied
+        }
         with atomic_file(self._path(index)) as scratch:
             save_file(tensors, scratch, metadata={"format": "pt"})
 
@@ -95,7 +107,8 @@ class LayerFiles:
 
     def _read_dense(self, index: int | None) -> None:
         """Read the tensors of a layer, renamed, fused, dequantised and cast as transformers does it."""
-        own, names = getattr(self.model, "_weight_conversions", None), self._names[index]
+        own = getattr(self.model, "_weight_conversions", None)
+        names = self._names[index]
         with ExitStack() as files:
             opened = {
                 path: files.enter_context(safe_open(path, framework="pt"))
@@ -128,7 +141,11 @@ class LayerFiles:
         ]
         names: dict[int | None, list[str]] = defaultdict(list)
         for name in self._files:
-            target, _ = loading.rename_source_key(name, *rules, self.model.base_model_prefix, expected)
+            target, _ = loading.rename_source_key(
+                name, *rules, self.model.base_model_prefix, expected
+            )
             inside = target.startswith(self.prefix)
-            names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(name)
+            names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(
+                name
+            )
         return names

@@ -108,7 +108,9 @@ class OnDisk(PlacedModel):
         with self.ends(), forwards_replaced(self.layers, read):
             yield
 
-    def observe(self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder) -> Iterator[int]:
+    def observe(
+        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder
+    ) -> Iterator[int]:
         walk = Walk(self, "calibrate, layer by layer", work)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
@@ -130,8 +132,11 @@ class OnDisk(PlacedModel):
             stream.advance(i, self.layers[i])
         with self.ends():
             for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
-                tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
-                yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
+                tokens_NT = batch_NT.to(self.device)
+                last_NTD = hidden_NTD.to(self.device)
+                yield leave(
+                    self.adapter, self.adapter.decoder, tokens_NT, last_NTD
+                ).last_hidden_state
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
@@ -149,7 +154,11 @@ class OnDisk(PlacedModel):
         return ROOM_TO_RUN * (self.num_bytes + beside_bytes) <= free_bytes(self.device)
 
     def in_memory(self) -> PlacedModel:
-        log.info("loading %s as a whole, to measure it (%s GB)", self.source.path, gigabytes(self.num_bytes))
+        log.info(
+            "loading %s as a whole, to measure it (%s GB)",
+            self.source.path,
+            gigabytes(self.num_bytes),
+        )
         return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
@@ -158,7 +167,10 @@ class OnDisk(PlacedModel):
         Files of changed layers become files of the checkpoint.
         """
         layers = [None, *range(len(self.layers))]
-        names = (f"model-{number:05d}-of-{len(layers):05d}.safetensors" for number in range(1, len(layers) + 1))
+        names = (
+            f"model-{number:05d}-of-{len(layers):05d}.safetensors"
+            for number in range(1, len(layers) + 1)
+        )
         paths = {layer: directory / name for layer, name in zip(layers, names, strict=True)}
         with self.ends():
             self.model.save_pretrained(directory / "ends", state_dict=self._files.state(None))
@@ -172,7 +184,9 @@ class OnDisk(PlacedModel):
                 "total_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "total_size": self.num_bytes,
             },
-            "weight_map": {name: path.name for path in paths.values() for name in tensor_headers(path)},
+            "weight_map": {
+                name: path.name for path in paths.values() for name in tensor_headers(path)
+            },
         }
         (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
@@ -186,7 +200,9 @@ class OnDisk(PlacedModel):
 
 def _places(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return where each tensor is in memory: a checkpoint's file may have those of the model under their own names."""
-    return {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()}
+    return {
+        name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
+    }
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
@@ -196,7 +212,9 @@ def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
             module._buffers[name] = torch.empty_like(buffer, device=device)
     parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
     for part in parts:  # outer before inner: a vision tower has a rule of its own
-        for module in part.modules():  # all of them: Falcon-H1's decoder fills buffers of its layers
+        for (
+            module
+        ) in part.modules():  # all of them: Falcon-H1's decoder fills buffers of its layers
             part._init_weights(module)
 
 

@@ -29,11 +29,15 @@ class Spread(PlacedModel):
         Changes of layers that are on disk are written to a folder that is deleted with the model.
         """
         source.offload.mkdir(parents=True, exist_ok=True)
-        for lock in source.offload.glob("*.lock"):  # of processes that have ended, and of their models
+        for lock in source.offload.glob(
+            "*.lock"
+        ):  # of processes that have ended, and of their models
             remove_unused(lock.with_suffix(""))
         changes = TemporaryDirectory(dir=source.offload, ignore_cleanup_errors=True)
         use(Path(changes.name))
-        model = source.read(device_map="auto", max_memory=memory_limits(source.device), offload_folder=changes.name)
+        model = source.read(
+            device_map="auto", max_memory=memory_limits(source.device), offload_folder=changes.name
+        )
         model.offload_folder = changes
         return cls(model)
 
@@ -43,7 +47,9 @@ class Spread(PlacedModel):
 
     @property
     def device_map(self) -> dict[str, str]:
-        return {module: str(place) for module, place in getattr(self.model, "hf_device_map", {}).items()}
+        return {
+            module: str(place) for module, place in getattr(self.model, "hf_device_map", {}).items()
+        }
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
@@ -53,7 +59,9 @@ class Spread(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write weights and config. Tied weights are left out here: of those on disk, transformers writes each one."""
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if name not in tied}
+        state = {
+            name: tensor for name, tensor in self.model.state_dict().items() if name not in tied
+        }
         self.model.save_pretrained(directory, state_dict=state)
 
     def has_room(self, beside_bytes: int) -> bool:

@@ -72,13 +72,17 @@ class TrackedRun:
     run_dir: Path
     there: RunInTracker | None = None
     _warned: bool = False
-    _due: dict[str, float] = field(default_factory=dict)  # stage -> when its next record may be sent
+    _due: dict[str, float] = field(
+        default_factory=dict
+    )  # stage -> when its next record may be sent
 
     def warn(self, error: Exception) -> None:
         """Log the first error in one line."""
         if not self._warned:
             text = "%s: %s: %s; the run goes on, its files in %s do not depend on it"
-            log.warning(text, self.tracker, type(error).__name__, " ".join(str(error).split()), self.run_dir)
+            log.warning(
+                text, self.tracker, type(error).__name__, " ".join(str(error).split()), self.run_dir
+            )
         self._warned = True
 
     def send(self, action: Callable[[RunInTracker], object]) -> None:
@@ -116,15 +120,31 @@ class TrackedRun:
 def layer_rows(report: Report) -> list[list[Any]]:
     """Return for each layer its index, and its widths before and after."""
     pairs = zip(report.layers_before, report.layers, strict=True)
-    return [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)]
+    return [
+        [i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)
+    ]
 
 
 def summary(report: Report) -> dict[str, Any]:
     """Return the report's numbers by flat names: "pruned/wikitext2/perplexity@2048", "ratio/realised_decoder"."""
-    names = ("difference_stderr", "difference_p_value", "ratio", "parameters", "seconds", "peak_memory_bytes")
-    sections: dict[str, Any] = {**report.evaluation, **{name: getattr(report, name) for name in names}}
+    names = (
+        "difference_stderr",
+        "difference_p_value",
+        "ratio",
+        "parameters",
+        "seconds",
+        "peak_memory_bytes",
+    )
+    sections: dict[str, Any] = {
+        **report.evaluation,
+        **{name: getattr(report, name) for name in names},
+    }
     sections |= {f"target/{name}": values for name, values in report.target.items()}
-    numbers = {f"{section}/{name}": value for section, entries in sections.items() for name, value in entries.items()}
+    numbers = {
+        f"{section}/{name}": value
+        for section, entries in sections.items()
+        for name, value in entries.items()
+    }
     return numbers | {"statistics_cache": report.statistics_cache, "checkpoint": report.checkpoint}
 
 
@@ -152,7 +172,8 @@ class Tracking(ABC):
     @contextmanager
     def start(self, config: dict[str, Any], run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
         """Track a run for as long as the block lasts; if the block raises, the run is marked failed."""
-        run, failed = TrackedRun(self.name, run_dir), True
+        run = TrackedRun(self.name, run_dir)
+        failed = True
         with self.surroundings(run_dir):
             try:
                 run.there = self.open(config, job, run)
@@ -167,7 +188,9 @@ class Tracking(ABC):
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: list[list[Any]]) -> None:
         """Track the table of a sweep, in a run of the sweep's group; a repeated call updates the same run."""
-        job = JobInfo(f"{sweep_dir}/study", f"{sweep_dir.name} study", group=sweep_dir.name, job_type="study")
+        job = JobInfo(
+            f"{sweep_dir}/study", f"{sweep_dir.name} study", group=sweep_dir.name, job_type="study"
+        )
         with self.start({}, sweep_dir, job) as tracked:
             tracked.send(lambda there: there.log_table("study", columns, rows))
 

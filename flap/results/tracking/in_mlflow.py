@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 class MLflow(Tracking):
     """Track runs with an MLflow server."""
 
-    uri: str | None = None  # of the server, as http://127.0.0.1:5000; None: MLFLOW_TRACKING_URI of the environment
+    uri: str | None = (
+        None  # of the server, as http://127.0.0.1:5000; None: MLFLOW_TRACKING_URI of the environment
+    )
     experiment: str = "flap"  # of MLflow; made if it is not there
 
     name = "MLflow"
@@ -32,9 +34,13 @@ class MLflow(Tracking):
     def check(self) -> None:
         """Check that the client is installed and a server named; raises ValueError if not."""
         if find_spec("mlflow") is None:
-            raise ValueError(f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}")
+            raise ValueError(
+                f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}"
+            )
         if not (self.uri or os.environ.get("MLFLOW_TRACKING_URI")):
-            raise ValueError("tracking.uri=None: expected a server, as http://127.0.0.1:5000, or MLFLOW_TRACKING_URI")
+            raise ValueError(
+                "tracking.uri=None: expected a server, as http://127.0.0.1:5000, or MLFLOW_TRACKING_URI"
+            )
 
     def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
         """Keep MLflow silent, and let a server that is away cost seconds, and not the minutes of seven retries."""
@@ -47,18 +53,29 @@ class MLflow(Tracking):
         """Begin the run of a folder, or go on with it."""
         from mlflow import MlflowClient, MlflowException
 
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # of a server that is away one warning is enough
-        client, key = MlflowClient(self.uri), kept_id(run.run_dir / "mlflow", job.id)
+        logging.getLogger("urllib3").setLevel(
+            logging.ERROR
+        )  # of a server that is away one warning is enough
+        client = MlflowClient(self.uri)
+        key = kept_id(run.run_dir / "mlflow", job.id)
         if not client.get_experiment_by_name(self.experiment):
             with suppress(MlflowException):  # another job may have made it meanwhile
                 client.create_experiment(self.experiment)
         experiment = client.get_experiment_by_name(self.experiment).experiment_id
-        tags = {"flap_id": key, "job_type": job.job_type, "tags": ", ".join(job.tags), "group": job.group or ""}
+        tags = {
+            "flap_id": key,
+            "job_type": job.job_type,
+            "tags": ", ".join(job.tags),
+            "group": job.group or "",
+        }
         earlier = client.search_runs([experiment], f"tags.flap_id = '{key}'")
         [begun] = earlier or [client.create_run(experiment, tags=tags, run_name=job.name)]
         there = MLflowRun(client, begun.info.run_id)
         client.update_run(there.id, "RUNNING")
-        values = {legal_name(name): value for name, value in flat(config | {"folder": run.run_dir.resolve()}).items()}
+        values = {
+            legal_name(name): value
+            for name, value in flat(config | {"folder": run.run_dir.resolve()}).items()
+        }
         for name in values.keys() - begun.data.params.keys():  # which cannot be changed
             client.log_param(there.id, name, values[name])
         log.info("MLflow: run %s of the experiment %s", there.id, self.experiment)
@@ -79,7 +96,9 @@ class MLflowRun(RunInTracker):
 
     def summarize(self, values: dict[str, Any]) -> None:
         """Send finite numbers as metrics, and the rest as tags."""
-        numbers = {name: one for name, one in values.items() if type(one) in (int, float) and isfinite(one)}
+        numbers = {
+            name: one for name, one in values.items() if type(one) in (int, float) and isfinite(one)
+        }
         self.client.log_batch(self.id, self._metrics(numbers))
         for name in values.keys() - numbers.keys():
             self.client.set_tag(self.id, legal_name(name), values[name])
@@ -87,7 +106,10 @@ class MLflowRun(RunInTracker):
     def _metrics(self, values: dict[str, float]) -> list[Any]:
         from mlflow.entities import Metric
 
-        return [Metric(legal_name(k), v, int(time.time() * 1000), len(self.sent)) for k, v in values.items()]
+        return [
+            Metric(legal_name(k), v, int(time.time() * 1000), len(self.sent))
+            for k, v in values.items()
+        ]
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Send a table as a JSON file."""

@@ -25,7 +25,9 @@ def _has_key() -> bool:
 
     host = str(wandb_setup.singleton().settings.base_url)  # which starts no process of W&B
     with environment(WANDB_SILENT="true"):
-        auth = wbauth.authenticate_session(host=host, source="flap", prompt=False, update_session=False)
+        auth = wbauth.authenticate_session(
+            host=host, source="flap", prompt=False, update_session=False
+        )
     return auth is not None
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flap.results import Report
-from flap.results.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id, legal_id
+from flap.results.tracking.base import (
+    JobInfo,
+    RunInTracker,
+    TrackedRun,
+    Tracking,
+    kept_id,
+    legal_id,
+)
 from flap.results.tracking.login import MODES, environment, require_key, resolve_mode
 
 if TYPE_CHECKING:
@@ -28,7 +35,9 @@ class Wandb(Tracking):
     entity: str | None = None  # the user's default
     mode: str = "auto"  # online with a key, else offline; or "online", "offline"
     group: str | None = None  # the sweep's folder
-    tags: list[str] = field(default_factory=list)  # each of 1 to 64 characters; the metric and structure are added
+    tags: list[str] = field(
+        default_factory=list
+    )  # each of 1 to 64 characters; the metric and structure are added
 
     name = "W&B"
 
@@ -49,7 +58,9 @@ class Wandb(Tracking):
     def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
         """Keep W&B silent, and its caches and staged files in the run's folder, too."""
         folder = run_dir.resolve() / "wandb"
-        return environment(WANDB_SILENT="true", WANDB_CACHE_DIR=f"{folder}/cache", WANDB_DATA_DIR=f"{folder}/data")
+        return environment(
+            WANDB_SILENT="true", WANDB_CACHE_DIR=f"{folder}/cache", WANDB_DATA_DIR=f"{folder}/data"
+        )
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> "WandbRun":
         """Start the W&B run; start it offline if that fails, as with an unreachable server."""
@@ -62,7 +73,10 @@ class Wandb(Tracking):
             wandb.teardown()  # otherwise the half-started run would keep its id
             there = self._init("offline", config, job, run.run_dir)
         if there.offline:
-            log.info("W&B: recorded offline; send it with: wandb sync %s", shlex.quote(str(Path(there.dir).parent)))
+            log.info(
+                "W&B: recorded offline; send it with: wandb sync %s",
+                shlex.quote(str(Path(there.dir).parent)),
+            )
         elif there.url:  # none if WANDB_MODE=disabled
             log.info("W&B: %s", there.url)
         there.define_metric("progress/*", summary="none")
@@ -123,14 +137,21 @@ class WandbRun(RunInTracker):
         """Send references to the places of both models as artifacts."""
         import wandb
 
-        path, source = str(report.config["model"]["path"]), report.sources.get("model")
+        path = str(report.config["model"]["path"])
+        source = report.sources.get("model")
         dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata={"source": source})
-        place = Path(path).resolve().as_uri() if Path(path).is_dir() else f"https://huggingface.co/{path}"
+        place = (
+            Path(path).resolve().as_uri()
+            if Path(path).is_dir()
+            else f"https://huggingface.co/{path}"
+        )
         dense.add_reference(place, name="model", checksum=False)  # its weights are not read
         # run.use_artifact does the same, but refuses offline runs, and waits for the server in others
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
         checkpoint = Path(report.checkpoint or "").resolve()
-        made = wandb.Artifact(f"model-{self.run.id}", type="model", metadata={"loads_with": report.loads_with})
+        made = wandb.Artifact(
+            f"model-{self.run.id}", type="model", metadata={"loads_with": report.loads_with}
+        )
         made.add_reference(checkpoint.as_uri(), name="checkpoint", checksum=False)
         self.run.log_artifact(made)
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
 # of a run's summary: what a quality is shown over
-OVER = ("ratio/realised_decoder", "parameters/total_after", "pruned/efficiency/decode_tokens_per_second")
+OVER = (
+    "ratio/realised_decoder",
+    "parameters/total_after",
+    "pruned/efficiency/decode_tokens_per_second",
+)
 COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:method")
 
 
@@ -29,7 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flap workspace", description=description)
     parser.add_argument("place", metavar="entity/project", help="where W&B has the runs")
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="folder", help="the folder of a sweep: multirun_outputs/<time>"
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="folder",
+        help="the folder of a sweep: multirun_outputs/<time>",
     )
     given = parser.parse_args(arguments)
     try:
@@ -55,7 +63,11 @@ def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
         return str(workspace.save().url)
     file = sweeps[0] / "workspace.json"
     # what `save` sends; the package has no public name for it
-    write_text(file, workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+    write_text(
+        file,
+        workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+        + "\n",
+    )
     return str(file)
 
 
@@ -66,10 +78,13 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
         raise ValueError(f"wandb-workspaces is missing; {how_to_install('workspaces')}") from None
     groups = sorted({_group(study, run) for run in study.runs})
     runs = ws.RunsetSettings(
-        filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"], pinned_columns=list(COLUMNS)
+        filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"],
+        pinned_columns=list(COLUMNS),
     )
     name = title(study).replace("×", "x")  # which the package takes for an emoji
-    return ws.Workspace(entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs)
+    return ws.Workspace(
+        entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs
+    )
 
 
 def _group(study: Study, run: RunRecord) -> str:
@@ -83,9 +98,15 @@ def _sections(study: Study) -> list["Section"]:
     import wandb_workspaces.workspaces as ws
 
     names = [name for name in study.measured if not is_efficiency(name)]
-    costs = [cost for cost in OVER if not cost.startswith("pruned/") or cost.removeprefix("pruned/") in study.measured]
+    costs = [
+        cost
+        for cost in OVER
+        if not cost.startswith("pruned/") or cost.removeprefix("pruned/") in study.measured
+    ]
     panels: dict[str, list[Any]] = {
-        f"Quality over {cost}": [wr.ScatterPlot(title=name, x=cost, y=f"pruned/{name}") for name in names]
+        f"Quality over {cost}": [
+            wr.ScatterPlot(title=name, x=cost, y=f"pruned/{name}") for name in names
+        ]
         for cost in costs
     }
     panels["Layers"] = [wr.MediaBrowser(media_keys=["picture"])]

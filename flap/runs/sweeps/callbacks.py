@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 class StudyCallback(Callback):
     """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep."""
 
-    open_sweep: ClassVar[DictConfig | None] = None  # that is running in this process, or was just ended by an error
+    open_sweep: ClassVar[DictConfig | None] = (
+        None  # that is running in this process, or was just ended by an error
+    )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
@@ -48,7 +50,8 @@ class StudyCallback(Callback):
 
 def write_open_study() -> None:
     """Write the study of a sweep that an error ended, which Hydra does not; if no cell has begun, remove its folder."""
-    config, StudyCallback.open_sweep = StudyCallback.open_sweep, None
+    config = StudyCallback.open_sweep
+    StudyCallback.open_sweep = None
     if config is None:
         return
     folder = Path(config.hydra.sweep.dir)
@@ -78,7 +81,9 @@ def _write(config: DictConfig, ended: bool) -> None:
 class RunFailedError(Exception):
     """A run of a sweep failed; its error is in its own log. Arguments: the sweep's folder, the error in one line."""
 
-    lines: ClassVar[list[str]] = []  # of all cells; those of other processes come with the results that Hydra gets
+    lines: ClassVar[
+        list[str]
+    ] = []  # of all cells; those of other processes come with the results that Hydra gets
 
     def __init__(self, folder: str, line: str) -> None:
         super().__init__(folder, line)
@@ -89,9 +94,18 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
     """Return the lines that say why a command has failed that began then; an error that nobody expects is raised."""
     if isinstance(error, RunFailedError):
         lines = failures(Path(error.args[0]), begin)
-        refused = [line for line in dict.fromkeys(error.lines) if not any(one.endswith(line) for one in lines)]
-        return [*lines, *(f"failed: {line}" for line in refused)]  # whose folders keep what they have
-    if isinstance(error, RuntimeError | FileNotFoundError):  # runs catch their own errors: this one is from submitting
+        refused = [
+            line
+            for line in dict.fromkeys(error.lines)
+            if not any(one.endswith(line) for one in lines)
+        ]
+        return [
+            *lines,
+            *(f"failed: {line}" for line in refused),
+        ]  # whose folders keep what they have
+    if isinstance(
+        error, RuntimeError | FileNotFoundError
+    ):  # runs catch their own errors: this one is from submitting
         sweep = StudyCallback.open_sweep
         of_cells = failures(Path(sweep.hydra.sweep.dir), begin) if sweep is not None else []
         return [*of_cells, f"error: {explain_launch(error)}"]
@@ -100,7 +114,11 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted: the same command goes on"]
     if isinstance(error, OSError):  # from Hydra's own files in the run's folder
-        what = f"{error.filename}: cannot be written ({error.strerror})" if error.filename else str(error)
+        what = (
+            f"{error.filename}: cannot be written ({error.strerror})"
+            if error.filename
+            else str(error)
+        )
         return [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]
     raise error
 
@@ -109,7 +127,11 @@ def failures(sweep: Path, since: float = 0) -> list[str]:
     """Return one line for each run of a sweep that has failed since a time."""
     paths = [path for path in sorted(sweep.glob(f"*/{STATUS}")) if path.stat().st_mtime >= since]
     runs = {path.parent: read_status(path.parent) for path in paths}
-    return [f"failed: {run}: {status.get('error')}" for run, status in runs.items() if status.get("state") == "failed"]
+    return [
+        f"failed: {run}: {status.get('error')}"
+        for run, status in runs.items()
+        if status.get("state") == "failed"
+    ]
 
 
 def explain_launch(error: RuntimeError | FileNotFoundError) -> str:

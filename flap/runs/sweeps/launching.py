@@ -23,22 +23,33 @@ from flap.storage.status import note_failure
 
 log = logging.getLogger(__name__)
 
-_claimed = ExitStack()  # the lock of a GPU, held until this process ends, because CUDA cannot change its GPU
+_claimed = (
+    ExitStack()
+)  # the lock of a GPU, held until this process ends, because CUDA cannot change its GPU
 
 
 def check_launcher(hydra: Any) -> None:
     """Refuse a launcher for a single run, which would run here, as on a login node. hydra: its part of the config."""
-    name, command = hydra.runtime.choices.get("hydra/launcher", "basic"), shlex.join(["-m", *sys.argv[1:]])
+    name = hydra.runtime.choices.get("hydra/launcher", "basic")
+    command = shlex.join(["-m", *sys.argv[1:]])
     if hydra.mode == RunMode.RUN and name != "basic":
-        raise ValueError(f"hydra/launcher={name}: without -m the run would be here; write: python -m flap {command}")
+        raise ValueError(
+            f"hydra/launcher={name}: without -m the run would be here; write: python -m flap {command}"
+        )
 
 
 def unfit(config: Any) -> str:
     """Return why what a sweep asks of each job does not go together; empty if it does. config: with Hydra's part."""
-    job, spread = config.hydra.launcher, {"auto": True}.get(config.model.placement, False)
-    tasks, nodes, gpus = (job.get(name) or 1 for name in ("tasks_per_node", "nodes", "gpus_per_node"))
+    job = config.hydra.launcher
+    spread = {"auto": True}.get(config.model.placement, False)
+    tasks, nodes, gpus = (
+        job.get(name) or 1 for name in ("tasks_per_node", "nodes", "gpus_per_node")
+    )
     if spread:
-        return "model.placement=auto: expected device or stream with tasks_per_node or nodes > 1" * (tasks * nodes > 1)
+        return (
+            "model.placement=auto: expected device or stream with tasks_per_node or nodes > 1"
+            * (tasks * nodes > 1)
+        )
     why = f"hydra.launcher.gpus_per_node={gpus}: expected {tasks}, as tasks_per_node: each cell is a job, each process"
     return f"{why} of it takes one GPU" * (bool(job.get("gpus_per_node")) and gpus != tasks)
 
@@ -64,7 +75,9 @@ def claim_gpu(sweep: Path) -> str | None:
         if state == "none":
             why = "no locks there, by which processes share GPUs; take a folder on another disk, or one process"
             raise ValueError(f"hydra.sweep.dir={sweep}: {why}")
-    raise ValueError(f"hydra.launcher.n_jobs: expected at most {len(names)}, one process for each GPU")
+    raise ValueError(
+        f"hydra.launcher.n_jobs: expected at most {len(names)}, one process for each GPU"
+    )
 
 
 def _visible_gpus() -> list[str]:
@@ -87,7 +100,12 @@ def follow() -> None:
     unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"  # Hydra's copy of a sweep's config
     atexit.register(shutil.rmtree, unused, ignore_errors=True)
     folders = ["hydra.run.dir=.", f"hydra.sweep.dir={unused}", "hydra.sweep.subdir=."]
-    sys.argv += [*folders, "hydra/job_logging=none", "hydra/hydra_logging=none", "~hydra.callbacks.study"]
+    sys.argv += [
+        *folders,
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        "~hydra.callbacks.study",
+    ]
 
 
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:

@@ -11,5 +11,7 @@ def families(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
     root = tmp_path_factory.mktemp("engines")
     made: dict[tuple[str, str], Exported] = {}
     for model_type, form in CELLS:
-        made[model_type, form] = family_checkpoint(model_type, form, tokenizer, root / f"{model_type} {form}")
+        made[model_type, form] = family_checkpoint(
+            model_type, form, tokenizer, root / f"{model_type} {form}"
+        )
     return made

@@ -45,24 +45,35 @@ def assert_computes_the_same(exported: Exported, arch: str, tolerance: float = 1
 
 
 @pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
-@pytest.mark.parametrize("name", ["llama-mha", "llama-gqa", "llama-gqa-biases", "mistral-gqa", "qwen2-gqa-tied"])
-def test_same_logits(name: str, uniform: bool, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["llama-mha", "llama-gqa", "llama-gqa-biases", "mistral-gqa", "qwen2-gqa-tied"]
+)
+def test_same_logits(
+    name: str, uniform: bool, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     exported = checkpoint(tmp_path / "pruned", name, words, **UNIFORM if uniform else {})
     assert_computes_the_same(exported, "llama" if uniform else "deci")
 
 
 @pytest.mark.parametrize("rope", ROPES)
 @pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
-def test_scaled_rope(uniform: bool, rope: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_scaled_rope(
+    uniform: bool, rope: str, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     options = UNIFORM if uniform else {}
-    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, **options, rope_parameters=ROPES[rope])
+    exported = checkpoint(
+        tmp_path / "pruned", "llama-gqa", words, **options, rope_parameters=ROPES[rope]
+    )
     assert_computes_the_same(exported, "llama" if uniform else "deci")
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("llama-gqa", "f16"), ("llama-gqa", "q8_0"), ("llama-gqa", "bf16"), ("llama-mha", "q8_0")]
+    ("name", "kind"),
+    [("llama-gqa", "f16"), ("llama-gqa", "q8_0"), ("llama-gqa", "bf16"), ("llama-mha", "q8_0")],
 )
-def test_smaller_types(name: str, kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_smaller_types(
+    name: str, kind: str, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     exported = checkpoint(tmp_path / "pruned", name, words)
     gguf = export_gguf(exported.directory, kind)
     logprobs, _ = run(gguf)
@@ -77,7 +88,11 @@ def test_types_of_few_bits(kind: str, words: PreTrainedTokenizerFast, tmp_path: 
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
     file = export_gguf(exported.directory, kind)
     type_ = GGMLQuantizationType[kind.upper()]
-    assert {one.tensor_type for one in GGUFReader(file).tensors if "ffn" in one.name and len(one.shape) == 2} == {type_}
+    assert {
+        one.tensor_type
+        for one in GGUFReader(file).tensors
+        if "ffn" in one.name and len(one.shape) == 2
+    } == {type_}
     for weight in exported.model.parameters():
         if weight.ndim == 2 and weight.shape[1] % 32 == 0:
             rounded = dequantize(quantize(weight.numpy(), type_), type_)
@@ -93,12 +108,16 @@ def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(
     tensors = GGUFReader(export_gguf(exported.directory, "q8_0")).tensors
     types = {one.name: one.tensor_type.name for one in tensors}
     odd = {one.name for one in tensors if len(one.shape) == 2 and one.shape[0] % 32}
-    assert {name for name, kind in types.items() if kind == "F16"} == odd and "blk.0.ffn_down.weight" in odd
+    assert {
+        name for name, kind in types.items() if kind == "F16"
+    } == odd and "blk.0.ffn_down.weight" in odd
     assert {kind for name, kind in types.items() if name not in odd} == {"Q8_0", "F32"}
     assert f"{len(odd)} of 29 matrices are f16: q8_0 takes rows of a multiple of 32" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "qwen2", "llama-spm", "llama-spm-legacy", "llama-spm-file"])
+@pytest.mark.parametrize(
+    "kind", ["smollm", "llama-bpe", "qwen2", "llama-spm", "llama-spm-legacy", "llama-spm-file"]
+)
 def test_llama_cpp_tokenizes_as_transformers_does(kind: str, tmp_path: Path) -> None:
     tokenizer = KINDS[kind]()
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer)
@@ -115,15 +134,19 @@ def test_unused_ids_and_the_chat_template_are_written(tmp_path: Path) -> None:
     fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
     assert fields["tokenizer.chat_template"] == templates["default"]
     assert fields["tokenizer.chat_template.tools"] == templates["tools"]
-    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    tokens = fields["tokenizer.ggml.tokens"]
+    types = fields["tokenizer.ggml.token_type"]
     assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert tokens[-1] == "[PAD511]" and set(types[len(tokenizer) :]) == {5}
     assert (types[0], types[1], types[3], types[259]) == (2, 3, 6, 1)
 
 
-@pytest.mark.parametrize("own", [0, 1, None], ids=["the tokenizer's first", "the tokenizer's second", "without it"])
+@pytest.mark.parametrize(
+    "own", [0, 1, None], ids=["the tokenizer's first", "the tokenizer's second", "without it"]
+)
 def test_all_tokens_that_end_a_text_of_generate_end_it(own: int | None, tmp_path: Path) -> None:
-    words, ends = KINDS["smollm"](), [7, 9]
+    words = KINDS["smollm"]()
+    ends = [7, 9]
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
     words.eos_token = words.convert_ids_to_tokens(11 if own is None else ends[own])
     words.save_pretrained(exported.directory)

@@ -30,7 +30,9 @@ def exported(words: PreTrainedTokenizerFast, tmp_path: Path) -> Exported:
 
 
 def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
-    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # RoBERTa's
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=True
+    )  # RoBERTa's
     words.save_pretrained(exported.directory)
     assert_refused(
         export_gguf,
@@ -51,25 +53,35 @@ def test_more_ids_than_embeddings(
     words.eos_token = "<extra136>"
     words.save_pretrained(exported.directory)
     assert_refused(
-        export_gguf, exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512"
+        export_gguf,
+        exported.directory,
+        "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512",
     )
 
 
 def test_another_vocabulary_than_the_source_has(
-    words: PreTrainedTokenizerFast, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: PreTrainedTokenizerFast,
+    exported: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])  # a GGUF names every id
     words.save_pretrained(exported.directory)
     source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
     monkeypatch.setattr(export, "source_gguf", lambda model: source)
-    ours, theirs = GGUFReader(export_gguf(exported.directory)).fields, GGUFReader(source).fields
+    ours = GGUFReader(export_gguf(exported.directory)).fields
+    theirs = GGUFReader(source).fields
     assert {name: field.contents() for name, field in ours.items()} == {
         name: field.contents() for name, field in theirs.items()
     }
     (exported.directory / "model-f16.gguf").unlink()
     words.add_tokens(["<another>"])
     words.save_pretrained(exported.directory)
-    assert_refused(export_gguf, exported.directory, r"^gguf: the tokenizer has another vocabulary than source\.gguf")
+    assert_refused(
+        export_gguf,
+        exported.directory,
+        r"^gguf: the tokenizer has another vocabulary than source\.gguf",
+    )
 
 
 def test_values_beyond_float16(exported: Exported) -> None:
@@ -77,7 +89,9 @@ def test_values_beyond_float16(exported: Exported) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e5
     save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})
     assert_refused(
-        export_gguf, exported.directory, r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32"
+        export_gguf,
+        exported.directory,
+        r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32",
     )
     assert export_gguf(exported.directory, "bf16").is_file()
 
@@ -88,7 +102,9 @@ def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
         whole = (exported.directory / file).read_text()
         (exported.directory / file).write_text("{")
         assert_refused(
-            export_gguf, exported.directory, r"pruned: its (config or tokenizer|flap\.json) cannot be read \("
+            export_gguf,
+            exported.directory,
+            r"pruned: its (config or tokenizer|flap\.json) cannot be read \(",
         )
         (exported.directory / file).write_text(whole)
     weights = exported.directory / "model.safetensors"
@@ -96,12 +112,16 @@ def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
     shard = weights.rename(exported.directory / "model-00001-of-00001.safetensors")
     index.write_text(json.dumps({"weight_map": {"model.layers.9.x": shard.name}}))
     assert_refused(
-        export_gguf, exported.directory, r"index\.json names 1 tensors .* model\.layers\.9\.x in model-00001-of-00001"
+        export_gguf,
+        exported.directory,
+        r"index\.json names 1 tensors .* model\.layers\.9\.x in model-00001-of-00001",
     )
     index.unlink()
     shard.rename(weights)
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert_refused(export_gguf, exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
+    assert_refused(
+        export_gguf, exported.directory, r"pruned: model\.safetensors is damaged or truncated \("
+    )
     weights.unlink()
     assert_refused(export_gguf, exported.directory, r"no model\.safetensors in this directory")
 
@@ -116,25 +136,45 @@ CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* conver
         ("mistral-mha-tied", {}, "sliding attention=True: .*False"),
         ("qwen2-mha", {}, "sliding attention=True"),
         ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: .*silu"),
-        ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
+        (
+            "llama-gqa",
+            {"rope_parameters": LINEAR | {"rope_type": "dynamic"}},
+            "rope_type=dynamic: .*llama3",
+        ),
         ("llama-gqa", {"rope_parameters": YARN | {"truncate": False}}, "truncate=False: .*True"),
         ("llama-gqa", {"rope_parameters": YARN | {"beta_fast": 16}}, "beta_fast=16: .*32"),
-        ("llama-gqa", {"rope_parameters": YARN | {"attention_factor": 1.0}}, r"attention_factor=1\.0: .*1\.138"),
+        (
+            "llama-gqa",
+            {"rope_parameters": YARN | {"attention_factor": 1.0}},
+            r"attention_factor=1\.0: .*1\.138",
+        ),
     ],
 )
 def test_not_in_llama_cpp(
     name: str, options: dict[str, Any], line: str, words: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    assert_refused(export_gguf, checkpoint(tmp_path / "pruned", name, words, **options).directory, line)
+    assert_refused(
+        export_gguf, checkpoint(tmp_path / "pruned", name, words, **options).directory, line
+    )
 
 
 def test_the_command(
-    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    exported: Exported,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = command_line(tmp_path, str(exported.directory), "gguf", "--type", "bf16", module="flap.checkpoint.export")
+    done = command_line(
+        tmp_path, str(exported.directory), "gguf", "--type", "bf16", module="flap.checkpoint.export"
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(exported.directory / "model-bf16.gguf") and Path(done.stdout.strip()).is_file()
-    monkeypatch.setattr("transformers.utils.logging.set_verbosity_error", lambda: None)  # it would stay quiet
+    assert (
+        done.stdout.strip() == str(exported.directory / "model-bf16.gguf")
+        and Path(done.stdout.strip()).is_file()
+    )
+    monkeypatch.setattr(
+        "transformers.utils.logging.set_verbosity_error", lambda: None
+    )  # it would stay quiet
     with pytest.raises(SystemExit) as refused:
         main([str(exported.directory.parent), "gguf"])
     assert refused.value.code == 1

@@ -27,25 +27,33 @@ OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
 # A trace takes ten seconds, most of it before the format matters: the formats take turns. Experts are traced otherwise.
 THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
 CASES = [
-    pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case for case in product(OTHERS, ENGINES)
+    pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case
+    for case in product(OTHERS, ENGINES)
 ]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("form", "kind"), product(FORMS, ENGINES))
-def test_same_logits(form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_same_logits(
+    form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     llama = family_checkpoint("llama", form, tokenizer, tmp_path / "pruned", layers=2)
-    folder, expected = export_graph(llama.directory, kind), expected_logprobs(llama)
+    folder = export_graph(llama.directory, kind)
+    expected = expected_logprobs(llama)
     begin = ENGINES[kind](folder)
     for at_once in (1, 10, PROMPT.shape[1]):
         assert (logprobs(begin(), PROMPT, at_once) - expected).abs().max() <= 1e-3
     assert greedy(begin(), PROMPT, 12, llama.model.config.eos_token_id) == llama.greedy(PROMPT)
-    assert not [file for file in folder.glob("*.onnx") if b"site-packages" in file.read_bytes()]  # of this machine
+    assert not [
+        file for file in folder.glob("*.onnx") if b"site-packages" in file.read_bytes()
+    ]  # of this machine
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("model_type", "kind"), CASES)
-def test_families_by_layer(model_type: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_families_by_layer(
+    model_type: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     pruned = family_checkpoint(model_type, "by layer", tokenizer, tmp_path / "pruned", layers=2)
     begin = ENGINES[kind](export_graph(pruned.directory, kind))
     assert (logprobs(begin(), PROMPT, 10) - expected_logprobs(pruned)).abs().max() <= 1e-3
@@ -54,21 +62,33 @@ def test_families_by_layer(model_type: str, kind: str, tokenizer: PreTrainedToke
 
 @pytest.mark.parametrize("engine", ["ONNX Runtime", "OpenVINO"])
 def test_the_table_says_what_is_held(engine: str) -> None:
-    assert documented(engine) == {cell: "yes" if cell[0] == "llama" else "by layer" for cell in CELLS}
+    assert documented(engine) == {
+        cell: "yes" if cell[0] == "llama" else "by layer" for cell in CELLS
+    }
 
 
 @pytest.mark.parametrize(("kind", "module"), [("onnx", "onnxscript"), ("openvino", "openvino")])
-def test_without_its_packages(kind: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_packages(
+    kind: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    line = rf"^{kind}: needs {module}, which is not installed; pip install '\.\[{kind}\]' in a clone"
+    line = (
+        rf"^{kind}: needs {module}, which is not installed; pip install '\.\[{kind}\]' in a clone"
+    )
     assert_refused(partial(export_graph, kind=kind), tmp_path, line)
 
 
 def test_a_model_that_sees_images(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     EVERY_FAMILY["llava"].configs["mha"].save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert_refused(partial(export_graph, kind="onnx"), tmp_path, "^onnx: takes text models; llava sees images, too$")
+    assert_refused(
+        partial(export_graph, kind="onnx"),
+        tmp_path,
+        "^onnx: takes text models; llava sees images, too$",
+    )
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    assert_refused(partial(export_graph, kind="onnx"), tmp_path, r"no checkpoint here, config\.json is missing")
+    assert_refused(
+        partial(export_graph, kind="onnx"), tmp_path, r"no checkpoint here, config\.json is missing"
+    )

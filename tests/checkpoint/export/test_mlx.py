@@ -39,30 +39,46 @@ REFUSED = {"opt": "mlx: model_type=opt: mlx-lm runs this export with llama, mist
 def test_the_table_names_what_is_refused() -> None:
     cells = documented("MLX")
     assert sorted(cells) == sorted(CELLS)
-    assert {model_type for model_type, _ in CELLS if cells[model_type, "uniform"] == "no"} == set(REFUSED)
+    assert {model_type for model_type, _ in CELLS if cells[model_type, "uniform"] == "no"} == set(
+        REFUSED
+    )
     assert set(cells.values()) == {"yes", "no"}
 
 
 @pytest.fixture(scope="module")
 def answers(families: dict[tuple[str, str], Exported]) -> dict[str, Any]:
     taken = {cell: exported for cell, exported in families.items() if cell[0] not in REFUSED}
-    folders = {"/".join(cell): str(export_mlx(exported.directory)) for cell, exported in taken.items()}
-    return mlx_lm({name: {"folder": path, "tokens": TOKENS, "new_tokens": 12} for name, path in folders.items()})
+    folders = {
+        "/".join(cell): str(export_mlx(exported.directory)) for cell, exported in taken.items()
+    }
+    return mlx_lm(
+        {
+            name: {"folder": path, "tokens": TOKENS, "new_tokens": 12}
+            for name, path in folders.items()
+        }
+    )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] not in REFUSED], ids="-".join)
-def test_same_logits(cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]) -> None:
-    found, expected = answers["/".join(cell)], expected_logprobs(families[cell])
+def test_same_logits(
+    cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]
+) -> None:
+    found = answers["/".join(cell)]
+    expected = expected_logprobs(families[cell])
     for logprobs in found["logprobs"]:  # at once, and with a cache
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
     assert found["greedy"] == families[cell].greedy(PROMPT)
 
 
-@pytest.mark.parametrize("model_type", sorted(EVERY_FAMILY.keys() - FAMILIES.keys() | REFUSED.keys()))
+@pytest.mark.parametrize(
+    "model_type", sorted(EVERY_FAMILY.keys() - FAMILIES.keys() | REFUSED.keys())
+)
 def test_every_other_family_is_refused_in_a_line(model_type: str) -> None:
     for config in EVERY_FAMILY[model_type].configs.values():
-        with pytest.raises(ValueError, match=f"^mlx: model_type={model_type}: mlx-lm runs this export with llama, "):
+        with pytest.raises(
+            ValueError, match=f"^mlx: model_type={model_type}: mlx-lm runs this export with llama, "
+        ):
             mlx_config(config)
 
 
@@ -70,7 +86,10 @@ def test_every_other_family_is_refused_in_a_line(model_type: str) -> None:
     ("config", "line"),
     [
         (LlamaConfig(hidden_act="gelu"), "hidden_act=gelu: mlx-lm runs this export with silu"),
-        (LlamaConfig(rope_parameters=LINEAR | {"rope_type": "dynamic"}), "rope_type=dynamic: .*llama3"),
+        (
+            LlamaConfig(rope_parameters=LINEAR | {"rope_type": "dynamic"}),
+            "rope_type=dynamic: .*llama3",
+        ),
         (MixtralConfig(rope_parameters=LINEAR), "rope_type=linear: .* with default"),
         (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention=True: "),
         (Gemma2Config(attn_logit_softcapping=None), "attn_logit_softcapping is given=False: "),
@@ -83,18 +102,29 @@ def test_what_mlx_lm_computes_otherwise(config: PreTrainedConfig, line: str) -> 
 
 
 def test_what_is_refused_leaves_nothing(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    exported = checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer, vocab_size=VOCAB, hidden_act="gelu")
-    assert_refused(export_mlx, exported.directory, "^mlx: hidden_act=gelu: mlx-lm runs this export with silu")
+    exported = checkpoint(
+        tmp_path / "pruned", "llama-gqa", tokenizer, vocab_size=VOCAB, hidden_act="gelu"
+    )
+    assert_refused(
+        export_mlx, exported.directory, "^mlx: hidden_act=gelu: mlx-lm runs this export with silu"
+    )
 
 
-WIDE = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}
+WIDE = {
+    "hidden_size": 64,
+    "head_dim": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 256,
+}
 
 
 @pytest.mark.long
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """By its own command, with scaled RoPE; rows that it cannot divide stay as they are."""
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
-    exported, small = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options), tmp_path / "small"
+    exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)
+    small = tmp_path / "small"
     done = command_line(tmp_path, str(exported.directory), "mlx", module="flap.checkpoint.export")
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())

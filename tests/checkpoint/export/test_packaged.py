@@ -19,7 +19,10 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]  # a tiny model's exports run in each of these engines, too
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+]  # a tiny model's exports run in each of these engines, too
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +41,16 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
     names = {name for name in theirs if name.startswith("tokenizer.")}
     assert names == {name for name in ours if name.startswith("tokenizer.")} and len(names) == 12
     for name in names:
-        assert ours[name].contents() == theirs[name].contents() and ours[name].types == theirs[name].types
+        assert (
+            ours[name].contents() == theirs[name].contents()
+            and ours[name].types == theirs[name].types
+        )
 
 
 def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """The ids of TEXT, and the log-probabilities and the greedy tokens of transformers."""
-    model, tokenizer = load(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    model = load(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     tokens = tokenizer(TEXT, return_tensors="pt").input_ids
     with torch.no_grad():
         found = model(input_ids=tokens).logits[0].log_softmax(-1)
@@ -51,17 +58,30 @@ def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     return tokens, found, model.generate(tokens, **options)[0, tokens.shape[1] :].tolist()
 
 
-def test_llama_cpp_continues_english_as_transformers_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exact, eighth = export_gguf(checkpoint, "f32"), checkpoint / "model-q8_0.gguf"
+def test_llama_cpp_continues_english_as_transformers_does(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exact = export_gguf(checkpoint, "f32")
+    eighth = checkpoint / "model-q8_0.gguf"
     assert GGUFReader(exact).fields["general.architecture"].contents() == "deci"
     tokens, logprobs, continued = expected(checkpoint)
-    ids, first = tokens[0].tolist(), tokens.shape[1] - 4
-    questions = {"tokens": ids, "first": first, "plain": 28, "prompt": TEXT, "new_tokens": NEW_TOKENS, "texts": [TEXT]}
+    ids = tokens[0].tolist()
+    first = tokens.shape[1] - 4
+    questions = {
+        "tokens": ids,
+        "first": first,
+        "plain": 28,
+        "prompt": TEXT,
+        "new_tokens": NEW_TOKENS,
+        "texts": [TEXT],
+    }
     answers = {gguf.stem: llama_cpp(gguf, **questions) for gguf in (exact, eighth)}
     with capsys.disabled():
         for name, found in answers.items():
             print(f"\nllama.cpp, {name}: {TEXT} …{found['text']}")
-    differences = {name: torch.tensor(found["logprobs"]) - logprobs[first:] for name, found in answers.items()}
+    differences = {
+        name: torch.tensor(found["logprobs"]) - logprobs[first:] for name, found in answers.items()
+    }
     assert differences["model-f32"].abs().max() <= 1e-3
     assert answers["model-f32"]["greedy"] == continued
     assert answers["model-f32"]["ids"] == answers["model-q8_0"]["ids"] == [ids]

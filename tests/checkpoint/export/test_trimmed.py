@@ -18,7 +18,11 @@ from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 def trimmed(kind: str, folder: Path) -> Path:
     """The checkpoint of a run that removed no unit, and half of the tokens."""
     tokenizer = KINDS[kind]()
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
     tiny_model("llama-gqa", vocab_size=VOCAB, **ids).save_pretrained(folder / "dense")
     tokenizer.save_pretrained(folder / "dense")
     (folder / "text.txt").write_text((TEXT[0] + " ") * 60)

@@ -15,7 +15,9 @@ ONE_RANKING = ("AL-AM", "search")
 
 def bound(most: float, *prices: tuple[float, float], fixed: float = 0.0) -> Bound:
     """A bound on two heads and four neurons a layer. prices: of a head and of a neuron of each layer."""
-    costs = tuple(Pair(head * torch.arange(3.0), neuron * torch.arange(5.0)) for head, neuron in prices)
+    costs = tuple(
+        Pair(head * torch.arange(3.0), neuron * torch.arange(5.0)) for head, neuron in prices
+    )
     return Bound("bytes", most, fixed, costs)
 
 
@@ -24,7 +26,9 @@ def asked(architecture: str, biases: Biases, **target: float) -> Budget:
     dense = budget_of(architecture, 0.0)
     target |= {"context": 100}
     return dense.within(
-        bounds_of_shapes(TargetConfig(**target), adapt(model_of(architecture)), dense.layers, 4, biases, 128)
+        bounds_of_shapes(
+            TargetConfig(**target), adapt(model_of(architecture)), dense.layers, 4, biases, 128
+        )
     )
 
 
@@ -62,7 +66,10 @@ def test_what_costs_more_leaves_first() -> None:
     scores = random_scores(Budget(TOY_LAYERS, 0.0))
     scores = type(scores)((scores.layers[0],) * 2)
     plan = ALAM(scale="error").allocate(scores, Budget(TOY_LAYERS, 0.0).within((dear,)))
-    assert len(plan.layers[1].mlp) == 2 and sum(map(len, plan.layers[0])) + len(plan.layers[1].attention) == 8
+    assert (
+        len(plan.layers[1].mlp) == 2
+        and sum(map(len, plan.layers[0])) + len(plan.layers[1].attention) == 8
+    )
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -70,18 +77,22 @@ def test_what_costs_more_leaves_first() -> None:
 @pytest.mark.parametrize("share", [0.5, 0.8, 1.2])
 def test_parameters_are_within_one_unit(architecture: str, name: str, share: float) -> None:
     most = share * total(architecture)
-    budget, structure = asked(architecture, Biases(True), parameters=most), STRUCTURES[name]()
+    budget = asked(architecture, Biases(True), parameters=most)
+    structure = STRUCTURES[name]()
     structure.check(budget)
     plan = allocated(structure, random_scores(budget), budget)
     [one] = budget.bounds
-    widths, realised = budget.widths(plan), one.cost(budget.widths(plan))
+    widths = budget.widths(plan)
+    realised = one.cost(budget.widths(plan))
     assert realised <= most
     if share > 1:
         assert realised == total(architecture)
     elif name in ONE_RANKING:
         assert_no_unit_fits(budget, widths)
     else:  # they give all layers the same, or set heads against neurons by number
-        assert most - realised <= max(units.price for layer in budget.layers for units in layer) * 1.1
+        assert (
+            most - realised <= max(units.price for layer in budget.layers for units in layer) * 1.1
+        )
 
 
 def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
@@ -97,7 +108,9 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize(("size", "cache"), [(0.9, 0.5), (0.6, 0.75), (0.6, 0.3)])
 def test_several_targets_hold_together(name: str, size: float, cache: float) -> None:
-    everything = 4 * 4 * 2 * 8 * 100 * 4  # bytes of keys and values: layers, KV heads, both, channels, tokens, float32
+    everything = (
+        4 * 4 * 2 * 8 * 100 * 4
+    )  # bytes of keys and values: layers, KV heads, both, channels, tokens, float32
     target = {"bytes": 4 * size * total("llama-gqa"), "kv_cache_bytes": cache * everything}
     budget = asked("llama-gqa", Biases(True), **target)
     plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
@@ -111,16 +124,21 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
 
 
 @pytest.mark.parametrize(
-    "architecture", [*(name for name in ARCHITECTURES if "qwen" in name or "mistral" in name), "gemma4"]
+    "architecture",
+    [*(name for name in ARCHITECTURES if "qwen" in name or "mistral" in name), "gemma4"],
 )
 def test_a_sliding_layer_keeps_its_window(architecture: str) -> None:
-    model, context = model_of(architecture), 40
+    model = model_of(architecture)
+    context = 40
     budget = budget_of(architecture, 0.0)
     target = TargetConfig(kv_cache_bytes=1e9, context=context)
     [one] = bounds_of_shapes(target, adapt(model), budget.layers, 4, Biases(False), None)
     cache = model(torch.arange(3, 3 + context)[None], use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert one.values([Pair(*(units.count for units in layer)) for layer in budget.layers])["dense"] == held
+    assert (
+        one.values([Pair(*(units.count for units in layer)) for layer in budget.layers])["dense"]
+        == held
+    )
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

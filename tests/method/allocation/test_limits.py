@@ -10,7 +10,16 @@ from itertools import product
 import pytest
 import torch
 
-from flap.method.allocation import ALAM, ALMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, Units
+from flap.method.allocation import (
+    ALAM,
+    ALMM,
+    ULUM,
+    Budget,
+    LayerPlan,
+    PruningPlan,
+    Structure,
+    Units,
+)
 from flap.method.importance import Scores
 from flap.models import Pair
 from tests.cases import STRUCTURES
@@ -44,7 +53,9 @@ def off_by(plan: PruningPlan, budget: Budget) -> float:
 
 def assert_holds(plan: PruningPlan, structure: Structure) -> None:
     for layer in plan.layers:
-        assert len(layer.attention) >= structure.min_heads and len(layer.mlp) >= structure.min_neurons
+        assert (
+            len(layer.attention) >= structure.min_heads and len(layer.mlp) >= structure.min_neurons
+        )
         assert len(layer.mlp) % (structure.round_to or 1) == 0
         assert len(layer.attention) % structure.multiple_of_heads == 0
         assert list(layer.attention) == sorted(set(layer.attention))
@@ -71,7 +82,10 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
 
 
 def test_what_stays_names_no_heads_where_none_can_leave() -> None:
-    with pytest.raises(ValueError, match=r"^ratio=0\.99: 1 neuron stay in every layer, so this model allows at most"):
+    with pytest.raises(
+        ValueError,
+        match=r"^ratio=0\.99: 1 neuron stay in every layer, so this model allows at most",
+    ):
         ALAM().check(budget_of("deepseek_v3", 0.99))
 
 
@@ -82,7 +96,9 @@ def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:
     return list(product(heads, neurons))
 
 
-def nearest(budget: Budget, allowed: Callable[[tuple[tuple[int, int], ...]], bool], structure: Structure) -> float:
+def nearest(
+    budget: Budget, allowed: Callable[[tuple[tuple[int, int], ...]], bool], structure: Structure
+) -> float:
     """How near to the budget any plan comes that is `allowed`; by trying all."""
     choices = product(kept_by_hand(structure), repeat=2)
     kept = [sum(10 * h + n for h, n in plan) for plan in choices if allowed(plan)]
@@ -99,35 +115,55 @@ def checked(structure: Structure, budget: Budget) -> bool:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"round_to": 8}, {"round_to": 8, "min_neurons": 9}, {"min_neurons": 13}, {"multiple_of_heads": 2}],
+    [
+        {"round_to": 8},
+        {"round_to": 8, "min_neurons": 9},
+        {"min_neurons": 13},
+        {"multiple_of_heads": 2},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
-    budget, tried = Budget(SMALL, ratio), 0
+    budget = Budget(SMALL, ratio)
+    tried = 0
     for heads in range(5):
         structure = ALMM(remove_heads=heads, **limits)
         if checked(structure, budget):
             tried += 1
             plan = structure.allocate(small_scores(heads), budget)
             assert_holds(plan, structure)
-            best = nearest(budget, lambda kept, out=heads: sum(h for h, _ in kept) == 6 - out, structure)
+            best = nearest(
+                budget, lambda kept, out=heads: sum(h for h, _ in kept) == 6 - out, structure
+            )
             assert off_by(plan, budget) == pytest.approx(best)
     assert tried or ratio >= 0.5
 
 
 @pytest.mark.parametrize(
-    "limits", [{"round_to": 8}, {"round_to": 8, "min_heads": 2}, {"min_neurons": 20}, {"multiple_of_heads": 2}], ids=str
+    "limits",
+    [
+        {"round_to": 8},
+        {"round_to": 8, "min_heads": 2},
+        {"min_neurons": 20},
+        {"multiple_of_heads": 2},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
-def test_no_uniform_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
-    structure, budget = ULUM(**limits), Budget(SMALL, ratio)
+def test_no_uniform_plan_with_the_same_heads_is_nearer(
+    ratio: float, limits: dict[str, int]
+) -> None:
+    structure = ULUM(**limits)
+    budget = Budget(SMALL, ratio)
     if not checked(structure, budget):
         assert ratio > 0.3
         return
     plan = structure.allocate(small_scores(0), budget)
     assert_holds(plan, structure)
-    assert plan.layers[0].attention and {len(layer.mlp) for layer in plan.layers} == {len(plan.layers[0].mlp)}
+    assert plan.layers[0].attention and {len(layer.mlp) for layer in plan.layers} == {
+        len(plan.layers[0].mlp)
+    }
     heads = len(plan.layers[0].attention)
     best = nearest(budget, lambda kept: kept[0] == kept[1] and kept[0][0] == heads, structure)
     assert off_by(plan, budget) == pytest.approx(best)
@@ -140,20 +176,29 @@ def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"round_to": 8}, {"min_heads": 2, "min_neurons": 5}, {"multiple_of_heads": 2}], ids=str
+    "limits",
+    [{"round_to": 8}, {"min_heads": 2, "min_neurons": 5}, {"multiple_of_heads": 2}],
+    ids=str,
 )
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, int]) -> None:
-    structure, budget = ALAM(**limits), Budget(SMALL, ratio)
+    structure = ALAM(**limits)
+    budget = Budget(SMALL, ratio)
     if not checked(structure, budget):
         assert ratio > 0.5
         return
-    first = [one.counts[0] * units.price for one, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True)]
+    first = [
+        one.counts[0] * units.price
+        for one, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True)
+    ]
     for seed in range(4):
         plan = structure.allocate(small_scores(seed), budget)
         assert_holds(plan, structure)
-        assert off_by(plan, budget) == pytest.approx(min(off_by(one, budget) for one in prefixes(structure, seed)))
-        dearest, must_leave = 10 * structure.multiple_of_heads, 2 * sum(first)
+        assert off_by(plan, budget) == pytest.approx(
+            min(off_by(one, budget) for one in prefixes(structure, seed))
+        )
+        dearest = 10 * structure.multiple_of_heads
+        must_leave = 2 * sum(first)
         assert off_by(plan, budget) <= dearest / 2 or budget.to_remove < must_leave
 
 
@@ -161,6 +206,9 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
 def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     # the best head and block of each layer cost 36; then the ranking goes on with heads at 0 (46, 56), blocks at -0.34
     # (64, 72), heads at -1; the four neurons below are in no block
-    up, heads = torch.arange(20.0), torch.tensor([[3.0], [2.0], [1.0]])
-    plan = ALAM(round_to=8).allocate(Scores((Pair(heads, up), Pair(heads, up.flip(0)))), Budget(SMALL, ratio))
+    up = torch.arange(20.0)
+    heads = torch.tensor([[3.0], [2.0], [1.0]])
+    plan = ALAM(round_to=8).allocate(
+        Scores((Pair(heads, up), Pair(heads, up.flip(0)))), Budget(SMALL, ratio)
+    )
     assert plan.layers == (LayerPlan((0, 1), tuple(first)), LayerPlan((0, 1), tuple(range(8))))

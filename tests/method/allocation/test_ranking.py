@@ -19,7 +19,9 @@ def kept(protected: list[int], to_keep: float) -> list[int]:
 def test_standardise_by_hand() -> None:
     deviation = (5 / 3) ** 0.5  # unbiased: (2.25 + 0.25 + 0.25 + 2.25) / 3
     expected = [-1.5 / deviation, -0.5 / deviation, 0.5 / deviation, 1.5 / deviation]
-    assert standardise(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist() == pytest.approx(expected, rel=1e-12)
+    assert standardise(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e-30, 1e30])
@@ -30,7 +32,13 @@ def test_a_layer_without_spread_becomes_zeros(value: float) -> None:
 
 def test_highest_keeps_the_first_among_equals() -> None:
     score_U = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0])
-    assert [highest(score_U, count) for count in range(5)] == [(), (1,), (1, 2), (1, 2, 3), (0, 1, 2, 3)]
+    assert [highest(score_U, count) for count in range(5)] == [
+        (),
+        (1,),
+        (1, 2),
+        (1, 2, 3),
+        (0, 1, 2, 3),
+    ]
 
 
 # of two experts: 5 8 6 and 1 0 2
@@ -52,7 +60,11 @@ def test_a_block_takes_as_many_of_each_expert() -> None:
 def test_affordable_is_the_prefix_nearest_to_the_budget() -> None:
     """Prefixes cost 10, 20, 50, 60, 70: of 20 and 50, 20 is nearer to 34 and 50 to 36."""
     sizes = {11: 1, 16: 2, 30: 2, 34: 2, 36: 3, 50: 3, 56: 4, 70: 5, 1000: 5}
-    assert {to_keep: len(kept([], to_keep)) for to_keep in sizes} == sizes and kept([], 36) == [0, 1, 2]
+    assert {to_keep: len(kept([], to_keep)) for to_keep in sizes} == sizes and kept([], 36) == [
+        0,
+        1,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +75,9 @@ def test_affordable_is_the_prefix_nearest_to_the_budget() -> None:
         ([2, 3], 0, [2, 3]), ([0, 1, 2, 3, 4], 1, [0, 1, 2, 3, 4]),  # kept even where they cost more than the budget
     ],
 )  # fmt: skip
-def test_protected_units_are_always_kept(protected: list[int], to_keep: float, expected: list[int]) -> None:
+def test_protected_units_are_always_kept(
+    protected: list[int], to_keep: float, expected: list[int]
+) -> None:
     assert kept(protected, to_keep) == expected
 
 
@@ -75,4 +89,7 @@ def test_best_of_each() -> None:
 
 def test_in_blocks_by_hand() -> None:
     score_B, neurons_BN = in_blocks(torch.tensor([1.0, 5.0, 3.0, 3.0, 2.0]), 2)
-    assert neurons_BN.tolist() == [[1, 2], [3, 4]] and score_B.tolist() == [4.0, 2.5]  # the worst one fills no block
+    assert neurons_BN.tolist() == [[1, 2], [3, 4]] and score_B.tolist() == [
+        4.0,
+        2.5,
+    ]  # the worst one fills no block

@@ -13,7 +13,11 @@ MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
 # Counted by hand: 54272 prunable parameters at 1024 a head and 96 a neuron; 46080 at 1536 a KV head of two queries.
 ALLOWED = [
     ("llama-mha", 0.35, range(0, 19)),  # 18995 to remove pay for 18 heads
-    ("llama-mha", 0.7, range(17, 29)),  # 37990: all spare neurons are 21120, the rest is 17 heads; 28 leave one a layer
+    (
+        "llama-mha",
+        0.7,
+        range(17, 29),
+    ),  # 37990: all spare neurons are 21120, the rest is 17 heads; 28 leave one a layer
     ("llama-gqa", 0.35, range(0, 21, 2)),
     ("llama-gqa", 0.7, range(16, 25, 2)),
 ]
@@ -21,7 +25,9 @@ ALLOWED = [
 
 @pytest.mark.parametrize("structure", MANUAL)
 @pytest.mark.parametrize(("architecture", "ratio", "allowed"), ALLOWED)
-def test_remove_heads_is_exact_over_its_range(architecture: str, ratio: float, allowed: range, structure: str) -> None:
+def test_remove_heads_is_exact_over_its_range(
+    architecture: str, ratio: float, allowed: range, structure: str
+) -> None:
     budget = budget_of(architecture, ratio)
     for heads in allowed:
         chosen = MANUAL[structure](remove_heads=heads)
@@ -36,11 +42,21 @@ def test_remove_heads_is_exact_over_its_range(architecture: str, ratio: float, a
 
 @pytest.mark.parametrize("structure", MANUAL)
 @pytest.mark.parametrize(("architecture", "ratio", "allowed"), ALLOWED)
-def test_remove_heads_out_of_range_names_it(architecture: str, ratio: float, allowed: range, structure: str) -> None:
+def test_remove_heads_out_of_range_names_it(
+    architecture: str, ratio: float, allowed: range, structure: str
+) -> None:
     budget = budget_of(architecture, ratio)
     step = budget.layers[0].attention.queries
-    for heads in {-1, -step, allowed[0] - step, allowed[-1] + step, allowed[0] + 1 if step > 1 else 1000}:
-        with pytest.raises(ValueError, match=f"structure.remove_heads={heads}: .* {allowed[0]} to {allowed[-1]}, "):
+    for heads in {
+        -1,
+        -step,
+        allowed[0] - step,
+        allowed[-1] + step,
+        allowed[0] + 1 if step > 1 else 1000,
+    }:
+        with pytest.raises(
+            ValueError, match=f"structure.remove_heads={heads}: .* {allowed[0]} to {allowed[-1]}, "
+        ):
             MANUAL[structure](remove_heads=heads).check(budget)
 
 
@@ -48,18 +64,27 @@ def test_remove_heads_out_of_range_names_it(architecture: str, ratio: float, all
     ("layer", "ratio", "units"),
     [
         (Pair(Units(5, 10), Units(10, 1)), 0.4, 2),
-        (Pair(Units(5, 10), Units(10, 1)), 0.69, 4),  # 41.4 to remove: three heads leave more than nine neurons can pay
+        (
+            Pair(Units(5, 10), Units(10, 1)),
+            0.69,
+            4,
+        ),  # 41.4 to remove: three heads leave more than nine neurons can pay
         (Pair(Units(5, 10), Units(10, 1)), 0.81, 4),  # one head stays
     ],
 )
-def test_left_out_it_is_the_share_that_neurons_can_pay(layer: Pair[Units], ratio: float, units: int) -> None:
+def test_left_out_it_is_the_share_that_neurons_can_pay(
+    layer: Pair[Units], ratio: float, units: int
+) -> None:
     assert ULMM().heads_to_remove(Budget((layer,), ratio)) == units
 
 
 def query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
     """Those that leave each layer."""
     pairs = zip(plan.layers, budget.layers, strict=True)
-    return [(prices.attention.count - len(kept.attention)) * prices.attention.queries for kept, prices in pairs]
+    return [
+        (prices.attention.count - len(kept.attention)) * prices.attention.queries
+        for kept, prices in pairs
+    ]
 
 
 # The layers that can lose heads, the query heads of one KV head in each, and all that one of them has.
@@ -82,16 +107,23 @@ def test_hybrids_lose_as_many_query_heads(
         chosen.check(replace(budget, ratio=0.5 if heads > 8 else 0.3 if heads else 0.2))
         leaving = query_heads(chosen.allocate(random_scores(budget, heads), budget), budget)
         assert sum(leaving) == heads
-        assert all(gone % groups.get(i, 1) == 0 and (i in groups or not gone) for i, gone in enumerate(leaving))
+        assert all(
+            gone % groups.get(i, 1) == 0 and (i in groups or not gone)
+            for i, gone in enumerate(leaving)
+        )
         if structure == "UL-MM" and groups:
-            assert max(leaving[i] for i in groups) - min(leaving[i] for i in groups) <= max(groups.values())
+            assert max(leaving[i] for i in groups) - min(leaving[i] for i in groups) <= max(
+                groups.values()
+            )
 
 
 @pytest.mark.parametrize("structure", MANUAL)
 def test_layers_with_fewer_heads_left_give_what_they_have(structure: str) -> None:
     """As in a model that was pruned before: the last layer has no heads, the first one KV head to give."""
     counts = (2, 4, 4, 1, 0)
-    budget = Budget(tuple(Pair(Units(count, 20 * bool(count), 2), Units(40, 2)) for count in counts), 0.5)
+    budget = Budget(
+        tuple(Pair(Units(count, 20 * bool(count), 2), Units(40, 2)) for count in counts), 0.5
+    )
     for heads, uniform in ((6, [2, 2, 2, 0, 0]), (10, [2, 4, 4, 0, 0]), (14, [2, 6, 6, 0, 0])):
         chosen = MANUAL[structure](remove_heads=heads)
         chosen.check(budget)

@@ -41,7 +41,10 @@ SCORES = Scores(
     ],
 )
 def test_by_hand(scale: str, to_keep: float, first: LayerPlan, second: LayerPlan) -> None:
-    assert ALAM(scale=scale).allocate(SCORES, Budget(LAYERS, 1 - to_keep / 56)).layers == (first, second)
+    assert ALAM(scale=scale).allocate(SCORES, Budget(LAYERS, 1 - to_keep / 56)).layers == (
+        first,
+        second,
+    )
 
 
 @pytest.mark.parametrize(("scale", "leaves"), [("error", 1), ("relative", 0)])
@@ -83,14 +86,26 @@ def experts_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
 def test_an_experts_error_is_the_one_that_its_layer_makes() -> None:
     """With one expert for each token, whose weight is 1: the mean squared change of the layer's output."""
     model = tiny_model("mixtral", num_experts_per_tok=1)
-    adapter, statistics = adapt(model), collect(Resident(model), tokens(), batch_size=4)
+    adapter = adapt(model)
+    statistics = collect(Resident(model), tokens(), batch_size=4)
     scores = score_layers(WIFV(square_attention=False), adapter, enumerate(statistics))
     budget = price(adapter, 0.5)
     for i, scaled in enumerate(ALAM(scale="error").on_one_scale(scores, budget)):
-        heads, (count, experts) = budget.layers[i].attention.count, (adapter.mlp(i).num_units // 6, 6)
+        heads, (count, experts) = (
+            budget.layers[i].attention.count,
+            (adapter.mlp(i).num_units // 6, 6),
+        )
         kept = highest(scores.layers[i].mlp, count - 1, experts)
         worst = sorted(set(range(count * experts)) - set(kept))
         changed = deepcopy(model)
-        slice_layer(adapt(changed), i, LayerPlan(tuple(range(heads)), kept), BiasCompensation(), statistics[i])
+        slice_layer(
+            adapt(changed),
+            i,
+            LayerPlan(tuple(range(heads)), kept),
+            BiasCompensation(),
+            statistics[i],
+        )
         error = (experts_output(changed, i) - experts_output(model, i)).square().sum(dim=-1).mean()
-        assert scaled.mlp[worst].mean() * budget.layers[i].mlp.price == pytest.approx(float(error), rel=0.1)
+        assert scaled.mlp[worst].mean() * budget.layers[i].mlp.price == pytest.approx(
+            float(error), rel=0.1
+        )

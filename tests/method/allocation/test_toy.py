@@ -26,17 +26,52 @@ TOY_SCORES = Scores(
 @pytest.mark.parametrize(
     ("structure", "ratio", "first", "second"),
     [
-        (ULUM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),  # 16 a layer: one head and two neurons
-        (ULUM(), 0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),  # 17.6: one head and 2.5 neurons
-        (ULUM(), 0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),  # 8.96: a head is too much, so three neurons
+        (
+            ULUM(),
+            0.5,
+            LayerPlan((1,), (2, 3)),
+            LayerPlan((0,), (0, 3)),
+        ),  # 16 a layer: one head and two neurons
+        (
+            ULUM(),
+            0.55,
+            LayerPlan((1,), (3,)),
+            LayerPlan((0,), (3,)),
+        ),  # 17.6: one head and 2.5 neurons
+        (
+            ULUM(),
+            0.28,
+            LayerPlan((0, 1), (3,)),
+            LayerPlan((0, 1), (3,)),
+        ),  # 8.96: a head is too much, so three neurons
         # 22.4 to remove: L1 gives the head; of the 4.1 neurons L0 can spare three only, so L1 gives the fourth
         (ULMM(remove_heads=1), 0.35, LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3))),
         # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
         (ALMM(remove_heads=1), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
-        (ALAM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),  # to keep 32: prefixes cost 29 and 39
-        (ALAM(), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),  # to keep 38.4: 39 with L1h1
-        (ALAM(), 0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),  # to keep 44.8: 45 with L0n1 and L1n0
-        (ALAM(), 0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),  # to keep 60.8: 61 without L0n0
+        (
+            ALAM(),
+            0.5,
+            LayerPlan((1,), (2, 3)),
+            LayerPlan((0,), (3,)),
+        ),  # to keep 32: prefixes cost 29 and 39
+        (
+            ALAM(),
+            0.4,
+            LayerPlan((1,), (2, 3)),
+            LayerPlan((0, 1), (3,)),
+        ),  # to keep 38.4: 39 with L1h1
+        (
+            ALAM(),
+            0.3,
+            LayerPlan((1,), (1, 2, 3)),
+            LayerPlan((0, 1), (0, 3)),
+        ),  # to keep 44.8: 45 with L0n1 and L1n0
+        (
+            ALAM(),
+            0.05,
+            LayerPlan((0, 1), (1, 2, 3)),
+            LayerPlan((0, 1), (0, 1, 2, 3)),
+        ),  # to keep 60.8: 61 without L0n0
     ],
 )
 def test_by_hand(structure: Structure, ratio: float, first: LayerPlan, second: LayerPlan) -> None:
@@ -54,11 +89,16 @@ def test_experts_by_hand() -> None:
 
 @pytest.mark.parametrize("structure", ADAPTIVE)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(architecture: str, structure: str) -> None:
+def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(
+    architecture: str, structure: str
+) -> None:
     budget = budget_of(architecture, 0.7)
     groups = budget.layers[0].attention.count
     # the others' upper 60 % stand above their mean, and that is more than may stay
-    good = Pair((torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4), (torch.arange(56) < 34).float())
+    good = Pair(
+        (torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4),
+        (torch.arange(56) < 34).float(),
+    )
     bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
     plan = ADAPTIVE[structure]().allocate(Scores((good, bad, good, good)), budget)
     assert plan.layers[1] == LayerPlan((0,), (0,))

@@ -21,8 +21,12 @@ from tests.helpers.placed import placed_at
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog"]
 
 
-def asking(tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4) -> Windows:
-    draws = torch.randint(len(WORDS), (prompts, 6), generator=torch.Generator().manual_seed(0)).tolist()
+def asking(
+    tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4
+) -> Windows:
+    draws = torch.randint(
+        len(WORDS), (prompts, 6), generator=torch.Generator().manual_seed(0)
+    ).tolist()
     texts = [" ".join(WORDS[w] for w in draw[: 3 + n % 4]) for n, draw in enumerate(draws)]
     rows = tuple(Prompt(({"role": "user", "content": text},), None) for text in texts)
     asked = {0: Asked(rows, "my.jsonl", "/my.jsonl", False, options)}
@@ -30,14 +34,17 @@ def asking(tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 
 
 
 def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
-    model, windows = Resident(tiny_model("llama-gqa")), asking(tokenizer, Answers("self", max_new_tokens=5))
+    model = Resident(tiny_model("llama-gqa"))
+    windows = asking(tokenizer, Answers("self", max_new_tokens=5))
     written = answer(model, windows, 0, context=64)
     options = GenerationConfig(
         do_sample=False, max_new_tokens=5, eos_token_id=model.model.generation_config.eos_token_id
     )
     for messages, text in written["answered"][:8]:
         prompt_1T = torch.tensor([tokenizer(messages[0]["content"]).input_ids])
-        expected = model.model.generate(prompt_1T, generation_config=options)[0, prompt_1T.shape[1] :]
+        expected = model.model.generate(prompt_1T, generation_config=options)[
+            0, prompt_1T.shape[1] :
+        ]
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
     drawn = windows.written(0, text_of(written, windows, 0))
     assert drawn.tokens_NT.shape == (4, 24) and drawn.key == windows.key
@@ -47,26 +54,36 @@ def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTok
 def test_an_answer_ends_where_the_tokenizer_says_and_one_that_does_not_end_is_counted(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    model, windows = Resident(tiny_model("llama-gqa")), asking(tokenizer, Answers("self", max_new_tokens=5))
+    model = Resident(tiny_model("llama-gqa"))
+    windows = asking(tokenizer, Answers("self", max_new_tokens=5))
     model.model.generation_config.eos_token_id = None
     whole = answer(model, windows, 0, context=64)
     assert whole["cut"] == len(whole["answered"])
-    common = Counter(word for _, text in whole["answered"] for word in text.split()).most_common(1)[0][0]
+    common = Counter(word for _, text in whole["answered"] for word in text.split()).most_common(1)[
+        0
+    ][0]
     tokenizer = deepcopy(tokenizer)
     tokenizer.eos_token = common
     ended = answer(model, replace(windows, tokenizer=tokenizer), 0, context=64)
-    assert ended["cut"] < len(ended["answered"]) and not any(common in text.split() for _, text in ended["answered"])
+    assert ended["cut"] < len(ended["answered"]) and not any(
+        common in text.split() for _, text in ended["answered"]
+    )
 
 
 @pytest.mark.parametrize("begin", ["", "<s>"])
 def test_the_model_reads_bos_once_whoever_puts_it_there(
     begin: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adding, seen = deepcopy(tokenizer), list[list[int]]()
-    adding.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    adding = deepcopy(tokenizer)
+    seen = list[list[int]]()
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     windows = asking(adding, Answers("self", max_new_tokens=4))
     adding.chat_template = begin + "{% for turn in messages %} {{ turn.content }}{% endfor %}"
-    monkeypatch.setattr("flap.method.calibration.answers.continued", lambda _, rows, *__: seen.extend(rows) or rows)
+    monkeypatch.setattr(
+        "flap.method.calibration.answers.continued", lambda _, rows, *__: seen.extend(rows) or rows
+    )
     in_chat = replace(windows, asked={0: windows.asked[0]._replace(chat=True)})
     answer(Resident(tiny_model("llama-gqa")), in_chat, 0, context=64)
     assert {(row[0], row.count(1)) for row in seen} == {(1, 1)}
@@ -77,16 +94,24 @@ def test_a_temperature_samples_by_the_seed(tokenizer: PreTrainedTokenizerFast) -
     hot, cold = (asking(tokenizer, Answers("self", "all", 5, t)) for t in (1.5, 0.0))
     first, again, greedy = (answer(model, one, 0, 64)["answered"] for one in (hot, hot, cold))
     assert first == again != greedy and key(hot, 0) != key(cold, 0)
-    assert key(asking(tokenizer, Answers("self", "answers", 5)), 0) == key(cold, 0)  # it is the same text
+    assert key(asking(tokenizer, Answers("self", "answers", 5)), 0) == key(
+        cold, 0
+    )  # it is the same text
 
 
-def test_no_more_prompts_are_answered_than_the_windows_take(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_no_more_prompts_are_answered_than_the_windows_take(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     model = Resident(tiny_model("llama-gqa"))
-    few, all_of_them = (asking(tokenizer, Answers("self", max_new_tokens=4), 60, n) for n in (1, 40))
+    few, all_of_them = (
+        asking(tokenizer, Answers("self", max_new_tokens=4), 60, n) for n in (1, 40)
+    )
     assert len(answer(model, few, 0, 64)["answered"]) < PROMPTS
     written = answer(model, all_of_them, 0, 64)
     assert len(written["answered"]) + written["dropped"] == 60
-    with pytest.raises(ValueError, match=r"my\.jsonl: .* windows of 24 tokens are too few for the 40"):
+    with pytest.raises(
+        ValueError, match=r"my\.jsonl: .* windows of 24 tokens are too few for the 40"
+    ):
         _ = all_of_them.written(0, text_of(written, all_of_them, 0)).tokens_NT
 
 
@@ -95,18 +120,35 @@ def test_a_prompt_that_does_not_fit_the_context_is_dropped(
 ) -> None:
     windows = asking(tokenizer, Answers("self", max_new_tokens=4), 12)
     written = answer(Resident(tiny_model("llama-gqa")), windows, 0, context=8)
-    assert written["dropped"] >= 6 and all(len(m[0]["content"].split()) <= 4 for m, _ in written["answered"])
+    assert written["dropped"] >= 6 and all(
+        len(m[0]["content"].split()) <= 4 for m, _ in written["answered"]
+    )
     answered = len(written["answered"])
-    assert f"my.jsonl: {answered} of 12 prompts are answered; 6 are too long for the context" in caplog.text
+    assert (
+        f"my.jsonl: {answered} of 12 prompts are answered; 6 are too long for the context"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_an_interrupted_run_writes_what_is_missing(
-    placement: str, tokenizer: PreTrainedTokenizerFast, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    placement: str,
+    tokenizer: PreTrainedTokenizerFast,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     windows = asking(tokenizer, Answers("self", max_new_tokens=4), 60, 30)
-    whole = answer(placed_at(placement, model_dir, tmp_path / "a"), windows, 0, 64, WorkFolder(tmp_path / "work"))
+    whole = answer(
+        placed_at(placement, model_dir, tmp_path / "a"),
+        windows,
+        0,
+        64,
+        WorkFolder(tmp_path / "work"),
+    )
     placed = placed_at(placement, model_dir, tmp_path / "b")
-    monkeypatch.setattr(type(placed.model), "generate", lambda *_, **__: pytest.fail("written again"))
+    monkeypatch.setattr(
+        type(placed.model), "generate", lambda *_, **__: pytest.fail("written again")
+    )
     again = answer(placed, windows, 0, 64, WorkFolder(tmp_path / "work"))
     assert again["answered"] == whole["answered"] and again["seconds"] == whole["seconds"]

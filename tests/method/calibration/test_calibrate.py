@@ -28,14 +28,20 @@ def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]
 
     for name, module in model.named_modules():
         if name.endswith(("o_proj", "down_proj")):
-            module.register_forward_hook(lambda _, args, __, name=name: record(name, args[0].double().flatten(0, 1)))
+            module.register_forward_hook(
+                lambda _, args, __, name=name: record(name, args[0].double().flatten(0, 1))
+            )
     for layer in model.model.layers:
         layer.register_forward_pre_hook(
-            lambda _, args: inverse.append(args[0].double().square().sum(-1).reciprocal().mean().item())
+            lambda _, args: inverse.append(
+                args[0].double().square().sum(-1).reciprocal().mean().item()
+            )
         )
     model(input_ids=tokens_NT)
     names = [f"model.layers.{i}." for i in range(4)]
-    pairs = [Pair((seen[name + "self_attn.o_proj"],), (seen[name + "mlp.down_proj"],)) for name in names]
+    pairs = [
+        Pair((seen[name + "self_attn.o_proj"],), (seen[name + "mlp.down_proj"],)) for name in names
+    ]
     return [LayerStatistics(pair, one) for pair, one in zip(pairs, inverse, strict=True)]
 
 
@@ -54,7 +60,9 @@ def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visi
 
 
 def hooks_left(model: PreTrainedModel) -> int:
-    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -77,7 +85,8 @@ def test_batch_size_changes_nothing(architecture: str) -> None:
 
 
 def test_hooks_leave_when_the_forward_pass_raises() -> None:
-    model, beyond_the_vocabulary = tiny_model("llama-gqa"), tokens() + 1000
+    model = tiny_model("llama-gqa")
+    beyond_the_vocabulary = tokens() + 1000
     with pytest.raises(IndexError):
         collect(Resident(model), beyond_the_vocabulary, batch_size=4)
     with pytest.raises(IndexError):
@@ -87,10 +96,16 @@ def test_hooks_leave_when_the_forward_pass_raises() -> None:
 
 @pytest.mark.parametrize(
     ("broken", "named"),
-    [("2.self_attn.v_proj", "layer 2 attention"), ("2.mlp.up_proj", "layer 2 MLP"), ("2.mlp.down_proj", "layer 3 att")],
+    [
+        ("2.self_attn.v_proj", "layer 2 attention"),
+        ("2.mlp.up_proj", "layer 2 MLP"),
+        ("2.mlp.down_proj", "layer 3 att"),
+    ],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, named: str, value: float) -> None:
+def test_activations_that_are_not_finite_name_the_first_such_layer(
+    broken: str, named: str, value: float
+) -> None:
     model = tiny_model("llama-gqa")
     model.model.layers.get_submodule(broken).weight.data[3, 5] = value
     with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
@@ -102,7 +117,8 @@ def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layer_pruned_on_the_way_is_what_the_next_layers_see(architecture: str) -> None:
-    placed, reference = Resident(tiny_model(architecture)), Resident(tiny_model(architecture))
+    placed = Resident(tiny_model(architecture))
+    reference = Resident(tiny_model(architecture))
     dense = collect(reference, tokens(), batch_size=4)
     slice_layer(reference.adapter, 0, PLAN, BiasCompensation(), dense[0])
     expected = collect(reference, tokens(), batch_size=4)
@@ -111,4 +127,6 @@ def test_a_layer_pruned_on_the_way_is_what_the_next_layers_see(architecture: str
         assert_same(found, dense[0] if i == 0 else expected[i])
         if i == 0:
             slice_layer(placed.adapter, 0, PLAN, BiasCompensation(), found)
-    assert not torch.allclose(dense[1].blocks.mlp[0].var_I, expected[1].blocks.mlp[0].var_I, rtol=1e-3)
+    assert not torch.allclose(
+        dense[1].blocks.mlp[0].var_I, expected[1].blocks.mlp[0].var_I, rtol=1e-3
+    )

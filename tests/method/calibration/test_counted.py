@@ -45,7 +45,9 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
         for own, other in zip(a.parts or (a,), b.parts or (b,), strict=True):
             assert (own.comoments is None) == (other.comoments is None)
             if own.comoments is not None and other.comoments is not None:
-                torch.testing.assert_close(own.comoments.diagonal(), other.comoments.diagonal(), rtol=1e-3, atol=1e-5)
+                torch.testing.assert_close(
+                    own.comoments.diagonal(), other.comoments.diagonal(), rtol=1e-3, atol=1e-5
+                )
 
 
 CASES = [
@@ -59,34 +61,45 @@ CASES = [
 
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize(("make", "model", "whole"), CASES)
-def test_counted_tokens(make: Callable[[Any], PreTrainedModel], model: Any, whole: bool, covariance: bool) -> None:
+def test_counted_tokens(
+    make: Callable[[Any], PreTrainedModel], model: Any, whole: bool, covariance: bool
+) -> None:
     placed = Resident(make(model))
     placed.adapter = adapt(placed.model, whole)
-    found, expected = (observed(placed, windows, covariance) for windows in (ends_marked(), tokens()[:, :KEPT]))
+    found, expected = (
+        observed(placed, windows, covariance) for windows in (ends_marked(), tokens()[:, :KEPT])
+    )
     for a, b in zip(found, expected, strict=True):
         assert_same(a, b)
 
 
 def test_marks_are_of_no_matter_where_all_tokens_count() -> None:
     placed = Resident(tiny_model("llama-gqa"))
-    found, expected = (Calibration(placed, windows, 4, []).observe() for windows in (ends_marked(), tokens()))
+    found, expected = (
+        Calibration(placed, windows, 4, []).observe() for windows in (ends_marked(), tokens())
+    )
     for a, b in zip(found, expected, strict=True):
         assert a.blocks.attention[0].num_tokens == tokens().numel()
         assert torch.equal(a.blocks.attention[0].mean_I, b.blocks.attention[0].mean_I)
 
 
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
-def test_it_is_so_at_every_placement_and_in_sequence(placement: str, model_dir: Path, tmp_path: Path) -> None:
+def test_it_is_so_at_every_placement_and_in_sequence(
+    placement: str, model_dir: Path, tmp_path: Path
+) -> None:
     placed = placed_at(placement, model_dir, tmp_path)
     expected = observed(placed, tokens()[:, :KEPT], covariance=True)
     for i, found in enumerate(observed(placed, ends_marked(), covariance=True)):
         assert_same(found, expected[i])
-    sequence = Calibration(placed, ends_marked(), 4, [], counted="answers").in_sequence(covariance=True)
+    sequence = Calibration(placed, ends_marked(), 4, [], counted="answers").in_sequence(
+        covariance=True
+    )
     assert_same(next(found for _, found in sequence if found is not None), expected[0])
 
 
 def test_a_batch_of_which_no_token_counts_changes_nothing() -> None:
-    placed, windows = Resident(tiny_model("llama-gqa")), tokens()
+    placed = Resident(tiny_model("llama-gqa"))
+    windows = tokens()
     none = marked(windows[:4], torch.zeros_like(windows[:4], dtype=torch.bool))
     found = observed(placed, torch.cat([windows[4:], none]), covariance=False)
     for a, b in zip(found, observed(placed, windows[4:], covariance=False), strict=True):

@@ -14,7 +14,13 @@ from flap.method.allocation import ULUM, LayerPlan, PruningPlan, price
 from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits
 from flap.method.calibration.covariance import Covariance
 from flap.method.calibration.symmetric import Symmetric
-from flap.method.compression import BiasCompensation, LinearCompensation, SequentialPruning, compress, slice_layer
+from flap.method.compression import (
+    BiasCompensation,
+    LinearCompensation,
+    SequentialPruning,
+    compress,
+    slice_layer,
+)
 from flap.method.importance import OBS, score_layers
 from flap.method.search import PlanDivergence, Search
 from flap.method.search.scoring import score_and_try
@@ -52,14 +58,18 @@ def covariance_of(*parts_TI: Tensor) -> Covariance:
 def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Activations with offsets, the channels in another order, and the covariance in that order by definition."""
     generator = torch.Generator().manual_seed(0)
-    activation_TI = torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
+    activation_TI = (
+        torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
+    )
     order_I = torch.randperm(channels, generator=generator)
     return activation_TI, order_I, by_definition(activation_TI[:, order_I]) / num_tokens
 
 
 @pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
 @pytest.mark.parametrize("sizes", [(50,), (20, 30), (1, 9, 40)])
-def test_sets_of_tokens_are_merged_in_any_order_of_the_channels(channels: int, sizes: tuple[int, ...]) -> None:
+def test_sets_of_tokens_are_merged_in_any_order_of_the_channels(
+    channels: int, sizes: tuple[int, ...]
+) -> None:
     activation_TI, order_I, expected_II = shuffled(50, channels)
     covariance = covariance_of(*activation_TI.split(sizes))
     assert covariance.num_tokens == 50
@@ -75,38 +85,51 @@ def test_sets_of_tokens_are_merged_in_any_order_of_the_channels(channels: int, s
 
 def test_variances_and_errors_are_those_of_the_tokens() -> None:
     activation_TI, order_I, expected_II = shuffled(50, 600)
-    covariance, generator = covariance_of(*activation_TI.split(30)), torch.Generator().manual_seed(1)
-    torch.testing.assert_close(covariance.diagonal()[order_I].double(), expected_II.diagonal(), rtol=1e-5, atol=0)
-    map_OI, origin_I = torch.randn(3, 600, generator=generator), torch.randn(600, generator=generator)
+    covariance = covariance_of(*activation_TI.split(30))
+    generator = torch.Generator().manual_seed(1)
+    torch.testing.assert_close(
+        covariance.diagonal()[order_I].double(), expected_II.diagonal(), rtol=1e-5, atol=0
+    )
+    map_OI = torch.randn(3, 600, generator=generator)
+    origin_I = torch.randn(600, generator=generator)
     measured = ((activation_TI - origin_I) @ map_OI.T).square().sum(1).mean().item()
     assert covariance.error(map_OI, origin_I) == pytest.approx(measured, rel=1e-5)
 
 
 def test_a_set_without_tokens_changes_nothing() -> None:
     activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
-    known, empty = with_comoments([activation_TI]), Statistics(0, *torch.zeros(2, 9), Symmetric.zeros(9, CPU))
+    known = with_comoments([activation_TI])
+    empty = Statistics(0, *torch.zeros(2, 9), Symmetric.zeros(9, CPU))
     every_I = torch.arange(9)
     for parts in ((known, empty), (empty, known)):
-        assert_close(50 * Covariance.of(*parts).block(every_I, every_I), by_definition(activation_TI))
+        assert_close(
+            50 * Covariance.of(*parts).block(every_I, every_I), by_definition(activation_TI)
+        )
     nothing = Covariance.of(empty, empty)
     assert not nothing.mean_I.any() and not nothing.block(every_I, every_I).any()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
-    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(
+        lambda sizes: sum(sizes) > 1
+    ),
     offset=st.sampled_from([0.0, -1.0, 100.0]),
     seed=st.integers(0, 2**32),
 )
 def test_any_split_into_batches(sizes: list[int], offset: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    activation_TI = (torch.randn(sum(sizes), 4, generator=generator) + offset) * torch.tensor([0.01, 1.0, 10.0, 100.0])
+    activation_TI = (torch.randn(sum(sizes), 4, generator=generator) + offset) * torch.tensor(
+        [0.01, 1.0, 10.0, 100.0]
+    )
     assert_close(comoments(activation_TI.split(sizes)), by_definition(activation_TI))
 
 
 def inputs_of(model: PreTrainedModel, path: str, windows_NT: Tensor) -> Tensor:
     seen: list[Tensor] = []
-    hook = model.model.layers.get_submodule(path).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    hook = model.model.layers.get_submodule(path).register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
     with torch.no_grad():
         model(input_ids=windows_NT)
     hook.remove()
@@ -123,8 +146,12 @@ def assert_part(part: Statistics, activation_TI: Tensor) -> None:
 def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
     dense = collect(Resident(model), WINDOWS, batch_size=3)
-    for i, layer in Calibration(Resident(model), WINDOWS, batch_size, []).visit("score", covariance=True):
-        assert layer is not None and layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
+    for i, layer in Calibration(Resident(model), WINDOWS, batch_size, []).visit(
+        "score", covariance=True
+    ):
+        assert layer is not None and layer.inverse_power == pytest.approx(
+            dense[i].inverse_power, rel=1e-5
+        )
         paths = Pair(f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj")
         for [known], [plain], path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
             assert known.parts is not None and plain.parts is None
@@ -143,17 +170,23 @@ def test_scores_need_no_held_out_windows_apart() -> None:
         torch.testing.assert_close(tuple(scores), tuple(expected), rtol=1e-5, atol=0)
     assert together.inverse_power == pytest.approx(apart.inverse_power)
     for _, layer in calibration.visit("score", covariance=True, apart=False):
-        assert layer is not None and all(known.comoments and known.parts is None for [known] in layer.blocks)
+        assert layer is not None and all(
+            known.comoments and known.parts is None for [known] in layer.blocks
+        )
 
 
 def test_behind_pruned_layers() -> None:
-    placed, plan = Resident(tiny_model("llama-gqa")), LayerPlan((0, 2), tuple(range(0, 56, 2)))
+    placed = Resident(tiny_model("llama-gqa"))
+    plan = LayerPlan((0, 2), tuple(range(0, 56, 2)))
     for i, known in Calibration(placed, WINDOWS, 4, []).in_sequence(covariance=True):
         if i == 0:
             slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
         assert known is not None and known.blocks.mlp[0].parts is not None
         if i == 1:
-            assert_part(known.blocks.mlp[0].parts[0], inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]))
+            assert_part(
+                known.blocks.mlp[0].parts[0],
+                inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]),
+            )
 
 
 class OneAtATime(Calibration):
@@ -185,13 +218,26 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 def test_one_layer_is_in_memory() -> None:
     """While layers are scored, tried out, compressed, or scored and compressed in turn."""
-    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, []), LinearCompensation()
-    adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
+    calibration = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
+    linear = LinearCompensation()
+    adapter = calibration.model.adapter
+    plan = PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
     score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
-    score_and_try(OBS(), Search(), price(adapter, 0.4), PlanDivergence(calibration, linear), NOT_KEPT)
-    assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
+    score_and_try(
+        OBS(), Search(), price(adapter, 0.4), PlanDivergence(calibration, linear), NOT_KEPT
+    )
+    assert (
+        len(
+            compress(
+                adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer
+            )
+        )
+        == 8
+    )
     another = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
-    SequentialPruning(OBS(), ULUM(), linear, slice_layer).prune(another, price(another.model.adapter, 0.4))
+    SequentialPruning(OBS(), ULUM(), linear, slice_layer).prune(
+        another, price(another.model.adapter, 0.4)
+    )
 
 
 def test_products_beyond_float32_name_the_layer() -> None:

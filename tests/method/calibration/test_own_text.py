@@ -31,12 +31,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
-    learned = GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
+    learned = GPT2Config(
+        vocab_size=VOCAB, n_positions=20, n_embd=32, n_layer=2, n_head=4, bos_token_id=1
+    )
     draft = Draft(replace(windows, seq_len=8), learned.n_positions)
     assert write(Resident(GPT2LMHeadModel(learned).eval()), draft)["tokens"] >= 41 * 8
 
 
-def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(windows: Windows) -> None:
+def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(
+    windows: Windows,
+) -> None:
     model = Resident(tiny_model("llama-gqa"))
     state = torch.get_rng_state()
     first, again = (write(model, Draft(windows))["documents"] for _ in range(2))
@@ -46,7 +50,8 @@ def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(
 
 
 def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows) -> None:
-    model, drafts = Resident(tiny_model("llama-gqa")), [Draft(replace(windows, field=use)) for use in USES]
+    model = Resident(tiny_model("llama-gqa"))
+    drafts = [Draft(replace(windows, field=use)) for use in USES]
     assert drafts[0].key != drafts[1].key
     assert not set(write(model, drafts[0])["documents"]) & set(write(model, drafts[1])["documents"])
     for ends_elsewhere in (replace(windows, bos=True), replace(windows, seq_len=16)):
@@ -58,7 +63,8 @@ def test_a_text_goes_on_where_it_was_interrupted(
 ) -> None:
     """Batch after batch, each with a seed of its own."""
     monkeypatch.setattr("flap.method.calibration.own_text.SEQUENCES", 2)
-    model, drawn = Resident(tiny_model("llama-gqa")), []
+    model = Resident(tiny_model("llama-gqa"))
+    drawn = []
 
     def sampled(*given: Any) -> torch.Tensor:
         drawn.append(sample(*given))
@@ -77,7 +83,11 @@ def test_a_text_goes_on_where_it_was_interrupted(
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_every_placement_writes_the_same(
-    placement: str, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    placement: str,
+    windows: Windows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = tiny_model("llama-gqa")
     model.save_pretrained(tmp_path / "dense")
@@ -86,13 +96,17 @@ def test_every_placement_writes_the_same(
     if placement == "stream":  # not even loaded as a whole
         monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
         monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
-    assert write(placed, Draft(windows))["documents"] == write(Resident(model), Draft(windows))["documents"]
+    assert (
+        write(placed, Draft(windows))["documents"]
+        == write(Resident(model), Draft(windows))["documents"]
+    )
     assert ("is read from disk for each token of a batch" in caplog.text) == (placement == "stream")
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
     """Neither options of generation that the model has, nor the most likely words alone."""
-    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, "f")[1]
+    placed = Resident(tiny_model("llama-gqa"))
+    start = beginning(tokenizer, "f")[1]
     with torch.no_grad():
         placed.model.lm_head.weight *= 20  # far from uniform
         expected = placed.model(torch.tensor([[start]])).logits[0, -1].softmax(0)
@@ -105,27 +119,37 @@ def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizer
 
 
 @pytest.mark.parametrize("case", ["llama-mha", "llama-gqa", "mistral-mha-tied", "qwen3_moe"])
-def test_attention_of_one_query_is_what_transformers_computes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_of_one_query_is_what_transformers_computes(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     placed = Resident(tiny_model(case))
-    model, tokens_NT = placed.model, torch.arange(3, 27).view(2, 12)
+    model = placed.model
+    tokens_NT = torch.arange(3, 27).view(2, 12)
     model.set_attn_implementation("sdpa")
 
-    queries, kernel = [], torch.nn.functional.scaled_dot_product_attention
+    queries = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
 
     def counted(query: torch.Tensor, *given: torch.Tensor, **options: Any) -> torch.Tensor:
         queries.append(query.shape[2])
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        cache = model(tokens_NT[:, :9], use_cache=True).past_key_values  # prefill, then one query at a time
-        return torch.cat([model(t_N1, past_key_values=cache).logits for t_N1 in tokens_NT[:, 9:].split(1, dim=1)])
+        cache = model(
+            tokens_NT[:, :9], use_cache=True
+        ).past_key_values  # prefill, then one query at a time
+        return torch.cat(
+            [model(t_N1, past_key_values=cache).logits for t_N1 in tokens_NT[:, 9:].split(1, dim=1)]
+        )
 
     with torch.no_grad():
         expected = stepwise()
         with attention_of_one_query(placed), monkeypatch.context() as patch:
             patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
             torch.testing.assert_close(stepwise(), expected)
-        assert queries and (1 not in queries or case == "mistral-mha-tied")  # its window needs a mask
+        assert queries and (
+            1 not in queries or case == "mistral-mha-tied"
+        )  # its window needs a mask
         assert torch.equal(stepwise(), expected)
 
 
@@ -134,7 +158,9 @@ def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> 
     with torch.no_grad():  # always the same word
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
-    with pytest.raises(ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat them"):
+    with pytest.raises(
+        ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat them"
+    ):
         write(Resident(model), Draft(windows))
 
 
@@ -144,8 +170,13 @@ def test_it_begins_with_eos_where_there_is_no_bos(
     without = deepcopy(tokenizer)
     without.bos_token = None
     assert beginning(without, "f") == ("EOS, as there is no BOS", tokenizer.eos_token_id)
-    write(Resident(tiny_model("llama-gqa")), Draft(replace(windows, tokenizer=without, field="recover")))
+    write(
+        Resident(tiny_model("llama-gqa")),
+        Draft(replace(windows, tokenizer=without, field="recover")),
+    )
     assert "recover.dataset=self: the model begins with EOS, as there is no BOS" in caplog.text
     without.eos_token = None
-    with pytest.raises(ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"):
+    with pytest.raises(
+        ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"
+    ):
         beginning(without, "f")

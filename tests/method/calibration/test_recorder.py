@@ -4,13 +4,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flap.method.calibration.recorder import BlockRecorder, ResidualRecorder, inverse_power, routed_power
+from flap.method.calibration.recorder import (
+    BlockRecorder,
+    ResidualRecorder,
+    inverse_power,
+    routed_power,
+)
 from flap.models import adapt
 from flap.models.stacked_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of
 
-HIDDEN, CHOSEN = torch.randn(3, 32), torch.tensor([[0, 1], [1, 5], [1, 0]])
+HIDDEN = torch.randn(3, 32)
+CHOSEN = torch.tensor([[0, 1], [1, 5], [1, 0]])
 WEIGHTS = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]])
 
 
@@ -25,7 +31,9 @@ def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
 def test_weights_by_hand() -> None:
     """Over three tokens: expert 0 has 0.25, expert 1 0.25 + 0.64 + 1, expert 5 0.04."""
     expected = pytest.approx((0.25 / 3, 1.89 / 3, 0, 0, 0, 0.04 / 3))
-    first, second = (tuple(one[part] for one in (HIDDEN, CHOSEN, WEIGHTS)) for part in (slice(1), slice(1, 3)))
+    first, second = (
+        tuple(one[part] for one in (HIDDEN, CHOSEN, WEIGHTS)) for part in (slice(1), slice(1, 3))
+    )
     assert routed_power([routed((HIDDEN, CHOSEN, WEIGHTS))]) == expected
     assert routed_power([routed(first, second)]) == expected
     assert routed_power([routed(first), routed(second)]) == expected
@@ -37,17 +45,26 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     """A bias of 1 in dimension e for each expert e adds its weight there."""
     model = random_model(config_of(family))
     block = adapt(model).mlp(2)  # of Nemotron-H, 1 is an attention
-    experts, seen = block.watched, []
-    experts.register_forward_hook(lambda module, args, output: seen.append((block.observe(args).weight_TM, output)))
+    experts = block.watched
+    seen = []
+    experts.register_forward_hook(
+        lambda module, args, output: seen.append((block.observe(args).weight_TM, output))
+    )
     adapt(model).decoder(input_ids=tokens())
     width = getattr(model.config, "moe_latent_size", None) or model.config.hidden_size
     dense_EH = getattr(experts, "down_proj_bias", torch.zeros(EXPERTS, width))
-    experts.register_parameter("down_proj_bias", nn.Parameter(dense_EH + torch.eye(*dense_EH.shape)))
+    experts.register_parameter(
+        "down_proj_bias", nn.Parameter(dense_EH + torch.eye(*dense_EH.shape))
+    )
     refresh_experts(experts)
-    experts._forward_hooks.move_to_end(min(experts._forward_hooks))  # what sees the output comes last
+    experts._forward_hooks.move_to_end(
+        min(experts._forward_hooks)
+    )  # what sees the output comes last
     adapt(model).decoder(input_ids=tokens())
     (weight_TE, before), (_, after) = seen
-    added = (after - before)[..., :EXPERTS].reshape(-1, *weight_TE.shape).sum(dim=0)  # Llama 4 has an output for each
+    added = (
+        (after - before)[..., :EXPERTS].reshape(-1, *weight_TE.shape).sum(dim=0)
+    )  # Llama 4 has an output for each
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
     assert torch.allclose(added, weight_TE, atol=1e-5)
 
@@ -64,7 +81,9 @@ def test_hidden_states_by_hand() -> None:
     hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 2.0], [6.0, 8.0]]])
     assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.1)
     assert inverse_power([recorded(hidden_NTD[:, :1], hidden_NTD[:, 1:])]) == pytest.approx(0.1)
-    assert inverse_power([recorded(hidden_NTD[:, :1]), recorded(hidden_NTD[:, 1:])]) == pytest.approx(0.1)
+    assert inverse_power(
+        [recorded(hidden_NTD[:, :1]), recorded(hidden_NTD[:, 1:])]
+    ) == pytest.approx(0.1)
 
 
 def test_hidden_states_of_zeros_are_left_out() -> None:

@@ -20,7 +20,8 @@ def from_batches(batches: Sequence[Tensor]) -> Statistics:
 
 def assert_two_pass(found: Statistics, activation_TI: Tensor) -> None:
     wide = activation_TI.double()
-    mean, msq = wide.mean(0), wide.square().mean(0)
+    mean = wide.mean(0)
+    msq = wide.square().mean(0)
     variance = (wide - mean).square().sum(0) / (len(wide) - 1)
     assert found.num_tokens == len(wide)
     assert {found.var_I.dtype, found.msq_I.dtype} == {torch.float32}
@@ -37,7 +38,9 @@ def random_activations(num_tokens: int, offset: float = 0.0, seed: int = 0) -> T
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(
-    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(
+        lambda sizes: sum(sizes) > 1
+    ),
     offset=st.sampled_from([0.0, -1.0, 10.0]),
     seed=st.integers(0, 2**32),
 )

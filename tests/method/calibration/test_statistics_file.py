@@ -23,5 +23,10 @@ def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> Non
         for expected, found in zip(chain(*one.blocks), chain(*other.blocks), strict=True):
             assert found.num_tokens == expected.num_tokens
             assert found.mean_I.dtype == torch.float64
-            assert torch.equal(found.mean_I, expected.mean_I) and torch.equal(found.deviation_I, expected.deviation_I)
-            assert found.comoments is expected.comoments is None and found.parts is expected.parts is None
+            assert torch.equal(found.mean_I, expected.mean_I) and torch.equal(
+                found.deviation_I, expected.deviation_I
+            )
+            assert (
+                found.comoments is expected.comoments is None
+                and found.parts is expected.parts is None
+            )

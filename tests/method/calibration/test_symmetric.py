@@ -12,7 +12,8 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("size", [1, STRIP - 1, STRIP, STRIP + 1, 3 * STRIP - 7])
 def test_rows_in_any_order_are_those_of_the_whole(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    factor_TI, vector_I = torch.randn(9, size, generator=generator), torch.randn(size, generator=generator)
+    factor_TI = torch.randn(9, size, generator=generator)
+    vector_I = torch.randn(size, generator=generator)
     found = Symmetric.zeros(size, CPU)
     found.add_products(factor_TI[:4])
     found.add_products(factor_TI[4:])
@@ -36,4 +37,6 @@ def test_it_takes_half_of_the_memory() -> None:
     assert torch.equal(found.rows(torch.arange(size)), matrix_II + matrix_II.T)
     strips = Symmetric.zeros(size, CPU).strips
     assert sum(strip.numel() for strip in strips) == size * (size + STRIP) / 2
-    assert len({strip.untyped_storage().data_ptr() for strip in strips}) == 1  # large blocks go back to the system
+    assert (
+        len({strip.untyped_storage().data_ptr() for strip in strips}) == 1
+    )  # large blocks go back to the system

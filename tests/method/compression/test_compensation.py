@@ -39,15 +39,25 @@ def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) 
     groups = ARCHITECTURES[architecture].num_key_value_heads
     attention = path == "self_attn.o_proj"
     # layer 0's attention sees the same input in all models; for the MLP to see the same, the attention stays whole
-    kept = LayerPlan((0,), tuple(range(56))) if attention else LayerPlan(tuple(range(groups)), tuple(range(20)))
+    kept = (
+        LayerPlan((0,), tuple(range(56)))
+        if attention
+        else LayerPlan(tuple(range(groups)), tuple(range(20)))
+    )
     whole = LayerPlan(tuple(range(groups)), tuple(range(56)))
     plan = PruningPlan((kept, whole, whole, whole))
     models = (model, *(changed(model, plan, COMPENSATIONS[one], known) for one in ("bias", "none")))
     dense, bias, none = (block_output(one, path) for one in models)
-    errors = {name: (out - dense).square().sum(-1).mean().item() for name, out in (("bias", bias), ("none", none))}
+    errors = {
+        name: (out - dense).square().sum(-1).mean().item()
+        for name, out in (("bias", bias), ("none", none))
+    }
     statistics = (known[0].blocks.attention if attention else known[0].blocks.mlp)[0]
     first = 64 // groups if attention else 20
-    saved = model.model.layers[0].get_submodule(path).weight[:, first:] @ statistics.mean_I[first:].float()
+    saved = (
+        model.model.layers[0].get_submodule(path).weight[:, first:]
+        @ statistics.mean_I[first:].float()
+    )
     assert errors["bias"] < errors["none"]
     assert errors["none"] - errors["bias"] == pytest.approx(saved.square().sum().item(), rel=1e-3)
 

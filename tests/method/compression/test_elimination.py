@@ -24,7 +24,9 @@ def removal(order_I: Tensor, removed: int) -> Removal:
     return Removal(order_I[:kept].sort().values, order_I[kept:].sort().values)
 
 
-def assert_slopes(weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]) -> None:
+def assert_slopes(
+    weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]
+) -> None:
     """Each slope is that of a direct solve in float64."""
     channels = len(covariance_II)
     order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
@@ -40,11 +42,15 @@ def assert_slopes(weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts
         assert (slope_OK - expected_OK).norm() <= 1e-5 * expected_OK.norm()
 
 
-HARD = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(-3, 3, 80)
+HARD = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(
+    -3, 3, 80
+)
 
 
 @pytest.mark.parametrize("ridge", RIDGES)
-@pytest.mark.parametrize("activation_TI", [noise(500, 80) @ noise(80, 80, seed=3), HARD], ids=["ordinary", "hard"])
+@pytest.mark.parametrize(
+    "activation_TI", [noise(500, 80) @ noise(80, 80, seed=3), HARD], ids=["ordinary", "hard"]
+)
 def test_one_factor_serves_every_number_of_channels(ridge: float, activation_TI: Tensor) -> None:
     """Hard: sizes a millionfold apart, few directions."""
     weight_OI = noise(4, 80, seed=4) / activation_TI.std(0)
@@ -61,14 +67,16 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
 def test_where_float32_has_no_factor_float64_has() -> None:
     """Products of small whole numbers are exact in float32, so that this covariance has exactly six directions."""
     activation_TI = (2 * noise(200, 6)).round() @ (2 * noise(6, 20, seed=3)).round()
-    covariance, order_I = given(activation_TI.T @ activation_TI), torch.arange(20)
+    covariance = given(activation_TI.T @ activation_TI)
+    order_I = torch.arange(20)
     for ridge, precision in ((1e-3, torch.float32), (1e-9, torch.float64)):
         elimination = Elimination.of(covariance, order_I, ridge, quick=True)
         assert elimination.strips[0].dtype == precision and elimination.num_channels == 20
 
 
 def test_a_singular_covariance_has_maps_from_as_many_channels_as_are_independent() -> None:
-    covariance_II, order_I = (noise(200, 6) @ noise(6, 20, seed=3)).T.cov(), torch.arange(20)
+    covariance_II = (noise(200, 6) @ noise(6, 20, seed=3)).T.cov()
+    order_I = torch.arange(20)
     elimination = Elimination.of(given(covariance_II), order_I, ridge=0.0)
     slopes = [elimination.slope(noise(4, 20), removal(order_I, removed)) for removed in (19, 15, 1)]
     assert slopes[0] is not None and slopes[1] is not None and slopes[2] is None

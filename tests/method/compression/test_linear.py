@@ -22,7 +22,9 @@ def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None
     return one_fit(LinearCompensation(ridge), weight_OI, statistics, kept)
 
 
-def one_fit(compensation: Compensation, weight_OI: Tensor, statistics: Statistics, kept: int) -> Fit:
+def one_fit(
+    compensation: Compensation, weight_OI: Tensor, statistics: Statistics, kept: int
+) -> Fit:
     channels = torch.arange(weight_OI.shape[1])
     return compensation.fits(weight_OI, statistics, [Removal(channels[:kept], channels[kept:])])[0]
 
@@ -34,7 +36,9 @@ def outputs(fitted: Fit, activation_TI: Tensor) -> Tensor:
 
 def test_by_hand() -> None:
     """Four tokens, three channels, the last two leave: x_1 = 2 x_0 + 1 exactly, x_2 is uncorrelated with x_0."""
-    activation_TI = torch.tensor([[-2.0, -3.0, 1.0], [-2.0, -3.0, 3.0], [2.0, 5.0, 1.0], [2.0, 5.0, 3.0]])
+    activation_TI = torch.tensor(
+        [[-2.0, -3.0, 1.0], [-2.0, -3.0, 3.0], [2.0, 5.0, 1.0], [2.0, 5.0, 3.0]]
+    )
     weight_OI = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
     both = in_parts(activation_TI, activation_TI)
     exact = one_fit(LinearCompensation(0.0), weight_OI, both, 1)
@@ -53,7 +57,8 @@ def test_without_held_out_tokens_the_bias_stays() -> None:
     """As of an expert: the error on no token is no error of a map."""
     activation_TI = noise(30, 20) + 3
     for trial in (False, True):  # in a trial because there are fewer than two tokens a channel
-        removal, statistics = Removal(*torch.arange(20).split(12)), in_parts(activation_TI, activation_TI[:0])
+        removal = Removal(*torch.arange(20).split(12))
+        statistics = in_parts(activation_TI, activation_TI[:0])
         [fitted] = LinearCompensation().fits(noise(4, 20, seed=1), statistics, [removal], trial)
         assert fitted.report == (None, 0.0, 0.0)
         torch.testing.assert_close(fitted.weight_OK, noise(4, 20, seed=1)[:, :12])
@@ -61,10 +66,13 @@ def test_without_held_out_tokens_the_bias_stays() -> None:
 
 def test_held_out_errors_are_those_of_the_outputs() -> None:
     """Measured on the held-out tokens themselves, with the map that the other tokens alone would give."""
-    activation_TI, weight_OI = noise(100, 8) @ noise(8, 8, seed=3), noise(4, 8, seed=4)
+    activation_TI = noise(100, 8) @ noise(8, 8, seed=3)
+    weight_OI = noise(4, 8, seed=4)
     held_out = torch.arange(100) % 5 == 0
     one = in_parts(activation_TI[~held_out], activation_TI[~held_out])
-    without, bias = (one_fit(kind, weight_OI, one, 5) for kind in (LinearCompensation(0.1), BiasCompensation()))
+    without, bias = (
+        one_fit(kind, weight_OI, one, 5) for kind in (LinearCompensation(0.1), BiasCompensation())
+    )
     dense_TO = activation_TI @ weight_OI.T
     measured = [
         (outputs(fitted, activation_TI) - dense_TO)[held_out].square().sum(1).mean().item()
@@ -76,16 +84,25 @@ def test_held_out_errors_are_those_of_the_outputs() -> None:
 
 
 def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
-    activation_TI, weight_OI = noise(60, 30) @ noise(30, 30, seed=3), noise(4, 30, seed=4)
-    errors = {ridge: fit(weight_OI, activation_TI, 20, ridge).report for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    activation_TI = noise(60, 30) @ noise(30, 30, seed=3)
+    weight_OI = noise(4, 30, seed=4)
+    errors = {
+        ridge: fit(weight_OI, activation_TI, 20, ridge).report
+        for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    }
     chosen = fit(weight_OI, activation_TI, 20).report
     assert chosen is not None
-    assert chosen.held_out_error == min(one.held_out_error for one in errors.values() if one is not None)
+    assert chosen.held_out_error == min(
+        one.held_out_error for one in errors.values() if one is not None
+    )
     assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
 
 
 def removals(channels: int, *sets: set[int]) -> list[Removal]:
-    return [Removal(torch.tensor(sorted(set(range(channels)) - one)), torch.tensor(sorted(one))) for one in sets]
+    return [
+        Removal(torch.tensor(sorted(set(range(channels)) - one)), torch.tensor(sorted(one)))
+        for one in sets
+    ]
 
 
 def test_each_removal_of_a_chain_contains_those_before_it() -> None:
@@ -94,15 +111,20 @@ def test_each_removal_of_a_chain_contains_those_before_it() -> None:
 
 def test_the_largest_ridge_is_tried_where_no_smaller_one_beats_the_bias() -> None:
     """Few tokens of channels that have a little in common."""
-    activation_TI, weight_OI = noise(50, 30, seed=53) + 0.5 * noise(50, 1, seed=93), noise(4, 30, seed=4)
+    activation_TI = noise(50, 30, seed=53) + 0.5 * noise(50, 1, seed=93)
+    weight_OI = noise(4, 30, seed=4)
     reports = [fit(weight_OI, activation_TI, 20, ridge).report for ridge in (1e-2, 1e-1, 1.0, None)]
     assert [one and one.ridge for one in reports] == [None, None, 1.0, 1.0]
-    assert reports[-1] is not None and reports[-1].held_out_error < 0.8 * reports[-1].held_out_error_of_bias
+    assert (
+        reports[-1] is not None
+        and reports[-1].held_out_error < 0.8 * reports[-1].held_out_error_of_bias
+    )
 
 
 def test_removals_of_one_projection_are_those_that_each_has_alone() -> None:
     """Nested ones, equal ones, and ones that are not nested."""
-    activation_TI, weight_OI = noise(500, 12) @ noise(12, 12, seed=3), noise(4, 12, seed=4)
+    activation_TI = noise(500, 12) @ noise(12, 12, seed=3)
+    weight_OI = noise(4, 12, seed=4)
     statistics = in_parts(activation_TI[:400], activation_TI[400:])
     several = removals(12, {3}, {3, 7}, {1, 3, 7, 8, 9}, {0, 2}, {3, 7}, {11})
     for trial in (False, True):
@@ -111,12 +133,17 @@ def test_removals_of_one_projection_are_those_that_each_has_alone() -> None:
             [alone] = LinearCompensation().fits(weight_OI, statistics, [removal], trial)
             torch.testing.assert_close(fitted.weight_OK, alone.weight_OK, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(fitted.bias_O, alone.bias_O, rtol=1e-4, atol=1e-4)
-            assert fitted.report is not None and alone.report is not None and fitted.report.ridge == alone.report.ridge
+            assert (
+                fitted.report is not None
+                and alone.report is not None
+                and fitted.report.ridge == alone.report.ridge
+            )
 
 
 def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
     """Independent channels, few tokens: every map is noise, and on held-out tokens worse than the bias."""
-    activation_TI, weight_OI = noise(40, 30), noise(4, 30, seed=4)
+    activation_TI = noise(40, 30)
+    weight_OI = noise(4, 30, seed=4)
     fitted = fit(weight_OI, activation_TI, 20)
     assert fitted.report is not None and fitted.report.ridge is None
     assert fitted.report.held_out_error == fitted.report.held_out_error_of_bias
@@ -125,7 +152,9 @@ def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
 
 
 @pytest.mark.parametrize("ridge", [None, 0.0, 0.01])
-@pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
+@pytest.mark.parametrize(
+    "case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"]
+)
 def test_whatever_the_channels_do_it_is_finite(case: str, ridge: float | None) -> None:
     activation_TI = peculiar(case, noise(12 if case == "few tokens" else 100, 20))
     scale = {"huge": 1e15, "tiny": 1e-15}.get(case, 1.0)
@@ -141,7 +170,8 @@ def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architectur
     model = tiny_model(architecture)
     groups = ARCHITECTURES[architecture].num_key_value_heads
     for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
+        mlp = layer.mlp
         for linear in (mlp.gate_proj, mlp.up_proj):
             linear.weight.data[28:] = linear.weight.data[:28]
             if linear.bias is not None:

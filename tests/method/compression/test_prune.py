@@ -20,8 +20,14 @@ def test_masked_equals_sliced(architecture: str, structure: str) -> None:
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
     plan = plan_for(architecture, list(METRICS)[turn % len(METRICS)], structure)
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]
-    sliced, masked = (changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer))
-    assert adapt(sliced).num_parameters() < adapt(masked).num_parameters() == adapt(model).num_parameters()
+    sliced, masked = (
+        changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer)
+    )
+    assert (
+        adapt(sliced).num_parameters()
+        < adapt(masked).num_parameters()
+        == adapt(model).num_parameters()
+    )
     torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
 
 

@@ -23,7 +23,8 @@ def scored(name: str, model: PreTrainedModel, known: LayerStatistics) -> Tensor:
 @torch.no_grad()
 def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
     """Outputs (T, E, H) of every expert for every token, and router weights (T, E)."""
-    adapter, seen = adapt(model), []
+    adapter = adapt(model)
+    seen = []
     experts = adapter.layers[LAYER].get_submodule(adapter.family.experts)
     hook = experts.register_forward_pre_hook(lambda _, args: seen.extend(args))
     model(input_ids=tokens())
@@ -35,14 +36,18 @@ def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
     else:
         hidden_TH, chosen_TK, weight_TK = seen
         ones = torch.ones(len(hidden_TH), 1)
-        each = [experts(hidden_TH, torch.full_like(ones, e, dtype=torch.long), ones) for e in range(EXPERTS)]
+        each = [
+            experts(hidden_TH, torch.full_like(ones, e, dtype=torch.long), ones)
+            for e in range(EXPERTS)
+        ]
         output_TEH = torch.stack(each, dim=1)
         weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
     return output_TEH.double(), weight_TE.double()
 
 
 def by_formula(output_TEH: Tensor, weight_TE: Tensor) -> dict[str, Tensor]:
-    sent_TE, norm_TE = weight_TE > 0, output_TEH.norm(dim=2)
+    sent_TE = weight_TE > 0
+    norm_TE = output_TEH.norm(dim=2)
     count_E = sent_TE.sum(0)
     variance = [output_TEH[sent_TE[:, e], e].var(dim=0).sum() for e in range(EXPERTS)]
     return {
@@ -55,7 +60,8 @@ def by_formula(output_TEH: Tensor, weight_TE: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_the_formula(family: str) -> None:
     model = random_model(config_of(family))
-    expected, known = by_formula(*run_each(model, family)), observed(model)[LAYER]
+    expected = by_formula(*run_each(model, family))
+    known = observed(model)[LAYER]
     blocks = adapt(model, True).blocks(LAYER)
     found = {name: score_layer(metric(), blocks, known) for name, metric in EXPERT_METRICS.items()}
     assert found.keys() == expected.keys()

@@ -38,14 +38,20 @@ def test_every_metric_has_its_oracle() -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_by_hand(name: str) -> None:
-    assert METRICS[name]().score(WEIGHT_OI, STATISTICS).tolist() == pytest.approx(EXPECTED[name], rel=1e-6)
+    assert METRICS[name]().score(WEIGHT_OI, STATISTICS).tolist() == pytest.approx(
+        EXPECTED[name], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_square_attention_squares_attention_alone(name: str) -> None:
     adapter, known = calibrated("llama-gqa")
-    plain = score_layers(replace(METRICS[name](), square_attention=False), adapter, enumerate(known))
-    squared = score_layers(replace(METRICS[name](), square_attention=True), adapter, enumerate(known))
+    plain = score_layers(
+        replace(METRICS[name](), square_attention=False), adapter, enumerate(known)
+    )
+    squared = score_layers(
+        replace(METRICS[name](), square_attention=True), adapter, enumerate(known)
+    )
     for one, other in zip(squared.layers, plain.layers, strict=True):
         assert torch.equal(one.attention, other.attention.square())
         assert torch.equal(one.mlp, other.mlp)
@@ -57,7 +63,9 @@ def test_who_squares_by_default() -> None:
 
 def test_random_is_seeded_and_differs_by_layer() -> None:
     adapter, _ = calibrated("llama-gqa")
-    first, again, other = (score_layers(Random(seed=seed), adapter, enumerate([None] * 4)).layers for seed in (3, 3, 4))
+    first, again, other = (
+        score_layers(Random(seed=seed), adapter, enumerate([None] * 4)).layers for seed in (3, 3, 4)
+    )
     for i in range(4):
         assert torch.equal(first[i].mlp, again[i].mlp)
         assert torch.equal(first[i].attention, again[i].attention)
@@ -70,7 +78,10 @@ def test_random_is_seeded_and_differs_by_layer() -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> None:
     _, known = calibrated("llama-gqa")
-    for block, named in (("1.self_attn.o_proj", "layer 1 attention"), ("2.mlp.down_proj", "layer 2 MLP")):
+    for block, named in (
+        ("1.self_attn.o_proj", "layer 1 attention"),
+        ("2.mlp.down_proj", "layer 2 MLP"),
+    ):
         model = tiny_model("llama-gqa")
         model.model.layers.get_submodule(block).weight.data[0, 7] = value
         with pytest.raises(ValueError, match=f"scores of {named} are not finite"):
@@ -86,6 +97,8 @@ class OfRows(Metric):
 
 
 def test_scores_of_a_wrong_shape_name_the_metric() -> None:
-    line = rf"metric: {__name__}.OfRows returns scores of shape \(3,\): expected \(4,\), one a channel"
+    line = (
+        rf"metric: {__name__}.OfRows returns scores of shape \(3,\): expected \(4,\), one a channel"
+    )
     with pytest.raises(ValueError, match=line):
         OfRows().score_units(WEIGHT_OI, STATISTICS, torch.arange(4)[:, None])

@@ -14,7 +14,9 @@ def layer(heads: int) -> Pair[torch.Tensor]:
 
 def test_scores_are_read_as_written(tmp_path: Path) -> None:
     plain = Scores((layer(3), layer(4)))
-    searched = Scores((layer(3), layer(4)), (0.1, 1e-30), ((0.5, 1e-30), ()), ((0.1, 1e-12), (2.0,)))
+    searched = Scores(
+        (layer(3), layer(4)), (0.1, 1e-30), ((0.5, 1e-30), ()), ((0.1, 1e-12), (2.0,))
+    )
     for scores in (plain, searched):
         SCORES.write(scores, tmp_path / "data")
         found = SCORES.read(tmp_path / "data")

@@ -14,9 +14,15 @@ from flap.models import PlacedModel, Resident
 from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 
-SEQ_LEN, BATCH, STEPS = 16, 8, 40
-FULL = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=0.015, seq_len=SEQ_LEN, batch_size=BATCH)
-LORA = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=1e-2, seq_len=SEQ_LEN, batch_size=BATCH, rank=8)
+SEQ_LEN = 16
+BATCH = 8
+STEPS = 40
+FULL = Recovery(
+    "words", STEPS * BATCH * SEQ_LEN, learning_rate=0.015, seq_len=SEQ_LEN, batch_size=BATCH
+)
+LORA = Recovery(
+    "words", STEPS * BATCH * SEQ_LEN, learning_rate=1e-2, seq_len=SEQ_LEN, batch_size=BATCH, rank=8
+)
 
 
 def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PlacedModel:
@@ -31,7 +37,9 @@ def in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def compressed(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def compressed(
+    architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     model = tiny_model(architecture)
     prune(model, 0.3)
     return in_type(model, dtype)
@@ -42,11 +50,17 @@ def windows(recovery: Recovery = FULL) -> Tensor:
 
 
 def recovered(
-    model: PreTrainedModel, recovery: Recovery, folder: Path, architecture: str = "llama-gqa", seed: int = 0
+    model: PreTrainedModel,
+    recovery: Recovery,
+    folder: Path,
+    architecture: str = "llama-gqa",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What is reported of the training of a model, which is changed in place."""
     dtype = model.dtype
-    return recover(recovery, Resident(model), dense(architecture, dtype), windows(recovery), folder, seed)
+    return recover(
+        recovery, Resident(model), dense(architecture, dtype), windows(recovery), folder, seed
+    )
 
 
 def state(model: PreTrainedModel) -> dict[str, Tensor]:

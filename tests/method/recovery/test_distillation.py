@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import FalconConfig, GPT2Config, OPTConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    FalconConfig,
+    GPT2Config,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from flap.checkpoint.save import make_label, save
 from flap.method.recovery import Recovery
@@ -17,7 +24,17 @@ from flap.method.recovery.trainable import trainable
 from flap.models import Resident
 from tests.cases import random_model, tiny_model, tokens
 from tests.helpers.pruned import logits, prune
-from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, in_type, recovered, state, windows
+from tests.method.recovery.small import (
+    FULL,
+    LORA,
+    compressed,
+    dense,
+    equal,
+    in_type,
+    recovered,
+    state,
+    windows,
+)
 
 # Less than half of the steps, of which one comes after an evaluation: for what holds after each of them.
 SHORT, SHORT_LORA = (replace(one, tokens=17 * one.tokens_a_step) for one in (FULL, LORA))
@@ -39,35 +56,53 @@ def test_the_divergence_falls_and_the_model_reloads(
     recovery, architecture, dtype = CASES[case]
     model = tiny_model(architecture)
     plan = prune(model, 0.3)
-    before, kind = state(in_type(model, dtype)), type(model)
+    before = state(in_type(model, dtype))
+    kind = type(model)
     found = recovered(model, recovery, tmp_path / "work", architecture)
     assert found["nats_after"] < 0.9 * found["nats_before"]
     held_out_NT = windows(recovery)[:HELD_OUT_WINDOWS]
     again = mean_divergence(Resident(model), dense(architecture, dtype), held_out_NT, 8)
     assert again == found["nats_after"]
     assert found["tokens"] == recovery.tokens and not found["stopped_early"]
-    assert found["nats_by_tokens"][0][1] == pytest.approx(found["nats_before"], rel=0.03)  # in autocast
+    assert found["nats_by_tokens"][0][1] == pytest.approx(
+        found["nats_before"], rel=0.03
+    )  # in autocast
     after = state(model)
-    assert {name: (p.shape, p.dtype) for name, p in after.items()} == {n: (p.shape, p.dtype) for n, p in before.items()}
-    assert type(model) is kind and not model.training and all(p.requires_grad for p in model.parameters())
+    assert {name: (p.shape, p.dtype) for name, p in after.items()} == {
+        n: (p.shape, p.dtype) for n, p in before.items()
+    }
+    assert (
+        type(model) is kind
+        and not model.training
+        and all(p.requires_grad for p in model.parameters())
+    )
     # which compares the reloaded model with this one
     save(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
 
 
-@pytest.mark.parametrize(("recovery", "trained"), [(SHORT, ("layers", "norm")), (SHORT_LORA, ("proj.weight",))])
-def test_embeddings_and_head_stay(recovery: object, trained: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recovery", "trained"), [(SHORT, ("layers", "norm")), (SHORT_LORA, ("proj.weight",))]
+)
+def test_embeddings_and_head_stay(
+    recovery: object, trained: tuple[str, ...], tmp_path: Path
+) -> None:
     model = compressed("qwen3-gqa")
     before = state(model)
     recovered(model, recovery, tmp_path, "qwen3-gqa")
-    changed = {name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])
+    }
     assert changed == {name for name in before if any(part in name for part in trained)}
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= before.keys() - changed
 
 
 @pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_dense_model_that_shares_tensors_stays(recovery: Recovery, dtype: torch.dtype, tmp_path: Path) -> None:
-    model, teacher = compressed("llama-gqa", dtype), dense("llama-gqa", dtype)
+def test_a_dense_model_that_shares_tensors_stays(
+    recovery: Recovery, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = compressed("llama-gqa", dtype)
+    teacher = dense("llama-gqa", dtype)
     model.model.embed_tokens.weight = model.lm_head.weight = teacher.model.model.embed_tokens.weight
     for layer, dense_layer in zip(model.model.layers, teacher.model.model.layers, strict=True):
         layer.input_layernorm.weight = dense_layer.input_layernorm.weight
@@ -79,7 +114,9 @@ def test_a_dense_model_that_shares_tensors_stays(recovery: Recovery, dtype: torc
 
 @pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
 def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_path: Path) -> None:
-    teacher, tokens_NT, models = dense(), windows(recovery), [compressed(), compressed()]
+    teacher = dense()
+    tokens_NT = windows(recovery)
+    models = [compressed(), compressed()]
     for number, model in enumerate(models):
         torch.manual_seed(number)
         before = torch.random.get_rng_state()
@@ -103,8 +140,11 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
 
 def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
-        model, calls = compressed(), []
-        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+        model = compressed()
+        calls = []
+        model.model.layers[0].mlp.register_forward_pre_hook(
+            lambda *_: calls.append(torch.is_grad_enabled())
+        )
         recovery = replace(SHORT, gradient_checkpointing=checkpointing)
         recovered(model, recovery, tmp_path / str(checkpointing))
         assert not model.is_activation_checkpointing
@@ -116,10 +156,14 @@ def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("learning_rate", "better"), [(0.015, True), (1e-6, False)])
-def test_what_rounding_takes_back_is_not_reported(learning_rate: float, better: bool, tmp_path: Path) -> None:
+def test_what_rounding_takes_back_is_not_reported(
+    learning_rate: float, better: bool, tmp_path: Path
+) -> None:
     """bfloat16 is coarser than training: what its numbers compute is reported, and the start stays if it is better."""
     recovery = replace(FULL, learning_rate=learning_rate)
-    model, teacher, tokens_NT = compressed().bfloat16(), dense(), windows(FULL)
+    model = compressed().bfloat16()
+    teacher = dense()
+    tokens_NT = windows(FULL)
     before = state(model)
     found = recover(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
     after = mean_divergence(Resident(model), teacher, tokens_NT[:HELD_OUT_WINDOWS], FULL.batch_size)
@@ -135,7 +179,9 @@ def test_diverged_training_keeps_the_best(
     model = compressed()
     before = state(model)
     found = recovered(model, replace(FULL, learning_rate=learning_rate, patience=1), tmp_path)
-    assert found["stopped_early"] and found["best_after_tokens"] == 0 and found["tokens"] < FULL.tokens
+    assert (
+        found["stopped_early"] and found["best_after_tokens"] == 0 and found["tokens"] < FULL.tokens
+    )
     assert found["nats_after"] == found["nats_before"] and equal(state(model), before)
     assert (found["nats_by_tokens"][-1][1] is None) == (learning_rate == 1e30)
     assert "no step was better than the compressed model" in caplog.text
@@ -147,7 +193,9 @@ def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
     model = compressed()
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="recover=full: the predictions of the compressed model are not finite"):
+    with pytest.raises(
+        ValueError, match="recover=full: the predictions of the compressed model are not finite"
+    ):
         recovered(model, FULL, tmp_path)
 
 
@@ -155,10 +203,18 @@ def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [GPT2Config, OPTConfig, FalconConfig])
 def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery: Recovery) -> None:
     """The dense model, whose predictions are learnt, drops nothing either."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "ffn_dim": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+        "ffn_dim": 64,
+    }
     drops = {"layerdrop": 0.5, "attention_dropout": 0.5, "attn_pdrop": 0.5, "hidden_dropout": 0.5}
     model = random_model(
-        config(**sizes, **drops, word_embed_proj_dim=32, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+        config(
+            **sizes, **drops, word_embed_proj_dim=32, bos_token_id=1, eos_token_id=2, pad_token_id=0
+        )
     )
     given = model.train()(input_ids=tokens() % 64).logits
     assert not torch.equal(given, model(input_ids=tokens() % 64).logits)

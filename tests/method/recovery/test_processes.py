@@ -21,15 +21,22 @@ SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN, held_out=7)  # which two processes
 
 def train(model_dir: Path, folder: Path) -> None:
     """Train in this process, or as one of several; leaves what it found and the weights in the folder."""
-    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), folder / "cache", trust_remote_code=False)
+    source = find_model(
+        ModelConfig("tiny", str(model_dir), device="cpu"), folder / "cache", trust_remote_code=False
+    )
     model = compressed()
     tokens_NT = windows(SHORT)
-    tokens_NT[::3, 1:] = marked(tokens_NT[::3, 1:], torch.tensor(False))  # nor do they share what counts
+    tokens_NT[::3, 1:] = marked(
+        tokens_NT[::3, 1:], torch.tensor(False)
+    )  # nor do they share what counts
     found = recover(SHORT, Resident(model), source.open(), tokens_NT, folder / "work", seed=0)
     own = folder / str(ranks.rank())
     own.mkdir(parents=True)
     (own / "found.json").write_text(json.dumps(found))
-    save_file({name: one.contiguous() for name, one in model.named_parameters()}, own / "weights.safetensors")
+    save_file(
+        {name: one.contiguous() for name, one in model.named_parameters()},
+        own / "weights.safetensors",
+    )
 
 
 @pytest.mark.long
@@ -45,4 +52,6 @@ def test_they_train_as_one_process_does(model_dir: Path, tmp_path: Path) -> None
     assert found[0]["nats_after"] < 0.99 * found[0]["nats_before"]
     for other in others:
         for name, one in weights.items():
-            assert torch.dist(one, other[name]) <= 2e-4 * one.norm(), name  # where gradients are 0, rounding moves them
+            assert torch.dist(one, other[name]) <= 2e-4 * one.norm(), (
+                name
+            )  # where gradients are 0, rounding moves them

@@ -13,7 +13,12 @@ from flap.results import Report
 from flap.runs.preparation import prepare
 from tests.helpers.runs import composed, tiny
 
-RECONSTRUCT = ["recover=reconstruct", "recover.batch_size=1", "recover.epochs=4", "recover.learning_rate=0.015"]
+RECONSTRUCT = [
+    "recover=reconstruct",
+    "recover.batch_size=1",
+    "recover.epochs=4",
+    "recover.learning_rate=0.015",
+]
 WINDOWS = ["calibration.num_samples=40", "calibration.seq_len=16"]
 OPTIONS = Reconstruction(epochs=2, learning_rate=1e-4)
 RunTiny = Callable[..., Report]
@@ -29,17 +34,25 @@ RunTiny = Callable[..., Report]
         (64, 128, 1, 2 * 51),
     ],
 )
-def test_every_fifth_window_is_held_out(num_samples: int, seq_len: int, batch_size: int | None, steps: int) -> None:
+def test_every_fifth_window_is_held_out(
+    num_samples: int, seq_len: int, batch_size: int | None, steps: int
+) -> None:
     recovery = replace(OPTIONS, batch_size=batch_size).on(num_samples, seq_len)
     assert (recovery.steps, recovery.name) == (steps, "reconstruct")
     assert recovery.held_out == len(range(0, num_samples, HELD_OUT))
 
 
-def test_the_windows_are_those_of_the_calibration(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+def test_the_windows_are_those_of_the_calibration(
+    model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
     prepared = prepare(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS), tmp_path)
-    windows, recovery = prepared.texts["calibration"], prepared.choices.recovery
+    windows = prepared.texts["calibration"]
+    recovery = prepared.choices.recovery
     assert recovery is not None and set(prepared.texts) == {"calibration"}
-    trained_NT, (fitting, held_out) = distillation.training_windows(recovery, windows), split_windows(windows.tokens_NT)
+    trained_NT, (fitting, held_out) = (
+        distillation.training_windows(recovery, windows),
+        split_windows(windows.tokens_NT),
+    )
     assert torch.equal(trained_NT[: recovery.held_out], held_out)
     assert torch.equal(trained_NT[recovery.held_out :], fitting)
 
@@ -48,4 +61,7 @@ def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -
     report = run_tiny(tmp_path / "run", *RECONSTRUCT, *WINDOWS)
     found = report.recovery
     assert found["choice"] == "reconstruct" and found["tokens"] == 4 * 32 * 16
-    assert found["nats_after"] < 0.95 * found["nats_before"] and set(report.sources) & {"recovery"} == set()
+    assert (
+        found["nats_after"] < 0.95 * found["nats_before"]
+        and set(report.sources) & {"recovery"} == set()
+    )

@@ -13,7 +13,12 @@ from flap.checkpoint.load import load
 from flap.method.recovery.training import Bar
 from flap.results import Report, markdown
 
-RECOVER = ["recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=0.015"]
+RECOVER = [
+    "recover=full",
+    "recover.tokens=2432",
+    "recover.seq_len=16",
+    "recover.learning_rate=0.015",
+]
 NAME = "words.txt/perplexity@16"
 RunTiny = Callable[..., Report]
 
@@ -29,7 +34,9 @@ def trained(run_tiny: RunTiny, tmp_path_factory: pytest.TempPathFactory) -> Repo
     return run_tiny(tmp_path_factory.mktemp("trained"), *RECOVER)
 
 
-def test_the_report_says_what_was_trained(trained: Report, plain: Report, text_file: Path, tmp_path: Path) -> None:
+def test_the_report_says_what_was_trained(
+    trained: Report, plain: Report, text_file: Path, tmp_path: Path
+) -> None:
     found = trained.recovery
     assert found["choice"] == "full" and found["tokens"] == found["best_after_tokens"] == 2432
     assert found["nats_after"] < 0.9 * found["nats_before"] and found["nats_by_tokens"][0][0] == 0
@@ -41,14 +48,22 @@ def test_the_report_says_what_was_trained(trained: Report, plain: Report, text_f
 
 
 def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) -> None:
-    assert trained.evaluation["compressed"] == plain.evaluation["pruned"] != trained.evaluation["pruned"]
+    assert (
+        trained.evaluation["compressed"]
+        == plain.evaluation["pruned"]
+        != trained.evaluation["pruned"]
+    )
     [row] = [line for line in markdown(trained).splitlines() if line.startswith(f"| {NAME} |")]
-    shown = [f"{trained.evaluation[which][NAME]:,.3f}" for which in ("dense", "compressed", "pruned")]
+    shown = [
+        f"{trained.evaluation[which][NAME]:,.3f}" for which in ("dense", "compressed", "pruned")
+    ]
     assert [cell.split()[0] for cell in row.split("|")[2:5]] == shown
     assert "compressed" not in markdown(plain)
     error = trained.recovery["difference_stderr"][NAME]
     change = trained.evaluation["pruned"][NAME] - trained.evaluation["compressed"][NAME]
-    assert 0 < error != trained.difference_stderr[NAME]  # paired with the model before, and with the dense one
+    assert (
+        0 < error != trained.difference_stderr[NAME]
+    )  # paired with the model before, and with the dense one
     assert row.split("|")[6].strip().startswith(f"{change:+,.2f} ± {error:,.2f} (")
 
 

@@ -36,7 +36,8 @@ def test_the_best_is_kept_and_training_ends_without_a_new_one(
 ) -> None:
     """So many evaluations come before the end, and that one of them gave the kept parameters."""
     student = nn.Linear(1, 1)
-    keep, log = KeepBest(student, patience, tmp_path / BEST), []
+    keep = KeepBest(student, patience, tmp_path / BEST)
+    log = []
     control = SimpleNamespace(should_training_stop=False)
     for step, value in enumerate(nats):
         nn.init.constant_(student.weight, step)
@@ -71,9 +72,11 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
 ) -> None:
     monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
     recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
-    undisturbed, model = compressed(), compressed()
+    undisturbed = compressed()
+    model = compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
-    last, saved = expected["tokens"] // recovery.tokens_a_step, 0
+    last = expected["tokens"] // recovery.tokens_a_step
+    saved = 0
     for killed_after in (min(step, last) for step in (5, 12, SHORT - 1)):
         taken = steps_taken(monkeypatch, killed_after)
         with pytest.raises(KeyboardInterrupt):
@@ -85,9 +88,14 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     assert taken[0] == saved + 1 and equal(state(model), state(undisturbed))
 
 
-def test_each_window_of_a_step_is_trained_on_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)  # the last two windows make no step
-    sizes, forward = list[int](), Student.forward
+def test_each_window_of_a_step_is_trained_on_once_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery = replace(
+        FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2
+    )  # the last two windows make no step
+    sizes = list[int]()
+    forward = Student.forward
 
     def noted(student: Student, input_ids: torch.Tensor) -> Any:
         if student.training:
@@ -100,8 +108,11 @@ def test_each_window_of_a_step_is_trained_on_once_an_epoch(tmp_path: Path, monke
     assert sizes == [4, 4] and found["tokens"] == 2 * 4 * FULL.seq_len
 
 
-def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = compressed(), compressed()
+def test_a_training_that_has_ended_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compressed()
+    second = compressed()
     expected = recovered(first, FULL, tmp_path)
     taken = steps_taken(monkeypatch)
     assert recovered(second, FULL, tmp_path) == expected
@@ -110,18 +121,26 @@ def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch
 
 def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
-    for number, text in {"4": '{"step": 4}', "20": '{"step": 20}', "100": "", "120": '{"step": 12'}.items():
+    for number, text in {
+        "4": '{"step": 4}',
+        "20": '{"step": 20}',
+        "100": "",
+        "120": '{"step": 12',
+    }.items():
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
     (tmp_path / "checkpoint-200").mkdir()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
 
 
-def test_nothing_that_trainer_has_pickled_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_that_trainer_has_pickled_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps_taken(monkeypatch, killed_after=20)
     with pytest.raises(KeyboardInterrupt):
         recovered(compressed(), FULL, tmp_path)
-    loaded, load = [], torch.load
+    loaded = []
+    load = torch.load
 
     def watched(file: Any, *args: Any, **options: Any) -> Any:
         loaded.append((Path(file).name, options["weights_only"]))
@@ -130,7 +149,11 @@ def test_nothing_that_trainer_has_pickled_is_unpickled(tmp_path: Path, monkeypat
     monkeypatch.setattr(torch, "load", watched)
     steps_taken(monkeypatch)
     recovered(compressed(), FULL, tmp_path)
-    assert sorted(loaded) == [("optimizer.pt", True), ("rng_state.pth", True), ("scheduler.pt", True)]
+    assert sorted(loaded) == [
+        ("optimizer.pt", True),
+        ("rng_state.pth", True),
+        ("scheduler.pt", True),
+    ]
 
 
 def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they_are() -> None:
@@ -144,13 +167,19 @@ def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they
     assert rates[1] == [0.01] * 3
 
 
-def test_a_full_disk_names_the_folder_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_names_the_folder_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):  # there is room: it is another error
+    with pytest.raises(
+        RuntimeError, match=r"^PytorchStreamWriter"
+    ):  # there is room: it is another error
         recovered(compressed(), FULL, tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=rf"^{tmp_path}/b: no room for the state of the training \(Pytorch"):
+    with pytest.raises(
+        OSError, match=rf"^{tmp_path}/b: no room for the state of the training \(Pytorch"
+    ):
         recovered(compressed(), FULL, tmp_path / "b")

@@ -30,9 +30,16 @@ FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 @torch.no_grad()
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows_NT: Tensor) -> float:
     """Of each EVERY-th prediction, or where not all tokens count of all predictions of those that do."""
-    p_NTV, q_NTV = (one(input_ids=unmarked(windows_NT)).logits.double().softmax(-1) for one in (dense, pruned))
-    nats_NT, counted_P = (p_NTV * (p_NTV / q_NTV).log()).sum(-1), counted_predictions(windows_NT)
-    return (nats_NT[:, EVERY - 1 :: EVERY] if counted_P is None else nats_NT.flatten()[counted_P]).mean().item()
+    p_NTV, q_NTV = (
+        one(input_ids=unmarked(windows_NT)).logits.double().softmax(-1) for one in (dense, pruned)
+    )
+    nats_NT = (p_NTV * (p_NTV / q_NTV).log()).sum(-1)
+    counted_P = counted_predictions(windows_NT)
+    return (
+        (nats_NT[:, EVERY - 1 :: EVERY] if counted_P is None else nats_NT.flatten()[counted_P])
+        .mean()
+        .item()
+    )
 
 
 def tried(
@@ -59,7 +66,11 @@ def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation: str) -> None:
-    (model, known), fit, plans = calibrated(architecture), COMPENSATIONS[compensation], some_plans(architecture)
+    (model, known), fit, plans = (
+        calibrated(architecture),
+        COMPENSATIONS[compensation],
+        some_plans(architecture),
+    )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     measured = divergences(Calibration(Resident(model), WINDOWS, 3, known), fit, plans, 48)
     _, held_out_NT = split_windows(WINDOWS)
@@ -72,28 +83,37 @@ def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation
 @pytest.mark.parametrize(("num_tokens", "windows"), [(1, 1), (24, 1), (25, 2), (10**6, 2)])
 def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: int) -> None:
     (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
-    [measured] = divergences(Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan], num_tokens)
+    [measured] = divergences(
+        Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan], num_tokens
+    )
     pruned = tried(model, plan, FITS[0], known)
     assert measured == pytest.approx(by_hand(model, pruned, WINDOWS[[0, 5]][-windows:]), rel=1e-3)
 
 
-@pytest.mark.parametrize("marks", [(0, -3), (-3, 24)])  # where they end in both windows; the last has no answer then
+@pytest.mark.parametrize(
+    "marks", [(0, -3), (-3, 24)]
+)  # where they end in both windows; the last has no answer then
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     marks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flap.data.counted.FEW", 1)
     (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
-    windows, text_N = WINDOWS.clone(), torch.tensor([0, 0, 1, 1, 0, 1])
+    windows = WINDOWS.clone()
+    text_N = torch.tensor([0, 0, 1, 1, 0, 1])
     for w, end in zip((0, 5), marks, strict=True):
         windows[w, :end] = -1 - windows[w, :end]
-    [nats] = divergences(Calibration(Resident(model), windows, 3, known, text_N), FITS[0], [plan], 48)
+    [nats] = divergences(
+        Calibration(Resident(model), windows, 3, known, text_N), FITS[0], [plan], 48
+    )
     pruned = tried(model, plan, FITS[0], known)
     both = windows[:1], windows[5:] if (windows[5] >= 0).any() else WINDOWS[5:]
     assert nats == pytest.approx(max(by_hand(model, pruned, one) for one in both), rel=1e-3)
 
 
 @pytest.mark.parametrize("windows_NT", [WINDOWS, WINDOWS.flip(0)], ids=["the last", "the first"])
-@pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 2], [3] * 6])
+@pytest.mark.parametrize(
+    "text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 2], [3] * 6]
+)
 def test_the_text_that_loses_most_decides(text_N: list[int], windows_NT: Tensor) -> None:
     (model, known), plans = calibrated("llama-gqa"), some_plans()
     calibration = Calibration(Resident(model), windows_NT, 3, known, torch.tensor(text_N))
@@ -104,13 +124,17 @@ def test_the_text_that_loses_most_decides(text_N: list[int], windows_NT: Tensor)
     for plan, nats in zip(plans, measured, strict=True):
         pruned = tried(model, plan, FITS[0], known)
         first, second = (by_hand(model, pruned, windows_NT[[w]]) for w in (0, 5))
-        assert nats == pytest.approx(max(first, second) if apart else (first + second) / 2, rel=1e-3)
+        assert nats == pytest.approx(
+            max(first, second) if apart else (first + second) / 2, rel=1e-3
+        )
 
 
 def test_a_model_that_loses_nothing_does_not_diverge() -> None:
     model, known = calibrated("llama-gqa")
     calibration = Calibration(Resident(model), WINDOWS, 3, known)
-    dense, pruned = divergences(calibration, FITS[1], [dense_plan(calibration.model), plan_for("llama-gqa")], 48)
+    dense, pruned = divergences(
+        calibration, FITS[1], [dense_plan(calibration.model), plan_for("llama-gqa")], 48
+    )
     assert dense < 1e-6 < pruned
     assert divergences(calibration, FITS[1], [], 48) == []
 
@@ -119,8 +143,12 @@ def test_predictions_that_are_not_finite_are_said() -> None:
     _, known = calibrated("llama-gqa")
     model = tiny_model("llama-gqa")
     model.model.layers[1].mlp.up_proj.weight.data[:] = float("inf")
-    with pytest.raises(ValueError, match=r"^structure=search: predictions of a pruned model are not finite"):
-        divergences(Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan_for("llama-gqa")], 48)
+    with pytest.raises(
+        ValueError, match=r"^structure=search: predictions of a pruned model are not finite"
+    ):
+        divergences(
+            Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan_for("llama-gqa")], 48
+        )
 
 
 def calibration_of(placement: str, directory: Path) -> Calibration:
@@ -129,14 +157,18 @@ def calibration_of(placement: str, directory: Path) -> Calibration:
 
 
 @pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
-def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(fit: Compensation, model_dir: Path) -> None:
+def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
+    fit: Compensation, model_dir: Path
+) -> None:
     """Equal plans, too. Bit for bit, but for fits that share a factor, in which channels have another order."""
     plans = some_plans()
     found = {}
     for placement in ("device", "stream"):
         calibration = calibration_of(placement, model_dir)
         alone = [divergences(calibration, fit, [plan], 48)[0] for plan in plans]
-        together, more = (divergences(calibration, fit, some, 48) for some in (plans, [*plans[::-1], plans[1]]))
+        together, more = (
+            divergences(calibration, fit, some, 48) for some in (plans, [*plans[::-1], plans[1]])
+        )
         rounding = 1e-5 if fit.needs_covariance else 0
         assert together == pytest.approx(alone, rel=rounding, abs=0)
         assert more == pytest.approx([*alone[::-1], alone[1]], rel=rounding, abs=0)
@@ -151,12 +183,15 @@ def test_of_a_large_vocabulary_the_model_itself_diverges_by_nothing() -> None:
     log_p_TV = logits_TV.log_softmax(-1)
     assert abs(kl(log_p_TV.exp(), log_p_TV, logits_TV)) / 128 < 1e-5
     other_TV = logits_TV + 0.01 * torch.randn(logits_TV.shape, generator=generator)
-    p_TV, q_TV = logits_TV.double().softmax(-1), other_TV.double().softmax(-1)
+    p_TV = logits_TV.double().softmax(-1)
+    q_TV = other_TV.double().softmax(-1)
     expected = (p_TV * (p_TV / q_TV).log()).sum().item()
     assert kl(log_p_TV.exp(), log_p_TV, other_TV) == pytest.approx(expected, rel=1e-3)
 
 
-def test_where_not_all_tokens_count_it_is_that_of_all_predictions_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_not_all_tokens_count_it_is_that_of_all_predictions_that_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("flap.data.counted.FEW", 1)
     model, known = calibrated("llama-gqa")
     counted = torch.rand(WINDOWS.shape, generator=torch.Generator().manual_seed(3)) < 0.3

@@ -39,29 +39,39 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
-@pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])  # with covariances, with statistics, with neither
+@pytest.mark.parametrize(
+    "metric", ["OBS", "WIFV", "random"]
+)  # with covariances, with statistics, with neither
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
-    calibration, fit = calibration_of("llama-gqa"), COMPENSATIONS[compensation]
-    model, budget = calibration.model, price(calibration.model.adapter, 0.4)
+    calibration = calibration_of("llama-gqa")
+    fit = COMPENSATIONS[compensation]
+    model = calibration.model
+    budget = price(calibration.model.adapter, 0.4)
     found = tried(metric, PlanDivergence(calibration, fit))
     visits = calibration.visit("score", METRICS[metric]().needs_covariance)
     assert equal(found, score_layers(METRICS[metric](), model.adapter, visits))
     for i, (layer, prices) in enumerate(zip(found.layers, budget.layers, strict=True)):
         trials = [with_layer(dense_plan(model), i, trial) for trial in SEARCH.trials(layer, prices)]
-        assert found.divergences[i] == pytest.approx(divergences(calibration, fit, trials, SEARCH.tokens), rel=1e-5)
+        assert found.divergences[i] == pytest.approx(
+            divergences(calibration, fit, trials, SEARCH.tokens), rel=1e-5
+        )
         assert min(found.divergences[i]) > 0
 
 
 @pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])
 def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> None:
-    calibration, fit = calibration_of("llama-gqa"), COMPENSATIONS["linear"]
+    calibration = calibration_of("llama-gqa")
+    fit = COMPENSATIONS["linear"]
     expected = tried(metric, PlanDivergence(calibration, fit))
-    divergence, work = PlanDivergence(calibration, fit), WorkFolder(tmp_path / "score")
+    divergence = PlanDivergence(calibration, fit)
+    work = WorkFolder(tmp_path / "score")
     with interrupted(calibration.model, layer=2, call=2), pytest.raises(Interruption):
         tried(metric, divergence, work)
     seen: list[int] = []
-    calibration.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    calibration.model.layers[0].mlp.register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
+    )
     found = tried(metric, divergence, work)
     assert equal(found, expected) and found.divergences == expected.divergences
     assert bool(seen) == (metric == "random")  # which is drawn again from the first layer on

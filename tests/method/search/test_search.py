@@ -26,12 +26,19 @@ def test_a_later_unit_is_never_cheaper() -> None:
     """Three units measured at 0.9 and 1.0 after one: the envelope has 1/3 each for the first three."""
     nats_U = spread(torch.tensor([1.0, 1.0, 1.0, 50.0]), {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
-    assert nats_U.argsort().tolist() == [2, 1, 0, 3]  # of equals the last one leaves first, as `highest` has it
+    assert nats_U.argsort().tolist() == [
+        2,
+        1,
+        0,
+        3,
+    ]  # of equals the last one leaves first, as `highest` has it
 
 
 @pytest.mark.parametrize("scores", [[0.0] * 6, [1.0] * 6, [0.0, 0.0, 0.0, 1e30, 1.0, 2.0]])
 @pytest.mark.parametrize("measured", [{}, {2: 0.0}, {2: 0.5, 4: 0.1}])
-def test_it_is_finite_and_keeps_the_ranking(scores: list[float], measured: dict[int, float]) -> None:
+def test_it_is_finite_and_keeps_the_ranking(
+    scores: list[float], measured: dict[int, float]
+) -> None:
     nats_U = spread(torch.tensor(scores), measured)
     assert torch.isfinite(nats_U).all() and (nats_U >= 0).all()
     order = torch.tensor(scores).argsort(descending=True, stable=True).flip(0)
@@ -40,7 +47,9 @@ def test_it_is_finite_and_keeps_the_ranking(scores: list[float], measured: dict[
 
 def test_each_block_is_measured_alone_at_each_level() -> None:
     scores = random_scores(budget_of("llama-gqa", 0.5))
-    trials = Search(levels=[0.25, 0.5]).trials(scores.layers[1], budget_of("llama-gqa", 0.5).layers[1])
+    trials = Search(levels=[0.25, 0.5]).trials(
+        scores.layers[1], budget_of("llama-gqa", 0.5).layers[1]
+    )
     assert [tuple(map(len, trial)) for trial in trials] == [(3, 56), (2, 56), (4, 42), (4, 28)]
     lost = set(range(56)) - set(trials[2].mlp)
     assert trials[2].attention == (0, 1, 2, 3)
@@ -68,7 +77,10 @@ BUDGET = Budget((Pair(Units(8, 10), Units(40, 3)),) * 2, 0.5)
 
 def small_scores(seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
-    pairs = [(torch.rand(8, 1, generator=generator), torch.rand(40, generator=generator)) for _ in range(2)]
+    pairs = [
+        (torch.rand(8, 1, generator=generator), torch.rand(40, generator=generator))
+        for _ in range(2)
+    ]
     return Scores(tuple(Pair(*pair) for pair in pairs))
 
 
@@ -88,7 +100,13 @@ class Known:
 
     def nats(self, plan: PruningPlan) -> float:
         pairs = [zip(*pair, strict=True) for pair in zip(self.cost, plan.layers, strict=True)]
-        return math.fsum(one for pair in pairs for costs, kept in pair for u, one in enumerate(costs) if u not in kept)
+        return math.fsum(
+            one
+            for pair in pairs
+            for costs, kept in pair
+            for u, one in enumerate(costs)
+            if u not in kept
+        )
 
     def cheapest(self, to_keep: float) -> PruningPlan:
         """The best unit of each block, then the units of most nats per parameter, as many as are nearest to this."""
@@ -102,15 +120,21 @@ class Known:
         totals = list(accumulate(price for _, price, _, _ in units))
         size = min(range(4, len(units) + 1), key=lambda size: abs(totals[size - 1] - to_keep))
         kept = {name for _, _, name, _ in units[:size]}
-        layers = [[tuple(u for u in range(40) if (i, block, u) in kept) for block in Pair._fields] for i in range(2)]
+        layers = [
+            [tuple(u for u in range(40) if (i, block, u) in kept) for block in Pair._fields]
+            for i in range(2)
+        ]
         return PruningPlan(tuple(LayerPlan(*layer) for layer in layers))
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6])
 @pytest.mark.parametrize("seed", range(3))
-def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(seed: int, ratio: float) -> None:
+def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(
+    seed: int, ratio: float
+) -> None:
     """Whatever the scores' scale in each block."""
-    scores, budget = small_scores(seed), replace(BUDGET, ratio=ratio)
+    scores = small_scores(seed)
+    budget = replace(BUDGET, ratio=ratio)
     known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
     plan = allocated(Search(tokens=300), scores, budget, known)
     assert plan == known.cheapest(budget.total - budget.to_remove)
@@ -125,6 +149,8 @@ def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: 
 
 
 @pytest.mark.parametrize(("chosen", "removed"), [(2, [2, 4]), (6, [2]), (7, [1]), (8, [])])
-def test_a_trial_leaves_as_many_experts_as_a_token_is_sent_to(chosen: int, removed: list[int]) -> None:
+def test_a_trial_leaves_as_many_experts_as_a_token_is_sent_to(
+    chosen: int, removed: list[int]
+) -> None:
     units = Pair(Units(4, 10), Units(8, 100, fewest=chosen, unit="expert", channels=24))
     assert Search(levels=[0.25, 0.5]).removals(units).mlp == removed

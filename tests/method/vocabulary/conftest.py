@@ -9,9 +9,12 @@ from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 @pytest.fixture(scope="session")
 def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaMA with a byte-level tokenizer, as a local directory."""
-    path, tokenizer = tmp_path_factory.mktemp("model") / "tiny-words", smollm()
+    path = tmp_path_factory.mktemp("model") / "tiny-words"
+    tokenizer = smollm()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    tiny_model("llama-gqa", vocab_size=VOCAB, pad_token_id=tokenizer.eos_token_id, **ids).save_pretrained(path)
+    tiny_model(
+        "llama-gqa", vocab_size=VOCAB, pad_token_id=tokenizer.eos_token_id, **ids
+    ).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 

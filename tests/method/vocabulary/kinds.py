@@ -14,14 +14,18 @@ def unigram(byte_fallback: bool) -> PreTrainedTokenizerFast:
     """As sentencepiece makes it, with an unknown token, and with bytes for unknown characters or without."""
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, unk_token="<unk>", special_tokens=["<s>", "<unk>"])
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, unk_token="<unk>", special_tokens=["<s>", "<unk>"]
+    )
     backend.train_from_iterator(TEXT, trainer)
     vocabulary = [(token, score) for token, score in plain(backend)["vocab"]]
     bytes_ = [(f"<0x{byte:02X}>", -20.0) for byte in range(256)] if byte_fallback else []
     backend.model = models.Unigram(vocabulary + bytes_, unk_id=1, byte_fallback=byte_fallback)
     steps = [decoders.ByteFallback(), decoders.Fuse()] if byte_fallback else []
     backend.decoder = decoders.Sequence([*steps, decoders.Metaspace()])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", eos_token="<stop>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", eos_token="<stop>"
+    )
 
 
 def plain(backend: Tokenizer) -> dict:

@@ -9,15 +9,22 @@ from tests.cases import tiny_model, tokens
 
 @torch.no_grad()
 def test_it_is_the_mean_of_the_probabilities_over_texts_by_weight() -> None:
-    model, windows = tiny_model("llama-gqa"), [tokens(9, 16), tokens(4, 8)]
+    model = tiny_model("llama-gqa")
+    windows = [tokens(9, 16), tokens(4, 8)]
     share_V, other_V = (
-        model(input_ids=tokens_NT).logits.double().softmax(-1).flatten(0, 1).mean(dim=0) for tokens_NT in windows
+        model(input_ids=tokens_NT).logits.double().softmax(-1).flatten(0, 1).mean(dim=0)
+        for tokens_NT in windows
     )
     found_V = expected(Resident(model), windows, [6.0, 2.0])
     torch.testing.assert_close(found_V, 0.75 * share_V + 0.25 * other_V, rtol=1e-4, atol=0)
-    torch.testing.assert_close(expected(Resident(model), windows[1:], [2.0]), other_V, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        expected(Resident(model), windows[1:], [2.0]), other_V, rtol=1e-4, atol=0
+    )
 
 
 def test_windows_end_with_the_context() -> None:
-    model, tokens_NT = Resident(tiny_model("llama-gqa", max_position_embeddings=8)), tokens(4, 12)
-    assert torch.equal(expected(model, [tokens_NT], [1.0]), expected(model, [tokens_NT[:, :8]], [1.0]))
+    model = Resident(tiny_model("llama-gqa", max_position_embeddings=8))
+    tokens_NT = tokens(4, 12)
+    assert torch.equal(
+        expected(model, [tokens_NT], [1.0]), expected(model, [tokens_NT[:, :8]], [1.0])
+    )

@@ -17,7 +17,9 @@ def toy(counts: dict[str, float], special: frozenset[int] = frozenset()) -> Rank
     spec = {"model": {"merges": merges, "byte_fallback": True}, "added_tokens": []}
     names = ["a", "b", "c", "bc", "ab", "abc"]
     counts_V = torch.tensor([counts.get(name, 0.0) for name in names], dtype=torch.float64)
-    return Ranking.of(BPE(spec, {token: i for i, token in enumerate(names)}, special), counts_V, NONE)
+    return Ranking.of(
+        BPE(spec, {token: i for i, token in enumerate(names)}, special), counts_V, NONE
+    )
 
 
 def test_counts_and_expectations_add_up() -> None:
@@ -32,17 +34,28 @@ def test_counts_and_expectations_add_up() -> None:
 def test_each_token_is_after_what_it_is_made_of(kind: str) -> None:
     tokenizer = KINDS[kind]()
     tokens = Tokens.of(tokenizer, len(tokenizer))
-    counts_V = torch.tensor(tokenizer(TEXT[0]).input_ids).bincount(minlength=len(tokenizer)).double()
+    counts_V = (
+        torch.tensor(tokenizer(TEXT[0]).input_ids).bincount(minlength=len(tokenizer)).double()
+    )
     ranking = Ranking.of(tokens, counts_V, torch.zeros_like(counts_V))
     place = {name: r for r, name in enumerate(ranking.names)}
-    assert place.keys() == tokens.ids.keys() and set(ranking.names[: len(tokens.stay)]) == tokens.stay
+    assert (
+        place.keys() == tokens.ids.keys() and set(ranking.names[: len(tokens.stay)]) == tokens.stay
+    )
     assert all(place[part] <= place[name] for name in place for part in tokens.needed(name))
     assert ranking.counts_R.tolist() == [counts_V[tokens.ids[name]] for name in ranking.names]
 
 
 def test_what_matters_most_stays_first() -> None:
     assert toy({"ab": 3, "c": 4}).names == ["c", "a", "b", "ab", "bc", "abc"]
-    assert toy({"ab": 3, "c": 4}, special=frozenset([5])).names == ["abc", "c", "a", "b", "ab", "bc"]
+    assert toy({"ab": 3, "c": 4}, special=frozenset([5])).names == [
+        "abc",
+        "c",
+        "a",
+        "b",
+        "ab",
+        "bc",
+    ]
 
 
 @pytest.mark.parametrize(("share", "number"), [(0.1, 1), (0.5, 1), (0.51, 4), (1.0, 4)])

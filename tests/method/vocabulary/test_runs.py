@@ -34,44 +34,74 @@ def trimmed(words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path)
 def test_more_is_measured_with_the_tokens_of_the_checkpoint(
     trimmed: Trimmed, words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path
 ) -> None:
-    before, inputs = trimmed("ratio=0.4"), (*tiny(words_dir, words_file), *TRIM, "ratio=0.4")
-    texts = (f"eval.perplexity.datasets=[{other_file},{words_file}]", "eval.perplexity.max_tokens=320")
-    after = measure_more(
-        prepare(composed(*inputs, *texts), tmp_path), FinishedRun(tmp_path, before, tmp_path / "checkpoint")
+    before = trimmed("ratio=0.4")
+    inputs = (*tiny(words_dir, words_file), *TRIM, "ratio=0.4")
+    texts = (
+        f"eval.perplexity.datasets=[{other_file},{words_file}]",
+        "eval.perplexity.max_tokens=320",
     )
-    name, other = "other.txt/bits_per_byte@16", "fox.txt/bits_per_byte@16"
+    after = measure_more(
+        prepare(composed(*inputs, *texts), tmp_path),
+        FinishedRun(tmp_path, before, tmp_path / "checkpoint"),
+    )
+    name = "other.txt/bits_per_byte@16"
+    other = "fox.txt/bits_per_byte@16"
     numbers = after.evaluation["pruned"]
     assert numbers[name] == before.evaluation["pruned"][name] and other in numbers
-    assert after.vocabulary == before.vocabulary and numbers[other] != after.evaluation["dense"][other]
+    assert (
+        after.vocabulary == before.vocabulary and numbers[other] != after.evaluation["dense"][other]
+    )
 
 
 def test_reconstruction_trains_on_the_calibration_windows(
-    trimmed: Trimmed, words_dir: Path, words_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trimmed: Trimmed,
+    words_dir: Path,
+    words_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever number of tokens the smaller vocabulary takes for them."""
     seen: list[torch.Tensor] = []
     train = distillation.recover
-    monkeypatch.setattr(distillation, "recover", lambda *given: seen.append(given[3]) or train(*given))
-    (tmp_path / "counted.txt").write_text(" ".join(TEXT[1:]) * 30)  # so the windows take more tokens than before
+    monkeypatch.setattr(
+        distillation, "recover", lambda *given: seen.append(given[3]) or train(*given)
+    )
+    (tmp_path / "counted.txt").write_text(
+        " ".join(TEXT[1:]) * 30
+    )  # so the windows take more tokens than before
     counted = f"vocabulary.dataset={tmp_path / 'counted.txt'}"
     trimmed("ratio=0.4", "recover=reconstruct", "recover.epochs=1", "recover.batch_size=2", counted)
-    read = prepare(composed(*tiny(words_dir, words_file), "ratio=0.4"), tmp_path / "read").texts["calibration"]
-    old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
+    read = prepare(composed(*tiny(words_dir, words_file), "ratio=0.4"), tmp_path / "read").texts[
+        "calibration"
+    ]
+    old, new = (
+        AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint")
+    )
     expected_NT, [found_NT] = read.tokens_NT, seen
     assert found_NT.shape == expected_NT.shape and not torch.equal(found_NT, expected_NT)
     texts = old.batch_decode(expected_NT)
     assert all(any(text.startswith(one) for text in texts) for one in new.batch_decode(found_NT))
 
 
-def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
+def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
+    trimmed: Trimmed, words_dir: Path, tmp_path: Path
+) -> None:
     report = trimmed("ratio=0")
-    before, after = (load_file(path / "model.safetensors") for path in (words_dir, tmp_path / "checkpoint"))
+    before, after = (
+        load_file(path / "model.safetensors") for path in (words_dir, tmp_path / "checkpoint")
+    )
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"model.embed_tokens.weight"} and len(after["model.embed_tokens.weight"]) == SIZE
+    assert (
+        changed == {"model.embed_tokens.weight"} and len(after["model.embed_tokens.weight"]) == SIZE
+    )
     assert report.vocabulary == {"before": VOCAB, "after": SIZE, "covered": 1.0}
-    assert report.parameters["total_before"] - report.parameters["total_after"] == (VOCAB - SIZE) * 32
-    old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
+    assert (
+        report.parameters["total_before"] - report.parameters["total_after"] == (VOCAB - SIZE) * 32
+    )
+    old, new = (
+        AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint")
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
     dense = AutoModelForCausalLM.from_pretrained(words_dir)
     assert type(model) is type(dense) and len(new) == model.config.vocab_size == SIZE
@@ -82,40 +112,65 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(trimmed: Trimmed, wo
         assert torch.equal(model(**new(TEXT[0], return_tensors="pt")).logits, expected)
 
 
-def test_the_tokens_of_a_text_of_ones_own_are_counted(trimmed: Trimmed, other_file: Path, tmp_path: Path) -> None:
-    report = trimmed("ratio=0", f"vocabulary.dataset={other_file}", "vocabulary.size=null", "vocabulary.coverage=0.9")
+def test_the_tokens_of_a_text_of_ones_own_are_counted(
+    trimmed: Trimmed, other_file: Path, tmp_path: Path
+) -> None:
+    report = trimmed(
+        "ratio=0",
+        f"vocabulary.dataset={other_file}",
+        "vocabulary.size=null",
+        "vocabulary.coverage=0.9",
+    )
     assert 0.9 <= report.vocabulary["covered"] < 1
     assert report.sources["vocabulary"] == str(other_file)
     assert report.domains["other.txt/perplexity@16"] == "calibration"
 
 
-def test_a_result_is_of_the_text_that_was_counted(words_dir: Path, words_file: Path, tmp_path: Path) -> None:
-    counted, keys = tmp_path / "counted.txt", []
+def test_a_result_is_of_the_text_that_was_counted(
+    words_dir: Path, words_file: Path, tmp_path: Path
+) -> None:
+    counted = tmp_path / "counted.txt"
+    keys = []
     for text in ("one text", "another text"):
         counted.write_text(text)
         config = composed(*tiny(words_dir, words_file), *TRIM, f"vocabulary.dataset={counted}")
-        keys.append((made := prepare(config, tmp_path / "run")).inputs | {"work": made.keys.workspace})
+        keys.append(
+            (made := prepare(config, tmp_path / "run")).inputs | {"work": made.keys.workspace}
+        )
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"vocabulary", "work"}
 
 
 FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
 
 
-@pytest.mark.parametrize("training", [FULL, ("recover=reconstruct", "recover.batch_size=1")], ids=lambda one: one[0])
-def test_what_follows_is_with_the_new_tokens(training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "training", [FULL, ("recover=reconstruct", "recover.batch_size=1")], ids=lambda one: one[0]
+)
+def test_what_follows_is_with_the_new_tokens(
+    training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path
+) -> None:
     (tmp_path / "toys").mkdir()
     training = (*training, "recover.learning_rate=0.015")
     with only_toys(tmp_path / "toys"):
-        report = trimmed("ratio=0.4", "eval=[perplexity,zero_shot]", "eval.zero_shot.tasks=[animals]", *training)
+        report = trimmed(
+            "ratio=0.4", "eval=[perplexity,zero_shot]", "eval.zero_shot.tasks=[animals]", *training
+        )
     assert report.recovery["nats_after"] < report.recovery["nats_before"]
     assert {"other.txt/bits_per_byte@16", "animals/acc"} <= report.evaluation["pruned"].keys()
-    assert {"other.txt/bits_per_byte@16", "animals/acc"} <= report.difference_stderr.keys()  # of the same text
+    assert {
+        "other.txt/bits_per_byte@16",
+        "animals/acc",
+    } <= report.difference_stderr.keys()  # of the same text
     assert "| vocabulary | 512 | 320 (" in (tmp_path / "report.md").read_text()
-    assert "Of 512 tokens of its vocabulary 320 stay." in (tmp_path / "checkpoint" / "README.md").read_text()
+    assert (
+        "Of 512 tokens of its vocabulary 320 stay."
+        in (tmp_path / "checkpoint" / "README.md").read_text()
+    )
 
 
 def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:
-    model, tokenizer = tiny_model("llama-gqa", vocab_size=VOCAB), smollm()
+    model = tiny_model("llama-gqa", vocab_size=VOCAB)
+    tokenizer = smollm()
     options = {"dataset": str(words_file), "num_samples": 8, "seq_len": 16, "overrides": TRIM}
     other = type(model)(model.config)  # which shares its config
     flap.prune(model, tokenizer, ratio=0, **options)

@@ -17,7 +17,9 @@ from tests.method.vocabulary.kinds import KINDS, pieces
 COUNTED = TEXT[0]  # the others have tokens that are removed
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-    st.lists(st.sampled_from([*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]), max_size=4).map("".join),
+    st.lists(
+        st.sampled_from([*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]), max_size=4
+    ).map("".join),
 )
 
 
@@ -59,7 +61,9 @@ def test_ids_are_dense_and_in_their_old_order(both: Both) -> None:
 @settings(max_examples=60)
 @given(text=ANY)
 def test_any_text_goes_there_and_back(both: Both, text: str) -> None:
-    there_and_back = [one.decode(one(text, add_special_tokens=False).input_ids) for one in (both.old, both.new)]
+    there_and_back = [
+        one.decode(one(text, add_special_tokens=False).input_ids) for one in (both.old, both.new)
+    ]
     assert there_and_back[0] == there_and_back[1]
 
 
@@ -93,12 +97,21 @@ def test_after_a_text_without_spaces_others_still_go_there_and_back(kind: str) -
     old = KINDS[kind]()
     tokens = Tokens.of(old, len(old))
     new = Trimmed.of(old, KeptTokens(tokens, list(tokens.stay), 0.0), len(old)).tokenizer
-    texts = [one.decode(one("it has  spaces", add_special_tokens=False).input_ids) for one in (old, new)]
+    texts = [
+        one.decode(one("it has  spaces", add_special_tokens=False).input_ids) for one in (old, new)
+    ]
     assert texts[0] == texts[1]
 
 
 def test_of_two_ways_to_a_token_the_one_that_is_taken_stays() -> None:
     """Llama's merges are all divisions of a token; of "abc" the tokenizer takes (a, bc), as bc has the lower rank."""
-    spec = {"model": {"merges": [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]], "byte_fallback": True}}
-    tokens = BPE(spec, {token: i for i, token in enumerate(["a", "b", "c", "bc", "ab", "abc"])}, frozenset())
+    spec = {
+        "model": {
+            "merges": [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]],
+            "byte_fallback": True,
+        }
+    }
+    tokens = BPE(
+        spec, {token: i for i, token in enumerate(["a", "b", "c", "bc", "ab", "abc"])}, frozenset()
+    )
     assert set(tokens.needed("abc")) == {"a", "b", "c", "bc", "abc"}

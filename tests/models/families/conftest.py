@@ -30,7 +30,9 @@ def every_variant(
     tested = {
         (item.cls, item.callspec.params.get("variant"))
         for item in items
-        if item.module is request.module and hasattr(item, "callspec") and fixture in item.fixturenames
+        if item.module is request.module
+        and hasattr(item, "callspec")
+        and fixture in item.fixturenames
     }
     for family in FamilyContract.__subclasses__():
         for variant, config in family.configs.items():
@@ -40,7 +42,9 @@ def every_variant(
 
 @pytest.fixture(scope="module")
 def all_saved(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
     """Every variant of every family of a file: loaded from disk, pruned by 40 %, saved."""
     root = tmp_path_factory.mktemp("families")
@@ -55,15 +59,20 @@ def all_saved(
 
 @pytest.fixture(scope="module")
 def all_uniform(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
     """Every variant of every family of a file at one width for all layers, with and without compensation."""
     root = tmp_path_factory.mktemp("uniform")
     made = {}
     for family, variant, config in every_variant(request, "found"):
         for how, compensation in COMPENSATIONS.items():
-            name, model = f"{variant}-{how}", random_model(config)
-            plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
+            name = f"{variant}-{how}"
+            model = random_model(config)
+            plan = prune(
+                model, family.uniform_ratio, structure=family.uniform, compensation=compensation
+            )
             made[name] = save_pruned(model, tokenizer, root / name, plan)
     return made
 

@@ -13,7 +13,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from flap.checkpoint.load import load
 from flap.method.allocation import ULUM, LayerPlan, Structure, Units, price
 from flap.method.calibration import Calibration
-from flap.method.compression import BiasCompensation, NoCompensation, compress, mask_layer, slice_layer
+from flap.method.compression import (
+    BiasCompensation,
+    NoCompensation,
+    compress,
+    mask_layer,
+    slice_layer,
+)
 from flap.models import ModelAdapter, Pair, Resident, adapt
 from tests.cases import collect, random_model, tokens
 from tests.helpers.compressed import changed
@@ -63,14 +69,17 @@ class FamilyContract:
         return groups, config.num_attention_heads // groups
 
     def test_every_role_resolves(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
-        adapter, config = adapt(model), config.get_text_config()
+        adapter = adapt(model)
+        config = config.get_text_config()
         assert len(adapter.layers) == config.num_hidden_layers
         for i in range(len(adapter.layers)):
             attention, mlp = adapter.blocks(i)
             assert (attention.num_units, adapter.queries_per_group(i)) == self.heads(config, i)
             assert mlp.num_units // len(mlp.members) == self.num_neurons(config, i)
             for block in (attention, mlp):
-                assert sorted(block.columns_UC.flatten().tolist()) == list(range(block.output.in_features))
+                assert sorted(block.columns_UC.flatten().tolist()) == list(
+                    range(block.output.in_features)
+                )
                 for linear, rows_UR in block.inputs:
                     assert len(rows_UR) == block.num_units
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
@@ -79,36 +88,57 @@ class FamilyContract:
         """`stays`, as far as the layer of the variant has it."""
         return self.stays
 
-    def test_no_matrix_of_a_layer_is_overlooked(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
+    def test_no_matrix_of_a_layer_is_overlooked(
+        self, config: PreTrainedConfig, model: PreTrainedModel
+    ) -> None:
         adapter = adapt(model)
         for i, layer in enumerate(adapter.layers):
             stays = self.whole(config.get_text_config(), i)
             assert all(any(part in name for name, _ in model.named_parameters()) for part in stays)
             matrices = {name: p.numel() for name, p in layer.named_parameters() if p.ndim > 1}
-            matrices = {name: n for name, n in matrices.items() if not any(part in name for part in stays)}
-            known = [linear.weight.numel() for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))]
-            stacked = [b for b in adapter.blocks(i) if len(b.members) > 1]  # whose biases are matrices, too
+            matrices = {
+                name: n for name, n in matrices.items() if not any(part in name for part in stays)
+            }
+            known = [
+                linear.weight.numel()
+                for b in adapter.blocks(i)
+                for linear in (b.output, *dict(b.inputs))
+            ]
+            stacked = [
+                b for b in adapter.blocks(i) if len(b.members) > 1
+            ]  # whose biases are matrices, too
             biases = [linear.bias for b in stacked for linear in (b.output, *dict(b.inputs))]
             known += [bias.numel() for bias in biases if bias is not None]
             assert sum(matrices.values()) == sum(known), matrices
 
     def test_logits_are_the_models_own(self, model: PreTrainedModel) -> None:
-        adapter, expected = adapt(model), logits(model)
+        adapter = adapt(model)
+        expected = logits(model)
         assert torch.equal(adapter.logits(hidden(model)), expected)
-        torch.testing.assert_close(adapter.logits(hidden(model).flatten(0, 1)), expected.flatten(0, 1))
+        torch.testing.assert_close(
+            adapter.logits(hidden(model).flatten(0, 1)), expected.flatten(0, 1)
+        )
 
     @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
     def test_masked_equals_sliced(self, model: PreTrainedModel, compensation: Any) -> None:
-        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.5)
-        sliced, masked = (changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer))
-        assert adapt(sliced).num_parameters() < adapt(masked).num_parameters() == adapt(model).num_parameters()
+        known = collect(Resident(model), tokens(), batch_size=3)
+        plan = plan_of(model, 0.5)
+        sliced, masked = (
+            changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer)
+        )
+        assert (
+            adapt(sliced).num_parameters()
+            < adapt(masked).num_parameters()
+            == adapt(model).num_parameters()
+        )
         torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
         assert not torch.allclose(logits(sliced), logits(model), atol=1e-2)
 
     @pytest.mark.parametrize("how", [slice_layer, mask_layer])
     def test_ratio_0_changes_nothing(self, model: PreTrainedModel, how: Any) -> None:
         before = copy.deepcopy(model)
-        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.0)
+        known = collect(Resident(model), tokens(), batch_size=3)
+        plan = plan_of(model, 0.0)
         compress(adapt(model), plan, BiasCompensation(), enumerate(known), how)
         assert model.state_dict().keys() == before.state_dict().keys()
         assert torch.equal(logits(model), logits(before))
@@ -118,7 +148,8 @@ class FamilyContract:
         budget = price(adapter, 0.0)
         for plan, expected in less_one_unit(plan_of(model, 0.0).layers[1], budget.layers[1]):
             copied = copy.deepcopy(model)
-            prunable, total = adapter.num_parameters(), sum(p.numel() for p in model.parameters())
+            prunable = adapter.num_parameters()
+            total = sum(p.numel() for p in model.parameters())
             slice_layer(adapt(copied), 1, plan, NoCompensation(), None)
             assert total - sum(p.numel() for p in copied.parameters()) == expected
             assert prunable - adapt(copied).num_parameters() == expected
@@ -130,8 +161,12 @@ class FamilyContract:
         for (_, found), expected in zip(visits, collect(placed, tokens(), 4), strict=True):
             assert_same(found, expected)
 
-    def test_every_attention_kernel_cuts_the_same_units(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
-        every = all(part._supports_sdpa for part in model.modules() if isinstance(part, PreTrainedModel))
+    def test_every_attention_kernel_cuts_the_same_units(
+        self, config: PreTrainedConfig, model: PreTrainedModel
+    ) -> None:
+        every = all(
+            part._supports_sdpa for part in model.modules() if isinstance(part, PreTrainedModel)
+        )
         kernels = ["eager", "sdpa"] if every else ["eager"]
         models = [random_model(config, attn_implementation=kernel) for kernel in kernels]
         plans = [plan_of(one, 0.4) for one in models]
@@ -140,16 +175,22 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        for dense, kernel in zip(models, kernels, strict=True):  # it can be changed where it can before pruning
+        for dense, kernel in zip(
+            models, kernels, strict=True
+        ):  # it can be changed where it can before pruning
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:
                 model.set_attn_implementation(kernel)
-                assert {module.config._attn_implementation for module in modules_with_config(adapt(model))} == {kernel}
+                assert {
+                    module.config._attn_implementation
+                    for module in modules_with_config(adapt(model))
+                } == {kernel}
             torch.testing.assert_close(logits(model), last, atol=1e-4, rtol=0)
 
     def test_bfloat16_runs(self, model: PreTrainedModel) -> None:
         half = copy.deepcopy(model).to(torch.bfloat16)
-        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.2)
+        known = collect(Resident(model), tokens(), batch_size=3)
+        plan = plan_of(model, 0.2)
         for one in (model, half):
             compress(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
@@ -169,22 +210,34 @@ class FamilyContract:
         expected, found = (logits_on(model).cpu() for model in models)
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
-    def test_a_fresh_process_computes_the_same(self, saved: Saved, found: dict[str, torch.Tensor]) -> None:
+    def test_a_fresh_process_computes_the_same(
+        self, saved: Saved, found: dict[str, torch.Tensor]
+    ) -> None:
         close = {"atol": self.rounding, "rtol": 0}
         torch.testing.assert_close(found[f"{saved.directory}"], logits(saved.model), **close)
-        torch.testing.assert_close(found[f"{saved.directory}.decoder"], hidden(saved.model), **close)
+        torch.testing.assert_close(
+            found[f"{saved.directory}.decoder"], hidden(saved.model), **close
+        )
         assert torch.equal(found[f"{saved.directory}.generated"], generated(saved.model))
 
     @pytest.mark.parametrize("compensation", COMPENSATIONS)
     def test_one_width_for_all_layers_needs_no_code_of_ours(
-        self, variant: str, compensation: str, all_uniform: dict[str, Saved], found: dict[str, torch.Tensor]
+        self,
+        variant: str,
+        compensation: str,
+        all_uniform: dict[str, Saved],
+        found: dict[str, torch.Tensor],
     ) -> None:
         saved = all_uniform[f"{type(self).__name__}-{variant}-{compensation}"]
-        assert is_stock(saved.directory) == (self.stock and (compensation == "none" or self.holds_biases))
+        assert is_stock(saved.directory) == (
+            self.stock and (compensation == "none" or self.holds_biases)
+        )
         if is_stock(saved.directory):
             close = {"atol": self.rounding, "rtol": 0}
             torch.testing.assert_close(found[f"{saved.directory}"], logits(saved.model), **close)
-            torch.testing.assert_close(found[f"{saved.directory}.decoder"], hidden(saved.model), **close)
+            torch.testing.assert_close(
+                found[f"{saved.directory}.decoder"], hidden(saved.model), **close
+            )
             assert torch.equal(found[f"{saved.directory}.generated"], generated(saved.model))
 
     def test_it_generates_with_any_cache(self, saved: Saved) -> None:
@@ -200,20 +253,37 @@ class FamilyContract:
         again = prune(model, 0.3)
         assert 0.6 < adapt(model).num_parameters() / before < 0.8
         for old, new in zip(saved.plan.layers, again.layers, strict=True):
-            assert all(max(kept, default=-1) < max(len(before), 1) for kept, before in zip(new, old, strict=True))
+            assert all(
+                max(kept, default=-1) < max(len(before), 1)
+                for kept, before in zip(new, old, strict=True)
+            )
         reloaded = load(save_pruned(model, tokenizer, tmp_path / "again", again).directory)
         assert torch.equal(logits(reloaded), logits(model))
         assert not torch.equal(logits(reloaded), logits(saved.model))
 
-    def test_what_is_no_width_stays_in_the_config(self, config: PreTrainedConfig, saved: Saved) -> None:
-        before, after = keys_of(config), keys_of(load(saved.directory).config)
-        changes = {key.rpartition(".")[2] for key, value in before.items() if after.get(key) != value}
-        assert changes <= {"_name_or_path", "model_type", "architectures", "head_dim", "per_layer_config", "dtype"}
+    def test_what_is_no_width_stays_in_the_config(
+        self, config: PreTrainedConfig, saved: Saved
+    ) -> None:
+        before = keys_of(config)
+        after = keys_of(load(saved.directory).config)
+        changes = {
+            key.rpartition(".")[2] for key, value in before.items() if after.get(key) != value
+        }
+        assert changes <= {
+            "_name_or_path",
+            "model_type",
+            "architectures",
+            "head_dim",
+            "per_layer_config",
+            "dtype",
+        }
 
     def test_features_still_matter(self, saved: Saved) -> None:
         for key, value in self.features.items():
             if getattr(saved.model.config, key, None) is not None:
-                assert not torch.allclose(logits(load(saved.directory, **{key: value})), logits(saved.model), atol=1e-3)
+                assert not torch.allclose(
+                    logits(load(saved.directory, **{key: value})), logits(saved.model), atol=1e-3
+                )
 
     def test_every_feature_is_in_some_variant(self) -> None:
         for key, value in self.features.items():
@@ -228,7 +298,11 @@ class FamilyContract:
 
 def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
     """The keys of a config and, in a vision-language model, of its parts: as `text_config.hidden_size`."""
-    parts = {name: part.to_dict() for name in config.sub_configs if (part := getattr(config, name)) is not None}
+    parts = {
+        name: part.to_dict()
+        for name in config.sub_configs
+        if (part := getattr(config, name)) is not None
+    }
     inside = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
     return {key: value for key, value in config.to_dict().items() if key not in parts} | inside
 
@@ -236,7 +310,10 @@ def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
 def is_stock(directory: Path) -> bool:
     """Whether a checkpoint says that transformers alone can load it."""
     config = json.loads((directory / "config.json").read_text())
-    ours = config.keys() & {"auto_map", "per_layer_config"}, (directory / "modeling_flap.py").exists()
+    ours = (
+        config.keys() & {"auto_map", "per_layer_config"},
+        (directory / "modeling_flap.py").exists(),
+    )
     assert [bool(one) for one in ours] == [config["model_type"].startswith("flap_")] * 2
     return not ours[1]
 

@@ -25,7 +25,15 @@ from transformers import (
 
 from flap.method.allocation import ULMM
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import BIASES, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, UNTIED, both
+from tests.models.families.tiny import (
+    BIASES,
+    MULTIPLIERS,
+    SLIDING,
+    SOME_LAYERS_SLIDE,
+    TIED,
+    UNTIED,
+    both,
+)
 
 
 class TestLlama(FamilyContract):
@@ -50,7 +58,13 @@ class TestQwen3(FamilyContract):
 
 
 class TestSmolLM3(FamilyContract):
-    sliding = {**SLIDING, **UNTIED, "use_sliding_window": True, "no_rope_layers": [0, 1, 0], **BIASES}
+    sliding = {
+        **SLIDING,
+        **UNTIED,
+        "use_sliding_window": True,
+        "no_rope_layers": [0, 1, 0],
+        **BIASES,
+    }
     configs = both(SmolLM3Config, {"no_rope_layers": [1, 0, 1], **TIED}, sliding)
     features = {"no_rope_layers": [1, 1, 1], "sliding_window": 16}
     holds_biases = True
@@ -63,13 +77,29 @@ class TestGranite(FamilyContract):
 
 
 class TestGemma2(FamilyContract):
-    own = {"head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-    configs = both(Gemma2Config, SOME_LAYERS_SLIDE, {**SLIDING, **UNTIED, "attention_bias": True}, **own)
-    features = {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0, "sliding_window": 16}
+    own = {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    }
+    configs = both(
+        Gemma2Config, SOME_LAYERS_SLIDE, {**SLIDING, **UNTIED, "attention_bias": True}, **own
+    )
+    features = {
+        "attn_logit_softcapping": 20.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 16,
+    }
 
 
 class TestGemma3(FamilyContract):
-    own = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0, **SOME_LAYERS_SLIDE}
+    own = {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 3.0,
+        **SOME_LAYERS_SLIDE,
+    }
     configs = both(Gemma3TextConfig, {}, {**UNTIED, "attention_bias": True}, **own)
     features = {"final_logit_softcapping": 30.0, "sliding_window": 16}
 
@@ -88,9 +118,12 @@ class TestGemma(FamilyContract):
 
 
 class TestCohere2(FamilyContract):
-    configs = both(Cohere2Config, {}, {**UNTIED, "attention_bias": True}, logit_scale=0.5, **SOME_LAYERS_SLIDE)
+    configs = both(
+        Cohere2Config, {}, {**UNTIED, "attention_bias": True}, logit_scale=0.5, **SOME_LAYERS_SLIDE
+    )
     features = {"logit_scale": 1.0, "sliding_window": 16}
-    uniform, uniform_ratio = ULMM(remove_heads=0), 0.4
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
 
 
 class TestErnie45(FamilyContract):
@@ -115,7 +148,8 @@ class TestSeedOss(FamilyContract):
 
 class TestStableLm(FamilyContract):
     configs = both(StableLmConfig, {"use_parallel_residual": True, **TIED}, {"use_qkv_bias": True})
-    uniform, uniform_ratio = ULMM(remove_heads=0), 0.4
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
 
 
 class TestOlmo3(FamilyContract):

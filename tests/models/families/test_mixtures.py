@@ -46,10 +46,14 @@ class TestMixtral(FamilyContract):
 
 
 class TestMiniMaxM2(FamilyContract):
-    own = TestMixtral.own | {"head_dim": 8, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+    own = TestMixtral.own | {
+        "head_dim": 8,
+        "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5},
+    }
     configs = both(MiniMaxM2Config, TIED, {}, **own)
     features = {"num_experts_per_tok": 1}
-    uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
+    uniform = ULMM(remove_heads=0, round_to=8)
+    uniform_ratio = 0.3
     stays = ("mlp.gate.",)
 
 
@@ -64,7 +68,8 @@ class TestOlmoe(FamilyContract):
     own = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48}
     configs = both(OlmoeConfig, TIED, {"attention_bias": True, "clip_qkv": 0.5}, **own)
     features = {"num_experts_per_tok": 1, "clip_qkv": 5.0}
-    uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
+    uniform = ULMM(remove_heads=0, round_to=8)
+    uniform_ratio = 0.3
     stays = ("mlp.gate.",)
 
 
@@ -72,7 +77,8 @@ class TestGptOss(FamilyContract):
     own = TestMixtral.own | {"head_dim": 8, "swiglu_limit": 1.0}
     configs = both(GptOssConfig, TIED, {}, **own, **SOME_LAYERS_SLIDE)
     features = {"sliding_window": 16, "num_experts_per_tok": 1, "swiglu_limit": 7.0}
-    holds_biases, rounding = True, 1e-5
+    holds_biases = True
+    rounding = 1e-5
     stays = ("mlp.router.",)
 
 
@@ -81,17 +87,28 @@ class TestQwen2Moe(FamilyContract):
         "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24,
     }  # fmt: skip
     sliding = {"use_sliding_window": True, **SOME_LAYERS_SLIDE}
-    configs = both(Qwen2MoeConfig, {"norm_topk_prob": True, **TIED}, {"mlp_only_layers": [1]}, **own, **sliding)
+    configs = both(
+        Qwen2MoeConfig, {"norm_topk_prob": True, **TIED}, {"mlp_only_layers": [1]}, **own, **sliding
+    )
     features = {"sliding_window": 16, "num_experts_per_tok": 1}
     stays = ("mlp.gate.", "mlp.shared_expert.", "mlp.shared_expert_gate.")
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
-        return config.intermediate_size if layer in config.mlp_only_layers else config.moe_intermediate_size
+        return (
+            config.intermediate_size
+            if layer in config.mlp_only_layers
+            else config.moe_intermediate_size
+        )
 
 
 class TestQwen3Moe(FamilyContract):
     own = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    sliding = {**SLIDING, "use_sliding_window": True, "attention_bias": True, "mlp_only_layers": [1]}
+    sliding = {
+        **SLIDING,
+        "use_sliding_window": True,
+        "attention_bias": True,
+        "mlp_only_layers": [1],
+    }
     configs = both(Qwen3MoeConfig, {"norm_topk_prob": True, **TIED}, sliding, **own)
     features = {"sliding_window": 16, "num_experts_per_tok": 1}
     stays = ("mlp.gate.",)
@@ -104,13 +121,19 @@ class TestGlm4Moe(FamilyContract):
         "routed_scaling_factor": 1.5, "head_dim": 8,
     }  # fmt: skip
     normed = {"use_qk_norm": True, "first_k_dense_replace": 0, **TIED}
-    configs = both(Glm4MoeConfig, normed, {"attention_bias": True, "first_k_dense_replace": 1}, **own)
+    configs = both(
+        Glm4MoeConfig, normed, {"attention_bias": True, "first_k_dense_replace": 1}, **own
+    )
     features = {"routed_scaling_factor": 1.0, "num_experts_per_tok": 1}
     stays = ("mlp.gate.", "mlp.shared_experts.")
     stock = False
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
-        return config.moe_intermediate_size if layer >= config.first_k_dense_replace else config.intermediate_size
+        return (
+            config.moe_intermediate_size
+            if layer >= config.first_k_dense_replace
+            else config.intermediate_size
+        )
 
 
 class TestDeepseekV3(FamilyContract):
@@ -120,8 +143,12 @@ class TestDeepseekV3(FamilyContract):
     }  # fmt: skip
     del own["head_dim"]
     configs = {
-        "queries": DeepseekV3Config(**TINY | own, q_lora_rank=None, first_k_dense_replace=0, attention_bias=True),
-        "query-latents": DeepseekV3Config(**TINY | own, q_lora_rank=16, first_k_dense_replace=1, **TIED),
+        "queries": DeepseekV3Config(
+            **TINY | own, q_lora_rank=None, first_k_dense_replace=0, attention_bias=True
+        ),
+        "query-latents": DeepseekV3Config(
+            **TINY | own, q_lora_rank=16, first_k_dense_replace=1, **TIED
+        ),
     }
     features = {"routed_scaling_factor": 1.0, "num_experts_per_tok": 1}
     stays = ("mlp.gate.", "mlp.shared_experts.", "self_attn.q_", "self_attn.kv_")
@@ -144,10 +171,18 @@ class TestLlama4(FamilyContract):
     stock = False
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
-        return config.intermediate_size if layer in config.moe_layers else config.intermediate_size_mlp
+        return (
+            config.intermediate_size if layer in config.moe_layers else config.intermediate_size_mlp
+        )
 
 
-TYPES = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+TYPES = [
+    "sliding_attention",
+    "sliding_attention",
+    "full_attention",
+    "sliding_attention",
+    "full_attention",
+]
 
 
 class TestGemma4(FamilyContract):
@@ -155,11 +190,18 @@ class TestGemma4(FamilyContract):
         "head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 0, "final_logit_softcapping": 3.0,
         "sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
     }  # fmt: skip
-    mixture = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+    mixture = {
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 32,
+    }
     configs = {
         "mixture": Gemma4TextConfig(**MHA | own | mixture, **UNTIED),
         "E2B": Gemma4TextConfig(
-            **GQA | own | {"hidden_size_per_layer_input": 16, "num_hidden_layers": 5, "layer_types": TYPES},
+            **GQA
+            | own
+            | {"hidden_size_per_layer_input": 16, "num_hidden_layers": 5, "layer_types": TYPES},
             rms_norm_eps=0.5,  # norms of a few small values would magnify rounding
             num_kv_shared_layers=2,
             use_double_wide_mlp=True,
@@ -183,7 +225,11 @@ class TestGemma4(FamilyContract):
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
         wide = config.use_double_wide_mlp and config.kv_sharing_modes[layer] == "reuse"
-        return config.moe_intermediate_size if config.enable_moe_block else config.intermediate_size * (1 + wide)
+        return (
+            config.moe_intermediate_size
+            if config.enable_moe_block
+            else config.intermediate_size * (1 + wide)
+        )
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
         if self.shares(config, layer):
@@ -214,7 +260,8 @@ class TestQwen3Next(FamilyContract):
     features = {"num_experts_per_tok": 1}
     stock = False
     stays = (*TestQwen35.stays, *TestQwen2Moe.stays)
-    num_neurons, heads = TestQwen2Moe.num_neurons, TestQwen35.heads
+    num_neurons = TestQwen2Moe.num_neurons
+    heads = TestQwen35.heads
 
 
 class TestNemotronH(FamilyContract):
@@ -225,14 +272,19 @@ class TestNemotronH(FamilyContract):
     }  # fmt: skip
     configs = {
         "latent": NemotronHConfig(
-            **MHA | own, layers_block_type=["moe", "full_attention", "moe", "linear_attention"], moe_latent_size=16
+            **MHA | own,
+            layers_block_type=["moe", "full_attention", "moe", "linear_attention"],
+            moe_latent_size=16,
         ),
         "mixture": NemotronHConfig(
-            **GQA | own, layers_block_type=["moe", "full_attention", "moe", "linear_attention", "mlp"], mlp_bias=True
+            **GQA | own,
+            layers_block_type=["moe", "full_attention", "moe", "linear_attention", "mlp"],
+            mlp_bias=True,
         ),
     }
     features = {"routed_scaling_factor": 1.0, "num_experts_per_tok": 1}
-    uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
+    uniform = ULMM(remove_heads=0, round_to=8)
+    uniform_ratio = 0.3
     stays = ("mixer.gate.", "mixer.shared_experts.", "mixer.in_proj", "mixer.conv1d", "mixer.fc")
 
     def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
@@ -244,7 +296,11 @@ class TestNemotronH(FamilyContract):
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
         kind = config.layers_block_type[layer]
-        return FamilyContract.heads(self, config, layer) if kind == "full_attention" else (kind[0] == "l", 1)
+        return (
+            FamilyContract.heads(self, config, layer)
+            if kind == "full_attention"
+            else (kind[0] == "l", 1)
+        )
 
 
 class TestFalconH1(FamilyContract):

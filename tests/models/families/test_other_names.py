@@ -23,7 +23,9 @@ from tests.models.families.tiny import BIASES, SLIDING, TIED, TINY, UNTIED, both
 
 
 class TestPhi3(FamilyContract):
-    configs = both(Phi3Config, {"sliding_window": None}, {**SLIDING, **TIED, "partial_rotary_factor": 0.5})
+    configs = both(
+        Phi3Config, {"sliding_window": None}, {**SLIDING, **TIED, "partial_rotary_factor": 0.5}
+    )
     features = {"sliding_window": 16}
 
 
@@ -41,7 +43,9 @@ class TestOPT(FamilyContract):
         "no-biases": OPTConfig(**own, enable_bias=False, activation_function="gelu", **UNTIED),
     }
     neurons = "ffn_dim"
-    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
+    holds_biases = True
 
 
 class TestGPTNeoX(FamilyContract):
@@ -51,7 +55,9 @@ class TestGPTNeoX(FamilyContract):
         "serial": GPTNeoXConfig(**own, use_parallel_residual=False, **TIED, rotary_pct=0.5),
         "no-attention-biases": GPTNeoXConfig(**own, attention_bias=False),
     }
-    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
+    holds_biases = True
 
 
 class TestGlm4(FamilyContract):
@@ -81,11 +87,15 @@ class TestFalcon(FamilyContract):
     own = TINY | {"ffn_hidden_size": 56, "multi_query": False}
     configs = {
         "mha": FalconConfig(**own, parallel_attn=False, **UNTIED),
-        "gqa": FalconConfig(**own, new_decoder_architecture=True, num_kv_heads=4, num_ln_in_parallel_attn=2),
+        "gqa": FalconConfig(
+            **own, new_decoder_architecture=True, num_kv_heads=4, num_ln_in_parallel_attn=2
+        ),
         "one-kv-head": FalconConfig(**own | {"multi_query": True}, bias=True),
     }
     neurons = "ffn_hidden_size"
-    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
+    holds_biases = True
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
         groups = 1 if config.multi_query else config.num_kv_heads
@@ -101,4 +111,6 @@ class TestGPT2(FamilyContract):
     }
     features = {"scale_attn_by_inverse_layer_idx": False}
     neurons = "n_inner"
-    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
+    holds_biases = True

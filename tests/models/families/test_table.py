@@ -31,16 +31,36 @@ def row(model_type: str) -> str:
     """What the contract tests of an architecture."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
-    adapters, names = [adapt(model) for model in models], {name for name, _ in models[0].named_parameters()}
-    divided = [(adapter, i) for adapter in adapters for i in range(len(adapter.layers)) if adapter.attention(i).inputs]
+    adapters = [adapt(model) for model in models]
+    names = {name for name, _ in models[0].named_parameters()}
+    divided = [
+        (adapter, i)
+        for adapter in adapters
+        for i in range(len(adapter.layers))
+        if adapter.attention(i).inputs
+    ]
     kinds = {"MHA" if adapter.queries_per_group(i) == 1 else "GQA" for adapter, i in divided}
     mlps = [adapters[0].mlp(i) for i in range(len(adapters[0].layers))]
     rows = mlps[0].unit_price // models[0].config.get_text_config().hidden_size
-    neurons = "experts" if any(len(mlp.members) > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
+    neurons = (
+        "experts" if any(len(mlp.members) > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
+    )
     kept = [f"`{key}`" for key in contract.features]
-    kept += ["q and k norms"] if any(norm in name for name in names for norm in ("q_norm", "query_layernorm")) else []
-    stock = "with biases" if contract.holds_biases else "`compensation=none`" if contract.stock else "no"
-    stays = {text for part in contract.stays for name, text in STAYS.items() if part.startswith(name)}
+    kept += (
+        ["q and k norms"]
+        if any(norm in name for name in names for norm in ("q_norm", "query_layernorm"))
+        else []
+    )
+    stock = (
+        "with biases"
+        if contract.holds_biases
+        else "`compensation=none`"
+        if contract.stock
+        else "no"
+    )
+    stays = {
+        text for part in contract.stays for name, text in STAYS.items() if part.startswith(name)
+    }
     stays |= {"vision tower, projector"} if model_type in TOWERS else set()
     heads = "both" if len(kinds) == 2 else ", ".join(kinds) or "none"
     cells = (model_type, heads, neurons, ", ".join(sorted(stays)), ", ".join(kept), stock)

@@ -41,12 +41,26 @@ from tests.models.families.contract import FamilyContract
 from tests.models.families.test_mixtures import TestGemma4 as Gemma4
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
 
-IMAGE, PATCHES = VOCAB - 1, 4  # the token that an image is put in place of, and how many of them an image takes
-IMAGES, FIRST = 2, 3
+IMAGE, PATCHES = (
+    VOCAB - 1,
+    4,
+)  # the token that an image is put in place of, and how many of them an image takes
+IMAGES = 2
+FIRST = 3
 AUDIO = VOCAB - 2  # the token that a sound is put in place of
-VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
-HEADS_OF_8 = {"num_attention_heads": 4}  # where the head size is hidden_size / heads and three rotary angles share it
-MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 4,
+}
+HEADS_OF_8 = {
+    "num_attention_heads": 4
+}  # where the head size is hidden_size / heads and three rotary angles share it
+MROPE = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+}
 
 
 class SeesImages:
@@ -74,8 +88,11 @@ class SeesImages:
         """What the model writes about the images."""
         return model.generate(**self.inputs(), max_new_tokens=6, min_new_tokens=6, do_sample=False)
 
-    def test_an_image_is_seen_as_the_masked_model_sees_it(self, config: PreTrainedConfig, saved: Saved) -> None:
-        masked, dense = random_model(config), random_model(config)
+    def test_an_image_is_seen_as_the_masked_model_sees_it(
+        self, config: PreTrainedConfig, saved: Saved
+    ) -> None:
+        masked = random_model(config)
+        dense = random_model(config)
         prune(masked, 0.4, mask_layer)
         reloaded = AutoModelForImageTextToText.from_pretrained(saved.directory)
         torch.testing.assert_close(self.seen(reloaded), self.seen(masked), atol=1e-4, rtol=0)
@@ -83,18 +100,31 @@ class SeesImages:
         assert torch.equal(self.said(reloaded), self.said(saved.model))
         assert not torch.allclose(self.seen(reloaded), self.seen(dense), atol=1e-2)
         other = torch.ones(self.image_shape)
-        assert not torch.allclose(self.seen(reloaded, pixel_values=other), self.seen(reloaded), atol=1e-3)
+        assert not torch.allclose(
+            self.seen(reloaded, pixel_values=other), self.seen(reloaded), atol=1e-3
+        )
 
-    def test_the_vision_tower_and_the_projector_travel_along(self, config: PreTrainedConfig, saved: Saved) -> None:
+    def test_the_vision_tower_and_the_projector_travel_along(
+        self, config: PreTrainedConfig, saved: Saved
+    ) -> None:
         dense = random_model(config)
         tower = {id(tensor) for tensor in adapt(dense).layers.state_dict(keep_vars=True).values()}
         after = AutoModelForImageTextToText.from_pretrained(saved.directory).state_dict()
-        others = {name: one for name, one in dense.state_dict(keep_vars=True).items() if id(one) not in tower}
+        others = {
+            name: one
+            for name, one in dense.state_dict(keep_vars=True).items()
+            if id(one) not in tower
+        }
         assert any("vis" in name for name in others)
         assert all(torch.equal(after[name], tensor) for name, tensor in others.items())
 
 
-QWEN = {"image_token_id": IMAGE, "video_token_id": 94, "vision_start_token_id": 93, "vision_end_token_id": 92}
+QWEN = {
+    "image_token_id": IMAGE,
+    "video_token_id": 94,
+    "vision_start_token_id": 93,
+    "vision_end_token_id": 92,
+}
 QWEN_VISION = {
     "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
     "temporal_patch_size": 2, "out_hidden_size": 32,
@@ -106,7 +136,9 @@ class TestLlava(SeesImages, FamilyContract):
     own = {"vision_config": CLIPVisionConfig(**VISION, image_size=8), "image_token_index": IMAGE}
     configs = {
         "mha": LlavaConfig(text_config=LlamaConfig(**MHA), **own),
-        "gqa": LlavaConfig(text_config=LlamaConfig(**GQA, attention_bias=True, mlp_bias=True), **own),
+        "gqa": LlavaConfig(
+            text_config=LlamaConfig(**GQA, attention_bias=True, mlp_bias=True), **own
+        ),
     }
     holds_biases = True
 
@@ -118,9 +150,12 @@ class TestMistral3(SeesImages, FamilyContract):
     }  # fmt: skip
     configs = {
         "mha": Mistral3Config(text_config=MistralConfig(**MHA, sliding_window=None, **TIED), **own),
-        "gqa": Mistral3Config(text_config=MistralConfig(**GQA, sliding_window=None), **own, **UNTIED),
+        "gqa": Mistral3Config(
+            text_config=MistralConfig(**GQA, sliding_window=None), **own, **UNTIED
+        ),
     }
-    image_shape, beside = (IMAGES, 3, 16, 16), {"image_sizes": [[16, 16]] * IMAGES}
+    image_shape = (IMAGES, 3, 16, 16)
+    beside = {"image_sizes": [[16, 16]] * IMAGES}
 
 
 class TestGemma3Vision(SeesImages, FamilyContract):
@@ -132,7 +167,9 @@ class TestGemma3Vision(SeesImages, FamilyContract):
     configs = {
         "mha": Gemma3Config(text_config=Gemma3TextConfig(**MHA, **text), **own),
         "gqa": Gemma3Config(
-            text_config=Gemma3TextConfig(**GQA, **text, attention_bias=True, **UNTIED), **own, **UNTIED
+            text_config=Gemma3TextConfig(**GQA, **text, attention_bias=True, **UNTIED),
+            **own,
+            **UNTIED,
         ),
     }
     token_types = "token_type_ids"
@@ -142,26 +179,38 @@ class TestQwen25VL(SeesImages, FamilyContract):
     vision = QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [0]}
     configs = {
         "mha": Qwen2_5_VLConfig(
-            text_config=MHA | HEADS_OF_8 | MROPE | {"num_key_value_heads": 4}, vision_config=vision, **QWEN, **TIED
+            text_config=MHA | HEADS_OF_8 | MROPE | {"num_key_value_heads": 4},
+            vision_config=vision,
+            **QWEN,
+            **TIED,
         ),
         "gqa": Qwen2_5_VLConfig(
-            text_config=GQA | HEADS_OF_8 | MROPE | {"num_key_value_heads": 2}, vision_config=vision, **QWEN
+            text_config=GQA | HEADS_OF_8 | MROPE | {"num_key_value_heads": 2},
+            vision_config=vision,
+            **QWEN,
         ),
     }
-    image_shape, beside = (IMAGES * 16, 96), {"image_grid_thw": [[1, 4, 4]] * IMAGES}
+    image_shape = (IMAGES * 16, 96)
+    beside = {"image_grid_thw": [[1, 4, 4]] * IMAGES}
     token_types = "mm_token_type_ids"
-    uniform, uniform_ratio = ULMM(remove_heads=0), 0.4
+    uniform = ULMM(remove_heads=0)
+    uniform_ratio = 0.4
 
 
 class TestQwen3VL(SeesImages, FamilyContract):
     vision = QWEN_VISION | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     configs = {
-        "mha": Qwen3VLConfig(text_config=MHA | MROPE | {"head_dim": 8}, vision_config=vision, **QWEN, **TIED),
+        "mha": Qwen3VLConfig(
+            text_config=MHA | MROPE | {"head_dim": 8}, vision_config=vision, **QWEN, **TIED
+        ),
         "gqa": Qwen3VLConfig(
-            text_config=GQA | MROPE | {"head_dim": 8, "attention_bias": True}, vision_config=vision, **QWEN
+            text_config=GQA | MROPE | {"head_dim": 8, "attention_bias": True},
+            vision_config=vision,
+            **QWEN,
         ),
     }
-    image_shape, beside = (IMAGES * 16, 96), {"image_grid_thw": [[1, 4, 4]] * IMAGES}
+    image_shape = (IMAGES * 16, 96)
+    beside = {"image_grid_thw": [[1, 4, 4]] * IMAGES}
     token_types = "mm_token_type_ids"
 
 
@@ -201,25 +250,39 @@ class TestGemma4Vision(SeesImages, FamilyContract):
     configs = {
         "26B": Gemma4Config(text_config=Gemma4TextConfig(**MHA | text | Gemma4.mixture), **own),
         "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),
-        "31B": Gemma4Config(text_config=Gemma4TextConfig(**GQA | text, attention_k_eq_v=True), **own),
+        "31B": Gemma4Config(
+            text_config=Gemma4TextConfig(**GQA | text, attention_k_eq_v=True), **own
+        ),
     }
     stock = False
     image_shape = (IMAGES, 16, 48)
     beside = {"image_position_ids": [[[i % 4, i // 4] for i in range(16)]] * IMAGES}
     token_types = "mm_token_type_ids"
-    stays, whole, shares, heads = Gemma4.stays, Gemma4.whole, Gemma4.shares, Gemma4.heads
+    stays = Gemma4.stays
+    whole = Gemma4.whole
+    shares = Gemma4.shares
+    heads = Gemma4.heads
     num_neurons = Gemma4.num_neurons
 
 
 @torch.no_grad()
-def test_sound_is_heard_as_the_masked_model_hears_it(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_sound_is_heard_as_the_masked_model_hears_it(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     masked, sliced = (random_model(TestGemma4Vision.configs["E2B"]) for _ in "ab")
     prune(masked, 0.4, mask_layer)
-    reloaded = load(save_pruned(sliced, tokenizer, tmp_path / "pruned", prune(sliced, 0.4)).directory)
-    words, frames = tokens(1, 12, seed=5).clamp(max=AUDIO - 1), torch.ones(1, 8, dtype=torch.bool)
+    reloaded = load(
+        save_pruned(sliced, tokenizer, tmp_path / "pruned", prune(sliced, 0.4)).directory
+    )
+    words = tokens(1, 12, seed=5).clamp(max=AUDIO - 1)
+    frames = torch.ones(1, 8, dtype=torch.bool)
     words[:, FIRST : FIRST + 2] = AUDIO  # four frames each
-    sounds = [torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)]
-    heard = [reloaded(words, input_features=one, input_features_mask=frames).logits for one in sounds]
+    sounds = [
+        torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)
+    ]
+    heard = [
+        reloaded(words, input_features=one, input_features_mask=frames).logits for one in sounds
+    ]
     expected = masked(words, input_features=sounds[0], input_features_mask=frames).logits
     torch.testing.assert_close(heard[0], expected, atol=1e-4, rtol=0)
     assert not torch.allclose(heard[0], heard[1], atol=1e-3)

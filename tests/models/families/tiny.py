@@ -13,15 +13,20 @@ TINY = {
 }  # fmt: skip
 MHA = TINY | {"num_key_value_heads": 8, "intermediate_size": 56}
 GQA = TINY | {"num_key_value_heads": 4, "intermediate_size": 56}
-TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+TIED = {"tie_word_embeddings": True}
+UNTIED = {"tie_word_embeddings": False}
 BIASES = {"attention_bias": True, "mlp_bias": True}
 SLIDING = {"sliding_window": 8}
-SOME_LAYERS_SLIDE = SLIDING | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+SOME_LAYERS_SLIDE = SLIDING | {
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]
+}
 MULTIPLIERS = {
     "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0,
 }  # fmt: skip
 
 
-def both(config: type[PreTrainedConfig], mha: dict[str, Any], gqa: dict[str, Any], **own: Any) -> Any:
+def both(
+    config: type[PreTrainedConfig], mha: dict[str, Any], gqa: dict[str, Any], **own: Any
+) -> Any:
     """The two variants of most families. mha, gqa: the keys of one of them; own: those of both."""
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}

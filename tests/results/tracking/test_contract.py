@@ -38,7 +38,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def run_of(client: Any, run_dir: Path) -> Any:
     """The one run of a folder."""
     experiment = client.get_experiment_by_name("flap").experiment_id
-    [run] = [one for one in client.search_runs([experiment]) if one.data.params["folder"] == str(run_dir)]
+    [run] = [
+        one for one in client.search_runs([experiment]) if one.data.params["folder"] == str(run_dir)
+    ]
     return run
 
 
@@ -56,13 +58,19 @@ def done(run_dir: Path) -> Report:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [
-        one.getMessage() for one in caplog.records if one.name.startswith("flap.results.tracking") and one.levelno > 20
+        one.getMessage()
+        for one in caplog.records
+        if one.name.startswith("flap.results.tracking") and one.levelno > 20
     ]
 
 
 @pytest.mark.long
 def test_it_has_the_numbers_the_layers_the_progress_and_the_report(
-    client: Any, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    client: Any,
+    run_dir: Path,
+    done: Report,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     MLflow().check()
     with MLflow().start({"ratio": 0.4, "eval": None}, run_dir, JOB) as tracked:
@@ -70,22 +78,32 @@ def test_it_has_the_numbers_the_layers_the_progress_and_the_report(
         tracked.finish(done)
     said = capfd.readouterr()
     assert (warnings(caplog), said.out) == ([], "")
-    assert [line for line in said.err.splitlines() if not line.startswith("calibrate ")] == []  # the run's own bar
+    assert [
+        line for line in said.err.splitlines() if not line.startswith("calibrate ")
+    ] == []  # the run's own bar
     run = run_of(client, run_dir)
     assert (run.data.params["ratio"], run.info.status) == ("0.4", "FINISHED")
-    expected = {legal_name(name): value for name, value in summary(done).items() if value is not None}
+    expected = {
+        legal_name(name): value for name, value in summary(done).items() if value is not None
+    }
     assert len(expected) > 20 and expected.items() <= (run.data.tags | run.data.metrics).items()
     assert client.get_metric_history(run.info.run_id, "progress/calibrate")[-1].value == 1.0
-    assert client.get_metric_history(run.info.run_id, "progress/calibrate/tokens_per_second")[-1].value > 0
+    assert (
+        client.get_metric_history(run.info.run_id, "progress/calibrate/tokens_per_second")[-1].value
+        > 0
+    )
     files = Path(client.download_artifacts(run.info.run_id, ""))
     assert json.loads((files / "layers.json").read_text())["data"] == [
-        [i, *done.layers_before[i].values(), *done.layers[i].values()] for i in range(len(done.layers))
+        [i, *done.layers_before[i].values(), *done.layers[i].values()]
+        for i in range(len(done.layers))
     ]
     assert (files / "report.json").read_bytes() == (run_dir / "report.json").read_bytes()
 
 
 @pytest.mark.long
-def test_a_job_started_again_is_one_run(client: Any, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_started_again_is_one_run(
+    client: Any, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ValueError, match="no memory"), MLflow().start({"ratio": 0.4}, run_dir, JOB):
         raise ValueError("no memory")
     assert run_of(client, run_dir).info.status == "FAILED"
@@ -97,12 +115,17 @@ def test_a_job_started_again_is_one_run(client: Any, run_dir: Path, caplog: pyte
 def test_a_missing_server_or_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build("tracking", composed("tracking=mlflow").tracking) == MLflow()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ValueError, match=r"^tracking\.uri=None: expected a server, as http://127\.0\.0\.1:5000, or"):
+    with pytest.raises(
+        ValueError, match=r"^tracking\.uri=None: expected a server, as http://127\.0\.0\.1:5000, or"
+    ):
         MLflow().check()
     monkeypatch.setattr("flap.results.tracking.in_mlflow.find_spec", lambda name: None)
     with pytest.raises(ValueError) as caught:
         MLflow().check()
-    assert str(caught.value) == f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}"
+    assert (
+        str(caught.value)
+        == f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}"
+    )
 
 
 def test_a_server_that_is_away_costs_seconds_and_one_warning(

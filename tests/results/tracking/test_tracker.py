@@ -29,13 +29,18 @@ NOBODY = "http://127.0.0.1:9"  # a port that nothing listens on
 class NotedRun:
     """A run of W&B that notes what it is told."""
 
-    offline, url = True, None
+    offline = True
+    url = None
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.options, self.id, self.dir = options, options["id"], f"{options['dir']}/wandb/run/files"
+        self.options = options
+        self.id = options["id"]
+        self.dir = f"{options['dir']}/wandb/run/files"
         self.logged: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
-        self.artifacts: dict[str, wandb.Artifact] = {}  # by the first word of their names: report, dense, model
+        self.artifacts: dict[
+            str, wandb.Artifact
+        ] = {}  # by the first word of their names: report, dense, model
         self.used: list[str] = []
         self.exit_code: int | None = None
 
@@ -48,7 +53,9 @@ class NotedRun:
     def log_artifact(self, artifact: wandb.Artifact) -> None:
         self.artifacts[artifact.name.partition("-")[0]] = artifact
 
-    def _log_artifact(self, artifact: wandb.Artifact, is_user_created: bool, use_after_commit: bool) -> None:
+    def _log_artifact(
+        self, artifact: wandb.Artifact, is_user_created: bool, use_after_commit: bool
+    ) -> None:
         self.log_artifact(artifact)
         self.used += [artifact.name.partition("-")[0]] * use_after_commit
 
@@ -63,7 +70,9 @@ class NotedRun:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[NotedRun]:
     """The runs that W&B is asked to begin."""
     begun: list[NotedRun] = []
-    monkeypatch.setattr(wandb, "init", lambda **options: begun.append(NotedRun(options)) or begun[-1])
+    monkeypatch.setattr(
+        wandb, "init", lambda **options: begun.append(NotedRun(options)) or begun[-1]
+    )
     return begun
 
 
@@ -123,7 +132,9 @@ def done(run_dir: Path) -> Report:
 
 
 def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
-    options = Wandb(mode="offline", tags=["mine", "WIFV"], group="own", project="other")  # before the sweep's folder
+    options = Wandb(
+        mode="offline", tags=["mine", "WIFV"], group="own", project="other"
+    )  # before the sweep's folder
     with start(tmp_path, options, replace(JOB, group="sweep"), ratio=0.4):
         pass
     [run] = runs
@@ -147,14 +158,19 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
     assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
     [picture] = run.series("picture")
     assert picture.format == "png" and run.summary["checkpoint"] == done.checkpoint
-    for name, place in (("dense", model_dir), ("model", Path(done.checkpoint or ""))):  # no file is copied
+    for name, place in (
+        ("dense", model_dir),
+        ("model", Path(done.checkpoint or "")),
+    ):  # no file is copied
         entries = run.artifacts[name].manifest.entries.values()
         assert {entry.ref for entry in entries} == {path.as_uri() for path in place.iterdir()}
     [entry] = other.artifacts["dense"].manifest.entries.values()
     assert entry.ref == "https://huggingface.co/mine/small"
 
 
-def test_progress_is_throttled(runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_throttled(
+    runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(1000))  # a tenth of a second an item
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
@@ -168,7 +184,9 @@ def test_progress_is_throttled(runs: list[NotedRun], tmp_path: Path, monkeypatch
     assert run.logged[4:] == [{"progress/unknown length/items": 1}]
 
 
-def test_each_job_is_a_run_of_its_own_and_started_again_the_same(runs: list[NotedRun], tmp_path: Path) -> None:
+def test_each_job_is_a_run_of_its_own_and_started_again_the_same(
+    runs: list[NotedRun], tmp_path: Path
+) -> None:
     """Also after one that failed: it has its exit code, and its error passes."""
     for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
         try:
@@ -181,8 +199,11 @@ def test_each_job_is_a_run_of_its_own_and_started_again_the_same(runs: list[Note
     assert len({run.id for run in runs}) == 3 and runs[0].id == runs[3].id
 
 
-def test_a_study_is_one_run_of_the_group_with_its_table(runs: list[NotedRun], tmp_path: Path) -> None:
-    columns, rows = ["metric", "ratio", "perplexity"], [["WIFV", 0.2, 5.5], ["random", 0.2, None], ["IFV", "-", 6]]
+def test_a_study_is_one_run_of_the_group_with_its_table(
+    runs: list[NotedRun], tmp_path: Path
+) -> None:
+    columns = ["metric", "ratio", "perplexity"]
+    rows = [["WIFV", 0.2, 5.5], ["random", 0.2, None], ["IFV", "-", 6]]
     Wandb(mode="offline").log_study(tmp_path / "sweep", columns, rows)
     [run] = runs
     assert (run.options["job_type"], run.options["group"]) == ("study", "sweep")
@@ -194,9 +215,15 @@ def broken(*args: Any, **options: Any) -> None:
     raise RuntimeError("no\nluck")
 
 
-@pytest.mark.parametrize("broken_part", ["import", "init", "log", "log_artifact", "finish", "summary"])
+@pytest.mark.parametrize(
+    "broken_part", ["import", "init", "log", "log_artifact", "finish", "summary"]
+)
 def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
-    broken_part: str, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, session: pytest.MonkeyPatch
+    broken_part: str,
+    run_dir: Path,
+    done: Report,
+    caplog: pytest.LogCaptureFixture,
+    session: pytest.MonkeyPatch,
 ) -> None:
     if broken_part == "import":
         session.setitem(sys.modules, "wandb", None)
@@ -211,7 +238,11 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
         list(progress(range(3), "calibrate"))
         tracked.finish(done)
     [warning] = said(caplog)
-    cause = "ModuleNotFoundError: import of wandb" if broken_part == "import" else "RuntimeError: no luck;"
+    cause = (
+        "ModuleNotFoundError: import of wandb"
+        if broken_part == "import"
+        else "RuntimeError: no luck;"
+    )
     assert warning.startswith(f"W&B: {cause}") and "\n" not in warning and str(run_dir) in warning
 
 
@@ -230,7 +261,9 @@ def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline
     assert capfd.readouterr() == ("", "")
     [warning], [folder] = said(caplog), run_dir.glob("wandb/offline-run-*")
     assert "CommError" in warning and str(run_dir) in warning
-    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync {folder}"]
+    assert said(caplog, logging.INFO) == [
+        f"W&B: recorded offline; send it with: wandb sync {folder}"
+    ]
 
 
 def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(
@@ -258,7 +291,9 @@ def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(
 @pytest.mark.parametrize(
     ("key", "problem"), [(None, "no W&B key is configured"), ("short", "WANDB_API_KEY invalid: .*")]
 )
-def test_online_without_a_valid_key_is_refused(key: str | None, problem: str, session: pytest.MonkeyPatch) -> None:
+def test_online_without_a_valid_key_is_refused(
+    key: str | None, problem: str, session: pytest.MonkeyPatch
+) -> None:
     if key:
         session.setenv("WANDB_API_KEY", key)
     line = rf"^tracking\.mode=online: {problem}; run `wandb login`, set WANDB_API_KEY, or take tracking\.mode=offline$"
@@ -284,22 +319,38 @@ def test_auto_is_online_with_a_key(
 
 
 def test_ids_are_legal_and_tell_names_apart_that_differ_in_a_forbidden_character() -> None:
-    texts = ["a/b", "a:b", "a-b", "a b", "x" * 400 + "a" * 80, "y" * 400 + "a" * 80, "", string.punctuation + "é漢"]
+    texts = [
+        "a/b",
+        "a:b",
+        "a-b",
+        "a b",
+        "x" * 400 + "a" * 80,
+        "y" * 400 + "a" * 80,
+        "",
+        string.punctuation + "é漢",
+    ]
     assert len({legal_id(text) for text in texts}) == len(texts)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", legal_id(text)) for text in texts)
     assert legal_id("a/b") == legal_id("a/b") == "a-b-c14cddc0"
 
 
 def test_a_folder_keeps_its_id_and_equal_names_elsewhere_have_another(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    assert kept_id(here, "outputs/today") == kept_id(here, "outputs/today") != kept_id(there, "outputs/today")
+    here = tmp_path / "here"
+    there = tmp_path / "there"
+    assert (
+        kept_id(here, "outputs/today")
+        == kept_id(here, "outputs/today")
+        != kept_id(there, "outputs/today")
+    )
 
 
 def test_no_tracking_tells_nobody(done: Report, tmp_path: Path) -> None:
     before = list(tmp_path.iterdir())
     with NoTracking().start({}, tmp_path, JOB) as tracked:
         tracked.finish(done)
-        tracked.finish(replace(done, layers=[{}] * len(done.layers)))  # a report that lacks a width ends no run
+        tracked.finish(
+            replace(done, layers=[{}] * len(done.layers))
+        )  # a report that lacks a width ends no run
     assert list(tmp_path.iterdir()) == before
 
 
@@ -307,7 +358,10 @@ def test_no_tracking_tells_nobody(done: Report, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"mode": "live"}, "tracking.mode=live: expected one of auto, online, offline"),
-        ({"tags": ["fine", "x" * 65]}, f"tracking.tags={'x' * 65}: expected tags of 1 to 64 characters"),
+        (
+            {"tags": ["fine", "x" * 65]},
+            f"tracking.tags={'x' * 65}: expected tags of 1 to 64 characters",
+        ),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

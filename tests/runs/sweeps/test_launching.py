@@ -23,7 +23,9 @@ def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.Monkey
     """Whose folders hold finished runs, which stay; one comes from another process."""
     monkeypatch.setattr(RunFailedError, "lines", [])
     write_status(tmp_path / "0_a", "failed", "ratio=2")
-    first, *_ = [RunFailedError(str(tmp_path), line) for line in ("ratio=2", "1_b: holds another run")]
+    first, *_ = [
+        RunFailedError(str(tmp_path), line) for line in ("ratio=2", "1_b: holds another run")
+    ]
     other = pickle.dumps(RunFailedError(str(tmp_path), "2_c: holds another run"))
     RunFailedError.lines.pop()
     pickle.loads(other)

@@ -28,11 +28,14 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     target = checkpoint / f"model-{kind}.gguf"
     config, tokenizer = read_checkpoint(checkpoint)
     check_model(config)
-    source, ends = source_gguf(str(checkpoint)), end_tokens(checkpoint, config)
+    source = source_gguf(str(checkpoint))
+    ends = end_tokens(checkpoint, config)
     try:
         with atomic_file(target) as scratch:
             writer, tensors = opened(scratch, checkpoint, config)
-            writer.add_file_type(LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
+            writer.add_file_type(
+                LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"]
+            )
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
             _write(writer, tensors, kind)
@@ -74,7 +77,9 @@ def _type_of(tensor: LazyTensor, requested: GGMLQuantizationType) -> GGMLQuantiz
 
 def _stays_f32(tensor: LazyTensor) -> bool:
     """Return whether a tensor is a vector, the biases of experts, a router, or the embeddings of positions."""
-    return len(tensor.shape) == 1 or tensor.name.endswith((".bias", "ffn_gate_inp.weight", "position_embd.weight"))
+    return len(tensor.shape) == 1 or tensor.name.endswith(
+        (".bias", "ffn_gate_inp.weight", "position_embd.weight")
+    )
 
 
 def _encoded(tensor: LazyTensor, type_: GGMLQuantizationType) -> np.ndarray:

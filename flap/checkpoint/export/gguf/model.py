@@ -46,7 +46,9 @@ def check_model(config: PreTrainedConfig) -> None:
     """
     model_type = config.model_type.removeprefix("flap_")
     if model_type not in MODEL_TYPES:
-        raise ValueError(f"gguf: model_type={model_type}: expected {', '.join(MODEL_TYPES)}; {CONVERTER}")
+        raise ValueError(
+            f"gguf: model_type={model_type}: expected {', '.join(MODEL_TYPES)}; {CONVERTER}"
+        )
     check_setting("gguf", "hidden_act", config.hidden_act, ("silu",))
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     slides = getattr(config, "sliding_window", None) is not None and "sliding_attention" in kinds
@@ -59,13 +61,22 @@ def _check_rope(config: PreTrainedConfig) -> None:
     check_setting("gguf", "rope_type", rope["rope_type"], ROPES)
     if rope["rope_type"] == "yarn":
         for name, value in YARN.items():
-            check_setting("gguf", name, rope.get(name) if rope.get(name) is not None else value, (value,))
+            check_setting(
+                "gguf", name, rope.get(name) if rope.get(name) is not None else value, (value,)
+            )
         usual = 0.1 * log(rope["factor"]) + 1
         factor = rope.get("attention_factor") or usual
-        check_setting("gguf", "attention_factor", usual if isclose(factor, usual, rel_tol=1e-6) else factor, (usual,))
+        check_setting(
+            "gguf",
+            "attention_factor",
+            usual if isclose(factor, usual, rel_tol=1e-6) else factor,
+            (usual,),
+        )
 
 
-def opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUFWriter, list[LazyTensor]]:
+def opened(
+    path: Path, checkpoint: Path, config: PreTrainedConfig
+) -> tuple[GGUFWriter, list[LazyTensor]]:
     """Return the writer of a file, which has the hyperparameters of a checkpoint, and all tensors that it is to write.
 
     Raises:
@@ -97,7 +108,9 @@ def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTens
     return tensors
 
 
-def _converted(name: str, shape: tuple[int, ...], target: str, shards: Shards, head_dim: int) -> LazyTensor:
+def _converted(
+    name: str, shape: tuple[int, ...], target: str, shards: Shards, head_dim: int
+) -> LazyTensor:
     """Return a tensor as llama.cpp has it."""
     if re.search(r"\.[qk]_proj\.", name):
         return LazyTensor(target, shape, lambda: interleave(shards.read(name).float(), head_dim))
@@ -127,7 +140,9 @@ def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> l
     ]
 
 
-def add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool) -> None:
+def add_hyperparameters(
+    writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool
+) -> None:
     """Write the hyperparameters. by_layer: widths as arrays with an entry for each layer."""
     dim = head_dim(config)
     writer.add_block_count(len(widths))
@@ -155,7 +170,8 @@ def _add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 def rope_factors(config: PreTrainedConfig) -> Tensor | None:
     """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies; None: no factors."""
-    rope, dim = ropes(config)[0], head_dim(config)
+    rope = ropes(config)[0]
+    dim = head_dim(config)
     if rope["rope_type"] != "llama3":
         return None
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))

@@ -23,7 +23,8 @@ _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_LLAMA3, _QWEN2 = _WORDS.format(digits=r"\p{N}{1,3}"), _WORDS.format(digits=r"\p{N}")
+_LLAMA3 = _WORDS.format(digits=r"\p{N}{1,3}")
+_QWEN2 = _WORDS.format(digits=r"\p{N}")
 NEVER_MERGED = -1e6  # a score below that of all merges
 # By llama.cpp's name: the steps before the merges, the normalizer, and whether whole words go before merges.
 _BPE = {
@@ -34,7 +35,11 @@ _BPE = {
 
 
 def add_tokenizer(
-    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, source: Path | None, vocab_size: int, ends: Sequence[int]
+    writer: GGUFWriter,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Path | None,
+    vocab_size: int,
+    ends: Sequence[int],
 ) -> None:
     """Write the keys of a tokenizer.
 
@@ -51,13 +56,17 @@ def add_tokenizer(
     spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
     model, pre, space_prefix = _kind(spec, type(tokenizer).__name__)
     tokens, types = _vocabulary(spec, tokenizer, vocab_size, ends)
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
+    merges = [
+        merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]
+    ]
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     if model == "llama":
-        scores = {left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))}
+        scores = {
+            left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))
+        }
         writer.add_token_scores([scores.get(token, NEVER_MERGED) for token in tokens])
     else:
         writer.add_token_merges([f"{left} {right}" for left, right in merges])
@@ -67,9 +76,17 @@ def add_tokenizer(
 
 def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Copy the keys of the tokenizer from the GGUF that the model came from, if it has the same vocabulary."""
-    fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
-    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
-        raise ValueError(f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from")
+    fields = {
+        name: field
+        for name, field in GGUFReader(source).fields.items()
+        if name.startswith("tokenizer.")
+    }
+    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {
+        i: t for t, i in tokenizer.get_vocab().items()
+    }:
+        raise ValueError(
+            f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from"
+        )
     for name, field in fields.items():
         kind, *item_types = field.types
         writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
@@ -81,7 +98,9 @@ def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
     The model is llama for SentencePiece, gpt2 for byte-level BPE. spec: the content of its tokenizer.json. name: of its
     class, for the error where it is of no such kind.
     """
-    model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
+    model, pre_tokenizer, normalizer = (
+        spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer")
+    )
     if model.get("type") == "BPE" and model.get("byte_fallback"):
         if (prefix := _space_prefix(normalizer, pre_tokenizer)) is not None:
             return "llama", "default", prefix
@@ -99,7 +118,12 @@ def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
 def _step_name(step: dict[str, Any]) -> str:
     """Return the name of a step of a pre-tokenizer; a regular expression is its own name."""
     match step:
-        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}:
+        case {
+            "type": "Split",
+            "pattern": {"Regex": regex},
+            "behavior": "Isolated",
+            "invert": False,
+        }:
             return str(regex)
         case {"type": "Digits", "individual_digits": True}:
             return "digit"
@@ -117,13 +141,24 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    first_too = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}  # of SentencePiece's own file
+    first_too = {
+        "type": "Replace",
+        "pattern": {"Regex": r"\A▁"},
+        "content": "▁▁",
+    }  # of SentencePiece's own file
     if not pre_tokenizer and steps == [{"type": "Prepend", "prepend": "▁"}, replace]:
         return True
     match pre_tokenizer.get("pretokenizers", pre_tokenizer):
-        case [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}]:
+        case [
+            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+        ]:
             return True if steps == [replace, first_too] else None
-        case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False} if not steps:
+        case {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": scheme,
+            "split": False,
+        } if not steps:
             return bool(scheme != "never")
     return None
 
@@ -134,15 +169,25 @@ def _vocabulary(
     """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers."""
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
-    byte_fallback = spec["model"]["byte_fallback"]  # bytes are tokens such as <0x0A>, and there is an unknown token
+    byte_fallback = spec["model"][
+        "byte_fallback"
+    ]  # bytes are tokens such as <0x0A>, and there is an unknown token
     added = {entry["id"]: entry for entry in spec["added_tokens"]}
-    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id, *ends}
+    used = {
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.unk_token_id,
+        tokenizer.pad_token_id,
+        *ends,
+    }
     for token, i in tokenizer.get_vocab().items():
         if i >= vocab_size and i in added and i not in used:
             log.warning("gguf: token %r has no embedding in this model, and is left out", token)
             continue  # Gemma 3 has <image_soft_token>, for the outputs of a vision tower
         if i >= vocab_size:
-            raise ValueError(f"gguf: token {token!r} has id {i}, and the model has embeddings for {vocab_size} tokens")
+            raise ValueError(
+                f"gguf: token {token!r} has id {i}, and the model has embeddings for {vocab_size} tokens"
+            )
         if byte_fallback and i == tokenizer.unk_token_id:
             kind = TokenType.UNKNOWN
         elif byte_fallback and len(token) == 6 and token.startswith("<0x"):
@@ -155,7 +200,9 @@ def _vocabulary(
     return tokens, types
 
 
-def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
+def _add_special(
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
+) -> None:
     """Write the ids of the special tokens, whether the tokenizer adds them to a text, and the chat template.
 
     llama.cpp ends a text with any of three: the end of a text, of a turn, and of a message.
@@ -177,7 +224,9 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: S
         case str() as template:
             writer.add_chat_template(template)
         case dict() as templates:
-            writer.add_chat_template([{"name": name, "template": template} for name, template in templates.items()])
+            writer.add_chat_template(
+                [{"name": name, "template": template} for name, template in templates.items()]
+            )
 
 
 def source_gguf(model: str) -> Path | None:
@@ -193,8 +242,16 @@ def source_gguf(model: str) -> Path | None:
         visited.add(model)
         record = Path(model) / "flap.json"
         try:
-            config = json.loads(record.read_text())["provenance"].get("config", {}) if record.is_file() else {}
+            config = (
+                json.loads(record.read_text())["provenance"].get("config", {})
+                if record.is_file()
+                else {}
+            )
         except (OSError, ValueError) as error:
-            raise ValueError(f"{model}: its flap.json cannot be read ({one_line(error, 300)})") from error
-        model = "" if config.get("vocabulary") else config.get("model", {}).get("path", "")  # trimmed: it has its own
+            raise ValueError(
+                f"{model}: its flap.json cannot be read ({one_line(error, 300)})"
+            ) from error
+        model = (
+            "" if config.get("vocabulary") else config.get("model", {}).get("path", "")
+        )  # trimmed: it has its own
     return None

@@ -10,11 +10,24 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from flap.checkpoint.export.checkpoint import Shards, check_setting, head_dim, read_checkpoint, ropes
+from flap.checkpoint.export.checkpoint import (
+    Shards,
+    check_setting,
+    head_dim,
+    read_checkpoint,
+    ropes,
+)
 from flap.storage.atomic_files import atomic_directory
 
 MODEL_FILE = "modeling_flap_mlx.py"
-REPLACED = ("auto_map", "_name_or_path", "architectures", "per_layer_config", "layer_types", "sliding_window")
+REPLACED = (
+    "auto_map",
+    "_name_or_path",
+    "architectures",
+    "per_layer_config",
+    "layer_types",
+    "sliding_window",
+)
 SILU = {"hidden_act": ("silu",)}
 GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}  # mlx-lm has one of the formulas
 GEMMA: dict[str, tuple[Any, ...]] = {
@@ -24,7 +37,9 @@ SCALED = {"rope_type": ("default", "linear", "llama3")}
 UNSCALED = {"rope_type": ("default",)}
 # What mlx-lm's model of each architecture computes, by config key; it has no other way.
 ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2"), SILU | SCALED),
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2"), SILU | SCALED
+    ),
     **dict.fromkeys(("phi3", "mixtral", "qwen3_moe"), SILU | UNSCALED),
     "gemma2": UNSCALED | GEMMA | {"tie_word_embeddings": (True,)},
     "gemma3_text": SCALED | GEMMA | {"final_logit_softcapping": (None,)},
@@ -40,13 +55,17 @@ def export_mlx(checkpoint: Path) -> Path:
         ValueError: there is no checkpoint, mlx-lm cannot run it, or the folder cannot be written.
     """
     config, tokenizer = read_checkpoint(checkpoint)
-    values, target = mlx_config(config), checkpoint / "mlx"
+    values = mlx_config(config)
+    target = checkpoint / "mlx"
     try:
         with atomic_directory(target, "export") as scratch:
             tokenizer.save_pretrained(scratch)
             (scratch / "config.json").write_text(json.dumps(values, indent=2) + "\n")
             shutil.copy(Path(__file__).with_name(MODEL_FILE), scratch)
-            for file in {*Shards(checkpoint).files.values(), *checkpoint.glob("generation_config.json")}:
+            for file in {
+                *Shards(checkpoint).files.values(),
+                *checkpoint.glob("generation_config.json"),
+            }:
                 shutil.copy(file, scratch)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
@@ -94,7 +113,8 @@ def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
 
 def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
     """Return the windows of the layers, in mlx-lm's own keys for Gemma 3."""
-    layers, window = config.num_hidden_layers, getattr(config, "sliding_window", None)
+    layers = config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
     slides = [kind == "sliding_attention" for kind in kinds]
     if model_type != "gemma3_text":
