@@ -1,38 +1,104 @@
-"""Prompts of SciQ that are never measured on, five examples each: `python experiments/answers/sciq.py sciq.jsonl`."""
+"""Prompts of SciQ for calibration, and documents that no calibration prompt contains, for evaluation.
+
+    python experiments/answers/sciq.py sciq.jsonl held_out.jsonl contaminated.jsonl
+
+sciq.jsonl: prompts for calibration. Each has five questions with their right answers, and a sixth that is asked.
+`calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads them.
+
+held_out.jsonl: documents that share no passage and no question with any prompt of sciq.jsonl.
+`eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks them as the task `sciq_answers` asks,
+after five examples. The examples are other documents of this file.
+
+contaminated.jsonl: the documents of which sciq.jsonl consists, in the form of held_out.jsonl. A model that was calibrated
+on sciq.jsonl has read them: measure on them only to see what that changes.
+
+Do not measure such a model on `sciq_answers` itself. Most documents of that task are in sciq.jsonl with their answers.
+"""
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from flap.data.named_texts import for_evaluation, rows
+from flap.data.overlap import word_runs
 
-TURNS = 6  # the last one is asked
+TURNS = 6  # of a calibration prompt; the last one is asked
+STOPS = (".", ",")  # end an answer of sciq_answers
 
 
-def turns() -> list[tuple[str, str]]:
-    """What is asked, and the right answer, of each document that has a passage for calibration."""
-    documents = rows(
-        "sciq-passages", "sciq", "allenai/sciq", ["support", "question", "correct_answer"]
-    )[0]
-    passages = (
-        one for one in documents if one["support"].strip() and not for_evaluation(one["support"])
-    )
+class Document(NamedTuple):
+    """A question about a passage, with the right answer."""
+
+    passage: str
+    question: str
+    answer: str
+
+    @property
+    def asked(self) -> str:
+        """The text that `sciq_answers` asks."""
+        return f"{self.passage.lstrip()}\nQuestion: {self.question}\nAnswer:"
+
+    @property
+    def runs(self) -> set[tuple[str, ...]]:
+        """The runs of words by which this document overlaps with another one."""
+        return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
+
+    @property
+    def can_be_answered(self) -> bool:
+        """Whether the right answer has no character that ends an answer of `sciq_answers`."""
+        return not any(stop in self.answer for stop in STOPS)
+
+
+def documents() -> list[Document]:
+    """Return the documents of SciQ's validation split that have a passage."""
+    columns = ["support", "question", "correct_answer"]
+    split, _ = rows("sciq-passages", "sciq", "allenai/sciq", columns)
     return [
-        (f"{one['support'].lstrip()}\nQuestion: {one['question']}\nAnswer:", one["correct_answer"])
-        for one in passages
+        Document(row["support"], row["question"], row["correct_answer"])
+        for row in split
+        if row["support"].strip()
     ]
 
 
-def prompt(some: list[tuple[str, str]]) -> dict[str, list[dict[str, str]]]:
-    """Turns as a conversation without the last answer."""
-    pairs = [
-        ({"role": "user", "content": ask}, {"role": "assistant", "content": answer})
-        for ask, answer in some
+def calibration_prompt(turns: list[Document]) -> dict[str, Any]:
+    """Return documents as a conversation without the last answer."""
+    messages = []
+    for document in turns:
+        messages.append({"role": "user", "content": document.asked})
+        messages.append({"role": "assistant", "content": document.answer})
+    return {"messages": messages[:-1]}
+
+
+def evaluation_prompts(chosen: Iterable[Document]) -> list[dict[str, Any]]:
+    """Return the documents that can be answered, each as a prompt with its answer."""
+    return [
+        {"prompt": document.asked, "answer": document.answer}
+        for document in chosen
+        if document.can_be_answered
     ]
-    return {"messages": [turn for pair in pairs for turn in pair][:-1]}
+
+
+def write(path: str, prompts: list[dict[str, Any]]) -> None:
+    """Write prompts as lines of JSON, and print how many there are."""
+    Path(path).write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    print(f"{path}: {len(prompts)} prompts")
+
+
+def main(calibration: str, held_out: str, contaminated: str) -> None:
+    """Write the three files."""
+    known = documents()
+    for_calibration = [one for one in known if not for_evaluation(one.passage)]
+    read = for_calibration[: len(for_calibration) // TURNS * TURNS]  # whole prompts
+    starts = range(0, len(read), TURNS)
+    write(calibration, [calibration_prompt(read[start : start + TURNS]) for start in starts])
+
+    read_runs = set[tuple[str, ...]]().union(*(document.runs for document in read))
+    others = [one for one in known if for_evaluation(one.passage)]
+    write(held_out, evaluation_prompts(one for one in others if read_runs.isdisjoint(one.runs)))
+    write(contaminated, evaluation_prompts(read))
 
 
 if __name__ == "__main__":
-    asked = turns()
-    prompts = [prompt(asked[at : at + TURNS]) for at in range(0, len(asked) - TURNS + 1, TURNS)]
-    Path(sys.argv[1]).write_text("".join(json.dumps(one) + "\n" for one in prompts))
+    main(*sys.argv[1:])

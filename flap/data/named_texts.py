@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from flap.data.text import Text, ngrams
+from flap.data.overlap import word_runs
+from flap.data.text import Text
 
 if (
     TYPE_CHECKING
@@ -26,7 +27,6 @@ ARROW = (
 PYTHON_PACKAGES = (
     "asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging", "urllib", "xml",
 )  # fmt: skip
-OVERLAP = 13  # words in a row that two passages share only if one quotes the other, or both a third
 MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
@@ -176,13 +176,10 @@ def _modules() -> tuple[Iterable[str], str]:
 
 @lru_cache(maxsize=4)  # in a sweep in one process, a text is searched only once
 def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    """Return the held-out passages that share no OVERLAP words in a row with another part's passage.
+    """Return the held-out passages that do not overlap with a passage of the other part.
 
-    So nothing is measured on what a model may have been calibrated on. Source of the rule: Brown et al., NeurIPS 2020,
-    arXiv 2005.14165, appendix C.
+    So nothing is measured on what a model may have been calibrated on.
     """
-    shared = {run for passage in held_out for run in ngrams(passage.split(), OVERLAP)}
-    shared.intersection_update(
-        run for passage in others for run in ngrams(passage.split(), OVERLAP)
-    )
-    return [passage for passage in held_out if shared.isdisjoint(ngrams(passage.split(), OVERLAP))]
+    shared = {run for passage in held_out for run in word_runs(passage)}
+    shared.intersection_update(run for passage in others for run in word_runs(passage))
+    return [passage for passage in held_out if shared.isdisjoint(word_runs(passage))]

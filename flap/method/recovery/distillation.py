@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flap.data import Windows, split_windows
 from flap.data.counted import judged, unmarked
-from flap.data.named_texts import OVERLAP
+from flap.data.overlap import OVERLAP
 from flap.data.temporary_state import seeded
 from flap.data.text import ngrams
 from flap.method.recovery.base import Recovery

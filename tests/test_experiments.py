@@ -1,0 +1,87 @@
+"""The scripts of experiments/ that write data: what they write is what the experiment says."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flap.data.dialogue import plain
+from flap.evaluation.prompts_task import load_prompts
+from flap.evaluation.zero_shot_tasks import packaged
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "answers" / "sciq.py"
+FILES = ("sciq.jsonl", "held_out.jsonl", "contaminated.jsonl")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that experiments/answers/sciq.py writes."""
+    written = tmp_path_factory.mktemp("sciq")
+    runpy.run_path(str(SCRIPT))["main"](*(str(written / name) for name in FILES))
+    return written
+
+
+def prompts(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def runs(text: str) -> set[tuple[str, ...]]:
+    """Every 13 words in a row of a text, or all of its words if it has fewer."""
+    words = text.split()
+    return {tuple(words[at : at + 13]) for at in range(max(1, len(words) - 12))}
+
+
+def texts(asked: str) -> list[str]:
+    """The passage and the question of what is asked, and both together."""
+    passage, question = asked.removesuffix("\nAnswer:").rsplit("\nQuestion: ", maxsplit=1)
+    return [passage, question, asked]
+
+
+def test_no_calibration_prompt_of_sciq_has_a_held_out_passage_or_question(folder: Path) -> None:
+    calibration = prompts(folder, "sciq.jsonl")
+    turns = [
+        turn["content"] for row in calibration for turn in row["messages"] if turn["role"] == "user"
+    ]
+    read = set().union(*(runs(text) for turn in turns for text in texts(turn)))
+    held_out = prompts(folder, "held_out.jsonl")
+    assert len(turns) == 666 and len(held_out) == 214
+    for row in held_out:
+        for text in texts(row["prompt"]):
+            assert read.isdisjoint(runs(text))
+    contaminated = {row["prompt"] for row in prompts(folder, "contaminated.jsonl")}
+    assert len(contaminated) > 600 and contaminated <= {*turns}
+
+
+def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path) -> None:
+    [task] = packaged("sciq_answers").loaded["tasks"].values()
+    examples = [doc for doc in task.eval_docs if doc["support"].strip()][:5]
+    known = {
+        task.doc_to_text(doc): (task.fewshot_context(doc, 0), task.doc_to_target(doc))
+        for doc in task.eval_docs
+    }
+    shots = "".join(
+        task.doc_to_text(doc)
+        + task.config.target_delimiter
+        + task.doc_to_target(doc)
+        + task.config.fewshot_delimiter
+        for doc in examples
+    )
+    for name in FILES[1:]:
+        mine, _ = load_prompts(str(folder / name))
+        for row in mine.eval_docs:
+            [turn] = json.loads(row["turns"])
+            assert known[turn["content"]] == (mine.fewshot_context(row, 0), row["answer"])
+        asked = mine.config.generation_kwargs
+        assert asked["max_gen_toks"] == task.config.generation_kwargs["max_gen_toks"]
+        assert {*asked["until"]} == {*task.config.generation_kwargs["until"], "\n\n"}
+    turns = [
+        {"role": role, "content": content}
+        for doc in examples
+        for role, content in (
+            ("user", task.doc_to_text(doc)),
+            ("assistant", task.doc_to_target(doc)),
+        )
+    ]
+    assert plain([*turns, {"role": "user", "content": "asked"}]) == shots + "asked"
