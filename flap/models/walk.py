@@ -3,7 +3,7 @@
 Legend: N windows · T tokens a window · D hidden size.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -74,27 +74,26 @@ class Walk:
         stage: str,
         work: WorkFolder = NOT_KEPT,
         changing: bool = False,
-        apart: bool = False,
+        single_process: bool = False,
     ) -> None:
         """Start a walk, or resume it from its folder. All processes walk together, each with its streams.
 
-        apart: this process walks for itself, in a folder of its own.
-        changing: the caller changes the layers. Changes of unfinished layers by an interrupted walk are discarded.
+        changing: the caller changes the layers. The changes that an interrupted walk made to
+            unfinished layers are discarded.
+        single_process: only this process walks, so it does not wait for the others.
         """
         if changing:
-            work = model.if_streamed(
-                work
-            )  # where the changes do not outlive the process, nothing resumes
+            # changes in memory are lost with the process, so such a walk cannot resume
+            work = model.if_streamed(work)
         self.model = model
         self.stage = stage
-        self.processes = ranks.alone if apart else nullcontext
+        self.processes = ranks.alone if single_process else nullcontext
         self.streams: dict[str, Stream] = {}
         with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
-        self.layers_done = (
-            done[0] if len(set(done)) == 1 else 0
-        )  # killed between two records: it begins anew
+        # processes that were killed between two records disagree, and the walk starts again
+        self.layers_done = done[0] if len(set(done)) == 1 else 0
         if changing:
             model.resume_changes(self.layers_done)
 
@@ -150,6 +149,12 @@ class Walk:
         ]
         self.streams[name] = Stream(self, states, of_batches, file, counted)
         return self.streams[name]
+
+    def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
+        """Replace some streams of the walk, given by name, by others, such as their forks."""
+        for name in before:
+            del self.streams[name]
+        self.streams |= after
 
     def restored(self, name: str, like: Stream) -> Stream:
         """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""

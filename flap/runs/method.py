@@ -56,7 +56,7 @@ def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -
             divergence = PlanDivergence(calibration, run.choices.compensation)
             return score_and_try(metric, structure, run.budget, divergence, work)
         work = model.if_streamed(work) if metric.needs_covariance else NOT_KEPT
-        visits = calibration.visit("score", metric.needs_covariance, work, apart=False)
+        visits = calibration.visit("score", metric.needs_covariance, work, separate_held_out=False)
         return score_layers(metric, model.adapter, visits, work)
 
     return run.cached("score", SCORES, run.keys.scores, make)

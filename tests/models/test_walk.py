@@ -103,10 +103,28 @@ def test_a_fork_leaves_its_origin_alone(on_files: bool, tmp_path: Path) -> None:
         assert_equal(again.batches, expected[i + 1])
         origin.advance(i, placed.layers[i])
         assert_equal(origin.batches, expected[i + 1])
-        walk.streams["fork"] = fork
+        walk.replace(set(walk.streams) - {"origin"}, {"fork": fork})
         forks.append((fork, [batch_NTD.clone() for batch_NTD in fork.batches]))
     for fork, before in forks:
         assert_equal(fork.batches, before)
+
+
+@pytest.mark.usefixtures("every_layer_is_recorded")
+def test_replaced_streams_leave_the_others_alone(tmp_path: Path) -> None:
+    placed = Resident(tiny_model("llama-gqa"))
+    walk = Walk(placed, "walk", WorkFolder(tmp_path))
+    streams = {"trial": walk.enter("trial", BATCHES["one"])}
+    windows = walk.enter("windows", BATCHES["other"])
+    for i in walk:
+        windows.advance(i, placed.layers[i])
+        forks = {name: streams["trial"].fork() for name in ("first", "second")}
+        for fork in forks.values():
+            fork.advance(i, placed.layers[i])
+        walk.replace(streams, forks)
+        assert walk.streams == {"windows": windows, **forks}
+        walk.replace(forks, {"trial": forks["second"]})
+        streams = {"trial": forks["second"]}
+    assert hidden_files(tmp_path) == {windows.file, streams["trial"].file}
 
 
 @pytest.mark.usefixtures("every_layer_is_recorded")

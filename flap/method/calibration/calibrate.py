@@ -57,41 +57,46 @@ class Calibration:
         covariance: bool,
         work: WorkFolder = NOT_KEPT,
         changing: bool = False,
-        apart: bool = True,
+        separate_held_out: bool = True,
     ) -> Visits:
-        """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
+        """Yield the index and the statistics of each layer while it is present.
 
-        changing: the caller changes the layers. work: an interrupted walk resumes from it. apart: the co-moments of
-        held-out windows are apart, as fits need them, and not added to the others, which takes half of the memory.
+        The statistics are None if there are no calibration windows.
+
+        work: an interrupted walk resumes from this folder.
+        changing: the caller changes the layers.
+        separate_held_out: collect the co-moments of held-out windows separately, which
+            `Statistics.parts` then holds. Fits need this. Scores do not, and the co-moments of
+            all windows together take half of the memory.
 
         Raises:
             ValueError: activations are not finite; names the block.
         """
         walk = Walk(self.model, f"{stage}, layer by layer", work, changing)
-        return self.along(walk, covariance, apart=apart)
+        return self.along(walk, covariance, separate_held_out)
 
-    def along(self, walk: Walk, covariance: bool, apart: bool = True) -> Visits:
-        """As `visit`, in a walk that the caller has made and may give further streams."""
+    def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
+        """Yield what `visit` yields, in a walk of the caller, which may have further streams."""
         if not covariance:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None
             return
-        streams = self._enter(walk, apart)
+        streams = self._enter(walk, separate_held_out)
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
-        streams = self._enter(walk, apart=covariance)
+        streams = self._enter(walk, separate_held_out=covariance)
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance, advance=False)
             for stream in streams:
                 stream.advance(i, self.model.layers[i])
 
-    def _enter(self, walk: Walk, apart: bool) -> list[Stream]:
-        """Return the stream of this process's windows; apart: those of its fitting and of its held-out windows."""
-        if not apart:
+    def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
+        """Enter this process's windows into a walk, as one stream or as fitting and held-out ones."""
+        if not separate_held_out:
             return [walk.enter("windows", self._own(self.tokens_NT))]
         fitting_NT, held_out_NT = split_windows(self.tokens_NT)
         return [
@@ -110,7 +115,10 @@ class Calibration:
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
 ) -> LayerStatistics:
-    """Run layer i over the streams and return its statistics; those of a second, held-out stream are kept apart."""
+    """Run layer i over the streams and return its statistics.
+
+    The co-moments of a second stream, of the held-out windows, are not added to those of the first.
+    """
     recorders = []
     for stream in streams:
         with LayerRecorder(model.adapter, i, covariance) as recorder:

@@ -36,7 +36,8 @@ class Statistics:
     comoments: Symmetric | None = (
         None  # the sums of products of the deviations of two channels, for covariances
     )
-    # the statistics of the fitting tokens and of the held-out ones, with co-moments, where fits need them apart
+    # the statistics of the fitting tokens and of the held-out tokens, each with its co-moments;
+    # None if they were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
 
     @property

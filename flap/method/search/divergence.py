@@ -5,7 +5,7 @@ Legend: N windows · T tokens a window · D hidden size · V vocabulary · X tex
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from flap.storage import NOT_KEPT, WorkFolder, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
 COMPARED_TOKENS = 1024  # tokens, in whole windows, whose logits are in memory at a time
+SHARED = "0"  # the stream that all plans share before the first layer; the dense model keeps it
 
 # Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
 # it must be the same without statistics.
@@ -74,26 +75,29 @@ class PlanDivergence:
         self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
     ) -> list[float]:
         """Return the divergence of each plan, after one walk."""
-        (tokens_NT, text_N), dense = self.windows(num_tokens), dense_plan(self.calibration.model)
+        tokens_NT, text_N = self.windows(num_tokens)
+        dense = dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
 
-        stream_ids: list[int] = []
+        # the streams that an interrupted walk had when it was killed
+        names: list[str] = []
         for i in range(walk.layers_done):
-            stream_ids = _next_stream_ids(with_dense(i, None), stream_ids)
-        streams = {0: walk.enter("0", [tokens_NT])}
-        streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
+            names = _next_streams(with_dense(i, None), names)
+        streams = {SHARED: walk.enter(SHARED, [tokens_NT])}
+        for name in set(names) - {SHARED}:
+            streams[name] = walk.restored(name, streams[SHARED])
+
         for i, observed in self.calibration.along(walk, covariance):
-            plans_i = with_dense(i, observed)
-            streams, stream_ids = self._advance(i, plans_i, observed, streams, stream_ids)
+            layer_plans = with_dense(i, observed)
+            forks, names = self._advance(i, layer_plans, observed, streams, names)
             del observed  # with its covariances, before the next layer's are collected
-            for name in set(walk.streams) - {"fitting", "held out"}:
-                del walk.streams[name]
-            walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.gather_in_order(
-            self._nats(tokens_NT, text_N, [streams[k].batches[0] for k in stream_ids])
-        )
+            walk.replace(streams, forks)
+            streams = forks
+
+        outputs = [streams[name].batches[0] for name in names]
+        return ranks.gather_in_order(self._nats(tokens_NT, text_N, outputs))
 
     def windows(self, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Return tokens_NT and text_N of the windows that are measured."""
@@ -109,27 +113,30 @@ class PlanDivergence:
         i: int,
         plans: Sequence[LayerPlan],
         observed: LayerStatistics | None,
-        streams: dict[int, Stream],
-        stream_ids: list[int],
-    ) -> tuple[dict[int, Stream], list[int]]:
-        """Run layer i as each plan says; return streams and each plan's stream id."""
-        next_ids = _next_stream_ids(plans, stream_ids)
-        forks = defaultdict[LayerPlan, set[tuple[int, int]]](set)
-        for plan, before, after in zip(
-            plans, stream_ids or [0] * len(plans), next_ids, strict=True
-        ):
-            forks[plan].add((before, after))
+        streams: Mapping[str, Stream],
+        names: list[str],
+    ) -> tuple[dict[str, Stream], list[str]]:
+        """Run layer i as each plan says.
+
+        names: the stream of each plan before the layer; empty before the first one. Returns the
+        streams after the layer, and the name of each plan's stream.
+        """
+        before = names or [SHARED] * len(plans)
+        after = _next_streams(plans, names)
+        forks = defaultdict[LayerPlan, set[tuple[str, str]]](set)
+        for plan, old, new in zip(plans, before, after, strict=True):
+            forks[plan].add((old, new))
+
         model = self.calibration.model
-        advanced = dict[int, Stream]()
-        fits = fit_layer(
-            model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True
-        )
+        blocks = model.adapter.blocks(i)
+        fits = fit_layer(blocks, list(forks), self.compensation, observed, trial=True)
+        advanced: dict[str, Stream] = {}
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
             with pruned(model, i, layer_plan, layer_fits) as layer:
-                for before, after in sorted(pairs):
-                    advanced[after] = streams[before].fork()
-                    advanced[after].advance(i, layer)
-        return advanced, next_ids
+                for old, new in sorted(pairs):
+                    advanced[new] = streams[old].fork()
+                    advanced[new].advance(i, layer)
+        return advanced, after
 
     @torch.no_grad()
     def _nats(self, tokens_NT: Tensor, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
@@ -229,14 +236,14 @@ def pruned(
     yield copied
 
 
-def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int]:
-    """Return the stream id of each plan after a layer, from those before it; numbered in the order of the plans.
+def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str]:
+    """Return the name of each plan's stream after a layer. Plans with equal layers so far share one.
 
-    Plans whose layers so far are equal share a stream. ids: empty before the first layer, where all share one.
+    before: the names before the layer; empty before the first one, where all plans share a stream.
     """
-    numbers: dict[tuple[int, LayerPlan], int] = {}
-    pairs = zip(ids or [0] * len(plans), plans, strict=True)
-    return [numbers.setdefault(pair, len(numbers)) for pair in pairs]
+    names: dict[tuple[str, LayerPlan], str] = {}
+    pairs = zip(before or [SHARED] * len(plans), plans, strict=True)
+    return [names.setdefault(pair, str(len(names))) for pair in pairs]
 
 
 def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class OnDisk(PlacedModel):
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
-        walk = Walk(self, "evaluate, layer by layer", work, apart=True)
+        walk = Walk(self, "evaluate, layer by layer", work, single_process=True)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
             stream.advance(i, self.layers[i])

@@ -161,15 +161,18 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
             assert known.num_tokens == WINDOWS.numel() and known.comoments is None
 
 
-def test_scores_need_no_held_out_windows_apart() -> None:
+def test_scores_are_the_same_without_separate_held_out_windows() -> None:
     model = tiny_model("llama-gqa")
+    adapter = adapt(model)
     calibration = Calibration(Resident(model), WINDOWS, 4, [])
-    visits = (calibration.visit("score", True, apart=one) for one in (True, False))
-    apart, together = (score_layers(OBS(), adapt(model), of_layers) for of_layers in visits)
-    for scores, expected in zip(together.layers, apart.layers, strict=True):
+    separate = score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
+    visits = calibration.visit("score", covariance=True, separate_held_out=False)
+    together = score_layers(OBS(), adapter, visits)
+
+    for scores, expected in zip(together.layers, separate.layers, strict=True):
         torch.testing.assert_close(tuple(scores), tuple(expected), rtol=1e-5, atol=0)
-    assert together.inverse_power == pytest.approx(apart.inverse_power)
-    for _, layer in calibration.visit("score", covariance=True, apart=False):
+    assert together.inverse_power == pytest.approx(separate.inverse_power)
+    for _, layer in calibration.visit("score", covariance=True, separate_held_out=False):
         assert layer is not None and all(
             known.comoments and known.parts is None for [known] in layer.blocks
         )
