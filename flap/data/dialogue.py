@@ -20,7 +20,7 @@ class Answers(NamedTuple):
 
 
 GIVEN = Answers()
-VERSION = 4  # raise it when the same prompts would get other answers
+VERSION = 5  # raise it when the same prompts would get other answers
 
 
 def plain(turns: Sequence[dict[str, Any]]) -> str:
@@ -42,14 +42,31 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
     return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 
+def separated(prompt: Prompt, answer: str) -> str:
+    """Return an answer from a file as it follows its question in plain text: after a space.
+
+    If the question ends with white space, or the answer begins with it, no space is added.
+    """
+    asked = plain(prompt.messages)
+    if asked[-1:].isspace() or answer[:1].isspace():
+        return answer
+    return " " + answer
+
+
 def answered(
     prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> tuple[str, Span]:
-    """Return a document, question and answer, and where the answer begins and ends in it. Raises: as `question`."""
+    """Return a document of question and answer, and where the answer begins and ends in it.
+
+    In plain text the answer follows the question as it is. `separated` puts a space between them.
+
+    Raises:
+        ValueError: as `question`.
+    """
     asked = question(prompt, tokenizer, chat)
     if not chat:
-        gap = "" if asked[-1:].isspace() or answer[:1].isspace() else " "
-        return asked + gap + answer, (len(asked), len(asked + gap + answer))
+        document = asked + answer
+        return document, (len(asked), len(document))
     document = _templated([*prompt.messages, {"role": "assistant", "content": answer}], tokenizer)
     shown = answer.split("</think>")[-1].strip()  # some templates leave thoughts out
     first = len(asked) if document.startswith(asked) else document.rfind(shown)

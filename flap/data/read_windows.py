@@ -20,7 +20,7 @@ from flap.data import (
     read_prompts,
     read_text,
 )
-from flap.data.dialogue import GIVEN, Answers, Asked, answered, dialogues
+from flap.data.dialogue import GIVEN, Answers, Asked, answered, dialogues, separated
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
 from flap.data.window_pool import apportioned
@@ -158,9 +158,11 @@ class Reading:
         if missing := sum(prompt.answer is None for prompt in prompts):
             helps = "calibration.answers=self writes those of calibration and recovery"
             raise ValueError(f"{where}: {missing} prompts have no answer; {helps}")
-        return dialogues(
-            asked, [(prompt, str(prompt.answer)) for prompt in prompts], self.tokenizer, self.bos
-        )
+        answers = list[tuple[Prompt, str]]()
+        for prompt in prompts:
+            answer = str(prompt.answer)
+            answers.append((prompt, answer if chat else separated(prompt, answer)))
+        return dialogues(asked, answers, self.tokenizer, self.bos)
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:

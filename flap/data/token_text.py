@@ -4,6 +4,7 @@ Legend: N windows · T tokens in each window · V vocabulary.
 """
 
 import re
+from collections.abc import Sequence
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
@@ -61,6 +62,39 @@ def retokenised(
     windows = [one[behind:] for one in after(texts, add_special_tokens=False).input_ids]
     longest = max(map(len, windows))
     return torch.tensor([[*first, *one, *[NO_TOKEN] * (longest - len(one))] for one in windows])
+
+
+def continuation(
+    prompt_ids: Sequence[int], answer_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Return the text that the tokens of an answer add to the text of a prompt.
+
+    Prompt and answer are decoded together: alone, the first word of the answer would lose the space
+    in front of it with a SentencePiece tokenizer.
+    """
+    before = decoded(prompt_ids, tokenizer)
+    whole = decoded([*prompt_ids, *answer_ids], tokenizer)
+    if whole.startswith(before):
+        return whole[len(before) :]
+    # Bytes that are no UTF-8 spoil the bytes before them, so the prompt's text is not in the whole.
+    return decoded(answer_ids, tokenizer)
+
+
+def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of tokens, without special tokens and with every space that the tokens have."""
+    text: str = tokenizer.decode(
+        [*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return an answer without a last character that lacks some of its bytes."""
+    for _ in range(3):  # a character in UTF-8 has at most four bytes
+        if not decoded(answer_ids, tokenizer).endswith("\ufffd"):
+            break
+        answer_ids = answer_ids[:-1]
+    return answer_ids
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.data import Prompt, Windows
 from flap.data.counted import unmarked
-from flap.data.dialogue import Answers, answered, question
+from flap.data.dialogue import Answers, answered, question, separated
 from flap.data.read_windows import Wanted, read_windows
 
 TEMPLATE = (
@@ -37,17 +37,38 @@ def chatting(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return copy
 
 
+@pytest.mark.parametrize(
+    ("last", "gap"),
+    [("the dog", " "), ("  the dog\n", "")],  # white space is part of code
+)
 def test_turns_are_plain_text_where_there_is_no_template(
+    last: str, gap: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompt = Prompt((*TURNS[:2], {"role": "user", "content": last}), None)
+    assert question(prompt, tokenizer, chat=False) == f"the cat sat\n\n{last}"
+    document, (first, end) = answered(prompt, separated(prompt, "ran"), tokenizer, chat=False)
+    assert document == f"the cat sat\n\n{last}{gap}ran"
+    assert document[first:end] == f"{gap}ran"
+
+
+def test_an_answer_that_continues_a_word_of_a_plain_prompt_gets_no_space(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    for last, gap in (
-        ("the dog", " "),
-        ("  the dog\n", ""),
-    ):  # spaces and line ends are part of code
-        prompt = Prompt((*TURNS[:2], {"role": "user", "content": last}), None)
-        assert question(prompt, tokenizer, chat=False) == f"the cat sat\n\n{last}"
-        document, (first, end) = answered(prompt, "ran", tokenizer, chat=False)
-        assert document == f"the cat sat\n\n{last}{gap}ran" and document[first:end] == f"{gap}ran"
+    prompt = Prompt(({"role": "user", "content": "It was in 19"},), None)
+    document, (first, end) = answered(prompt, "99.", tokenizer, chat=False)
+    assert document == "It was in 1999."
+    assert document[first:end] == "99."
+
+
+def test_an_answer_from_a_file_keeps_the_space_in_front_of_it(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    [text] = read_windows(
+        "calibration", str(path), tokenizer, Wanted(1, 4, 0, "false"), None
+    ).existing
+    assert text.documents == ("the cat sat on mat dog", "a dog ran")
 
 
 def test_an_answer_through_the_template_counts_with_its_end(

@@ -13,6 +13,7 @@ import torch
 
 from flap.data import Prompt, Text, Windows, repetition
 from flap.data.dialogue import Asked, answered, dialogues, question
+from flap.data.token_text import continuation, decoded, without_cut_character
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Notes, WorkFolder
@@ -107,28 +108,32 @@ def _batch(
     parts: list[list[Prompt]],
     number: int,
 ) -> dict[str, Any]:
-    """Return the answers to a part of the prompts and whether each has an end; None where a prompt does not fit."""
+    """Return the answers to a part of the prompts and whether each has an end.
+
+    An answer is None where the prompt does not fit into the context.
+    """
     tokenizer = windows.tokenizer
     options = asked.answers
     questions = [question(prompt, tokenizer, asked.chat) for prompt in parts[number]]
-    begun = asked.chat and questions[0].startswith(
-        tokenizer.bos_token or ""
-    )  # else the tokenizer may put BOS there
+    # a template prints BOS itself; in plain text the tokenizer may put it there
+    begun = asked.chat and questions[0].startswith(tokenizer.bos_token or "")
     prompts = [
         tokenizer(one, add_special_tokens=not begun, verbose=False).input_ids for one in questions
     ]
-    fit = [
-        n
-        for n, one in enumerate(prompts)
-        if context is None or len(one) + options.max_new_tokens <= context
-    ]
+    fit = list[int]()
+    for n, prompt_ids in enumerate(prompts):
+        if context is None or len(prompt_ids) + options.max_new_tokens <= context:
+            fit.append(n)
     texts = list[tuple[str | None, bool]]([(None, True)] * len(prompts))
-    rows = (
-        continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options) if fit else []
-    )
+    if not fit:
+        return {"texts": texts}
+
+    rows = continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options)
     for n, row in zip(fit, rows, strict=True):
-        texts[n] = (
-            tokenizer.decode(row, skip_special_tokens=True),
-            len(row) < options.max_new_tokens,
-        )
+        whole_characters = without_cut_character(row, tokenizer)
+        if asked.chat:  # the template says what stands between question and answer
+            text = decoded(whole_characters, tokenizer)
+        else:
+            text = continuation(prompts[n], whole_characters, tokenizer)
+        texts[n] = (text, len(row) < options.max_new_tokens)
     return {"texts": texts}

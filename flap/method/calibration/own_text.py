@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flap.data import SELF, Text, Windows, repetition
 from flap.data.read_windows import beginning
+from flap.data.token_text import decoded
 from flap.method.calibration.sampling import (
     BATCH,
     DISTINCT,
@@ -30,7 +31,7 @@ from flap.storage.progress import progress
 log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-WRITTEN_VERSION = 6  # raise it when the same key would give another text
+WRITTEN_VERSION = 7  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch, and at the end half as many again
 FEW = 4  # where less than one sequence of SEQ_LEN is to write: shorter ones, as in a smoke run
@@ -92,7 +93,7 @@ class Draft:
             ValueError: the model writes hardly anything else.
         """
         tokenizer = self.windows.tokenizer
-        text = tokenizer.decode(sequence_T, skip_special_tokens=True)
+        text = decoded(sequence_T.tolist(), tokenizer)
         num_tokens = len(tokenizer(text, add_special_tokens=False).input_ids)
         if not num_tokens or repetition(sequence_T.tolist()) > 1 - DISTINCT:
             self.dropped += 1

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from flap.data import Part, Prompt, Windows
+from flap.data import Part, Prompt, Text, Windows
 from flap.data.dialogue import Answers, Asked
 from flap.method.calibration.answers import PROMPTS, answer, key, text_of
 from flap.models import Resident
 from flap.storage import WorkFolder
 from tests.cases import tiny_model
 from tests.helpers.placed import placed_at
+from tests.helpers.tokenizers import KINDS
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog"]
 
@@ -45,10 +46,69 @@ def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTok
         expected = model.model.generate(prompt_1T, generation_config=options)[
             0, prompt_1T.shape[1] :
         ]
-        assert text == tokenizer.decode(expected, skip_special_tokens=True)
+        assert text == " " + tokenizer.decode(expected, skip_special_tokens=True)
     drawn = windows.written(0, text_of(written, windows, 0))
     assert drawn.tokens_NT.shape == (4, 24) and drawn.key == windows.key
     assert written["begins_with"].endswith(" prompts of my.jsonl") and written["tokens"] > 0
+
+
+CONTINUED = [
+    ("x = np.array([1, 2,", "3])"),
+    ("x = np", ".array([1, 2])"),
+    ("It was in 19", "99, and then"),
+    ("the quick bro", "wn fox"),
+    ("the quick brown", " fox jumps"),
+    ("x =  ", "5"),
+    ("x =", "\n\ty"),
+    ("\u4e2d", "\u6587\u5b57"),
+    ("the cat", " sat .  It is n't old , is it ?"),
+]
+
+
+@pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "llama-spm", "llama-spm-file", "gemma"])
+@pytest.mark.parametrize(("asked", "written"), CONTINUED)
+def test_a_plain_prompt_and_its_answer_are_the_text_that_the_model_has_written(
+    asked: str, written: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = KINDS[kind]()
+    tokenizer.clean_up_tokenization_spaces = True  # as some checkpoints have it
+    text = _document(asked, inside_a_text(written, tokenizer), tokenizer, monkeypatch)
+    assert text.documents == (asked + written,)
+    assert text.counted == ((len(asked), len(asked + written)),)
+
+
+@pytest.mark.parametrize("kind", ["smollm", "gemma"])
+def test_a_character_that_the_longest_answer_cuts_is_left_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = KINDS[kind]()
+    for written in (" sat \u4e2d\u6587", "\u6587 sat \u6587"):
+        answer_ids = inside_a_text(written, tokenizer)[:-1]
+        text = _document("the \u4e2d", answer_ids, tokenizer, monkeypatch)
+        assert text.documents == ("the \u4e2d" + written[:-1],)
+
+
+def inside_a_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that a text has where it continues another one."""
+    before = "\ue000"  # a character that no token has together with others
+    ids_before = tokenizer(before, add_special_tokens=False).input_ids
+    ids: list[int] = tokenizer(before + text, add_special_tokens=False).input_ids
+    return ids[len(ids_before) :]
+
+
+def _document(
+    asked: str,
+    answer_ids: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Text:
+    """Return the text of a plain prompt that a model answers with these tokens."""
+    monkeypatch.setattr("flap.method.calibration.answers.continued", lambda *_: [answer_ids])
+    prompt = Prompt(({"role": "user", "content": asked},), None)
+    prompts = {0: Asked((prompt,), "my.jsonl", "/my.jsonl", False, Answers("self"))}
+    windows = Windows((Part("my.jsonl"),), (None,), tokenizer, 1, 24, seed=0, asked=prompts)
+    facts = answer(Resident(tiny_model("llama-gqa")), windows, 0, context=None)
+    return text_of(facts, windows, 0)
 
 
 def test_an_answer_ends_where_the_tokenizer_says_and_one_that_does_not_end_is_counted(
