@@ -9,8 +9,8 @@ held_out.jsonl: documents that share no passage and no question with any prompt 
 `eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks them as the task `sciq_answers` asks,
 after five examples. The examples are other documents of this file.
 
-contaminated.jsonl: the documents of which sciq.jsonl consists, in the form of held_out.jsonl. A model that was calibrated
-on sciq.jsonl has read them: measure on them only to see what that changes.
+contaminated.jsonl: the documents of which sciq.jsonl consists, in the form of held_out.jsonl. A model that was
+calibrated on sciq.jsonl has read them. Measure on them only to see what that changes.
 
 Do not measure such a model on `sciq_answers` itself. Most documents of that task are in sciq.jsonl with their answers.
 """
