@@ -49,9 +49,9 @@ class Task:
 
     name: str
     run: Callable[..., Measurement]
-    identity: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # everything the numbers depend on, except the model
+    # Everything that the numbers depend on, except the model. The batch size is part of it: kernels
+    # add in another order for another shape, which changes numbers in every floating-point type.
+    identity: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""  # where its data came from, for the report
     text_sha256: str | None = None  # of its text, to detect that the model was calibrated on it
     needs_memory: bool = True  # whether the whole model must be in memory

@@ -124,6 +124,7 @@ class OnTexts(Evaluator, ABC):
                     "tokens": tokens_sha256(tokens_NT),
                     "bytes": tokens_sha256(bytes_N),
                     "bos": bos,
+                    "batch_size": self.batch_size,
                 },
                 origin=text.origin,
                 text_sha256=text.sha256,

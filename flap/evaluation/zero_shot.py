@@ -152,11 +152,20 @@ class ZeroShot(Evaluator):
         return tokenizer.chat_template
 
     def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase, template: Any) -> Task:
-        options = {"limit": self.limit, "num_fewshot": self.num_fewshot, "seed": self.seed}
-        identity = {**options, "documents": task.origin, "lm_eval": version("lm_eval")}
-        identity |= {"chat_template": template} if template else {}
+        identity = {
+            "limit": self.limit,
+            "num_fewshot": self.num_fewshot,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "documents": task.origin,
+            "lm_eval": version("lm_eval"),
+        }
+        origin = task.origin
+        if template:
+            identity["chat_template"] = template
+            origin += TEMPLATED
+
         run = partial(self._measure, tokenizer=tokenizer, task=task, in_chat=bool(template))
-        origin = task.origin + TEMPLATED * bool(template)
         shared = (task.path,) if task.path else SHARED_TEXT.get(task.name, (task.name,))
         return Task(task.name, run, identity, origin, shares_text_with=shared)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import NO_TOKEN
-from flap.evaluation import Perplexity, perplexity
+from flap.evaluation import Divergence, Perplexity, perplexity
 from flap.evaluation.perplexity import linearised, ratio_values, window_losses
 from flap.models import PlacedModel, Resident
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
@@ -69,6 +69,15 @@ def test_several_windows_of_several_texts(
     assert [task.name for task in tasks] == ["words.txt/perplexity@8", "words.txt/perplexity@16"]
     assert tasks[0].identity != tasks[1].identity
     assert tasks[0].origin == str(text_file)
+
+
+@pytest.mark.parametrize("evaluator", [Perplexity, Divergence])
+def test_the_batch_size_is_part_of_the_identity(
+    evaluator: type[Perplexity | Divergence], text_file: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    [small] = evaluator([str(text_file)], batch_size=2).prepare(tokenizer, 128)
+    [large] = evaluator([str(text_file)], batch_size=8).prepare(tokenizer, 128)
+    assert small.name == large.name and small.identity != large.identity
 
 
 def test_documents_of_a_perplexity_have_it_as_their_mean(

@@ -86,6 +86,23 @@ def test_dense_scores_are_measured_once(
     assert len(set(errors)) == 3 and min(errors) > 0  # paired with windows that the cache has
 
 
+def test_dense_scores_of_another_batch_size_are_not_reused(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of another shape rounds differently, and both models have to round alike."""
+    arguments = (*base, "eval.perplexity.seq_len=33", "checkpoint.save=false")
+
+    def numbers(name: str, batch_size: int, cache: str) -> dict[str, dict[str, float]]:
+        places = (f"eval.perplexity.batch_size={batch_size}", f"cache_dir={tmp_path / cache}")
+        return run(composed(*arguments, *places), tmp_path / name).evaluation
+
+    measured = counted(monkeypatch)
+    numbers("large", batch_size=8, cache="shared")
+    after_large = numbers("small", batch_size=1, cache="shared")
+    assert len(measured) == 4
+    assert after_large == numbers("alone", batch_size=1, cache="empty")
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("finished")
