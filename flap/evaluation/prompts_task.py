@@ -17,23 +17,32 @@ FEWEST = 32  # tokens that an answer may have; more where half the bytes of the 
 
 
 class PromptsTask(ConfigurableTask):
-    """The rows of a file, in order. Examples are other rows, as earlier turns; none where rows are conversations."""
+    """The rows of a file, in order. The examples are other questions of the file, as earlier turns.
+
+    A question that is in several rows is one example, with the answer of the first of these rows. Files with
+    conversations have no examples.
+    """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
         answers = [str(prompt.answer).strip() for prompt in prompts]
         turns = [
             json.dumps(prompt.messages) for prompt in prompts
         ]  # as Arrow gives each turn the keys of all others
-        self.prompts = prompts
-        other_rows = len({*zip(turns, answers, strict=True)}) - 1
-        self.most_shots = 0 if any(prompt.conversation for prompt in prompts) else other_rows
         rows = Dataset.from_dict({"turns": turns, "answer": answers})
+        self.prompts = prompts
+        self.example_of: dict[str, dict[str, str]] = {}
+        for row in rows:
+            self.example_of.setdefault(_question(row), row)
+        self.most_shots = len(self.example_of) - 1
+        if any(prompt.conversation for prompt in prompts):
+            self.most_shots = 0
+        splits = {"test": rows, "examples": Dataset.from_list([*self.example_of.values()])}
         until = [stop for stop in STOPS if not any(stop in answer for answer in answers)]
         longest = max(FEWEST, max(len(answer.encode()) for answer in answers) // 2)
         filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
         match = {"metric": "exact_match", "ignore_case": True, "ignore_punctuation": True}
         config = {
-            "task": name, "custom_dataset": lambda **_: {"test": rows}, "test_split": "test", "fewshot_split": "test",
+            "task": name, "custom_dataset": lambda **_: splits, "test_split": "test", "fewshot_split": "examples",
             "output_type": "generate_until", "doc_to_text": "turns", "doc_to_target": "answer",
             "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": longest},
             "filter_list": [{"name": "none", "filter": filters}],
@@ -51,10 +60,17 @@ class PromptsTask(ConfigurableTask):
     ) -> str:
         """Return what is asked: the turns of examples and of the row, through the template or in plain text."""
         turns = json.loads(doc["turns"])
-        for shot in self.sampler.sample(min(num_fewshot, self.most_shots), eval_doc=doc):
+        same_question = self.example_of[_question(doc)]
+        number = min(num_fewshot, self.most_shots)
+        for shot in self.sampler.sample(number, eval_doc=same_question):
             answer = {"role": "assistant", "content": shot["answer"]}
             turns = [*json.loads(shot["turns"]), answer, *turns]
         return plain(turns) if chat_template is None else chat_template(turns)
+
+
+def _question(row: dict[str, str]) -> str:
+    """Return what a row asks, with one space between words: rows that differ in nothing else ask the same."""
+    return " ".join(plain(json.loads(row["turns"])).split())
 
 
 def load_prompts(path: str) -> tuple[PromptsTask, str]:

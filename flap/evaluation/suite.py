@@ -18,7 +18,7 @@ from flap.storage.ranks import on_first
 
 log = logging.getLogger(__name__)
 
-EVALUATION_VERSION = 8  # increased when the same key would give other numbers, or more of them
+EVALUATION_VERSION = 9  # increased when the same key would give other numbers, or more of them
 Load = Callable[[], PlacedModel]
 
 

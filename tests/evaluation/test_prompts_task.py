@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:
         seen.extend(request.args for request in requests)
-        return ["Sat. ", "ran", "c"][: len(requests)]
+        return (["Sat. ", "ran", "c"] * len(requests))[: len(requests)]
 
     monkeypatch.setattr(huggingface.HFLM, "generate_until", answers)
     return seen
@@ -136,6 +136,26 @@ def test_other_examples(
     assert asked[0][0] in {f"{one}{other}{question}{end}" for one, other in (shots, shots[::-1])}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_example_repeats_the_question_that_is_asked(
+    seed: int, asked: list[Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": "the cat", "answer": "sat"},
+        {"prompt": "the cat", "answer": "ran"},
+        {"prompt": "the  cat ", "answer": "it"},
+        {"prompt": "a dog", "answer": "ran"},
+        {"prompt": "it was", "answer": "a dog"},
+    ]
+    measured(task_of(tmp_path, tokenizer, rows, num_fewshot=2, seed=seed))
+    assert len(asked) == 5
+    for text, _ in asked:
+        *examples, question = [" ".join(turn.split()) for turn in text.split("\n\n")]
+        assert len(examples) == 2
+        for example in examples:
+            assert not example.startswith(question)
+
+
 @pytest.mark.parametrize(
     ("template", "expected"),
     [(CHAT, "<s> system it was </s>\n<s> user a dog </s>\n<s> a"), (None, "it was\n\na dog")],
@@ -171,6 +191,10 @@ def test_the_key_holds_the_prompts(tokenizer: PreTrainedTokenizerFast, tmp_path:
         ),
         ([{"question": "a"}], "tasks=….jsonl: no column 'messages' or 'prompt', only question"),
         (ROWS, "num_fewshot=5: mine.jsonl has 2 other prompts; expected 0 to 2"),
+        (
+            [*ROWS, {"prompt": "a dog ", "answer": "sat"}],
+            "num_fewshot=5: mine.jsonl has 2 other prompts; expected 0 to 2",
+        ),
         (
             [{"prompt": "a", "answer": "b" * 300}],
             "tasks=mine.jsonl: answers of up to 150 tokens; the context is 128",
