@@ -20,6 +20,7 @@ class Answers(NamedTuple):
 
 
 GIVEN = Answers()
+PLACEHOLDERS = ("x", "y")  # two answers that have no character in common
 VERSION = 5  # raise it when the same prompts would get other answers
 
 
@@ -53,24 +54,56 @@ def separated(prompt: Prompt, answer: str) -> str:
     return " " + answer
 
 
-def answered(
-    prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
-) -> tuple[str, Span]:
-    """Return a document of question and answer, and where the answer begins and ends in it.
+def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
+    """Return a document of question and answer.
 
     In plain text the answer follows the question as it is. `separated` puts a space between them.
 
     Raises:
-        ValueError: as `question`.
+        ValueError: the template refuses the conversation.
     """
-    asked = question(prompt, tokenizer, chat)
     if not chat:
-        document = asked + answer
-        return document, (len(asked), len(document))
-    document = _templated([*prompt.messages, {"role": "assistant", "content": answer}], tokenizer)
-    shown = answer.split("</think>")[-1].strip()  # some templates leave thoughts out
-    first = len(asked) if document.startswith(asked) else document.rfind(shown)
-    return document, (first if first >= 0 else len(document), len(document))
+        return plain(prompt.messages) + answer
+    return _templated([*prompt.messages, {"role": "assistant", "content": answer}], tokenizer)
+
+
+def answered(
+    prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
+) -> tuple[str, Span]:
+    """Return a document of question and answer, and the span of the answer in it.
+
+    The span includes what the template prints after the answer, such as the end of the turn. It is
+    empty if the template leaves the whole answer out, as some do with thoughts.
+
+    Raises:
+        ValueError: the template refuses the conversation.
+    """
+    document = rendered(prompt, answer, tokenizer, chat)
+    if not chat:
+        return document, (len(plain(prompt.messages)), len(document))
+
+    # The template prints the answer where two other answers make a difference.
+    other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
+    before = _common_start(other, another)
+    after = _common_start(other[::-1], another[::-1])[::-1]
+    if document == before + after:
+        return document, (len(document), len(document))
+
+    # Thoughts may be printed earlier than that.
+    start = len(_common_start(document, before))
+    # A space that the model was not given is the beginning of its first token.
+    given = question(prompt, tokenizer, chat)
+    if document[:start].endswith(" ") and not given.endswith(" "):
+        start -= 1
+    return document, (start, len(document))
+
+
+def _common_start(first: str, second: str) -> str:
+    """Return the characters that two texts have in common at their beginning."""
+    for position, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return first[:position]
+    return min(first, second, key=len)
 
 
 def _templated(

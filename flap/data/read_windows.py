@@ -20,7 +20,7 @@ from flap.data import (
     read_prompts,
     read_text,
 )
-from flap.data.dialogue import GIVEN, Answers, Asked, answered, dialogues, separated
+from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, rendered, separated
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
 from flap.data.window_pool import apportioned
@@ -148,7 +148,7 @@ class Reading:
             prompts if chat else (), start=1
         ):  # plain text refuses nothing
             try:
-                answered(prompt, prompt.answer or "a", self.tokenizer, chat)
+                rendered(prompt, prompt.answer or "a", self.tokenizer, chat)
             except ValueError as error:
                 raise ValueError(
                     f"{where}: row {row}: {error}; chat_template=false reads plain text"

@@ -97,9 +97,130 @@ def test_thoughts_are_asked_for_by_no_template_and_count_in_none(
     chatting.chat_template = "{% if not add_generation_prompt %}<s> {% endif %}" + TEMPLATE.replace(
         "message.content", "message.content.split('</think>')[-1]"
     )  # leaves thoughts out, as R1's
-    for answer, counted in (("<think> it </think> ran", "ran </s> "), ("<think> it </think>", "")):
+    for answer, counted in (("<think> it </think> ran", " ran </s> "), ("<think> it </think>", "")):
         document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, True)
         assert document[first:end] == counted
+
+
+SMOLLM2 = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM<|im_end|>\n' }}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+HEADERS = (
+    "{% for message in messages %}"
+    "{{ '<|header|>' + message['role'] + '<|end|>\n\n' + message['content'] | trim + '<|eot|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|header|>assistant<|end|>\n\n' }}{% endif %}"
+)
+BRACKETS = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '<s>[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'].strip() + ' </s>' }}{% endif %}"
+    "{% endfor %}"
+)
+EMPTY_THOUGHTS = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if loop.last and message['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message['content'].split('</think>')[-1].lstrip('\n') + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+THOUGHTS_ASKED_FOR = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '<|user|>' + message['content'] }}"
+    "{% else %}{{ '<|model|>' + message['content'].split('</think>')[-1] + '<|im_end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|model|><think>\n\n</think>\n\n' }}{% endif %}"
+)
+THOUGHTS_SHOWN = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% set parts = message['content'].split('</think>') %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% set thoughts = parts[0].split('<think>')[-1].strip() if parts | length > 1 else '' %}"
+    "{{ '<think>\n' + thoughts + '\n</think>\n\n' }}{% endif %}"
+    "{{ parts[-1].strip() + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|><think>\n\n</think>\n\n' }}{% endif %}"
+)
+WITHOUT_A_GENERATION_PROMPT = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ': ' + message['content'] + '\n' }}"
+    "{% endfor %}"
+)
+ANOTHER_BEGINNING = (
+    "{% if not add_generation_prompt %}{{ '<|training|>' }}{% endif %}"
+    "{% for message in messages %}{{ message['role'] + ':' + message['content'] | tojson + '<|im_end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+# what stands in front of an answer in the span, and what comes after it
+SHAPES = {
+    "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
+    "headers": (HEADERS, "", "<|eot|>"),
+    "brackets": (BRACKETS, " ", " </s>"),
+    "empty thoughts": (EMPTY_THOUGHTS, "", "<|im_end|>\n"),
+    "thoughts asked for": (THOUGHTS_ASKED_FOR, "", "<|im_end|>"),
+    "thoughts shown": (THOUGHTS_SHOWN, "", "<|im_end|>"),
+    "without a generation prompt": (WITHOUT_A_GENERATION_PROMPT, " ", "\n"),
+    "another beginning": (ANOTHER_BEGINNING, "", '"<|im_end|>'),
+}
+SHORT_ANSWERS = [
+    "ran",
+    "m",
+    "<",
+    "e",
+    "x",
+    "yx",
+    "the dog",
+    "sat",
+    "assistant",
+    "im_end",
+    "|eot|",
+    "think",
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("answer", SHORT_ANSWERS)
+def test_the_span_is_the_answer_and_its_end_whatever_it_says(
+    shape: str, answer: str, chatting: PreTrainedTokenizerFast
+) -> None:
+    chatting.chat_template, gap, after = SHAPES[shape]
+    document, (first, end) = answered(Prompt(TURNS, None), answer, chatting, chat=True)
+    assert document[first:end] == gap + answer + after
+    assert end == len(document)
+
+
+@pytest.mark.parametrize(
+    ("shape", "answer", "span"),
+    [
+        ("smollm2", "  m ", "  m <|im_end|>\n"),
+        ("headers", "  m ", "m<|eot|>"),
+        ("brackets", "  m ", " m </s>"),
+        ("empty thoughts", "<think>m</think>\n\nm", "m<|im_end|>\n"),
+        ("thoughts asked for", "<think>m</think>m", "m<|im_end|>"),
+        ("thoughts shown", "<think>\nm\n</think>\n\nm", "m\n</think>\n\nm<|im_end|>"),
+        ("another beginning", ' "m"', r""" \"m\""<|im_end|>"""),
+    ],
+)
+def test_the_span_follows_a_template_that_changes_the_answer(
+    shape: str, answer: str, span: str, chatting: PreTrainedTokenizerFast
+) -> None:
+    chatting.chat_template = SHAPES[shape][0]
+    document, (first, end) = answered(Prompt(TURNS, None), answer, chatting, chat=True)
+    assert document[first:end] == span
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_empty_answer_has_an_empty_span(shape: str, chatting: PreTrainedTokenizerFast) -> None:
+    chatting.chat_template = SHAPES[shape][0]
+    document, span = answered(Prompt(TURNS, None), "", chatting, chat=True)
+    assert span == (len(document), len(document))
 
 
 def windows_of(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flap.data import Prompt, Text, Windows, repetition
-from flap.data.dialogue import Asked, answered, dialogues, question
+from flap.data.dialogue import Asked, dialogues, question, rendered
 from flap.data.token_text import continuation, decoded, without_cut_character
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
@@ -68,9 +68,8 @@ def answer(
             cut += not ended
             pairs.append((prompt, text))
             written += len(tokenizer(text, add_special_tokens=False).input_ids)
-            tokens += len(
-                tokenizer(answered(prompt, text, tokenizer, asked.chat)[0], verbose=False).input_ids
-            )
+            document = rendered(prompt, text, tokenizer, asked.chat)
+            tokens += len(tokenizer(document, verbose=False).input_ids)
             if tokens >= needed:
                 break
     if tokens < needed - windows.seq_len:
