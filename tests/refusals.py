@@ -149,6 +149,7 @@ calibration.answers=me -> calibration.answers=me: expected one of given, self
 calibration.count=prompts -> calibration.count=prompts: expected one of all, answers
 calibration.max_new_tokens=0 -> calibration.max_new_tokens=0: expected a whole number >= 1
 calibration.dataset={bad}/asked.jsonl calibration.answers=self calibration.max_new_tokens=128 -> …=128: expected less
+calibration.dataset={bad}/asked.jsonl calibration.answers=self calibration.max_new_tokens=127 -> …none of its 1 prompts
 calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >= 0
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered

@@ -43,6 +43,19 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
     return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 
+def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
+    """Return the tokens that the model reads before it answers.
+
+    Raises:
+        ValueError: the template refuses the conversation.
+    """
+    text = question(prompt, tokenizer, chat)
+    # A template prints BOS itself. In plain text the tokenizer may put it there.
+    has_bos = chat and text.startswith(tokenizer.bos_token or "")
+    ids: list[int] = tokenizer(text, add_special_tokens=not has_bos, verbose=False).input_ids
+    return ids
+
+
 def separated(prompt: Prompt, answer: str) -> str:
     """Return an answer from a file as it follows its question in plain text: after a space.
 

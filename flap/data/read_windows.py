@@ -20,7 +20,7 @@ from flap.data import (
     read_prompts,
     read_text,
 )
-from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, rendered, separated
+from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, question_ids, rendered, separated
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
 from flap.data.window_pool import apportioned
@@ -57,31 +57,110 @@ def read_windows(
         raise ValueError(
             f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens"
         )
-    given = parse(dataset, f"{section}.dataset")
-    counts = apportioned(wanted.num_samples, [part.weight for part in given])
-    used = [part for part, count in zip(given, counts, strict=True) if count]
-    if left_out := ", ".join(part.dataset for part in given if part not in used):
+    windows = read_parts(section, _used_parts(section, dataset, wanted), tokenizer, wanted)
+    _ = _with_longest_answers(windows, max_length).drawn  # fails if a text is too short, or will be
+    return windows
+
+
+def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
+    """Return the parts of a mixture that have at least one window. Warn of the others.
+
+    Raises:
+        ValueError: the config names no texts, or a weight is out of range.
+    """
+    parts = parse(dataset, f"{section}.dataset")
+    counts = apportioned(wanted.num_samples, [part.weight for part in parts])
+    used = list[Part]()
+    left_out = list[str]()
+    for part, count in zip(parts, counts, strict=True):
+        if count:
+            used.append(part)
+        else:
+            left_out.append(part.dataset)
+    if left_out:
         log.warning(
             "%s.dataset: %d windows are too few for %s, left out",
             section,
             wanted.num_samples,
-            left_out,
+            ", ".join(left_out),
         )
-    windows = read_parts(section, used, tokenizer, wanted)
-    answer = wanted.answers.max_new_tokens
-    fits = not windows.asked or max_length is None or answer < max_length
-    require(
-        fits, "calibration.max_new_tokens", answer, f"less than {max_length}, the model's context"
-    )
-    longest = windows  # as if all answers were as long as they may be: of no more prompts than are then enough
+    return used
+
+
+def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
+    """Return windows as if each answer that the model has still to write were as long as it may be.
+
+    Raises:
+        ValueError: no prompt of a text leaves room for such an answer in the model's context.
+    """
     for p, asked in windows.asked.items():
-        answers = [
-            (one, " a" * answer)
-            for one in asked.prompts[: 1 + windows.tokens_to_write(p) // answer]
-        ]
-        longest = longest.written(p, dialogues(asked, answers, tokenizer, bos=False))
-    _ = longest.drawn  # fails if a text is too short, or will be
+        longest = asked.answers.max_new_tokens
+        enough = 1 + windows.tokens_to_write(p) // longest  # prompts
+        field = f"{windows.field}.dataset={windows.parts[p].dataset}"
+        prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
+        answers = [(prompt, " a" * longest) for prompt in prompts]
+        windows = windows.written(p, dialogues(asked, answers, windows.tokenizer, bos=False))
     return windows
+
+
+def _fitting_prompts(
+    asked: Asked,
+    enough: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    field: str,
+) -> list[Prompt]:
+    """Return prompts that leave room for the longest answer in the context, at most `enough`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if max_length is None:
+        return list(asked.prompts[:enough])
+    longest_answer = asked.answers.max_new_tokens
+    allowed = f"less than {max_length}, the model's context"
+    require(longest_answer < max_length, "calibration.max_new_tokens", longest_answer, allowed)
+
+    fitting = list[Prompt]()
+    shortest: int | None = None
+    for prompt in asked.prompts:
+        length = len(question_ids(prompt, tokenizer, asked.chat))
+        shortest = length if shortest is None else min(shortest, length)
+        if length + longest_answer <= max_length:
+            fitting.append(prompt)
+        if len(fitting) == enough:
+            break
+    if fitting or shortest is None:
+        return fitting
+
+    advice = "a model with a longer context"
+    if shortest < max_length:
+        advice = f"calibration.max_new_tokens={max_length - shortest}"
+    raise ValueError(
+        f"{field}: none of its {len(asked.prompts):,} prompts leaves room for an answer in the "
+        f"model's context of {max_length:,} tokens: the shortest has {shortest:,} tokens, and "
+        f"calibration.max_new_tokens={longest_answer}; take shorter prompts or {advice}"
+    )
+
+
+def check_prompts(
+    section: str,
+    dataset: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    wanted: Wanted,
+    max_length: int | None,
+) -> None:
+    """Check that the model can answer the prompts of a mixture. The other texts are not read.
+
+    Raises:
+        ValueError: prompts cannot be read, or no prompt of a text fits into the model's context.
+    """
+    reading = Reading(tokenizer, f"{section}.dataset", bos=False, answers=wanted.answers)
+    for part in _used_parts(section, dataset, wanted):
+        asked = None if part.dataset == SELF else reading.asked(part)
+        if asked is not None:
+            field = f"{section}.dataset={part.dataset}"
+            _fitting_prompts(asked, 1, tokenizer, max_length, field)
 
 
 def read_parts(
@@ -118,9 +197,54 @@ class Reading:
         if part.dataset == SELF:
             _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if it cannot begin a text
             return None
-        if prompts := self._prompts(part):
-            return self._dialogues(part, *prompts)
-        return read_text(part.dataset, "calibration", self.field)
+        asked = self.asked(part)
+        if asked is None:
+            return read_text(part.dataset, "calibration", self.field)
+        if self.answers.writer == "self":
+            return asked
+        return self._with_given_answers(asked, f"{self.field}={part.dataset}")
+
+    def asked(self, part: Part) -> Asked | None:
+        """Return the prompts of a part. Return None if the part is a text without prompts.
+
+        Raises:
+            ValueError: the prompts cannot be read, or the chat template refuses one of them.
+        """
+        read = self._prompts(part)
+        if read is None:
+            return None
+        prompts, origin = read
+        where = f"{self.field}={part.dataset}"
+        has_template = self.tokenizer.chat_template is not None
+        if part.chat_template and not has_template:
+            without = "leave it out: turns are then put one after another"
+            raise ValueError(
+                f"{where}, chat_template=true: the tokenizer has no chat template; {without}"
+            )
+        chat = has_template if part.chat_template is None else part.chat_template
+        if chat:
+            self._check_template(prompts, where)
+        return Asked(tuple(prompts), Path(part.dataset).name, origin, chat, self.answers)
+
+    def _check_template(self, prompts: Sequence[Prompt], where: str) -> None:
+        for row, prompt in enumerate(prompts, start=1):
+            try:
+                rendered(prompt, prompt.answer or "a", self.tokenizer, chat=True)
+            except ValueError as error:
+                raise ValueError(
+                    f"{where}: row {row}: {error}; chat_template=false reads plain text"
+                ) from error
+
+    def _with_given_answers(self, asked: Asked, where: str) -> Text:
+        """Return prompts with the answers that their file has as a text."""
+        if missing := sum(prompt.answer is None for prompt in asked.prompts):
+            helps = "calibration.answers=self writes those of calibration and recovery"
+            raise ValueError(f"{where}: {missing} prompts have no answer; {helps}")
+        answers = list[tuple[Prompt, str]]()
+        for prompt in asked.prompts:
+            answer = str(prompt.answer)
+            answers.append((prompt, answer if asked.chat else separated(prompt, answer)))
+        return dialogues(asked, answers, self.tokenizer, self.bos)
 
     def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
         """Return the prompts of a part and their origin; None if it is a text, or is read as one."""
@@ -129,40 +253,6 @@ class Reading:
         if not (part.chat_template or holds_prompts(part.dataset)):
             return None
         return read_prompts(part.dataset, self.field), str(Path(part.dataset).resolve())
-
-    def _dialogues(self, part: Part, prompts: list[Prompt], origin: str) -> Text | Asked:
-        name = Path(part.dataset).name
-        where = f"{self.field}={part.dataset}"
-        if part.chat_template and self.tokenizer.chat_template is None:
-            without = "leave it out: turns are then put one after another"
-            raise ValueError(
-                f"{where}, chat_template=true: the tokenizer has no chat template; {without}"
-            )
-        chat = (
-            self.tokenizer.chat_template is not None
-            if part.chat_template is None
-            else part.chat_template
-        )
-        asked = Asked(tuple(prompts), name, origin, chat, self.answers)
-        for row, prompt in enumerate(
-            prompts if chat else (), start=1
-        ):  # plain text refuses nothing
-            try:
-                rendered(prompt, prompt.answer or "a", self.tokenizer, chat)
-            except ValueError as error:
-                raise ValueError(
-                    f"{where}: row {row}: {error}; chat_template=false reads plain text"
-                ) from error
-        if self.answers.writer == "self":
-            return asked
-        if missing := sum(prompt.answer is None for prompt in prompts):
-            helps = "calibration.answers=self writes those of calibration and recovery"
-            raise ValueError(f"{where}: {missing} prompts have no answer; {helps}")
-        answers = list[tuple[Prompt, str]]()
-        for prompt in prompts:
-            answer = str(prompt.answer)
-            answers.append((prompt, answer if chat else separated(prompt, answer)))
-        return dialogues(asked, answers, self.tokenizer, self.bos)
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parame
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.runs.choices import Choices, check_budget, choose
+from flap.runs.texts import check_prompts_fit
 from flap.storage import cache_root
 
 MARGIN = (
@@ -173,14 +174,18 @@ class DryRun:
 
 
 def dry_run(config: FlapConfig) -> DryRun:
-    """Return what is known of a run without weights and texts; of the model, its config is enough.
+    """Estimate what a run takes from the configs alone, without reading weights.
+
+    If the model has a tokenizer, prompts that the model is to answer are read and must fit into its
+    context.
 
     Raises:
-        ValueError: bad input, as far as it can be seen from that; names the field.
+        ValueError: the config has an error that can be seen so far; names the field.
     """
     choices = choose(config)
     root = cache_root(config.cache_dir)
     source = find_model(config.model, root, config.trust_remote_code, weights=False)
+    check_prompts_fit(config, choices, source)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     return DryRun(config, choices, source, adapter, check_budget(adapter, choices, config, source))
 

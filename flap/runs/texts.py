@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import CalibrationConfig, FlapConfig, require
 from flap.data import Windows, parse
 from flap.data.dialogue import GIVEN, Answers
-from flap.data.read_windows import Wanted, read_parts, read_windows
+from flap.data.read_windows import Wanted, check_prompts, read_parts, read_windows
 from flap.evaluation import Task
+from flap.method.recovery import Recovery
+from flap.models import ModelSource
 from flap.runs.choices import Choices
 
 
@@ -25,32 +27,74 @@ def read_texts(
     texts = {}
     own = config.calibration
     recovery = choices.recovery
-    answers = answers_of(config.calibration)
     if choices.need_windows:
-        wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers)
         texts["calibration"] = read_windows(
-            "calibration", own.dataset, tokenizer, wanted, max_length
+            "calibration", own.dataset, tokenizer, _calibration_windows(config), max_length
         )
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
         parts = parse(dataset, f"{section}.dataset")
-        allowed = "texts or files; what the model writes is counted where calibration windows are read that have it"
-        wanted = Wanted(1, 2, config.seed, own.bos, answers if section == "calibration" else GIVEN)
+        answers = answers_of(own) if section == "calibration" else GIVEN
+        wanted = Wanted(1, 2, config.seed, own.bos, answers)
         counted = read_parts(section, parts, tokenizer, wanted)  # no window is drawn
+        allowed = (
+            "texts or files; what the model writes is counted where calibration windows are read "
+            "that have it"
+        )
         require(not counted.to_write, f"{section}.dataset", dataset, allowed)
         texts["vocabulary"] = counted
     if recovery is not None:
         if recovery.use == "recovery":
-            all_of_them = recovery.windows + recovery.held_out
-            wanted = Wanted(all_of_them, recovery.seq_len, config.seed, own.bos, answers)
             texts["recovery"] = read_windows(
-                "recover", recovery.dataset, tokenizer, wanted, max_length
+                "recover",
+                recovery.dataset,
+                tokenizer,
+                _recovery_windows(config, recovery),
+                max_length,
             )
-        allowed = "dense, as no prompts are answered; take calibration.answers=self and a text with prompts"
+        allowed = (
+            "dense, as no prompts are answered; take calibration.answers=self and a text with "
+            "prompts"
+        )
         answered = recovery.writer == "dense" or bool(texts[recovery.use].asked)
         require(answered, "recover.writer", recovery.writer, allowed)
     return texts
+
+
+def check_prompts_fit(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
+    """Check that prompts which the model is to answer fit into its context, for a dry run.
+
+    No text without prompts is read. If the model has no tokenizer yet, nothing is checked.
+
+    Raises:
+        ValueError: prompts cannot be read, or no prompt of a text leaves room for an answer.
+    """
+    if answers_of(config.calibration).writer != "self":
+        return
+    try:
+        tokenizer = source.tokenizer
+    except ValueError:  # a dry run needs only the model's config
+        return
+    if choices.need_windows:
+        wanted = _calibration_windows(config)
+        dataset = config.calibration.dataset
+        check_prompts("calibration", dataset, tokenizer, wanted, source.max_length)
+    recovery = choices.recovery
+    if recovery is not None and recovery.use == "recovery":
+        wanted = _recovery_windows(config, recovery)
+        check_prompts("recover", recovery.dataset, tokenizer, wanted, source.max_length)
+
+
+def _calibration_windows(config: FlapConfig) -> Wanted:
+    own = config.calibration
+    return Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers_of(own))
+
+
+def _recovery_windows(config: FlapConfig, recovery: Recovery) -> Wanted:
+    own = config.calibration
+    num_windows = recovery.windows + recovery.held_out
+    return Wanted(num_windows, recovery.seq_len, config.seed, own.bos, answers_of(own))
 
 
 def answers_of(own: CalibrationConfig) -> Answers:

@@ -272,6 +272,46 @@ def test_prompts_that_are_too_few_for_any_answers_are_told_at_once(
         read_windows("calibration", str(tmp_path / "a.jsonl"), chatting, wanted, None)
 
 
+def _self_answered(
+    path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
+) -> Windows:
+    """Return one window of prompts whose answers may have four tokens."""
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    answers = Answers("self", max_new_tokens=4)
+    wanted = Wanted(1, 4, 0, "false", answers)
+    return read_windows("calibration", str(path), tokenizer, wanted, max_length)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "advice"),
+    [(8, "calibration.max_new_tokens=2"), (6, "a model with a longer context")],
+)
+def test_prompts_that_are_all_too_long_for_the_context_are_refused(
+    max_length: int, advice: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "long.jsonl"
+    prompts = ["the cat sat on a mat", "the old dog ran under the tree and sat"]
+    with pytest.raises(ValueError) as caught:
+        _self_answered(path, tokenizer, prompts, max_length)
+    assert str(caught.value) == (
+        f"calibration.dataset={path}: none of its 2 prompts leaves room for an answer in the "
+        f"model's context of {max_length} tokens: the shortest has 6 tokens, and "
+        f"calibration.max_new_tokens=4; take shorter prompts or {advice}"
+    )
+
+
+def test_prompts_that_are_too_long_do_not_count_as_enough_for_the_windows(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "some.jsonl"
+    too_long = ["the cat sat on a mat"] * 20
+    assert _self_answered(path, tokenizer, [*too_long, "the cat", "a dog"], 8).asked
+    with pytest.raises(ValueError, match=r"some\.jsonl: 1 windows of 4 tokens are too few"):
+        wanted = Wanted(4, 4, 0, "false", Answers("self", max_new_tokens=4))
+        path.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in [*too_long, "cat"]))
+        read_windows("calibration", str(path), tokenizer, wanted, 8)
+
+
 def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:

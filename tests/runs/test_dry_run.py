@@ -47,6 +47,25 @@ def test_the_config_alone_is_enough(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("use", ["calibration", "recover"])
+def test_prompts_that_no_context_holds_are_refused_before_a_weight_is_read(
+    use: str, dry: Dry, base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = tmp_path / "long.jsonl"
+    prompts.write_text(json.dumps({"prompt": "the cat sat " * 50}) + "\n")
+    arguments = [f"{use}.dataset={prompts}", "calibration.answers=self"]
+    if use == "recover":
+        arguments += ["recover=full", "recover.seq_len=16"]
+    line = (
+        rf"^{use}\.dataset={prompts}: none of its 1 prompts .* context of 128 tokens: .* has 150 "
+    )
+    with pytest.raises(ValueError, match=line):
+        dry(*arguments)
+    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
+    with pytest.raises(ValueError, match=line):
+        run(composed(*base, *arguments), tmp_path / "run")
+
+
 PASSES = [
     ((), 3), (("method=wanda_sp",), 1), (("method=mag_sp",), 2), (("method=flap_plus",), 2),
     (("compensation=linear",), 3), (("metric=OBS", "compensation=linear"), 2),

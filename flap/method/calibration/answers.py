@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flap.data import Prompt, Text, Windows, repetition
-from flap.data.dialogue import Asked, dialogues, question, rendered
+from flap.data.dialogue import Asked, dialogues, question_ids, rendered
 from flap.data.token_text import continuation, decoded, without_cut_character
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
@@ -113,12 +113,7 @@ def _batch(
     """
     tokenizer = windows.tokenizer
     options = asked.answers
-    questions = [question(prompt, tokenizer, asked.chat) for prompt in parts[number]]
-    # a template prints BOS itself; in plain text the tokenizer may put it there
-    begun = asked.chat and questions[0].startswith(tokenizer.bos_token or "")
-    prompts = [
-        tokenizer(one, add_special_tokens=not begun, verbose=False).input_ids for one in questions
-    ]
+    prompts = [question_ids(prompt, tokenizer, asked.chat) for prompt in parts[number]]
     fit = list[int]()
     for n, prompt_ids in enumerate(prompts):
         if context is None or len(prompt_ids) + options.max_new_tokens <= context:
