@@ -7,26 +7,24 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
+from gguf import GGMLQuantizationType
 from transformers import (
     AutoTokenizer,
     Gemma3TextConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
 from flap.checkpoint.export.gguf.export import export_gguf
-from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from flap.config import ModelConfig
 from flap.models import CheckpointSource, base_facts, find_model
 from flap.pipeline import run
 from tests.cases import random_model, tiny_model
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, YARN
+from tests.helpers.gguf_files import TEMPLATE, words, write_gguf
 from tests.helpers.runs import composed
-from tests.helpers.tokenizers import KINDS, TEXT, VOCAB
+from tests.helpers.tokenizers import TEXT, VOCAB
 
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 WIDE = {
     "vocab_size": VOCAB, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True,
@@ -40,12 +38,6 @@ def found(path: Path, cache: Path) -> CheckpointSource:
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> torch.Tensor:
     return model(torch.arange(24)[None] * 7 % VOCAB).logits
-
-
-def words(kind: str = "smollm") -> PreTrainedTokenizerFast:
-    made = KINDS[kind]()
-    made.chat_template = TEMPLATE
-    return made
 
 
 @pytest.mark.parametrize(
@@ -106,58 +98,15 @@ def blocks(type_: GGMLQuantizationType, shape: tuple[int, int], seed: int) -> np
     return raw.reshape(shape[0], -1)
 
 
-def write(
-    path: Path,
-    architecture: str,
-    model: PreTrainedModel,
-    type_: GGMLQuantizationType,
-    keys: dict[str, Any],
-) -> None:
-    """Write a model with matrices of random blocks, which it then has itself."""
-    writer = GGUFWriter(path, architecture)
-    config = model.config
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_key_length(config.head_dim if architecture == "gemma3" else 64)
-    writer.add_license("apache-2.0")
-    writer.add_languages(["en"])
-    writer.add_string("general.base_model.0.repo_url", "https://huggingface.co/org/base")
-    for key, value in keys.items():
-        writer.add_float32(key, value) if isinstance(value, float) else writer.add_uint32(
-            key, value
-        )
-    add_tokenizer(writer, words("qwen2"), None, config.vocab_size, ())
-    names = get_tensor_name_map(MODEL_ARCH(arch), config.num_hidden_layers)
-    for seed, (name, tensor) in enumerate(model.named_parameters()):
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if tensor.ndim == 2:
-            raw = blocks(type_, tuple(tensor.shape), seed)
-            tensor.data = torch.tensor(gguf.dequantize(raw, type_))
-            writer.add_tensor(target, raw, raw_dtype=type_)
-        else:
-            offset = 1.0 if architecture == "gemma3" and "norm" in name else 0.0
-            writer.add_tensor(target, (tensor.data + offset).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 QWEN2 = Qwen2Config(**WIDE)
-GEMMA3 = Gemma3TextConfig(**WIDE | {"head_dim": 64, "sliding_window": 8}, query_pre_attn_scalar=256)
+GEMMA3 = Gemma3TextConfig(**WIDE, head_dim=64, sliding_window=8, query_pre_attn_scalar=64)
 CASES = {
-    "Q4_K": ("qwen2", QWEN2, {"qwen2.rope.freq_base": 10000.0}),
-    "Q5_0": ("qwen2", QWEN2, {"qwen2.rope.freq_base": 10000.0}),
+    "Q4_K": ("qwen2", QWEN2, {"rope.freq_base": 10000.0}),
+    "Q5_0": ("qwen2", QWEN2, {"rope.freq_base": 10000.0}),
     "Q4_K of Gemma": (
         "gemma3",
         GEMMA3,
-        {"gemma3.rope.freq_base": 1e6, "gemma3.attention.sliding_window": 8},
+        {"rope.freq_base": 1e6, "attention.sliding_window": 8},
     ),
 }
 
@@ -170,7 +119,14 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
     model = random_model(config)
     type_ = case.split()[0]
     path = tmp_path / "mine.gguf"
-    write(path, architecture, model, GGMLQuantizationType[type_], keys)
+
+    def encode(seed: int, matrix: np.ndarray) -> dict[str, Any]:
+        """Random blocks in the place of a matrix, which the model then has itself."""
+        raw = blocks(GGMLQuantizationType[type_], matrix.shape, seed)
+        matrix[:] = gguf.dequantize(raw, GGMLQuantizationType[type_])
+        return {"tensor": raw, "raw_dtype": GGMLQuantizationType[type_]}
+
+    write_gguf(path, architecture, model, keys, encode)
     source = found(path, tmp_path / "cache")
     assert (
         source.origin == f"mine.gguf, quantised before as {type_}" and source.dtype == torch.float32

@@ -1,0 +1,165 @@
+"""The header of a GGUF: what it says of the model, and whether transformers computes that model.
+
+transformers translates most keys of a GGUF into a config and leaves the rest at the defaults of the
+config class. llama.cpp is the reference here: this module sets what the config lacks, and refuses a
+file that would become another model than the one that llama.cpp runs.
+"""
+
+import re
+from typing import Any
+
+import torch
+from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+BLOCK = re.compile(r"blk\.(\d+)\.")  # begins the name of each tensor of a layer
+SUFFIXES = (".weight", ".bias")
+ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that becomes a part of the config
+# The keys of a config that say whether these tensors have a bias.
+BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
+# The numbers of layers by which llama.cpp recognises the 27B models of Gemma.
+LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
+SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # in a GGUF and in a config
+
+
+class GGUFHeader:
+    """The keys of a GGUF, and the names of its tensors.
+
+    Raises:
+        OSError, ValueError, LookupError and others: The file is no GGUF, or is damaged.
+    """
+
+    def __init__(self, reader: GGUFReader) -> None:
+        self.reader = reader
+        self.architecture: str = reader.fields["general.architecture"].contents()
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key, or None if the file does not have it."""
+        field = self.reader.fields.get(key)
+        return field.contents() if field else None
+
+    def check_sizes(self) -> None:
+        """Check the numbers of layers and heads, before a model of these sizes is built.
+
+        Raises:
+            ValueError: The tensors belong to more or fewer layers than the header says, or the
+                heads do not divide the width of the model.
+        """
+        layers = self._own("block_count")
+        blocks = {match[1] for match in map(BLOCK.match, self.tensors) if match}
+        if layers != len(blocks) or not blocks:
+            raise ValueError(
+                f"{self.architecture}.block_count={layers}: must be the number of layers that have "
+                f"tensors in the file, which is {len(blocks)}"
+            )
+        self._check_heads()
+
+    def complete(self, config: PreTrainedConfig) -> None:
+        """Set what transformers does not read: biases, the attention of Gemma, the RoPE of LLaMA 3.
+
+        Raises:
+            ValueError: RoPE is scaled in another way.
+        """
+        for tensor, key in BIASES.items():
+            if hasattr(config, key) and f"blk.0.{tensor}.bias" in self.tensors:
+                setattr(config, key, True)
+        if self.architecture in LAYERS_OF_27B:
+            self._complete_gemma(config)
+        self._complete_rope(config)
+
+    def check_tensors(self, model: PreTrainedModel) -> None:
+        """Check that the model has a place for each tensor. The model may be on the meta device.
+
+        Raises:
+            ValueError: transformers would ignore a tensor.
+        """
+        archs = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+        table = get_tensor_name_map(archs[self.architecture], model.config.num_hidden_layers)
+        processor = TENSOR_PROCESSORS.get(self.architecture, TensorProcessor)()
+        places = {ROPE_FACTORS: "config"}
+        for name in model.state_dict():
+            gguf_name = table.get_name(name, try_suffixes=SUFFIXES)
+            if gguf_name is None:  # experts, which a GGUF divides in another way
+                processor.perform_fallback_tensor_mapping(places, "", "", name)
+            else:
+                places[gguf_name] = name
+        ignored = [
+            name
+            for name in self.tensors
+            if name not in places and name.removesuffix(".weight") not in places
+        ]
+        if ignored:
+            raise ValueError(
+                f"{len(ignored)} tensors have no place in a {model.config.model_type} with "
+                f"{model.config.num_hidden_layers} layers, as {', '.join(ignored[:3])}"
+            )
+
+    def _own(self, key: str) -> Any:
+        return self.value(f"{self.architecture}.{key}")
+
+    def _check_heads(self) -> None:
+        name = f"{self.architecture}.attention.head_count"
+        heads = self._own("attention.head_count")
+        queries = self.tensors.get("blk.0.attn_q.weight")
+        if self._own("attention.key_length") is None or queries is None:
+            hidden_size = self._own("embedding_length")
+            _check_divides(name, heads, f"{self.architecture}.embedding_length", hidden_size)
+        else:
+            _check_divides(name, heads, "the rows of blk.0.attn_q.weight", int(queries.shape[1]))
+        kv_heads = self._own("attention.head_count_kv")
+        if kv_heads is not None:
+            _check_divides(f"{name}_kv", kv_heads, name, heads)
+
+    def _complete_gemma(self, config: PreTrainedConfig) -> None:
+        """Set the scale of the attention scores and the soft caps, as llama.cpp does.
+
+        No key holds the scale. Only the 27B models scale by another width than that of a head.
+        """
+        if config.num_hidden_layers == LAYERS_OF_27B[self.architecture]:
+            config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
+        else:
+            config.query_pre_attn_scalar = config.head_dim
+        for key in SOFT_CAPS:
+            cap = self._own(key)
+            if cap is not None:
+                setattr(config, key, cap or None)
+
+    def _complete_rope(self, config: PreTrainedConfig) -> None:
+        scaled = [key for key in self.reader.fields if ".rope.scaling." in key]
+        if config.model_type == "gpt_oss":  # transformers reads these keys
+            scaled = []
+        if ROPE_FACTORS in self.tensors:
+            factors = torch.tensor(self.tensors[ROPE_FACTORS].data)
+            if not _set_llama3_rope(config, factors):
+                scaled.append(ROPE_FACTORS)
+        if scaled:
+            raise ValueError(f"it does not compute {', '.join(scaled)}")
+
+
+def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
+    if isinstance(number, list) or isinstance(width, list):
+        return  # a number for each layer
+    if not number or not width or width % number:
+        raise ValueError(f"{name}={number}: must divide {width_name}={width}")
+
+
+def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
+    """Set the RoPE of LLaMA 3, and return whether it has the frequencies that the file asks for.
+
+    factors: what a GGUF divides the frequency of each pair of dimensions by.
+    """
+    theta = config.rope_parameters["rope_theta"]
+    dim = getattr(config, "head_dim", 0) or 2 * len(factors)
+    expected = theta ** (-torch.arange(0, dim, 2).double() / dim) / factors
+    config.rope_parameters |= {
+        "rope_type": "llama3",
+        "factor": float(factors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    return torch.allclose(frequencies.double(), expected, rtol=1e-3)

@@ -1,0 +1,81 @@
+"""GGUF files as other programs write them: a model's keys, its tensors in any type, a tokenizer."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import MODEL_ARCH, GGUFReader, GGUFWriter, get_tensor_name_map
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
+from tests.helpers.tokenizers import KINDS
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+# Gemma's norms multiply by one more than their weights; a GGUF holds what they multiply by.
+NORMS_WITHOUT_ONE = ("gemma2", "gemma3")
+
+
+def words(kind: str = "smollm") -> PreTrainedTokenizerFast:
+    """A tiny tokenizer with a chat template."""
+    made = KINDS[kind]()
+    made.chat_template = TEMPLATE
+    return made
+
+
+def write_gguf(
+    path: Path,
+    architecture: str,
+    model: PreTrainedModel,
+    keys: dict[str, Any],
+    encode: Callable[[int, np.ndarray], dict[str, Any]] = lambda seed, matrix: {"tensor": matrix},
+) -> Path:
+    """Write a model.
+
+    keys: those of the architecture alone, without its name. encode: what `GGUFWriter.add_tensor`
+    gets of a matrix, besides its name.
+    """
+    writer = GGUFWriter(path, architecture)
+    _add_config(writer, model.config)
+    for key, value in keys.items():
+        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+        add(f"{architecture}.{key}", value)
+    add_tokenizer(writer, words("qwen2"), None, model.config.vocab_size, ())
+    archs = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = get_tensor_name_map(MODEL_ARCH(archs[architecture]), model.config.num_hidden_layers)
+    for seed, (name, tensor) in enumerate(model.named_parameters()):
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if tensor.ndim == 2:
+            writer.add_tensor(target, **encode(seed, tensor.detach().numpy()))
+        else:
+            offset = 1.0 if architecture in NORMS_WITHOUT_ONE and "norm" in name else 0.0
+            writer.add_tensor(target, (tensor.detach() + offset).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_config(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    head_dim = getattr(config, "head_dim", None)
+    if head_dim:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    writer.add_license("apache-2.0")
+    writer.add_languages(["en"])
+    writer.add_string("general.base_model.0.repo_url", "https://huggingface.co/org/base")
+
+
+def set_number(path: Path, key: str, value: int) -> None:
+    """Set a number in the header of a file, which stays the same in all else."""
+    field = GGUFReader(path, "r+").fields[key]
+    field.parts[field.data[0]][0] = value
