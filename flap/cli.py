@@ -60,23 +60,15 @@ def _attempt(config: DictConfig) -> str | None:
             if (run_dir := owner.open()) is None:
                 return None
             # imported here because --help and invalid values should not wait seconds for torch and transformers
-            from flap.pipeline import execute, measure_more
-            from flap.runs.preparation import check_room, prepare
+            from flap.pipeline import check_room, execute
+            from flap.runs.preparation import prepare
 
-            run = prepare(typed(config), run_dir)
-            earlier, done = owner.find_finished(run)
-            if done:
-                return None
-            if not (saved := earlier if earlier and earlier.checkpoint else None):
-                check_room(run)
+            run = owner.at_home(prepare(typed(config), run_dir))
+            check_room(run)
             owner.begin(run)
-            report = (
-                measure_more(run, saved)
-                if saved
-                else execute(run, earlier.report if earlier else None)
-            )
+            report = execute(run)
             if ranks.is_first():
-                owner.finish(report)
+                owner.finish(report, run.config)
     except Exception as error:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, AgreedError):

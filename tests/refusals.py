@@ -39,6 +39,7 @@ target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_by
 plan={bad}/layers.json -> plan={bad}/layers.json: it does not fit this model: 3 layers there and 4 here
 plan={bad}/wider.json -> plan={bad}/wider.json: it does not fit this model: layer 0 has 64 neurons there and 56 here
 plan={bad}/beyond.json -> plan={bad}/beyond.json: …: layer 0 cannot keep these 2 of its 4 KV heads
+plan={bad}/uneven.json -> plan={bad}/uneven.json: expected the folder of a finished run, or its plan.json (ValueError
 plan={bad}/unordered.json -> plan={bad}/unordered.json: …: layer 0 cannot keep these 2 of its 56 neurons
 plan={bad}/experts.json -> structure.experts=true, or a plan of experts: expected neither for llama; or one of mixtral,
 plan={bad}/texts.json -> plan={bad}/texts.json: expected the folder of a finished run, or its plan.json (ValueError

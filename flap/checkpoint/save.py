@@ -83,9 +83,17 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
-def make_label(plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `flap.json` says of a checkpoint: how it was made, and the units that stay."""
-    return {"provenance": provenance, "plan": plan}
+def make_label(
+    plan: Mapping[str, Any], provenance: Mapping[str, Any], key: str = ""
+) -> dict[str, Any]:
+    """Return what `flap.json` says of a checkpoint: how it was made, by which run, and the units that stay.
+
+    key: of the run (`Run.key`), by which a later start knows the checkpoint as its own; empty: of no run.
+    """
+    label: dict[str, Any] = {"provenance": provenance, "plan": plan}
+    if key:
+        label["key"] = key
+    return label
 
 
 def label_of(directory: Path) -> dict[str, Any]:

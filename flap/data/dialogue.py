@@ -21,7 +21,6 @@ class Answers(NamedTuple):
 
 GIVEN = Answers()
 PLACEHOLDERS = ("x", "y")  # two answers that have no character in common
-VERSION = 5  # raise it when the same prompts would get other answers
 
 
 def plain(turns: Sequence[dict[str, Any]]) -> str:
@@ -151,7 +150,6 @@ class Asked(NamedTuple):
         prompts = [[list(one.messages), one.answer] for one in self.prompts]
         own = self.answers
         return [
-            VERSION,
             self.name,
             digest(prompts),
             self.chat,

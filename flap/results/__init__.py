@@ -1,11 +1,8 @@
 """Results of runs: the report of one run, one sweep or several as a study, runs side by side."""
 
 from flap.results.card_text import model_card
-from flap.results.finished_runs import FinishedRun, finished_run
 from flap.results.provenance import described, device_name
 from flap.results.report import Report
 from flap.results.report_tables import markdown, show
 
-__all__ = [
-    "FinishedRun", "Report", "described", "device_name", "finished_run", "markdown", "model_card", "show",
-]  # fmt: skip
+__all__ = ["Report", "described", "device_name", "markdown", "model_card", "show"]

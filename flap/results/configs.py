@@ -27,6 +27,11 @@ def is_bookkeeping(key: str) -> bool:
     return f"{key}.".startswith(tuple(f"{name}." for name in BOOKKEEPING))
 
 
+def changes_the_model(key: str) -> bool:
+    """Return whether a key of the config changes the pruned model, not only its measurements or files."""
+    return not is_bookkeeping(key) and not key.startswith(("eval.", "checkpoint."))
+
+
 def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
     """Return the values of a config as text: "null", "true", "[128, 1024]"; without what the fields of `RunRecord` say.
 

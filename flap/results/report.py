@@ -3,7 +3,6 @@
 import json
 import platform
 import resource
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,13 @@ class Report(Record):
         """Return the tables of the report, which a notebook shows."""
         return "\n\n".join(table.markdown() for table in tables(self))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as report.json holds it, without the plan, which is in plan.json."""
+        return asdict(replace(self, plan=None))
+
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
-        write_text(path, to_json(asdict(replace(self, plan=None)), indent=1) + "\n")
+        write_text(path, to_json(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Report":
@@ -77,15 +80,13 @@ def read_report(path: Path) -> dict[str, Any]:
     return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 
 
-def peak_memory(before: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return the peak memory of the process, "host" and "device", in bytes; at least what it was before."""
+def peak_memory() -> dict[str, int | None]:
+    """Return the peak memory of the process on the "host" and on the "device", in bytes."""
     unit = 1 if platform.system() == "Darwin" else 1024
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     gpus = range(torch.cuda.device_count())
-    device = sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None
     return {
-        "host": max(host, before.get("host") or 0),
-        "device": device if device is None else max(device, before.get("device") or 0),
+        "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "device": sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None,
     }
 
 

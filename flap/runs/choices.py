@@ -2,33 +2,40 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, build, require, targets
 from flap.evaluation import Evaluator
-from flap.method.allocation import Biases, Budget, Given, Structure, bounds_of_shapes, price
+from flap.method.allocation import Biases, Budget, GivenPlan, Structure, bounds_of_shapes, price
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
-from flap.method.importance.channels import NoMetric
 from flap.method.recovery import Reconstruction, Recovery
+from flap.method.search import Search
 from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
 from flap.storage import digest
+
+
+class Selection(NamedTuple):
+    """How the units that stay are selected: a metric scores them, and a structure ranks the scores."""
+
+    metric: Metric
+    structure: Structure
 
 
 @dataclass(frozen=True)
 class Choices:
     """The choices of a config (metric, structure, compensation, evaluators) as objects."""
 
-    metric: Metric
-    structure: Structure
+    selection: Selection | None  # None: a plan is given
+    given: GivenPlan | None  # None: the units are selected
     compensation: Compensation
-    evaluators: Sequence[Evaluator]
+    evaluators: Mapping[str, Evaluator]  # by their names in the config's section `eval`
     propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
     recovery: Recovery | None = None  # training after compression
     vocabulary: Trim | None = None  # which tokens stay; None: all
@@ -37,17 +44,36 @@ class Choices:
     def code(self) -> dict[str, str]:
         """A digest of the files of metric, structure and compensation; empty if all are of this package.
 
-        Their base classes count; what their files import does not. Read once, when a run begins. A class without a
-        file, as in a notebook, equals none of another run.
+        The files of their base classes are included, and files that they import are not. The files
+        are read once, when a run begins. A class without a file, as in a notebook, differs from
+        the classes of every other run.
         """
-        chosen = type(self.metric), type(self.structure), type(self.compensation)
+        chosen = [type(one) for one in (*(self.selection or ()), self.compensation)]
         modules = {base.__module__ for cls in chosen for base in cls.__mro__}
-        own = sorted(
+        foreign = sorted(
             name
             for name in modules
             if name.partition(".")[0] not in ("flap", "builtins", "abc", "typing")
         )
-        return {"code": digest(list(map(_source, own)))} if own else {}
+        return {"code": digest(list(map(_source, foreign)))} if foreign else {}
+
+    @property
+    def experts(self) -> bool:
+        """Whether the units of a mixture are whole experts."""
+        if self.given is not None:
+            return self.given.experts
+        return self.selection is not None and self.selection.structure.experts
+
+    @property
+    def layer_by_layer(self) -> bool:
+        """Whether each layer's plan depends on the scores of this layer only."""
+        return self.selection is not None and self.selection.structure.layer_by_layer
+
+    @property
+    def search(self) -> Search | None:
+        """The structure if it is a search, which measures trials; else None."""
+        structure = self.selection and self.selection.structure
+        return structure if isinstance(structure, Search) else None
 
     @property
     def in_sequence(self) -> bool:
@@ -58,22 +84,29 @@ class Choices:
     def need_windows(self) -> bool:
         """Whether a choice needs calibration windows."""
         trained = self.recovery is not None and self.recovery.use == "calibration"
-        needed = self.metric.needs_statistics or self.compensation.needs_statistics
-        return trained or self.structure.measures or needed
+        needed = any(reader.needs_statistics for reader in self._readers)
+        return trained or self.search is not None or needed
 
     @property
     def need_covariance(self) -> bool:
         """Whether a choice needs statistics with covariances."""
-        return self.metric.needs_covariance or self.compensation.needs_covariance
+        return any(reader.needs_covariance for reader in self._readers)
 
     @property
     def read_plain_statistics(self) -> bool:
         """Whether a choice needs statistics of the dense model without covariances."""
-        plain = (
-            one.needs_statistics and not one.needs_covariance
-            for one in (self.metric, self.compensation)
+        if self.in_sequence:
+            return False
+        return any(
+            reader.needs_statistics and not reader.needs_covariance for reader in self._readers
         )
-        return not self.in_sequence and any(plain)
+
+    @property
+    def _readers(self) -> list[Metric | Compensation]:
+        """The choices that may read statistics."""
+        if self.selection is None:
+            return [self.compensation]
+        return [self.selection.metric, self.compensation]
 
 
 def choose(config: FlapConfig) -> Choices:
@@ -85,14 +118,21 @@ def choose(config: FlapConfig) -> Choices:
     recovery = build("recover", config.recover) if config.recover else None
     if isinstance(recovery, Reconstruction):
         recovery = recovery.on(config.calibration.num_samples, config.calibration.seq_len)
+    selection = given = None
+    if config.plan is None:
+        selection = Selection(build("metric", config.metric), build("structure", config.structure))
+    else:
+        given = GivenPlan.read(config.plan)
     choices = Choices(
-        build("metric", config.metric) if config.plan is None else NoMetric(),
-        build("structure", config.structure) if config.plan is None else Given.read(config.plan),
-        build("compensation", config.compensation),
-        [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
-        config.calibration.propagate,
-        recovery,
-        build("vocabulary", config.vocabulary) if config.vocabulary else None,
+        selection=selection,
+        given=given,
+        compensation=build("compensation", config.compensation),
+        evaluators={
+            name: build(f"eval.{name}", node) for name, node in (config.eval or {}).items()
+        },
+        propagate=config.calibration.propagate,
+        recovery=recovery,
+        vocabulary=build("vocabulary", config.vocabulary) if config.vocabulary else None,
     )
     for valid, field, value, allowed in _rules(choices, config):
         require(valid, field, value, allowed)
@@ -101,8 +141,6 @@ def choose(config: FlapConfig) -> Choices:
 
 def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, Any, str]]:
     """Yield what choices ask of each other: whether it is given; field, value and expected value if it is not."""
-    metric = choices.metric
-    structure = choices.structure
     masked = config.mask_only
     training = f"false with recover={getattr(choices.recovery, 'name', '')}, which would train the masked units, too"
     yield not (masked and choices.recovery), "mask_only", True, training
@@ -116,18 +154,27 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     words = "dense with vocabulary=trim, whose tokens the prompts are not read in"
     yield not choices.vocabulary or writer == "dense", "recover.writer", writer, words
     router = "false with structure.experts=true, as a router cannot be masked"
-    yield not (masked and structure.experts), "mask_only", True, router
+    yield not (masked and choices.experts), "mask_only", True, router
     counted = [f"target.{name}" for name in targets(config.target) if name != "kv_cache_bytes"]
     rows = f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
     yield not (choices.vocabulary and counted), "vocabulary", "trim", rows
     known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
     known = known if config.plan is None else "dense with plan"
     yield (
-        choices.propagate == "dense" or structure.layer_by_layer,
+        choices.propagate == "dense" or choices.layer_by_layer,
         "calibration.propagate",
         choices.propagate,
         known,
     )
+    if choices.selection is not None:
+        yield from _selection_rules(*choices.selection)
+    samples = config.calibration.num_samples
+    judged = "at least 2, as what is fitted on some is judged on others"
+    yield samples >= 2 or not choices.need_covariance, "calibration.num_samples", samples, judged
+
+
+def _selection_rules(metric: Metric, structure: Structure) -> Iterator[tuple[bool, str, Any, str]]:
+    """Yield what a metric and a structure ask of each other, as `_rules` does."""
     scale = getattr(structure, "scale", "")
     errors = "metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
     yield metric.measures_error or not structure.ranks_errors, "structure.scale", scale, errors
@@ -140,9 +187,6 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     )
     whole = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
     yield structure.experts or not metric.scores_experts, "structure.experts", False, whole
-    samples = config.calibration.num_samples
-    judged = "at least 2, as what is fitted on some is judged on others"
-    yield samples >= 2 or not choices.need_covariance, "calibration.num_samples", samples, judged
 
 
 def _source(module: str) -> str:
@@ -161,8 +205,8 @@ def check_budget(
         ValueError: the ratio, a target or a choice does not fit this model.
     """
     why = "for this model, whose layers read the tokens' own embeddings and keys of earlier layers"
-    search = not (choices.structure.measures and adapter.reads_tokens)
-    require(search, "structure", "search", f"another structure {why}")
+    can_search = choices.search is None or not adapter.reads_tokens
+    require(can_search, "structure", "search", f"another structure {why}")
     allowed = f"device or auto {why}"
     require(
         not (model.placed.streams and adapter.reads_tokens),
@@ -173,18 +217,18 @@ def check_budget(
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
-        biases = Biases(
-            adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter)
-        )
+        biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))
         for name in {"bytes", "memory"} & targets(config.target).keys() if model.loaded else ():
             _check_types(adapter, name, getattr(config.target, name))
         itemsize = model.dtype.itemsize
         context = model.max_length
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
         budget = budget.within(bounds)
-    choices.structure.check(budget)
-    if isinstance(choices.structure, Given):
-        return replace(budget, ratio=1 - budget.kept(choices.structure.plan) / budget.total)
+    if choices.selection is not None:
+        choices.selection.structure.check(budget)
+    if choices.given is not None:
+        choices.given.check(budget)
+        return replace(budget, ratio=1 - budget.kept(choices.given.plan) / budget.total)
     return budget
 
 

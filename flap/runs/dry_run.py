@@ -12,7 +12,6 @@ from flap.config import FlapConfig, gigabytes
 from flap.data import HELD_OUT
 from flap.evaluation.perplexity import LOGITS_BYTES
 from flap.method.allocation import Budget
-from flap.method.search import Search
 from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
@@ -78,6 +77,7 @@ class DryRun:
         itemsize = self.source.dtype.itemsize
         total = self.source.num_bytes
         streams = STREAMS[placement]
+        searches = choices.search is not None
         shared = self.source.device.type in ("cpu", "mps")
         layers = [
             itemsize * sum(one.numel() for one in layer.parameters())
@@ -87,9 +87,9 @@ class DryRun:
         statistics = max(map(self._statistics, range(len(layers))))
         states = self._states(streams)
         logits = LOGITS_BYTES * (2 + itemsize / 4) if choices.evaluators else 0.0
-        work = max(statistics + max(layers) * choices.structure.measures, logits) + self._running()
+        work = max(statistics + max(layers) * searches, logits) + self._running()
         device = (0 if self.source.loaded else weights) + work
-        in_files = states * (streams or (choices.structure.measures and self.config.use_cache))
+        in_files = states * (streams or (searches and self.config.use_cache))
         pruned = (
             sum(layers) - itemsize * self.removed
         )  # beside the dense layers, which stay mapped on a CPU
@@ -114,8 +114,8 @@ class DryRun:
     def _states(self, streams: bool) -> float:
         """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · hidden size."""
         tokens = self.tokens if streams or self.choices.need_covariance else 0
-        search = self.choices.structure
-        if isinstance(search, Search):
+        search = self.choices.search
+        if search is not None:
             trials = sum(
                 len(removed) for layer in self.budget.layers for removed in search.removals(layer)
             )
@@ -186,7 +186,7 @@ def dry_run(config: FlapConfig) -> DryRun:
     root = cache_root(config.cache_dir)
     source = find_model(config.model, root, config.trust_remote_code, weights=False)
     check_prompts_fit(config, choices, source)
-    adapter = adapt(source.skeleton(), choices.structure.experts)
+    adapter = adapt(source.skeleton(), choices.experts)
     return DryRun(config, choices, source, adapter, check_budget(adapter, choices, config, source))
 
 

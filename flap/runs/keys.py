@@ -1,171 +1,142 @@
-"""What results depend on: the model, its windows, and what is done to it. Equal keys, equal results."""
+"""Keys: what the artefacts of a run depend on. Each key has everything that changes the result, and nothing else."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from flap.config import FlapConfig
-from flap.data import SELF, Windows
-from flap.method.allocation import Given, PruningPlan
-from flap.method.calibration import STATISTICS_VERSION
-from flap.method.calibration.own_text import WRITTEN_VERSION
-from flap.method.importance import SCORES_VERSION
-from flap.method.search import Search
-from flap.models import ModelSource
+from flap.method.allocation import PruningPlan
+from flap.models import PlacedModel
 from flap.results import described, device_name
-from flap.runs.choices import Choices
-from flap.storage import digest, ranks
+from flap.results.configs import changes_the_model, flat
+from flap.runs.run import Run
+from flap.storage import VERSION, digest, ranks
 
 Key = dict[str, Any]
-
-FITS_VERSION = 4  # raise it when compensation fits other weights or biases
-RECOVERY_VERSION = 10  # raise it when the training gives other weights
-DIVERGENCES_VERSION = 11  # raise it when the measurement or the fits change
-WORKSPACE_VERSION = 3  # raise it when a run's working files have other names or contents
-DECIDING = (  # of the plan
-    "metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration", "vocabulary",
+DECIDING = (  # the sections of the config that decide on the plan
+    "metric",
+    "structure",
+    "compensation",
+    "ratio",
+    "target",
+    "mask_only",
+    "calibration",
+    "vocabulary",
     "plan",
-)  # fmt: skip
+)
 
 
-@dataclass(frozen=True)
-class CacheKeys:
-    """The parts of the keys by which a run's results are stored, each with all that it depends on and nothing else."""
+def windows(run: Run) -> Key:
+    """Return the key of the calibration windows and of the units that are scored."""
+    key: Key = {}
+    if run.choices.experts:
+        key["units"] = "experts"
+    if "calibration" in run.texts:
+        key |= run.texts["calibration"].key
+    return key
 
-    config: FlapConfig
-    choices: Choices
-    source: ModelSource
-    texts: Mapping[str, Windows]
-    vocabulary: str = ""  # a digest of the new tokenizer; empty: it is the old one
 
-    @property
-    def windows(self) -> Key:
-        """Calibration windows and units, on which statistics depend besides the model."""
-        units: Key = {"units": "experts"} if self.choices.structure.experts else {}
-        if "calibration" not in self.texts:
-            return units
-        windows = self.texts["calibration"]
-        own = (
-            {"written": WRITTEN_VERSION}
-            if any(part.dataset == SELF for part in windows.parts)
-            else {}
-        )
-        return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
+def processes(run: Run) -> Key:
+    """Return how many processes add up what they find; a sum over several is rounded differently."""
+    if ranks.size() == 1:
+        return {}
+    return {"processes": ranks.size()}
 
-    @property
-    def statistics(self) -> Key:
-        """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
-        return (
-            self.source.fingerprint
-            | self.windows
-            | {"device": self.source.device.type}
-            | self.processes
-        )
 
-    @property
-    def scores(self) -> Key | None:
-        """The key of scores, for any ratio. A search's depend on its trials; None: made anew from plain statistics."""
-        metric = self.choices.metric
-        structure = self.choices.structure
-        options = described(self.config)
-        scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
-        if isinstance(structure, Search):
-            trials = {"tokens": structure.tokens, "levels": structure.levels}
-            scores |= {"trials": trials, "search": DIVERGENCES_VERSION}
-            scores["compensation"] = options["compensation"]
-        elif not metric.needs_covariance:
-            return None
-        return {**self.statistics, **self.choices.code, **scores}
+def dense(run: Run) -> Key:
+    """Return the key of the dense model on the device where it is measured."""
+    return {"model": run.source.fingerprint, "device": run.source.device.type}
 
-    @property
-    def processes(self) -> Key:
-        """How many processes add up what they have found, which is rounded otherwise than in one."""
-        return {"processes": ranks.size()} if ranks.size() > 1 else {}
 
-    @property
-    def counted(self) -> Key:
-        """The texts whose tokens are counted, whole and not in windows; empty if all tokens stay."""
-        texts = (
-            self.texts.get("vocabulary", self.texts.get("calibration"))
-            if self.choices.vocabulary
-            else None
-        )
-        return {"counted": [text.sha256 for text in texts.existing]} if texts else {}
+def statistics(run: Run, model: Any = None) -> Key:
+    """Return the key of statistics. The device counts, as self-generated text differs between devices."""
+    device = {"device": run.source.device.type}
+    return run.source.fingerprint | windows(run) | device | processes(run)
 
-    @property
-    def dense(self) -> Key:
-        """The dense model where it is measured."""
-        return {"model": self.source.fingerprint, "device": self.source.device.type}
 
-    @property
-    def timed(self) -> Key:
-        """What times depend on besides the model: two GPUs of one type have others."""
-        return {"device": device_name(self.source.device), "threads": torch.get_num_threads()}
+def scores(run: Run, *inputs: Any) -> Key | None:
+    """Return the key of scores, which does not depend on the ratio. A search's scores depend on its trials.
 
-    @property
-    def recovery(self) -> Key:
-        """The training after compression; empty if there is none."""
-        if self.choices.recovery is None:
-            return {}
-        options = asdict(self.choices.recovery)
-        windows = self.texts[self.choices.recovery.use].key
-        return {
-            "recover": {
-                "version": RECOVERY_VERSION,
-                **options,
-                "windows": windows,
-                **self.processes,
-            }
-        }
+    None if scores are not stored: they are made from plain statistics, or a plan is given.
+    """
+    options = described(run.config)
+    search = run.choices.search
+    key: Key = {"metric": options["metric"]}
+    if search is not None:
+        key["trials"] = {"tokens": search.tokens, "levels": search.levels}
+        key["compensation"] = options["compensation"]
+    elif run.choices.selection is None or not run.choices.selection.metric.needs_covariance:
+        return None
+    return {**statistics(run), **run.choices.code, **key}
 
-    def compressed(self, plan: PruningPlan) -> Key:
-        """The part that tells this compressed model from others of the same dense model."""
-        options = described(self.config)
-        return {
-            "plan": digest(plan.to_dict()),
-            "fits": FITS_VERSION,
-            "calibration": self.windows,
-            **self.processes,
-            **self.choices.code,
-            **{name: options[name] for name in ("compensation", "mask_only")},
-            "propagate": self.config.calibration.propagate,
-            **({"vocabulary": self.vocabulary} if self.vocabulary else {}),
-        }
 
-    def pruned(self, plan: PruningPlan) -> Key:
-        """The same for the model that a run saves, which may be trained."""
-        return self.compressed(plan) | self.recovery
+def counted_texts(run: Run) -> Key:
+    """Return the key of the texts whose tokens are counted for `vocabulary=trim`; empty if all tokens stay."""
+    if run.choices.vocabulary is None:
+        return {}
+    texts = run.texts.get("vocabulary", run.texts.get("calibration"))
+    return {"counted": [text.sha256 for text in texts.existing]} if texts else {}
 
-    @property
-    def workspace(self) -> Key:
-        """The work that an interrupted run goes on with."""
-        options = described(self.config)
-        versions = [
-            WORKSPACE_VERSION, STATISTICS_VERSION, SCORES_VERSION, DIVERGENCES_VERSION, FITS_VERSION, WRITTEN_VERSION,
-        ]  # fmt: skip
-        decided = {name: options[name] for name in DECIDING}
-        return (
-            self.statistics
-            | self.counted
-            | self.recovery
-            | self.choices.code
-            | {"versions": versions}
-            | decided
-        )
 
-    @property
-    def inputs(self) -> dict[str, str]:
-        """A digest of all that is not in the config and changes the pruned model: weights, texts, libraries, fits."""
-        calibration = (
-            {"calibration": digest(self.texts["calibration"].key)}
-            if "calibration" in self.texts
-            else {}
-        )
-        calibration |= {"vocabulary": digest(self.counted)} if self.counted else {}
-        recovery = {use: digest(key) for use, key in self.recovery.items()}
-        fits = {"fits": str(FITS_VERSION)} | self.choices.code
-        if isinstance(self.choices.structure, Given):
-            fits["plan"] = digest(self.choices.structure.plan.to_dict())
-        return {"model": digest(self.source.fingerprint), **fits, **calibration, **recovery}
+def recovery(run: Run) -> Key:
+    """Return the key of the training after compression; empty if there is none."""
+    if run.choices.recovery is None:
+        return {}
+    options = asdict(run.choices.recovery)
+    text = run.texts[run.choices.recovery.use]
+    return {"recover": {**options, "windows": text.key, **processes(run)}}
+
+
+def compressed(run: Run, plan: PruningPlan) -> Key:
+    """Return the key of a compressed model: the dense model, the plan, and how units are removed."""
+    options = described(run.config)
+    key = dense(run) | processes(run) | run.choices.code
+    key["plan"] = digest(plan.to_dict())
+    key["calibration"] = windows(run)
+    key["propagate"] = run.config.calibration.propagate
+    for name in ("compensation", "mask_only"):
+        key[name] = options[name]
+    return key
+
+
+def pruned(run: Run, plan: PruningPlan) -> Key:
+    """Return the key of the model that a run saves, which may have been trained after compression."""
+    return compressed(run, plan) | recovery(run)
+
+
+def timed(run: Run, plan: PruningPlan) -> Key:
+    """Return the key of times, which also depend on the type of the GPU and on the number of threads."""
+    device = {"device": device_name(run.source.device), "threads": torch.get_num_threads()}
+    return pruned(run, plan) | device
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Return a digest of each thing that is not in the config and changes the pruned model: weights and texts."""
+    found = {"model": digest(run.source.fingerprint), **run.choices.code}
+    if "calibration" in run.texts:
+        found["calibration"] = digest(run.texts["calibration"].key)
+    counted = counted_texts(run)
+    if counted:
+        found["vocabulary"] = digest(counted)
+    for use, key in recovery(run).items():
+        found[use] = digest(key)
+    if run.choices.given is not None:
+        found["plan"] = digest(run.choices.given.plan.to_dict())
+    return found
+
+
+def of_the_run(run: Run, dense_model: PlacedModel | None = None) -> Key:
+    """Return the key of everything that a run makes of a model: the config that changes it, and the inputs."""
+    options = flat(described(run.config))
+    config = {name: value for name, value in options.items() if changes_the_model(name)}
+    saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}
+    key: Key = {"version": VERSION, "config": config, "checkpoint": saved}
+    return key | {"inputs": inputs(run)} | processes(run)
+
+
+def workspace(run: Run) -> Key:
+    """Return the key of the working directory, in which an interrupted run continues."""
+    options = described(run.config)
+    decided = {name: options[name] for name in DECIDING}
+    key = statistics(run) | counted_texts(run) | recovery(run) | run.choices.code
+    return key | {"version": VERSION} | decided

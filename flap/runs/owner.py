@@ -18,7 +18,7 @@ from flap.storage.ranks import by_first
 from flap.storage.status import run_folder
 
 if TYPE_CHECKING:
-    from flap.results import FinishedRun, Report
+    from flap.results import Report
     from flap.results.tracking import JobInfo, TrackedRun
     from flap.runs.run import Run
 
@@ -38,9 +38,9 @@ class Owner:
 
     def __post_init__(self) -> None:
         self.run_dir = Path(self.hydra.runtime.output_dir)
-        self.place = (
-            self.run_dir
-        )  # where the results are: a cell that is done already may have another number
+        # where the results are; an earlier start of the cell may have had another job number
+        self.place = self.run_dir
+        self._report_before = ""
         self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
 
     @by_first
@@ -64,42 +64,47 @@ class Owner:
         build("tracking", config.tracking).check()
         return self.run_dir
 
-    @by_first
-    def find_finished(self, run: "Run") -> "tuple[FinishedRun | None, bool]":
-        """Return a finished run of the same pruned model, here or in a cell beside, and whether nothing is to be done.
+    def at_home(self, run: "Run") -> "Run":
+        """Return the run in the folder of an earlier start of it: its own, or that of a cell beside in a sweep.
 
-        The folder of a cell beside is then held. A tracker that has not got a finished run gets it.
+        A wider sweep gives a cell another job number, and so another folder. The folder of the earlier start is then
+        held, too.
+
+        Raises:
+            ValueError: the run's own folder holds a finished run of another config, or of another version.
         """
-        from flap.results import finished_run
+        from flap.runs.preparation import in_folder
 
-        config = run.config
-        earlier = (
-            finished_run(self.run_dir, asdict(config), run.inputs, self.in_sweep)
-            if config.resume
-            else None
-        )
-        if earlier and earlier.folder != self.run_dir:
-            self.place = earlier.folder
-            self.held.enter_context(run_folder(self.place))
-        if not earlier or earlier.lacks(config.eval):
-            return earlier, False
-        log.info("done already, in %s (resume=false runs it again)", self.place)
-        if self._has_tracker and read_json(self.place / TRACKED) != self._sent:
-            self._track(config)
-            self._send(earlier.report)
-        return earlier, True
+        self.place = self._find_home(run)
+        return run if self.place == self.run_dir else in_folder(run, self.place)
+
+    @by_first
+    def _find_home(self, run: "Run") -> Path:
+        from flap.runs.home import check_home, earlier_start
+
+        if not run.config.resume:
+            return self.run_dir
+        check_home(run)
+        if not self.in_sweep:
+            return self.run_dir
+        folder = earlier_start(run) or self.run_dir
+        if folder != self.run_dir:
+            self.held.enter_context(run_folder(folder))
+        return folder
 
     @by_first
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
-        if not run.config.checkpoint.save and (old := self.place / "checkpoint").exists():
+        old = self.place / "checkpoint"
+        if not run.config.checkpoint.save and old.exists():
             log.warning(
                 "%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it",
                 old,
             )
+        self._report_before = self._report_digest()
         if read_state(self.place) != "finished":
             write_status(self.place, "running")
-        self._track(run.config)
+            self._track(run.config)
 
     def _track(self, config: FlapConfig) -> None:
         plain = asdict(config) | {
@@ -108,18 +113,32 @@ class Owner:
         started = build("tracking", config.tracking).start(plain, self.place, self._job_info())
         self.tracked = self.held.enter_context(started)
 
-    def finish(self, report: "Report") -> None:
-        """Say that the run has finished, and print its report."""
+    def finish(self, report: "Report", config: FlapConfig) -> None:
+        """Say that the run has finished, send its report to the tracker, and print what is new."""
         from flap.results import show
 
-        if (
-            self.place == self.run_dir and read_state(self.place) == "finished"
-        ):  # another run's, until now
-            self._record()
+        unchanged = self._report_digest() == self._report_before
+        if not unchanged and self.place == self.run_dir and read_state(self.place) == "finished":
+            self._record()  # until now, the folder had the config of another run
         write_status(self.place, "finished")
-        self._send(report)
+        if self.tracked is None and self._is_to_be_sent():
+            self._track(config)
+        if self.tracked is not None:
+            self._send(report)
         self.held.close()
-        show(report, self.place)
+        if unchanged:
+            log.info("done already, in %s (resume=false runs it again)", self.place)
+        else:
+            show(report, self.place)
+
+    def _is_to_be_sent(self) -> bool:
+        """Return whether the tracker does not have this report yet."""
+        return not self._has_tracker or read_json(self.place / TRACKED) != self._sent
+
+    def _report_digest(self) -> str:
+        """Return a digest of the report that is in the folder; empty if there is none."""
+        file = self.place / "report.json"
+        return digest(file.read_text(encoding="utf-8")) if file.is_file() else ""
 
     def _send(self, report: "Report") -> None:
         """Send a report to the tracker, and note in the folder which one has it."""
@@ -136,7 +155,7 @@ class Owner:
     @property
     def _sent(self) -> dict[str, str]:
         """The tracker of this command, and the report that it gets."""
-        return {self.config.tracking._target_: digest((self.place / "report.json").read_text())}
+        return {self.config.tracking._target_: self._report_digest()}
 
     def _record(self) -> None:
         """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but only now."""

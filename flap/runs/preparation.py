@@ -7,12 +7,12 @@ from flap.checkpoint.save import check_room as check_disk
 from flap.checkpoint.save import check_target, followed, label_of
 from flap.config import FlapConfig, require
 from flap.evaluation import Divergence, Suite, prepare_suite
-from flap.evaluation.result_files import RESULTS
+from flap.evaluation.result_files import RESULTS, Results
 from flap.method.vocabulary import Tokens
 from flap.method.vocabulary.rows import named_ids
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.results import described, device_name
-from flap.results.configs import changes_of_the_model, differences
+from flap.runs import keys
 from flap.runs.choices import Choices, check_budget, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.run import Run
@@ -31,23 +31,20 @@ def prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None
         ValueError: bad input, in one line that names the field.
     """
     run = ranks.agreed(lambda: _prepare(config, run_dir, source))
-    return ranks.agreed(lambda: _alike(run)) if ranks.size() > 1 else run
+    if ranks.size() > 1:
+        run = ranks.agreed(lambda: _alike(run))
+    return replace(run, key=digest(keys.of_the_run(run)))
 
 
 def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None) -> Run:
-    require(
-        not config.dry_run,
-        "dry_run",
-        True,
-        "false; only the command line prints what a run will take",
-    )
+    allowed = "false; only the command line prints what a run will take"
+    require(not config.dry_run, "dry_run", True, allowed)
     choices = choose(config)
     root = cache_root(config.cache_dir)
     target = _target(config, run_dir, root)
-    results = run_dir and run_dir / RESULTS
     source = source or find_model(config.model, root, config.trust_remote_code)
-    adapter = adapt(source.skeleton(), choices.structure.experts)
-    suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
+    adapter = adapt(source.skeleton(), choices.experts)
+    suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length)
     _check_vocabulary(choices, source, adapter)
     allowed = (
         f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
@@ -65,12 +62,32 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
         suite=suite,
         run_dir=run_dir,
         target=target,
-        replaces_checkpoint=_replaces(config, target, results),
+        results=Results(run_dir and run_dir / RESULTS),
     )
 
 
-def check_room(run: Run) -> None:
-    """Check that there is room for a run that is to begin, and for its checkpoint a place that may be written.
+def in_folder(run: Run, folder: Path) -> Run:
+    """Return the run with another folder for its results: that of an earlier start of it."""
+    return replace(
+        run,
+        run_dir=folder,
+        target=_target(run.config, folder, folder),
+        results=Results(folder / RESULTS),
+    )
+
+
+def may_replace_checkpoint(run: Run) -> bool:
+    """Return whether an existing checkpoint in the target may be replaced.
+
+    It may on request, if it is in the run's own folder, or if an earlier start of this run has written it.
+    """
+    if run.config.checkpoint.overwrite or run.config.checkpoint.dir is None:
+        return True
+    return label_of(run.target).get("key") == run.key
+
+
+def check_room_to_make(run: Run) -> None:
+    """Check that there is room for making the pruned model, and a place for its checkpoint that may be written.
 
     Raises:
         ValueError: there is none.
@@ -82,16 +99,15 @@ def _check_room(run: Run) -> None:
     config = run.config
     source = run.source
     budget = run.budget
-    adapter = adapt(source.skeleton(), run.choices.structure.experts)
-    left = working_folder(run.cache.root, run.keys.workspace)  # of an interrupted start
+    adapter = adapt(source.skeleton(), run.choices.experts)
+    left = working_folder(run.cache.root, keys.workspace(run))  # of an interrupted start
     estimate = DryRun(config, run.choices, source, adapter, budget, max(1, len(run.processes)))
     estimate.check(run.cache.root, bytes_below(left))
     if config.checkpoint.save:
         _check_reloads(source)
         remove_leftovers(run.target)
-        check_target(
-            run.target, run.replaces_checkpoint, Path(source.path) if source.path else None
-        )
+        model = Path(source.path) if source.path else None
+        check_target(run.target, may_replace_checkpoint(run), model)
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
         # files of layers that an interrupted start has left become files of the checkpoint
         check_disk(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
@@ -107,19 +123,6 @@ def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
         allowed,
     )
     return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
-
-
-def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
-    """Return whether an existing checkpoint may be replaced.
-
-    On request, if it is in the run's own folder, or if an earlier start of this run has written it, whose `results` are
-    there.
-    """
-    if config.checkpoint.overwrite or config.checkpoint.dir is None:
-        return True
-    written = label_of(target).get("provenance", {}).get("config", {})
-    ours = bool(results and (results.is_file() or results.with_name("report.json").is_file()))
-    return ours and not changes_of_the_model(differences(written, described(config)))
 
 
 def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
@@ -170,7 +173,7 @@ def _check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapt
     )
     tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
     choices.vocabulary.check(tokens)
-    compared = any(isinstance(one, Divergence) for one in choices.evaluators)
+    compared = any(isinstance(one, Divergence) for one in choices.evaluators.values())
     allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"
     require(not compared, "eval", "divergence", allowed)
 
@@ -185,9 +188,12 @@ def _alike(run: Run) -> Run:
     samples = run.config.calibration.num_samples
     model = {k: v for k, v in source.fingerprint.items() if k not in ("commit", "files")}
     facts = {"the config": digest(described(run.config)), "the model": digest(model)}
-    facts |= {
-        f"the content of {name}": value for name, value in run.inputs.items() if name != "model"
-    }
+    contents = keys.inputs(run)
+    contents.pop("model")
+    for task in run.suite.tasks:
+        contents[task.name] = digest([task.origin, task.text_sha256])
+    for name, value in contents.items():
+        facts[f"the content of {name}"] = value
     (first, _, expected), *others = everywhere = ranks.gather(
         (ranks.name(), device_name(source.device), facts)
     )

@@ -1,167 +1,298 @@
-"""The report of a run, made once from what came out of its stages, and the files that hold it."""
+"""The report of a run, built from its artefacts, and the files that hold it."""
 
+import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.card import write_card
-from flap.config import one_line
+from flap.config import build, one_line
 from flap.data import SELF
 from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
+from flap.evaluation.result_files import Entry
 from flap.method.allocation import Budget, PruningPlan, Units
-from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, distinct_parameters
-from flap.results import Report, described, device_name, markdown, model_card
-from flap.results.report import peak_memory
-from flap.runs.method import Pruned
+from flap.models import Pair, base_facts
+from flap.results import Report, markdown, model_card
+from flap.runs import keys
+from flap.runs.memory import seconds_by_stage, states
+from flap.runs.pruned import Making, Pruned
 from flap.runs.run import Run
-from flap.runs.stages import Written
-from flap.runs.texts import begins_with_bos, domains
-from flap.storage import write_text
-from flap.storage.ranks import by_first
+from flap.storage import VERSION, Artefact, Key, Label, read_json, to_json, write_text
+from flap.storage.ranks import by_first, on_first
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(kw_only=True)
-class Outcome:
-    """What came out of the stages of a run."""
-
-    device: str
-    device_map: Mapping[str, str]
-    parameters_before: int
-    dense: Measurement
-    idle_after: int = 0  # parameters of experts that a token is not sent to
-    passes: int = 0  # over the weights, from calibration to compression
-    parameters_after: int = 0
-    compressed: Measurement | None = None  # of a model that was then trained
-    recovery: dict[str, Any] = field(default_factory=dict)
-    measured: Measurement = field(default_factory=Measurement)  # of the pruned model
-    both: tuple[Numbers, Numbers] = field(
-        default_factory=lambda: ({}, {})
-    )  # measured in turns: dense, pruned
-    own_text: Written = field(default_factory=dict)
-    peak: dict[str, int | None] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, model: PlacedModel, dense: Measurement) -> "Outcome":
-        """Return what is known of the dense model."""
-        device = device_name(model.device)
-        before = count_parameters(model.adapter)
-        return cls(
-            device=device, device_map=model.device_map, parameters_before=before, dense=dense
-        )
+Averages = dict[str, list[str]]
 
 
-def count_parameters(adapter: ModelAdapter) -> int:
-    """Return the parameters of a model, tied tensors once."""
-    return sum(parameter.numel() for parameter in distinct_parameters(adapter.model))
+@dataclass
+class Measured:
+    """What a run has measured, in this start and in earlier ones."""
+
+    dense: Measurement = field(default_factory=Measurement)
+    compressed: Measurement = field(default_factory=Measurement)  # before training, if there is any
+    pruned: Measurement = field(default_factory=Measurement)
+    both: tuple[Numbers, Numbers] = field(default_factory=lambda: ({}, {}))  # side by side
+    averages: Averages = field(default_factory=dict)  # over tasks, with the numbers averaged
+    about: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # of each task, by its name
+    labels: list[Label] = field(default_factory=list)
 
 
-def report_of(run: Run, pruned: Pruned, out: Outcome) -> Report:
-    """Return the report of a run."""
-    config = described(run.config)
-    numbers = numbers_of(run, out)
-    recovery = out.recovery
-    if out.compressed is not None:
-        recovery = recovery | _noise(out.compressed, out.measured, numbers["averages"])
-    repairs = {block: fit._asdict() for block, fit in pruned.fits.items()}
-    told = _circumstances(run, out) | _sizes(run, config, pruned, out) | numbers
-    return Report(config, recovery=recovery, repairs=repairs, plan=pruned.plan, **told)
+def report_of(run: Run, pruned: Artefact[Pruned], dense_run: Run) -> Report:
+    """Build the report of a run from its artefacts. dense_run: the run before its vocabulary was trimmed."""
+    plan = pruned.value.plan
+    making = pruned.value.making
+    measured = measured_of(run, plan, dense_run)
+    numbers = _numbers(run, measured, making)
+
+    evaluators = {about["evaluator"]: about["options"] for about in measured.about.values()}
+    config = {**making.config, "eval": evaluators}
+    recovery = dict(making.recovery)
+    if recovery:
+        recovery |= _noise(measured.compressed, measured.pruned, measured.averages)
+
+    tasks = {name: about for name, about in measured.about.items() if "source" in about}
+    return Report(
+        config,
+        recovery=recovery,
+        repairs=making.fits,
+        plan=plan,
+        device=making.device,
+        dtype=making.dtype,
+        device_map=making.device_map,
+        processes=making.processes,
+        sources=making.sources | {name: about["source"] for name, about in tasks.items()},
+        inputs=making.inputs | {name: about["input"] for name, about in tasks.items()},
+        own_text=making.own_text,
+        warnings=making.warnings,
+        weight_passes=making.weight_passes,
+        seconds=seconds_by_stage([pruned.label, *measured.labels]),
+        peak_memory_bytes=making.peak_memory_bytes,
+        statistics_cache=next(iter(states(pruned.label, "calibrate")), "off"),
+        checkpoint=making.checkpoint,
+        loads_with=making.loads_with,
+        vocabulary=making.vocabulary,
+        versions=making.versions,
+        git=making.git,
+        **_sizes(run, config, plan, making),
+        **numbers,
+    )
 
 
-def _circumstances(run: Run, out: Outcome) -> dict[str, Any]:
-    """Return what the model was pruned and measured on, and what that took."""
+def measured_of(run: Run, plan: PruningPlan, dense_run: Run) -> Measured:
+    """Return everything that the run's results hold of this dense and this pruned model.
+
+    A task counts if the pruned model has its numbers. An interrupted start may have left others of the dense model.
+    """
+    entries = on_first(lambda: list(run.results.entries().values()))
+    pruned = _entries_of(entries, run, keys.pruned(run, plan))
+    tasks = {entry.key["task"] for entry in pruned}
+    dense = _entries_of(entries, dense_run, keys.dense(dense_run))
+    dense = [entry for entry in dense if entry.key["task"] in tasks]
+
+    measured = Measured()
+    measured.dense = _collect(dense, measured)
+    if run.choices.recovery is not None:
+        compressed = _entries_of(entries, run, keys.compressed(run, plan))
+        measured.compressed = _collect(compressed, measured)
+    measured.pruned = _collect(pruned, measured)
+
+    for entry in _entries_of(entries, run, keys.timed(run, plan)):
+        if not isinstance(entry.value, Measurement):
+            for numbers, more in zip(measured.both, entry.value, strict=True):
+                numbers |= more
+            _note(entry, measured)
+    return measured
+
+
+def _collect(entries: Iterable[Entry], measured: Measured) -> Measurement:
+    """Return the numbers of all tasks of a model, with averages over the tasks of each evaluator."""
+    by_evaluator: dict[str, Measurement] = {}
+    options: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry.value, Measurement):
+            _note(entry, measured)
+            name = entry.about["evaluator"]
+            by_evaluator[name] = by_evaluator.get(name, Measurement()) | entry.value
+            options[name] = entry.about["options"]
+
+    total = Measurement()
+    for name, part in by_evaluator.items():
+        evaluator = build(f"eval.{name}", options[name])
+        total |= part | evaluator.summary(part)
+        measured.averages |= evaluator.averages(part.numbers)
+    return total
+
+
+def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
+    """Return the entries of a model, those of this run's tasks last: their numbers replace others of the same name.
+
+    key: of the model. The key of an entry has nothing but this key and the task.
+    """
+    names = {*key, "version", "task", "data"}
+    expected = plain(key)
+    found = []
+    for entry in entries:
+        if entry.key.keys() != names or "evaluator" not in entry.about:
+            continue
+        of_the_model = plain({name: entry.key[name] for name in key}) == expected
+        if of_the_model and entry.key["version"] == VERSION:
+            found.append(entry)
+
+    tasks = {plain(task.identity) for task in run.suite.tasks}
+    tasks |= {plain(comparison.identity) for comparison in run.suite.comparisons}
+    return sorted(found, key=lambda entry: plain(entry.key["data"]) in tasks)
+
+
+def plain(value: Any) -> str:
+    """Return a value as JSON that is equal for values that were written and read again."""
+    return json.dumps(json.loads(to_json(value)), sort_keys=True)
+
+
+def _note(entry: Entry, measured: Measured) -> None:
+    measured.about[entry.key["task"]] = entry.about
+    measured.labels.append(entry.label)
+
+
+def _numbers(run: Run, measured: Measured, making: Making) -> dict[str, Any]:
+    """Return the sections of the report that hold what was measured, with the errors of the differences."""
+    dense, pruned = measured.dense, measured.pruned
+    evaluation = {
+        "dense": dense.numbers | measured.both[0],
+        "pruned": pruned.numbers | measured.both[1],
+    }
+    if measured.compressed.numbers:
+        evaluation["compressed"] = measured.compressed.numbers
+
+    bos = dict(making.bos)
+    domains = {}
+    for name, about in measured.about.items():
+        if "bos" in about:
+            bos[name] = about["bos"]
+        if about.get("domain"):
+            domains[name] = about["domain"]
     return {
-        "device": out.device, "dtype": str(run.source.dtype),
-        "processes": list(run.processes), "device_map": dict(out.device_map), "sources": run.sources,
-        "own_text": out.own_text, "warnings": run.warnings, "weight_passes": out.passes, "inputs": run.inputs,
-        "seconds": run.seconds | {"total": sum(run.seconds.values())}, "peak_memory_bytes": peak_memory(out.peak),
-        "statistics_cache": run.cache_states.get("calibrate", "off"),
-        "checkpoint": str(run.target) if run.config.checkpoint.save else None,
-    }  # fmt: skip
+        "evaluation": evaluation,
+        "better": dense.better | pruned.better,
+        "averages": measured.averages,
+        "bos": bos,
+        "domains": domains,
+        **_noise(dense, pruned, measured.averages),
+    }
 
 
-def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) -> dict[str, Any]:
+def _noise(
+    before: Measurement, after: Measurement, averages: Averages
+) -> dict[str, dict[str, float]]:
+    """Return the standard errors and the p-values of the differences of two models, paired by document."""
+    found = with_averages(paired(before.documents, after.documents), averages)
+    return {
+        "difference_stderr": {name: difference.error for name, difference in found.items()},
+        "difference_p_value": {name: difference.p_value for name, difference in found.items()},
+    }
+
+
+def _sizes(
+    run: Run, config: Mapping[str, Any], plan: PruningPlan, making: Making
+) -> dict[str, Any]:
     """Return parameters, ratios, targets and widths of both models."""
     budget = run.budget
-    before = out.parameters_before
-    kept = run.budget.kept(pruned.plan)
-    # the total of a masked model has zero biases that a sliced checkpoint may not have (docs/exports.md)
-    after = out.parameters_after - (budget.total - kept) * run.config.mask_only
-    layers = [
-        _widths(units, len(layer.attention), len(layer.mlp) // units.mlp.members)
-        for units, layer in zip(budget.layers, pruned.plan.layers, strict=True)
-    ]
-    decoder = {"decoder_before": budget.total, "decoder_after": kept}
+    before = making.parameters_before
+    kept = budget.kept(plan)
+    after = making.parameters_after
+    if run.config.mask_only:
+        # the total of a masked model has zero biases that a sliced checkpoint may not have (docs/exports.md)
+        after -= budget.total - kept
+
+    layers = []
+    for units, layer in zip(budget.layers, plan.layers, strict=True):
+        mlp_units = len(layer.mlp) // units.mlp.members
+        layers.append(_widths(units, len(layer.attention), mlp_units))
     return {
-        "parameters": {"total_before": before, "total_after": after, **decoder},
-        "vocabulary": run.trimmed.facts if run.trimmed else {},
+        "parameters": {
+            "total_before": before,
+            "total_after": after,
+            "decoder_before": budget.total,
+            "decoder_after": kept,
+        },
         "ratio": _ratios(config, budget, kept, 1 - after / before),
-        "target": _targets(run, pruned.plan, after, out.idle_after),
+        "target": _targets(run, plan, after, making.idle_after),
         "layers": layers,
         "layers_before": [
             _widths(units, units.attention.count, units.mlp.count) for units in budget.layers
         ],
-        "loads_with": pruned.loads_with,
     }
 
 
-def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
-    """Return what was measured, with the errors of the differences."""
-    dense = out.dense
-    last = out.measured
-    averages = run.suite.averages(out.measured.numbers)
-    evaluation = {"dense": dense.numbers | out.both[0], "pruned": last.numbers | out.both[1]}
+def _ratios(
+    config: Mapping[str, Any], budget: Budget, kept: int, of_all: float
+) -> dict[str, float]:
+    """Return the realised ratios, the requested one if no target was asked for, and the cost of rounding."""
+    decoder = 1 - kept / budget.total
+    ratios = {"realised_decoder": decoder, "realised_total": of_all}
+    if budget.bounds or config["plan"] is not None:
+        return ratios
+
+    ratios = {"requested": budget.ratio, **ratios}
+    structure = config["structure"]
+    if structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1:
+        ratios["rounding_cost"] = decoder - budget.ratio
+    return ratios
+
+
+def _targets(
+    run: Run, plan: PruningPlan, parameters: int, idle: int
+) -> dict[str, dict[str, float]]:
+    """Return what was asked for and what was reached. Parameters are counted where a bound limits them."""
+    widths = run.budget.widths(plan)
+    reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
+    for bound in run.budget.bounds:
+        if bound.size and not run.config.mask_only:
+            counted = parameters
+            if bound.target == "active_parameters":
+                counted -= idle
+            reached[bound.target]["realised"] = bound.cost_of(counted, widths)
+    return reached
+
+
+def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
+    """Return the widths of a layer that keeps this many KV heads, and this many neurons or whole experts."""
     return {
-        "evaluation": evaluation | ({"compressed": out.compressed.numbers} if out.compressed else {}),
-        "better": dense.better | last.better, "averages": averages, **_noise(dense, last, averages),
-        "bos": begins_with_bos(run.texts, run.suite.tasks), "domains": domains(run.texts, run.suite.tasks),
-    }  # fmt: skip
-
-
-def with_numbers(report: Report, run: Run, out: Outcome) -> Report:
-    """Return a report with more numbers; seconds and cache states are those of the run that has pruned the model."""
-    new = numbers_of(run, out)
-    new["evaluation"] = {
-        which: report.evaluation.get(which, {}) | more for which, more in new["evaluation"].items()
+        "query_heads": kv_heads * units.attention.queries,
+        "kv_heads": kv_heads,
+        # where the units are no neurons but consist of some, these stay
+        "neurons": units.mlp.channels,
+        f"{units.mlp.unit}s": mlp,
     }
-    return replace(
-        report,
-        config=report.config | {"eval": {**report.config["eval"], **run.config.eval}},
-        sources=report.sources | run.sources,
-        inputs=report.inputs | run.inputs,
-        warnings=list(dict.fromkeys([*report.warnings, *run.warnings])),
-        **{name: getattr(report, name) | values for name, values in new.items()},
-    )
 
 
 @by_first
-def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
-    """Write report, plan, own texts and a picture into the folder of a run, if it has one, and the model card."""
-    if (run_dir := run.run_dir) is not None:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        for use, windows in run.texts.items():
-            for p, text in enumerate(windows.texts):
-                if text is not None and (text.name == SELF or p in windows.asked):
-                    name = "" if text.name == SELF else f"_{Path(windows.name(p)).stem}"
-                    write_text(run_dir / f"{SELF}_{use}{name}.jsonl", text.jsonl)
-        plan.save(run_dir / "plan.json")
-        report.save(run_dir / "report.json")
-        write_text(run_dir / "report.md", markdown(report))
-        picture = run_dir / "layers.png"
-        try:
-            from flap.results.layer_plots import (
-                draw_layers,
-            )  # here, so that no refusal waits for matplotlib
+def write_own_texts(run: Run) -> None:
+    """Write the texts that the model wrote itself into the run's folder, if it has one."""
+    if run.run_dir is None:
+        return
+    for use, windows in run.texts.items():
+        for part, text in enumerate(windows.texts):
+            if text is None or not (text.name == SELF or part in windows.asked):
+                continue
+            name = "" if text.name == SELF else f"_{Path(windows.name(part)).stem}"
+            write_text(run.run_dir / f"{SELF}_{use}{name}.jsonl", text.jsonl)
 
-            draw_layers(report, picture)
-        except Exception as error:  # no picture is worth the report of a run
-            picture.unlink(missing_ok=True)
-            log.warning("%s: cannot be drawn (%s)", picture, one_line(error))
+
+@by_first
+def write_files(run: Run, report: Report) -> None:
+    """Write the report and a picture into the run's folder, if it has one, and the model card into the checkpoint.
+
+    Files of an equal report are left as they are.
+    """
+    if run.run_dir is not None and not is_written(run.run_dir, report):
+        write_text(run.run_dir / "report.md", markdown(report))
+        _draw(report, run.run_dir / "layers.png")
+        report.save(run.run_dir / "report.json")  # last: it says that the others are written
     if run.config.checkpoint.save:
         path = run.config.model.path
         base = base_facts(
@@ -170,47 +301,18 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
         write_card(run.target, model_card(report, run.target, base))
 
 
-def _noise(
-    before: Measurement, after: Measurement, averages: dict[str, list[str]]
-) -> dict[str, dict[str, float]]:
-    """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    found = with_averages(paired(before.documents, after.documents), averages)
-    errors, p_values = (
-        {name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value")
-    )
-    return {"difference_stderr": errors, "difference_p_value": p_values}
+def is_written(run_dir: Path, report: Report) -> bool:
+    """Return whether the folder of a run holds this report already."""
+    stored = read_json(run_dir / "report.json")
+    return bool(stored) and plain(stored) == plain(report.to_dict())
 
 
-def _ratios(
-    config: Mapping[str, Any], budget: Budget, kept: int, of_all: float
-) -> dict[str, float]:
-    """Return the realised ratios, with the requested one where no target was asked for, and what rounding changed."""
-    decoder = 1 - kept / budget.total
-    ratios = {"realised_decoder": decoder, "realised_total": of_all}
-    if budget.bounds or config["plan"] is not None:
-        return ratios
-    structure = config["structure"]
-    rounded = structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1
-    return {"requested": budget.ratio, **ratios} | (
-        {"rounding_cost": decoder - budget.ratio} if rounded else {}
-    )
+def _draw(report: Report, picture: Path) -> None:
+    try:
+        # imported here, so that no refusal waits for matplotlib
+        from flap.results.layer_plots import draw_layers
 
-
-def _targets(
-    run: Run, plan: PruningPlan, parameters: int, idle: int
-) -> dict[str, dict[str, float]]:
-    """Return what was asked for and reached; parameters are counted, where a bound has the most there may be."""
-    widths = run.budget.widths(plan)
-    reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
-    for bound in run.budget.bounds:
-        if bound.size and not run.config.mask_only:
-            counted = parameters - idle * (bound.target == "active_parameters")
-            reached[bound.target]["realised"] = bound.cost_of(counted, widths)
-    return reached
-
-
-def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
-    """Return the widths of a layer that keeps this many KV heads, and neurons or whole experts (mlp)."""
-    heads = {"query_heads": kv_heads * units.attention.queries, "kv_heads": kv_heads}
-    # where the units are no neurons, but have some each, these stay
-    return heads | {"neurons": units.mlp.channels, f"{units.mlp.unit}s": mlp}
+        draw_layers(report, picture)
+    except Exception as error:  # no picture is worth the report of a run
+        picture.unlink(missing_ok=True)
+        log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

@@ -1,109 +1,286 @@
-"""The stages of a run around the method: loading, writing texts, measuring, trimming, training, saving."""
+"""The stages of a run, in the order in which they happen, up to the checkpoint. `measuring` has those that measure."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar, cast
 
+from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
 from flap.config import one_line
 from flap.data import Text, Windows
-from flap.evaluation import Measurement
-from flap.evaluation.base import Numbers
-from flap.method.allocation import PruningPlan
-from flap.method.calibration import answers
-from flap.method.calibration.own_text import WRITTEN, Draft, text_of, write
+from flap.data.temporary_state import seeded
+from flap.method.allocation import PruningPlan, UniformLayers
+from flap.method.calibration import STATISTICS, LayerStatistics, answers, own_text
+from flap.method.compression import (
+    CompressLayer,
+    FitReport,
+    SequentialPruning,
+    mask_layer,
+    slice_layer,
+)
+from flap.method.compression import compress as compress_layers
+from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
-from flap.method.vocabulary import KeptTokens, Trimmed
-from flap.method.vocabulary.rows import cut_rows
-from flap.models import PlacedModel, adapt
+from flap.method.search import PlanDivergence, score_and_try
+from flap.models import ModelAdapter, PlacedModel, adapt, distinct_parameters, find_model
 from flap.results.provenance import described, provenance
-from flap.runs.keys import Key
+from flap.runs import keys
+from flap.runs.memory import Stage
+from flap.runs.pruned import MADE
 from flap.runs.run import Run
-from flap.storage import WorkFolder, digest
+from flap.storage import NOT_KEPT, Kind, Store, WorkFolder, digest, ranks
 from flap.storage.ranks import by_first
+from flap.storage.work_folder import workspace
 
 log = logging.getLogger(__name__)
 
-Written = dict[str, dict[str, Any]]  # what the model has written, by the use of the text
+T = TypeVar("T")
+Written = dict[
+    str, dict[str, Any]
+]  # facts about text that the model has written, by the text's use
 
 
-def load(run: Run) -> PlacedModel:
-    """Return the model at its placement, with the units that the structure removes."""
+class Compressed(NamedTuple):
+    """What compression has made of a model, which it changed in place."""
+
+    plan: PruningPlan
+    fits: Mapping[str, FitReport]  # of linear compensation, by block
+    loads_with: str  # what is needed to load the model, and why; empty if nothing was removed
+
+
+@contextmanager
+def begun(run: Run) -> Iterator[Run]:
+    """Seed all random generators and open the run's working directory for the duration of the `with` block."""
+    for warning in run.warnings:
+        log.warning(warning)
+
+    if not run.config.resume and ranks.is_first():
+        forget(run)
+
+    looked_up = (run.choices.search or run.to_write) and run.cache.enabled
+    with seeded(run.config.seed):
+        if not (run.source.placed.streams or looked_up or run.choices.recovery):
+            yield run
+            return
+        directory = workspace(run.cache.root, keys.workspace(run), run.config.resume)
+        with ranks.held_by_first(directory) as folder:
+            yield replace(run, work=WorkFolder(folder))
+            run.suite.references.clear()  # which may be mapped files of the directory
+
+
+def forget(run: Run) -> None:
+    """Delete what earlier starts of the run have left in its folder, so that they are not read."""
+    run.results.forget()
+    if run.run_dir is not None:
+        (run.run_dir / MADE).unlink(missing_ok=True)
+
+
+def open_dense(run: Run) -> PlacedModel:
+    """Open the dense model at its placement, with the units that the structure removes."""
     with run.timed("load"):
         model = run.source.open(run.work)
-        model.adapter = adapt(model.model, run.choices.structure.experts)
+        model.adapter = adapt(model.model, run.choices.experts)
         return model
 
 
-def measure_dense(run: Run, model: PlacedModel) -> Measurement:
-    """Return the numbers of the dense model. Runs that measure the same share them."""
-    with run.timed("evaluate"):
-        return run.suite.dense(model, run.keys.dense, run.cache)
+# Texts that the model writes itself
 
 
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
-    """Return the run with the texts that the dense model writes itself, and facts about these, without the texts.
+    """Let the dense model write the texts that are still missing.
 
-    Runs with the same model and options share a text.
+    Returns the run with these texts, and facts about them. Runs with the same model and options share a text.
     """
     facts: Written = {}
-    for use, part in [(name, part) for name in run.to_write for part in run.texts[name].to_write]:
-        written, text = _written(run, model, use, part)
-        run = run.reading({**run.texts, use: run.texts[use].written(part, text)})
-        name = f"{use} ({run.texts[use].name(part)})" if part in run.texts[use].asked else use
-        facts[name] = {
-            key: value for key, value in written.items() if key not in ("documents", "answered")
-        }
-        facts[name]["cache"] = run.cache_states["write own text"]
+    for use in run.to_write:
+        for part in run.texts[use].to_write:
+            written = run.artefact(WRITE_OWN_TEXT, model, use, part)
+            windows = run.texts[use]
+            run = run.reading(
+                {**run.texts, use: windows.written(part, _own_text(run, use, part, written.value))}
+            )
+
+            name = f"{use} ({windows.name(part)})" if part in windows.asked else use
+            facts[name] = {
+                fact: value
+                for fact, value in written.value.items()
+                if fact not in ("documents", "answered")
+            }
+            facts[name]["cache"] = written.label.cache
     return run, facts
 
 
-def _written(run: Run, model: PlacedModel, use: str, part: int) -> tuple[dict[str, Any], Text]:
-    """Return what the model has written for a part of a mixture, with facts about it, and as a text."""
+def _own_text(run: Run, use: str, part: int, written: dict[str, Any]) -> Text:
+    windows = run.texts[use]
+    if part in windows.asked:
+        return answers.text_of(written, windows, part)
+    return own_text.text_of(written)
+
+
+def _write_own_text(run: Run, model: PlacedModel, use: str, part: int) -> dict[str, Any]:
     windows = run.texts[use]
     context = run.source.max_length
-    key = {**run.source.fingerprint, "device": model.device.type}
+    work = run.work / WRITE_OWN_TEXT.name
     if part in windows.asked:
-        make = partial(answers.answer, model, windows, part, context)
-        asked = answers.key(windows, part)
-        written = run.cached(
-            "write own text", WRITTEN, key | asked, lambda work: make(work / f"{use}{part}")
+        return answers.answer(model, windows, part, context, work / f"{use}{part}")
+    return own_text.write(model, own_text.Draft(windows, context), work / use)
+
+
+def _own_text_key(run: Run, model: PlacedModel, use: str, part: int) -> keys.Key:
+    windows = run.texts[use]
+    if part in windows.asked:
+        options = answers.key(windows, part)
+    else:
+        options = own_text.Draft(windows, run.source.max_length).key
+    return {**run.source.fingerprint, "device": run.source.device.type, **options}
+
+
+def shared(kind: Kind[T]) -> Callable[..., list[Store[T]]]:
+    """Return the stores of artefacts that other runs can use: the cache."""
+
+    def stores(run: Run, *inputs: Any) -> list[Store[T]]:
+        return [run.cache.of(kind)]
+
+    return stores
+
+
+WRITE_OWN_TEXT = Stage("write own text", _write_own_text, _own_text_key, shared(own_text.WRITTEN))
+
+
+# The method (FLAP, section 3): observe, score, allocate, compress
+
+
+def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
+    """Collect the statistics of every layer, without covariances, on the outputs of the dense layers before it.
+
+    Returns nothing where no choice needs such statistics.
+    """
+    if not run.choices.read_plain_statistics:
+        return []
+    return run.remember(CALIBRATE, model)
+
+
+def _calibrate(run: Run, model: PlacedModel) -> list[LayerStatistics]:
+    return run.calibration(model).observe(run.work / CALIBRATE.name)
+
+
+CALIBRATE = Stage("calibrate", _calibrate, keys.statistics, shared(STATISTICS))
+
+
+def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
+    """Score every unit. A search also measures the effect of pruning each block alone."""
+    return run.remember(SCORE, model, statistics)
+
+
+def _score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
+    assert run.choices.selection is not None
+    metric = run.choices.selection.metric
+    search = run.choices.search
+    calibration = run.calibration(model, statistics)
+    work = run.work / SCORE.name
+
+    if search is not None:
+        divergence = PlanDivergence(calibration, run.choices.compensation)
+        return score_and_try(metric, search, run.budget, divergence, work)
+    work = model.if_streamed(work) if metric.needs_covariance else NOT_KEPT
+    visits = calibration.visit("score", metric.needs_covariance, work, separate_held_out=False)
+    return score_layers(metric, model.adapter, visits, work)
+
+
+SCORE = Stage("score", _score, keys.scores, shared(SCORES))
+
+
+def allocate(run: Run, scores: Scores) -> PruningPlan:
+    """Return the plan: which units stay within the budget."""
+    assert run.choices.selection is not None
+    with run.timed("allocate"):
+        plan = by_first(run.choices.selection.structure.allocate)(scores, run.budget)
+        return run.budget.named(plan)
+
+
+def compress(
+    run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan
+) -> Compressed:
+    """Remove the units that the plan does not keep, with compensation."""
+    compensation = run.choices.compensation
+    with run.timed("compress") as folder:
+        # the directory has the plan's name, so that layers of two plans are never mixed
+        work = model.if_streamed(folder / digest(plan.to_dict()))
+        calibration = run.calibration(model, statistics)
+        visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
+        change = _compress_layer(run)
+        fits = compress_layers(model.adapter, plan, compensation, visits, change, work)
+        return _compressed(run, model, plan, fits)
+
+
+def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
+    """Score, allocate and compress each layer before the next one is calibrated on its outputs (Wanda-sp)."""
+    assert run.choices.selection is not None
+    structure = cast(UniformLayers, run.choices.selection.structure)  # as it was checked
+    with run.timed("prune") as work:
+        pruning = SequentialPruning(
+            run.choices.selection.metric,
+            structure,
+            run.choices.compensation,
+            _compress_layer(run),
         )
-        return written, answers.text_of(written, windows, part)
-    draft = Draft(windows, context)
-    written = run.cached(
-        "write own text", WRITTEN, key | draft.key, lambda work: write(model, draft, work / use)
+        plan, fits = pruning.prune(run.calibration(model), run.budget, work)
+        return _compressed(run, model, run.budget.named(plan), fits)
+
+
+def _compress_layer(run: Run) -> CompressLayer:
+    return mask_layer if run.config.mask_only else slice_layer
+
+
+def _compressed(
+    run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
+) -> Compressed:
+    """Check the widths of a compressed model, and give it the class that its checkpoint is loaded with.
+
+    Raises:
+        RuntimeError: the tensors do not agree with the plan.
+    """
+    loads_with = ""
+    if run.budget.kept(plan) < run.budget.total:
+        loads_with = become_checkpointable(model, _spare_parameters(run, plan))
+
+    adapter = model.adapter
+    planned = [tuple(map(len, layer)) for layer in plan.layers]
+    actual = [
+        tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))
+    ]
+    if actual != planned and not run.config.mask_only:
+        raise RuntimeError(
+            f"the plan keeps {planned} KV heads and neurons, the layers have {actual}"
+        )
+    return Compressed(plan, fits, loads_with)
+
+
+def _spare_parameters(run: Run, plan: PruningPlan) -> float:
+    """Return how many parameters a target allows besides those of a plan; biases of uniform widths are among these."""
+    if run.choices.layer_by_layer:
+        return math.inf
+    widths = run.budget.widths(plan)
+    bounds = [bound for bound in run.budget.bounds if bound.size]
+    return min(
+        ((bound.asked - bound.cost(widths)) / bound.size for bound in bounds), default=math.inf
     )
-    return written, text_of(written)
 
 
-def choose_tokens(run: Run, model: PlacedModel) -> KeptTokens | None:
-    """Return the tokens that stay: those that are most often in texts, or expected there; None: all."""
-    if run.choices.vocabulary is None:
-        return None
-    with run.timed("choose tokens"):
-        text = "vocabulary" if "vocabulary" in run.texts else "calibration"
-        return run.choices.vocabulary.choose(run.source.tokenizer, model, run.texts[text])
+def count_parameters(adapter: ModelAdapter) -> int:
+    """Return the number of parameters of a model, tied tensors counted once."""
+    return sum(parameter.numel() for parameter in distinct_parameters(adapter.model))
 
 
-def trim(run: Run, model: PlacedModel, kept: KeptTokens | None) -> Run:
-    """Remove the rows of all other tokens; return the run whose texts are read with the new tokenizer."""
-    if kept is None:
-        return run
-    with run.timed("trim"):
-        before = run.source.tokenizer
-        trimmed = Trimmed.of(before, kept, model.adapter.vocab_size)
-        cut_rows(model, trimmed.rows_K)
-        run = run.trimmed_to(trimmed)
-        if run.source.loaded:  # the tokenizer is the caller's, as the model is
-            before._tokenizer = trimmed.tokenizer.backend_tokenizer
-        return run
+# Training after compression
 
 
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
-    """Train the compressed model in place to predict what the dense one predicts; return what the report says of it."""
+    """Train the compressed model in place to predict what the dense model predicts; return facts for the report."""
     # imported here because other runs should not wait for transformers' Trainer
     from flap.method.recovery.distillation import recover as train
     from flap.method.recovery.distillation import training_windows
@@ -111,72 +288,74 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     recovery = run.choices.recovery
     assert recovery is not None
     with run.timed("recover") as work:
-        place = (work / digest(plan.to_dict())).path
+        folder = (work / digest(plan.to_dict())).path
+        assert folder is not None
         teacher = run.source.open()
-        assert place is not None
-        own, written = _answered_by(model, run, recovery, work)
-        windows_NT = training_windows(recovery, run.texts[recovery.use], own)
-        if run.trimmed is not None:
-            cut_rows(teacher, run.trimmed.rows_K)
-            windows_NT = run.trimmed.reread(windows_NT, run.source.tokenizer)
-        return train(recovery, model, teacher, windows_NT, place, run.config.seed) | {
-            "own_text": written
-        }
+        answered, written = _answered_by(model, run, recovery, work)
+        windows_NT = training_windows(recovery, run.texts[recovery.use], answered)
+        trained = train(recovery, model, teacher, windows_NT, folder, run.config.seed)
+        return {**trained, "own_text": written}
 
 
 def _answered_by(
     model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder
 ) -> tuple[Windows | None, Written]:
-    """Return the windows of a training with the compressed model's answers (None: it writes none), and facts."""
+    """Return the windows of a training with the compressed model's answers, and facts about these.
+
+    Returns no windows if the compressed model writes nothing.
+    """
     windows = run.texts[recovery.use]
     facts = Written()
     if recovery.writer == "dense":
         return None, facts
+
     for part in windows.asked:
         written = answers.answer(
             model, windows, part, run.source.max_length, work / f"answers{part}"
         )
-        own = windows.written(part, answers.text_of(written, windows, part))
+        answered = windows.written(part, answers.text_of(written, windows, part))
         try:
-            _ = own.drawn
-            written.pop("answered")
-            windows, facts[f"training ({windows.name(part)}, after compression)"] = own, written
-        except ValueError as error:  # it writes little but loops
+            _ = answered.drawn
+        except ValueError as error:  # the compressed model writes little but loops
             log.warning(
                 "recover.writer=%s: the dense model's answers stay (%s)",
                 recovery.writer,
                 one_line(error),
             )
+            continue
+        written.pop("answered")
+        windows = answered
+        facts[f"training ({windows.name(part)}, after compression)"] = written
     return windows, facts
 
 
-def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
-    """Write the checkpoint, which has to reload to the same logits; return the model for further work."""
-    label = make_label(plan.to_dict(), provenance(described(run.config)))
+# The checkpoint
+
+
+def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
+    """Write the checkpoint, which has to reload to the same logits; return the model for further work.
+
+    Its label has the key of the run, by which a later start knows the checkpoint as its own. overwrite: a checkpoint
+    that is there already is replaced.
+    """
+    label = make_label(plan.to_dict(), provenance(described(run.config)), run.key)
 
     @by_first
     def write_checkpoint() -> None:
-        tokenizer = (run.trimmed or run.source).tokenizer
-        files = run.source.processor_files
-        if run.suite.results:
-            run.suite.results.begin()  # by which the same run, if it is killed, knows the checkpoint as its own
-        save_checkpoint(model, tokenizer, run.target, label, run.replaces_checkpoint, files)
+        save_checkpoint(
+            model, run.source.tokenizer, run.target, label, overwrite, run.source.processor_files
+        )
 
     with run.timed("save"):
         write_checkpoint()
         return model.saved_in(run.target)
 
 
-def measure_pruned(run: Run, model: PlacedModel, key: Key) -> Measurement:
-    """Return the numbers of a pruned model. key: what tells it from others of the same dense model."""
-    with run.timed("evaluate"):
-        return run.suite.pruned(model, run.keys.dense | key)
-
-
-def measure_both(
-    run: Run, reopen: Callable[[], PlacedModel], model: PlacedModel, plan: PruningPlan
-) -> tuple[Numbers, Numbers]:
-    """Return what is measured of both models in turns: of the dense one, which `reopen` opens, and the pruned one."""
-    key = run.keys.dense | run.keys.pruned(plan) | run.keys.timed
-    with run.timed("evaluate"):
-        return run.suite.side_by_side(reopen, run.source.num_bytes, model, key)
+def open_checkpoint_of(run: Run) -> PlacedModel:
+    """Open the checkpoint that an earlier start of the run has saved."""
+    with run.timed("load"):
+        model = replace(run.config.model, path=str(run.target))
+        saved = find_model(model, run.cache.root, run.config.trust_remote_code)
+        opened = saved.open(run.work / "checkpoint")
+        opened.adapter = adapt(opened.model, run.choices.experts)
+        return opened

@@ -129,24 +129,12 @@ def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def begins_with_bos(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, bool]:
-    """Return whether windows begin with the beginning-of-sequence token: those of calibration, and of each task."""
-    of_tasks = {task.name: bool(task.identity["bos"]) for task in tasks if "bos" in task.identity}
-    return (
-        {"calibration": texts["calibration"].bos, **of_tasks}
-        if "calibration" in texts
-        else of_tasks
-    )
+def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
+    """Return whether a task's domain is that of a text of calibration or recovery: "calibration" or "other".
 
-
-def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, str]:
-    """Return for each task whether its domain is that of a text of calibration or recovery: "calibration" or "other".
-
-    A text that the model has still to write has no domain.
+    Empty if no text was read. Text that the model has still to write has no domain.
     """
+    if not texts:
+        return ""
     read = [text for windows in texts.values() for text in windows.named]
-    return {
-        task.name: "calibration" if any(map(task.is_of_domain, read)) else "other"
-        for task in tasks
-        if texts
-    }
+    return "calibration" if any(map(task.is_of_domain, read)) else "other"

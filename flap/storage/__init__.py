@@ -1,12 +1,29 @@
-"""What a run writes and tells while it works: the cache, atomic files, notes, its status, and progress."""
+"""What a run writes and tells while it works: artefacts, atomic files, notes, its status, and progress."""
 
+from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest
 from flap.storage.atomic_files import cache_root, write_text
-from flap.storage.cache import Cache, Kind, as_json, digest
+from flap.storage.cache import Cache
 from flap.storage.json_files import read_json, to_json
 from flap.storage.status import read_state, write_status
 from flap.storage.work_folder import NOT_KEPT, Notes, WorkFolder
 
 __all__ = [
-    "NOT_KEPT", "Cache", "Kind", "Notes", "WorkFolder", "as_json", "cache_root", "digest", "read_json", "read_state",
-    "to_json", "write_status", "write_text",
-]  # fmt: skip
+    "NOT_KEPT",
+    "VERSION",
+    "Artefact",
+    "Cache",
+    "Key",
+    "Kind",
+    "Label",
+    "Notes",
+    "Store",
+    "WorkFolder",
+    "as_json",
+    "cache_root",
+    "digest",
+    "read_json",
+    "read_state",
+    "to_json",
+    "write_status",
+    "write_text",
+]

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 from flap.storage import ranks
+from flap.storage.artefacts import Kind, digest
 from flap.storage.atomic_files import atomic_file, remove_unused
-from flap.storage.cache import Kind, digest
 from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """What several processes measure together: the numbers of one, to the bit, and on all of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,13 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.data.temporary_state import replaced
 from flap.evaluation import Divergence, Measurement
+from flap.evaluation.base import Task
 from flap.evaluation.suite import prepare_suite
 from flap.evaluation.zero_shot import ZeroShot
-from flap.storage import Cache, ranks
+from flap.models import PlacedModel
+from flap.runs.measuring import NoRoomError, Subject
+from flap.runs.opened import Opened
+from flap.storage import ranks
 from flap.storage.progress import Step, listening
 from tests.cases import tiny_model
 from tests.helpers.placed import placed_at
@@ -60,9 +65,30 @@ def measure(
     )
     with only_toys(own / "toys"), listening(steps.append), room, counting:
         divergence = Divergence([str(text_file)], seq_len=100, max_tokens=1100, batch_size=3)
-        suite = prepare_suite([divergence, ZeroShot(TOYS, batch_size=2)], tokenizer, 128, None)
-        found = suite.dense(dense, {}, Cache(own, enabled=False)), suite.pruned(pruned, {})
+        evaluators = {"divergence": divergence, "zero_shot": ZeroShot(TOYS, batch_size=2)}
+        tasks = prepare_suite(evaluators, tokenizer, 128).tasks
+        found = measured_by(tasks, dense, pruned)
     (own / "found.json").write_text(json.dumps([*map(asdict, found), len(calls), len(steps)]))
+
+
+def measured_by(
+    tasks: Sequence[Task], dense: PlacedModel, pruned: PlacedModel
+) -> tuple[Measurement, Measurement]:
+    """The numbers of both models, of all tasks that their memory has room for."""
+    found = [Measurement(), Measurement()]
+    subjects = [Subject(Opened(lambda model=model: model)) for model in (dense, pruned)]
+    references = {}
+    for task in tasks:
+        with suppress(NoRoomError):
+            if task.reference is None:
+                found[0] |= task.run(subjects[0].for_task(task))
+            else:
+                references[task.name] = task.reference(subjects[0].for_task(task))
+    for task in tasks:
+        with suppress(NoRoomError):
+            compared = [references[task.name]] if task.reference is not None else []
+            found[1] |= task.run(subjects[1].for_task(task), *compared)
+    return found[0], found[1]
 
 
 def found_by(folder: Path, rank: int) -> tuple[list[Measurement], int, int]:

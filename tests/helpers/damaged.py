@@ -30,6 +30,10 @@ PLANS = {  # of four layers with four KV heads and 56 neurons
         "dense": [DENSE | {"neurons": 64}] * 4,
     },
     "beyond.json": {"layers": [{"kv_heads": [0, 4], "neurons": NEURONS}] * 4},
+    "uneven.json": {
+        "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
+        "dense": [DENSE],
+    },
     "unordered.json": {"layers": [{"kv_heads": HEADS, "neurons": [2, 1]}] * 4},
     "experts.json": {"layers": [{"kv_heads": HEADS, "experts": [0, 1]}] * 4},
     "texts.json": {"layers": [{"kv_heads": ["0"], "neurons": NEURONS}] * 4},

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from flap.evaluation import Measurement
 from flap.evaluation.result_files import Results
+from flap.storage import Artefact, Label
 from flap.storage.status import State, write_status
 
 PERPLEXITY = "wikitext2/perplexity@128"
@@ -91,7 +92,8 @@ def keep_documents(
         name: [value - 1, value + 1] for name, value in numbers.items() if "_stderr" not in name
     }
     key = {"task": "all", "data": data, "plan": ""}
-    Results(folder / "evaluation.json").measured(key, lambda: Measurement(numbers, values))
+    measured = Artefact(Measurement(numbers, values), Label("evaluate"))
+    Results(folder / "evaluation.json").of({}).keep(key, measured)
 
 
 def add_command(sweep: Path, *task: str) -> None:

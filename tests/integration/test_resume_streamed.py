@@ -115,9 +115,9 @@ def test_a_killed_run_goes_on(
     remains = {name for name in remains if not name.endswith(".lock")}
     assert remains == {
         "checkpoint",
-        "evaluation.json",
         "layers.png",
         "plan.json",
+        "pruned.json",
         "report.json",
         "report.md",
     }

@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.models import LoadedSource, Resident
 from flap.pipeline import run
-from flap.runs.method import allocate, observe, score
 from flap.runs.preparation import prepare
-from flap.runs.stages import load
+from flap.runs.stages import allocate, observe, open_dense, score
 from tests.cases import tiny_model
 from tests.helpers.killed import start
 from tests.helpers.ratios import assert_meets
@@ -65,7 +64,7 @@ def test_the_model_stays_dense_and_no_copy_stays(
     monkeypatch.setattr(Resident, "copy_layer", counted)
     config = composed(*arguments, "ratio=0.4", "use_cache=false")
     run = prepare(config, tmp_path / "run", LoadedSource(model, tokenizer))
-    placed = load(run)
+    placed = open_dense(run)
     assert_meets(allocate(run, score(run, placed, observe(run, placed))), model, 0.4)
     assert len(copies) == ALONE and max(alive) <= 2
     gc.collect()

@@ -12,25 +12,26 @@ import torch
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import IFV, WIFV
+from flap.runs import keys
 from flap.runs.preparation import prepare
 from tests.helpers.plans import with_layer
 from tests.helpers.runs import composed
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
-ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inputs"}
+ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inputs", "run"}
 CHANGES = [
-    ("ratio=0.5", {"workspace"}),
-    ("metric=IFV", {"workspace", "scores"}),
-    ("structure=UL-UM", {"workspace"}),
-    ("mask_only=true", {"workspace", "compressed", "pruned"}),
-    ("compensation=none", {"workspace", "compressed", "pruned"}),
-    ("calibration.batch_size=2", {"workspace"}),
+    ("ratio=0.5", {"workspace", "run"}),
+    ("metric=IFV", {"workspace", "scores", "run"}),
+    ("structure=UL-UM", {"workspace", "run"}),
+    ("mask_only=true", {"workspace", "compressed", "pruned", "run"}),
+    ("compensation=none", {"workspace", "compressed", "pruned", "run"}),
+    ("calibration.batch_size=2", {"workspace", "run"}),
     ("calibration.num_samples=6", ON_WINDOWS),
     ("seed=7", ON_WINDOWS),
-    ("model.dtype=bfloat16", {"workspace", "scores", "statistics", "dense", "inputs"}),
+    ("model.dtype=bfloat16", ON_WINDOWS | {"dense"}),
     ("eval.perplexity.max_tokens=64", set()),
     ("use_cache=false", set()),
-    ("checkpoint.save=false", set()),
+    ("checkpoint.save=false", {"run"}),
 ]
 
 
@@ -39,19 +40,21 @@ def test_a_key_changes_with_its_result(
     change: str, changed: set[str], base: list[str], tmp_path: Path
 ) -> None:
     arguments = [*base, "model.device=cpu", "ratio=0.4", "metric=OBS"]
-    before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
+    before, after = (all_keys(tmp_path, *arguments, *more) for more in ((), (change,)))
     assert {name for name in before if before[name] != after[name]} == changed
 
 
 def test_a_trained_model_has_the_key_of_its_training(base: list[str], tmp_path: Path) -> None:
     training = ["recover=full", "recover.tokens=2432", "recover.seq_len=16"]
     found = [
-        keys(tmp_path, *base, *training, *more) for more in ((), ("recover.learning_rate=5e-3",))
+        all_keys(tmp_path, *base, *training, *more)
+        for more in ((), ("recover.learning_rate=5e-3",))
     ]
     assert {name for name in found[0] if found[0][name] != found[1][name]} == {
         "workspace",
         "pruned",
         "inputs",
+        "run",
     }
 
 
@@ -60,23 +63,21 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
 ) -> None:
     run = prepare(composed(*base, "model.device=cpu"), tmp_path)
     elsewhere = replace(run, source=replace(run.source, device=torch.device("cuda")))
-    before = run.keys.workspace
-    assert elsewhere.keys.workspace != before
-    for version in ("WORKSPACE", "STATISTICS", "SCORES", "DIVERGENCES", "FITS", "WRITTEN"):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"flap.runs.keys.{version}_VERSION", 1000)
-            assert run.keys.workspace != before
+    before = keys.workspace(run)
+    assert keys.workspace(elsewhere) != before
+    monkeypatch.setattr("flap.runs.keys.VERSION", 1000)
+    assert keys.workspace(run) != before
 
 
 def test_what_is_computed_on_another_device_is_kept_apart(base: list[str], tmp_path: Path) -> None:
     run = prepare(composed(*base, "metric=OBS"), tmp_path)
     cpu, gpu = (
-        replace(run, source=replace(run.source, device=torch.device(name))).keys
+        replace(run, source=replace(run.source, device=torch.device(name)))
         for name in ("cpu", "cuda")
     )
-    assert (
-        cpu.statistics != gpu.statistics and cpu.scores != gpu.scores and cpu.windows == gpu.windows
-    )
+    assert keys.statistics(cpu) != keys.statistics(gpu)
+    assert keys.scores(cpu) != keys.scores(gpu)
+    assert keys.windows(cpu) == keys.windows(gpu)
 
 
 def test_times_are_of_one_gpu_and_threads(
@@ -84,27 +85,25 @@ def test_times_are_of_one_gpu_and_threads(
 ) -> None:
     run = prepare(composed(*base), tmp_path)
     found = []
-    keys = replace(run, source=replace(run.source, device=torch.device("cuda:0"))).keys
+    on_gpu = replace(run, source=replace(run.source, device=torch.device("cuda:0")))
     for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(keys.timed)
+        found.append(keys.timed(on_gpu, PLAN))
     assert all(one != other for one, other in itertools.pairwise(found))
 
 
-def keys(folder: Path, *arguments: str) -> dict[str, object]:
+def all_keys(folder: Path, *arguments: str) -> dict[str, object]:
     run = prepare(composed(*arguments), folder)
-    keys = run.keys
-    parts = {
-        "statistics": keys.statistics,
-        "workspace": keys.workspace,
-        "dense": keys.dense,
-        "scores": keys.scores,
-    }
-    return parts | {
-        "compressed": keys.compressed(PLAN),
-        "pruned": keys.pruned(PLAN),
-        "inputs": run.inputs,
+    return {
+        "statistics": keys.statistics(run),
+        "workspace": keys.workspace(run),
+        "dense": keys.dense(run),
+        "scores": keys.scores(run),
+        "compressed": keys.compressed(run, PLAN),
+        "pruned": keys.pruned(run, PLAN),
+        "inputs": keys.inputs(run),
+        "run": run.key,
     }
 
 
@@ -114,16 +113,15 @@ def test_objects_of_two_classes_and_plans_have_keys_of_their_own(
     config = composed(*base, "method=flap_plus")
     runs = [prepare(replace(config, metric=metric), tmp_path) for metric in (IFV(), WIFV(), IFV())]
     for one, other, again in (
-        [run.keys.scores for run in runs],
-        [run.keys.workspace for run in runs],
+        [keys.scores(run) for run in runs],
+        [keys.workspace(run) for run in runs],
     ):
         assert one == again != other
     compensations = (BiasCompensation(), NoCompensation())
-    found = [prepare(replace(config, compensation=one), tmp_path).keys for one in compensations]
-    assert found[0].compressed(PLAN) != found[1].compressed(PLAN)
-    assert found[0].compressed(PLAN) != found[0].compressed(
-        with_layer(PLAN, 0, LayerPlan((0,), (3, 5)))
-    )
+    found = [prepare(replace(config, compensation=one), tmp_path) for one in compensations]
+    assert keys.compressed(found[0], PLAN) != keys.compressed(found[1], PLAN)
+    other = with_layer(PLAN, 0, LayerPlan((0,), (3, 5)))
+    assert keys.compressed(found[0], PLAN) != keys.compressed(found[0], other)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +142,7 @@ def test_scores_of_a_search_serve_later_choices(
 ) -> None:
     arguments = [*base, "model.device=cpu", "ratio=0.4", "method=flap_plus"]
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
-    before, after = (run.keys.scores for run in runs)
+    before, after = (keys.scores(run) for run in runs)
     assert (before == after) == same
 
 
@@ -177,5 +175,5 @@ def test_scores_of_an_edited_metric_are_others(
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         config.metric = importlib.import_module("mymetric").Mine()
-        found.append(prepare(config, tmp_path / "run").keys.scores)
+        found.append(keys.scores(prepare(config, tmp_path / "run")))
     assert found[0] == found[1] != found[2]

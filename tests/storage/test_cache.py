@@ -11,8 +11,9 @@ import pytest
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from flap.storage.cache import Cache, Kind, digest
+from flap.storage import Cache, Kind, digest
 from flap.storage.locks import lock_of
+from tests.helpers.remembered import remembered
 
 WORDS: Kind[str] = Kind(
     "dense", lambda value, path: path.write_text(value), lambda path: path.read_text()
@@ -30,14 +31,20 @@ def entry(root: Path) -> Path:
 
 def test_made_once_then_read(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    assert cache.get(WORDS, KEY, lambda: "value") == ("value", "miss")
-    assert cache.get(WORDS, KEY | {"seed": 1}, lambda: "another") == ("another", "miss")
-    assert cache.get(WORDS, KEY, never) == ("value", "hit")
-    assert Cache(tmp_path).get(WORDS, dict(reversed(KEY.items())), never) == ("value", "hit")
+    assert remembered(cache.of(WORDS), KEY, lambda: "value") == ("value", "miss")
+    assert remembered(cache.of(WORDS), KEY | {"seed": 1}, lambda: "another") == ("another", "miss")
+    assert remembered(cache.of(WORDS), KEY, never) == ("value", "hit")
+    assert remembered(Cache(tmp_path).of(WORDS), dict(reversed(KEY.items())), never) == (
+        "value",
+        "hit",
+    )
 
 
 def test_off_makes_and_keeps_nothing(tmp_path: Path) -> None:
-    assert Cache(tmp_path, enabled=False).get(WORDS, KEY, lambda: "value") == ("value", "off")
+    assert remembered(Cache(tmp_path, enabled=False).of(WORDS), KEY, lambda: "value") == (
+        "value",
+        "off",
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -55,7 +62,7 @@ def relabel(path: Path, **changes: object) -> None:
         (lambda folder: flip(folder / "data"), "checksum does not match"),
         (lambda folder: (folder / "data").unlink(), "No such file"),
         (lambda folder: (folder / "entry.json").write_text("{"), "Expecting property name"),
-        (lambda folder: relabel(folder / "entry.json", schema=0), "another version"),
+        (lambda folder: relabel(folder / "entry.json", version=0), "another version"),
         (lambda folder: relabel(folder / "entry.json", key={"dataset": "c4"}), "another key"),
     ],
 )
@@ -63,26 +70,29 @@ def test_a_damaged_or_foreign_entry_is_reported_and_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], reason: str
 ) -> None:
     cache = Cache(tmp_path)
-    cache.get(WORDS, KEY, lambda: "value")
+    remembered(cache.of(WORDS), KEY, lambda: "value")
     damage(entry(tmp_path))
-    assert cache.get(WORDS, KEY, lambda: "again") == ("again", "miss")
+    assert remembered(cache.of(WORDS), KEY, lambda: "again") == ("again", "miss")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert str(entry(tmp_path)) in caplog.text and reason in caplog.text
-    assert cache.get(WORDS, KEY, never) == ("again", "hit")
+    assert remembered(cache.of(WORDS), KEY, never) == ("again", "hit")
 
 
 def test_an_error_while_making_leaves_nothing_and_no_lock(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        Cache(tmp_path).get(WORDS, KEY, never)
+        remembered(Cache(tmp_path).of(WORDS), KEY, never)
     assert not entry(tmp_path).exists()
-    assert Cache(tmp_path, wait_seconds=0).get(WORDS, KEY, lambda: "value") == ("value", "miss")
+    assert remembered(Cache(tmp_path, wait_seconds=0).of(WORDS), KEY, lambda: "value") == (
+        "value",
+        "miss",
+    )
 
 
 def test_a_place_that_cannot_be_written_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert Cache(tmp_path / "file").get(WORDS, KEY, lambda: "value") == ("value", "off")
+    assert remembered(Cache(tmp_path / "file").of(WORDS), KEY, lambda: "value") == ("value", "off")
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert (
@@ -101,7 +111,7 @@ def test_a_disk_that_is_full_costs_the_entry_alone(
         )
 
     tensors = Kind("dense", full, lambda path: path.read_text())
-    assert Cache(tmp_path).get(tensors, KEY, lambda: "value") == ("value", "off")
+    assert remembered(Cache(tmp_path).of(tensors), KEY, lambda: "value") == ("value", "off")
     assert (
         f"cache_dir: {tmp_path / 'dense'} cannot be written (" in caplog.text
         and "No space left" in caplog.text
@@ -112,7 +122,7 @@ def test_waiting_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     entry(tmp_path).parent.mkdir(parents=True)
     with FileLock(lock_of(entry(tmp_path))):
-        assert Cache(tmp_path, wait_seconds=0.2).get(WORDS, KEY, lambda: "value") == (
+        assert remembered(Cache(tmp_path, wait_seconds=0.2).of(WORDS), KEY, lambda: "value") == (
             "value",
             "miss",
         )
@@ -131,7 +141,7 @@ def make_slowly(
         return "value"
 
     barrier.wait()
-    value, state = Cache(root).get(WORDS, KEY, make)
+    value, state = remembered(Cache(root).of(WORDS), KEY, make)
     found.write_text(f"{value} {state}")
 
 
@@ -153,7 +163,7 @@ def test_many_processes_make_it_once(tmp_path: Path) -> None:
 
 
 def die_while_making(root: Path) -> None:
-    Cache(root).get(WORDS, KEY, lambda: time.sleep(60) or "value")
+    remembered(Cache(root).of(WORDS), KEY, lambda: time.sleep(60) or "value")
 
 
 def test_a_killed_process_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
@@ -163,4 +173,7 @@ def test_a_killed_process_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
         time.sleep(0.01)
     job.kill()
     job.join()
-    assert Cache(tmp_path, wait_seconds=0).get(WORDS, KEY, lambda: "value") == ("value", "miss")
+    assert remembered(Cache(tmp_path, wait_seconds=0).of(WORDS), KEY, lambda: "value") == (
+        "value",
+        "miss",
+    )

@@ -12,6 +12,7 @@ from flap.runs.sweeps.launching import claim_gpu
 from flap.storage import Cache, as_json
 from flap.storage.locks import file_lock, lock_of
 from flap.storage.work_folder import SECONDS_KEPT, working_folder, workspace
+from tests.helpers.remembered import remembered
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS], ids=["NFS", "Lustre"])
@@ -38,10 +39,9 @@ def test_one_holds_it_at_a_time(tmp_path: Path) -> None:
 def test_without_locks_the_cache_works_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = Cache(tmp_path)
-    kind = as_json("numbers")
+    store = Cache(tmp_path).of(as_json("numbers"))
     with caplog.at_level(logging.WARNING):
-        assert [cache.get(kind, {"of": n}, lambda n=n: n) for n in (1, 2, 1)] == [
+        assert [remembered(store, {"of": n}, lambda n=n: n) for n in (1, 2, 1)] == [
             (1, "miss"),
             (2, "miss"),
             (1, "hit"),

@@ -2,13 +2,13 @@
 
 from flap.method.allocation.adaptive import ALAM, ALMM
 from flap.method.allocation.budget import Bound, Budget, Units, price
-from flap.method.allocation.given import Given
+from flap.method.allocation.given import GivenPlan
 from flap.method.allocation.plan import LayerPlan, PruningPlan
 from flap.method.allocation.structure import Structure
 from flap.method.allocation.targets import Biases, bounds_of_shapes
 from flap.method.allocation.uniform import ULMM, ULUM, UniformLayers
 
 __all__ = [
-    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "Given", "LayerPlan", "PruningPlan", "Structure",
+    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "GivenPlan", "LayerPlan", "PruningPlan", "Structure",
     "UniformLayers", "Units", "bounds_of_shapes", "price",
 ]  # fmt: skip

@@ -7,80 +7,92 @@ from pathlib import Path
 
 from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
-from flap.method.allocation.structure import Structure
-from flap.method.importance import Scores
+from flap.models import Pair
 
-FILE = "plan.json"  # of a finished run
+FILE = "plan.json"  # in the folder of a finished run
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given(Structure):
-    """The kept units of a plan, whatever the scores and the budget: `plan=RUN|FILE` of the command line."""
+@dataclass(frozen=True)
+class GivenPlan:
+    """The plan of another run or of a file: `plan=RUN|FILE` of the command line."""
 
     origin: str  # the run's folder or the file
     plan: PruningPlan
 
     @classmethod
-    def read(cls, origin: str) -> "Given":
-        """Return the plan of a finished run, or of a file.
+    def read(cls, origin: str) -> "GivenPlan":
+        """Read the plan of a finished run, or of a file.
 
         Raises:
-            ValueError: there is none, or the file is no plan.
+            ValueError: there is no such file, or it is no plan.
         """
-        file = Path(origin) / FILE if Path(origin).is_dir() else Path(origin)
+        file = Path(origin)
+        if file.is_dir():
+            file = file / FILE
         try:
             plan = PruningPlan.load(file)
-            if not plan.layers or any(
-                type(unit) is not int for layer in plan.layers for kept in layer for unit in kept
-            ):
+            if not _is_complete(plan):
                 raise ValueError("no numbers of units")
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            expected = (
-                f"the folder of a finished run, or its {FILE} ({type(error).__name__} at {file})"
-            )
-            raise ValueError(f"plan={origin}: expected {expected}") from error
-        return cls(origin=origin, plan=plan, experts="expert" in plan.mlp_units)
+            reason = f"{type(error).__name__} at {file}"
+            raise ValueError(
+                f"plan={origin}: expected the folder of a finished run, or its {FILE} ({reason})"
+            ) from error
+        return cls(origin, plan)
 
-    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        return self.plan
+    @property
+    def experts(self) -> bool:
+        """Whether the units of a mixture are whole experts."""
+        return "expert" in self.plan.mlp_units
 
     def check(self, budget: Budget) -> None:
-        """Check that the plan is of a model with these units.
+        """Check that the plan was made for a model with these units.
 
         Raises:
-            ValueError: it is not; says where it differs first.
+            ValueError: it was not; names the first difference.
         """
-        for difference in self._differences(budget):
+        difference = next(self._differences(budget), None)
+        if difference is not None:
             raise ValueError(f"plan={self.origin}: it does not fit this model: {difference}")
 
     def _differences(self, budget: Budget) -> Iterator[str]:
-        plan = self.plan
+        there = len(self.plan.layers)
         here = len(budget.layers)
-        if len(plan.layers) != here:
-            yield f"{len(plan.layers)} layers there and {here} here"
-        dense = plan.dense or (None,) * here
-        for i, (layer, kept, counts) in enumerate(
-            zip(budget.layers, plan.layers, dense, strict=True)
-        ):
-            if (name := plan.mlp_units[i]) != layer.mlp.unit:
-                yield f"layer {i} has {name}s there and {layer.mlp.unit}s here"
-            for units, numbers, count, noun in zip(
-                layer, kept, counts or (None, None), ("KV head", name), strict=True
-            ):
-                total = units.count * units.members
-                if count not in (None, total):
-                    yield f"layer {i} has {count} {noun}s there and {total} here"
-                if not _fit(numbers, units):
-                    members = (
-                        f" ({units.members} experts of as many each)" if units.members > 1 else ""
-                    )
-                    yield f"layer {i} cannot keep these {len(numbers)} of its {total} {noun}s{members}"
+        if there != here:
+            yield f"{there} layers there and {here} here"
+        for i, layer in enumerate(budget.layers):
+            yield from self._layer_differences(i, layer)
+
+    def _layer_differences(self, i: int, layer: Pair[Units]) -> Iterator[str]:
+        noun = self.plan.mlp_units[i]
+        if noun != layer.mlp.unit:
+            yield f"layer {i} has {noun}s there and {layer.mlp.unit}s here"
+
+        counts = self.plan.dense[i] if self.plan.dense else Pair(None, None)
+        blocks = zip(layer, self.plan.layers[i], counts, ("KV head", noun), strict=True)
+        for units, kept, count, name in blocks:
+            total = units.count * units.members
+            if count not in (None, total):
+                yield f"layer {i} has {count} {name}s there and {total} here"
+            if not _fit(kept, units):
+                members = ""
+                if units.members > 1:
+                    members = f" ({units.members} experts of as many each)"
+                yield f"layer {i} cannot keep these {len(kept)} of its {total} {name}s{members}"
+
+
+def _is_complete(plan: PruningPlan) -> bool:
+    """Return whether there are layers, all of which say in whole numbers which units stay."""
+    kept = [unit for layer in plan.layers for units in layer for unit in units]
+    whole_numbers = all(type(unit) is int for unit in kept)
+    return bool(plan.layers) and whole_numbers and len(plan.dense) in (0, len(plan.layers))
 
 
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
-    """Return whether these units can stay: in order, as many of every member, and no fewer than must."""
+    """Return whether these units can stay: in order, as many of every member, and enough of them."""
     inside = all(0 <= unit < units.count * units.members for unit in kept)
-    each = Counter(unit // max(units.count, 1) for unit in kept)
-    alike = len({each[member] for member in range(units.members)}) == 1
+    ascending = list(kept) == sorted(set(kept))
+    by_member = Counter(unit // max(units.count, 1) for unit in kept)
+    equal = len({by_member[member] for member in range(units.members)}) == 1
     fewest = units.count if units.fixed else max(units.fewest, 1)
-    return inside and alike and each[0] >= fewest and list(kept) == sorted(set(kept))
+    return inside and ascending and equal and by_member[0] >= fewest

@@ -46,9 +46,6 @@ class Structure(ABC):
     experts: bool = False  # whole experts of a mixture are removed; a layer keeps as many as a token is sent to or more
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
-    measures: ClassVar[bool] = (
-        False  # whether it measures plans, for which it needs calibration windows
-    )
 
     @abstractmethod
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:

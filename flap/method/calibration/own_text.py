@@ -31,7 +31,6 @@ from flap.storage.progress import progress
 log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-WRITTEN_VERSION = 7  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch, and at the end half as many again
 FEW = 4  # where less than one sequence of SEQ_LEN is to write: shorter ones, as in a smoke run
@@ -69,7 +68,7 @@ class Draft:
             "seed": self.windows.seed,
             "vocabulary": self.windows.key["vocabulary"],
         }
-        return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
+        return {**wanted, **begins, **draw}
 
     @property
     def seq_len(self) -> int:

@@ -17,8 +17,6 @@ from flap.models import Pair
 from flap.models.devices import widest_float
 from flap.storage import Kind, ranks
 
-# Part of every cache key. Raise it when other statistics are collected, or in another way.
-STATISTICS_VERSION = 8
 CHANNELS = (
     "num_tokens",
     "mean_I",

@@ -4,9 +4,9 @@ from flap.method.importance.base import Metric, score_layer, score_layers, score
 from flap.method.importance.channels import IFV, WIFN, WIFV, Magnitude, Random, Wanda
 from flap.method.importance.experts import EAN, REAP, MoNE
 from flap.method.importance.obs import OBS
-from flap.method.importance.scores import SCORES, SCORES_VERSION, Scores
+from flap.method.importance.scores import SCORES, Scores
 
 __all__ = [
-    "EAN", "IFV", "OBS", "REAP", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "Magnitude",
+    "EAN", "IFV", "OBS", "REAP", "SCORES", "WIFN", "WIFV", "Magnitude",
     "Metric", "MoNE", "Random", "Scores", "Wanda", "score_layer", "score_layers", "scores_of_layer",
 ]  # fmt: skip

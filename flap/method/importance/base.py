@@ -53,9 +53,18 @@ class Metric(ABC):
             )
         return score_I[columns_UC]
 
-    def score_all(self, experts: Sequence[Statistics]) -> Tensor:
-        """Return score_E1 of all experts of a layer, from `LayerStatistics.routed`, if it `scores_experts`."""
-        raise AssertionError(f"{type(self).__name__} scores channels")
+    def scorers(
+        self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
+    ) -> list[Callable[[], Tensor]]:
+        """Return functions, each of which returns score_UC of a member of a block on the CPU.
+
+        statistics: of each member; empty without calibration. routed: `LayerStatistics.routed` of
+        an MLP whose units are whole experts; else empty.
+        """
+        if not block.num_units:  # the layer lacks this block
+            return [partial(torch.zeros, block.columns_UC.shape)]
+        inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
+        return [partial(_score, self, *pair) for pair in zip(block.members, inputs, strict=True)]
 
 
 def score_layers(
@@ -89,32 +98,25 @@ def score_layer(
     Raises:
         ValueError: weights or scores are not finite; names the block.
     """
-    inputs = observed.blocks if observed else ((), ())
-    makes = [_of_members(metric, *pair) for pair in zip(blocks, inputs, strict=True)]
-    if metric.scores_experts and blocks.mlp.whole and observed:
-        makes[1] = [partial(metric.score_all, observed.routed)]
-    every = [*makes[0], *makes[1]]
-    heads = len(makes[0])
-    # what takes a factorisation is shared out
-    scores = (
-        ranks.each_by_one(every)
-        if metric.needs_covariance
-        else ranks.on_first(lambda: [make() for make in every])
-    )
-    score_GC = torch.cat(scores[:heads])
-    score_IC = torch.cat(scores[heads:])
-    score_GC = score_GC.square() if metric.square_attention else score_GC
+    inputs = Pair[Sequence[Statistics]]((), ())
+    routed: Sequence[Statistics] = ()
+    if observed is not None:
+        inputs = Pair(*observed.blocks)
+        routed = observed.routed
+    heads = metric.scorers(blocks.attention, inputs.attention, routed=())
+    mlps = metric.scorers(blocks.mlp, inputs.mlp, routed)
+
+    scorers = [*heads, *mlps]
+    if metric.needs_covariance:  # a factorisation takes long, so processes share the work
+        scores = ranks.each_by_one(scorers)
+    else:
+        scores = ranks.on_first(lambda: [scorer() for scorer in scorers])
+
+    score_GC = torch.cat(scores[: len(heads)])
+    score_IC = torch.cat(scores[len(heads) :])
+    if metric.square_attention:
+        score_GC = score_GC.square()
     return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))
-
-
-def _of_members(
-    metric: Metric, block: Block, statistics: Sequence[Statistics]
-) -> list[Callable[[], Tensor]]:
-    """Return what scores each member of a block."""
-    if not block.num_units:  # the layer lacks it
-        return [partial(torch.zeros, block.columns_UC.shape)]
-    inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
-    return [partial(_score, metric, *pair) for pair in zip(block.members, inputs, strict=True)]
 
 
 def _score(metric: Metric, member: Block, statistics: Statistics | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The metrics of channels: the paper's, Wanda's, and two baselines that read no activations; and no metric at all."""
+"""The metrics of channels: the paper's, Wanda's, and two baselines that read no activations."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,13 +136,3 @@ class Random(Metric):
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         """Return the next draw of the generator, in float32; higher = keep."""
         return torch.rand(weight_OI.shape[1], generator=self.generator)
-
-
-@dataclass(frozen=True)
-class NoMetric(Metric):
-    """No scores, as a plan is given (`plan=RUN|FILE`)."""
-
-    needs_statistics: ClassVar[bool] = False
-
-    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        raise AssertionError("a plan is given")

@@ -4,8 +4,9 @@ Legend: E experts of a layer · R tokens that are sent to one of them.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from flap.method.calibration import Statistics
 from flap.method.importance.channels import WIFV
-from flap.models import OfToken
+from flap.models import Block, OfToken
 
 
 class Routed(NamedTuple):
@@ -47,8 +48,16 @@ class ExpertMetric(WIFV):
     def score_experts(self, routed: Routed) -> Tensor:
         """Return score_E in any precision; higher = keep."""
 
-    def score_all(self, experts: Sequence[Statistics]) -> Tensor:
-        return self.score_experts(Routed.of(experts)).float()[:, None].cpu()
+    def scorers(
+        self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
+    ) -> list[Callable[[], Tensor]]:
+        if block.whole and routed:
+            return [partial(self._score_all, routed)]
+        return super().scorers(block, statistics, routed)
+
+    def _score_all(self, routed: Sequence[Statistics]) -> Tensor:
+        """Return score_E1 of all experts of a layer."""
+        return self.score_experts(Routed.of(routed)).float()[:, None].cpu()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from torch import Tensor
 from flap.models import Pair
 from flap.storage import Kind
 
-SCORES_VERSION = 2  # raise it when a metric scores otherwise
 BY_LAYER = ("routed_power", "divergences")  # fields with some numbers for each layer
 
 

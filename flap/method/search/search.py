@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,8 +31,6 @@ class Search(Structure):
     which are ranked by nats over price. All of it takes one walk, the one that scores. The plan itself is not measured:
     `eval=divergence` does that.
     """
-
-    measures: ClassVar[bool] = True
 
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
     levels: list[float] = field(

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.compression.apply import assign
-from flap.models import PlacedModel
+from flap.models import ModelAdapter, PlacedModel
 from flap.models.block import set_tensor
 from flap.models.offload import onloaded
 
@@ -30,32 +30,38 @@ def named_ids(model: PreTrainedModel) -> set[int]:
     return ids
 
 
-@torch.no_grad()
 def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
     """Reduce embedding and head to these rows, in place and as new tensors; the configs follow.
 
     rows_K: the old ids, in the order of the new ones.
     """
-    model = placed.model
+    with placed.ends():
+        cut_rows_of(placed.model, placed.adapter, rows_K)
+
+
+@torch.no_grad()
+def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
+    """Reduce embedding and head of a model whose ends are present, as `cut_rows` does."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     tied = head.weight is embedding.weight
-    with placed.ends(), onloaded(embedding), onloaded(head):
+    with onloaded(embedding), onloaded(head):
         set_tensor(embedding, "weight", embedding.weight[rows_K.to(embedding.weight.device)])
         embedding.num_embeddings = len(rows_K)
         embedding.padding_idx = new_ids.get(embedding.padding_idx)
-        own = rows_K.to(head.weight.device)
-        assign(head, head.weight[own], None if head.bias is None else head.bias[own])
+        kept_K = rows_K.to(head.weight.device)
+        assign(head, head.weight[kept_K], None if head.bias is None else head.bias[kept_K])
         if tied:
             head.weight = embedding.weight
-    placed.adapter.own_config()
+
+    adapter.own_config()
     for module in model.modules():
         if hasattr(module, "vocab_size"):
             module.vocab_size = len(rows_K)
-    placed.adapter.config.vocab_size = len(rows_K)
+    adapter.config.vocab_size = len(rows_K)
     for config in {
-        id(one): one for one in (model.config, placed.adapter.config, model.generation_config)
+        id(config): config for config in (model.config, adapter.config, model.generation_config)
     }.values():
         _renumber(config, new_ids)
 

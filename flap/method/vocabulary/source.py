@@ -1,0 +1,54 @@
+"""A model with a trimmed vocabulary, as the source of a run: one model and one tokenizer."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from flap.method.vocabulary.rows import cut_rows, cut_rows_of
+from flap.method.vocabulary.trim import Trimmed
+from flap.models import ModelSource, PlacedModel, adapt
+from flap.storage import NOT_KEPT, WorkFolder, digest
+
+
+class TrimmedSource(ModelSource):
+    """A dense model in files whose rows of removed tokens are cut whenever it is opened."""
+
+    def __init__(self, source: ModelSource, trimmed: Trimmed) -> None:
+        self.source = source
+        self.trimmed = trimmed
+        self.tokenizer = trimmed.tokenizer
+        self.path = source.path
+        self.origin = source.origin
+        self.config = source.config
+        self.trust_remote_code = source.trust_remote_code
+        self.device = source.device
+        self.placed = source.placed
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.source.dtype
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of the weights without the removed rows, tied tensors counted once."""
+        parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
+        return int(parameters * self.dtype.itemsize)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity of the weights, and a digest of the tokens that stay."""
+        return {**self.source.identity(), "vocabulary": digest(self.trimmed.rows_K.tolist())}
+
+    def skeleton(self) -> PreTrainedModel:
+        """Return a model with the right shapes; its weights need not be there."""
+        model = self.source.skeleton()
+        cut_rows_of(model, adapt(model), self.trimmed.rows_K)
+        return model
+
+    def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
+        """Return the model at its placement, without the rows of removed tokens."""
+        placed = self.source.open(work)
+        cut_rows(placed, self.trimmed.rows_K)
+        return placed

@@ -1,0 +1,53 @@
+"""The folder of a run: whether it is free for the run, and where an earlier start of the run has left its results."""
+
+import glob
+import logging
+from pathlib import Path
+
+from flap.config.schema import folder_name
+from flap.results import Report, described
+from flap.results.configs import changes_of_the_model, differences
+from flap.runs import keys
+from flap.runs.pruned import MADE
+from flap.runs.run import Run
+from flap.storage import read_json, read_state
+
+log = logging.getLogger(__name__)
+
+
+def check_home(run: Run) -> None:
+    """Check that the run's folder does not hold a finished run of another config.
+
+    A finished run on other inputs, such as an edited text, is told and then replaced.
+
+    Raises:
+        ValueError: it does, or the report is of another version.
+    """
+    folder = run.run_dir
+    if folder is None or read_state(folder) != "finished":
+        return
+
+    report = Report.load(folder / "report.json")
+    config = described(run.config)
+    changes = changes_of_the_model(differences(report.config | {"eval": config["eval"]}, config))
+    if changes:
+        raise ValueError(
+            f"{folder}: holds a finished run of another config ({'; '.join(changes[:3])}); choose another folder, or "
+            "resume=false to replace it"
+        )
+    now = keys.inputs(run)
+    changed = [name for name, value in now.items() if report.inputs.get(name, value) != value]
+    if changed:
+        log.info(
+            "%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed)
+        )
+
+
+def earlier_start(run: Run) -> Path | None:
+    """Return the folder beside the run's own in which an earlier start of this run has made the pruned model."""
+    assert run.run_dir is not None
+    name = glob.escape(folder_name(run.config.run_name))
+    for folder in (run.run_dir, *sorted(run.run_dir.parent.glob(f"*_{name}"))):
+        if read_json(folder / MADE).get("key") == run.key:
+            return folder
+    return None

@@ -1,0 +1,15 @@
+"""A stage whose result is remembered in one store."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from flap.runs.memory import Memory
+from flap.storage import Key, Store
+
+T = TypeVar("T")
+
+
+def remembered(store: Store[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
+    """Return what a stage gives, and whether it was a "hit", a "miss" (computed and stored) or "off" (not stored)."""
+    artefact = Memory().remember("stage", key, make, [store])
+    return artefact.value, artefact.label.cache
