@@ -76,6 +76,12 @@ SCENARIOS = (
         ),
         step=107,  # it has several hundred
     ),
+    Scenario(
+        "measure more",
+        ("ratio=0.4", "use_cache=false", "eval.perplexity.seq_len=8", RUN),
+        before=("ratio=0.4", "use_cache=false", RUN),
+        step=19,
+    ),
     Scenario("fill the cache", ("ratio=0.4", "checkpoint.save=false", RUN)),
     Scenario(
         "a cell and its study",
@@ -153,6 +159,7 @@ def _case(
     problems = [
         *_ended(first, fault),
         *_old_is_whole(scenario, start, whole, folder, fault.kind == "killed"),
+        *_numbers_stay(start, folder),
     ]
     again = faulted(folder, arguments, Fault())
     if again.code != 0 or "Traceback" in again.said:
@@ -197,6 +204,15 @@ def _old_is_whole(
             for place in (folder / name, *aside)
         ):
             yield f"{name} is neither what it was nor the new one"
+
+
+def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
+    """What is wrong with the reports that were there before: a finished run keeps its numbers, or gets more."""
+    for report in start.rglob("report.json"):
+        now = folder / report.relative_to(start)
+        numbers = json.loads(report.read_text())["evaluation"]["pruned"]
+        if not numbers.items() <= json.loads(now.read_text())["evaluation"]["pruned"].items():
+            yield f"{now.relative_to(folder)} has lost numbers"
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
