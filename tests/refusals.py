@@ -154,7 +154,6 @@ calibration.dataset={bad}/asked.jsonl calibration.answers=self calibration.max_n
 calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >= 0
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered
-recover=lora recover.writer=both vocabulary=trim vocabulary.size=90 -> recover.writer=both: expected dense with voc
 vocabulary=trim vocabulary.size=90 -> vocabulary=trim: …(WordLevel)
 recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct
@@ -241,7 +240,7 @@ vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected 
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; what the model writes is counted where
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed
-ratio=null target.bytes=65000 -> vocabulary=trim: expected none with target.bytes, which counts all rows
+ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay in every layer, so this model allows
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers
 """
 

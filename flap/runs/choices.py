@@ -150,14 +150,8 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
         True,
         "false with vocabulary=trim, whose rows are removed",
     )
-    writer = getattr(choices.recovery, "writer", "dense")
-    words = "dense with vocabulary=trim, whose tokens the prompts are not read in"
-    yield not choices.vocabulary or writer == "dense", "recover.writer", writer, words
     router = "false with structure.experts=true, as a router cannot be masked"
     yield not (masked and choices.experts), "mask_only", True, router
-    counted = [f"target.{name}" for name in targets(config.target) if name != "kv_cache_bytes"]
-    rows = f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
-    yield not (choices.vocabulary and counted), "vocabulary", "trim", rows
     known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
     known = known if config.plan is None else "dense with plan"
     yield (

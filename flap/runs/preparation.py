@@ -3,13 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from flap.checkpoint.save import check_room as check_disk
 from flap.checkpoint.save import check_target, followed, label_of
-from flap.config import FlapConfig, require
+from flap.config import FlapConfig, TargetConfig, require
 from flap.evaluation import Divergence, Suite, prepare_suite
 from flap.evaluation.result_files import RESULTS, Results
+from flap.method.allocation import Budget
 from flap.method.vocabulary import Tokens
-from flap.method.vocabulary.rows import named_ids
+from flap.method.vocabulary.rows import cut_rows_of, named_ids
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.results import described, device_name
 from flap.runs import keys
@@ -58,7 +61,7 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
         cache=Cache(root, config.use_cache, config.cache_wait_seconds),
         source=source,
         texts=read_texts(config, choices, source.tokenizer, source.max_length),
-        budget=check_budget(adapter, choices, config, source),
+        budget=_budget(config, choices, source, adapter),
         suite=suite,
         run_dir=run_dir,
         target=target,
@@ -176,6 +179,26 @@ def _check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapt
     compared = any(isinstance(one, Divergence) for one in choices.evaluators.values())
     allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"
     require(not compared, "eval", "divergence", allowed)
+
+
+def _budget(
+    config: FlapConfig, choices: Choices, source: ModelSource, adapter: ModelAdapter
+) -> Budget:
+    """Return the budget of the dense model, or of the fewest tokens that may stay with vocabulary=trim.
+
+    Raises:
+        ValueError: the ratio, a target or a choice does not fit this model.
+    """
+    if choices.vocabulary is None:
+        return check_budget(adapter, choices, config, source)
+    if source.loaded:  # its shapes are those of the weights, which are not trimmed yet
+        return check_budget(adapter, choices, replace(config, target=TargetConfig()), source)
+
+    tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
+    rows = choices.vocabulary.size or len(tokens.stay)
+    model = source.skeleton()
+    cut_rows_of(model, adapt(model), torch.arange(rows))
+    return check_budget(adapt(model, choices.experts), choices, config, source)
 
 
 def _alike(run: Run) -> Run:
