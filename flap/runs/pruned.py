@@ -94,11 +94,16 @@ class PrunedFiles(Store[Pruned]):
         return Artefact(pruned, label)
 
     def keep(self, key: Key, artefact: Artefact[Pruned]) -> bool:
-        """Write plan.json and then pruned.json, which says that the pruned model is whole."""
-        artefact.value.plan.save(self.folder / PLAN)
+        """Write plan.json and then pruned.json, which says that the pruned model is whole.
+
+        A file with the same plan is left as it is: an earlier start has written it.
+        """
+        plan_file = self.folder / PLAN
+        if read_json(plan_file) != artefact.value.plan.to_dict():
+            artefact.value.plan.save(plan_file)
         made = {
             "key": key["run"],
-            "plan_sha256": file_sha256(self.folder / PLAN),
+            "plan_sha256": file_sha256(plan_file),
             "label": artefact.label.to_dict(),
             "making": asdict(artefact.value.making),
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from flap.models import Pair
+from flap.storage import write_text
 
 # Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons.
 # Unit u of member m of a block has the number m · U + u, where U is the number of units of a member in the dense model.
@@ -23,8 +24,8 @@ class PruningPlan:
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
-        """Write the plan as JSON."""
-        path.write_text(json.dumps(self.to_dict()) + "\n")
+        """Write the plan as JSON, atomically."""
+        write_text(path, json.dumps(self.to_dict()) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as `save` writes it."""

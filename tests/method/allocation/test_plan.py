@@ -1,0 +1,18 @@
+"""A plan in a file: it can be read again, and is replaced as a whole."""
+
+import os
+from pathlib import Path
+
+from flap.method.allocation import LayerPlan, PruningPlan
+
+
+def test_a_plan_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """A process that is killed meanwhile leaves the old plan: the bytes of its file are not overwritten."""
+    old = PruningPlan((LayerPlan((0, 1), (0, 2, 5)),))
+    new = PruningPlan((LayerPlan((0,), (1, 2)),))
+    plan = tmp_path / "new" / "plan.json"
+    old.save(plan)
+    os.link(plan, tmp_path / "old.json")
+    new.save(plan)
+    assert PruningPlan.load(plan) == new
+    assert PruningPlan.load(tmp_path / "old.json") == old
