@@ -18,6 +18,7 @@ from flap.results import described, device_name
 from flap.runs import keys
 from flap.runs.choices import Choices, check_budget, choose
 from flap.runs.dry_run import DryRun
+from flap.runs.kept_inputs import check_inputs_stay
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root, digest, ranks
@@ -109,6 +110,7 @@ def _check_room(run: Run) -> None:
     if config.checkpoint.save:
         _check_reloads(source)
         remove_leftovers(run.target)
+        check_inputs_stay(config, run.target)
         model = Path(source.path) if source.path else None
         check_target(run.target, may_replace_checkpoint(run), model)
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
