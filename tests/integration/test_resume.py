@@ -256,6 +256,61 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     assert Report.load(run_dir / "report.json") == after
 
 
+def moved_aside(checkpoint: Path) -> None:
+    """A process was killed between the two renames that replace a checkpoint."""
+    name = f".{checkpoint.name}.1234abcd"
+    checkpoint.with_name(f"{name}.lock").touch()
+    checkpoint.with_name(f"{name}.new").mkdir()
+    checkpoint.rename(checkpoint.with_name(f"{name}.old"))
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, moved_aside], ids=["deleted", "moved aside"])
+def test_numbers_stay_if_the_checkpoint_is_lost(
+    lose: Callable[[Path], None], quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    before = Report.load(run_dir / "report.json")
+    weights = (run_dir / "checkpoint" / "model.safetensors").read_bytes()
+    lose(run_dir / "checkpoint")
+    done = quick_flap(*finished, "eval.perplexity.seq_len=8")
+    assert done.returncode == 0, done.stderr
+
+    after = Report.load(run_dir / "report.json")
+    for model in ("dense", "pruned"):
+        assert before.evaluation[model].items() < after.evaluation[model].items()
+        assert set(after.evaluation[model]) == NUMBERS
+    assert before.difference_stderr.items() < after.difference_stderr.items()
+    assert (run_dir / "checkpoint" / "model.safetensors").read_bytes() == weights
+    assert "perplexity@8" in (run_dir / "checkpoint" / "README.md").read_text()
+    assert not list(run_dir.glob(".checkpoint*"))
+    assert ("compress" in done.stderr) == (lose is shutil.rmtree)
+    assert "done already" in quick_flap(*finished, "eval.perplexity.seq_len=8").stderr
+
+
+def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
+    before = Report.load(tmp_path / "run" / "report.json")
+    more = ("eval.perplexity.seq_len=8", f"checkpoint.dir={tmp_path / 'elsewhere'}")
+    done = quick_flap(*finished, *more)
+    assert done.returncode == 0, done.stderr
+    after = Report.load(tmp_path / "run" / "report.json")
+    assert before.evaluation["pruned"].items() < after.evaluation["pruned"].items()
+    assert (tmp_path / "elsewhere" / "flap.json").is_file()
+    assert "done already" in quick_flap(*finished, *more).stderr
+
+
+def test_a_plan_is_written_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+    """Neither measuring more nor another checkpoint of the same plan writes it again."""
+    plan = tmp_path / "run" / "plan.json"
+    before = plan.stat()
+    assert quick_flap(*finished, "eval.perplexity.seq_len=8").returncode == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    assert quick_flap(*finished).returncode == 0
+    after = plan.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def killed_while_measuring(arguments: list[str]) -> None:
     pipeline.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = ["flap", *arguments]
@@ -312,6 +367,19 @@ def test_a_folder_of_another_version_is_named(
         in done.stderr
     )
     assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
+
+
+def test_more_is_measured_of_a_cell_under_its_old_number(
+    quick_flap: Cli, base: list[str], tmp_path: Path
+) -> None:
+    sweep = ("-m", *base, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert quick_flap(*sweep, "ratio=0.4").returncode == 0
+    done = quick_flap(*sweep, "ratio=0.2,0.4", "eval.perplexity.seq_len=8")
+    assert done.returncode == 0, done.stderr
+    [cell] = (tmp_path / "sweep").glob("0_*_r0.4_*")
+    assert set(Report.load(cell / "report.json").evaluation["pruned"]) == NUMBERS
+    assert "perplexity@8" in (cell / "checkpoint" / "README.md").read_text()
+    assert not list((tmp_path / "sweep").glob("1_*/checkpoint"))
 
 
 def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
