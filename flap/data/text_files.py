@@ -8,6 +8,7 @@ from flap.config import one_line
 from flap.data.named_prompts import PROMPTS
 from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
+from flap.storage import parse_json
 
 FILE_FORMATS = {
     ".txt": "text in UTF-8",
@@ -83,7 +84,7 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 json.dumps(
                     row, ensure_ascii=False
                 ).encode()  # fails at half of a character, which JSON can escape

@@ -5,7 +5,6 @@ task, and the label. documents.json.gz, beside it, has for each entry of a task 
 """
 
 import gzip
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from flap.evaluation.base import Documents, Measurement, Numbers
-from flap.storage import Artefact, Key, Kind, Label, Store, digest, read_json, to_json, write_text
+from flap.storage import (
+    Artefact,
+    Key,
+    Kind,
+    Label,
+    Store,
+    digest,
+    parse_json,
+    read_json,
+    to_json,
+    write_text,
+)
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
@@ -179,7 +189,7 @@ def _write_compressed(value: Any, path: Path) -> None:
 
 
 def _read_compressed(path: Path) -> Any:
-    return json.loads(gzip.decompress(path.read_bytes()))
+    return parse_json(gzip.decompress(path.read_bytes()))
 
 
 def _measurement(plain: Mapping[str, Any]) -> Measurement:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flap.config import gigabytes, one_line
+from flap.storage import load_json
 from flap.storage.atomic_files import sync, write_text
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class HiddenFiles:
         if not (self.folder / JOURNAL).is_file():
             return 0, {}
         try:
-            journal = json.loads((self.folder / JOURNAL).read_text())
+            journal = load_json(self.folder / JOURNAL)
             entries = dict(journal["files"])
             for entry in entries.values():
                 if self._contents(entry["file"]) != {

@@ -1,6 +1,5 @@
 """The report of a run: its file report.json, and how a notebook shows it."""
 
-import json
 import platform
 import resource
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,7 +11,7 @@ import torch
 from flap.results.record import SCHEMA, Record
 from flap.results.report_tables import tables
 from flap.storage.atomic_files import write_text
-from flap.storage.json_files import infinite, to_json
+from flap.storage.json_files import infinite, load_json, to_json
 
 NEEDED: dict[str, Any] = {  # parts of a report.json
     "config": dict, "device": str, "sources": dict, "warnings": list, "parameters.total_before": int,
@@ -64,7 +63,7 @@ def read_report(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or damaged, has another schema, or lacks a part: says which file, and why.
     """
     try:
-        plain = dict(json.loads(path.read_text()))
+        plain = dict(load_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from error
     if plain.get("schema") != SCHEMA:

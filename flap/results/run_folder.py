@@ -6,16 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from flap.config.schema import model_name
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, DocumentValues, Results
 from flap.results.configs import CHOICES, flat, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_report
+from flap.storage import read_yaml
 from flap.storage.status import STATUS, read_status
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
@@ -101,8 +98,7 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Return the run in a folder. If its status or report cannot be read it is "damaged", and `error` says why."""
     state, error, report = _read_result(folder)
-    hydra = read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
-    choices = (hydra.get("runtime") or {}).get("choices") or {}
+    choices = _read_choices(folder / ".hydra" / "hydra.yaml")
     config = (
         report["config"] if state == "finished" else read_yaml(folder / ".hydra" / "config.yaml")
     )
@@ -146,6 +142,14 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
+def _read_choices(path: Path) -> dict[str, Any]:
+    """Read the choice of each group of the config, {"metric": "WIFV"}, from Hydra's own config."""
+    section: Any = read_yaml(path)
+    for name in ("hydra", "runtime", "choices"):
+        section = section.get(name) if isinstance(section, dict) else None
+    return section if isinstance(section, dict) else {}
+
+
 def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     """Return the state of a run, why it has no result, and its report."""
     written = (folder / STATUS).exists()  # not by a run that was started from Python
@@ -160,15 +164,6 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     if status.get("state") == "running":
         return "unfinished", "no report: still running, or killed", {}
     return "damaged", f"{STATUS}: no state", {}
-
-
-def read_yaml(path: Path, kind: type = dict) -> Any:
-    """Return a YAML file with interpolations as they are written; if it is missing or damaged, an empty one."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return kind()
-    return content if isinstance(content, kind) else kind()
 
 
 def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:

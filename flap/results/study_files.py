@@ -10,8 +10,9 @@ from typing import Any
 
 from flap.results.pages import study_page
 from flap.results.plots import draw
-from flap.results.run_folder import RunRecord, read_run, read_yaml
+from flap.results.run_folder import RunRecord, read_run
 from flap.results.study import Study
+from flap.storage import read_yaml
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.status import STATUS
 

@@ -3,7 +3,7 @@
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest
 from flap.storage.atomic_files import cache_root, write_text
 from flap.storage.cache import Cache
-from flap.storage.json_files import read_json, to_json
+from flap.storage.json_files import load_json, parse_json, read_json, read_yaml, to_json
 from flap.storage.status import read_state, write_status
 from flap.storage.work_folder import NOT_KEPT, Notes, WorkFolder
 
@@ -21,8 +21,11 @@ __all__ = [
     "as_json",
     "cache_root",
     "digest",
+    "load_json",
+    "parse_json",
     "read_json",
     "read_state",
+    "read_yaml",
     "to_json",
     "write_status",
     "write_text",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from flap.storage.atomic_files import write_text
+from flap.storage.json_files import load_json
 
 T = TypeVar("T")
 Key = Mapping[str, Any]
@@ -94,10 +95,7 @@ def as_json(name: str) -> Kind[Any]:
     def write(value: Any, path: Path) -> None:
         write_text(path, json.dumps(value))
 
-    def read(path: Path) -> Any:
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    return Kind(name, write, read)
+    return Kind(name, write, load_json)
 
 
 def digest(key: Any) -> str:

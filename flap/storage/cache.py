@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, digest, file_sha256
 from flap.storage.atomic_files import atomic_directory
+from flap.storage.json_files import load_json
 from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Entries(Store[T]):
             return None
 
         try:
-            described = json.loads((entry / ENTRY).read_text(encoding="utf-8"))
+            described = load_json(entry / ENTRY)
             if described["version"] != VERSION or described["key"] != json.loads(json.dumps(key)):
                 raise ValueError("it was written for another key or by another version")
             if described["sha256"] != file_sha256(entry / DATA):

@@ -1,10 +1,22 @@
-"""JSON for any reader: JSON has no infinity and no NaN, so that a number that is not finite becomes null."""
+"""Read and write JSON, and read YAML: the one place where this package parses such files.
+
+JSON has no infinity and no NaN, so a number that is not finite is written as null.
+"""
 
 import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+# Lists and objects that may be inside one another. No file of this package has more than ten
+# levels; functions that walk through thousands of levels would exceed Python's recursion limit.
+DEEPEST = 100
+TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -20,12 +32,63 @@ def infinite(value: Any) -> Any:
     return _each(value, lambda one: math.inf if one is None else one)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if the file is missing or holds none."""
+def parse_json(text: str | bytes) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: The text is not valid JSON, or is nested deeper than `DEEPEST` levels.
+    """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    _check_depth(value)
+    return value
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: As for `parse_json`.
+    """
+    return parse_json(path.read_bytes())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file. Returns {} if the file is missing or damaged."""
+    try:
+        return dict(load_json(path))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def read_yaml(path: Path, kind: type = dict) -> Any:
+    """Read a YAML file that holds a `kind`, dict or list, and keep interpolations as written.
+
+    Returns an empty `kind` if the file is missing or damaged.
+    """
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        _check_depth(content)
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException):
+        return kind()
+    return content if isinstance(content, kind) else kind()
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse nested lists and dicts that are deeper than `DEEPEST` levels."""
+    level = [[value]]
+    for _ in range(DEEPEST + 1):
+        inner: list[Any] = []
+        for container in level:
+            values = container.values() if isinstance(container, dict) else container
+            inner += [one for one in values if isinstance(one, dict | list)]
+        if not inner:
+            return
+        level = inner
+    raise ValueError(TOO_DEEP)
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:

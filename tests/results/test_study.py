@@ -1,6 +1,7 @@
 """What is read from a sweep's folder, and what study.csv and the page say of it."""
 
 import csv
+import gzip
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ from tests.helpers.study_grid import (
     keep_documents,
 )
 from tests.helpers.study_grid import Report as Plain
+
+DEEP = "[" * 5000 + "]" * 5000
 
 
 @pytest.fixture
@@ -326,7 +329,9 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
             "git.dirty",
         ),
         ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
+        pytest.param("report.json", DEEP, "report.json: cannot be read (ValueError)", id="deep"),
         ("status.json", "{torn", "status.json: no state"),
+        pytest.param("status.json", DEEP, "status.json: no state", id="deep status"),
     ],
 )
 def test_one_damaged_file_costs_its_cell_alone(
@@ -342,8 +347,24 @@ def test_one_damaged_file_costs_its_cell_alone(
     assert "1 damaged" in write_study(sweep).read_text()
 
 
+@pytest.mark.parametrize("name", ["evaluation.json", "documents.json.gz"])
+def test_results_that_are_nested_too_deeply_leave_the_numbers_of_the_report(
+    sweep: Path, name: str
+) -> None:
+    before = len(read_study(sweep).finished)
+    for folder in {path.parent for path in sweep.glob("*/report.json")}:
+        content = DEEP.encode()
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert len(read_study(sweep).finished) == before
+    assert write_study(sweep).is_file()
+
+
 @pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
-@pytest.mark.parametrize("content", ["{torn: [", "7", "hydra:\n  overrides:"])
+@pytest.mark.parametrize(
+    "content",
+    ["{torn: [", "7", "hydra:\n  overrides:", "hydra: 7", DEEP],
+    ids=["torn", "a number", "an empty section", "no section", "too deep"],
+)
 def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content: str) -> None:
     for number in (0, 2):
         next(sweep.glob(f"{number}_*/.hydra/{name}.yaml")).write_text(content)

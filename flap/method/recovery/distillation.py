@@ -3,7 +3,6 @@
 Legend: N windows · T tokens a window.
 """
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -23,6 +22,7 @@ from flap.method.recovery.student import Student, mean_divergence
 from flap.method.recovery.trainable import trainable
 from flap.method.recovery.training import BEST, HISTORY, train
 from flap.models import PlacedModel
+from flap.storage import load_json
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def recover(
     if not better:
         for name, parameter in model.model.named_parameters():
             parameter.data = start[name].to(parameter.device)
-    summary = _summary(recovery, json.loads((folder / HISTORY).read_text()), better)
+    summary = _summary(recovery, load_json(folder / HISTORY), better)
     return {"nats_before": before, "nats_after": min(before, after), **summary}
 
 
