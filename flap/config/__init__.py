@@ -12,6 +12,7 @@ from flap.config.messages import (
     how_to_install,
     one_line,
     require,
+    shown,
     without_credentials,
 )
 from flap.config.methods import composing, name_method
@@ -25,7 +26,8 @@ from flap.config.schema import (
 )
 
 __all__ = [
-    "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",
-    "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line", "refuse", "require", "settled_by",
-    "targets", "typed", "without_credentials",
+    "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing",
+    "config_dir", "explain", "gigabytes", "help_text", "how_to_install", "literal", "name_method",
+    "one_line", "refuse", "require", "settled_by", "shown", "targets", "typed",
+    "without_credentials",
 ]  # fmt: skip

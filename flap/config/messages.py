@@ -12,6 +12,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from flap.config.schema import config_dir
 
+LONGEST_SHOWN = 200  # characters of a value that a message prints
+CUT = " … "  # stands for the middle of a longer value
+
 TEXT = """flap: a smaller language model without training, by removing attention heads and MLP neurons.
 
 python -m flap [group=choice …] [key=value …]
@@ -45,12 +48,25 @@ def help_text() -> str:
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise a ValueError that names the field, its value and what is allowed, unless `condition` is true."""
     if not condition:
-        raise ValueError(f"{name}={value}: expected {allowed}")
+        raise ValueError(f"{name}={shown(value)}: expected {allowed}")
 
 
-def one_line(error: Exception, max_length: int | None = None) -> str:
-    """Return an error's text on one line, cut to at most `max_length` characters; None: not cut."""
-    return " ".join(str(error).split())[:max_length]
+def shown(value: Any) -> str:
+    """Return a value as a message prints it. A long value is cut in the middle."""
+    text = str(value)
+    if len(text) <= LONGEST_SHOWN:
+        return text
+    half = (LONGEST_SHOWN - len(CUT)) // 2
+    return text[:half] + CUT + text[-half:]
+
+
+def one_line(error: Exception | str, max_length: int | None = None) -> str:
+    """Return the text of an error on one line, with its long words cut in the middle.
+
+    max_length: The most characters that the line may have. None means any number.
+    """
+    words = map(shown, str(error).split())
+    return " ".join(words)[:max_length]
 
 
 def how_to_install(extra: str) -> str:
@@ -74,6 +90,10 @@ def without_credentials(value: Any) -> Any:
 
 def explain(error: Exception) -> str:
     """Return one line that says why a command line does not compose: key, value and what is allowed."""
+    return one_line(_explanation(error))
+
+
+def _explanation(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(
             error.missing_cfg_file,

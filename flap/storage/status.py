@@ -61,7 +61,7 @@ def _remove(folder: Path) -> None:
 def reason(error: Exception) -> str:
     """Return why a run failed: the error's text, and its type where it is no bad input; what to do without memory."""
     if isinstance(error, ValueError):
-        return str(error)
+        return one_line(error)
     line = f"{type(error).__name__}: {one_line(error)}"
     no_memory = isinstance(error, MemoryError) or any(
         text in line for text in ("OutOfMemory", "can't allocate memory")

@@ -1,0 +1,27 @@
+"""Errors stay short, however long the values are that they show."""
+
+import pytest
+
+from flap.config import one_line, require, shown
+
+LONG = "x" * 5_000
+
+
+def test_a_long_value_is_cut_in_the_middle() -> None:
+    value = f"/data/{LONG}/text.jsonl"
+    assert len(shown(value)) <= 200
+    assert shown(value).startswith("/data/xxx") and shown(value).endswith("xxx/text.jsonl")
+    assert shown("x" * 200) == "x" * 200
+    assert len(shown([0.5] * 1_000)) <= 200
+
+
+def test_no_error_shows_more_of_it() -> None:
+    with pytest.raises(ValueError, match=r"^model\.dtype=x") as refused:
+        require(False, "model.dtype", LONG, "float32")
+    assert len(str(refused.value)) <= 240
+
+
+def test_long_words_of_any_error_are_cut() -> None:
+    line = one_line(OSError(36, "File name too long", LONG))
+    assert line.startswith("[Errno 36] File name too long: 'xxx") and len(line) < 250
+    assert one_line(ValueError("two\n lines"), 5) == "two l"
