@@ -42,9 +42,11 @@ plan={bad}/beyond.json -> plan={bad}/beyond.json: …: layer 0 cannot keep these
 plan={bad}/uneven.json -> plan={bad}/uneven.json: expected the folder of a finished run, or its plan.json (ValueError
 plan={bad}/unordered.json -> plan={bad}/unordered.json: …: layer 0 cannot keep these 2 of its 56 neurons
 plan={bad}/experts.json -> structure.experts=true, or a plan of experts: expected neither for llama; or one of mixtral,
-plan={bad}/texts.json -> plan={bad}/texts.json: expected the folder of a finished run, or its plan.json (ValueError
-plan={bad}/other.json -> plan={bad}/other.json: expected the folder of a finished run, or its plan.json (KeyError
-plan={bad}/no-weights -> plan={bad}/no-weights: expected the folder of a finished run, … (FileNotFoundError
+plan={bad}/texts.json -> plan={bad}/texts.json: … (in {bad}/texts.json: 'layers', entry 0: 'kv_heads' must be a list of
+plan={bad}/other.json -> plan={bad}/other.json: … (in {bad}/other.json: 'layers' must be a list with an object
+plan={bad}/dense.json -> plan={bad}/dense.json: … (in {bad}/dense.json: 'dense' has 3 layers, but 'layers' has 4)
+plan={bad}/deep.json -> plan={bad}/deep.json: … (in {bad}/deep.json: nested deeper than 100 levels)
+plan={bad}/no-weights -> plan={bad}/no-weights: … (in {bad}/no-weights/plan.json: No such file or directory)
 plan={bad}/layers.json ratio=0.3 -> ratio=0.3: expected null with plan={bad}/layers.json, which says
 plan={bad}/layers.json target.bytes=1e5 -> target.bytes=100000: expected no target here, because plan=
 plan={bad}/layers.json calibration.propagate=pruned -> calibration.propagate=pruned: expected dense with plan
@@ -128,6 +130,7 @@ calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the 
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
+calibration.dataset={bad}/deep.jsonl -> calibration.dataset={bad}/deep.jsonl: cannot be read; …nested deeper than 100
 calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; calibration.answers=self writes
 calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
 calibration.dataset=[] -> calibration.dataset=[]: expected at least one text

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 TENSOR = "model.layers.2.mlp.up_proj.weight"
+DEEP = "[" * 5000 + "]" * 5000
 TEXTS = {
     "empty.txt": "",
     "blank.txt": " \n\n",
@@ -19,6 +20,8 @@ TEXTS = {
     "talk.jsonl": '{"messages": []}\n',
     "asked.jsonl": '{"prompt": "the cat"}\n',
     "broken.parquet": "no",
+    "deep.jsonl": f'{{"text": {DEEP}}}\n',
+    "deep.json": DEEP,
 }
 HEADS = [0, 1, 2, 3]
 NEURONS = list(range(50))
@@ -28,6 +31,10 @@ PLANS = {  # of four layers with four KV heads and 56 neurons
     "wider.json": {
         "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
         "dense": [DENSE | {"neurons": 64}] * 4,
+    },
+    "dense.json": {
+        "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
+        "dense": [DENSE] * 3,
     },
     "beyond.json": {"layers": [{"kv_heads": [0, 4], "neurons": NEURONS}] * 4},
     "uneven.json": {

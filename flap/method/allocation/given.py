@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flap.config import one_line, shown
 from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Pair
@@ -21,22 +22,21 @@ class GivenPlan:
 
     @classmethod
     def read(cls, origin: str) -> "GivenPlan":
-        """Read the plan of a finished run, or of a file.
+        """Read the plan of a finished run, from its folder or from a file.
 
         Raises:
-            ValueError: there is no such file, or it is no plan.
+            ValueError: There is no plan, or the file is not a plan.
         """
         file = Path(origin)
         if file.is_dir():
             file = file / FILE
         try:
             plan = PruningPlan.load(file)
-            if not _is_complete(plan):
-                raise ValueError("no numbers of units")
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            reason = f"{type(error).__name__} at {file}"
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else one_line(error, 200)
             raise ValueError(
-                f"plan={origin}: expected the folder of a finished run, or its {FILE} ({reason})"
+                f"plan={shown(origin)}: expected the folder of a finished run, or its {FILE}"
+                f" (in {shown(file)}: {reason})"
             ) from error
         return cls(origin, plan)
 
@@ -79,13 +79,6 @@ class GivenPlan:
                 if units.members > 1:
                     members = f" ({units.members} experts of as many each)"
                 yield f"layer {i} cannot keep these {len(kept)} of its {total} {name}s{members}"
-
-
-def _is_complete(plan: PruningPlan) -> bool:
-    """Return whether there are layers, all of which say in whole numbers which units stay."""
-    kept = [unit for layer in plan.layers for units in layer for unit in units]
-    whole_numbers = all(type(unit) is int for unit in kept)
-    return bool(plan.layers) and whole_numbers and len(plan.dense) in (0, len(plan.layers))
 
 
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
