@@ -33,6 +33,7 @@ from flap.results import Report
 
 log = logging.getLogger(__name__)
 _pruned: WeakSet[PreTrainedModel] = WeakSet()  # the models that this process has pruned
+BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
 FIXED = (
     "eval=none",
     "checkpoint.save=false",
@@ -110,7 +111,7 @@ def prune(
     }
     names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
     objects = {
-        group: build(group, choice)
+        group: build(group, choice, BASES.get(group, str))
         for group, choice in groups.items()
         if not isinstance(choice, str | None)
     }

@@ -39,12 +39,11 @@ target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_by
 plan={bad}/layers.json -> plan={bad}/layers.json: it does not fit this model: 3 layers there and 4 here
 plan={bad}/wider.json -> plan={bad}/wider.json: it does not fit this model: layer 0 has 64 neurons there and 56 here
 plan={bad}/beyond.json -> plan={bad}/beyond.json: …: layer 0 cannot keep these 2 of its 4 KV heads
-plan={bad}/uneven.json -> plan={bad}/uneven.json: expected the folder of a finished run, or its plan.json (ValueError
+plan={bad}/uneven.json -> plan={bad}/uneven.json: … (in {bad}/uneven.json: 'dense' has 3 layers, but 'layers' has
 plan={bad}/unordered.json -> plan={bad}/unordered.json: …: layer 0 cannot keep these 2 of its 56 neurons
 plan={bad}/experts.json -> structure.experts=true, or a plan of experts: expected neither for llama; or one of mixtral,
 plan={bad}/texts.json -> plan={bad}/texts.json: … (in {bad}/texts.json: 'layers', entry 0: 'kv_heads' must be a list of
 plan={bad}/other.json -> plan={bad}/other.json: … (in {bad}/other.json: 'layers' must be a list with an object
-plan={bad}/dense.json -> plan={bad}/dense.json: … (in {bad}/dense.json: 'dense' has 3 layers, but 'layers' has 4)
 plan={bad}/deep.json -> plan={bad}/deep.json: … (in {bad}/deep.json: nested deeper than 100 levels)
 plan={bad}/no-weights -> plan={bad}/no-weights: … (in {bad}/no-weights/plan.json: No such file or directory)
 plan={bad}/layers.json ratio=0.3 -> ratio=0.3: expected null with plan={bad}/layers.json, which says
@@ -104,6 +103,13 @@ structure=UL-MM structure.remove_heads=14 -> structure.remove_heads=14: … 0 to
 structure=UL-MM structure.remove_heads=10 structure.min_heads=3 -> structure.remove_heads=10: … 0 to 8
 structure=AL-MM structure.remove_heads=4 target.bytes=1e5 ratio=null -> structure.remove_heads=4: expected null with ta
 structure=UL-MM structure.remove_heads=4 target.bytes=1e5 ratio=null -> structure.remove_heads=4: expected null with ta
+structure._target_=os.system -> structure._target_=os.system: expected the name of a dataclass that derives from flap
+metric._target_=os.system -> metric._target_=os.system: expected the name of a dataclass that derives from flap.method.
+metric._target_=flap.method.importance.Metric -> metric._target_=…Metric: expected the name of …; this one lacks score
+metric._target_=absent.Metric -> metric._target_=absent.Metric: … it cannot be imported (No module named 'absent')
+compensation._target_=flap.method.importance.WIFV -> compensation._target_=…: expected the name of a dataclass that deri
+eval.perplexity._target_=subprocess.Popen -> eval.perplexity._target_=subprocess.Popen: expected the name of a datacl
+recover=full recover._target_=os.system -> recover._target_=os.system: expected the name of a dataclass that derives
 structure=search structure.tokens=0 -> structure.tokens=0: expected a whole number >= 1
 structure=search structure.levels=[] -> structure.levels=[]: expected shares of a block's units between 0
 structure=search structure.levels=[0.0] -> structure.levels=[0.0]: expected shares

@@ -285,6 +285,7 @@ def test_any_value_is_passed_on_as_it_is(
         ({"target": {"weight": 3}}, "target.weight: unknown key; "),
         ({"target": "bytes=1e5"}, "target=bytes=1e5: expected a mapping, as "),
         ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
+        ({"compensation": WIFV()}, r"compensation=WIFV\(.*\): expected one of the names"),
         (
             {"structure": ALAM(), "overrides": ("round_to=8",)},
             "round_to=8: expected None, the value of the structure",

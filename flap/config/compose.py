@@ -6,55 +6,77 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
+from inspect import isabstract
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import as_share, require
+from flap.config.messages import as_share, one_line, require, shown
 from flap.config.methods import name_method
 from flap.config.schema import CHOICES, FlapConfig, TargetConfig, model_name, targets
 
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")  # what a plan has decided
 
 
-def build(group: str, node: Any) -> Any:
-    """Return the object of a group's choice: the dataclass that `_target_` names, with type-checked options.
+def build(group: str, node: Any, *bases: type) -> Any:
+    """Return the object of a group's choice: the dataclass that `_target_` names, with its options.
 
-    Of an object a copy is made: a run begins with one that has drawn no random numbers yet.
+    An object that was made in Python is copied, so that each run begins with one that has drawn
+    no random numbers yet.
+
+    bases: The classes that a choice of this group may derive from. Nothing else is instantiated.
 
     Raises:
-        ValueError: no choice was made, or an option is unknown, of the wrong type, or out of range.
+        ValueError: No choice was made, its class is of another kind, or an option is unknown, of the wrong
+            type, or out of range.
     """
-    if is_dataclass(node) and not isinstance(node, type):
+    if is_dataclass(node) and isinstance(node, bases):
         return replace(node)
     if not isinstance(node, dict) or "_target_" not in node:
         raise ValueError(
-            f"{group}={node}: expected one of the names that --help lists for this group"
+            f"{group}={shown(node)}: expected one of the names that --help lists for this group"
         )
+    schema = OmegaConf.structured(_choice_class(f"{group}._target_", node["_target_"], bases))
     options = {key: value for key, value in node.items() if key != "_target_"}
     try:
-        schema = OmegaConf.structured(get_class(node["_target_"]))
-    except (ImportError, AttributeError, ValueError, OmegaConfBaseException) as error:
-        raise ValueError(
-            f"{group}._target_={node['_target_']}: expected a dataclass that can be imported"
-        ) from error
-    try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(schema, literal(options))
-        )  # they are resolved already
+        # the interpolations in the options are resolved already
+        return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
         expected = str(error.msg).splitlines()[0]
-        if "ListConfig" in expected:
-            expected = (
-                "expected one value" if isinstance(value, list) else "expected a list, as [a,b]"
-            )
-        raise ValueError(f"{group}.{error.full_key}={value}: {expected}") from error
+        if "ListConfig" in expected and isinstance(value, list):
+            expected = "expected one value"
+        elif "ListConfig" in expected:
+            expected = "expected a list, as [a,b]"
+        raise ValueError(f"{group}.{error.full_key}={shown(value)}: {expected}") from error
+
+
+def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
+    """Import the class that a choice names, and check that it is a complete dataclass of its group.
+
+    name: Module and class, as "flap.method.importance.WIFV".
+    """
+    parents = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+    expected = (
+        f"{field}={shown(name)}: expected the name of a dataclass that derives from {parents}"
+    )
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        chosen = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{expected}; it cannot be imported ({one_line(error, 200)})") from error
+    if not isinstance(chosen, type) or not issubclass(chosen, bases) or not is_dataclass(chosen):
+        raise ValueError(expected)
+    if isabstract(chosen):
+        raise ValueError(
+            f"{expected}; this one lacks {', '.join(sorted(chosen.__abstractmethods__))}"
+        )
+    return chosen
 
 
 def typed(config: DictConfig) -> FlapConfig:
@@ -136,7 +158,7 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
     for override, (name, reason) in product(overrides, settled.items()):
         key = override.lstrip("+~").partition("=")[0]
         if f"{key}.".startswith(f"{name}."):
-            raise ValueError(f"{override}: expected no {name} here, because {reason}")
+            raise ValueError(f"{shown(override)}: expected no {name} here, because {reason}")
 
 
 def settled_by(plan: Any) -> dict[str, str]:

@@ -115,24 +115,31 @@ def choose(config: FlapConfig) -> Choices:
     Raises:
         ValueError: an option of a choice is out of range, or two choices cannot be combined.
     """
-    recovery = build("recover", config.recover) if config.recover else None
+    recovery = None
+    if config.recover:
+        recovery = build("recover", config.recover, Recovery, Reconstruction)
     if isinstance(recovery, Reconstruction):
         recovery = recovery.on(config.calibration.num_samples, config.calibration.seq_len)
+    vocabulary = None
+    if config.vocabulary:
+        vocabulary = build("vocabulary", config.vocabulary, Trim)
     selection = given = None
     if config.plan is None:
-        selection = Selection(build("metric", config.metric), build("structure", config.structure))
+        metric = build("metric", config.metric, Metric)
+        selection = Selection(metric, build("structure", config.structure, Structure))
     else:
         given = GivenPlan.read(config.plan)
     choices = Choices(
         selection=selection,
         given=given,
-        compensation=build("compensation", config.compensation),
+        compensation=build("compensation", config.compensation, Compensation),
         evaluators={
-            name: build(f"eval.{name}", node) for name, node in (config.eval or {}).items()
+            name: build(f"eval.{name}", node, Evaluator)
+            for name, node in (config.eval or {}).items()
         },
         propagate=config.calibration.propagate,
         recovery=recovery,
-        vocabulary=build("vocabulary", config.vocabulary) if config.vocabulary else None,
+        vocabulary=vocabulary,
     )
     for valid, field, value, allowed in _rules(choices, config):
         require(valid, field, value, allowed)

@@ -61,7 +61,9 @@ class Owner:
         shares_gpus = "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu"
         if shares_gpus and (gpu := claim_gpu(Path(self.hydra.sweep.dir))):
             log.info("GPU %s", gpu)
-        build("tracking", config.tracking).check()
+        from flap.results.tracking import Tracking
+
+        build("tracking", config.tracking, Tracking).check()
         return self.run_dir
 
     def at_home(self, run: "Run") -> "Run":
@@ -110,7 +112,10 @@ class Owner:
         plain = asdict(config) | {
             "choices": dict(self.hydra.runtime.choices)
         }  # {"metric": "WIFV"}, beside its class
-        started = build("tracking", config.tracking).start(plain, self.place, self._job_info())
+        from flap.results.tracking import Tracking
+
+        tracking = build("tracking", config.tracking, Tracking)
+        started = tracking.start(plain, self.place, self._job_info())
         self.tracked = self.held.enter_context(started)
 
     def finish(self, report: "Report", config: FlapConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line
 from flap.data import SELF
-from flap.evaluation import Measurement
+from flap.evaluation import Evaluator, Measurement
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
 from flap.evaluation.result_files import Entry
@@ -122,7 +122,7 @@ def _collect(entries: Iterable[Entry], measured: Measured) -> Measurement:
 
     total = Measurement()
     for name, part in by_evaluator.items():
-        evaluator = build(f"eval.{name}", options[name])
+        evaluator = build(f"eval.{name}", options[name], Evaluator)
         total |= part | evaluator.summary(part)
         measured.averages |= evaluator.averages(part.numbers)
     return total

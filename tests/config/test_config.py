@@ -53,7 +53,7 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         written["size"] = 4096
     assert OmegaConf.merge(chosen, written) == chosen
     if "_target_" in node:
-        assert type(build(group, chosen)) is get_class(node["_target_"])
+        assert type(build(group, chosen, object)) is get_class(node["_target_"])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)

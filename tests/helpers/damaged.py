@@ -32,10 +32,6 @@ PLANS = {  # of four layers with four KV heads and 56 neurons
         "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
         "dense": [DENSE | {"neurons": 64}] * 4,
     },
-    "dense.json": {
-        "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
-        "dense": [DENSE] * 3,
-    },
     "beyond.json": {"layers": [{"kv_heads": [0, 4], "neurons": NEURONS}] * 4},
     "uneven.json": {
         "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,

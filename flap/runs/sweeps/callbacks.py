@@ -10,11 +10,10 @@ from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import explain
+from flap.config import build, explain
 from flap.runs.sweeps.launching import unfit
 from flap.storage.status import STATUS, read_status
 
@@ -67,11 +66,13 @@ def _write(config: DictConfig, ended: bool) -> None:
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
         from flap.results.study_files import read_study, write_study
+        from flap.results.tracking import Tracking
 
         page = write_study(folder)
         if ended:
             log.info("study: %s", page)
-            tracking = instantiate(config.tracking, _convert_="all")
+            chosen = OmegaConf.to_container(config.tracking, resolve=True)
+            tracking = build("tracking", chosen, Tracking)
             table = read_study(folder).records
             tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
     except Exception as error:

@@ -10,7 +10,7 @@ import pytest
 
 from flap.config import build, how_to_install
 from flap.results import Report
-from flap.results.tracking import JobInfo, MLflow
+from flap.results.tracking import JobInfo, MLflow, Tracking
 from flap.results.tracking.base import summary
 from flap.results.tracking.in_mlflow import legal_name
 from flap.storage.progress import progress
@@ -113,7 +113,7 @@ def test_a_job_started_again_is_one_run(
 
 
 def test_a_missing_server_or_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build("tracking", composed("tracking=mlflow").tracking) == MLflow()
+    assert build("tracking", composed("tracking=mlflow").tracking, Tracking) == MLflow()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(
         ValueError, match=r"^tracking\.uri=None: expected a server, as http://127\.0\.0\.1:5000, or"
