@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import time
-from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -54,7 +53,7 @@ def _attempt(config: DictConfig) -> str | None:
     owner = Owner(config, HydraConfig.get())
     run_dir = None
     try:
-        ranks.join(timedelta(minutes=config.timeout_minutes))
+        ranks.join(owner.timeout())
         follow()
         with owner.held:
             if (run_dir := owner.open()) is None:

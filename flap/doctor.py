@@ -87,7 +87,8 @@ def cache() -> str:
         root = cache_root(None).absolute()
     except ValueError as error:
         return f"problem: {error}"
-    place = next(place for place in (root, *root.parents) if place.exists())
+    # unlike Path.exists, this is False for a folder that may not be looked into
+    place = next(place for place in (root, *root.parents) if os.access(place, os.F_OK))
     if place.is_dir() and os.access(place, os.W_OK):
         return f"{root}, {decimal(psutil.disk_usage(str(place)).free)} free"
     return f"problem: {root} cannot be written; set FLAP_CACHE_DIR to a folder that can"

@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     # here: --help should not wait seconds for them
     from flap.results.comparison import show
     from flap.results.study_files import write_study
+    from flap.storage.status import reason
 
     try:
         if len(given.folders) > 1 and all(
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             print(write_study(*given.folders, into=given.into))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {reason(error)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -2,8 +2,8 @@
 
 The message is the beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
 {bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file, {prompts} the same with
-prompts, {long} a name that is too long. What Hydra does not compose is in tests/config/test_bad_command_line.py, what
-is said of an object alone in the tests of its folder.
+prompts, {long} a name that is too long, {huge} one of 5,000 characters. What Hydra does not compose is in
+tests/config/test_bad_command_line.py, what is said of an object alone in the tests of its folder.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
@@ -20,6 +20,10 @@ ratio=0.99 -> ratio=0.99: 1 KV head and 1 neuron stay …, so this model allows 
 seed=-1 -> seed=-1: expected a whole number from 0 to 2**32 - 1
 seed=4294967296 -> seed=4294967296: expected a whole number from 0 to 2**32 - 1
 cache_wait_seconds=-1.0 -> cache_wait_seconds=-1.0: expected a number >= 0
+timeout_minutes=0 -> timeout_minutes=0.0: expected a number of minutes above 0 and at most 525600, which is a year
+timeout_minutes=nan -> timeout_minutes=nan: expected a number of minutes above 0 and at most 525600, which is a year
+timeout_minutes=1e300 -> timeout_minutes=1e+300: expected a number of minutes above 0 and at most 525600, which is a y
+cache_dir={huge} -> cache_dir=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 cache_dir={bad}/short.txt model.placement=stream -> cache_dir={bad}/short.txt: expected a folder that can be
 dry_run=true -> dry_run=True: expected false; only the command line prints what a run will take
 
@@ -39,17 +43,21 @@ target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_by
 plan={bad}/layers.json -> plan={bad}/layers.json: it does not fit this model: 3 layers there and 4 here
 plan={bad}/wider.json -> plan={bad}/wider.json: it does not fit this model: layer 0 has 64 neurons there and 56 here
 plan={bad}/beyond.json -> plan={bad}/beyond.json: …: layer 0 cannot keep these 2 of its 4 KV heads
-plan={bad}/uneven.json -> plan={bad}/uneven.json: … (in {bad}/uneven.json: 'dense' has 3 layers, but 'layers' has
+plan={bad}/uneven.json -> plan={bad}/uneven.json: … (in {bad}/uneven.json: 'dense' has 1 layers, but 'layers' has 4
 plan={bad}/unordered.json -> plan={bad}/unordered.json: …: layer 0 cannot keep these 2 of its 56 neurons
 plan={bad}/experts.json -> structure.experts=true, or a plan of experts: expected neither for llama; or one of mixtral,
 plan={bad}/texts.json -> plan={bad}/texts.json: … (in {bad}/texts.json: 'layers', entry 0: 'kv_heads' must be a list of
 plan={bad}/other.json -> plan={bad}/other.json: … (in {bad}/other.json: 'layers' must be a list with an object
 plan={bad}/deep.json -> plan={bad}/deep.json: … (in {bad}/deep.json: nested deeper than 100 levels)
 plan={bad}/no-weights -> plan={bad}/no-weights: … (in {bad}/no-weights/plan.json: No such file or directory)
+plan={huge} -> plan=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 plan={bad}/layers.json ratio=0.3 -> ratio=0.3: expected null with plan={bad}/layers.json, which says
 plan={bad}/layers.json target.bytes=1e5 -> target.bytes=100000: expected no target here, because plan=
 plan={bad}/layers.json calibration.propagate=pruned -> calibration.propagate=pruned: expected dense with plan
 
+checkpoint.dir={huge} -> checkpoint.dir=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
+checkpoint.dir='~absent/x' -> checkpoint.dir=~absent/x: the folder of this user is unknown
+model.path={huge} -> model.path=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 checkpoint.dir={bad}/{long} -> checkpoint.dir=…: expected a name of at most 240 bytes
 model.dtype=int8 -> model.dtype=int8: expected one of auto, float32, bfloat16, float16
 model.device=tpu -> model.device=tpu: expected one of auto, cpu, cuda, mps
@@ -139,6 +147,11 @@ calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: 
 calibration.dataset={bad}/deep.jsonl -> calibration.dataset={bad}/deep.jsonl: cannot be read; …nested deeper than 100
 calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; calibration.answers=self writes
 calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
+calibration.dataset={huge} -> calibration.dataset=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
+calibration.dataset=[c4,{huge}.txt] -> calibration.dataset=yyy….txt: must be at most 3,000 bytes long, but has 5,004 b
+calibration.dataset={{huge}:1} -> calibration.dataset=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
+calibration.dataset=/{long}{long}.txt -> calibration.dataset=…: each name in it must be at most 255 bytes long, but one
+calibration.bos={huge} -> calibration.bos=yyy…: expected one of auto, true, false
 calibration.dataset=[] -> calibration.dataset=[]: expected at least one text
 calibration.dataset={} -> calibration.dataset={}: expected at least one text
 calibration.dataset=5 -> calibration.dataset=5: expected a text, [text, text] or {text: weight
@@ -191,6 +204,10 @@ eval.perplexity.datasets={bad}/short.txt -> eval.perplexity.datasets…short.txt
 eval.perplexity.datasets=[{bad}/short.txt] -> eval.perplexity.datasets=…short.txt: its 3 tokens … 16
 eval.perplexity.datasets=[{bad}/talk.jsonl] -> …no column 'text', only messages; … asked by eval.generation.tasks
 eval.perplexity.datasets=[wikitext3] -> eval.perplexity.datasets=wikitext3: unknown dataset; expected {texts}
+eval.perplexity.datasets=[{huge}] -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 b
+eval.perplexity.datasets={huge} -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 byt
+eval=zero_shot eval.zero_shot.tasks=[{huge}] -> eval.zero_shot.tasks=yyy…: must be at most 3,000 bytes long, but has
+eval=generation eval.generation.tasks=[{huge}.jsonl] -> eval.generation.tasks=yyy…: must be at most 3,000 bytes long,
 eval=divergence eval.divergence.seq_len=1 -> eval.divergence.seq_len=1: expected a whole number >= 2
 eval=divergence eval.divergence.max_tokens=15 eval.divergence.seq_len=16 -> eval.divergence.max_tokens=15: … >= 16
 eval=divergence eval.divergence.batch_size=0 -> eval.divergence.batch_size=0: expected a whole number >= 1
@@ -226,6 +243,7 @@ recover.learning_rate=0 -> recover.learning_rate=0.0: expected a number > 0
 recover.learning_rate=inf -> recover.learning_rate=inf: expected a number > 0
 recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; expected
 recover.dataset=[absent] -> recover.dataset=absent: unknown dataset
+recover.dataset={huge} -> recover.dataset=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 recover.dataset=3 -> recover.dataset=3: expected a text
 mask_only=true -> mask_only=True: expected false with recover=full, which would train the masked units, too
 model.placement=stream -> model.placement=stream: expected device with recover=full, which trains the whol
@@ -247,6 +265,7 @@ vocabulary.size=null -> vocabulary=trim: expected one of …=0.9999
 vocabulary.coverage=0.5 -> vocabulary=size and coverage: expected one of
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; what the model writes is counted where
+vocabulary.dataset={huge}.txt -> vocabulary.dataset=yyy…: must be at most 3,000 bytes long, but has 5,004 bytes
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed
 ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay in every layer, so this model allows

@@ -37,6 +37,13 @@ def test_a_cache_that_cannot_be_written_is_a_problem(
     )
 
 
+def test_a_cache_that_cannot_be_a_path_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAP_CACHE_DIR", "y" * 5000)
+    line = cache()
+    assert line.startswith("problem: FLAP_CACHE_DIR=yyy") and "y" * 200 not in line
+    assert line.endswith(": must be at most 3,000 bytes long, but has 5,000 bytes")
+
+
 def homeless() -> None:
     os.environ.pop("HOME")
     pwd.getpwuid = lambda number: {}[number]  # type: ignore[assignment] - as where no entry is

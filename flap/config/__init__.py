@@ -4,7 +4,7 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.compose import build, literal, refuse, settled_by, typed
+from flap.config.compose import build, literal, refuse, settled_by, timeout, typed
 from flap.config.messages import (
     explain,
     gigabytes,
@@ -28,6 +28,6 @@ from flap.config.schema import (
 __all__ = [
     "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing",
     "config_dir", "explain", "gigabytes", "help_text", "how_to_install", "literal", "name_method",
-    "one_line", "refuse", "require", "settled_by", "shown", "targets", "typed",
-    "without_credentials",
+    "one_line", "refuse", "require", "settled_by", "shown", "targets", "timeout",
+    "typed", "without_credentials",
 ]  # fmt: skip

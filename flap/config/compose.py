@@ -6,36 +6,40 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from datetime import timedelta
 from importlib import import_module
 from inspect import isabstract
 from itertools import product
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import as_share, one_line, require, shown
+from flap.config.messages import as_share, explain, one_line, require, shown
 from flap.config.methods import name_method
-from flap.config.schema import CHOICES, FlapConfig, TargetConfig, model_name, targets
+from flap.config.paths import check_path, home_replaced, paths_in
+from flap.config.resolvers import model_name
+from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")  # what a plan has decided
 
 
-def build(group: str, node: Any, *bases: type) -> Any:
+def build(group: str, node: Any, base: type, *others: type) -> Any:
     """Return the object of a group's choice: the dataclass that `_target_` names, with its options.
 
     An object that was made in Python is copied, so that each run begins with one that has drawn
     no random numbers yet.
 
-    bases: The classes that a choice of this group may derive from. Nothing else is instantiated.
+    base, others: The classes that a choice of this group may derive from. Nothing else is
+        instantiated.
 
     Raises:
         ValueError: No choice was made, its class is of another kind, or an option is unknown, of the wrong
             type, or out of range.
     """
-    if is_dataclass(node) and isinstance(node, bases):
+    bases = (base, *others)
+    if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):
         return replace(node)
     if not isinstance(node, dict) or "_target_" not in node:
         raise ValueError(
@@ -97,21 +101,63 @@ def typed(config: DictConfig) -> FlapConfig:
         require(
             not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one"
         )
-    checked = OmegaConf.to_object(config)
+    try:
+        checked = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
     assert isinstance(checked, FlapConfig)
+    timeout(checked.timeout_minutes)
     _check_amount(checked.ratio, checked.target, checked.plan)
     if checked.plan is not None:
         checked.metric = checked.structure = None
     _check_values(checked)
+    _check_paths(checked)
     checked.method = name_method(checked)
     model = checked.model
     checkpoint = checked.checkpoint
     model.name = model_name(model.name, model.path)
-    # a shell replaces ~ on the command line, nobody does in a YAML file
-    paths: tuple[Any, ...] = (model.path, checkpoint.dir, checked.cache_dir, checked.plan)
-    paths = tuple(path and str(Path(path).expanduser()) for path in paths)
-    model.path, checkpoint.dir, checked.cache_dir, checked.plan = paths
+    model.path = home_replaced("model.path", model.path)
+    if checkpoint.dir is not None:
+        checkpoint.dir = home_replaced("checkpoint.dir", checkpoint.dir)
+    if checked.cache_dir is not None:
+        checked.cache_dir = home_replaced("cache_dir", checked.cache_dir)
+    if checked.plan is not None:
+        checked.plan = home_replaced("plan", checked.plan)
     return checked
+
+
+def timeout(minutes: float) -> timedelta:
+    """Return how long the processes of a run wait for one another.
+
+    Raises:
+        ValueError: The number is not above 0, or is longer than a year.
+    """
+    valid = 0 < minutes <= LONGEST_TIMEOUT
+    allowed = f"a number of minutes above 0 and at most {LONGEST_TIMEOUT}, which is a year"
+    require(valid, "timeout_minutes", minutes, allowed)
+    return timedelta(minutes=minutes)
+
+
+def _check_paths(config: FlapConfig) -> None:
+    """Check every path, text and task of a config before one of them is looked up."""
+    named: dict[str, Any] = {
+        "model.path": config.model.path,
+        "checkpoint.dir": config.checkpoint.dir,
+        "cache_dir": config.cache_dir,
+        "plan": config.plan,
+        "calibration.dataset": config.calibration.dataset,
+    }
+    for group in ("vocabulary", "recover"):
+        choice = getattr(config, group)
+        if isinstance(choice, Mapping):
+            named[f"{group}.dataset"] = choice.get("dataset")
+    for name, choice in (config.eval or {}).items():
+        if isinstance(choice, Mapping):
+            named[f"eval.{name}.datasets"] = choice.get("datasets")
+            named[f"eval.{name}.tasks"] = choice.get("tasks")
+    for field, value in named.items():
+        for path in paths_in(value):
+            check_path(field, path)
 
 
 def literal(value: Any) -> Any:
@@ -195,7 +241,6 @@ def _check_values(config: FlapConfig) -> None:
     calibration = config.calibration
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
-        "timeout_minutes": (0 < config.timeout_minutes < math.inf, "a number of minutes > 0"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),
         "calibration.num_samples": (calibration.num_samples >= 1, "a whole number >= 1"),
         "calibration.batch_size": (calibration.batch_size >= 1, "a whole number >= 1"),

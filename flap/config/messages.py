@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from flap.config.schema import config_dir
 
 LONGEST_SHOWN = 200  # characters of a value that a message prints
 CUT = " … "  # stands for the middle of a longer value
+# what OmegaConf puts before the message of a function of flap/config/resolvers.py
+RESOLVING = "ValueError raised while resolving interpolation: "
 
 TEXT = """flap: a smaller language model without training, by removing attention heads and MLP neurons.
 
@@ -120,6 +127,8 @@ def _explanation(error: Exception) -> str:
         ):
             line += f"; other choices of {section} have it: where it is swept, write '{cause.full_key}=choice(…)'"
         return line
+    if isinstance(cause, InterpolationResolutionError) and str(cause.msg).startswith(RESOLVING):
+        return str(cause.msg).splitlines()[0].removeprefix(RESOLVING)
     if isinstance(cause, OmegaConfBaseException):
         line = f"{cause.full_key}: {cause.msg}".splitlines()[0]
         return line + (

@@ -1,14 +1,13 @@
 """The types and defaults of the configuration. The choices of each group are the YAML files in conf/."""
 
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
+LONGEST_TIMEOUT = 525_600  # minutes: a year, which fits into the counters of process groups
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
@@ -128,52 +127,9 @@ class FlapConfig:
 ConfigStore.instance().store(name="schema", node=FlapConfig)
 
 
-@cache  # they are files of this package, and reading YAML is slow
-def _presets() -> list[Any]:
-    return [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
-
-
-def model_name(name: str, path: str) -> str:
-    """Return the name of a model: that of its folder where `path` was given under the name of another model.
-
-    `model.path=/my/model` alone leaves the name that the default choice of the group has.
-    """
-    foreign = any(preset.name == name and preset.path != path for preset in _presets())
-    return Path(path).name if foreign else name
-
-
 def targets(target: Any) -> dict[str, float]:
     """Return the values of a target (a TargetConfig or its node) by name, without those that are not asked for."""
     return {name: value for name in TARGETS if (value := getattr(target, name)) is not None}
-
-
-def default_ratio(target: Any, plan: str | None) -> float | None:
-    """Return the ratio of a run that names none: with a target or a plan there is no ratio."""
-    return None if targets(target) or plan is not None else FlapConfig.ratio
-
-
-def amount(ratio: float | None, target: Any) -> str:
-    """Return how much is removed, as a part of the run's name: "r0.2", "bytes2e+08"."""
-    return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
-
-
-def decided(plan: str | None, choices: str) -> str:
-    """Return what decides which units stay, as a part of the run's name: "plan-RUN", or the choices."""
-    path = Path(plan or "")
-    return (
-        choices
-        if plan is None
-        else f"plan-{(path.parent.name or path.stem) if path.suffix else path.name}"
-    )
-
-
-def folder_name(run_name: str) -> str:
-    """Return the name of a run as one component of a path: "org-x_WIFV" of "org/x_WIFV", which would be two folders."""
-    return run_name.replace("/", "-")
-
-
-for _resolver in (model_name, default_ratio, amount, decided, folder_name):
-    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 
 
 def config_dir() -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flap.config.schema import model_name
+from flap.config.resolvers import model_name
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, DocumentValues, Results
 from flap.results.configs import CHOICES, flat, flatten, is_bookkeeping

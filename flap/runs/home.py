@@ -4,7 +4,7 @@ import glob
 import logging
 from pathlib import Path
 
-from flap.config.schema import folder_name
+from flap.config.resolvers import folder_name
 from flap.results import Report, described
 from flap.results.configs import changes_of_the_model, differences
 from flap.runs import keys

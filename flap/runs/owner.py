@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flap.config import FlapConfig, build, refuse, settled_by, typed, without_credentials
+from flap.config import (
+    FlapConfig,
+    build,
+    refuse,
+    settled_by,
+    shown,
+    timeout,
+    typed,
+    without_credentials,
+)
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
-from flap.storage import digest, read_json, read_state, write_status, write_text
+from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
 from flap.storage.ranks import by_first
 from flap.storage.status import run_folder
 
@@ -43,11 +54,26 @@ class Owner:
         self._report_before = ""
         self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
 
+    def timeout(self) -> timedelta:
+        """Return how long the processes of this run wait for one another.
+
+        They join before the config is checked, so this value is checked by itself, and the new
+        folder of a refused run is removed here.
+        """
+        try:
+            return timeout(self.config.timeout_minutes)
+        except ValueError:
+            with ExitStack() as stack:
+                if ranks.is_first():
+                    stack.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
+                raise
+
     @by_first
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run; None for a dry run, which is printed."""
         self.held.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
         if read_state(self.run_dir) != "finished":
+            _check_writable(self.run_dir)
             self._record()
         config = typed(self.config)
         refuse(self.hydra.overrides.task, settled_by(config.plan))
@@ -97,6 +123,7 @@ class Owner:
     @by_first
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
+        _check_writable(self.place)
         old = self.place / "checkpoint"
         if not run.config.checkpoint.save and old.exists():
             log.warning(
@@ -188,6 +215,14 @@ class Owner:
         )
         tags = (choices["metric"], choices["structure"]) if self.config.plan is None else ("plan",)
         return JobInfo(str(self.place.resolve()), name, tags=tags, **sweep)
+
+
+def _check_writable(folder: Path) -> None:
+    """Check that the files of a run can be written into its folder, before the work begins."""
+    if not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"hydra.run.dir={shown(folder)}: this folder cannot be written; name another one"
+        )
 
 
 def _quieten_libraries() -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
+from flap.config.paths import check_path
 from flap.storage.locks import file_lock, lock_of
 
 
@@ -20,10 +21,12 @@ def cache_root(configured: str | None) -> Path:
     """Return the cache folder: the config's `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder.
 
     Raises:
-        ValueError: none is named, and the user has no home.
+        ValueError: FLAP_CACHE_DIR is no path, or none is named and the user has no home.
     """
+    variable = os.environ.get("FLAP_CACHE_DIR", "")
+    check_path("FLAP_CACHE_DIR", variable)
     try:
-        return Path(configured or os.environ.get("FLAP_CACHE_DIR") or user_cache_path("flap"))
+        return Path(configured or variable or user_cache_path("flap"))
     except RuntimeError as error:
         raise ValueError(f"cache_dir: set FLAP_CACHE_DIR to a folder ({error})") from error
 

@@ -50,10 +50,10 @@ def run_folder(folder: Path, keep: bool = True) -> Iterator[None]:
 
 def _remove(folder: Path) -> None:
     """Remove what a run has before it begins, and its folder and that of its day, if nothing else is in them."""
-    for name in (LOCK, LOG):
-        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    with suppress(OSError):
+    with suppress(OSError):  # a folder that cannot be written stays as it is
+        for name in (LOCK, LOG):
+            (folder / name).unlink(missing_ok=True)
         for place in (one for one in (folder, folder.parent) if not Path.cwd().is_relative_to(one)):
             place.rmdir()
 

@@ -13,9 +13,11 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.helpers.damaged import damage
+from tests.helpers.permissions import bound_by_permissions
 from tests.helpers.runs import tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
+HUGE = "y" * 5000
 OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, search"
 
 
@@ -69,6 +71,18 @@ DOES_NOT_COMPOSE = [
         "structure.remove_heads=4",
         "structure.remove_heads: unknown key",
     ),  # AL-AM decides that itself
+    (f"run_name={HUGE}", "run_name=y+ … y+: must be at most 230 bytes long, but has 5,000 bytes"),
+    (f"plan={HUGE}", "plan=y+ … y+: must be at most 3,000 bytes long, but has 5,000 bytes"),
+    (f"model.path={HUGE}", "model.path=y+ … y+: must be at most 3,000 bytes long"),
+    (f"model.name={HUGE}", "model.name=y+ … y+: must be at most 3,000 bytes long"),
+    (f"hydra.run.dir={HUGE}", r"hydra.run.dir=y+ … y+: cannot be written \(.*\); name another"),
+    (f"metric={HUGE}", "metric=y+ … y+: too long for the name of a key or of a choice"),
+    (f"{HUGE}=1", "y+ … y+=1: too long for the name of a key or of a choice"),
+    (f"ratio={HUGE}", "ratio: Value 'y+ … y+' of type 'str' could not be converted to Float"),
+    (
+        f"calibration.dataset={'[' * 500}{']' * 500}",
+        "the command line, or a file of the config, is nested too deeply",
+    ),
     (
         "recover.tokens=2048",
         r"recover.tokens: unknown key; recover has no .* it is swept, write 'recover.tokens=choice\(…\)'",
@@ -79,6 +93,7 @@ DOES_NOT_COMPOSE = [
 def assert_one_line(done: "CompletedProcess[str]", line: str) -> None:
     assert done.returncode == 1 and done.stdout == ""
     assert re.fullmatch(f"error: {line}.*\n", done.stderr), done.stderr
+    assert "y" * 200 not in done.stderr
 
 
 def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -> None:
@@ -97,6 +112,42 @@ def test_what_does_not_compose_is_one_line(
 def test_a_sweep_of_which_no_cell_has_begun_leaves_nothing(quick_flap: Cli, tmp_path: Path) -> None:
     assert quick_flap("-m", "metric=FOO,WIFV").returncode == 1
     assert not [*tmp_path.glob("multirun_outputs/*")]
+
+
+def test_the_folder_of_a_sweep_that_cannot_be_made_is_named(quick_flap: Cli) -> None:
+    done = quick_flap("-m", f"hydra.sweep.dir={HUGE}", "ratio=0.1,0.2")
+    assert_one_line(done, r"hydra.sweep.dir=y+ … y+: cannot be written \(.*\); name another folder")
+
+
+@pytest.mark.parametrize("minutes", ["nan", "1e300", "-1"])
+def test_a_timeout_is_checked_before_processes_join(
+    minutes: str, quick_flap: Cli, tmp_path: Path
+) -> None:
+    done = quick_flap(f"timeout_minutes={minutes}")
+    assert_one_line(done, "timeout_minutes=.*: expected a number of minutes above 0 and at most 5")
+    assert not [*tmp_path.glob("outputs/*")]
+
+
+@pytest.mark.parametrize("there", ["nothing", "flap.log", ".hydra"])
+def test_a_run_folder_that_cannot_be_written_is_named_at_once(
+    there: str, quick_flap: Cli, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "flap.log").touch()
+    if there != ".hydra":
+        (folder / ".hydra").rmdir()
+    if there == "nothing":
+        (folder / "flap.log").unlink()
+    folder.chmod(0o500)
+    done = quick_flap(f"hydra.run.dir={folder}", before=bound_by_permissions)
+    assert_one_line(done, f"hydra.run.dir={folder}: .*cannot be written.* name another")
+
+
+def test_a_folder_below_a_file_cannot_be_made(quick_flap: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = quick_flap("hydra.run.dir=file/run")
+    assert_one_line(done, r"hydra.run.dir=.*file.*: cannot be written \(Not a directory\)")
 
 
 def test_how_to_see_what_a_launcher_has(quick_flap: Cli) -> None:

@@ -1,8 +1,11 @@
 """What a sweep ends with: its study, which is written again as cells end, and a line for each run that failed."""
 
+import errno
 import logging
 import shutil
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import build, explain
+from flap.config import build, explain, one_line, shown
 from flap.runs.sweeps.launching import unfit
-from flap.storage.status import STATUS, read_status
+from flap.storage.status import LOG, STATUS, read_status
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +57,11 @@ def write_open_study() -> None:
     if config is None:
         return
     folder = Path(config.hydra.sweep.dir)
-    if any(folder.glob(f"*/{STATUS}")):
-        _write(config, ended=True)
-    elif [path.name for path in folder.glob("*")] == ["multirun.yaml"]:  # no cell has begun
-        shutil.rmtree(folder)
+    with suppress(OSError):  # a folder that cannot be read or made, which the error says
+        if any(folder.glob(f"*/{STATUS}")):
+            _write(config, ended=True)
+        elif [path.name for path in folder.glob("*")] == ["multirun.yaml"]:  # no cell has begun
+            shutil.rmtree(folder)
 
 
 def _write(config: DictConfig, ended: bool) -> None:
@@ -104,24 +108,37 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
             *lines,
             *(f"failed: {line}" for line in refused),
         ]  # whose folders keep what they have
-    if isinstance(
-        error, RuntimeError | FileNotFoundError
-    ):  # runs catch their own errors: this one is from submitting
+    if isinstance(error, RecursionError):
+        return ["error: the command line, or a file of the config, is nested too deeply"]
+    no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
+    if isinstance(error, RuntimeError) or no_command:  # from submitting: runs catch their own
         sweep = StudyCallback.open_sweep
         of_cells = failures(Path(sweep.hydra.sweep.dir), begin) if sweep is not None else []
         return [*of_cells, f"error: {explain_launch(error)}"]
+    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
+        return [f"error: {_explain_file(error.__cause__)}"]  # a log that cannot be opened
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         return [f"error: {explain(error)}"]
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted: the same command goes on"]
-    if isinstance(error, OSError):  # from Hydra's own files in the run's folder
-        what = (
-            f"{error.filename}: cannot be written ({error.strerror})"
-            if error.filename
-            else str(error)
-        )
-        return [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]
+    if isinstance(error, OSError):
+        return [f"error: {_explain_file(error)}"]
     raise error
+
+
+def _explain_file(error: OSError) -> str:
+    """Return why Hydra could not read a file of the config, or write into the run's folder."""
+    if not error.filename:
+        return one_line(error)
+    path = Path(error.filename)
+    if error.errno == errno.ENAMETOOLONG:
+        # Hydra looks for a file of this name when it does not know a choice or a key
+        for argument in sys.argv[1:]:
+            if path.stem in argument and not argument.startswith("hydra."):
+                return f"{shown(argument)}: too long for the name of a key or of a choice"
+    field = "hydra.run.dir" if StudyCallback.open_sweep is None else "hydra.sweep.dir"
+    folder = path.parent if path.name in (LOG, "multirun.yaml") else path
+    return f"{field}={shown(folder)}: cannot be written ({error.strerror}); name another folder"
 
 
 def failures(sweep: Path, since: float = 0) -> list[str]:
@@ -135,7 +152,7 @@ def failures(sweep: Path, since: float = 0) -> list[str]:
     ]
 
 
-def explain_launch(error: RuntimeError | FileNotFoundError) -> str:
+def explain_launch(error: BaseException) -> str:
     """Return one line that says why jobs could not be submitted, or ended without an error of their own."""
     if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
         return (

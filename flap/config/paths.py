@@ -1,0 +1,56 @@
+"""Checks of paths and names that come before anything looks for them on a disk."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flap.config.messages import shown
+
+# Linux takes 4,095 bytes. The files of a checkpoint or of the cache have longer paths than their
+# folder, and they are written hours later, so that a folder's path has to leave room for them.
+LONGEST_PATH = 3_000
+LONGEST_NAME = 255  # bytes of a file's name, on every common file system
+
+
+def check_path(field: str, path: str) -> None:
+    """Check that a file or folder of this path, or a data set of this name, can exist.
+
+    Raises:
+        ValueError: The path, or one of the names in it, is too long.
+    """
+    size = _bytes(path)
+    if size > LONGEST_PATH:
+        raise ValueError(
+            f"{field}={shown(path)}: must be at most {LONGEST_PATH:,} bytes long,"
+            f" but has {size:,} bytes"
+        )
+    longest = max(map(_bytes, path.split("/")))
+    if longest > LONGEST_NAME:
+        raise ValueError(
+            f"{field}={shown(path)}: each name in it must be at most {LONGEST_NAME} bytes long,"
+            f" but one has {longest:,} bytes"
+        )
+
+
+def home_replaced(field: str, path: str) -> str:
+    """Replace a leading ~ by the user's home: a shell does so on a command line, but not in YAML.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"{field}={shown(path)}: the folder of this user is unknown") from error
+
+
+def paths_in(dataset: Any) -> Iterator[str]:
+    """Yield the names and files in a text, a list of texts, or a mapping from texts to weights."""
+    if isinstance(dataset, str):
+        yield dataset
+    elif isinstance(dataset, Mapping | list | tuple):
+        yield from (name for name in dataset if isinstance(name, str))
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))

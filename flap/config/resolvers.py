@@ -1,0 +1,73 @@
+"""The functions that conf/config.yaml calls in interpolations: the names of a run and of its folder.
+
+They run while Hydra names the folder of a run, which is before any other check of the config.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from flap.config.messages import shown
+from flap.config.paths import check_path
+from flap.config.schema import FlapConfig, config_dir, targets
+
+# A folder's name may have 255 bytes, and Hydra puts the time or the number of a job before this.
+LONGEST_RUN_NAME = 230
+
+
+@cache  # they are files of this package, and reading YAML is slow
+def _presets() -> list[Any]:
+    return [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
+
+
+def model_name(name: str, path: str) -> str:
+    """Return the name of a model: the name of its folder if `path` replaces that of a preset.
+
+    `model.path=/my/model` alone leaves `name` as the default choice of the group has it.
+    """
+    check_path("model.name", name)
+    check_path("model.path", path)
+    foreign = any(preset.name == name and preset.path != path for preset in _presets())
+    return Path(path).name if foreign else name
+
+
+def default_ratio(target: Any, plan: str | None) -> float | None:
+    """Return the ratio of a run that names none: with a target or a plan there is no ratio."""
+    return None if targets(target) or plan is not None else FlapConfig.ratio
+
+
+def amount(ratio: float | None, target: Any) -> str:
+    """Return how much is removed, as a part of the run's name: "r0.2", "bytes2e+08"."""
+    return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
+
+
+def decided(plan: str | None, choices: str) -> str:
+    """Return what decides which units stay, as a part of the run's name: "plan-RUN", or `choices`."""
+    if plan is None:
+        return choices
+    check_path("plan", plan)
+    path = Path(plan)
+    is_file = bool(path.suffix)
+    name = (path.parent.name or path.stem) if is_file else path.name
+    return f"plan-{name}"
+
+
+def folder_name(run_name: str) -> str:
+    """Return the name of a run as the name of one folder: "org-x_WIFV" for "org/x_WIFV".
+
+    Raises:
+        ValueError: The name is too long for a folder.
+    """
+    size = len(run_name.encode(errors="surrogatepass"))
+    if size > LONGEST_RUN_NAME:
+        raise ValueError(
+            f"run_name={shown(run_name)}: must be at most {LONGEST_RUN_NAME} bytes long,"
+            f" but has {size:,} bytes; set a shorter run_name"
+        )
+    return run_name.replace("/", "-")
+
+
+for _resolver in (model_name, default_ratio, amount, decided, folder_name):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

@@ -1,0 +1,20 @@
+"""Processes that permissions of files bind, also where the tests run as root."""
+
+import ctypes
+import os
+
+VERSION = 0x20080522  # of the kernel's structures, for 64 capabilities
+OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+
+def bound_by_permissions() -> None:
+    """Give up root's right to read and write every file, for the rest of this process."""
+    if os.geteuid() != 0:
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(VERSION, 0)
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, low and high bits
+    assert library.capget(header, data) == 0
+    data[0] &= ~OVERRIDES
+    data[1] &= ~OVERRIDES  # os.access goes by these
+    assert library.capset(header, data) == 0
