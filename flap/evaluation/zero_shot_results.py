@@ -118,13 +118,26 @@ def _right(task: Any, document: Any, choices: list[str]) -> set[int]:
 
 
 def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
-    """Return the mean F1 of written answers with its standard error, from 0 to 1; higher is better.
+    """Return the mean F1 of written answers with its standard error, 0 to 1; higher is better.
 
-    The F1 of an answer is the harmonic mean of precision and recall of its words against those of the right answer that
-    is most like it, without case, punctuation and articles. Nothing is returned for a task without written answers,
-    with another way to judge them, or with an F1 of its own; nor for one that picks a part of the answer by a pattern,
-    as the right answer may be longer (gsm8k). Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section
-    6.1.
+    The F1 of an answer is the harmonic mean of the precision and the recall of its words against
+    those of the right answer that is most like it, without case, punctuation and articles.
+
+    Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1. The evaluation
+    script of SQuAD differs in five ways:
+
+    - it deletes all ASCII punctuation, so that -5 equals 5 and 3.5 equals 35; here numbers keep
+      their sign and point;
+    - it keeps other punctuation, such as curly quotes, dashes and currency signs; here it is
+      removed;
+    - it compares answers without words, such as "A" and "The", as empty, and two empty answers
+      are equal; here their texts are compared;
+    - in version 1.1 two answers without words have F1 0;
+    - it returns per cent; here 1 is the best.
+
+    Nothing is returned for a task without written answers, with another way to judge them, or with
+    an F1 of its own. The same holds for a task that picks a part of the answer by a pattern, as
+    gsm8k does, because the right answer may be longer.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
     if (
@@ -154,9 +167,10 @@ def _references(task: Any, document: Any) -> list[str]:
 
 
 def _overlap(answer: str, reference: str) -> float:
-    """Return the F1 of the words of an answer; where either has none, as "A" has not, whether both are the same text.
+    """Return the F1 of the words of an answer.
 
-    So does the script of SQuAD 2: Rajpurkar et al., ACL 2018, arXiv 1806.03822.
+    If either text has no words, as "A", return whether the texts are equal. The script of SQuAD 2
+    (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares what is left of them instead.
     """
     one, other = (Counter(_words(text)) for text in (answer, reference))
     if not one or not other:

@@ -1,6 +1,7 @@
 """The text of a model card, in the hub's format: the report of the run, and how each engine loads the checkpoint."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from flap.checkpoint.card import MARK, without_folders
 from flap.modeling.families import FAMILIES
+from flap.results.markdown_text import code_block, code_span, escaped
 from flap.results.notices import notices
 from flap.results.report import Report
 from flap.results.report_tables import measured, sizes
@@ -40,7 +42,8 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
 
     checkpoint: its directory; the engines whose files are in it are named. base: see `flap.models.base_facts`.
     """
-    title = f"{report.config['model']['name']} pruned by {report.ratio['realised_decoder']:.0%}"
+    name = " ".join(report.config["model"]["name"].split())  # a heading is one line
+    title = f"{name} pruned by {report.ratio['realised_decoder']:.0%}"
     made = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -49,13 +52,11 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     }
     data = ModelCardData(**(base | made))
     tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
-    parts = [
-        *(MARK, f"# {title}", _summary(report, base)),
-        *("## Numbers", *(table.markdown() for table in tables if table.rows), *notices(report)),
-        loading(checkpoint),
-        *("## How it was made", _choices(report)),
-        *("## Licence", _licence(base)),
-    ]
+    parts = [MARK, f"# {escaped(title)}", _summary(report, base), "## Numbers"]
+    parts += [table.markdown() for table in tables if table.rows]
+    parts += [escaped(notice) for notice in notices(report)]
+    parts += [loading(checkpoint), "## How it was made", _choices(report)]
+    parts += ["## Licence", _licence(base)]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
@@ -71,9 +72,10 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and {units} were "
-        f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
-        f"matrices, with a number of heads and {units} for each layer.{fewer}"
+        f"{code_span(str(name))} without {removed:.2%} of the parameters of its decoder layers: "
+        f"attention heads and {units} were removed after {PAPER}, by `flap-pruning` "
+        f"{report.versions['flap-pruning']}. {training} What is left is dense matrices, with a "
+        f"number of heads and {units} for each layer.{fewer}"
     )
 
 
@@ -83,13 +85,15 @@ def _choices(report: Report) -> str:
     text = OmegaConf.to_yaml(
         {"run_name": report.config["run_name"], **choices, "versions": report.versions}
     )
-    return f"```yaml\n{text}```\n\n`flap.json` has the whole config and the units that each layer kept."
+    block = code_block(text.rstrip("\n"), "yaml")
+    return f"{block}\n\n`flap.json` has the whole config and the units that each layer kept."
 
 
 def _licence(base: dict[str, Any]) -> str:
     if "license" not in base:
         return "That of the base model, whose files do not name it: look it up before you share this checkpoint."
-    return f"That of the base model: {base.get('license_name', base['license'])}."
+    name = base.get("license_name", base["license"])
+    return f"That of the base model: {escaped(str(name))}."
 
 
 def loading(checkpoint: Path) -> str:
@@ -101,10 +105,10 @@ def loading(checkpoint: Path) -> str:
     if not vision and config["model_type"].removeprefix("flap_") not in NOT_IN_VLLM:
         sections += ["### vLLM", _vllm(trust, config["model_type"])]
     if files := sorted(path.name for path in checkpoint.glob("*.gguf")):
-        sections += [
-            "### llama.cpp",
-            *(_code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"') for name in files),
-        ]
+        sections.append("### llama.cpp")
+        for name in files:
+            model = shlex.quote(f"{PLACE}/{name}")
+            sections.append(code_block(f'llama-cli -m {model} -p "The Eiffel Tower"'))
     return "\n\n".join(
         [
             *sections,
@@ -115,7 +119,7 @@ def loading(checkpoint: Path) -> str:
 
 def _transformers(trust: bool, auto: str, preparing: str) -> str:
     trusted = ", trust_remote_code=True" if trust else ""
-    code = _code(
+    code = code_block(
         f"from transformers import {auto}, {preparing}\n\n"
         f'model = {auto}.from_pretrained("{PLACE}"{trusted})\n'
         f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}"{trusted})',
@@ -130,8 +134,4 @@ def _vllm(trust: bool, model_type: str) -> str:
     # the kernels for experts need the package's own class
     experts = FAMILIES[model_type.removeprefix("flap_")].experts
     needs += "." if experts else "; without that package, add `--trust-remote-code`."
-    return _code(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")
-
-
-def _code(text: str, language: str = "") -> str:
-    return f"```{language}\n{text}\n```"
+    return code_block(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")

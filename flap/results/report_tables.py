@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from flap.results.markdown_text import escaped
 from flap.results.notices import notices, remarks
 from flap.results.number_texts import change, domain_of, in_order, with_error
 from flap.results.record import Record
@@ -139,8 +140,10 @@ def show(report: Record, folder: Path) -> None:
 
 def markdown(report: Record) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
-    parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report))]
-    parts += [f"Checkpoint: {report.checkpoint or 'not saved'}", *notices(report)]
+    parts = [f"# {escaped(report.config['run_name'])}"]
+    parts += [table.markdown() for table in tables(report)]
+    parts.append(f"Checkpoint: {escaped(report.checkpoint or 'not saved')}")
+    parts += [escaped(notice) for notice in notices(report)]
     parts += ["![kept units by layer](layers.png)", _layers(report).markdown()]
     return "\n\n".join(parts) + "\n"
 

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 from rich import table as rich_table
 from rich.text import Text
 
+from flap.results.markdown_text import escaped
+
 Mark = Literal[
     "best", "near", "clear", ""
 ]  # "best", "near": on the page of a study; "clear": a difference, in bold
@@ -47,9 +49,10 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
-        rows = [[entry.text for entry in row] for row in self.rows]
-        heads, *lines = [f"| {' | '.join(row)} |" for row in (self.heads, *rows)]
-        return "\n".join([heads, "|" + "---|" * len(self.heads), *lines])
+        lines = [_markdown_row(self.heads), "|" + "---|" * len(self.heads)]
+        for row in self.rows:
+            lines.append(_markdown_row(entry.text for entry in row))
+        return "\n".join(lines)
 
     def console(self, numeric: bool = False) -> rich_table.Table:
         """Return the table for the console. numeric: whether all columns but the first are of numbers."""
@@ -61,3 +64,7 @@ class Table:
                 *(Text(entry.text, "bold" if entry.mark == "clear" else "") for entry in row)
             )
         return table
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escaped, cells))} |"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 
 from flap.checkpoint.card import CARD, MARK
@@ -108,3 +109,29 @@ def test_a_directorys_card_names_base_and_licence(
 
 def test_a_model_of_the_hub_is_the_base_also_where_its_card_cannot_be_read() -> None:
     assert base_facts("org/absent") == {"base_model": "org/absent"}
+
+
+HOSTILE = "<script>x</script> | ``` ](http://evil) \": '\n---\nlicense: mit"
+
+
+def test_names_are_no_markup_and_no_metadata(made: tuple[Report, Path]) -> None:
+    report, checkpoint = made
+    config = report.config | {
+        "run_name": HOSTILE,
+        "plan": f"{HOSTILE}\n```\n<b>",
+        "model": report.config["model"] | {"name": HOSTILE},
+    }
+    base = {"base_model": HOSTILE, "license": "other", "license_name": HOSTILE}
+    text = model_card(replace(report, config=config, warnings=[HOSTILE]), checkpoint, base)
+    data = ModelCard(text).data
+    assert data.base_model == HOSTILE and data.license == "other"
+    assert data.model_name == f"{' '.join(HOSTILE.split())} pruned by 40%"
+
+    body = ModelCard(text).text
+    outside, _, after = body.partition("\n````yaml\n")  # more backticks than the text inside has
+    inside, _, licence = after.partition("\n````\n")
+    assert yaml.safe_load(inside)["run_name"] == HOSTILE
+    span = f"```` {' '.join(HOSTILE.split())} ````"
+    assert span in outside
+    assert "<script>" not in outside.replace(span, "") + licence
+    assert r"\| \`\`\` \](http://evil)" in licence

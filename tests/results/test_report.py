@@ -204,3 +204,27 @@ def test_experts_that_no_held_out_token_was_sent_to_have_no_error() -> None:
         "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves on held-out "
         "calibration tokens. It was no better there in 1 of 2 blocks and experts: the bias stays."
     )
+
+
+HOSTILE = "<script>alert(1)</script> | `x` ](http://evil) *b*\n\n# &amp;"
+SHOWN = r"&lt;script&gt;alert(1)&lt;/script&gt; \| \`x\` \](http://evil) \*b\* # &amp;amp;"
+
+
+def test_names_are_no_markup(report: dict[str, Any]) -> None:
+    name = f"{HOSTILE}/perplexity@16"
+    report = report | {
+        "config": report["config"] | {"run_name": HOSTILE},
+        "checkpoint": HOSTILE,
+        "evaluation": {"dense": {name: 5.0}, "pruned": {name: 50.0}},
+        "warnings": [HOSTILE],
+        "loads_with": HOSTILE,
+    }
+    text = markdown(Report(**report))
+    assert "<script>" not in text
+    lines = text.splitlines()
+    assert lines[0] == f"# {SHOWN}"
+    assert f"Checkpoint: {SHOWN}" in lines and f"Warning: {SHOWN}" in lines
+    [row] = [line for line in lines if "perplexity@16 |" in line]
+    assert row.startswith(f"| {SHOWN}/perplexity@16 | 5.000 | 50.000 | ")
+    assert f"| loads with |  | {SHOWN} |" in lines
+    assert [line for line in lines if line.startswith("#")] == [f"# {SHOWN}"]
