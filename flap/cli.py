@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from flap.config import config_dir, help_text, typed
+from flap.config import config_dir, help_text, protect_output, protect_secrets_of, typed
 from flap.runs.owner import Owner
 from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, write_open_study
 from flap.runs.sweeps.launching import end_alone, follow
@@ -38,6 +38,8 @@ SUBCOMMANDS = {
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> None:
     """Run the composed config: the single run of a command line, or one job of a sweep."""
+    protect_output()  # again, because a launcher may start this in a process of its own
+    protect_secrets_of(config, HydraConfig.get().job.env_set)
     if (line := _attempt(config)) is None:
         return
     if HydraConfig.get().mode == RunMode.RUN:
@@ -82,6 +84,7 @@ def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # of a terminal that has not all characters
+    protect_output()
     if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
         import_module(module).main(sys.argv[2:])
         return

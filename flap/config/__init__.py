@@ -13,9 +13,9 @@ from flap.config.messages import (
     one_line,
     require,
     shown,
-    without_credentials,
 )
 from flap.config.methods import composing, name_method
+from flap.config.output import protect_output, protect_secrets_of
 from flap.config.schema import (
     CalibrationConfig,
     FlapConfig,
@@ -24,10 +24,12 @@ from flap.config.schema import (
     config_dir,
     targets,
 )
+from flap.config.secrets import has_secrets, recorded, redact, redacted, with_quoted_password
 
 __all__ = [
     "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing",
-    "config_dir", "explain", "gigabytes", "help_text", "how_to_install", "literal", "name_method",
-    "one_line", "refuse", "require", "settled_by", "shown", "targets", "timeout",
-    "typed", "without_credentials",
+    "config_dir", "explain", "gigabytes", "has_secrets", "help_text", "how_to_install",
+    "literal", "name_method", "one_line", "protect_output", "protect_secrets_of", "recorded",
+    "redact", "redacted", "refuse", "require", "settled_by", "shown", "targets", "timeout",
+    "typed", "with_quoted_password",
 ]  # fmt: skip

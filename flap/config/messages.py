@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from omegaconf.errors import (
 )
 
 from flap.config.schema import config_dir
+from flap.config.secrets import redact
 
 LONGEST_SHOWN = 200  # characters of a value that a message prints
 CUT = " … "  # stands for the middle of a longer value
@@ -59,8 +59,8 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message prints it. A long value is cut in the middle."""
-    text = str(value)
+    """Return a value as a message prints it: without secrets, and cut in the middle if it is long."""
+    text = redact(str(value))
     if len(text) <= LONGEST_SHOWN:
         return text
     half = (LONGEST_SHOWN - len(CUT)) // 2
@@ -68,11 +68,11 @@ def shown(value: Any) -> str:
 
 
 def one_line(error: Exception | str, max_length: int | None = None) -> str:
-    """Return the text of an error on one line, with its long words cut in the middle.
+    """Return the text of an error on one line, without secrets, with its long words cut in the middle.
 
     max_length: The most characters that the line may have. None means any number.
     """
-    words = map(shown, str(error).split())
+    words = map(shown, redact(str(error)).split())
     return " ".join(words)[:max_length]
 
 
@@ -84,15 +84,6 @@ def how_to_install(extra: str) -> str:
 def gigabytes(num_bytes: float) -> str:
     """Return bytes in GB (10^9), with three digits."""
     return f"{num_bytes / 1e9:.3g}"
-
-
-def without_credentials(value: Any) -> Any:
-    """Return plain data, the URLs in it without user and password."""
-    if isinstance(value, str):
-        return re.sub(r"(\w+://)[^/@\s]+@", r"\1", value)
-    if isinstance(value, Mapping):
-        return {key: without_credentials(one) for key, one in value.items()}
-    return [without_credentials(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def explain(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flap.config import without_credentials
+from flap.config import redacted
 
 LIBRARIES = (
     "flap-pruning",
@@ -24,14 +24,17 @@ LIBRARIES = (
 
 
 def described(config: Any) -> dict[str, Any]:
-    """Return a config (a `FlapConfig`) as plain data; an object becomes its options and its class (`_target_`)."""
+    """Return a config (a `FlapConfig`) as plain data without secrets.
+
+    An object becomes its options and the name of its class (`_target_`).
+    """
     plain = asdict(config)
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value) and field.type is Any:
             target = f"{type(value).__module__}.{type(value).__qualname__}"
             plain[field.name] = {"_target_": target, **plain[field.name]}
-    return dict(without_credentials(plain))
+    return dict(redacted(plain))
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+from flap.config import redact, redacted
 from flap.results.pages import study_page
 from flap.results.plots import draw
 from flap.results.run_folder import RunRecord, read_run
@@ -42,7 +43,7 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
         with atomic_file(folder / "plots" / name) as scratch:
             scratch.write_bytes(picture)
     for name, text in texts.items():
-        write_text(folder / name, text)
+        write_text(folder / name, redact(text))
     return folder / "index.html"
 
 
@@ -132,8 +133,10 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 
 def command_of(sweep: Path) -> str:
-    """Return the command line of a sweep; empty if there is no record of it, or a damaged one."""
-    record = read_yaml(sweep / "multirun.yaml")  # Hydra's
+    """Return the command line of a sweep, without secrets; empty if there is no record of it, or a damaged one."""
+    record = redacted(
+        read_yaml(sweep / "multirun.yaml")
+    )  # sweeps of earlier versions recorded their secrets
     try:
         given = record["hydra"]["overrides"]
         own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]

@@ -16,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from flap.config import (
     FlapConfig,
     build,
+    recorded,
+    redacted,
     refuse,
     settled_by,
     shown,
     timeout,
     typed,
-    without_credentials,
 )
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
 from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
@@ -190,17 +191,19 @@ class Owner:
         return {self.config.tracking._target_: self._report_digest()}
 
     def _record(self) -> None:
-        """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but only now."""
+        """Write the composed config into .hydra without secrets.
+
+        Hydra would write it with them, and before the folder is known to be free (`hydra.output_subdir`).
+        """
+        hydra = HydraConfig.instance().cfg
+        assert isinstance(hydra, DictConfig)
         parts = {
-            "config": self.config,
-            "hydra": HydraConfig.instance().cfg,
-            "overrides": self.hydra.overrides.task,
+            "config": recorded(self.config),
+            "hydra": recorded(hydra),
+            "overrides": redacted(list(self.hydra.overrides.task)),
         }
         for name, part in parts.items():
-            write_text(
-                self.run_dir / ".hydra" / f"{name}.yaml",
-                without_credentials(OmegaConf.to_yaml(part)),
-            )
+            write_text(self.run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
     def _job_info(self) -> "JobInfo":
         """Return the names of the run for its tracker."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.card import write_card
-from flap.config import build, one_line
+from flap.config import build, one_line, redact
 from flap.data import SELF
 from flap.evaluation import Evaluator, Measurement
 from flap.evaluation.base import Numbers
@@ -290,7 +290,7 @@ def write_files(run: Run, report: Report) -> None:
     Files of an equal report are left as they are.
     """
     if run.run_dir is not None and not is_written(run.run_dir, report):
-        write_text(run.run_dir / "report.md", markdown(report))
+        write_text(run.run_dir / "report.md", redact(markdown(report)))
         _draw(report, run.run_dir / "layers.png")
         report.save(run.run_dir / "report.json")  # last: it says that the others are written
     if run.config.checkpoint.save:
@@ -298,7 +298,7 @@ def write_files(run: Run, report: Report) -> None:
         base = base_facts(
             run.source.path if path.endswith(".gguf") else path
         )  # a GGUF became a folder
-        write_card(run.target, model_card(report, run.target, base))
+        write_card(run.target, redact(model_card(report, run.target, base)))
 
 
 def is_written(run_dir: Path, report: Report) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from flap.config import FlapConfig
+from flap.config import FlapConfig, redact
 from flap.data import Windows
 from flap.evaluation import Suite
 from flap.evaluation.result_files import Results
@@ -101,13 +101,13 @@ class Run:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The origin of the model, of a given plan and of each text."""
+        """The origin of the model, of a given plan and of each text, without secrets."""
         sources = {"model": self.source.origin}
         if self.config.plan is not None:
             sources["plan"] = self.config.plan
         for use, windows in self.texts.items():
             sources[use] = "; ".join(text.origin for text in windows.named)
-        return sources
+        return {name: redact(origin) for name, origin in sources.items()}
 
     @property
     def warnings(self) -> list[str]:

@@ -59,7 +59,10 @@ def _remove(folder: Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Return why a run failed: the error's text, and its type where it is no bad input; what to do without memory."""
+    """Return why a run failed, without secrets.
+
+    This is the error's text. Unless the input was bad, the error's type comes first; out of memory, what to do follows.
+    """
     if isinstance(error, ValueError):
         return one_line(error)
     line = f"{type(error).__name__}: {one_line(error)}"

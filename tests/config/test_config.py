@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from flap.config import build, config_dir, without_credentials
+from flap.config import build, config_dir
 from flap.method.allocation import ALAM, ULMM, ULUM
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import WIFV, Magnitude, Metric, Wanda
@@ -206,17 +206,3 @@ def test_options_are_interpolated_once() -> None:
     config = composed("eval=[zero_shot]", r'eval.zero_shot.tasks=["the \${oc.env:HOME} dog.jsonl"]')
     [evaluator] = choose(config).evaluators
     assert evaluator.tasks == config.eval["zero_shot"]["tasks"] == ["the ${oc.env:HOME} dog.jsonl"]
-
-
-def test_urls_lose_user_and_password() -> None:
-    told = {
-        "uri": "http://alice:s3cret@host:5000/x",
-        "of": ["https://bob@host", "a@b.c", 1],
-        "plain": "http://host/@x",
-    }
-    expected = {
-        "uri": "http://host:5000/x",
-        "of": ["https://host", "a@b.c", 1],
-        "plain": "http://host/@x",
-    }
-    assert without_credentials(told) == expected

@@ -1,5 +1,6 @@
-"""MLflow's server on this machine alone."""
+"""MLflow's server on this machine alone, and a fake one."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,7 +9,24 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+
+RUN = {
+    "run_id": "1",
+    "run_uuid": "1",
+    "experiment_id": "1",
+    "status": "RUNNING",
+    "artifact_uri": "mlflow-artifacts:/1/1/artifacts",
+    "lifecycle_stage": "active",
+}
+MLFLOW_ANSWER = {  # to every request: a client reads what it asked for
+    "experiment": {"experiment_id": "1", "name": "flap", "lifecycle_stage": "active"},
+    "experiment_id": "1",
+    "run": {"info": RUN, "data": {}},
+    "run_info": RUN,
+}
 
 
 @contextmanager
@@ -45,3 +63,48 @@ def _wait(server: "subprocess.Popen[bytes]", uri: str, log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"MLflow's server does not answer: {log.read_text()[-2000:]}")
+
+
+class FakeMLflow(ThreadingHTTPServer):
+    """A server that answers MLflow's client, forgets all runs, and keeps the requests as they came."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answering)
+        self.requests: list[str] = []  # method, path, headers and body
+        self.authorizations: set[str] = set()  # headers that are meant to hold the password
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Answering(BaseHTTPRequestHandler):
+    server: FakeMLflow
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = dict(self.headers)
+        self.server.authorizations.add(headers.pop("Authorization", ""))
+        self.server.requests.append(f"{self.command} {self.path}\n{headers}\n{body!r}")
+
+        text = json.dumps(MLFLOW_ANSWER).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PUT = do_PATCH = _answer
+
+    def log_message(self, *given: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def fake_mlflow() -> Iterator[FakeMLflow]:
+    """A fake server of MLflow on this machine, until the block ends."""
+    with FakeMLflow() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

@@ -394,7 +394,12 @@ def test_without_a_study_it_is_one_line(
 def sweep_config(folder: Path) -> DictConfig:
     """What Hydra hands to a callback, as far as it is read."""
     tracking = {"_target_": "flap.results.tracking.NoTracking"}
-    hydra = {"sweep": {"dir": str(folder)}, "launcher": {}, "overrides": {"task": []}}
+    hydra = {
+        "sweep": {"dir": str(folder)},
+        "launcher": {},
+        "overrides": {"task": []},
+        "job": {"env_set": {}},
+    }
     return OmegaConf.create(
         {"hydra": hydra, "tracking": tracking, "model": {"placement": "device"}}
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from flap.config import one_line, redacted
 from flap.results import Report
 from flap.storage import write_text
 from flap.storage.progress import Step, listening
@@ -79,9 +80,12 @@ class TrackedRun:
     def warn(self, error: Exception) -> None:
         """Log the first error in one line."""
         if not self._warned:
-            text = "%s: %s: %s; the run goes on, its files in %s do not depend on it"
             log.warning(
-                text, self.tracker, type(error).__name__, " ".join(str(error).split()), self.run_dir
+                "%s: %s: %s; the run goes on, its files in %s do not depend on it",
+                self.tracker,
+                type(error).__name__,
+                one_line(error),
+                self.run_dir,
             )
         self._warned = True
 
@@ -110,7 +114,7 @@ class TrackedRun:
     def finish(self, report: Report) -> None:
         """Track a finished run, whose files are written: numbers, layer widths, files, what became of the model."""
         columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-        self.send(lambda there: there.summarize(summary(report)))
+        self.send(lambda there: there.summarize(redacted(summary(report))))
         self.send(lambda there: there.log_table("layers", columns, layer_rows(report)))
         self.send(lambda there: there.log_files(self.run_dir))
         if report.checkpoint:
@@ -176,7 +180,7 @@ class Tracking(ABC):
         failed = True
         with self.surroundings(run_dir):
             try:
-                run.there = self.open(config, job, run)
+                run.there = self.open(redacted(config), job, run)
             except Exception as error:
                 run.warn(error)
             try:
@@ -192,7 +196,7 @@ class Tracking(ABC):
             f"{sweep_dir}/study", f"{sweep_dir.name} study", group=sweep_dir.name, job_type="study"
         )
         with self.start({}, sweep_dir, job) as tracked:
-            tracked.send(lambda there: there.log_table("study", columns, rows))
+            tracked.send(lambda there: there.log_table("study", columns, redacted(rows)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from flap.config import how_to_install
+from flap.config import how_to_install, with_quoted_password
 from flap.results import Report
 from flap.results.configs import flat
 from flap.results.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id
@@ -56,7 +56,8 @@ class MLflow(Tracking):
         logging.getLogger("urllib3").setLevel(
             logging.ERROR
         )  # of a server that is away one warning is enough
-        client = MlflowClient(self.uri)
+        uri = self.uri or os.environ["MLFLOW_TRACKING_URI"]
+        client = MlflowClient(with_quoted_password(uri))
         key = kept_id(run.run_dir / "mlflow", job.id)
         if not client.get_experiment_by_name(self.experiment):
             with suppress(MlflowException):  # another job may have made it meanwhile

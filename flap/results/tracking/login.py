@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flap.config import one_line
+
 MODES = ("auto", "online", "offline")
 
 
@@ -40,7 +42,7 @@ def require_key() -> None:
     try:
         problem = "" if _has_key() else "no W&B key is configured"
     except Exception as error:  # W&B refuses the key
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
     if problem:
         remedy = "run `wandb login`, set WANDB_API_KEY, or take tracking.mode=offline"
         raise ValueError(f"tracking.mode=online: {problem}; {remedy}")

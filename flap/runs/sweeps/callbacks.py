@@ -16,8 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import build, explain, one_line, shown
-from flap.runs.sweeps.launching import unfit
+from flap.config import build, explain, has_secrets, one_line, protect_secrets_of, shown
+from flap.runs.sweeps.launching import make_jobs_private, remove_finished_jobs, unfit
 from flap.storage.status import LOG, STATUS, read_status
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,13 @@ class StudyCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
+        protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         if line := unfit(config):
             raise SystemExit(f"error: {line}")  # of an exception Hydra would make a warning
+        if has_secrets(config):
+            with suppress(OSError):  # Hydra will say that the folder cannot be made
+                make_jobs_private(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the page again, but at most once in a minute, as that takes some seconds."""
@@ -46,21 +50,25 @@ class StudyCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the study of the sweep, unless its runs were dry ones."""
         StudyCallback.open_sweep = None
+        if has_secrets(config):
+            remove_finished_jobs(config)
         if not config.get("dry_run"):
             _write(config, ended=True)
 
 
 def write_open_study() -> None:
-    """Write the study of a sweep that an error ended, which Hydra does not; if no cell has begun, remove its folder."""
+    """Write the study of a sweep that an error ended, which Hydra does not. If no cell has begun, remove its folder."""
     config = StudyCallback.open_sweep
     StudyCallback.open_sweep = None
     if config is None:
         return
     folder = Path(config.hydra.sweep.dir)
     with suppress(OSError):  # a folder that cannot be read or made, which the error says
+        if has_secrets(config):
+            remove_finished_jobs(config)
         if any(folder.glob(f"*/{STATUS}")):
             _write(config, ended=True)
-        elif [path.name for path in folder.glob("*")] == ["multirun.yaml"]:  # no cell has begun
+        elif [path.name for path in folder.rglob("*") if path.is_file()] == ["multirun.yaml"]:
             shutil.rmtree(folder)
 
 

@@ -54,6 +54,27 @@ def unfit(config: Any) -> str:
     return f"{why} of it takes one GPU" * (bool(job.get("gpus_per_node")) and gpus != tasks)
 
 
+def make_jobs_private(config: Any) -> None:
+    """Let nobody but the user read what submitit stores of jobs: with the config, it pickles the secrets in it."""
+    for folder in _submitit_folder(config):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+
+
+def remove_finished_jobs(config: Any) -> None:
+    """Remove what submitit has pickled of those jobs that have ended. Other jobs of the sweep may still need it."""
+    for folder in _submitit_folder(config):
+        for result in [*folder.rglob("*_result.pkl")]:
+            for path in result.parent.glob("*.pkl"):
+                path.unlink(missing_ok=True)
+
+
+def _submitit_folder(config: Any) -> list[Path]:
+    """Return the folder in which submitit has a folder for each job; none for other launchers."""
+    of_jobs = config.hydra.launcher.get("submitit_folder")  # SWEEP/.submitit/%j
+    return [Path(str(of_jobs).partition("%")[0])] if of_jobs else []
+
+
 @cache
 def claim_gpu(sweep: Path) -> str | None:
     """Reserve a GPU that no other process of the sweep uses, hide the others from this process, and return its name.

@@ -1,0 +1,67 @@
+"""The output of a process, without secrets: what it logs, what it prints, and its command line as others see it."""
+
+import logging
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, TextIO, cast
+
+from omegaconf import DictConfig
+
+from flap.config.secrets import learn_from_config, learn_from_process, redact, redacted
+
+
+class RedactedStream:
+    """A text stream, such as the console, that redacts what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text without secrets."""
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write lines without secrets."""
+        self._stream.writelines(redact(line) for line in lines)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class RedactedRecord(logging.LogRecord):
+    """A record of a log whose message and traceback have no secrets, whichever handler writes it."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        # logging itself reports arguments that do not fit the message
+        with suppress(TypeError, ValueError, KeyError):
+            message = self.getMessage()
+            without = redact(message)
+            if without != message:
+                self.msg = without
+                self.args = ()
+        if self.exc_info and self.exc_info[0] is not None:
+            self.exc_text = redact(logging.Formatter().formatException(self.exc_info))
+
+
+def protect_output() -> None:
+    """Redact all that this process logs and prints from now on. A second call changes nothing."""
+    learn_from_process(sys.argv[1:])
+    logging.setLogRecordFactory(RedactedRecord)
+    if not isinstance(sys.stdout, RedactedStream):
+        sys.stdout = cast(TextIO, RedactedStream(sys.stdout))
+    if not isinstance(sys.stderr, RedactedStream):
+        sys.stderr = cast(TextIO, RedactedStream(sys.stderr))
+
+
+def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
+    """Let the redaction find the secrets of a composed config, and remove them from `sys.argv`.
+
+    Trackers record `sys.argv`; Hydra has read it before.
+
+    env_set: the environment variables of `hydra.job.env_set`.
+    """
+    learn_from_config(config, env_set)
+    sys.argv[1:] = redacted(sys.argv[1:])

@@ -1,0 +1,247 @@
+"""Secrets: which values of a run are secret, and what is recorded and shown in their place.
+
+A run needs the password of its tracker and the variables of `hydra.job.env_set`, but its files, its log, the console
+and the tracker must not show them. Three kinds of values are secret:
+
+- the user and the password in a URI;
+- texts whose name ends in TOKEN, KEY, PASSWORD, SECRET or the like, in the config and in the environment;
+- all values under `hydra.job.env_set`.
+
+`redacted` removes them from data before the data is written. `redact` is the second line of defence: it searches a
+text for every secret that this process has learnt, in each form that JSON, YAML, HTML, URLs and shells give to it.
+"""
+
+import html
+import json
+import os
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote
+
+import yaml
+from markupsafe import escape
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+HIDDEN = "***"
+SHORTEST = 6  # characters; a shorter secret, such as "1", would be found in texts that have nothing to do with it
+
+SECRET_NAME = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(^|[_.])PASS|API_?KEY|(^|[_.])KEY)$",
+    re.IGNORECASE,
+)
+OVERRIDE = re.compile(r"([+~]{0,2}[\w./@ -]+)=(.*)", re.DOTALL)
+INTERPOLATION = re.compile(r"\$\{[^{}]*\}")  # names a secret and does not hold it
+
+# A value that is a URI. Its password ends at the last @: not everybody encodes a / or @ in it.
+URI = re.compile(r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.I)
+# A URI somewhere in a text, where it ends at a space or a quote.
+URI_IN_TEXT = re.compile(r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.I)
+ENV_SET_IN_TEXT = re.compile(
+    r"""(hydra\.job\.env_set[\w.]*=)(?!\*\*\*)('[^']*'|"[^"]*"|\{[^}]*\}|[^\s'"<>]+)"""
+)
+
+IN_SCRIPTS = str.maketrans(
+    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}  # in JSON in a page
+)
+
+_known: set[str] = set()  # the secrets that this process has learnt
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """Return plain data without secrets. Data that holds none is returned as it is.
+
+    URIs lose their user and password; other secrets become `***`. An interpolation, such as `${oc.env:NAME}`, stays.
+
+    name: the key under which the value is stored, or the name of the environment variable.
+    """
+    if isinstance(value, Mapping):
+        if name == "env_set":
+            return {key: _hidden(item) for key, item in value.items()}
+        return {key: redacted(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    if SECRET_NAME.search(name):
+        return _hidden(value)
+    return _redacted_text(value)
+
+
+def redact(text: str) -> str:
+    """Return a text, such as a line of a log, without the secrets that this process has learnt."""
+    if _known:
+        text = _pattern(frozenset(_known)).sub(HIDDEN, text)
+    text = URI_IN_TEXT.sub(_without_user, text)
+    return ENV_SET_IN_TEXT.sub(lambda match: f"{match[1]}{_hidden(match[2])}", text)
+
+
+def recorded(config: DictConfig) -> DictConfig:
+    """Return a composed config as it may be written to a file: without secrets, and with its interpolations."""
+    copy = OmegaConf.create(redacted(_plain(config)))
+    OmegaConf.copy_cache(from_config=config, to_config=copy)  # the time of `${now:...}`
+    assert isinstance(copy, DictConfig)
+    return copy
+
+
+def has_secrets(config: DictConfig) -> bool:
+    """Return whether a composed config holds secrets."""
+    plain = _plain(config)
+    return bool(redacted(plain) != plain)
+
+
+def learn_from_process(words: Iterable[str]) -> None:
+    """Learn the secrets of the environment, and those in the words of a command line."""
+    for name, value in os.environ.items():
+        _learn(_secrets_in(value, name))
+    for word in words:
+        key, _, value = word.partition("=")
+        _learn(_secrets_in(value, key))
+        _learn(_secrets_in(word))
+
+
+def learn_from_config(config: DictConfig, env_set: Any) -> None:
+    """Learn the secrets of a composed config.
+
+    env_set: the environment variables of `hydra.job.env_set`. A value that is a path, or that stands elsewhere in the
+    config too, such as the name of a data type, is no secret.
+    """
+    plain = _plain(config)
+    plain.pop("hydra", None)
+    _learn(_secrets_in(plain))
+    _learn(_secrets_in(_resolved(config.get("tracking"))))
+
+    public = json.dumps(redacted(plain), ensure_ascii=False, default=str)
+    for name, value in (_resolved(env_set) or {}).items():
+        _learn(_secrets_in(value, name))
+        text = str(value)
+        if not text.startswith(("/", "~", ".")) and text not in public:
+            _learn([text])
+
+
+def with_quoted_password(uri: str) -> str:
+    """Return a URI with its password percent-encoded.
+
+    A password that contains / @ ? or # cannot have been encoded yet. Any other is taken as it is.
+    """
+    match = URI.match(uri)
+    if match is None:
+        return uri
+    scheme, user, password = match.groups()
+    is_port = re.match(r"\d+/", password)  # the @ is in the path, as in http://host:5000/@me
+    if is_port or not re.search(r"[/@?#]", password):
+        return uri
+    return f"{scheme}{user}:{quote(password, safe='')}@{uri[match.end() :]}"
+
+
+def _redacted_text(text: str) -> str:
+    """Return a value, or an override `key=value`, without secrets."""
+    override = OVERRIDE.fullmatch(text)
+    if override:
+        key, value = override.groups()
+        of_env_set = re.search(r"(^|\.)env_set(\.|$)", key)
+        if of_env_set or SECRET_NAME.search(key):
+            return f"{key}={_hidden(value)}"
+    return redact(URI.sub(_without_user, text))
+
+
+def _hidden(value: Any) -> Any:
+    """Return what stands for a secret; an interpolation and an empty value are not secret."""
+    if value in (None, "", "???"):
+        return value
+    if isinstance(value, str) and INTERPOLATION.fullmatch(value.strip("'\"")):
+        return value
+    return HIDDEN
+
+
+def _without_user(match: re.Match[str]) -> str:
+    """Return a URI up to its host without user and password, unless the password is an interpolation."""
+    found = match[0]
+    user_and_password = found[len(match[1]) : -1]
+    password = user_and_password.partition(":")[2]
+    return found if INTERPOLATION.fullmatch(password) else match[1]
+
+
+def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the secrets in plain data. name: the key, or the environment variable, that holds the value."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _secrets_in(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _secrets_in(item, name)
+    elif isinstance(value, str):
+        if SECRET_NAME.search(name):
+            yield value
+        uri = URI.match(value)
+        if uri is not None:
+            _, user, password = uri.groups()
+            yield password
+            for text in (password, unquote(password)):
+                yield b64encode(f"{unquote(user)}:{text}".encode()).decode()  # as HTTP sends it
+
+
+def _learn(secrets: Iterable[str]) -> None:
+    for secret in secrets:
+        if len(secret) >= SHORTEST and not INTERPOLATION.fullmatch(secret):
+            _known.add(secret)
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+
+
+def _resolved(node: Any) -> Any:
+    """Return a part of a config as plain data, with interpolations resolved where that is possible."""
+    if not OmegaConf.is_config(node):
+        return node
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException:
+        return _plain(node)
+
+
+@cache
+def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
+    """Return the expression that finds secrets in any form; longer forms come first."""
+    forms = {form for secret in secrets for form in _forms(secret)}
+    ordered = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)))
+
+
+def _forms(secret: str) -> set[str]:
+    """Return the forms in which a secret may stand in a text."""
+    written: set[str] = set()
+    for plain in {secret, unquote(secret)}:
+        if len(plain) >= SHORTEST:
+            written |= _written(plain)
+
+    # in a list that is printed
+    forms = written | {repr(form)[1:-1] for form in written}
+    forms |= {form.replace("\\", r"\\").replace("'", r"\'") for form in written}
+    in_html = {html.escape(form) for form in forms}
+    in_html |= {html.escape(form, quote=False) for form in forms}
+    in_html |= {str(escape(form)) for form in forms}
+    in_scripts = {form.translate(IN_SCRIPTS) for form in forms}
+    return forms | in_html | in_scripts
+
+
+def _written(plain: str) -> set[str]:
+    """Return the forms in which URLs, JSON, YAML, Hydra and shells write a secret."""
+    return {
+        plain,
+        quote(plain),
+        quote(plain, safe=""),
+        quote_plus(plain),
+        json.dumps(plain)[1:-1],
+        json.dumps(plain, ensure_ascii=False)[1:-1],
+        yaml.dump(plain, default_style='"', width=10**6).strip()[1:-1],
+        plain.replace("'", "''"),  # in single quotes of YAML
+        plain.replace("'", r"\'"),  # in single quotes of Hydra
+        plain.replace('"', '\\"'),  # in double quotes of Hydra
+        re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", plain),  # without quotes of Hydra
+        plain.replace("'", "'\"'\"'"),  # in single quotes of a shell
+    }
