@@ -204,5 +204,5 @@ def test_the_home_folder_is_found_in_ones_own_yaml(monkeypatch: pytest.MonkeyPat
 def test_options_are_interpolated_once() -> None:
     """What is resolved is measured as the report says: a text may have the signs of an interpolation."""
     config = composed("eval=[zero_shot]", r'eval.zero_shot.tasks=["the \${oc.env:HOME} dog.jsonl"]')
-    [evaluator] = choose(config).evaluators
+    [evaluator] = choose(config).evaluators.values()
     assert evaluator.tasks == config.eval["zero_shot"]["tasks"] == ["the ${oc.env:HOME} dog.jsonl"]
