@@ -123,6 +123,45 @@ def test_a_users_own_metric_decides_and_is_named(prune: Prune) -> None:
             assert torch.equal(kept, whole.get_submodule(name).weight[-len(kept) :])
 
 
+LONG = "one, two: three " * 400
+TOO_LONG: list[dict[str, Any]] = [
+    {"ratio": LONG},
+    {"target": LONG},
+    {"target": {"bytes": LONG}},
+    {"plan": LONG},
+    {"plan": tuple("x" * 40 for _ in range(9)), "metric": LONG},
+    {"metric": "x" * 3000},
+    {"structure": ["x"] * 1000},
+    {"method": "x" * 3000},
+    {"dataset": LONG},
+    {"dataset": LONG + ".jsonl"},
+    {"dataset": {LONG: 1}},
+    {"dataset": {"ptb": LONG}},
+    {"dataset": [LONG] * 2, "num_samples": 10_000},
+    {"num_samples": [LONG]},
+    {"bos": LONG},
+    {"propagate": {LONG: LONG}},
+    {"overrides": LONG},
+    {"overrides": [f"seed='{LONG}'"]},
+    {"overrides": [f"model.dtype='{LONG}'"]},
+    {"overrides": [f"eval={LONG}"]},
+    {"overrides": [f"debug='{LONG}'"]},
+    {"overrides": ["checkpoint.save=true", f"checkpoint.dir='{LONG}'"]},
+    {"overrides": [f"cache_dir='{LONG}'"]},
+    {"overrides": [f"metric.square_attention='{LONG}'"]},
+    {"overrides": ["eval=[perplexity]", f"eval.perplexity.datasets=['{LONG}']"]},
+]
+
+
+@pytest.mark.parametrize("options", TOO_LONG, ids=range(len(TOO_LONG)))
+def test_no_error_prints_a_whole_long_value(options: dict[str, Any], prune: Prune) -> None:
+    with pytest.raises(ValueError) as caught:
+        prune(tiny_model("llama-gqa"), **options)
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 700
+    assert LONG[:201] not in line and "x" * 201 not in line
+
+
 def test_no_run_folder(
     prune: Prune, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import as_share, explain, one_line, require, shown
+from flap.config.messages import as_share, explain, one_line, reason_of, require, shown
 from flap.config.methods import name_method
 from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
@@ -52,7 +52,7 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
-        expected = str(error.msg).splitlines()[0]
+        expected = reason_of(error)
         if "ListConfig" in expected and isinstance(value, list):
             expected = "expected one value"
         elif "ListConfig" in expected:
@@ -209,16 +209,17 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 def settled_by(plan: Any) -> dict[str, str]:
     """Return what a plan (None: there is none) settles, each with the reason."""
-    return {} if plan is None else dict.fromkeys(PLANNED, f"plan={plan} says which units stay")
+    if plan is None:
+        return {}
+    return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
 
 
 def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -> None:
     chosen = targets(target)
     if plan is not None:
         refuse([f"target.{name}={value:.12g}" for name, value in chosen.items()], settled_by(plan))
-        require(
-            ratio is None, "ratio", ratio, f"null with plan={plan}, which says which units stay"
-        )
+        allowed = f"null with plan={shown(plan)}, which says which units stay"
+        require(ratio is None, "ratio", ratio, allowed)
         return
     for name, value in chosen.items():
         require(0 < value < math.inf, f"target.{name}", value, "a number > 0")

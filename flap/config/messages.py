@@ -67,6 +67,15 @@ def shown(value: Any) -> str:
     return text[:half] + CUT + text[-half:]
 
 
+def reason_of(error: OmegaConfBaseException) -> str:
+    """Return the first line of what OmegaConf says of a value, with the value as `shown`."""
+    message = str(error.msg)
+    value = str(error.value)
+    if value:
+        message = message.replace(value, shown(value))
+    return message.splitlines()[0]
+
+
 def one_line(error: Exception | str, max_length: int | None = None) -> str:
     """Return the text of an error on one line, without secrets, with its long words cut in the middle.
 
@@ -121,11 +130,11 @@ def _explanation(error: Exception) -> str:
     if isinstance(cause, InterpolationResolutionError) and str(cause.msg).startswith(RESOLVING):
         return str(cause.msg).splitlines()[0].removeprefix(RESOLVING)
     if isinstance(cause, OmegaConfBaseException):
-        line = f"{cause.full_key}: {cause.msg}".splitlines()[0]
-        return line + (
-            as_share(re.findall(r"'(.*?)'", line)[0]) if line.startswith("ratio: Value '") else ""
-        )
-    return _of_words(str(error)) or one_line(error)
+        line = f"{cause.full_key}: {reason_of(cause)}"
+        if line.startswith("ratio: Value '"):
+            line += as_share(cause.value)
+        return line
+    return _of_words(str(error)) or shown(one_line(error))
 
 
 def as_share(percent: Any) -> str:
@@ -143,10 +152,10 @@ def _no_choice(file: str, options: list[str]) -> str:
     hint = "".join(
         f"did you mean {lower[one]}? " for one in get_close_matches(name.lower(), lower, n=1)
     )
-    path = (
-        f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
-    )
-    return f"{group}={name}: {hint}expected one of {', '.join(names)}{path}"
+    path = ""
+    if group == "model":
+        path = f"; a model of the hub or of a directory is model.path={shown(name)}"
+    return f"{group}={shown(name)}: {hint}expected one of {', '.join(names)}{path}"
 
 
 def _of_words(text: str) -> str:
@@ -155,10 +164,12 @@ def _of_words(text: str) -> str:
         return "a group takes the name of one of its options, as --help lists them, and not null or a number"
     if several := re.match(r"Ambiguous value for argument '(.*?)=(.*)'", text):
         key, values = several.groups()
+        values = shown(values)
         return f"{key}={values}: several values; write '{key}=[{values}]' for all in one run, or -m for a run of each"
     if tilde := re.search(r"([\w.]+)=(~\S*)", text):
         key, path = tilde.groups()
-        return f"{key}={path}: no shell replaces ~ here; write {key}={Path(path).expanduser()}"
+        expanded = shown(Path(path).expanduser())
+        return f"{key}={shown(path)}: no shell replaces ~ here; write {key}={expanded}"
     if text.startswith("Only one of --run, --multirun, --cfg"):
         return (
             "--cfg: leave out -m; of one cell, as 'python -m flap hydra/launcher=slurm --cfg hydra'"

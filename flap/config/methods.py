@@ -59,7 +59,7 @@ def composing() -> Iterator[None]:
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         raise ValueError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = outer

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flap.config import require
+from flap.config import require, shown
 
 SELF = "self"  # the text that the model itself writes
 HEAVIEST = 1e9  # sums and products of weights stay numbers
@@ -38,7 +38,7 @@ def parse(dataset: Any, field: str) -> list[Part]:
         parts = [Part(name) for name in dataset]
     else:
         raise ValueError(
-            f"{field}={dataset}: expected a text, [text, text] or {{text: weight, text: weight}}"
+            f"{field}={shown(dataset)}: expected a text, [text, text] or {{text: weight, text: weight}}"
         )
     different = {os.path.realpath(part.dataset) for part in parts}
     require(

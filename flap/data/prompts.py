@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from flap.config import shown
 from flap.data.text import Prompt
 from flap.data.text_files import read_rows
 
@@ -21,7 +22,7 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
         ValueError: the file is missing, empty or unreadable, or a row is no prompt.
     """
     file = Path(path)
-    where = f"{field}={path}"
+    where = f"{field}={shown(path)}"
     if file.suffix not in FORMATS or not file.is_file():
         reason = "no such file" if file.suffix in FORMATS else "prompts are in another format"
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import require, shown
 from flap.data import (
     SELF,
     Part,
@@ -96,7 +96,7 @@ def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
         enough = 1 + windows.tokens_to_write(p) // longest  # prompts
-        field = f"{windows.field}.dataset={windows.parts[p].dataset}"
+        field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
         answers = [(prompt, " a" * longest) for prompt in prompts]
         windows = windows.written(p, dialogues(asked, answers, windows.tokenizer, bos=False))
@@ -159,7 +159,7 @@ def check_prompts(
     for part in _used_parts(section, dataset, wanted):
         asked = None if part.dataset == SELF else reading.asked(part)
         if asked is not None:
-            field = f"{section}.dataset={part.dataset}"
+            field = f"{section}.dataset={shown(part.dataset)}"
             _fitting_prompts(asked, 1, tokenizer, max_length, field)
 
 
@@ -202,7 +202,7 @@ class Reading:
             return read_text(part.dataset, "calibration", self.field)
         if self.answers.writer == "self":
             return asked
-        return self._with_given_answers(asked, f"{self.field}={part.dataset}")
+        return self._with_given_answers(asked, f"{self.field}={shown(part.dataset)}")
 
     def asked(self, part: Part) -> Asked | None:
         """Return the prompts of a part. Return None if the part is a text without prompts.
@@ -214,7 +214,7 @@ class Reading:
         if read is None:
             return None
         prompts, origin = read
-        where = f"{self.field}={part.dataset}"
+        where = f"{self.field}={shown(part.dataset)}"
         has_template = self.tokenizer.chat_template is not None
         if part.chat_template and not has_template:
             without = "leave it out: turns are then put one after another"

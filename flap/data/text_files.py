@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flap.config import one_line
+from flap.config import one_line, shown
 from flap.data.named_prompts import PROMPTS
 from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
@@ -24,7 +24,7 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
         ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
     """
     path = Path(dataset)
-    where = f"{field}={dataset}"
+    where = f"{field}={shown(dataset)}"
     if dataset in DATASETS:
         try:
             return named_text(dataset, split)

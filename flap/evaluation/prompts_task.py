@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
+from flap.config import shown
 from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain
 from flap.storage import digest
@@ -84,7 +85,9 @@ def load_prompts(path: str) -> tuple[PromptsTask, str]:
     for number, prompt in enumerate(prompts, start=1):
         if prompt.answer is None:
             expected = "'answer', or 'messages' whose last is the assistant's"
-            raise ValueError(f"tasks={path}: row {number} has no answer; expected {expected}")
+            raise ValueError(
+                f"tasks={shown(path)}: row {number} has no answer; expected {expected}"
+            )
     content = digest([(one.messages, one.answer) for one in prompts])
     task = PromptsTask(name, prompts)
     return (

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 
-from flap.config import one_line
+from flap.config import one_line, shown
 from flap.data import FORMATS
 from flap.data.named_texts import INSTALL, packaged_file
 from flap.data.temporary_state import replaced
@@ -101,7 +101,7 @@ def expand(names: list[str]) -> list[str]:
                 if similar
                 else "expected a task, group or tag of lm-eval"
             )
-            raise ValueError(f"tasks={name}: unknown task; {hint}")
+            raise ValueError(f"tasks={shown(name)}: unknown task; {hint}")
     tags = set(manager.all_tags)
     tasks = [sorted(manager.task_index[name].tags) if name in tags else [name] for name in names]
     return list(dict.fromkeys(name for expanded in tasks for name in expanded))

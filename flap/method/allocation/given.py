@@ -53,7 +53,7 @@ class GivenPlan:
         """
         difference = next(self._differences(budget), None)
         if difference is not None:
-            raise ValueError(f"plan={self.origin}: it does not fit this model: {difference}")
+            raise ValueError(f"plan={shown(self.origin)}: it does not fit this model: {difference}")
 
     def _differences(self, budget: Budget) -> Iterator[str]:
         there = len(self.plan.layers)
