@@ -1,11 +1,11 @@
-"""The Python interface: prune a model that is loaded already."""
+"""The Python interface: prune a model that is already in memory."""
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
-from typing import Any, TypedDict, Unpack, cast
+from dataclasses import replace
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -26,106 +26,107 @@ from flap.config import (
 )
 from flap.method.allocation import Structure
 from flap.method.compression import Compensation
-from flap.method.importance import Metric
+from flap.method.importance import Metric, MetricFunction, metric_of
 from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report
 
 log = logging.getLogger(__name__)
-_pruned: WeakSet[PreTrainedModel] = WeakSet()  # the models that this process has pruned
+
+# Overrides that `flap.prune` begins with; those of the caller come later and win.
+DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
+# The classes from which the objects that a caller gives derive.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
-FIXED = (
-    "eval=none",
-    "checkpoint.save=false",
-    "use_cache=false",
-    "run_name=flap.prune",
-)  # unless overrides say more
-
-
-class PruneOptions(TypedDict, total=False):
-    """The keywords of `prune`, whose docstring says what each one means."""
-
-    ratio: float | None
-    target: Mapping[str, float] | None
-    plan: str | os.PathLike[str] | None
-    metric: str | Metric | None
-    structure: str | Structure | None
-    compensation: str | Compensation | None
-    method: str
-    overrides: Sequence[str]
-    dataset: Any
-    num_samples: int
-    seq_len: int
-    batch_size: int
-    bos: str
-    propagate: str
+# The models that this process has pruned.
+_pruned: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def prune(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PruneOptions]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    ratio: float | None = None,
+    target: Mapping[str, float] | None = None,
+    plan: str | os.PathLike[str] | None = None,
+    metric: str | Metric | MetricFunction | None = None,
+    structure: str | Structure | None = None,
+    compensation: str | Compensation | None = None,
+    method: str = "flap",
+    dataset: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    num_samples: int | None = None,
+    seq_len: int | None = None,
+    batch_size: int | None = None,
+    bos: str | bool | None = None,
+    propagate: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Report:
-    """Prune `model` in place and return the report; `model.save_pretrained` then writes a checkpoint that loads again.
+    """Prune a model in place and return the report.
 
-    Options:
-        ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; 0.2 by default
-        target: what the model may be, instead of a ratio, as {"bytes": 200e6}; keys of `target` of the command line
-        plan: the folder of a finished run, or its plan.json, whose units stay; then no ratio, target, metric, structure
-        metric: how much a channel matters, a name of the command line or an object, as `WIFV()`
-        structure: which units are removed, a name or an object, as `ALAM()`
-        compensation: what makes up for the removed ones, a name or an object, as `BiasCompensation()`
-        method: a preset of the three and of calibration, by its name; "flap" by default
-        dataset: the calibration texts, the name of a corpus, a file, or a mixture {name: weight}
-        num_samples: calibration windows, at least 1
-        seq_len: tokens in a window, at most the model's context
-        batch_size: windows at a time, at least 1
-        bos, propagate: see `calibration` of the command line
-        overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object.
-            "vocabulary=trim" also changes the tokenizer in place
+    `model.save_pretrained` then writes a checkpoint that `flap.load` reads. Nothing is measured
+    or saved unless `overrides` ask for it: "eval=perplexity", or "checkpoint.save=true" with
+    "checkpoint.dir=…". Nothing is cached. The random states of torch, numpy and Python do not
+    change, and each module stays in training or evaluation mode.
 
-    Nothing is measured or saved unless `overrides` ask for it: "eval=perplexity", "checkpoint.save=true" with
-    "checkpoint.dir=…". Nothing is cached. Random states are not changed, and modules stay in the mode that they are in.
+    Args:
+        model: a causal language model of transformers with plain weights
+        tokenizer: the tokenizer of the model
+        ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; by default 0.2
+        target: the largest size of the pruned model instead of a ratio, as {"bytes": 200e6};
+            the keys are those of `target` on the command line
+        plan: the folder of a finished run, or its plan.json. The model keeps the units of this
+            plan, so ratio, target, metric and structure cannot be given
+        metric: the importance of each channel: a name of the command line, an object such as
+            `WIFV()`, or a function `score(weight_OI, statistics) -> score_I`, higher = keep
+        structure: which units are removed: a name, or an object such as `ALAM()`
+        compensation: what replaces removed units: a name, or an object such as
+            `BiasCompensation()`
+        method: a preset of metric, structure, compensation and calibration, by its name
+        dataset: the calibration texts: the name of a corpus, a file, or a mixture
+            {name: weight}
+        num_samples: the number of calibration windows, at least 1
+        seq_len: the tokens in a window, at most the context of the model
+        batch_size: the number of windows in a forward pass, at least 1
+        bos: whether each window begins with the BOS token: True, False or "auto"
+        propagate: "dense" or "pruned": on whose outputs each layer is calibrated
+        overrides: other keys of the command line, each as "key=value", but no key that another
+            argument sets. "vocabulary=trim" also changes the tokenizer in place
+
+    A choice that is not given is the one of `method`.
 
     Raises:
-        ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
-            are not finite, which is found after layers before it have been pruned.
+        ValueError: an argument is invalid. The message is one line that names it. The model has
+            not changed, except where the activations of a layer are not finite: this is found
+            after earlier layers have been pruned.
     """
-    for name in {
-        field.name for field in fields(FlapConfig)
-    } & options.keys() - PruneOptions.__annotations__.keys():
-        raise ValueError(
-            f"{name}: no keyword of flap.prune; write overrides=['{name}=…'], as on the command line"
-        )
     source = LoadedSource(model, tokenizer)
-    given = cast(dict[str, Any], {"method": "flap", **options})
-    overrides = given.pop("overrides", ())
-    ratio = given.pop("ratio", None)
-    target = given.pop("target", None)
-    plan = given.pop("plan", None)
-    refuse(
-        [f"{name}={value}" for name, value in options.items() if value is not None],
-        settled_by(plan),
-    )
+    planned = {"ratio": ratio, "target": target, "metric": metric, "structure": structure}
+    given = [f"{name}={value}" for name, value in planned.items() if value is not None]
+    refuse(given, settled_by(plan))
+
+    values = {
+        "ratio": ratio,
+        "plan": plan,
+        "calibration.dataset": dataset,
+        "calibration.num_samples": num_samples,
+        "calibration.seq_len": seq_len,
+        "calibration.batch_size": batch_size,
+        "calibration.bos": bos,
+        "calibration.propagate": propagate,
+    }
     require(isinstance(target, Mapping | None), "target", target, 'a mapping, as {"bytes": 200e6}')
-    groups = {
-        group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")
-    }
-    names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
-    objects = {
-        group: build(group, choice, BASES.get(group, str))
-        for group, choice in groups.items()
-        if not isinstance(choice, str | None)
-    }
-    values = {f"calibration.{key}": value for key, value in given.items()}
-    values |= {f"target.{key}": value for key, value in (target or {}).items()}
-    values |= {
-        name: value for name, value in (("ratio", ratio), ("plan", plan)) if value is not None
-    }
+    values |= {f"target.{name}": value for name, value in (target or {}).items()}
+    values = {key: value for key, value in values.items() if value is not None}
+
+    choices = {"metric": metric, "structure": structure, "compensation": compensation}
+    names = [f"{group}={name}" for group, name in choices.items() if isinstance(name, str)]
+    objects = _objects(choices)
     _check_overrides(overrides, objects, values | settled_by(plan))
-    config = replace(
-        _compose([*names, *FIXED, *overrides], values), model=source.described, **objects
-    )
-    _check_shared(config, objects)
+
+    config = _compose([f"method={method}", *names, *DEFAULTS, *overrides], values)
+    config = replace(config, model=source.described, **objects)
+    _check_shared_options(config, objects)
     config.method = name_method(config)
+
     if model in _pruned:
         log.warning("this process has pruned this model before: the ratio is of what is left")
     with _plain_torch(model), _modes_restored(model):
@@ -134,47 +135,33 @@ def prune(
     return report
 
 
-@contextmanager
-def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
-    """Give the block torch's own defaults, as a process of the command line has them; the caller's come back."""
-    devices = {"cpu", *(one.device.type for one in model.parameters())} - {"meta"}
-    with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
-        stack.enter_context(
-            torch.inference_mode(False)
-        )  # else the new weights could not be trained
-        for device in devices:
-            stack.enter_context(torch.autocast(device, enabled=False))
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        yield
-
-
-@contextmanager
-def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
-    """Put each module back into training mode that was in it; one that is made in the block is in the model's."""
-    modes = {module: module.training for module in model.modules()}
-    mode = model.training
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            module.training = modes.get(module, mode)
+def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the choices that are objects, by group. A function becomes a metric."""
+    objects = {}
+    for group, choice in choices.items():
+        if choice is None or isinstance(choice, str):
+            continue
+        if group == "metric" and callable(choice) and not isinstance(choice, type):
+            choice = metric_of(choice)
+        objects[group] = build(group, choice, BASES[group])
+    return objects
 
 
 def _check_overrides(
     overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]
 ) -> None:
-    """Check that overrides set none of these groups and keys: they would be dropped, and yet reported."""
+    """Check that no override sets a group or a key that is settled.
+
+    Such an override would have no effect, and the report would have it all the same.
+    """
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
-    settled = {"model": "it is loaded already"}
-    settled |= {
+    settled = {
+        "model": "it is loaded already",
         "tracking": "only runs of the command line are tracked",
-        "hydra": "only those have a folder",
-    }
-    settled |= {
-        "use_cache": "the weights of a loaded model may change; runs of the command line share a cache"
+        "hydra": "only runs of the command line have a folder",
+        "use_cache": (
+            "the weights of a loaded model may change; runs of the command line share a cache"
+        ),
     }
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
@@ -184,19 +171,59 @@ def _check_overrides(
         raise ValueError(f"overrides: {error}") from error
 
 
-def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check that options of the run that a named choice takes over have the values that an object has."""
-    for name, group in (("round_to", "structure"), ("seed", "metric")):
-        asked = getattr(config, name)
-        default = getattr(FlapConfig, name)
-        own = getattr(objects.get(group), name, asked)
-        require(asked in (own, default), name, asked, f"{own}, the value of the {group} object")
-
-
-def _compose(overrides: list[str], values: Mapping[str, Any]) -> FlapConfig:
-    """Return the checked config of overrides and values, as the command line makes it; also in a Hydra application."""
+def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
+    """Compose and check the config as the command line does; this works in a Hydra application."""
     with composing():
-        config = compose("config", overrides)
+        composed = compose("config", overrides)
         for key, value in values.items():
-            OmegaConf.update(config, key, literal(value), merge=False)
-        return typed(config)
+            OmegaConf.update(composed, key, literal(value), merge=False)
+        config = typed(composed)
+    return config
+
+
+def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
+    """Check that an option that the run shares with an object has the same value in both."""
+    for name, group in (("round_to", "structure"), ("seed", "metric")):
+        of_run = getattr(config, name)
+        of_object = getattr(objects.get(group), name, of_run)
+        if of_run != getattr(FlapConfig, name):
+            expected = f"{of_object}, the value of the {group} object"
+            require(of_run == of_object, name, of_run, expected)
+
+
+@contextmanager
+def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
+    """Use torch's own defaults inside the block, as a process of the command line does.
+
+    The defaults of the caller (dtype, device, autocast, inference mode) are restored afterwards.
+    """
+    device_types = {"cpu"}
+    for parameter in model.parameters():
+        device_types.add(parameter.device.type)
+    device_types.discard("meta")
+
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        # tensors that are made in inference mode could not be trained later
+        stack.enter_context(torch.inference_mode(False))
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextmanager
+def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
+    """Restore the training or evaluation mode of each module after the block.
+
+    A module that is made inside the block gets the mode of the model.
+    """
+    modes = {module: module.training for module in model.modules()}
+    mode_of_model = model.training
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.training = modes.get(module, mode_of_model)

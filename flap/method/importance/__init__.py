@@ -1,12 +1,20 @@
 """The importance metrics: they score how much each channel, or each expert, matters."""
 
-from flap.method.importance.base import Metric, score_layer, score_layers, scores_of_layer
+from flap.method.importance.base import (
+    Metric,
+    MetricFunction,
+    metric_of,
+    score_layer,
+    score_layers,
+    scores_of_layer,
+)
 from flap.method.importance.channels import IFV, WIFN, WIFV, Magnitude, Random, Wanda
 from flap.method.importance.experts import EAN, REAP, MoNE
 from flap.method.importance.obs import OBS
 from flap.method.importance.scores import SCORES, Scores
 
 __all__ = [
-    "EAN", "IFV", "OBS", "REAP", "SCORES", "WIFN", "WIFV", "Magnitude",
-    "Metric", "MoNE", "Random", "Scores", "Wanda", "score_layer", "score_layers", "scores_of_layer",
+    "EAN", "IFV", "OBS", "REAP", "SCORES", "WIFN", "WIFV", "Magnitude", "Metric", "MetricFunction",
+    "MoNE", "Random", "Scores", "Wanda", "metric_of", "score_layer", "score_layers",
+    "scores_of_layer",
 ]  # fmt: skip

@@ -45,13 +45,21 @@ class Metric(ABC):
 
         weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
         """
+        name = f"{type(self).__module__}.{type(self).__name__}"
+        expected = (weight_OI.shape[1],)
+
         score_I = self.score(weight_OI.float(), statistics)
-        if (shape := tuple(score_I.shape)) != (expected := (weight_OI.shape[1],)):
-            name = f"{type(self).__module__}.{type(self).__name__}"
+        if not isinstance(score_I, Tensor):
+            kind = type(score_I).__name__
+            raise ValueError(
+                f"metric: {name} returns {kind}: expected a tensor of shape {expected}"
+            )
+        shape = tuple(score_I.shape)
+        if shape != expected:
             raise ValueError(
                 f"metric: {name} returns scores of shape {shape}: expected {expected}, one a channel"
             )
-        return score_I[columns_UC]
+        return score_I.float()[columns_UC]
 
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
@@ -65,6 +73,28 @@ class Metric(ABC):
             return [partial(torch.zeros, block.columns_UC.shape)]
         inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
         return [partial(_score, self, *pair) for pair in zip(block.members, inputs, strict=True)]
+
+
+MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, statistics) -> score_I
+
+
+def metric_of(function: MetricFunction) -> Metric:
+    """Make a metric of a plain function `score(weight_OI, statistics) -> score_I`, higher = keep.
+
+    The class of the metric has the name and the module of the function, because reports and error
+    messages name a metric by its class. The statistics that the function gets have no covariance.
+    """
+
+    @dataclass(frozen=True)
+    class FunctionMetric(Metric):
+        def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+            assert statistics is not None
+            return function(weight_OI, statistics)
+
+    named = function if hasattr(function, "__qualname__") else type(function)
+    for attribute in ("__module__", "__name__", "__qualname__"):
+        setattr(FunctionMetric, attribute, getattr(named, attribute))
+    return FunctionMetric()
 
 
 def score_layers(
