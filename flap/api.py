@@ -24,6 +24,7 @@ from flap.config import (
     settled_by,
     typed,
 )
+from flap.data import texts_in_memory
 from flap.method.allocation import Structure
 from flap.method.compression import Compensation
 from flap.method.importance import Metric, MetricFunction, metric_of
@@ -52,7 +53,7 @@ def prune(
     structure: str | Structure | None = None,
     compensation: str | Compensation | None = None,
     method: str = "flap",
-    dataset: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    dataset: str | os.PathLike[str] | Sequence[str] | Mapping[str, Any] | None = None,
     num_samples: int | None = None,
     seq_len: int | None = None,
     batch_size: int | None = None,
@@ -81,8 +82,8 @@ def prune(
         compensation: what replaces removed units: a name, or an object such as
             `BiasCompensation()`
         method: a preset of metric, structure, compensation and calibration, by its name
-        dataset: the calibration texts: the name of a corpus, a file, or a mixture
-            {name: weight}
+        dataset: the calibration texts: the name of a corpus, a file, a mixture {name: weight},
+            or a list of texts, each of which is a document
         num_samples: the number of calibration windows, at least 1
         seq_len: the tokens in a window, at most the context of the model
         batch_size: the number of windows in a forward pass, at least 1
@@ -173,11 +174,20 @@ def _check_overrides(
 
 def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
     """Compose and check the config as the command line does; this works in a Hydra application."""
+    dataset = values.get("calibration.dataset")
+    texts = None
+    if isinstance(dataset, Sequence) and not isinstance(dataset, str):
+        texts = texts_in_memory(dataset, "calibration.dataset")
+        values = values | {"calibration.dataset": texts.label}
+
     with composing():
         composed = compose("config", overrides)
         for key, value in values.items():
             OmegaConf.update(composed, key, literal(value), merge=False)
         config = typed(composed)
+
+    if texts is not None:
+        config.calibration.dataset = texts
     return config
 
 

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from flap.method.importance import WIFV, Metric, Random
 from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report
+from flap.storage import digest, to_json
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.helpers.pruned import logits
 from tests.helpers.runs import composed
@@ -174,6 +175,49 @@ def test_what_a_function_returns_is_checked(score: Any, words: str, prune: Prune
         prune(model, metric=score)
     assert "finite" in words or "metric: tests.test_api.<lambda> returns" in str(caught.value)
     assert torch.equal(logits(model), logits(tiny_model("llama-gqa")))
+
+
+def test_texts_in_memory_are_read_as_the_rows_of_a_file_and_do_not_travel(
+    prune: Prune, text_file: Path, tmp_path: Path
+) -> None:
+    words = text_file.read_text().split()
+    texts = [" ".join(words[at : at + 100]) for at in range(0, 2000, 100)]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    from_memory = tiny_model("llama-gqa")
+    from_file = tiny_model("llama-gqa")
+
+    folder = tmp_path / "checkpoint"
+    saving = ("checkpoint.save=true", f"checkpoint.dir={folder}")
+    report = prune(from_memory, dataset=texts, overrides=saving)
+    prune(from_file, dataset=file)
+    assert torch.equal(logits(from_memory), logits(from_file))
+
+    label = f"20 texts in memory (digest {digest(texts)})"
+    assert report.config["calibration"]["dataset"] == report.sources["calibration"] == label
+    written = [to_json(asdict(report)), (folder / "flap.json").read_text()]
+    written.append((folder / "README.md").read_text())
+    assert not any(text in page for text in texts for page in written)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([], "calibration.dataset: the list holds no text"),
+        ([" ", "\n"], "calibration.dataset: the list holds no text"),
+        (["the cat", 3], r"calibration.dataset\[1\] is int: expected a text, str"),
+        (["the cat", "\ud800"], r"calibration.dataset\[1\]: expected whole characters \(surr"),
+        (
+            ["wikitext2"],
+            r"calibration.dataset\[0\]=wikitext2: expected a text, because a list holds",
+        ),
+        (["/my/words.txt"], r"calibration.dataset\[0\]=/my/words.txt: expected a text, because"),
+        (["the cat"], r"calibration.dataset=1 texts in memory \(digest \w+\): 0 windows of 16 tok"),
+    ],
+)
+def test_lists_that_hold_no_texts(texts: list, words: str, prune: Prune) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        prune(tiny_model("llama-gqa"), dataset=texts)
 
 
 @pytest.mark.parametrize("name", ["sequence_length", "eval"])

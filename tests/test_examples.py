@@ -58,6 +58,15 @@ def test_prune(checkpoint: Path) -> None:
     assert pruned.num_parameters() < dense.num_parameters()
 
 
+def test_function(printed: Callable[..., list[str]], model_dir: Path, tmp_path: Path) -> None:
+    lines = printed("function", model_dir, tmp_path / "pruned")
+    assert lines[0].endswith(".largest_output")
+    assert "400 texts in memory (digest " in lines[1]
+    assert (
+        flap.load(tmp_path / "pruned").num_parameters() < tiny_model("llama-gqa").num_parameters()
+    )
+
+
 def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     own = [

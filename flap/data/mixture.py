@@ -3,33 +3,53 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from flap.config import require, shown
+from flap.storage import digest
 
 SELF = "self"  # the text that the model itself writes
 HEAVIEST = 1e9  # sums and products of weights stay numbers
 
 
 @dataclass(frozen=True)
-class Part:
-    """A text of a mixture."""
+class TextsInMemory:
+    """Texts that the caller of `flap.prune` has in memory, instead of a name or a file."""
 
-    dataset: str  # a name or a file
-    weight: float = (
-        1.0  # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
-    )
-    chat_template: bool | None = (
-        None  # prompts go through the tokenizer's; None: where there is one
-    )
+    documents: tuple[str, ...]
+
+    @cached_property
+    def label(self) -> str:
+        """What reports and messages print instead of the texts: how many there are, and a digest."""
+        return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One text of a mixture."""
+
+    dataset: str  # a name or a file; the label of texts in memory
+    # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
+    weight: float = 1.0
+    # whether prompts go through the tokenizer's chat template; None: if the tokenizer has one
+    chat_template: bool | None = None
+    documents: tuple[str, ...] = ()  # the texts in memory; empty for a name or a file
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
-    """Return the parts of a name, a list of names, or a mapping from names to weights or options. Weight 0 leaves out.
+    """Return the parts of a mixture of texts.
+
+    dataset: the name of a text or its file, a list of names, a mapping from names to weights or
+        options, or texts in memory. A part with weight 0 is left out.
+    field: the config key that error messages name.
 
     Raises:
-        ValueError: it is none of these, has a text twice, a weight is negative, all are zero, or an option is unknown.
+        ValueError: the dataset is none of these, names a text twice, has a negative weight or an
+            unknown option, or all weights are zero.
     """
+    if isinstance(dataset, TextsInMemory):
+        return [Part(dataset.label, documents=dataset.documents)]
     if isinstance(dataset, str):
         return [Part(dataset)]
     if isinstance(dataset, Mapping):

@@ -197,6 +197,8 @@ class Reading:
         if part.dataset == SELF:
             _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if it cannot begin a text
             return None
+        if part.documents:
+            return Text.joined(part.dataset, part.documents, origin=part.dataset)
         asked = self.asked(part)
         if asked is None:
             return read_text(part.dataset, "calibration", self.field)

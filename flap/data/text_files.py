@@ -1,10 +1,15 @@
-"""Read texts by name or from a local file. A named text has separate parts for calibration and evaluation."""
+"""Read texts by name, from a local file, or from a list in memory.
+
+A named text has separate parts for calibration and evaluation.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flap.config import one_line, shown
+from flap.data.mixture import SELF, TextsInMemory
 from flap.data.named_prompts import PROMPTS
 from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
@@ -15,6 +20,7 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
+NAMES = (*DATASETS, *PROMPTS, SELF)  # what `calibration.dataset` can name besides files
 
 
 def read_text(dataset: str, split: Split, field: str) -> Text:
@@ -38,6 +44,31 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
     if not text.text.strip():
         raise ValueError(f"{where}: the file holds no text")
     return text
+
+
+def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
+    """Check a list of texts that the caller has in memory; each one is a document.
+
+    field: the keyword that error messages name.
+
+    Raises:
+        ValueError: the list is empty, or an item is not a text, or is the name of a text.
+    """
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{field}[{i}] is {type(text).__name__}: expected a text, str")
+        if text in NAMES or (text.endswith(tuple(FILE_FORMATS)) and len(text.split()) == 1):
+            raise ValueError(
+                f"{field}[{i}]={shown(text)}: expected a text, because a list holds the texts "
+                "themselves; texts by name are a mapping, {name: weight}"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{field}[{i}]: expected whole characters ({error.reason})") from error
+    if not "".join(texts).strip():
+        raise ValueError(f"{field}: the list holds no text")
+    return TextsInMemory(tuple(texts))
 
 
 def _documents(path: Path, where: str) -> list[str]:

@@ -1,0 +1,34 @@
+"""Prune with your own function as the metric, on your own texts, without any file.
+
+    python examples/function.py MODEL FOLDER
+
+MODEL is a directory or a hub id.
+"""
+
+import sys
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import flap
+
+
+def largest_output(weight_OI, statistics):
+    """score_j = std_j · max_o |W_oj|, the largest change of an output; higher = keep."""
+    return statistics.var_I.sqrt() * weight_OI.abs().amax(dim=0)
+
+
+def main(model_id: str, folder: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_id)
+    tokenizer = AutoTokenizer.from_pretrained(model_id)
+    texts = [f"Order {i} has been sent to the old house on the hill." for i in range(400)]
+    report = flap.prune(
+        model, tokenizer, metric=largest_output, dataset=texts, num_samples=16, seq_len=64
+    )
+    print(f"metric:      {report.config['metric']['_target_']}")
+    print(f"calibration: {report.sources['calibration']}")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
