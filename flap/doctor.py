@@ -18,7 +18,7 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 def main(arguments: list[str] | None = None) -> None:
     """Print one line for each; exit with code 1 where a package is missing or the cache cannot be written."""
     lines = {
-        "versions": versions(),
+        "versions": installed_versions(),
         "devices": devices(),
         "extras": extras(),
         "cache": cache(),
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     raise SystemExit(any(text.startswith("problem: ") for text in lines.values()))
 
 
-def versions() -> str:
+def installed_versions() -> str:
     """Return the versions of the most important packages, or which ones are not as this version of flap asks."""
     if wrong := unmet(needed()):
         return f"problem: pip install {' '.join(wrong)}"

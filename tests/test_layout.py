@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -115,6 +116,27 @@ def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
         if name.startswith("flap.")
     }
     assert not exported & modules
+
+
+# Names that two modules define, and why neither is renamed.
+SHARED_NAMES = {
+    "main": "the entry point of each command",
+    "load": "flap.load for users, and a stage of a run",
+    "prune": "flap.prune for users, and the method as the stages of a run",
+    "register": "flap.register for users, and the entry point that vLLM calls",
+}
+
+
+def public_names(path: Path) -> set[str]:
+    """The functions and classes that a module defines for others."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds)]
+    return {name for name in defined if not name.startswith("_")}
+
+
+def test_no_public_name_stands_for_two_things() -> None:
+    counts = Counter(name for path in MODULES for name in public_names(path))
+    assert {name for name, count in counts.items() if count > 1} == SHARED_NAMES.keys()
 
 
 PLACED = (

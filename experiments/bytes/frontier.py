@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import flap
-from flap.data import begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes
+from flap.data import evaluation_windows, read_text, retokenised, text_bytes, uses_bos
 from flap.evaluation.perplexity import window_losses
 from flap.models import Resident
 
@@ -82,7 +82,7 @@ def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
 ) -> tuple[Tensor, Tensor]:
     """The tokens of the windows of a text, and how many bytes of each are scored."""
-    bos = begins_with_bos(dense, "auto", "bos")
+    bos = uses_bos(dense, "auto", "bos")
     tokens_NT = evaluation_windows(
         read_text(name, "evaluation", "text"), dense, SEQ_LEN, TOKENS, bos
     )

@@ -1,7 +1,7 @@
 """Make a trained mixture of experts from SmolLM2-135M: `python experiments/experts/make_mixture.py TARGET`.
 
 Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication, arXiv 2110.01786; LLaMA-MoE, arXiv
-2406.16554); a router is fitted that sends a token to 8 of them; then `recover` trains all layers to predict what the
+2406.16554); a router is fitted that sends a token to 8 of them; then `distil` trains all layers to predict what the
 dense model predicts. TARGET gets a stock Mixtral checkpoint. `--text FILE` is evaluated on, besides boolq-passages.
 Legend: N windows · T tokens, of all windows or of one · D hidden size · I neurons · E experts · K experts of a token.
 """
@@ -25,7 +25,7 @@ from flap.data import evaluation_windows, read_text
 from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.recovery import Recovery
-from flap.method.recovery.distillation import recover
+from flap.method.recovery.distillation import distil
 from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
@@ -258,7 +258,7 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Train the cut mixture to predict what the dense model predicts, write it, and return what `recover` reports."""
+    """Train the cut mixture to predict what the dense model predicts, write it, and return what `distil` reports."""
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
     tokens_NT = read_windows("recover", TEXTS, dense.tokenizer, wanted, dense.max_length).tokens_NT
@@ -266,7 +266,7 @@ def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")
     with TemporaryDirectory() as folder:
-        report = recover(recovery, mixture, dense.open(), tokens_NT, Path(folder), 0)
+        report = distil(recovery, mixture, dense.open(), tokens_NT, Path(folder), 0)
     write(mixture.model, dense, options.target)
     return {"held_out_windows": recovery.held_out, **report}
 

@@ -101,7 +101,7 @@ def label_of(directory: Path) -> dict[str, Any]:
     return read_json(directory / LABEL) if any(directory.glob("*.safetensors")) else {}
 
 
-def check_room(target: Path, num_bytes: int) -> None:
+def check_disk_space(target: Path, num_bytes: int) -> None:
     """Check that the disk has room for a checkpoint of this size.
 
     Raises:
@@ -116,7 +116,7 @@ def check_room(target: Path, num_bytes: int) -> None:
         )
 
 
-def save(
+def save_checkpoint(
     model: PlacedModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,

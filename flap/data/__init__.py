@@ -6,11 +6,28 @@ from flap.data.text import Prompt, Text, repetition
 from flap.data.text_files import read_text, texts_in_memory
 from flap.data.token_text import NO_TOKEN, retokenised, text_bytes
 from flap.data.window_pool import HELD_OUT, Pool, split_windows
-from flap.data.windows import Windows, begins_with_bos, evaluation_windows, tokens_sha256
+from flap.data.windows import Windows, evaluation_windows, tokens_sha256, uses_bos
 
 __all__ = [
-    "FORMATS", "HELD_OUT", "NO_TOKEN", "SELF", "Part", "Pool", "Prompt", "Text",
-    "TextsInMemory", "Windows",
-    "begins_with_bos", "evaluation_windows", "parse", "read_prompts", "read_text", "repetition",
-    "retokenised", "split_windows", "text_bytes", "texts_in_memory", "tokens_sha256",
+    "FORMATS",
+    "HELD_OUT",
+    "NO_TOKEN",
+    "SELF",
+    "Part",
+    "Pool",
+    "Prompt",
+    "Text",
+    "TextsInMemory",
+    "Windows",
+    "evaluation_windows",
+    "parse",
+    "read_prompts",
+    "read_text",
+    "repetition",
+    "retokenised",
+    "split_windows",
+    "text_bytes",
+    "texts_in_memory",
+    "tokens_sha256",
+    "uses_bos",
 ]  # fmt: skip

@@ -15,10 +15,10 @@ from flap.data import (
     Prompt,
     Text,
     Windows,
-    begins_with_bos,
     parse,
     read_prompts,
     read_text,
+    uses_bos,
 )
 from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, question_ids, rendered, separated
 from flap.data.named_prompts import PROMPTS, named_prompts
@@ -171,7 +171,7 @@ def read_parts(
     Raises:
         ValueError: there is no such text.
     """
-    begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
+    begins = uses_bos(tokenizer, wanted.bos, "calibration.bos")
     reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
     read = list(map(reading.part, parts))
     texts = tuple(None if isinstance(one, Asked) else one for one in read)

@@ -144,7 +144,7 @@ class Windows:
         return tokens_NT
 
 
-def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
+def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
     """Return whether every window begins with the beginning-of-sequence token.
 
     bos: true, false, or auto: true where the tokenizer by itself puts the token in front of a text. A model that was

@@ -67,11 +67,11 @@ class Divergence(OnTexts):
                 )
             return measured
 
-        reference = partial(final_states, batches_NT=batches_NT)
+        reference = partial(reference_states, batches_NT=batches_NT)
         return Task(f"{text}/divergence@{seq_len}", measure, **about, reference=reference)
 
 
-def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
+def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
     """Return the final hidden states of this process's batches, on the host; in mapped files where there is a folder.
 
     Raises:

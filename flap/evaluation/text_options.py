@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import (
-    begins_with_bos,
     evaluation_windows,
     read_text,
     retokenised,
     text_bytes,
     tokens_sha256,
+    uses_bos,
 )
 from flap.evaluation.base import Evaluator, Task
 
@@ -108,7 +108,7 @@ class OnTexts(Evaluator, ABC):
         max_length: int | None,
     ) -> Iterator[Task]:
         field = f"{self.section}.datasets"
-        bos = begins_with_bos(cut_by, self.bos, f"{self.section}.bos")
+        bos = uses_bos(cut_by, self.bos, f"{self.section}.bos")
         texts = [read_text(dataset, "evaluation", field) for dataset in self.datasets]
         for text, seq_len in product(texts, self.windows):
             tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)

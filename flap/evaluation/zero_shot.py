@@ -17,7 +17,7 @@ from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
-from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
+from flap.evaluation.zero_shot_results import by_document, directions, f1, flat_numbers, margin
 from flap.evaluation.zero_shot_tasks import (
     SOURCES,
     LoadedTask,
@@ -177,7 +177,7 @@ class ZeroShot(Evaluator):
         in_chat: bool,
     ) -> Measurement:
         output = self._evaluated(placed, tokenizer, task, in_chat)
-        numbers = flatten(output["results"])
+        numbers = flat_numbers(output["results"])
         samples = output["samples"]
         better = directions(numbers, output["higher_is_better"])
         measured = Measurement(numbers, by_document(samples, numbers), better=better)

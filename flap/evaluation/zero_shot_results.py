@@ -17,7 +17,7 @@ Samples = Mapping[
 ]  # lm-eval's log: by task, an entry for each document (and filter)
 
 
-def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
+def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
     """Return lm-eval's results as flat numbers: {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
     A filter other than "none" stays in the name. A standard error has its number's name and "_stderr". Values that are

@@ -51,7 +51,7 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 
 
 @torch.no_grad()
-def leave(
+def output_after_layers(
     adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor
 ) -> Any:
     """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""

@@ -38,7 +38,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     return dict(zip(ascii_uppercase, runs, strict=False))
 
 
-def show(folders: Sequence[Path]) -> None:
+def print_comparison(folders: Sequence[Path]) -> None:
     """Print what differs between runs that should be alike, and both tables. Raises: as `read_runs`."""
     runs = read_runs(folders)
     console = Console(highlight=False)
@@ -46,7 +46,7 @@ def show(folders: Sequence[Path]) -> None:
         console.width = 1000  # a file or a pipe has no width: nothing is folded
     for letter, folder in zip(runs, folders, strict=True):
         console.print(f"[bold]{letter}[/bold]  {escape(str(folder))}")
-    for notice in notices([*runs.values()]):
+    for notice in mismatches([*runs.values()]):
         console.print(f"[bold]{escape(notice)}[/bold]")
     tables = {
         "Config": config_table(runs).console(),
@@ -97,7 +97,7 @@ def numbers_table(runs: Runs) -> Table:
     return Table.over(names, columns)
 
 
-def notices(runs: Sequence[RunRecord]) -> Iterator[str]:
+def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
     """Yield a sentence for each way in which finished runs are not alike, besides what their sweeps vary."""
     models = _distinct(run.model for run in runs)
     if len(models) > 1:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flap.results.comparison import notices
+from flap.results.comparison import mismatches
 from flap.results.configs import CHOICES, varying
 from flap.results.plots import Plot
 from flap.results.run_folder import RunRecord
@@ -57,7 +57,7 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
         counts=Counter(run.state for run in study.runs),
         facts=dict(_facts(study)),
         warnings=Counter(warning for run in study.finished for warning in run.report["warnings"]),
-        notices=list(notices(study.finished)),
+        notices=list(mismatches(study.finished)),
         filters={name: study.values(name) for name in FILTERS if len(study.values(name)) > 1},
         keys=keys,
         fields=partial(_fields, [*FILTERS, *keys]),

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from flap.checkpoint.save import check_room as check_disk
-from flap.checkpoint.save import check_target, followed, label_of
+from flap.checkpoint.save import check_disk_space, check_target, followed, label_of
 from flap.config import FlapConfig, TargetConfig, require
 from flap.evaluation import Divergence, Suite, prepare_suite
 from flap.evaluation.result_files import RESULTS, Results
@@ -115,7 +114,7 @@ def _check_room(run: Run) -> None:
         check_target(run.target, may_replace_checkpoint(run), model)
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
         # files of layers that an interrupted start has left become files of the checkpoint
-        check_disk(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
+        check_disk_space(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
 
 
 def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 from flap.checkpoint.convert import become_checkpointable
-from flap.checkpoint.save import make_label
-from flap.checkpoint.save import save as save_checkpoint
+from flap.checkpoint.save import make_label, save_checkpoint
 from flap.config import one_line
 from flap.data import Text, Windows
 from flap.data.temporary_state import seeded
@@ -19,10 +18,10 @@ from flap.method.compression import (
     CompressLayer,
     FitReport,
     SequentialPruning,
+    compress_layers,
     mask_layer,
     slice_layer,
 )
-from flap.method.compression import compress as compress_layers
 from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
 from flap.method.search import PlanDivergence, score_and_try
@@ -118,7 +117,7 @@ def _own_text(run: Run, use: str, part: int, written: dict[str, Any]) -> Text:
     windows = run.texts[use]
     if part in windows.asked:
         return answers.text_of(written, windows, part)
-    return own_text.text_of(written)
+    return own_text.written_text(written)
 
 
 def _write_own_text(run: Run, model: PlacedModel, use: str, part: int) -> dict[str, Any]:
@@ -282,8 +281,7 @@ def count_parameters(adapter: ModelAdapter) -> int:
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place to predict what the dense model predicts; return facts for the report."""
     # imported here because other runs should not wait for transformers' Trainer
-    from flap.method.recovery.distillation import recover as train
-    from flap.method.recovery.distillation import training_windows
+    from flap.method.recovery.distillation import distil, training_windows
 
     recovery = run.choices.recovery
     assert recovery is not None
@@ -293,7 +291,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
         teacher = run.source.open()
         answered, written = _answered_by(model, run, recovery, work)
         windows_NT = training_windows(recovery, run.texts[recovery.use], answered)
-        trained = train(recovery, model, teacher, windows_NT, folder, run.config.seed)
+        trained = distil(recovery, model, teacher, windows_NT, folder, run.config.seed)
         return {**trained, "own_text": written}
 
 

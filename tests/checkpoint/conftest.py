@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.checkpoint.save import make_label, save
+from flap.checkpoint.save import make_label, save_checkpoint
 from flap.models import PlacedModel, Resident
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.helpers.pruned import Saved, prune, save_pruned
@@ -55,7 +55,7 @@ def save_over(
     """Save the other model over the old one."""
 
     def save_it(overwrite: bool = True) -> PlacedModel:
-        return save(
+        return save_checkpoint(
             Resident(model),
             tokenizer,
             old,

@@ -8,7 +8,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import Pool, Text, begins_with_bos, evaluation_windows, read_text
+from flap.data import Pool, Text, evaluation_windows, read_text, uses_bos
 
 FIELD = "calibration.bos"
 
@@ -31,8 +31,8 @@ def text(text_file: Path) -> Text:
 def test_auto_is_what_the_tokenizer_does(
     tokenizer: PreTrainedTokenizerFast, adding: PreTrainedTokenizerFast
 ) -> None:
-    assert [begins_with_bos(one, "auto", FIELD) for one in (tokenizer, adding)] == [False, True]
-    assert [begins_with_bos(adding, bos, FIELD) for bos in ("true", "True", "False")] == [
+    assert [uses_bos(one, "auto", FIELD) for one in (tokenizer, adding)] == [False, True]
+    assert [uses_bos(adding, bos, FIELD) for bos in ("true", "True", "False")] == [
         True,
         True,
         False,
@@ -71,9 +71,9 @@ def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast,
 def test_a_tokenizer_without_such_a_token_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     without = deepcopy(tokenizer)
     without.bos_token = None
-    assert not begins_with_bos(without, "auto", FIELD)
+    assert not uses_bos(without, "auto", FIELD)
     with pytest.raises(
         ValueError,
         match=r"^calibration\.bos=true: the tokenizer has no beginning-of-sequence token",
     ):
-        begins_with_bos(without, "true", FIELD)
+        uses_bos(without, "true", FIELD)

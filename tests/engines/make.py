@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 import flap
 from flap.checkpoint.convert import become_checkpointable
 from flap.method.allocation import ALAM, ULMM, ULUM, PruningPlan
-from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
+from flap.method.compression import BiasCompensation, NoCompensation, compress_layers, slice_layer
 from flap.method.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
@@ -118,7 +118,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
     placed.adapter = adapt(placed.model, whole_experts=True)
     known = calibrated(placed)
     plan = decided(known, 0.4, ALAM(experts=True))
-    compress(
+    compress_layers(
         placed.adapter,
         plan,
         NoCompensation(),

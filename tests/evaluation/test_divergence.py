@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.evaluation import Divergence
-from flap.evaluation.divergence import compare, final_states
+from flap.evaluation.divergence import compare, reference_states
 from flap.models import PlacedModel, Resident
 from flap.pipeline import run
 from tests.cases import ARCHITECTURES, tiny_model, tokens
@@ -23,7 +23,7 @@ BATCHES = WINDOWS.split(2)
 def found(
     dense: PlacedModel, pruned: PlacedModel, batches: tuple[Tensor, ...] = BATCHES
 ) -> dict[str, list[float]]:
-    return compare(pruned, final_states(dense, batches), batches)
+    return compare(pruned, reference_states(dense, batches), batches)
 
 
 def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -90,8 +90,8 @@ def test_every_placement_keeps_the_same_states(
 ) -> None:
     _, pruned = pair()
     dense = placed_at(placement, model_dir, tmp_path / "work")
-    states = final_states(dense, BATCHES)
-    expected = final_states(placed_at("device", model_dir), BATCHES)
+    states = reference_states(dense, BATCHES)
+    expected = reference_states(placed_at("device", model_dir), BATCHES)
     assert all(torch.equal(one, other) for one, other in zip(states, expected, strict=True))
     assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
     assert compare(Resident(pruned), states, BATCHES) == compare(

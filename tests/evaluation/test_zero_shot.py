@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.evaluation import Measurement
 from flap.evaluation.generation import Generation
 from flap.evaluation.zero_shot import ZeroShot
-from flap.evaluation.zero_shot_results import flatten
+from flap.evaluation.zero_shot_results import flat_numbers
 from flap.models import Resident
 from tests.cases import tiny_model
 from tests.helpers.zero_shot_toys import CHAT, by_hand, log_likelihoods, mean, only_toys
@@ -339,7 +339,7 @@ def test_only_finite_numbers_are_kept() -> None:
             "sample_len": 3,
         }
     }
-    assert flatten(results) == {"a/acc": 0.5}
+    assert flat_numbers(results) == {"a/acc": 0.5}
 
 
 @pytest.mark.parametrize(

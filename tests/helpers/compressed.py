@@ -21,7 +21,7 @@ from flap.method.compression import (
     LinearCompensation,
     NoCompensation,
 )
-from flap.method.compression.apply import compress, slice_layer
+from flap.method.compression.apply import compress_layers, slice_layer
 from flap.method.importance import score_layers
 from flap.models import Resident, adapt
 from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases
@@ -106,7 +106,7 @@ def changed(
     how: CompressLayer = slice_layer,
 ) -> PreTrainedModel:
     changed = copy.deepcopy(model)
-    compress(adapt(changed), plan, compensation, enumerate(known), how)
+    compress_layers(adapt(changed), plan, compensation, enumerate(known), how)
     return changed
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.checkpoint.convert import become_checkpointable
-from flap.checkpoint.save import make_label, save
+from flap.checkpoint.save import make_label, save_checkpoint
 from flap.method.allocation import ALAM, PruningPlan, Structure, price
 from flap.method.calibration import Calibration
 from flap.method.compression import (
     BiasCompensation,
     Compensation,
     CompressLayer,
-    compress,
+    compress_layers,
     slice_layer,
 )
 from flap.method.importance import WIFV, score_layers
@@ -54,7 +54,7 @@ def prune(
     calibration = calibrated(model)
     placed = calibration.model
     plan = decided(calibration, ratio, structure)
-    compress(
+    compress_layers(
         placed.adapter,
         plan,
         compensation,
@@ -95,5 +95,5 @@ def save_pruned(
     plan: PruningPlan,
     **provenance: Any,
 ) -> Saved:
-    save(Resident(model), tokenizer, directory, make_label(plan.to_dict(), provenance))
+    save_checkpoint(Resident(model), tokenizer, directory, make_label(plan.to_dict(), provenance))
     return Saved(directory, model, plan)

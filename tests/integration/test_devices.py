@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
-from flap.checkpoint.save import make_label, save
+from flap.checkpoint.save import make_label, save_checkpoint
 from flap.config import ModelConfig
 from flap.models import PLACEMENTS, Spread, find_model
 from tests.cases import tiny_model, tokens
@@ -86,7 +86,7 @@ def test_spread_over_it_and_the_host(
     }  # onloaded when needed
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
-    after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
+    after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
     assert after.device == placed.device
     assert_close(after.logits(tokens(seed=7)), logits(expected))
     assert_same_tensors(flap.load(tmp_path / "pruned"), expected, CPU)

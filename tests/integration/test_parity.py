@@ -28,7 +28,7 @@ from flap.method.compression import (
     BiasCompensation,
     Compensation,
     NoCompensation,
-    compress,
+    compress_layers,
     slice_layer,
 )
 from flap.method.importance import Magnitude, Metric, Wanda, score_layer, score_layers
@@ -82,7 +82,7 @@ class Real:
 
     def perplexity(self, plan: PruningPlan, compensation: Compensation) -> float:
         model = self.fresh()
-        compress(adapt(model), plan, compensation, enumerate(self.exact), slice_layer)
+        compress_layers(adapt(model), plan, compensation, enumerate(self.exact), slice_layer)
         return perplexity(window_losses(Resident(model), self.evaluation_NT, batch_size=8))
 
 

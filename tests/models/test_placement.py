@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.load import load
-from flap.checkpoint.save import make_label, save
+from flap.checkpoint.save import make_label, save_checkpoint
 from flap.method.allocation import LayerPlan
 from flap.method.compression import NoCompensation, slice_layer
 from flap.models import (
@@ -228,7 +228,7 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
         and placed.model.config.to_dict() == plain.config.to_dict()
     )
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
-    after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
+    after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
     # where memory holds nothing of it, the checkpoint is what there is
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))

@@ -12,7 +12,7 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
 from flap.method.allocation import ALAM, ULMM, LayerPlan, PruningPlan, price
 from flap.method.calibration import LayerStatistics
-from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
+from flap.method.compression import BiasCompensation, NoCompensation, compress_layers, slice_layer
 from flap.method.importance import OBS, WIFV, score_layer, score_layers
 from flap.models import Resident, adapt
 from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, collect, random_model, tokens
@@ -74,7 +74,9 @@ def decided(model: PreTrainedModel, ratio: float, structure: object = None) -> P
 
 
 def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
-    compress(adapt(model, True), plan, BiasCompensation(), enumerate(observed(model)), slice_layer)
+    compress_layers(
+        adapt(model, True), plan, BiasCompensation(), enumerate(observed(model)), slice_layer
+    )
     become_checkpointable(Resident(model))
 
 
@@ -126,7 +128,7 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
     plan = experts_alone(model, 4)
     expected = never_routed(copy.deepcopy(model), plan)
     assert not torch.allclose(expected, logits(model), atol=1e-2)
-    compress(adapt(model, True), plan, compensation, enumerate(observed(model)), slice_layer)
+    compress_layers(adapt(model, True), plan, compensation, enumerate(observed(model)), slice_layer)
     torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
 
 
@@ -256,10 +258,12 @@ def test_experts_leave_a_model_that_has_lost_neurons(
     """Their output biases, which stand in for the neurons, leave with them."""
     model = random_model(config_of("mixtral"))
     statistics = enumerate(collect(Resident(model), tokens(), 4))
-    compress(adapt(model), plan_of(model, 0.3), BiasCompensation(), statistics, slice_layer)
+    compress_layers(adapt(model), plan_of(model, 0.3), BiasCompensation(), statistics, slice_layer)
     plan = experts_alone(model, 4)
     expected = never_routed(model, plan)
-    compress(adapt(model, True), plan, BiasCompensation(), enumerate(observed(model)), slice_layer)
+    compress_layers(
+        adapt(model, True), plan, BiasCompensation(), enumerate(observed(model)), slice_layer
+    )
     torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
     become_checkpointable(Resident(model))
     reloaded = load(save_pruned(model, tokenizer, tmp_path / "saved", plan).directory)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flap.results.comparison import notices
+from flap.results.comparison import mismatches
 from flap.results.configs import varying
 from flap.results.study_files import read_study, write_study
 from flap.study import main
@@ -40,7 +40,7 @@ def test_two_sweeps_are_one_page_beside_them(
     sweeps: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = [contents(folder) for folder in sweeps]
-    assert list(notices(read_study(*sweeps).finished)) == []
+    assert list(mismatches(read_study(*sweeps).finished)) == []
     main([str(folder) for folder in sweeps])
     index = sweeps[0].parent / "first+second" / "index.html"
     assert capsys.readouterr().out == f"{index}\n"
@@ -123,7 +123,7 @@ def test_runs_of_different_models_and_versions_are_told(
     config["eval"] = {"perplexity": report["config"]["eval"]["perplexity"] | {"max_tokens": 64}}
     change(cell, config=config, versions=report["versions"] | {"torch": "9.9"})
     torch = report["versions"]["torch"]
-    assert list(notices(read_study(*sweeps).finished)) == [
+    assert list(mismatches(read_study(*sweeps).finished)) == [
         "Runs of different models: other, tiny. Their perplexities can be compared only where the models have the same "
         "tokenizer.",
         f"Runs of different versions, from which differences may come: torch {torch} and 9.9.",

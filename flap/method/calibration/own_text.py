@@ -137,7 +137,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     }
 
 
-def text_of(written: dict[str, Any]) -> Text:
+def written_text(written: dict[str, Any]) -> Text:
     """Return what the model has written as a text."""
     return Text.joined(
         SELF, written["documents"], f"written by the model from {written['begins_with']}"

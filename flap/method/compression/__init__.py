@@ -1,6 +1,6 @@
 """Compression: removing units from the layers, with compensation in the output projections."""
 
-from flap.method.compression.apply import CompressLayer, compress, mask_layer, slice_layer
+from flap.method.compression.apply import CompressLayer, compress_layers, mask_layer, slice_layer
 from flap.method.compression.compensation import (
     BiasCompensation,
     Compensation,
@@ -12,5 +12,5 @@ from flap.method.compression.sequence import SequentialPruning
 
 __all__ = [
     "BiasCompensation", "Compensation", "CompressLayer", "FitReport",
-    "LinearCompensation", "NoCompensation", "SequentialPruning", "compress", "mask_layer", "slice_layer",
+    "LinearCompensation", "NoCompensation", "SequentialPruning", "compress_layers", "mask_layer", "slice_layer",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ CompressLayer: TypeAlias = Callable[
 ]
 
 
-def compress(
+def compress_layers(
     adapter: ModelAdapter,
     plan: PruningPlan,
     compensation: Compensation,

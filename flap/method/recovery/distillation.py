@@ -76,7 +76,7 @@ def _held_out_first(recovery: Recovery, tokens_NT: Tensor) -> Tensor:
     return torch.cat([held_out_NT, fitting_NT])
 
 
-def recover(
+def distil(
     recovery: Recovery,
     model: PlacedModel,
     teacher: PlacedModel,

@@ -68,7 +68,10 @@ def train(
         held_out_NT,
     )  # Trainer would make a step of the rest, too
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
-    callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
+    callbacks = [
+        KeepBest(student, recovery.patience, folder / BEST),
+        TrainingProgress(recovery.tokens_a_step),
+    ]
     optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
     optimizers = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
     trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=optimizers)
@@ -144,7 +147,7 @@ class KeepBest(TrainerCallback):
             control.should_training_stop = True
 
 
-class Bar(TrainerCallback):
+class TrainingProgress(TrainerCallback):
     """Draw this program's own progress bar."""
 
     def __init__(self, tokens_a_step: int) -> None:

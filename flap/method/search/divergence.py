@@ -21,7 +21,7 @@ from flap.method.compression.apply import slice_out, write_layer
 from flap.method.compression.compensation import Compensation
 from flap.method.compression.fitting import BlockFit, fit_layer
 from flap.models import Pair, PlacedModel, Stream, Walk
-from flap.models.forward import leave
+from flap.models.forward import output_after_layers
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
@@ -250,5 +250,7 @@ def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor
     """Return logits_NTV in float32 from the outputs of the last layer."""
     tokens_NT = tokens_NT.to(model.device)
     hidden_NTD = hidden_NTD.to(model.device)
-    logits_NTV: Tensor = leave(model.adapter, model.model, tokens_NT, hidden_NTD).logits
+    logits_NTV: Tensor = output_after_layers(
+        model.adapter, model.model, tokens_NT, hidden_NTD
+    ).logits
     return logits_NTV.float()

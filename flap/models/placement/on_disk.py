@@ -18,7 +18,7 @@ from flap.config import gigabytes
 from flap.data.temporary_state import forwards_replaced
 from flap.models.block import set_tensor
 from flap.models.devices import ROOM_TO_RUN, free_bytes
-from flap.models.forward import leave
+from flap.models.forward import output_after_layers
 from flap.models.model_files import ModelFiles, read_config
 from flap.models.placement.base import PlacedModel, Recorders, Resident
 from flap.models.placement.layer_files import LayerFiles
@@ -134,7 +134,7 @@ class OnDisk(PlacedModel):
             for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
                 tokens_NT = batch_NT.to(self.device)
                 last_NTD = hidden_NTD.to(self.device)
-                yield leave(
+                yield output_after_layers(
                     self.adapter, self.adapter.decoder, tokens_NT, last_NTD
                 ).last_hidden_state
 

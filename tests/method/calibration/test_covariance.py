@@ -18,7 +18,7 @@ from flap.method.compression import (
     BiasCompensation,
     LinearCompensation,
     SequentialPruning,
-    compress,
+    compress_layers,
     slice_layer,
 )
 from flap.method.importance import OBS, score_layers
@@ -231,7 +231,7 @@ def test_one_layer_is_in_memory() -> None:
     )
     assert (
         len(
-            compress(
+            compress_layers(
                 adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer
             )
         )

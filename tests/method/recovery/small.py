@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from flap.method.recovery import Recovery
 from flap.method.recovery.base import HELD_OUT_WINDOWS
-from flap.method.recovery.distillation import recover
+from flap.method.recovery.distillation import distil
 from flap.models import PlacedModel, Resident
 from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
@@ -58,7 +58,7 @@ def recovered(
 ) -> dict[str, Any]:
     """What is reported of the training of a model, which is changed in place."""
     dtype = model.dtype
-    return recover(
+    return distil(
         recovery, Resident(model), dense(architecture, dtype), windows(recovery), folder, seed
     )
 

@@ -15,10 +15,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from flap.checkpoint.save import make_label, save
+from flap.checkpoint.save import make_label, save_checkpoint
 from flap.method.recovery import Recovery
 from flap.method.recovery.base import HELD_OUT_WINDOWS
-from flap.method.recovery.distillation import recover
+from flap.method.recovery.distillation import distil
 from flap.method.recovery.student import mean_divergence
 from flap.method.recovery.trainable import trainable
 from flap.models import Resident
@@ -77,7 +77,7 @@ def test_the_divergence_falls_and_the_model_reloads(
         and all(p.requires_grad for p in model.parameters())
     )
     # which compares the reloaded model with this one
-    save(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
+    save_checkpoint(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_dense_model_that_shares_tensors_stays(
     for layer, dense_layer in zip(model.model.layers, teacher.model.model.layers, strict=True):
         layer.input_layernorm.weight = dense_layer.input_layernorm.weight
     before = state(teacher.model)
-    recover(recovery, Resident(model), teacher, windows(recovery), tmp_path, seed=0)
+    distil(recovery, Resident(model), teacher, windows(recovery), tmp_path, seed=0)
     assert equal(state(teacher.model), before)
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
@@ -120,7 +120,7 @@ def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_pa
     for number, model in enumerate(models):
         torch.manual_seed(number)
         before = torch.random.get_rng_state()
-        recover(recovery, Resident(model), teacher, tokens_NT, tmp_path / str(number), seed=5)
+        distil(recovery, Resident(model), teacher, tokens_NT, tmp_path / str(number), seed=5)
         assert torch.equal(torch.random.get_rng_state(), before)
     assert equal(*map(state, models))
 
@@ -165,7 +165,7 @@ def test_what_rounding_takes_back_is_not_reported(
     teacher = dense()
     tokens_NT = windows(FULL)
     before = state(model)
-    found = recover(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
+    found = distil(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
     after = mean_divergence(Resident(model), teacher, tokens_NT[:HELD_OUT_WINDOWS], FULL.batch_size)
     assert found["nats_after"] == after and (after < found["nats_before"]) == better
     assert equal(state(model), before) != better and (found["best_after_tokens"] > 0) == better

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from flap.config import ModelConfig
 from flap.data.counted import marked
-from flap.method.recovery.distillation import recover
+from flap.method.recovery.distillation import distil
 from flap.models import Resident, find_model
 from flap.storage import ranks
 from tests.helpers.ranks import in_ranks
@@ -29,7 +29,7 @@ def train(model_dir: Path, folder: Path) -> None:
     tokens_NT[::3, 1:] = marked(
         tokens_NT[::3, 1:], torch.tensor(False)
     )  # nor do they share what counts
-    found = recover(SHORT, Resident(model), source.open(), tokens_NT, folder / "work", seed=0)
+    found = distil(SHORT, Resident(model), source.open(), tokens_NT, folder / "work", seed=0)
     own = folder / str(ranks.rank())
     own.mkdir(parents=True)
     (own / "found.json").write_text(json.dumps(found))

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 from flap.checkpoint.load import load
-from flap.method.recovery.training import Bar
+from flap.method.recovery.training import TrainingProgress
 from flap.results import Report, markdown
 
 RECOVER = [
@@ -84,12 +84,12 @@ def test_a_killed_training_goes_on(
 ) -> None:
     taken: list[int] = []
 
-    def note(bar: Bar, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:
         taken.append(state.global_step)
         if taken == list(range(1, 19)):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bar, "on_step_end", note)
+    monkeypatch.setattr(TrainingProgress, "on_step_end", note)
     with pytest.raises(KeyboardInterrupt):
         run_tiny(tmp_path / "run", *RECOVER, f"cache_dir={tmp_path / 'cache'}")
     again = run_tiny(tmp_path / "run", *RECOVER, f"cache_dir={tmp_path / 'cache'}")

@@ -13,9 +13,15 @@ from torch import nn
 
 from flap.method.recovery import Recovery, base
 from flap.method.recovery.base import HELD_OUT_WINDOWS
-from flap.method.recovery.distillation import recover
+from flap.method.recovery.distillation import distil
 from flap.method.recovery.student import Student
-from flap.method.recovery.training import BEST, Bar, KeepBest, last_checkpoint, with_rates
+from flap.method.recovery.training import (
+    BEST,
+    KeepBest,
+    TrainingProgress,
+    last_checkpoint,
+    with_rates,
+)
 from flap.models import Resident
 from tests.cases import tokens
 from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, recovered, state
@@ -53,12 +59,12 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
     """The steps that are really taken from now on; after one of them the training is interrupted."""
     taken: list[int] = []
 
-    def note(bar: Bar, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:
         taken.append(state.global_step)
         if state.global_step == killed_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bar, "on_step_end", note)
+    monkeypatch.setattr(TrainingProgress, "on_step_end", note)
     return taken
 
 
@@ -104,7 +110,7 @@ def test_each_window_of_a_step_is_trained_on_once_an_epoch(
 
     monkeypatch.setattr(Student, "forward", noted)
     tokens_NT = tokens(HELD_OUT_WINDOWS + 6, FULL.seq_len)
-    found = recover(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
+    found = distil(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
     assert sizes == [4, 4] and found["tokens"] == 2 * 4 * FULL.seq_len
 
 

@@ -59,9 +59,9 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
 ) -> None:
     """They are the calibration windows of the checkpoint: after trimming there is one model and one tokenizer."""
     seen: list[torch.Tensor] = []
-    train = distillation.recover
+    train = distillation.distil
     monkeypatch.setattr(
-        distillation, "recover", lambda *given: seen.append(given[3]) or train(*given)
+        distillation, "distil", lambda *given: seen.append(given[3]) or train(*given)
     )
     (tmp_path / "counted.txt").write_text(" ".join(TEXT[1:]) * 30)
     counted = f"vocabulary.dataset={tmp_path / 'counted.txt'}"

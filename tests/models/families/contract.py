@@ -16,7 +16,7 @@ from flap.method.calibration import Calibration
 from flap.method.compression import (
     BiasCompensation,
     NoCompensation,
-    compress,
+    compress_layers,
     mask_layer,
     slice_layer,
 )
@@ -139,7 +139,7 @@ class FamilyContract:
         before = copy.deepcopy(model)
         known = collect(Resident(model), tokens(), batch_size=3)
         plan = plan_of(model, 0.0)
-        compress(adapt(model), plan, BiasCompensation(), enumerate(known), how)
+        compress_layers(adapt(model), plan, BiasCompensation(), enumerate(known), how)
         assert model.state_dict().keys() == before.state_dict().keys()
         assert torch.equal(logits(model), logits(before))
 
@@ -192,7 +192,7 @@ class FamilyContract:
         known = collect(Resident(model), tokens(), batch_size=3)
         plan = plan_of(model, 0.2)
         for one in (model, half):
-            compress(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
+            compress_layers(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
         error_NT = (logits(half).float() - logits(model)).norm(dim=-1) / logits(model).norm(dim=-1)
         assert error_NT.median() < 0.1  # rounding sends a few tokens to another expert
@@ -205,7 +205,9 @@ class FamilyContract:
             model.tie_weights()  # moving a model to a device made in Python gives it new tensors, each by itself
             plans.append(plan_of(model, 0.4))
             known = collect(Resident(model), tokens(), batch_size=3)
-            compress(adapt(model), plans[0], BiasCompensation(), enumerate(known), slice_layer)
+            compress_layers(
+                adapt(model), plans[0], BiasCompensation(), enumerate(known), slice_layer
+            )
         assert plans[0] == plans[1]
         expected, found = (logits_on(model).cpu() for model in models)
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
