@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SUBCOMMANDS = {
     "doctor": "flap.doctor",
     "export": "flap.checkpoint.export.__main__",
+    "study": "flap.study",
     "workspace": "flap.results.tracking.workspace",
 }
 

@@ -1,4 +1,4 @@
-"""The command `python -m flap.study <folder> …`: the table, plots and page of sweeps, or finished runs side by side."""
+"""The command `python -m flap study FOLDER …`: the page of a sweep, or a comparison of runs."""
 
 import argparse
 import sys
@@ -7,36 +7,21 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the study and print the page's path, or print a comparison; on an error, one line and exit code 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flap.study",
-        description="The table, plots and page of sweeps; of finished runs what differs, and whether it is noise.",
-    )
-    parser.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="folder",
-        help="sweeps, as multirun_outputs/<time>, or two runs or more",
-    )
-    parser.add_argument(
-        "--into",
-        type=Path,
-        help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B",
-    )
-    given = parser.parse_args(arguments)
+    """Write the study of a sweep and print the path of its page, or print a comparison of runs.
+
+    On an error, print one line and exit with code 1.
+    """
+    given = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # of a terminal that has not all characters
-    # here: --help should not wait seconds for them
-    from flap.results.comparison import show
+        sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
+    # imported here because --help should not wait seconds for pandas
+    from flap.results.comparison import print_comparison
     from flap.results.study_files import write_study
     from flap.storage.status import reason
 
     try:
-        if len(given.folders) > 1 and all(
-            (folder / "report.json").is_file() for folder in given.folders
-        ):
-            show(given.folders)
+        if len(given.folders) > 1 and all(map(_is_run, given.folders)):
+            print_comparison(given.folders)
         else:
             print(write_study(*given.folders, into=given.into))
     except (ValueError, OSError) as error:
@@ -44,5 +29,36 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flap study",
+        description=(
+            "Write the table, the plots and the page of one or several sweeps. "
+            "For finished runs, print what differs and whether the difference is noise."
+        ),
+    )
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="folder",
+        help="sweeps, as multirun_outputs/<time>, or at least two runs",
+    )
+    parser.add_argument(
+        "--into",
+        type=Path,
+        help=(
+            "the folder of the page; by default that of the sweep, "
+            "or A+B beside it for the sweeps A and B"
+        ),
+    )
+    return parser
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "report.json").is_file()
+
+
 if __name__ == "__main__":
+    print("python -m flap.study is now `python -m flap study`", file=sys.stderr)
     main()

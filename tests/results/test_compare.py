@@ -1,5 +1,8 @@
 """Finished runs side by side: what the tables say, and what is refused in one line."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,18 @@ def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -
     assert numbers_table(read_runs(runs[:1] * 2)).rows[0][-1] == Entry(
         "+0.00 ± 0.00 (+0.0%) within noise"
     )
+
+
+def test_the_command_is_study_and_the_old_one_says_so(
+    runs: list[Path], quick_flap: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    done = quick_flap("study", *map(str, runs))
+    assert done.returncode == 0, done.stderr
+    assert PERPLEXITY in done.stdout and not done.stderr
+    command = [sys.executable, "-m", "flap.study", *map(str, runs)]
+    old = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (old.returncode, old.stdout) == (0, done.stdout)
+    assert old.stderr == "python -m flap.study is now `python -m flap study`\n"
 
 
 def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report: Report) -> None:

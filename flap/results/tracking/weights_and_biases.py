@@ -80,7 +80,7 @@ class Wandb(Tracking):
         elif there.url:  # none if WANDB_MODE=disabled
             log.info("W&B: %s", there.url)
         there.define_metric("progress/*", summary="none")
-        there.summary["folder"] = str(run.run_dir.resolve())  # what `python -m flap.study` takes
+        there.summary["folder"] = str(run.run_dir.resolve())  # what `python -m flap study` takes
         return WandbRun(there)
 
     def _init(self, mode: str, config: dict[str, Any], job: JobInfo, run_dir: Path) -> "wandb.Run":

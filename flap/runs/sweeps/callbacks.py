@@ -88,7 +88,7 @@ def _write(config: DictConfig, ended: bool) -> None:
             table = read_study(folder).records
             tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
     except Exception as error:
-        log.warning("no study of %s: %s; python -m flap.study writes it later", folder, error)
+        log.warning("no study of %s: %s; python -m flap study writes it later", folder, error)
 
 
 class RunFailedError(Exception):
