@@ -1,1 +1,1 @@
-"""Export checkpoints to the formats of other inference engines: `python -m flap export`."""
+"""Exports of checkpoints to the formats of other inference engines: `python -m flap export`."""

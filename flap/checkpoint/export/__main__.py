@@ -1,4 +1,4 @@
-"""The command `python -m flap export <checkpoint> <format>`: write a checkpoint in the format of another engine."""
+"""The command `python -m flap export CHECKPOINT FORMAT`: write a checkpoint for another engine."""
 
 import argparse
 import sys
@@ -8,7 +8,10 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Export a checkpoint and print the path of the result; on an error, print one line and exit with code 1."""
+    """Export a checkpoint and print the path of the result.
+
+    On an error, print one line and exit with code 1.
+    """
     options = _parser().parse_args(arguments)
     # imported here because it takes seconds, and --help should not wait for it
     from transformers.utils.logging import set_verbosity_error
@@ -23,13 +26,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m flap export", description="A checkpoint in another format."
+        prog="python -m flap export",
+        description="Write a checkpoint in the format of another engine.",
     )
-    parser.add_argument("checkpoint", type=Path, help="the directory that a run wrote")
+    parser.add_argument("checkpoint", type=Path, help="the directory that a run has written")
     formats = parser.add_subparsers(dest="format", required=True)
     gguf = formats.add_parser("gguf", help="a file for llama.cpp")
     gguf.add_argument(
-        "--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16"
+        "--type",
+        choices=GGUF_TYPES,
+        default="f16",
+        help="the data type of the matrices (default: f16)",
     )
     formats.add_parser("mlx", help="a folder for mlx-lm")
     formats.add_parser("onnx", help="a graph for ONNX Runtime")
@@ -38,15 +45,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> Path:
-    """Export, with what the format alone needs imported."""
+    """Export in the format that was asked for, and import only what this format needs."""
     if options.format == "gguf":
         from flap.checkpoint.export.gguf.export import export_gguf
 
         return export_gguf(options.checkpoint, options.type)
+
     if options.format == "mlx":
         from flap.checkpoint.export.mlx.export import export_mlx
 
         return export_mlx(options.checkpoint)
+
     from flap.checkpoint.export.graph import export_graph
 
     print(f"{options.format}: tracing the model, which takes minutes", file=sys.stderr)

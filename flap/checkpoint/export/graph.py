@@ -1,6 +1,10 @@
-"""Write a checkpoint as a graph for ONNX Runtime or OpenVINO, which transformers' exporters trace, with a KV cache.
+"""Write a checkpoint as a graph with a KV cache for ONNX Runtime or OpenVINO.
 
-One graph does it all: any number of tokens after any number of cached ones, padded on the left where sequences differ.
+The exporters of transformers trace the graph. The same graph computes a prompt and each step of
+decoding: it takes any number of tokens after any number of cached ones, and sequences of
+different lengths are padded on the left.
+
+Legend: N sequences · T tokens in each of them.
 """
 
 import contextlib
@@ -18,24 +22,25 @@ from flap.config import one_line
 from flap.modeling.modeling_flap import PrunedExpertsMixin
 from flap.storage.atomic_files import atomic_directory
 
-MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # by format
+# The packages that each format needs.
+MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
 def export_graph(checkpoint: Path, kind: str) -> Path:
-    """Write the folder `onnx` or `openvino` into a checkpoint's directory and return its path.
+    """Write the folder `onnx` or `openvino` into the directory of a checkpoint; return its path.
 
-    kind: a key of MODULES. The weights keep their type.
+    The weights keep their data type. kind: a key of `MODULES`.
 
     Raises:
-        ValueError: there is no checkpoint, it sees images, a package is missing, transformers' exporter fails on the
-            model, or the folder cannot be written.
+        ValueError: there is no checkpoint, the model is a vision-language model, a package is
+            missing, the exporter of transformers fails, or the folder cannot be written.
     """
     check_installed(kind, *MODULES[kind])
     config, tokenizer = read_checkpoint(checkpoint)
     if config.get_text_config() is not config:
-        raise ValueError(
-            f"{kind}: takes text models; {config.model_type.removeprefix('flap_')} sees images, too"
-        )
+        name = config.model_type.removeprefix("flap_")
+        raise ValueError(f"{kind}: takes text models; {name} sees images, too")
+
     target = checkpoint / kind
     try:
         with atomic_directory(target, "export") as scratch:
@@ -45,74 +50,79 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
                 model.generation_config.save_pretrained(scratch)
             graph = _trace(model, kind)
             if kind == "onnx":
-                from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-                ClearMetadataAndDocStringPass()(
-                    graph.program
-                )  # the lines that nodes were traced from, on this machine
+                _remove_source_lines(graph)
             graph.save_pretrained(scratch)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
 
 
+def _remove_source_lines(graph: Any) -> None:
+    """Remove the names of the files and lines on this machine from which nodes were traced."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(graph.program)
+
+
 def _trace(model: PreTrainedModel, kind: str) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
 
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it warns of operators that no model here has
-    exporter, config = (
-        (OnnxExporter, OnnxConfig) if kind == "onnx" else (OpenVINOExporter, OpenVINOConfig)
-    )
+    # torch.onnx warns of operators that no model here uses
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    if kind == "onnx":
+        exporter, config = OnnxExporter, OnnxConfig
+    else:
+        exporter, config = OpenVINOExporter, OpenVINOConfig
+
     try:
         with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
-            _trace_experts(model, kind)
-            inputs = _sample(model)
-            return exporter().export(
-                model, inputs, config(dynamic=True, dynamic_shapes=_free_axes(inputs))
-            )
-    except Exception as error:  # of any type, from torch, onnxscript or OpenVINO
+            _make_experts_traceable(model, kind)
+            inputs = _sample_inputs(model)
+            options = config(dynamic=True, dynamic_shapes=_dynamic_shapes(inputs))
+            return exporter().export(model, inputs, options)
+    except Exception as error:  # torch, onnxscript and OpenVINO raise errors of many types
         name = model.config.model_type.removeprefix("flap_")
-        raise ValueError(
-            f"{kind}: transformers' exporter fails on {name} ({one_line(error, 300)})"
-        ) from error
+        reason = one_line(error, 300)
+        raise ValueError(f"{kind}: transformers' exporter fails on {name} ({reason})") from error
 
 
-def _trace_experts(model: PreTrainedModel, kind: str) -> None:
-    """Make the experts of each layer compute what an exporter can trace, and no bias twice."""
+def _make_experts_traceable(model: PreTrainedModel, kind: str) -> None:
     for module in model.modules():
         if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
-            _, of_family = type(module).__bases__
-            module.__class__ = (
-                of_family  # the exporter itself adds every `down_proj_bias` that it finds
-            )
-        if getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager":
-            module.config._experts_implementation = (
-                "batched_mm"  # the other branches on which experts tokens chose
-            )
+            # this exporter adds every `down_proj_bias` itself, so the class of the base
+            # architecture must not add the bias a second time
+            _, base_class = type(module).__bases__
+            module.__class__ = base_class
+        config = getattr(module, "config", None)
+        if config is not None and getattr(config, "_experts_implementation", None) == "eager":
+            # the eager implementation branches on the experts that the tokens are routed to
+            config._experts_implementation = "batched_mm"
 
 
-def _sample(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the inputs of a step after a few tokens, of two sequences of which one is padded."""
+def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the inputs of a decoding step for two sequences, one of which is padded."""
     from transformers.exporters.utils import decompose_for_generation
 
+    vocab_size = model.config.get_text_config().vocab_size
+    tokens_NT = torch.arange(20).reshape(2, 10) % vocab_size
     mask_NT = torch.ones(2, 10, dtype=torch.long)
     mask_NT[0, :3] = 0
-    tokens_NT = torch.arange(20).reshape(2, 10) % model.config.get_text_config().vocab_size
-    start = {"input_ids": tokens_NT, "attention_mask": mask_NT}
-    _, inputs = decompose_for_generation(model, start, multi_token_decode=True)["decode"]
-    return {
-        name: inputs[name]
-        for name in ("input_ids", "attention_mask", "position_ids", "cache")
-        if name in inputs
-    }
+
+    prompt = {"input_ids": tokens_NT, "attention_mask": mask_NT}
+    parts = decompose_for_generation(model, prompt, multi_token_decode=True)
+    _, inputs = parts["decode"]
+    names = ("input_ids", "attention_mask", "position_ids", "cache")
+    return {name: inputs[name] for name in names if name in inputs}
 
 
-def _free_axes(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return which axes may have any length: sequences and tokens, but not the heads and channels of the cache."""
+def _dynamic_shapes(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return which axes of the inputs may have any length.
+
+    These are the axes of sequences and of tokens, but not the heads and channels of the cache.
+    """
     from transformers.exporters.utils import get_leaf_tensors
 
     free = torch.export.Dim.AUTO
-    cached = [{0: free, 2: free} for _ in get_leaf_tensors(inputs["cache"])]
-    return {name: cached if name == "cache" else {0: free, 1: free} for name in inputs}
+    shapes: dict[str, Any] = {name: {0: free, 1: free} for name in inputs}
+    shapes["cache"] = [{0: free, 2: free} for _ in get_leaf_tensors(inputs["cache"])]
+    return shapes

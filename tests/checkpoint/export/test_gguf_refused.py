@@ -48,7 +48,7 @@ def test_more_ids_than_embeddings(
     words.save_pretrained(exported.directory)
     written = GGUFReader(export_gguf(exported.directory)).fields["tokenizer.ggml.tokens"].contents()
     assert len(written) == 512 and written[-1] == "<extra135>"
-    assert "token '<extra136>' has no embedding in this model, and is left out" in caplog.text
+    assert "token '<extra136>' has no embedding in this model and is left out" in caplog.text
     (exported.directory / "model-f16.gguf").unlink()
     words.eos_token = "<extra136>"
     words.save_pretrained(exported.directory)

@@ -1,1 +1,1 @@
-"""Export a checkpoint as one GGUF file, for llama.cpp and the engines that are built on it."""
+"""Export of a checkpoint as a GGUF file for llama.cpp and the engines that are built on it."""

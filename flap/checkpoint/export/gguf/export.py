@@ -1,4 +1,4 @@
-"""Write a checkpoint as an atomic GGUF file: check it, choose the architecture, write keys and tensors."""
+"""Write a checkpoint as one GGUF file, which appears in its directory only when it is complete."""
 
 import logging
 from math import prod
@@ -15,12 +15,16 @@ from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)
 
+# Matrices that llama.cpp wants in f32: the biases of experts, routers, and embeddings of positions.
+ALWAYS_F32 = (".bias", "ffn_gate_inp.weight", "position_embd.weight")
+
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
-    """Write `model-<kind>.gguf` into a checkpoint's directory, and return its path.
+    """Write `model-<kind>.gguf` into the directory of a checkpoint and return its path.
 
-    kind: a `--type` of the command, that of all matrices, also of the embedding and the head. Vectors are f32. With a
-    type of blocks, a matrix is f16 if the length of its rows is not a multiple of 32.
+    kind: a `--type` of the command. It is the data type of all matrices, also of the embedding
+        and the head; vectors are f32. A quantised type stores each row in blocks of 32 values. A
+        matrix whose rows do not divide into blocks is f16 instead.
 
     Raises:
         ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
@@ -30,12 +34,12 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     check_model(config)
     source = source_gguf(str(checkpoint))
     ends = end_tokens(checkpoint, config)
+    file_type = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
+
     try:
         with atomic_file(target) as scratch:
             writer, tensors = opened(scratch, checkpoint, config)
-            writer.add_file_type(
-                LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"]
-            )
+            writer.add_file_type(LlamaFileType[file_type])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
             _write(writer, tensors, kind)
@@ -45,30 +49,39 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 
 
 def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
-    """Write the header, the keys, the table of tensors and the tensors, one at a time in memory, and close the file."""
+    """Write the header, the keys and the tensors, with one tensor at a time in memory."""
     requested = GGMLQuantizationType[kind.upper()]
-    typed = [(one, _type_of(one, requested)) for one in tensors]
-    for one, type_ in typed:
-        num_bytes = prod(gguf.quant_shape_to_byte_shape(one.shape, type_))
-        writer.add_tensor_info(one.name, one.shape, np.dtype("float32"), num_bytes, type_)
+    types = [_type_of(tensor, requested) for tensor in tensors]
+    for tensor, type_ in zip(tensors, types, strict=True):
+        num_bytes = prod(gguf.quant_shape_to_byte_shape(tensor.shape, type_))
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype("float32"), num_bytes, type_)
+
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for one, type_ in typed:
-            writer.write_tensor_data(_encoded(one, type_))
+        for tensor, type_ in zip(tensors, types, strict=True):
+            writer.write_tensor_data(_encoded(tensor, type_))
     finally:
         writer.close()
-    matrices = [type_ for one, type_ in typed if not _stays_f32(one)]
-    if fallbacks := sum(type_ != requested for type_ in matrices):
+
+    num_f16 = 0
+    num_matrices = 0
+    for tensor, type_ in zip(tensors, types, strict=True):
+        if not _stays_f32(tensor):
+            num_matrices += 1
+            num_f16 += type_ != requested
+    if num_f16:
         log.warning(
-            "%d of %d matrices are f16: %s takes rows of a multiple of 32, and round_to=32 makes them so",
-            *(fallbacks, len(matrices), kind),
+            "%d of %d matrices are f16, because their rows do not divide into the blocks of %s; "
+            "a model that is pruned with round_to=32 has such rows",
+            num_f16,
+            num_matrices,
+            kind,
         )
 
 
 def _type_of(tensor: LazyTensor, requested: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the type of a tensor: f32 for what llama.cpp wants so; f16 for rows that do not divide into blocks."""
     if _stays_f32(tensor):
         return GGMLQuantizationType.F32
     block, _ = gguf.GGML_QUANT_SIZES[requested]
@@ -76,14 +89,15 @@ def _type_of(tensor: LazyTensor, requested: GGMLQuantizationType) -> GGMLQuantiz
 
 
 def _stays_f32(tensor: LazyTensor) -> bool:
-    """Return whether a tensor is a vector, the biases of experts, a router, or the embeddings of positions."""
-    return len(tensor.shape) == 1 or tensor.name.endswith(
-        (".bias", "ffn_gate_inp.weight", "position_embd.weight")
-    )
+    return len(tensor.shape) == 1 or tensor.name.endswith(ALWAYS_F32)
 
 
 def _encoded(tensor: LazyTensor, type_: GGMLQuantizationType) -> np.ndarray:
-    """Return the data of a tensor in its type, which has to represent its values."""
+    """Return the data of a tensor in a type.
+
+    Raises:
+        ValueError: the type cannot represent the values.
+    """
     values = tensor.read().numpy()
     if type_ == GGMLQuantizationType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
         raise ValueError(f"gguf: {tensor.name} has values beyond float16; take type bf16 or f32")

