@@ -1,4 +1,5 @@
 """Checkpoints that other tools can load without this package.
 
-Nothing is imported here: vLLM's plugin is in this room, and beside vLLM what other rooms need is missing.
+This module imports nothing: vLLM's plugin is in this room, and in the environment of vLLM the
+packages that other rooms need are missing.
 """

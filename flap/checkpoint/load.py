@@ -1,4 +1,4 @@
-"""Loading a pruned checkpoint with this package instead of the code that is saved with it."""
+"""Load a pruned checkpoint with this package instead of the code that is saved with it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,15 @@ from flap.models import read_model
 
 
 def load(directory: str | Path, **options: Any) -> PreTrainedModel:
-    """Load a pruned model in evaluation mode, also from a run's folder. options: see `from_pretrained` (dtype, …).
+    """Load a pruned model in evaluation mode.
+
+    directory: a checkpoint, or the folder of a run that has saved one.
+    options: arguments of `from_pretrained`, such as dtype.
 
     Raises:
-        ValueError: the directory does not exist or holds no config, or its files lack tensors of the model.
+        ValueError: there is no checkpoint, or its files lack tensors of the model.
     """
-    for place in (Path(directory), Path(directory) / "checkpoint"):
-        if (place / "config.json").is_file():
-            return read_model(place, **options)
+    for folder in (Path(directory), Path(directory) / "checkpoint"):
+        if (folder / "config.json").is_file():
+            return read_model(folder, **options)
     raise ValueError(f"{directory}: no checkpoint here, config.json is missing")

@@ -1,6 +1,9 @@
-"""The stock form: a model whose layers have equal widths can be saved as its base architecture, without our code."""
+"""The stock form of a checkpoint: that of the base architecture, which needs no code of flap.
 
-from collections.abc import Collection
+A pruned model can have it if all its layers have the same widths.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, combinations
 from typing import Any, cast
 
@@ -29,39 +32,51 @@ NOT_SHARED = (
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
     """Return a config of the base architecture that has a place for every tensor of the model.
 
-    shared: all config values but the widths. As few bias flags as possible are set. A flag may add biases that the
-    model does not have; `fill_biases` adds those.
+    As few bias flags as possible are set. A flag may add biases that the model does not have;
+    `fill_biases` adds those.
+
+    shared: all config values except the widths.
 
     Raises:
-        ValueError: there is no such config; says why.
+        ValueError: there is no such config. The message says why.
+    """
+    values = shared | _common_widths(adapter)
+    reason = ""
+    for flags in _subsets([name for name in BIAS_FLAGS if name in shared]):
+        try:
+            config = _stock_config(adapter, values | dict.fromkeys(flags, True))
+            _check_places(adapter.model, config)
+        except (ValueError, StrictDataclassError) as error:  # the latter from checks of the config
+            last_line = str(error).splitlines()[-1].strip()
+            reason = last_line.removeprefix("ValueError: ").removesuffix(".")
+        else:
+            return config
+    raise ValueError(reason)
+
+
+def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
+    """Return the widths that all layers have.
+
+    Raises:
+        ValueError: layers differ in width, or the kernel of the experts cannot have this width.
     """
     widths: dict[str, int] = {}
     for i in range(len(adapter.layers)):
-        of_layer = adapter.widths(i)
-        if any(widths.setdefault(name, width) != width for name, width in of_layer.items()):
-            raise ValueError("layers differ in width")
+        for name, width in adapter.widths(i).items():
+            if widths.setdefault(name, width) != width:
+                raise ValueError("layers differ in width")
         experts = getattr(adapter.mlp(i).output, "experts", None)
         if experts is not None and not experts_fit_kernel(experts):
             raise ValueError(
                 f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel"
             )
-    problem = ""
-    names = [name for name in BIAS_FLAGS if name in shared]
-    for flags in chain.from_iterable(combinations(names, size) for size in range(len(names) + 1)):
-        try:
-            config = _stock_config(adapter, shared | widths | dict.fromkeys(flags, True))
-            places = _shapes(_on_meta(adapter.model, config))
-            for name, shape in _shapes(adapter.model).items():
-                if places.get(name) != shape:
-                    raise ValueError(
-                        f"{config.model_type} has no place for {name} of shape {list(shape)}"
-                    )
-            return config
-        except (ValueError, StrictDataclassError) as error:  # the latter from a config's own checks
-            problem = (
-                str(error).splitlines()[-1].strip().removeprefix("ValueError: ").removesuffix(".")
-            )
-    raise ValueError(problem)
+    return widths
+
+
+def _subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield all subsets of the names, the smallest first."""
+    for size in range(len(names) + 1):
+        yield from combinations(names, size)
 
 
 def _stock_config(adapter: ModelAdapter, values: dict[str, Any]) -> PreTrainedConfig:
@@ -69,70 +84,90 @@ def _stock_config(adapter: ModelAdapter, values: dict[str, Any]) -> PreTrainedCo
     return whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
 
 
+def _check_places(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Check that the base architecture has a place for each tensor of a model.
+
+    Raises:
+        ValueError: a tensor has no place, or has another shape there.
+    """
+    places = _shapes(_on_meta(model, config))
+    for name, shape in _shapes(model).items():
+        if places.get(name) != shape:
+            raise ValueError(f"{config.model_type} has no place for {name} of shape {list(shape)}")
+
+
 def whole_config(
     model: PreTrainedModel, config_class: Any, text_config: PreTrainedConfig, **changes: Any
 ) -> PreTrainedConfig:
-    """Return the config of the whole model with another one of its language model: of a text model, that one.
+    """Return the config of a model with another config of its language model.
 
-    config_class: of a vision-language model. The configs of its other parts stay the same objects.
+    For a text model, this is the config of the language model itself. In the config of a
+    vision-language model, the configs of the other parts stay the same objects.
+
+    config_class: the class of the config of a vision-language model.
     """
     config = model.config
     if config.get_text_config() is config:
         return text_config
-    shared = {key: value for key, value in config.to_dict().items() if key not in NOT_SHARED}
-    parts = {name: getattr(config, name) for name in config.sub_configs} | {
-        "text_config": text_config
-    }
-    owners = {"": config} | {
-        name: part for name, part in parts.items() if part is not None
-    }  # Gemma 4: no audio tower
-    kernels = {  # else a new config resets those of its parts
-        f"{kind}_implementation": {
-            name: getattr(one, f"_{kind}_implementation") for name, one in owners.items()
+
+    values = {key: value for key, value in config.to_dict().items() if key not in NOT_SHARED}
+    parts = {name: getattr(config, name) for name in config.sub_configs}
+    parts["text_config"] = text_config
+    present = {"": config}
+    for name, part in parts.items():
+        if part is not None:  # a Gemma 4 without an audio tower has no config for it
+            present[name] = part
+
+    # a new config would reset the implementations that its parts have
+    implementations = {}
+    for kind in ("attn", "experts"):
+        implementations[f"{kind}_implementation"] = {
+            name: getattr(part, f"_{kind}_implementation") for name, part in present.items()
         }
-        for kind in ("attn", "experts")
-    }
-    return cast(PreTrainedConfig, config_class(**shared | parts | kernels | changes))
+    options = values | parts | implementations | changes
+    return cast(PreTrainedConfig, config_class(**options))
 
 
 def takes_output_biases(adapter: ModelAdapter) -> bool:
-    """Return whether the base architecture can have a bias in every output projection; the model may have none."""
-    values = {
-        key: value for key, value in adapter.config.to_dict().items() if key != "per_layer_config"
-    }
-    flags = dict.fromkeys((name for name in BIAS_FLAGS if name in values), True)
-    biased = adapt(_on_meta(adapter.model, _stock_config(adapter, values | flags)))
-    return all(
-        block.output.bias is not None
-        for i in range(len(biased.layers))
-        for block in biased.blocks(i)
-    )
+    """Return whether the base architecture can have a bias in every output projection."""
+    values = adapter.config.to_dict()
+    values.pop("per_layer_config", None)
+    for name in BIAS_FLAGS:
+        if name in values:
+            values[name] = True
+
+    biased = adapt(_on_meta(adapter.model, _stock_config(adapter, values)))
+    blocks = chain.from_iterable(biased.blocks(i) for i in range(len(biased.layers)))
+    return all(block.output.bias is not None for block in blocks)
 
 
 def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
-    """Return the number of values of each bias that a model needs under `config` and does not have."""
+    """Return the biases that a model with this config has and this model lacks, with their sizes."""
     present = _shapes(model)
-    return {
-        name: one.numel()
-        for name, one in _shapes(_on_meta(model, config)).items()
-        if name not in present
-    }
+    missing = {}
+    for name, shape in _shapes(_on_meta(model, config)).items():
+        if name not in present:
+            missing[name] = shape.numel()
+    return missing
 
 
 def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
-    """Add these biases of decoder layers, as zeros. missing: their names in the model."""
+    """Add biases of zeros to the decoder layers. missing: their names in the model."""
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
-        linears = [
-            one for name, one in layer.named_modules() if f"{names[layer]}.{name}.bias" in missing
-        ]
-        if linears:
-            with placed.layer(i):
-                for linear in cast(list[nn.Linear], linears):
-                    set_tensor(linear, "bias", linear.weight.new_zeros(linear.out_features))
+        linears = []
+        for name, module in layer.named_modules():
+            if f"{names[layer]}.{name}.bias" in missing:
+                linears.append(cast(nn.Linear, module))
+        if not linears:
+            continue
+        with placed.layer(i):
+            for linear in linears:
+                set_tensor(linear, "bias", linear.weight.new_zeros(linear.out_features))
 
 
 def _on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return an empty model of the base architecture."""
     with torch.device("meta"):
         return cast(PreTrainedModel, stock_class(type(model))(config))
 

@@ -1,4 +1,4 @@
-"""vLLM's Transformers backend for pruned mixtures: experts of the widths of each layer."""
+"""vLLM's Transformers backend for pruned mixtures of experts, whose layers differ in width."""
 
 from copy import copy
 from typing import Any
@@ -8,28 +8,31 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
 class TransformersMoEForCausalLM(Mixture):
-    """The backend under its own name, by which vLLM knows it: fused kernels run experts, each layer with its width.
+    """The backend for mixtures. It has the same name as its base class, by which vLLM knows it.
 
-    It leaves experts with biases to transformers, and all experts where layers differ in their number.
+    The fused kernels of vLLM run the experts, each layer with its own width. transformers runs
+    experts that have biases, and all experts if layers differ in the number of experts.
     """
 
     text_config: Any
 
     def recursive_replace(self) -> None:
         """Replace the modules of transformers by those of vLLM."""
+        experts = []
+        for name, module in self.model.named_modules():
+            if name.endswith(".experts"):
+                experts.append(module)
+        if len({module.num_experts for module in experts}) > 1:
+            super(MoEMixin, self).recursive_replace()
+            return
+
+        # while modules are replaced, the config has the widths of all layers as a list
         shared = self.text_config
         names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)
         layers = [shared.per_layer_config[i] for i in range(shared.num_hidden_layers)]
-        experts = [
-            module for name, module in self.model.named_modules() if name.endswith(".experts")
-        ]
-        if len({one.num_experts for one in experts}) > 1:
-            super(MoEMixin, self).recursive_replace()
-            return
         self.text_config = copy(shared)
-        vars(self.text_config)[shared.attribute_map.get(width, width)] = [
-            getattr(one, width) for one in layers
-        ]
+        key = shared.attribute_map.get(width, width)
+        vars(self.text_config)[key] = [getattr(layer, width) for layer in layers]
         super().recursive_replace()
         self.text_config = shared
