@@ -14,7 +14,7 @@ from tests.helpers.pruned import Saved, prune, save_pruned
 def all_saved(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Every architecture pruned by 40 % and saved."""
+    """Return a checkpoint of each architecture, pruned by 40 %."""
     root = tmp_path_factory.mktemp("checkpoints")
     made = {}
     for name in ARCHITECTURES:
@@ -38,11 +38,10 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture
 def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """A checkpoint that is there already, alone in its parent folder."""
+    """Write a checkpoint that is alone in its parent folder."""
     saved = all_saved["llama-gqa"]
-    return save_pruned(
-        saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan
-    ).directory
+    folder = tmp_path / "parent" / "checkpoint"
+    return save_pruned(saved.model, tokenizer, folder, saved.plan).directory
 
 
 @pytest.fixture
@@ -52,15 +51,10 @@ def save_over(
     all_saved: dict[str, Saved],
     old: Path,
 ) -> Callable[..., PlacedModel]:
-    """Save the other model over the old one."""
+    """Return a function that saves another model over the old checkpoint."""
+    label = make_label(all_saved["llama-gqa"].plan.to_dict(), {"new": True})
 
     def save_it(overwrite: bool = True) -> PlacedModel:
-        return save_checkpoint(
-            Resident(model),
-            tokenizer,
-            old,
-            make_label(all_saved["llama-gqa"].plan.to_dict(), {"new": True}),
-            overwrite,
-        )
+        return save_checkpoint(Resident(model), tokenizer, old, label, overwrite)
 
     return save_it

@@ -1,4 +1,4 @@
-"""Saving: whole or not at all, verified, and readable."""
+"""A checkpoint is saved completely or not at all, and it is verified."""
 
 import subprocess
 import sys
@@ -20,11 +20,8 @@ Save = Callable[..., PlacedModel]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @contextmanager
@@ -46,7 +43,7 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 def test_overwrite_replaces_the_whole_folder(
     save_over: Save, old: Path, model: PreTrainedModel
 ) -> None:
-    """And what a dead process has left beside it."""
+    """What a dead process has left beside it is also removed."""
     stale = "model-00002-of-00002.safetensors"
     left_behind(old)
     (old / stale).write_text("of another model")
@@ -54,9 +51,8 @@ def test_overwrite_replaces_the_whole_folder(
     names = contents(old).keys()
     save_over()
     assert contents(old).keys() == names - {stale}
-    assert torch.equal(
-        load_file(old / "model.safetensors")["model.norm.weight"], model.model.norm.weight
-    )
+    norm = load_file(old / "model.safetensors")["model.norm.weight"]
+    assert torch.equal(norm, model.model.norm.weight)
     assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
 
 
@@ -117,7 +113,10 @@ def test_a_wrong_copy_is_not_kept(
 
 
 def left_behind(folder: Path, moved: Path | None = None) -> None:
-    """What a process leaves that is killed while it writes a folder; moved: between the two renames, that folder."""
+    """Leave what a process leaves that is killed while it writes a folder.
+
+    moved: the folder that was there, if the process is killed between its two renames.
+    """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()
     (folder.parent / f".{folder.name}.1234abcd.new" / "half").write_text("half")
@@ -129,19 +128,18 @@ def test_an_old_folder_that_a_dead_process_had_moved_comes_back(old: Path) -> No
     before = contents(old)
     left_behind(old, moved=old)
     remove_leftovers(old)
-    assert contents(old.parent) == {
-        f"checkpoint/{name}": content for name, content in before.items()
-    }
+    after = {f"checkpoint/{name}": content for name, content in before.items()}
+    assert contents(old.parent) == after
 
 
 def test_what_a_live_process_writes_stays(old: Path) -> None:
     with atomic_directory(old, "checkpoint.dir") as scratch:
         (scratch / "file").write_text("all")
-        done = subprocess.run(
-            [sys.executable, "-c", "from pathlib import Path; from flap.storage.atomic_files import remove_leftovers; "
-             f"remove_leftovers(Path({str(old)!r}))"],
-            check=False,
-        )  # fmt: skip
+        code = (
+            "from pathlib import Path; from flap.storage.atomic_files import remove_leftovers; "
+            f"remove_leftovers(Path({str(old)!r}))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=False)
         assert done.returncode == 0 and (scratch / "file").read_text() == "all"
 
 

@@ -1,4 +1,4 @@
-"""One width for all layers: a stock checkpoint where the base architecture can hold it, else a reason why not."""
+"""A model whose layers have equal widths becomes a stock checkpoint, or says why it cannot."""
 
 import json
 import re
@@ -61,9 +61,8 @@ def test_what_the_base_cannot_hold_says_why(
     loads_with = become_checkpointable(Resident(model))
     assert type(model).__name__.startswith("Flap")
     added = biases(model) - biases(tiny_model(architecture))
-    assert all(
-        name.endswith(("o_proj.bias", "down_proj.bias")) for name in added
-    )  # no zeros beside those
+    # only output projections get biases; no other Linear gets a bias of zeros
+    assert all(name.endswith(("o_proj.bias", "down_proj.bias")) for name in added)
     assert re.fullmatch(rf"flap, or trust_remote_code=True \({reason}\)", loads_with)
 
 
@@ -90,7 +89,7 @@ def test_pruned_again_it_becomes_what_it_can_be(
 ) -> None:
     model = tiny_model("llama-mha")
     steps = [
-        (0.4, UNIFORM, FlapLlamaForCausalLM),  # 5 heads, which do not divide 32
+        (0.4, UNIFORM, FlapLlamaForCausalLM),  # 5 heads do not divide the hidden size of 32
         (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),  # 4 heads
         (0.3, {}, FlapLlamaForCausalLM),
     ]
@@ -105,8 +104,6 @@ def test_pruned_again_it_becomes_what_it_can_be(
 def test_a_masked_model_has_its_dense_widths() -> None:
     model = tiny_model("llama-gqa")
     prune(model, 0.4, mask_layer)
-    assert type(model) is LlamaForCausalLM and (
-        model.config.attention_bias,
-        model.config.mlp_bias,
-    ) == (True, True)
+    assert type(model) is LlamaForCausalLM
+    assert model.config.attention_bias and model.config.mlp_bias
     assert (model.config.num_attention_heads, model.config.intermediate_size) == (8, 56)

@@ -7,11 +7,10 @@ from tests.helpers.gguf_cases import Exported
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """Tiny pruned checkpoints by family and form."""
+    """Return tiny pruned checkpoints by family and form."""
     root = tmp_path_factory.mktemp("engines")
     made: dict[tuple[str, str], Exported] = {}
     for model_type, form in CELLS:
-        made[model_type, form] = family_checkpoint(
-            model_type, form, tokenizer, root / f"{model_type} {form}"
-        )
+        folder = root / f"{model_type} {form}"
+        made[model_type, form] = family_checkpoint(model_type, form, tokenizer, folder)
     return made

@@ -19,10 +19,8 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.long,
-]  # a tiny model's exports run in each of these engines, too
+# `long`, because exports of tiny models run in each of these engines, too
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +35,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
     source = find_gguf(SMOLLM2)
     assert source is not None and source_gguf(str(checkpoint)) == source
-    ours, theirs = (GGUFReader(path).fields for path in (checkpoint / "model-q8_0.gguf", source))
+    ours = GGUFReader(checkpoint / "model-q8_0.gguf").fields
+    theirs = GGUFReader(source).fields
     names = {name for name in theirs if name.startswith("tokenizer.")}
     assert names == {name for name in ours if name.startswith("tokenizer.")} and len(names) == 12
     for name in names:
-        assert (
-            ours[name].contents() == theirs[name].contents()
-            and ours[name].types == theirs[name].types
-        )
+        assert ours[name].contents() == theirs[name].contents()
+        assert ours[name].types == theirs[name].types
 
 
 def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """The ids of TEXT, and the log-probabilities and the greedy tokens of transformers."""
+    """Return the ids of TEXT, and the log-probabilities and greedy tokens of transformers."""
     model = load(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     tokens = tokenizer(TEXT, return_tensors="pt").input_ids
@@ -85,6 +82,8 @@ def test_llama_cpp_continues_english_as_transformers_does(
     assert differences["model-f32"].abs().max() <= 1e-3
     assert answers["model-f32"]["greedy"] == continued
     assert answers["model-f32"]["ids"] == answers["model-q8_0"]["ids"] == [ids]
-    # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
-    # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
-    assert -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02
+    # llama.cpp also rounds the activations to 8 bits. The log-probabilities of all ids differ by
+    # 0.15 on average, but most ids are improbable. So the Kullback-Leibler divergence is compared,
+    # which weights each id with its probability.
+    divergence = -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean()
+    assert divergence <= 0.02

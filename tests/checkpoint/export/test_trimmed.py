@@ -1,4 +1,4 @@
-"""A checkpoint whose vocabulary was trimmed runs in other engines as in transformers, and with the same tokens."""
+"""A checkpoint with a trimmed vocabulary has the same tokens and predictions in llama.cpp."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 
 
 def trimmed(kind: str, folder: Path) -> Path:
-    """The checkpoint of a run that removed no unit, and half of the tokens."""
+    """Return the checkpoint of a run that removed no unit, but half of the tokens."""
     tokenizer = KINDS[kind]()
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
