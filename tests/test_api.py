@@ -1,8 +1,9 @@
-"""The same work from Python: flap.prune and flap.load on a model in memory."""
+"""flap.prune and flap.load do in Python what the command line does."""
 
 import json
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     LlamaModel,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.quantizers import AutoHfQuantizer
@@ -48,9 +50,13 @@ Prune = Callable[..., Report]
 
 @pytest.fixture
 def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
-    """prune(model, ratio=0.5, ...): `flap.prune` on eight windows of the local text."""
+    """Return `flap.prune` with eight windows of the local text: prune(model, ratio=0.5, ...)."""
     text = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
-    return lambda model, **options: flap.prune(model, tokenizer, **text | options)
+
+    def prune_on_text(model: PreTrainedModel, **options: Any) -> Report:
+        return flap.prune(model, tokenizer, **text | options)
+
+    return prune_on_text
 
 
 def test_what_a_notebook_shows(prune: Prune, text_file: Path) -> None:
@@ -81,9 +87,8 @@ def test_it_does_what_the_command_line_does_also_with_its_plan(
     model = tiny_model("llama-gqa")
     scored = tiny_model("llama-gqa")
     report = prune(model, plan=tmp_path)
-    assert prune(scored, ratio=0.35).layers == report.layers and torch.equal(
-        logits(scored), logits(model)
-    )
+    assert prune(scored, ratio=0.35).layers == report.layers
+    assert torch.equal(logits(scored), logits(model))
     assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
     assert report.config["metric"] is report.config["structure"] is report.config["ratio"] is None
 
@@ -102,7 +107,7 @@ def test_objects_do_what_names_do(prune: Prune) -> None:
 
 @dataclass(frozen=True)
 class LaterIsBetter(Metric):
-    """The channels in their order, `power` times over."""
+    """Score the channels by their position, to the power of `power`."""
 
     power: float = 1.0
 
@@ -269,19 +274,23 @@ def test_no_run_folder(
     prune: Prune, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sizes = {"datasets": f"[{text_file}]", "seq_len": 16, "max_tokens": 160}
     perplexity = [
         "eval=perplexity",
-        *(f"eval.perplexity.{name}={value}" for name, value in sizes.items()),
+        f"eval.perplexity.datasets=[{text_file}]",
+        "eval.perplexity.seq_len=16",
+        "eval.perplexity.max_tokens=160",
     ]
     for name in ("evaluation.json", "flap.json"):
         (tmp_path / name).write_text("of another run")
     for resume in ("true", "false"):
-        models = tiny_model("llama-gqa"), tiny_model("llama-gqa")
-        models[1].model.layers[0].mlp.down_proj.weight.data[:, :20] *= 3
-        options = {"overrides": (*perplexity, f"resume={resume}")}
-        one, other = (prune(model, **options).evaluation["dense"] for model in models)
-        assert one.keys() == other.keys() and all(one[name] != other[name] for name in one)
+        model = tiny_model("llama-gqa")
+        changed = tiny_model("llama-gqa")
+        changed.model.layers[0].mlp.down_proj.weight.data[:, :20] *= 3
+        overrides = [*perplexity, f"resume={resume}"]
+        numbers = prune(model, overrides=overrides).evaluation["dense"]
+        others = prune(changed, overrides=overrides).evaluation["dense"]
+        assert numbers.keys() == others.keys()
+        assert all(numbers[name] != others[name] for name in numbers)
         assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
             ("evaluation.json", "flap.json"), "of another run"
         )
@@ -291,13 +300,16 @@ def test_no_run_folder(
 def test_the_pruned_model_is_compared_with_the_dense_one(mask_only: str, prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     size = model.num_parameters()
-    request = (
+    overrides = [
         "eval=efficiency",
-        *(f"eval.efficiency.{name}=2" for name in ("prefill_len", "decode_len", "repeats")),
-    )
-    found = prune(model, ratio=0.5, overrides=(*request, f"mask_only={mask_only}")).evaluation
-    assert found["dense"]["efficiency/parameters"] == size
-    assert found["pruned"]["efficiency/parameters"] == model.num_parameters()
+        "eval.efficiency.prefill_len=2",
+        "eval.efficiency.decode_len=2",
+        "eval.efficiency.repeats=2",
+        f"mask_only={mask_only}",
+    ]
+    evaluation = prune(model, ratio=0.5, overrides=overrides).evaluation
+    assert evaluation["dense"]["efficiency/parameters"] == size
+    assert evaluation["pruned"]["efficiency/parameters"] == model.num_parameters()
     assert model.num_parameters() != size
 
 
@@ -313,7 +325,8 @@ def test_a_checkpoint_names_the_given_model(
         overrides = ("checkpoint.save=true", f"checkpoint.dir='{target}'")
         report = prune(model, overrides=overrides)
         assert torch.equal(logits(flap.load(target)), logits(model))
-        found = json.loads((target / "flap.json").read_text())["provenance"]["config"]["model"]
+        label = (target / "flap.json").read_text()
+        described = json.loads(label)["provenance"]["config"]["model"]
         expected = {
             "name": name,
             "path": path,
@@ -321,11 +334,20 @@ def test_a_checkpoint_names_the_given_model(
             "device": "cpu",
             "placement": "device",
         }
-        assert {key: found[key] for key in expected} == expected
-        assert (
-            found == report.config["model"] and "SmolLM2" not in (target / "flap.json").read_text()
-        )
+        assert {key: described[key] for key in expected} == expected
+        assert described == report.config["model"]
+        assert "SmolLM2" not in label
         assert "license: mit" not in (target / "README.md").read_text()
+
+
+def seed_all() -> None:
+    random.seed(5)
+    numpy.random.seed(6)
+    torch.manual_seed(7)
+
+
+def draw() -> list[float]:
+    return [random.random(), numpy.random.rand(), torch.rand(()).item()]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -333,17 +355,12 @@ def test_random_states_are_left_as_they_were(fails: bool, prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     if fails:
         model.model.layers[2].mlp.up_proj.weight.data[:] = torch.nan
-    random.seed(5), numpy.random.seed(6), torch.manual_seed(7)
-    expected = random.random(), numpy.random.rand(), torch.rand(3)
-    random.seed(5), numpy.random.seed(6), torch.manual_seed(7)
-    try:
+    seed_all()
+    expected = draw()
+    seed_all()
+    with pytest.raises(ValueError) if fails else nullcontext():
         prune(model, metric="random", overrides=("seed=3",))
-        assert not fails
-    except ValueError:
-        assert fails
-    assert (random.random(), numpy.random.rand()) == expected[:2] and torch.equal(
-        torch.rand(3), expected[2]
-    )
+    assert draw() == expected
 
 
 def test_a_model_that_accelerate_has_spread_is_pruned_alike(
@@ -354,16 +371,18 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
         model_dir, device_map="auto", max_memory={"cpu": half}, offload_folder=tmp_path / "offload"
     )
     whole = tiny_model("llama-gqa")
-    given = [LoadedSource(model, tokenizer) for model in (spread, whole)]
-    assert [one.placement for one in given] == ["auto", "device"]
+    assert LoadedSource(spread, tokenizer).placement == "auto"
+    assert LoadedSource(whole, tokenizer).placement == "device"
     request = ("eval=efficiency", "eval.efficiency.prefill_len=2")
     with pytest.raises(
         ValueError, match="eval=efficiency: expected none: a model spread over devices is pruned"
     ):
         prune(spread, overrides=request)
-    reports = [prune(model, ratio=0.4) for model in (spread, whole)]
-    assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
-    assert reports[0].layers == reports[1].layers
+    report_of_spread = prune(spread, ratio=0.4)
+    report_of_whole = prune(whole, ratio=0.4)
+    assert set(report_of_spread.device_map.values()) == {"cpu", "disk"}
+    assert not report_of_whole.device_map
+    assert report_of_spread.layers == report_of_whole.layers
     assert torch.equal(logits(spread), logits(whole))
 
 
@@ -375,14 +394,14 @@ def test_any_value_is_passed_on_as_it_is(
 ) -> None:
     more = tmp_path / name
     more.write_text(text_file.read_text()[::-1])
-    assert prune(tiny_model("llama-gqa"), dataset=more).config["calibration"]["dataset"] == str(
-        more
-    )
+    report = prune(tiny_model("llama-gqa"), dataset=more)
+    assert report.config["calibration"]["dataset"] == str(more)
     mixture = {str(text_file): 1, str(more): {"weight": 2.5, "chat_template": None}}
     options = {"dataset": mixture, "num_samples": numpy.int64(8), "seq_len": 16}
     report = prune(tiny_model("llama-gqa"), ratio=numpy.float64(0.4), **options)
-    found = report.config["calibration"]
-    assert {name: found[name] for name in options} == options and report.ratio["requested"] == 0.4
+    calibration = report.config["calibration"]
+    assert {name: calibration[name] for name in options} == options
+    assert report.ratio["requested"] == 0.4
     assert str(more) in report.sources["calibration"]
 
 
@@ -476,7 +495,7 @@ def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
 
 
 class Doubled(LlamaForCausalLM):
-    """A class whose logits the class of the pruned model would not have."""
+    """A model whose class changes the logits, which the class of a pruned model would not do."""
 
     def forward(self, *args: Any, **options: Any) -> Any:
         output = super().forward(*args, **options)
@@ -486,14 +505,17 @@ class Doubled(LlamaForCausalLM):
 
 @cache
 def unsupported() -> dict[str, tuple[Any, str]]:
-    """Models that are refused before anything else, and why."""
-    packed, quantised, mixed, compiled = (tiny_model("llama-gqa") for _ in range(4))
+    """Return models that are refused before anything else, each with a pattern of the error."""
+    compiled = tiny_model("llama-gqa")
     compiled.model = torch.compile(compiled.model)
+    mixed = tiny_model("llama-gqa")
     mixed.model.layers[1].mlp.bfloat16()
-    # as bitsandbytes has them: a byte for two values
+    # bitsandbytes stores two values in a byte
+    packed = tiny_model("llama-gqa")
     four_bits = torch.nn.Parameter(torch.zeros(56 * 16, 1, dtype=torch.uint8), requires_grad=False)
     packed.model.layers[1].mlp.down_proj.weight = four_bits
-    # the packed tensors of some quantisers are in the model's type, or no parameters
+    # the packed tensors of some quantisers have the type of the model, or are not parameters
+    quantised = tiny_model("llama-gqa")
     quantised.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)
     own = "has a forward of its own"
@@ -524,11 +546,9 @@ def unsupported() -> dict[str, tuple[Any, str]]:
 @pytest.mark.parametrize("case", unsupported().keys())
 def test_a_model_that_cannot_be_pruned_is_refused_and_not_changed(case: str, prune: Prune) -> None:
     model, words = unsupported()[case]
-    before = (
-        {}
-        if case in ("name", "meta")
-        else {name: one.clone() for name, one in model.state_dict().items()}
-    )
+    before = {}
+    if case not in ("name", "meta"):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=words):
         prune(model, target={"bytes": 150e3} if case == "two types" else None)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
@@ -578,7 +598,8 @@ def test_defaults_of_torch_change_nothing_and_stay_as_do_the_modes_of_modules(pr
         torch.set_default_dtype(torch.float16)
         try:
             prune(model, method="flap_plus")
-            assert torch.empty(0).dtype == torch.float16 and torch.empty(0).device.type == "meta"
+            assert torch.empty(0).dtype == torch.float16
+            assert torch.empty(0).device.type == "meta"
             assert torch.is_autocast_enabled("cpu")
         finally:
             torch.set_default_dtype(torch.float32)
