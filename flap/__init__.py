@@ -1,7 +1,8 @@
-"""FLAP: fluctuation-based adaptive structured pruning of language models (An et al., AAAI 2024, arXiv 2312.11983).
+"""FLAP: fluctuation-based adaptive structured pruning of large language models.
 
-`flap.prune` prunes a model in memory, `flap.load` reads a pruned checkpoint, and after `flap.register()` transformers'
-Auto classes read one, too. Importing flap changes nothing and stays light: torch is loaded with the first use of them.
+The method is by An et al., AAAI 2024, arXiv 2312.11983. `flap.prune` prunes a model in memory,
+`flap.load` loads a pruned checkpoint, and `flap.register()` lets the Auto classes of transformers
+load one. Importing flap registers nothing, and torch is imported only when a function is used.
 """
 
 from importlib import import_module
@@ -15,17 +16,19 @@ if TYPE_CHECKING:
 __all__ = ["load", "prune", "register"]
 __version__ = "0.1.0"
 
+# The module of each public function, which is imported when the function is first used.
+_MODULES = {
+    "prune": "flap.api",
+    "load": "flap.checkpoint.load",
+    "register": "flap.modeling.register",
+}
+
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
-    modules = {
-        "prune": "flap.api",
-        "load": "flap.checkpoint.load",
-        "register": "flap.modeling.register",
-    }
-    if name in modules:
-        return getattr(import_module(modules[name]), name)
-    raise AttributeError(f"module 'flap' has no attribute '{name}'")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'flap' has no attribute '{name}'")
+    return getattr(import_module(_MODULES[name]), name)
