@@ -15,7 +15,7 @@ from flap.runs.memory import Stage
 from flap.runs.opened import Opened
 from flap.runs.preparation import check_room_to_make, may_replace_checkpoint, prepare
 from flap.runs.pruned import Making, Pruned, PrunedFiles
-from flap.runs.reporting import report_of, write_files, write_own_texts
+from flap.runs.reporting import report_of, write_files, write_text_files
 from flap.runs.run import Run
 from flap.runs.stages import Compressed, allocate, compress, observe, prune_in_sequence, score
 from flap.runs.trimming import trim, trimmed_run
@@ -112,7 +112,7 @@ def make_pruned_model(run: Run, dense: Opened) -> Pruned:
     if run.config.checkpoint.save:
         model = stages.save(run, model, plan, may_replace)
         making.checkpoint = str(run.target)
-    write_own_texts(run)
+    write_text_files(run)
     making.peak_memory_bytes = peak_memory()
     return Pruned(plan, making, model, run)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flap.data.dialogue import plain
+from flap.data.dialogue import plain_text
 from flap.evaluation.prompts_task import load_prompts
 from flap.evaluation.zero_shot_tasks import packaged
 
@@ -84,4 +84,4 @@ def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path
             ("assistant", task.doc_to_target(doc)),
         )
     ]
-    assert plain([*turns, {"role": "user", "content": "asked"}]) == shots + "asked"
+    assert plain_text([*turns, {"role": "user", "content": "asked"}]) == shots + "asked"

@@ -121,7 +121,6 @@ def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
 # Names that two modules define, and why neither is renamed.
 SHARED_NAMES = {
     "main": "the entry point of each command",
-    "load": "flap.load for users, and a stage of a run",
     "prune": "flap.prune for users, and the method as the stages of a run",
     "register": "flap.register for users, and the entry point that vLLM calls",
 }

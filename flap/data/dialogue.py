@@ -23,7 +23,7 @@ GIVEN = Answers()
 PLACEHOLDERS = ("x", "y")  # two answers that have no character in common
 
 
-def plain(turns: Sequence[dict[str, Any]]) -> str:
+def plain_text(turns: Sequence[dict[str, Any]]) -> str:
     """Return turns one after another, each as it is: spaces and line ends are part of code."""
     gaps = ["", *("\n\n" if turn["role"] == "user" else " " for turn in turns[1:])]
     return "".join(
@@ -38,7 +38,7 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
         ValueError: the template refuses the conversation.
     """
     if not chat:
-        return plain(prompt.messages)
+        return plain_text(prompt.messages)
     return _templated(prompt.messages, tokenizer, add_generation_prompt=True)
 
 
@@ -60,7 +60,7 @@ def separated(prompt: Prompt, answer: str) -> str:
 
     If the question ends with white space, or the answer begins with it, no space is added.
     """
-    asked = plain(prompt.messages)
+    asked = plain_text(prompt.messages)
     if asked[-1:].isspace() or answer[:1].isspace():
         return answer
     return " " + answer
@@ -75,7 +75,7 @@ def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, ch
         ValueError: the template refuses the conversation.
     """
     if not chat:
-        return plain(prompt.messages) + answer
+        return plain_text(prompt.messages) + answer
     return _templated([*prompt.messages, {"role": "assistant", "content": answer}], tokenizer)
 
 
@@ -92,7 +92,7 @@ def answered(
     """
     document = rendered(prompt, answer, tokenizer, chat)
     if not chat:
-        return document, (len(plain(prompt.messages)), len(document))
+        return document, (len(plain_text(prompt.messages)), len(document))
 
     # The template prints the answer where two other answers make a difference.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)

@@ -12,7 +12,7 @@ from flap.data import Text
 from flap.data.named_prompts import PASSAGES_OF
 from flap.models import PlacedModel
 from flap.storage import ranks
-from flap.storage.progress import shared
+from flap.storage.progress import shared_out
 
 T = TypeVar("T")
 Numbers = dict[str, float]
@@ -151,4 +151,6 @@ def over_batches(
     The processes of a run share the batches. stage: what the progress bar says.
     """
     states = own_hidden_states(model, batches_NT)
-    return shared(batches_NT, stage, lambda batch_NT: measure(batch_NT, next(states)), Tensor.numel)
+    return shared_out(
+        batches_NT, stage, lambda batch_NT: measure(batch_NT, next(states)), Tensor.numel
+    )

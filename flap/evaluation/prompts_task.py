@@ -10,7 +10,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from flap.config import shown
 from flap.data import Prompt, read_prompts
-from flap.data.dialogue import plain
+from flap.data.dialogue import plain_text
 from flap.storage import digest
 
 STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
@@ -66,12 +66,12 @@ class PromptsTask(ConfigurableTask):
         for shot in self.sampler.sample(number, eval_doc=same_question):
             answer = {"role": "assistant", "content": shot["answer"]}
             turns = [*json.loads(shot["turns"]), answer, *turns]
-        return plain(turns) if chat_template is None else chat_template(turns)
+        return plain_text(turns) if chat_template is None else chat_template(turns)
 
 
 def _question(row: dict[str, str]) -> str:
     """Return what a row asks, with one space between words: rows that differ in nothing else ask the same."""
-    return " ".join(plain(json.loads(row["turns"])).split())
+    return " ".join(plain_text(json.loads(row["turns"])).split())
 
 
 def load_prompts(path: str) -> tuple[PromptsTask, str]:

@@ -13,7 +13,7 @@ from flap.evaluation.base import Evaluator, SideBySide, Task
 log = logging.getLogger(__name__)
 
 
-class Part(NamedTuple):
+class SuitePart(NamedTuple):
     """What one evaluator measures."""
 
     name: str  # of the evaluator in the config's section `eval`
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 class Suite:
     """The chosen evaluators, and what they measure."""
 
-    parts: Sequence[Part]
+    parts: Sequence[SuitePart]
     # what tasks take of the dense model to compare the pruned model with, by the task's name
     references: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ def prepare_suite(
             tasks = evaluator.prepare(tokenizer, max_length)
         else:
             tasks = evaluator.prepare_again(tokenizer, max_length, before)
-        parts.append(Part(name, evaluator, tasks, evaluator.comparisons(max_length)))
+        parts.append(SuitePart(name, evaluator, tasks, evaluator.comparisons(max_length)))
 
     suite = Suite(parts)
     names = Counter(task.name for task in suite.tasks)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from flap.results.configs import CHOICES, varying
 from flap.results.number_texts import change, in_order, is_efficiency, relative, with_error
 from flap.results.run_folder import RunRecord, read_run
-from flap.results.tables import Columns, Entry, Table
+from flap.results.tables import Columns, Table, TableEntry
 
 Runs = Mapping[str, RunRecord]  # by letter: A, B, C …
 NOTE = (
@@ -79,15 +79,15 @@ def numbers_table(runs: Runs) -> Table:
     names = in_order(measured, runs[first].report.get("domains", {}))
     noise = {letter: runs[letter].differences_to(runs[first], names) for letter in others}
 
-    def difference(letter: str, name: str) -> Entry:
+    def difference(letter: str, name: str) -> TableEntry:
         before = models[first]
         after = models[letter]
         paired = noise[letter].get(name)
         if is_efficiency(name):
-            return Entry(relative(before.get(name), after.get(name)))
+            return TableEntry(relative(before.get(name), after.get(name)))
         if paired is None:
-            return Entry(change(name, before, after))
-        return Entry(
+            return TableEntry(change(name, before, after))
+        return TableEntry(
             change(name, before, after, paired.error, paired.p_value),
             "clear" if paired.clear else "",
         )

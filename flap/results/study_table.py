@@ -7,7 +7,7 @@ from pandas import Series
 from flap.results.number_texts import short
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
-from flap.results.tables import Entry, Mark, Table
+from flap.results.tables import Mark, Table, TableEntry
 
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
 VARYING = (
@@ -36,7 +36,7 @@ def tabulate(study: Study, which: str = "pruned") -> Table:
     said = chosen if which == "pruned" else ("model",)
     rows = [
         (
-            *(_choice(getattr(run, name)) if name in said else Entry() for name in chosen),
+            *(_choice(getattr(run, name)) if name in said else TableEntry() for name in chosen),
             *(
                 _result(run, name, which)._replace(mark=marked.get((i, name), ""))
                 for name in results
@@ -47,11 +47,11 @@ def tabulate(study: Study, which: str = "pruned") -> Table:
     return Table((*chosen, *results), rows)
 
 
-def _choice(value: float | str | None) -> Entry:
-    return Entry() if value is None else Entry(str(value), key=value)
+def _choice(value: float | str | None) -> TableEntry:
+    return TableEntry() if value is None else TableEntry(str(value), key=value)
 
 
-def _result(run: RunRecord, name: str, which: str) -> Entry:
+def _result(run: RunRecord, name: str, which: str) -> TableEntry:
     """Return the value of a result column for a run's "pruned" or "dense" model."""
     dense = which == "dense"
     numbers = run.numbers(which)
@@ -63,8 +63,8 @@ def _result(run: RunRecord, name: str, which: str) -> Entry:
         "seconds": (None if dense else run.value("seconds", "total"), "{:,.1f}".format),
     }.get(name, (numbers.get(name), short if error is None else f"{{:.4f}} ± {error:.4f}".format))
     if value is None:
-        return Entry()
-    return Entry(form(value), key=value) if isfinite(value) else Entry("not finite")
+        return TableEntry()
+    return TableEntry(form(value), key=value) if isfinite(value) else TableEntry("not finite")
 
 
 def _marks(study: Study) -> dict[tuple[int, str], Mark]:

@@ -14,7 +14,7 @@ Mark = Literal[
 ]  # "best", "near": on the page of a study; "clear": a difference, in bold
 
 
-class Entry(NamedTuple):
+class TableEntry(NamedTuple):
     """A value of a table."""
 
     text: str = ""
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
     key: float | str | None = None  # to sort by; None is last
 
 
-Columns = dict[str, Callable[[str], str | Entry]]  # by heading: functions of a row's name
+Columns = dict[str, Callable[[str], str | TableEntry]]  # by heading: functions of a row's name
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,17 @@ class Table:
     """A table: its headings and rows."""
 
     heads: Sequence[str]
-    rows: Sequence[tuple[Entry, ...]]
+    rows: Sequence[tuple[TableEntry, ...]]
 
     @classmethod
-    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]]) -> "Table":
+    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | TableEntry]]) -> "Table":
         """Return a table of texts and entries."""
         return cls(
             tuple(heads),
-            [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows],
+            [
+                tuple(one if isinstance(one, TableEntry) else TableEntry(one) for one in row)
+                for row in rows
+            ],
         )
 
     @classmethod

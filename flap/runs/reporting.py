@@ -271,7 +271,7 @@ def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
 
 
 @by_first
-def write_own_texts(run: Run) -> None:
+def write_text_files(run: Run) -> None:
     """Write the texts that the model wrote itself into the run's folder, if it has one."""
     if run.run_dir is None:
         return

@@ -33,7 +33,7 @@ from flap.runs.pruned import MADE
 from flap.runs.run import Run
 from flap.storage import NOT_KEPT, Kind, Store, WorkFolder, digest, ranks
 from flap.storage.ranks import by_first
-from flap.storage.work_folder import workspace
+from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def begun(run: Run) -> Iterator[Run]:
         if not (run.source.placed.streams or looked_up or run.choices.recovery):
             yield run
             return
-        directory = workspace(run.cache.root, keys.workspace(run), run.config.resume)
+        directory = open_working_folder(run.cache.root, keys.workspace(run), run.config.resume)
         with ranks.held_by_first(directory) as folder:
             yield replace(run, work=WorkFolder(folder))
             run.suite.references.clear()  # which may be mapped files of the directory

@@ -77,7 +77,7 @@ def progress(
             listener(Step(stage, done, total, tokens, seconds))
 
 
-def shared(
+def shared_out(
     items: Iterable[T],
     stage: str,
     work: Callable[[T], R],

@@ -85,7 +85,7 @@ def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
 
 
 @contextmanager
-def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
     """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
 
     The folder is deleted when the block ends. When it raises, whatever the error, what was computed stays for the next

@@ -9,7 +9,7 @@ import pytest
 
 from flap.results.comparison import config_table, numbers_table, read_runs
 from flap.results.run_folder import RunRecord
-from flap.results.tables import Entry
+from flap.results.tables import TableEntry
 from flap.storage import write_status
 from flap.study import main
 from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altered, keep_documents
@@ -43,7 +43,7 @@ def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -
     assert [[entry.text for entry in row] for row in table.rows] == [
         [PERPLEXITY, "21.000", "23.000", "+2.00 ± 1.00 (+9.5%) within noise"], [SPEED, "20.000", "21.000", "+5.0%"],
     ]  # fmt: skip
-    assert numbers_table(read_runs(runs[:1] * 2)).rows[0][-1] == Entry(
+    assert numbers_table(read_runs(runs[:1] * 2)).rows[0][-1] == TableEntry(
         "+0.00 ± 0.00 (+0.0%) within noise"
     )
 

@@ -11,7 +11,7 @@ import pytest
 from flap.runs.sweeps.launching import claim_gpu
 from flap.storage import Cache, as_json
 from flap.storage.locks import file_lock, lock_of
-from flap.storage.work_folder import SECONDS_KEPT, working_folder, workspace
+from flap.storage.work_folder import SECONDS_KEPT, open_working_folder, working_folder
 from tests.helpers.remembered import remembered
 
 
@@ -53,7 +53,7 @@ def test_without_locks_the_cache_works_and_one_line_says_so(
 
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_a_run_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    with workspace(tmp_path, {"of": 1}, resume=True) as folder:
+    with open_working_folder(tmp_path, {"of": 1}, resume=True) as folder:
         assert folder.is_dir()
     assert not folder.exists()
 
@@ -69,7 +69,7 @@ def test_without_locks_processes_that_share_gpus_are_refused(
 
 def fail_in_workspace(root: Path, error: BaseException, *parts: str) -> Path:
     """A run that has written these files into its working folder when it fails."""
-    with pytest.raises(type(error)), workspace(root, {"of": 1}, resume=True) as folder:
+    with pytest.raises(type(error)), open_working_folder(root, {"of": 1}, resume=True) as folder:
         for part in parts:
             (folder / part).parent.mkdir(exist_ok=True)
             (folder / part).write_text("hours")
@@ -82,9 +82,9 @@ def fail_in_workspace(root: Path, error: BaseException, *parts: str) -> Path:
 )
 def test_whatever_ends_a_run_its_work_stays(error: BaseException, tmp_path: Path) -> None:
     fail_in_workspace(tmp_path, error, "calibrate/journal.json")
-    with workspace(tmp_path, {"of": 1}, resume=True) as folder:
+    with open_working_folder(tmp_path, {"of": 1}, resume=True) as folder:
         assert (folder / "calibrate" / "journal.json").read_text() == "hours"
-    with workspace(tmp_path, {"of": 1}, resume=True) as folder:
+    with open_working_folder(tmp_path, {"of": 1}, resume=True) as folder:
         assert not (folder / "calibrate").exists()
 
 
@@ -94,23 +94,26 @@ def test_a_run_that_has_computed_nothing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_work_that_nobody_goes_on_with_leaves_in_the_end(tmp_path: Path) -> None:
     left = fail_in_workspace(tmp_path, ValueError("late"), "work")
-    with workspace(tmp_path, {"of": 2}, resume=True):
+    with open_working_folder(tmp_path, {"of": 2}, resume=True):
         assert left.is_dir()
     long_ago = left.stat().st_mtime - SECONDS_KEPT - 1
     os.utime(left, (long_ago, long_ago))
-    with file_lock(lock_of(left), "cache_dir"), workspace(tmp_path, {"of": 2}, resume=True):
+    with (
+        file_lock(lock_of(left), "cache_dir"),
+        open_working_folder(tmp_path, {"of": 2}, resume=True),
+    ):
         assert left.is_dir()  # its run is a long one
-    with workspace(tmp_path, {"of": 1}, resume=True) as folder:
+    with open_working_folder(tmp_path, {"of": 1}, resume=True) as folder:
         assert (folder / "work").exists()  # goes on after all
     os.utime(fail_in_workspace(tmp_path, ValueError("late"), "work"), (long_ago, long_ago))
-    with workspace(tmp_path, {"of": 2}, resume=True):
+    with open_working_folder(tmp_path, {"of": 2}, resume=True):
         assert not left.exists()
 
 
 def test_another_run_of_the_same_work_has_a_folder_of_its_own(tmp_path: Path) -> None:
     with (
-        workspace(tmp_path, {"of": 1}, resume=True) as first,
-        workspace(tmp_path, {"of": 1}, resume=True) as second,
+        open_working_folder(tmp_path, {"of": 1}, resume=True) as first,
+        open_working_folder(tmp_path, {"of": 1}, resume=True) as second,
     ):
         assert first == working_folder(tmp_path, {"of": 1}) != second
     assert not first.exists() and not second.exists()

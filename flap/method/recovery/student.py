@@ -13,7 +13,7 @@ from flap.data.counted import counted_predictions, unmarked
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 from flap.storage import ranks
-from flap.storage.progress import shared
+from flap.storage.progress import shared_out
 
 # The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
 LOGITS_BYTES = 2**26
@@ -119,5 +119,7 @@ def mean_divergence(
         positions = batch_NT.numel() if counted_P is None else int(counted_P.sum())
         return float(student(batch_NT)["loss"].item() * positions), positions
 
-    measured = shared(tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel)
+    measured = shared_out(
+        tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel
+    )
     return sum(nats for nats, _ in measured) / max(1, sum(positions for _, positions in measured))

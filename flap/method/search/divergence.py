@@ -132,7 +132,7 @@ class PlanDivergence:
         fits = fit_layer(blocks, list(forks), self.compensation, observed, trial=True)
         advanced: dict[str, Stream] = {}
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
-            with pruned(model, i, layer_plan, layer_fits) as layer:
+            with pruned_layer(model, i, layer_plan, layer_fits) as layer:
                 for old, new in sorted(pairs):
                     advanced[new] = streams[old].fork()
                     advanced[new].advance(i, layer)
@@ -216,7 +216,7 @@ def dense_plan(model: PlacedModel) -> PruningPlan:
 
 
 @contextmanager
-def pruned(
+def pruned_layer(
     model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> Iterator[nn.Module]:
     """Yield a pruned copy of layer i, which must be present; the layer itself if the plan keeps every unit."""
