@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from flap.data import (
 )
 from flap.data.dialogue import GIVEN, Answers, Asked, dialogues, question_ids, rendered, separated
 from flap.data.named_prompts import PROMPTS, named_prompts
+from flap.data.overlap import turns
 from flap.data.prompts import holds_prompts
 from flap.data.window_pool import apportioned
 
@@ -57,9 +59,13 @@ def read_windows(
         raise ValueError(
             f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens"
         )
-    windows = read_parts(section, _used_parts(section, dataset, wanted), tokenizer, wanted)
+    used = _used_parts(section, dataset, wanted)
+    windows = read_parts(section, used, tokenizer, wanted)
     _ = _with_longest_answers(windows, max_length).drawn  # fails if a text is too short, or will be
-    return windows
+    # the same documents count as read, however many windows there are
+    others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
+    read = {**windows.read, **read_parts(section, others, tokenizer, wanted).read}
+    return replace(windows, read=read)
 
 
 def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
@@ -173,14 +179,23 @@ def read_parts(
     """
     begins = uses_bos(tokenizer, wanted.bos, "calibration.bos")
     reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
-    read = list(map(reading.part, parts))
-    texts = tuple(None if isinstance(one, Asked) else one for one in read)
-    asked = {p: one for p, one in enumerate(read) if isinstance(one, Asked)}
+    contents = [reading.part(part) for part in parts]
+    texts = tuple(one.text for one in contents)
+    asked = {p: one.asked for p, one in enumerate(contents) if one.asked is not None}
+    read = {part.dataset: content.read for part, content in zip(parts, contents, strict=True)}
     draw = (wanted.num_samples, wanted.seq_len, wanted.seed, begins, section)
     counted = wanted.answers.counted
     allowed = "all: this tokenizer does not tell where in the text a token is"
     require(counted == "all" or tokenizer.is_fast, "calibration.count", counted, allowed)
-    return Windows(tuple(parts), texts, tokenizer, *draw, asked, counted)
+    return Windows(tuple(parts), texts, tokenizer, *draw, asked, counted, read)
+
+
+class Content(NamedTuple):
+    """What a part of a mixture holds. Of a text that the model writes all of, there is nothing yet."""
+
+    text: Text | None = None
+    asked: Asked | None = None  # prompts that the model answers
+    read: tuple[str, ...] = ()  # the documents, or the turns of prompts
 
 
 @dataclass(frozen=True)
@@ -192,19 +207,23 @@ class Reading:
     bos: bool  # windows begin with BOS
     answers: Answers
 
-    def part(self, part: Part) -> Text | Asked | None:
-        """Return the text of a part, or the prompts that the model answers; None: it writes all of the text."""
+    def part(self, part: Part) -> Content:
+        """Return the content of a part: a text, or the prompts that the model answers."""
         if part.dataset == SELF:
             _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if it cannot begin a text
-            return None
+            return Content()
         if part.documents:
-            return Text.joined(part.dataset, part.documents, origin=part.dataset)
+            text = Text.joined(part.dataset, part.documents, origin=part.dataset)
+            return Content(text, read=text.documents)
         asked = self.asked(part)
         if asked is None:
-            return read_text(part.dataset, "calibration", self.field)
+            text = read_text(part.dataset, "calibration", self.field)
+            return Content(text, read=text.documents)
+        read = tuple(chain.from_iterable(map(turns, asked.prompts)))
         if self.answers.writer == "self":
-            return asked
-        return self._with_given_answers(asked, f"{self.field}={shown(part.dataset)}")
+            return Content(asked=asked, read=read)
+        text = self._with_given_answers(asked, f"{self.field}={shown(part.dataset)}")
+        return Content(text, read=read)
 
     def asked(self, part: Part) -> Asked | None:
         """Return the prompts of a part. Return None if the part is a text without prompts.

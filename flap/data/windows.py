@@ -42,6 +42,8 @@ class Windows:
         default_factory=dict
     )  # by the number of the part, where prompts are answered
     counted: str = "all"  # tokens: all, or those of the answers
+    # by name, all that the texts of the mixture supply, whatever is drawn from it: documents, or turns of prompts
+    read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.data import Text
 from flap.data.named_prompts import PASSAGES_OF
+from flap.data.overlap import Document, Words
 from flap.models import PlacedModel
 from flap.storage import ranks
 from flap.storage.progress import shared_out
@@ -44,6 +45,16 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Leaving:
+    """How a task leaves out documents that a run has read."""
+
+    field: str  # the config key and its value: "eval.generation.tasks=sciq_answers"
+    documents: Callable[[], Sequence[Document]]  # by what each of them is recognised
+    without: Callable[[frozenset[int]], "Task"]  # returns the task without documents, by number
+    words: Words  # that are compared
+
+
+@dataclass(frozen=True)
 class Task:
     """A measurement of one model."""
 
@@ -59,6 +70,8 @@ class Task:
         str, ...
     ] = ()  # calibration texts with the same documents: names, or paths of files
     dataset: str = ""  # the name of its text
+    leaving: Leaving | None = None  # None: it has no documents that a run could have read
+    left_out: tuple[int, ...] = ()  # the numbers of the documents that are left out
     # Returns what `run` takes of the dense model, such as its hidden states, as a second argument. A task with a
     # reference is run on the pruned model alone.
     reference: Callable[[PlacedModel], Any] | None = None

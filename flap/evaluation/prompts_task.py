@@ -30,6 +30,7 @@ class PromptsTask(ConfigurableTask):
             json.dumps(prompt.messages) for prompt in prompts
         ]  # as Arrow gives each turn the keys of all others
         rows = Dataset.from_dict({"turns": turns, "answer": answers})
+        self.name = name
         self.prompts = prompts
         self.example_of: dict[str, dict[str, str]] = {}
         for row in rows:
@@ -50,6 +51,10 @@ class PromptsTask(ConfigurableTask):
             "metric_list": [{**match, "aggregation": "mean", "higher_is_better": True}],
         }  # fmt: skip
         super().__init__(config=config)
+
+    def of(self, prompts: Sequence[Prompt]) -> "PromptsTask":
+        """Return the task of some of the prompts."""
+        return PromptsTask(self.name, prompts)
 
     def fewshot_context(
         self,

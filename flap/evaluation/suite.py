@@ -3,12 +3,14 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from flap.data.overlap import ReadText
 from flap.evaluation.base import Evaluator, SideBySide, Task
+from flap.evaluation.left_out import without_read
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,15 @@ class Suite:
     def comparisons(self) -> list[SideBySide]:
         """The measurements of all evaluators that need both models at once."""
         return [comparison for part in self.parts for comparison in part.comparisons]
+
+    def without_read(self, read: Sequence[ReadText]) -> "Suite":
+        """Return the suite whose tasks leave out the documents that are in texts which were read.
+
+        Raises:
+            ValueError: a task has no document left, or too few.
+        """
+        parts = [part._replace(tasks=without_read(part.tasks, read)) for part in self.parts]
+        return replace(self, parts=parts)
 
     def evaluator_of(self, task: Task | SideBySide) -> str:
         """Return the name of the evaluator that a task belongs to."""

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import (
+    Text,
     evaluation_windows,
     read_text,
     retokenised,
@@ -21,7 +22,25 @@ from flap.data import (
     tokens_sha256,
     uses_bos,
 )
-from flap.evaluation.base import Evaluator, Task
+from flap.data.named_texts import HUB
+from flap.data.overlap import Document, as_written, document_of
+from flap.evaluation.base import Evaluator, Leaving, Task
+
+
+class Cutting(NamedTuple):
+    """How texts become windows."""
+
+    tokenizer: PreTrainedTokenizerBase
+    cut_by: PreTrainedTokenizerBase  # cuts the windows, which are then read by `tokenizer`
+    bos: bool  # windows begin with the beginning-of-sequence token
+    max_length: int | None  # tokens of a window at most, after it is read again
+
+    def in_tokens(self, windows_NT: Tensor) -> Tensor:
+        """Return windows of `cut_by` in tokens of `tokenizer`."""
+        if self.tokenizer is self.cut_by:
+            return windows_NT
+        again_NT = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)
+        return again_NT[:, : self.max_length]
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,11 @@ class OnTexts(Evaluator, ABC):
                 value,
                 f"a whole number >= {minimum}",
             )
+
+    @property
+    def field(self) -> str:
+        """The config key of the texts, for error messages."""
+        return f"{self.section}.datasets"
 
     @property
     def windows(self) -> list[Any]:
@@ -107,27 +131,50 @@ class OnTexts(Evaluator, ABC):
         cut_by: PreTrainedTokenizerBase,
         max_length: int | None,
     ) -> Iterator[Task]:
-        field = f"{self.section}.datasets"
         bos = uses_bos(cut_by, self.bos, f"{self.section}.bos")
-        texts = [read_text(dataset, "evaluation", field) for dataset in self.datasets]
+        cutting = Cutting(tokenizer, cut_by, bos, max_length)
+        texts = [read_text(dataset, "evaluation", self.field) for dataset in self.datasets]
         for text, seq_len in product(texts, self.windows):
-            tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)
-            if tokenizer is not cut_by:
-                tokens_NT = retokenised(tokens_NT, cut_by, tokenizer, bos)[:, :max_length]
-            bytes_N = text_bytes(tokens_NT[:, 1:], tokenizer).sum(dim=1)
-            yield self.task(
-                text.name,
-                seq_len,
-                tokens_NT,
-                bytes_N,
-                identity={
-                    "tokens": tokens_sha256(tokens_NT),
-                    "bytes": tokens_sha256(bytes_N),
-                    "bos": bos,
-                    "batch_size": self.batch_size,
-                },
-                origin=text.origin,
-                text_sha256=text.sha256,
-                needs_memory=False,
-                dataset=text.name,
-            )
+            yield self._task(text, seq_len, cutting)
+
+    def _task(self, text: Text, seq_len: int, cutting: Cutting) -> Task:
+        windows_NT = evaluation_windows(
+            text, cutting.cut_by, seq_len, self.max_tokens, cutting.bos, self.field
+        )
+        tokens_NT = cutting.in_tokens(windows_NT)
+        bytes_N = text_bytes(tokens_NT[:, 1:], cutting.tokenizer).sum(dim=1)
+        identity = {
+            "tokens": tokens_sha256(tokens_NT),
+            "bytes": tokens_sha256(bytes_N),
+            "bos": cutting.bos,
+            "batch_size": self.batch_size,
+        }
+        return self.task(
+            text.name,
+            seq_len,
+            tokens_NT,
+            bytes_N,
+            identity=identity,
+            origin=text.origin,
+            text_sha256=text.sha256,
+            needs_memory=False,
+            dataset=text.name,
+            leaving=self._leaving(text, seq_len, cutting),
+        )
+
+    def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
+        """Return how documents of a text are left out. A running text, and those of the hub, stay as they are.
+
+        Numbers on the texts of the hub are compared with published ones.
+        """
+        if text.name in HUB or len(text.documents) < 2:
+            return None
+
+        def documents() -> list[Document]:
+            return [document_of(document, (), as_written) for document in text.documents]
+
+        def without(numbers: frozenset[int]) -> Task:
+            remaining = [one for n, one in enumerate(text.documents) if n not in numbers]
+            return self._task(Text.joined(text.name, remaining, text.origin), seq_len, cutting)
+
+        return Leaving(f"{self.field}={text.name}", documents, without, as_written)

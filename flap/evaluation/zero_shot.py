@@ -4,10 +4,10 @@ import logging
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -15,8 +15,10 @@ from flap.config import require
 from flap.data import Prompt
 from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
+from flap.data.overlap import letters_and_digits
 from flap.data.temporary_state import replaced, seeded
-from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
+from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
+from flap.evaluation.task_documents import documents_of, without_documents
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flat_numbers, margin
 from flap.evaluation.zero_shot_tasks import (
     SOURCES,
@@ -27,6 +29,7 @@ from flap.evaluation.zero_shot_tasks import (
     quiet,
 )
 from flap.models import PlacedModel
+from flap.storage import digest
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,14 @@ SHARED_TEXT = {  # from the same validation split
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
     "social_iqa": ("siqa-questions",),
 }
+
+
+class Asking(NamedTuple):
+    """How a model is asked."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None  # the model's context in tokens; None: unlimited
+    template: Any  # the chat template that prompts go through; None: none
 
 
 @dataclass(frozen=True)
@@ -127,11 +138,12 @@ class ZeroShot(Evaluator):
             raise ValueError(f"{self.section}.{error}") from error
         template = self._template(tokenizer, tasks)
         own = deepcopy(tokenizer)  # as lm-eval adds a padding token if there is none
-        return [self._task(task, own, template) for task in tasks]
+        asking = Asking(own, max_length, template)
+        return [self._task(task, asking) for task in tasks]
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured. Raises: as `check_shots`."""
-        check_shots(task, self.num_fewshot or 0)
+        check_shots(task, self.num_fewshot)
 
     def _template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> Any:
         """Return the chat template that prompts go through, examples as earlier turns; None: none."""
@@ -151,7 +163,7 @@ class ZeroShot(Evaluator):
             raise ValueError(f"{where}: {error}; expected false") from error
         return tokenizer.chat_template
 
-    def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase, template: Any) -> Task:
+    def _task(self, task: LoadedTask, asking: Asking) -> Task:
         identity = {
             "limit": self.limit,
             "num_fewshot": self.num_fewshot,
@@ -161,13 +173,37 @@ class ZeroShot(Evaluator):
             "lm_eval": version("lm_eval"),
         }
         origin = task.origin
-        if template:
-            identity["chat_template"] = template
+        if asking.template:
+            identity["chat_template"] = asking.template
             origin += TEMPLATED
-
-        run = partial(self._measure, tokenizer=tokenizer, task=task, in_chat=bool(template))
+        run = partial(
+            self._measure, tokenizer=asking.tokenizer, task=task, in_chat=bool(asking.template)
+        )
         shared = (task.path,) if task.path else SHARED_TEXT.get(task.name, (task.name,))
-        return Task(task.name, run, identity, origin, shares_text_with=shared)
+        return Task(
+            task.name,
+            run,
+            identity,
+            origin,
+            shares_text_with=shared,
+            leaving=self._leaving(task, asking),
+        )
+
+    def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
+        """Return how documents of a task are left out."""
+
+        def without(numbers: frozenset[int]) -> Task:
+            try:
+                remaining = without_documents(task, numbers)
+                self.check(remaining, asking.max_length)
+            except ValueError as error:
+                raise ValueError(f"{self.section}.{error}") from error
+            changed = self._task(remaining, asking)
+            identity = {**changed.identity, "left_out": digest(sorted(numbers))}
+            return replace(changed, identity=identity)
+
+        named = f"{self.section}.tasks={task.name}"
+        return Leaving(named, partial(documents_of, task), without, letters_and_digits)
 
     def _measure(
         self,

@@ -252,20 +252,45 @@ def hub_reachable() -> bool:
     return True
 
 
-def check_shots(task: LoadedTask, num_fewshot: int) -> None:
+def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     """Check that a task supports `num_fewshot` examples; lm-eval would ignore this, or fail with the model loaded.
 
+    num_fewshot: None: the task's own number.
+
     Raises:
-        ValueError: the task takes no examples, or runs generated code.
+        ValueError: the task takes no examples, has too few other documents, or runs generated code.
     """
-    field = f"num_fewshot={num_fewshot}"
     for subtask in task.loaded["tasks"].values():
+        own = subtask.get_config("num_fewshot")
+        shots = (own or 0) if num_fewshot is None else num_fewshot
+        field = f"num_fewshot={shots}"
         if getattr(subtask, "UNSAFE_CODE", False):
             raise ValueError(f"tasks={task.name}: runs code that the model writes; not supported")
-        most = getattr(subtask, "most_shots", 0)  # of a file of prompts
-        if 0 < most < num_fewshot:
-            raise ValueError(f"{field}: {task.name} has {most} other prompts; expected 0 to {most}")
-        if num_fewshot and subtask.get_config("num_fewshot") == 0:
+        if task.path:
+            most = subtask.most_shots
+            if 0 < most < shots:
+                raise ValueError(
+                    f"{field}: {task.name} has {most} other prompts; expected 0 to {most}"
+                )
+        elif examples_are_documents(subtask) and len(subtask.eval_docs) <= shots:
+            most = len(subtask.eval_docs) - 1
+            raise ValueError(
+                f"{field}: {subtask.task_name} has {most} other documents; expected 0 to {most}"
+            )
+        if shots and own == 0:
             raise ValueError(
                 f"{field}: {subtask.task_name} is defined without examples; expected null or 0"
             )
+
+
+def examples_are_documents(task: Any) -> bool:
+    """Return whether a task of lm-eval takes its examples from the documents that are asked."""
+    config = task.config
+    examples = getattr(task, "fewshot_cfg", None)
+    if examples is None or not hasattr(task, "sampler"):
+        return False
+    if examples.split is None and examples.samples is not None:  # the task names them one by one
+        return False
+    splits = (examples.split, config.training_split, config.validation_split, config.test_split)
+    of_examples = next(filter(None, splits), None)
+    return bool(of_examples == (config.test_split or config.validation_split))

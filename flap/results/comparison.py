@@ -113,9 +113,24 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
     ]
     if differ:
         yield f"Runs of different versions, from which differences may come: {', '.join(differ)}."
+    yield from _other_documents(runs)
     for key, values in varying(run.config for run in runs).items():
         if key.startswith("eval."):
             yield f"Not measured alike: {key} is {' or '.join(values)}."
+
+
+def _other_documents(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """Yield a sentence for each task that runs have measured on different documents, as they had read others."""
+    tasks = dict.fromkeys(task for run in runs for task in run.report.get("left_out", {}))
+    for task in tasks:
+        measured = [run for run in runs if run.value("inputs", task)]
+        if len({run.value("inputs", task) for run in measured}) > 1:
+            numbers = sorted({run.value("left_out", task) or 0 for run in measured})
+            left_out = " or ".join(f"{number:,}" for number in numbers)
+            yield (
+                f"Not measured on the same documents: {task}, of which runs leave out {left_out} documents that they "
+                "have read. Their numbers are not paired."
+            )
 
 
 def _distinct(values: Iterator[Any]) -> list[str]:

@@ -21,7 +21,7 @@ def notices(report: Record) -> list[str]:
 
 def remarks(report: Record) -> list[str]:
     """Return the notices that stand on the console, too: how to take the numbers."""
-    return [*_destroyed(report), *_one_domain(report)]
+    return [*_destroyed(report), *_one_domain(report), *_left_out(report)]
 
 
 def _destroyed(report: Record) -> list[str]:
@@ -91,6 +91,16 @@ def _one_domain(report: Record) -> list[str]:
         return []
     return [
         "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
+    ]
+
+
+def _left_out(report: Record) -> list[str]:
+    """Return a notice of the documents that were read before, and are therefore not measured on."""
+    if not report.left_out:
+        return []
+    numbers = [f"{number:,} of {task}" for task, number in report.left_out.items()]
+    return [
+        f"Documents left out, because the run has read them in its texts: {', '.join(numbers)}."
     ]
 
 

@@ -86,10 +86,18 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
         _tally(", ".join(f"{k} {v}" for k, v in report["versions"].items()) for report in reports),
     )
     yield "device", _tally(report["device"] for report in reports)
+    if any(report.get("left_out") for report in reports):
+        yield "documents left out", _tally(map(_left_out, reports))
     yield (
         "sources",
         _tally("; ".join(f"{k}: {v}" for k, v in report["sources"].items()) for report in reports),
     )
+
+
+def _left_out(report: dict[str, Any]) -> str:
+    """Return how many documents of each task a run leaves out, because it has read them in its texts."""
+    numbers = report.get("left_out", {})
+    return ", ".join(f"{number:,} of {task}" for task, number in numbers.items()) or "none"
 
 
 def _commit(report: dict[str, Any]) -> str:

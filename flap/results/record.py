@@ -59,6 +59,8 @@ class Record:
     domains: dict[str, str] = field(
         default_factory=dict
     )  # of each task's text: "calibration", "other"
+    # the number of documents of each task that are left out, because the run has read them before it measures
+    left_out: dict[str, int] = field(default_factory=dict)
     # {"dense": {name: number}, "pruned": {name: number}}, with "compressed" too for a model that was then trained
     evaluation: dict[str, dict[str, float]] = field(
         default_factory=lambda: {"dense": {}, "pruned": {}}

@@ -51,11 +51,16 @@ class RunRecord:
 
     @property
     def dense_identity(self) -> frozenset[str]:
-        """What the dense numbers depend on: the model, its path and type, and each way in which it was measured."""
+        """What the dense numbers depend on: the model, its path and type, and each way in which it was measured.
+
+        Runs that leave out other documents of a task have measured in other ways.
+        """
         config = self.report.get("config", {})
         ways = (config.get("eval") or {"": None}).items()
+        documents = {task: self.value("inputs", task) for task in self.report.get("left_out", {})}
         return frozenset(
-            json.dumps([self.model, config.get("model"), *way], sort_keys=True) for way in ways
+            json.dumps([self.model, config.get("model"), documents, *way], sort_keys=True)
+            for way in ways
         )
 
     def differences_to(self, first: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:

@@ -137,7 +137,11 @@ def about_task(run: Run, task: Task) -> dict[str, Any]:
     """Return what the report says of a task besides its numbers. It is stored with the numbers."""
     about = about_evaluator(run, task)
     about["source"] = task.origin
-    about["input"] = digest([task.origin, task.text_sha256])
+    data: list[Any] = [task.origin, task.text_sha256]
+    if task.left_out:
+        data.append(task.left_out)
+        about["left_out"] = len(task.left_out)
+    about["input"] = digest(data)
     about["domain"] = domain_of_task(run.texts, task)
     if "bos" in task.identity:
         about["bos"] = bool(task.identity["bos"])

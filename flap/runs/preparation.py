@@ -19,7 +19,7 @@ from flap.runs.choices import Choices, check_budget, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
 from flap.runs.run import Run
-from flap.runs.texts import read_texts
+from flap.runs.texts import documents_read, read_texts
 from flap.storage import Cache, cache_root, digest, ranks
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
@@ -55,14 +55,15 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     _check_comparable(suite, source)
     _check_trainable(choices, source, adapter)
+    texts = read_texts(config, choices, source.tokenizer, source.max_length)
     return Run(
         config=config,
         choices=choices,
         cache=Cache(root, config.use_cache, config.cache_wait_seconds),
         source=source,
-        texts=read_texts(config, choices, source.tokenizer, source.max_length),
+        texts=texts,
         budget=_budget(config, choices, source, adapter),
-        suite=suite,
+        suite=suite.without_read(documents_read(texts)),
         run_dir=run_dir,
         target=target,
         results=Results(run_dir and run_dir / RESULTS),

@@ -170,17 +170,21 @@ def _numbers(run: Run, measured: Measured, making: Making) -> dict[str, Any]:
 
     bos = dict(making.bos)
     domains = {}
+    left_out = {}
     for name, about in measured.about.items():
         if "bos" in about:
             bos[name] = about["bos"]
         if about.get("domain"):
             domains[name] = about["domain"]
+        if about.get("left_out"):
+            left_out[name] = about["left_out"]
     return {
         "evaluation": evaluation,
         "better": dense.better | pruned.better,
         "averages": measured.averages,
         "bos": bos,
         "domains": domains,
+        "left_out": left_out,
         **_noise(dense, pruned, measured.averages),
     }
 

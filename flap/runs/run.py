@@ -19,7 +19,7 @@ from flap.method.calibration import Calibration, LayerStatistics
 from flap.models import ModelSource, PlacedModel
 from flap.runs.choices import Choices
 from flap.runs.memory import Memory, Stage
-from flap.runs.texts import overlaps
+from flap.runs.texts import measured_again
 from flap.storage import NOT_KEPT, Artefact, Cache, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Run:
             warnings.append("this is a smoke run (debug): its numbers mean nothing")
         if "quantised" in self.source.origin:
             warnings.append(f"the model is {self.source.origin}")
-        return [*warnings, *overlaps(self.texts, self.suite.tasks)]
+        return [*warnings, *measured_again(self.texts, self.suite.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
         """Return the run with other texts; new warnings are logged."""

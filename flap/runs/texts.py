@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import CalibrationConfig, FlapConfig, require
 from flap.data import Windows, parse
 from flap.data.dialogue import GIVEN, Answers
+from flap.data.overlap import ReadText
 from flap.data.read_windows import Wanted, check_prompts, read_parts, read_windows
 from flap.evaluation import Task
 from flap.method.recovery import Recovery
@@ -115,17 +116,22 @@ def answers_of(own: CalibrationConfig) -> Answers:
     return Answers(own.answers, own.count, own.max_new_tokens, own.temperature)
 
 
-def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
-    """Return warnings about tasks that are measured on a text of calibration or recovery, or on documents from it."""
+def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
+    """Return all that calibration, vocabulary counting and recovery may read, whatever the seed and the windows."""
+    read = list[ReadText]()
+    for use, windows in texts.items():
+        for dataset, documents in windows.read.items():
+            read.append(ReadText(use, f"{windows.field}.dataset={dataset}", documents))
+    return read
+
+
+def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
+    """Return warnings about tasks that are measured on a text of calibration or recovery itself."""
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):
         for text in windows.named:
             if task.text_sha256 == text.sha256:
                 warnings.append(f"{task.name} is measured on the {use} text itself")
-            elif {text.name, text.origin} & {*task.shares_text_with}:
-                warnings.append(
-                    f"{task.name} is measured on documents that {text.name} is made of, too"
-                )
     return list(dict.fromkeys(warnings))
 
 

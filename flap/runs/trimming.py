@@ -13,7 +13,7 @@ from flap.method.vocabulary.source import TrimmedSource
 from flap.models import LoadedSource, ModelSource, PlacedModel, adapt
 from flap.runs.choices import check_budget
 from flap.runs.run import Run
-from flap.runs.texts import read_texts
+from flap.runs.texts import documents_read, read_texts
 
 
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str]]:
@@ -65,12 +65,13 @@ def _on(run: Run, source: ModelSource, trimmed: Trimmed, before: PreTrainedToken
         texts["vocabulary"] = run.texts["vocabulary"]
 
     adapter = adapt(source.skeleton(), choices.experts)
+    suite = prepare_suite(choices.evaluators, tokenizer, source.max_length, before)
     return replace(
         run,
         source=source,
         choices=choices,
         texts=texts,
         budget=check_budget(adapter, choices, run.config, source),
-        suite=prepare_suite(choices.evaluators, tokenizer, source.max_length, before),
+        suite=suite.without_read(documents_read(texts)),
         vocabulary=trimmed.facts,
     )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,11 +90,13 @@ def test_a_part_that_is_too_short_says_its_windows_and_what_helps(
 
 
 def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(
-    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    """Its documents count as read nevertheless, as they do in a run with more windows."""
+    light = tmp_path / "light.txt"
+    light.write_text("a cat")
     wanted = Wanted(8, 16, 0, "false")
-    windows = read_windows(
-        "calibration", {"self": 1, "missing.txt": 0.001}, tokenizer, wanted, None
-    )
+    windows = read_windows("calibration", {"self": 1, str(light): 0.001}, tokenizer, wanted, None)
     assert windows.parts == (Part("self", 1.0),) and windows.counts == [8]
-    assert "calibration.dataset: 8 windows are too few for missing.txt, left out" in caplog.text
+    assert f"calibration.dataset: 8 windows are too few for {light}, left out" in caplog.text
+    assert windows.read == {"self": (), str(light): ("a cat",)}

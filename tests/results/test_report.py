@@ -157,6 +157,22 @@ def test_numbers_of_the_calibrations_domain_alone_are_told() -> None:
     assert remarks(Report({}, evaluation=numbers, domains=domains)) == []
 
 
+def test_documents_that_were_left_out_are_told() -> None:
+    numbers = {"dense": {}, "pruned": {"boolq/acc": 0.7}}
+    left_out = {"boolq": 1553, "sciq_answers": 667}
+    line = "Documents left out, because the run has read them in its texts: 1,553 of boolq, 667 of sciq_answers."
+    report = Report({}, evaluation=numbers, left_out=left_out)
+    assert remarks(report) == [line] and line in notices(report)
+
+
+def test_a_report_of_an_earlier_version_left_nothing_out(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({k: v for k, v in report.items() if k != "left_out"}))
+    assert Report.load(path).left_out == {}
+
+
 def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
     report = run_tiny(tmp_path, "ratio=0.25", "round_to=32", "structure.min_heads=3")
     assert all(layer["neurons"] == 32 and layer["kv_heads"] >= 3 for layer in report.layers)

@@ -118,6 +118,36 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
     assert "its numbers mean nothing" in write_study(tmp_path).read_text()
 
 
+def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: Plain) -> None:
+    """Cells that leave out other documents of a task have other dense numbers, and are not compared."""
+    facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
+    sweep = tmp_path / "alike"
+    for structure in ("AL-AM", "UL-UM"):
+        add_cell(sweep, report | facts, "IFV", structure, 0.2)
+    page = write_study(sweep).read_text()
+    assert "<dt>documents left out</dt><dd>1,553 of boolq</dd>" in page
+    assert "Not measured on the same documents" not in page
+    assert len(read_study(sweep).dense) == 1
+
+    add_cell(sweep, report | {"inputs": {"boolq": "b"}}, "WIFV", "AL-AM", 0.2)
+    page = write_study(sweep).read_text()
+    assert "1,553 of boolq (2 cells) · none (1 cells)" in page
+    assert (
+        "Not measured on the same documents: boolq, of which runs leave out 0 or 1,553 documents that they have read."
+        in page
+    )
+    assert len(read_study(sweep).dense) == 2
+
+
+def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
+    tmp_path: Path, report: Plain
+) -> None:
+    """So has a report of an earlier version, which does not say what was left out."""
+    report = {name: value for name, value in report.items() if name != "left_out"}
+    add_cell(tmp_path, report, "IFV", "AL-AM", 0.2)
+    assert "left out" not in write_study(tmp_path).read_text()
+
+
 def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
     tmp_path: Path, report: Plain
 ) -> None:

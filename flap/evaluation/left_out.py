@@ -1,0 +1,64 @@
+"""Documents that a run has read before it measures are left out of its tasks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flap.data.overlap import Overlap, ReadText, Words, overlaps
+from flap.evaluation.base import Leaving, Task
+
+
+def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
+    """Return the tasks without the documents that are in texts which were read.
+
+    Raises:
+        ValueError: a task has no document left, or too few.
+    """
+    found = _overlaps(tasks, read)
+    remaining = []
+    for task in tasks:
+        overlap = found.get(task.name)
+        if task.leaving is not None and overlap is not None and overlap.documents:
+            remaining.append(_without(task, task.leaving, overlap))
+        else:
+            remaining.append(task)
+    return remaining
+
+
+def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
+    """Return which documents of each task were read, by the name of the task."""
+    by_words: dict[Words, list[tuple[str, Leaving]]] = {}
+    for task in tasks:
+        if task.leaving is not None and read:
+            by_words.setdefault(task.leaving.words, []).append((task.name, task.leaving))
+
+    found: dict[str, Overlap] = {}
+    for words, group in by_words.items():
+        documents = [leaving.documents() for _, leaving in group]
+        names = [name for name, _ in group]
+        found |= zip(names, overlaps(documents, read, words), strict=True)
+    return found
+
+
+def _without(task: Task, leaving: Leaving, overlap: Overlap) -> Task:
+    number = len(overlap.documents)
+    if number == overlap.total:
+        raise ValueError(
+            f"{leaving.field}: all {number:,} documents were read for {_readers(overlap)}; nothing is left to measure; "
+            "choose another task or another text"
+        )
+    try:
+        remaining = leaving.without(overlap.documents)
+    except ValueError as error:
+        left_out = f"{number:,} of {overlap.total:,} documents are left out"
+        raise ValueError(
+            f"{error}; {left_out}, as they were read for {_readers(overlap)}"
+        ) from error
+    return replace(remaining, left_out=tuple(sorted(overlap.documents)))
+
+
+def _readers(overlap: Overlap) -> str:
+    """Return for what documents were read, and from which texts: "calibration (calibration.dataset=my.jsonl)"."""
+    sources: dict[str, list[str]] = {}
+    for text in overlap.read:
+        sources.setdefault(text.use, []).append(text.source)
+    return " and ".join(f"{use} ({', '.join(texts)})" for use, texts in sources.items())

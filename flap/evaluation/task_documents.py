@@ -1,0 +1,92 @@
+"""The documents of a loaded task: by what they are recognised, and the task without some of them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from datasets import Dataset
+
+from flap.data import Prompt
+from flap.data.overlap import OVERLAP, Document, document_of, letters_and_digits, turns
+from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
+
+
+def documents_of(task: LoadedTask) -> list[Document]:
+    """Return by what the documents of a task are recognised; those of a group, one task after another."""
+    found = list[Document]()
+    for subtask in task.loaded["tasks"].values():
+        if task.path:
+            found += map(_of_prompt, subtask.prompts)
+        else:
+            found += map(_of_row, subtask.eval_docs)
+    return found
+
+
+def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
+    """Return a task without documents, which are no examples either. A task of lm-eval is changed in place.
+
+    numbers: of the documents, in the order of `documents_of`.
+
+    Raises:
+        ValueError: a task of a group has no documents left.
+    """
+    remaining = dict[str, Any]()
+    first = 0
+    for name, subtask in task.loaded["tasks"].items():
+        count = len(subtask.eval_docs)
+        kept = [n for n in range(count) if first + n not in numbers]
+        first += count
+        if not kept:
+            raise ValueError(f"tasks={task.name}: no document of {name} is left")
+        if task.path:
+            remaining[name] = subtask.of([subtask.prompts[n] for n in kept])
+        else:
+            _keep(subtask, kept)
+            remaining[name] = subtask
+    return replace(task, loaded={**task.loaded, "tasks": remaining})
+
+
+def _of_prompt(prompt: Prompt) -> Document:
+    """Return by what a prompt is recognised: its turns, and the lines of the question."""
+    question, *others = turns(prompt)
+    return document_of(question, [*others, *question.splitlines()], letters_and_digits)
+
+
+def _of_row(row: Mapping[str, Any]) -> Document:
+    """Return by what a row of a data set is recognised: its strings.
+
+    The longest one tells what is asked: a passage, or a question without a passage. In lists are choices and answers,
+    of which short ones tell nothing.
+    """
+    fields = [value for value in row.values() if isinstance(value, str)]
+    in_lists = [text for value in row.values() for text in _long_strings(value)]
+    whole = max([*fields, *in_lists], key=len, default="")
+    return document_of(whole, [*fields, *in_lists], letters_and_digits)
+
+
+def _long_strings(value: Any) -> Iterator[str]:
+    """Yield the strings of OVERLAP words and more in a list, or in a mapping."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            if isinstance(one, str) and len(letters_and_digits(one)) >= OVERLAP:
+                yield one
+            else:
+                yield from _long_strings(one)
+
+
+def _keep(task: Any, kept: list[int]) -> None:
+    """Leave a task of lm-eval these documents alone, also as examples, if examples are documents."""
+    documents = task.eval_docs
+    remaining: Any = [documents[n] for n in kept]
+
+    def remaining_documents() -> Any:
+        return remaining
+
+    if examples_are_documents(task):
+        task.sampler.replace_df(remaining)
+    if isinstance(documents, Dataset):  # whose columns some tasks ask for
+        remaining = documents.select(kept)
+    name = "test_docs" if task.has_test_docs() else "validation_docs"
+    setattr(task, name, remaining_documents)
