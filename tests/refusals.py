@@ -68,6 +68,20 @@ model.path={bad}/absent -> model.path={bad}/absent: expected a directory, and th
 model.path={bad}/no-tokenizer -> model.path={bad}/no-tokenizer: no tokenizer …; copy tokenizer.json and
 model.path={bad}/no-weights -> model.path={bad}/no-weights: no …safetensors
 model.path={bad}/pickled -> model.path={bad}/pickled: no …safetensors …pickled weights are not read
+model.path={bad}/null-config -> model.path={bad}/null-config: …(config.json=null: must be a JSON object)
+model.path={bad}/nested-config -> model.path={bad}/nested-config: …(config.json: cannot be read as JSON (nested deeper
+model.path={bad}/nested-generation -> model.path={bad}/nested-generation: …(generation_config.json: cannot be read as
+model.path={bad}/null-tokenizer -> model.path={bad}/null-tokenizer: …(tokenizer.json=null: must be a JSON object)
+model.path={bad}/empty-tokenizer -> model.path={bad}/empty-tokenizer: no tokenizer
+model.path={bad}/nested-tokenizer -> model.path={bad}/nested-tokenizer: …(tokenizer.json: cannot be read as JSON (nested
+model.path={bad}/list-tokenizer -> model.path={bad}/list-tokenizer: …(tokenizer_config.json=[]: must be a JSON object)
+model.path={bad}/no-widths -> model.path={bad}/no-widths: …(config.json: per_layer_config: must have the widths of each
+model.path={bad}/hub-kernel -> model.path={bad}/hub-kernel: …(config.json: _attn_implementation=org/kernel: must be
+model.path={bad}/no-layers -> model.path={bad}/no-layers: …(config.json: num_hidden_layers=0: must be at least 1
+model.path={bad}/too-many-layers -> model.path={bad}/too-many-layers: …(config.json: num_hidden_layers=1000000000: must
+model.path={bad}/no-heads -> model.path={bad}/no-heads: no model can be read in this directory (config.json: ZeroDiv
+model.path={bad}/no-type -> model.path={bad}/no-type: no model can be read in this directory (config.json: …float7
+model.path={long}{long} -> model.path=xxx…xxx: cannot be looked up (File name too long)
 model.path={bad}/truncated -> model.path={bad}/truncated: model.safetensors is damaged or truncated
 model.path={bad}/shard-missing -> model.path={bad}/shard-missing: …json names model-00003…, which is missing
 model.path={bad}/shard-truncated -> model.path={bad}/shard-truncated: model-00003… is damaged or truncated
@@ -274,6 +288,8 @@ eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=t
 
 # Found where the weights are read or run; numbers of the dense model may be there already.
 AT_THE_WEIGHTS = """
+model.path={bad}/two-layers -> model.path={bad}/two-layers: 18 tensors are in layers that the model does not have, as
+model.path={bad}/two-layers model.placement=stream -> model.path={bad}/two-layers: 18 tensors are in layers that the
 model.path={bad}/lacking -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.mlp.up_proj.weight
 model.path={bad}/lacking model.placement=stream -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.m
 model.path={bad}/misshapen -> model.path={bad}/misshapen: 1 tensors have another shape …, as model.layers.2.mlp.up_proj

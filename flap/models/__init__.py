@@ -3,11 +3,12 @@
 from flap.models.adapter import ModelAdapter
 from flap.models.architecture import adapt, find_family, stock_class
 from flap.models.block import Block, Pair
+from flap.models.config_files import read_config, read_tokenizer
 from flap.models.find import find_model
 from flap.models.gguf_file import find_gguf
 from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts
-from flap.models.model_files import read_config, read_model
+from flap.models.model_files import read_model
 from flap.models.offload import distinct_parameters, running_device
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.source import CheckpointSource, ModelSource
@@ -17,6 +18,6 @@ from flap.models.whole_experts import OfToken
 __all__ = [
     "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter", "ModelSource", "OfToken", "OnDisk",
     "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk", "adapt", "base_facts", "distinct_parameters",
-    "find_family", "find_gguf", "find_model", "open_checkpoint", "read_config", "read_model", "running_device",
-    "stock_class",
+    "find_family", "find_gguf", "find_model", "open_checkpoint", "read_config", "read_model", "read_tokenizer",
+    "running_device", "stock_class",
 ]  # fmt: skip

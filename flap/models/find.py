@@ -1,4 +1,4 @@
-"""Finding a model by its name: a hub id, a local directory, or a GGUF. Always safetensors."""
+"""Find a model by its name: a hub id, a local directory or a GGUF. The result is safetensors."""
 
 import logging
 from contextlib import suppress
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from flap.config import ModelConfig, require
+from flap.config import ModelConfig, require, shown
 from flap.models.architecture import find_family
+from flap.models.config_files import read_config
 from flap.models.devices import multiplies_fast, pick_device
 from flap.models.gguf_file import find_gguf
 from flap.models.locate import file_state, locate, not_found
-from flap.models.model_files import check_quantised, read_config
+from flap.models.model_files import check_quantised
 from flap.models.placement import PLACEMENTS
 from flap.models.source import CheckpointSource
 from flap.models.weights import stored_dtype
@@ -25,49 +26,55 @@ log = logging.getLogger(__name__)
 def find_model(
     config: ModelConfig, cache: Path, trust_remote_code: bool, weights: bool = True
 ) -> CheckpointSource:
-    """Find a model by its name, read its config, and check what can be checked without its weights.
+    """Find a model by its name, read its config, and check what needs no weights.
 
-    weights: they will be opened; else the config is enough: the weights need not be there, nor the device.
+    weights: Whether the weights will be opened. If not, neither they nor the device need to exist.
 
     Raises:
-        ValueError: there is no model of this name, its directory has no complete safetensors files, or its
-            architecture is not supported.
+        ValueError: There is no model of this name, its directory has no complete safetensors files,
+            or its architecture is not supported.
     """
-    require(
-        config.placement in PLACEMENTS,
-        "model.placement",
-        config.placement,
-        f"one of {', '.join(PLACEMENTS)}",
-    )
+    placements = f"one of {', '.join(PLACEMENTS)}"
+    require(config.placement in PLACEMENTS, "model.placement", config.placement, placements)
     placed = PLACEMENTS[config.placement]
+    gguf = find_gguf(config.path)
+    exists = _exists(config.path) or gguf is not None
+    # A name on the hub has at most one slash.
+    is_path = config.path.startswith((".", "/")) or config.path.count("/") > 1
+    there_is_none = "a directory, and there is none of this name"
+    require(exists or not is_path, "model.path", config.path, there_is_none)
+
     path = config.path
     origin = "config"
-    is_path = (
-        path.startswith((".", "/")) or path.count("/") > 1
-    )  # a name of the hub has one slash at most
-    gguf = find_gguf(path)
-    known = Path(path).exists() or gguf or not is_path
-    require(bool(known), "model.path", path, "a directory, and there is none of this name")
     if weights or gguf:
         path, origin = locate(path, cache, placed.streams)
-    device = (
-        pick_device(config.device)
-        if weights or config.device == "auto"
-        else torch.device(config.device)
+    must_exist = weights or config.device == "auto"
+    device = pick_device(config.device) if must_exist else torch.device(config.device)
+    return _read(
+        path,
+        trust_remote_code,
+        weights,
+        tuple(map(tuple, file_state(path))),
+        origin=origin,
+        requested_dtype=config.dtype,
+        offload=cache / "offload",
+        device=device,
+        placed=placed,
+        name=config.path,
     )
-    options = {
-        "origin": origin,
-        "requested_dtype": config.dtype,
-        "offload": cache / "offload",
-        "device": device,
-    }
-    options |= {"placed": placed, "name": config.path}
-    return _read(path, trust_remote_code, weights, tuple(map(tuple, file_state(path))), **options)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError as error:
+        reason = error.strerror
+        raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
 @lru_cache(
     maxsize=1
-)  # the runs of a sweep share one source; `state` makes a new one if files changed
+)  # the runs of a sweep share one source, unless `state` says that files changed
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any
 ) -> CheckpointSource:
@@ -88,7 +95,10 @@ def _read(
 
 
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
-    """Read the config. local_first: what the hub's cache has is taken as it is, where a machine may have no network."""
+    """Read the config.
+
+    local_first: Take what the hub cache has, because this machine may have no network.
+    """
     with suppress(OSError, ValueError):
         if local_first:
             return read_config(path, trust_remote_code=trust_remote_code, local_files_only=True)

@@ -167,6 +167,13 @@ def test_what_a_plan_has_decided_is_refused_beside_it(quick_flap: Cli, beside: s
     assert done.returncode == 1 and re.fullmatch(refusal, done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("path", ["x" * 5000, "x" * 5000 + ".gguf", "x/" * 2500, "/" + "x" * 5000])
+def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) -> None:
+    done = quick_flap(f"model.path={path}")
+    assert_one_line(done, "model.path=[x/]{90,} … ")
+    assert len(done.stderr) < 400
+
+
 # From a library that reads a file, and in the midst of the work.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 

@@ -23,6 +23,25 @@ TEXTS = {
     "deep.jsonl": f'{{"text": {DEEP}}}\n',
     "deep.json": DEEP,
 }
+NESTED = '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"
+FILES = (  # a model, one of its files, and what that file holds
+    ("null-config", "config.json", "null"),
+    ("nested-config", "config.json", NESTED),
+    ("nested-generation", "generation_config.json", NESTED),
+    ("null-tokenizer", "tokenizer.json", "null"),
+    ("empty-tokenizer", "tokenizer.json", "{}"),
+    ("nested-tokenizer", "tokenizer.json", NESTED),
+    ("list-tokenizer", "tokenizer_config.json", "[]"),
+)
+CONFIGS: dict[str, dict[str, object]] = {  # a model, and values that its config.json does not have
+    "no-widths": {"model_type": "flap_llama"},
+    "hub-kernel": {"_attn_implementation": "org/kernel"},
+    "no-layers": {"num_hidden_layers": 0},
+    "two-layers": {"num_hidden_layers": 2},
+    "too-many-layers": {"num_hidden_layers": 10**9},
+    "no-heads": {"num_attention_heads": 0, "head_dim": None},
+    "no-type": {"dtype": "float7"},
+}
 HEADS = [0, 1, 2, 3]
 NEURONS = list(range(50))
 DENSE = {"kv_heads": 4, "neurons": 56}
@@ -70,6 +89,13 @@ def damage(root: Path, model_dir: Path) -> Path:
     BloomForCausalLM(
         BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)
     ).save_pretrained(root / "bloom")
+    for name, file, content in FILES:
+        shutil.copytree(model_dir, root / name)
+        (root / name / file).write_text(content)
+    for name, values in CONFIGS.items():
+        shutil.copytree(model_dir, root / name)
+        config = json.loads((model_dir / "config.json").read_text()) | values
+        (root / name / "config.json").write_text(json.dumps(config))
     for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
         _damage_sharded(root / name, model_dir)
     for name, text in TEXTS.items():

@@ -1,13 +1,16 @@
 """Which files of a directory hold the weights: those that transformers reads."""
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from flap.checkpoint.export.checkpoint import Shards
 from flap.models.weights import INDEX, check_weights, tensor_files
 from tests.cases import tiny_model
+from tests.helpers.forked import forked
 
 EMBEDDINGS = "model.embed_tokens.weight"
 
@@ -34,3 +37,20 @@ def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)  # removes the shards, and leaves their index
     check_weights(tmp_path)
     assert set(tensor_files(tmp_path).values()) == {tmp_path / "model.safetensors"}
+
+
+def _check_without_permission(directory: Path) -> None:
+    os.chdir(directory)  # another user could not open the folders above
+    if os.geteuid() == 0:
+        os.setuid(65534)  # no permission stops root
+    with pytest.raises(
+        ValueError, match=r"^model\.safetensors cannot be opened \(Permission denied"
+    ):
+        check_weights(Path())
+
+
+def test_a_file_without_permission_is_not_called_missing(tmp_path: Path) -> None:
+    tiny_model("llama-gqa").save_pretrained(tmp_path)
+    tmp_path.chmod(0o755)
+    (tmp_path / "model.safetensors").chmod(0)
+    assert forked(_check_without_permission, tmp_path) == 0

@@ -7,10 +7,10 @@ from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from flap.config import how_to_install, one_line, shown
-from flap.models import read_config
+from flap.models import read_config, read_tokenizer
 from flap.models.weights import check_weights
 
 # The engine that runs each format.
@@ -26,7 +26,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedToken
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
     try:
-        return read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        return read_config(checkpoint), read_tokenizer(checkpoint)
     except (OSError, ValueError) as error:
         reason = one_line(error, 300)
         raise ValueError(

@@ -17,9 +17,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from flap.config import gigabytes
 from flap.data.temporary_state import forwards_replaced
 from flap.models.block import set_tensor
+from flap.models.config_files import read_config
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import output_after_layers
-from flap.models.model_files import ModelFiles, read_config
+from flap.models.model_files import ModelFiles
 from flap.models.placement.base import PlacedModel, Recorders, Resident
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.walk import Walk

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.checkpoint.export.__main__ import main
 from flap.checkpoint.export.gguf import export
 from flap.checkpoint.export.gguf.export import export_gguf
+from tests.helpers.damaged import NESTED
 from tests.helpers.engine_cases import assert_refused
 from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint
@@ -96,12 +97,10 @@ def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
     assert_refused(export_gguf, tmp_path, r"no checkpoint here, config\.json is missing")
     for file in ("config.json", "tokenizer.json", "flap.json"):
         whole = (exported.directory / file).read_text()
-        (exported.directory / file).write_text("{")
-        assert_refused(
-            export_gguf,
-            exported.directory,
-            r"pruned: its (config or tokenizer|flap\.json) cannot be read \(",
-        )
+        line = r"pruned: its (config or tokenizer|flap\.json) cannot be read \("
+        for content in ("{", "null", "[]", NESTED):
+            (exported.directory / file).write_text(content)
+            assert_refused(export_gguf, exported.directory, line)
         (exported.directory / file).write_text(whole)
     weights = exported.directory / "model.safetensors"
     index = exported.directory / "model.safetensors.index.json"

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line
 from flap.models import find_gguf
+from flap.storage import load_json
 
 log = logging.getLogger(__name__)
 
@@ -313,11 +314,10 @@ def _pruned_from(model: str) -> str:
     if not label.is_file():
         return ""
     try:
-        config = json.loads(label.read_text())["provenance"].get("config", {})
-    except (OSError, ValueError) as error:
+        config = load_json(label)["provenance"].get("config", {})
+        trimmed = bool(config.get("vocabulary"))  # then the checkpoint has a tokenizer of its own
+        path = "" if trimmed else str(config.get("model", {}).get("path", ""))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = one_line(error, 300)
         raise ValueError(f"{model}: its flap.json cannot be read ({reason})") from error
-    if config.get("vocabulary"):  # the vocabulary was trimmed
-        return ""
-    path: str = config.get("model", {}).get("path", "")
     return path
