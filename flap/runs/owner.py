@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -24,10 +24,11 @@ from flap.config import (
     timeout,
     typed,
 )
+from flap.runs.sweeps.callbacks import FolderCallback
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
 from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
 from flap.storage.ranks import by_first
-from flap.storage.status import run_folder
+from flap.storage.status import SETTINGS, run_folder
 
 if TYPE_CHECKING:
     from flap.results import Report
@@ -53,6 +54,7 @@ class Owner:
         # where the results are; an earlier start of the cell may have had another job number
         self.place = self.run_dir
         self._report_before = ""
+        self._recorded = False  # whether the composed config of this command is in .hydra
         self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
 
     def timeout(self) -> timedelta:
@@ -66,15 +68,22 @@ class Owner:
         except ValueError:
             with ExitStack() as stack:
                 if ranks.is_first():
-                    stack.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
+                    stack.enter_context(self._own_folder())
                 raise
+
+    def _own_folder(self) -> AbstractContextManager[None]:
+        """Hold the run's folder. What a refused run has created there is removed, but for cells of a sweep."""
+        return run_folder(self.run_dir, None if self.in_sweep else FolderCallback.created)
 
     @by_first
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run; None for a dry run, which is printed."""
-        self.held.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
-        if read_state(self.run_dir) != "finished":
+        self.held.enter_context(self._own_folder())
+        state = read_state(self.run_dir)
+        foreign = state is None and (self.run_dir / SETTINGS).exists()  # of another program
+        if state != "finished":
             _check_writable(self.run_dir)
+        if state != "finished" and not foreign:
             self._record()
         config = typed(self.config)
         refuse(self.hydra.overrides.task, settled_by(config.plan))
@@ -133,6 +142,8 @@ class Owner:
             )
         self._report_before = self._report_digest()
         if read_state(self.place) != "finished":
+            if not self._recorded:
+                self._record()
             write_status(self.place, "running")
             self._track(run.config)
 
@@ -203,7 +214,8 @@ class Owner:
             "overrides": redacted(list(self.hydra.overrides.task)),
         }
         for name, part in parts.items():
-            write_text(self.run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
+            write_text(self.run_dir / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(part))
+        self._recorded = True
 
     def _job_info(self) -> "JobInfo":
         """Return the names of the run for its tracker."""

@@ -1,8 +1,7 @@
 """A run's folder: one run at a time, and its status in status.json. It needs no torch: early failures count too."""
 
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -11,25 +10,29 @@ from flap.config.messages import one_line
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json
 from flap.storage.locks import file_lock
+from flap.storage.new_paths import remove_paths
 from flap.storage.ranks import LostError
 
 State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
 LOCK = ".lock"
 LOG = "flap.log"
+SETTINGS = ".hydra"  # the folder with the composed config, as Hydra names it
+FIRST_FILES = (LOCK, LOG, SETTINGS)  # of a run's folder, before the run begins
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
 
 @contextmanager
-def run_folder(folder: Path, keep: bool = True) -> Iterator[None]:
+def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[None]:
     """Hold the folder of a run for as long as the block lasts. An error of it is noted, unless a finished run is there.
 
-    keep: false: a new folder is removed if the run is refused before it begins.
+    created: what exists for the sake of this run. It is removed, and nothing is noted, if the run is
+    refused before it begins, and the folder holds no other run. None: nothing is removed.
 
     Raises:
         ValueError: another run is working in the folder.
     """
-    keep = keep or read_state(folder) is not None
+    new = created is not None and read_state(folder) is None
     with file_lock(folder / LOCK, "hydra.run.dir") as lock:
         if lock == "busy":
             raise ValueError(
@@ -41,21 +44,12 @@ def run_folder(folder: Path, keep: bool = True) -> Iterator[None]:
         except LostError:
             raise  # the one that has failed has noted why
         except Exception as error:
-            if keep or not isinstance(error, ValueError) or read_state(folder):
-                note_failure(folder, reason(error))
+            refused = isinstance(error, ValueError) and read_state(folder) is None
+            if new and refused:
+                remove_paths(created or (), whole=folder / SETTINGS)
             else:
-                _remove(folder)
+                note_failure(folder, reason(error))
             raise
-
-
-def _remove(folder: Path) -> None:
-    """Remove what a run has before it begins, and its folder and that of its day, if nothing else is in them."""
-    shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    with suppress(OSError):  # a folder that cannot be written stays as it is
-        for name in (LOCK, LOG):
-            (folder / name).unlink(missing_ok=True)
-        for place in (one for one in (folder, folder.parent) if not Path.cwd().is_relative_to(one)):
-            place.rmdir()
 
 
 def reason(error: Exception) -> str:

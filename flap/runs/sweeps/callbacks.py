@@ -2,13 +2,14 @@
 
 import errno
 import logging
-import shutil
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -18,9 +19,35 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import build, explain, has_secrets, one_line, protect_secrets_of, shown
 from flap.runs.sweeps.launching import make_jobs_private, remove_finished_jobs, unfit
-from flap.storage.status import LOG, STATUS, read_status
+from flap.storage.new_paths import missing_paths, remove_paths
+from flap.storage.status import FIRST_FILES, LOG, STATUS, read_status
 
 log = logging.getLogger(__name__)
+
+SWEEP_FILE = "multirun.yaml"  # which Hydra writes before the first cell begins
+
+
+class FolderCallback(Callback):
+    """The callback that notes what a command creates, which is removed again if the command is refused."""
+
+    created: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note what a single run will create, before Hydra makes its folder and its log."""
+        HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name needs it
+        FolderCallback.created = _missing(config, "hydra.run.dir", FIRST_FILES)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note what a sweep will create besides the folders of its cells."""
+        FolderCallback.created = _missing(config, "hydra.sweep.dir", [SWEEP_FILE])
+
+
+def _missing(config: DictConfig, key: str, names: Iterable[str]) -> list[Path]:
+    try:
+        folder = OmegaConf.select(config, key)
+    except OmegaConfBaseException:  # Hydra says so itself when it makes the folder
+        return []
+    return missing_paths(Path(str(folder)), names)
 
 
 class StudyCallback(Callback):
@@ -57,7 +84,10 @@ class StudyCallback(Callback):
 
 
 def write_open_study() -> None:
-    """Write the study of a sweep that an error ended, which Hydra does not. If no cell has begun, remove its folder."""
+    """Write the study of a sweep that an error ended, which Hydra does not.
+
+    If no cell has begun, remove what the command has created.
+    """
     config = StudyCallback.open_sweep
     StudyCallback.open_sweep = None
     if config is None:
@@ -68,8 +98,8 @@ def write_open_study() -> None:
             remove_finished_jobs(config)
         if any(folder.glob(f"*/{STATUS}")):
             _write(config, ended=True)
-        elif [path.name for path in folder.rglob("*") if path.is_file()] == ["multirun.yaml"]:
-            shutil.rmtree(folder)
+        elif [path.name for path in folder.rglob("*") if path.is_file()] == [SWEEP_FILE]:
+            remove_paths(FolderCallback.created, whole=folder)
 
 
 def _write(config: DictConfig, ended: bool) -> None:

@@ -1,0 +1,29 @@
+"""What a run creates before it begins, so that a run that is refused removes this and nothing else."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+
+def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return which of these names in a folder do not exist, and which of the folder and those above it.
+
+    They are in the order in which they can be removed.
+    """
+    folder = folder.absolute()
+    paths = [*(folder / name for name in names), folder, *folder.parents]
+    return [path for path in paths if not os.path.lexists(path)]
+
+
+def remove_paths(paths: Iterable[Path], whole: Path) -> None:
+    """Remove files, and folders that are empty by then. The folder `whole` is removed with what is in it."""
+    for path in paths:
+        with suppress(OSError):  # it is not there, not empty, or may not be removed
+            if path == whole.absolute():
+                shutil.rmtree(path)
+            elif path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
