@@ -6,6 +6,7 @@ Legend: N windows · T tokens a window · D hidden size.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress
+from flap.storage.work_folder import notes_are_whole
 
 Shape = tuple[int, ...]  # of a batch of windows
 
@@ -92,8 +94,12 @@ class Walk:
         with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
-        # processes that were killed between two records disagree, and the walk starts again
-        self.layers_done = done[0] if len(set(done)) == 1 else 0
+            # processes that were killed between two records disagree, and the walk starts again
+            self.layers_done = done[0] if len(set(done)) == 1 else 0
+            if self.layers_done and work.path is not None:
+                whole = ranks.on_first(partial(notes_are_whole, work.path, self.layers_done))
+                if not whole:
+                    self.layers_done = 0
         if changing:
             model.resume_changes(self.layers_done)
 

@@ -13,14 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 from flap.storage import ranks
-from flap.storage.artefacts import Kind, digest
-from flap.storage.atomic_files import atomic_file, remove_unused
+from flap.storage.artefacts import Kind, digest, file_sha256
+from flap.storage.atomic_files import atomic_file, remove_unused, write_text
 from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KIND = "streams"
+CHECKSUM = ".sha256"  # ends the name of the file that has the checksum of a note
 SECONDS_KEPT = 30 * 24 * 3600  # what nobody has gone on with for so long is removed by the next run
 
 
@@ -44,7 +45,10 @@ NOT_KEPT = WorkFolder()
 
 
 class Notes(Generic[T]):
-    """The results of steps, in memory, and where work is kept in files of a kind."""
+    """The results of steps, in memory and, where work is kept, in files of a kind.
+
+    Beside each file is its checksum. A file that is damaged counts as missing, so that its step is done again.
+    """
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
         self.kind = kind
@@ -52,22 +56,27 @@ class Notes(Generic[T]):
         self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
-        if step in self._results or (folder := self.folder) is None:
-            return step in self._results
-        return ranks.on_first(
-            lambda: self._file(folder, step).exists()
-        )  # NFS may show it to some processes later
+        """Return whether the result of a step is known, from this run or the one that was interrupted."""
+        if step in self._results:
+            return True
+        if self.folder is None:
+            return False
+        # the first process looks for all, as NFS may show a new file to some processes later
+        return ranks.on_first(partial(_is_whole, self._file(self.folder, step)))
 
     def __iter__(self) -> Iterator[T]:
         """Return the results of all steps that were written or read."""
         return iter(self._results.values())
 
     def write(self, step: int, result: T) -> None:
-        """Note a result, that of a layer before the walk records that the layer is done."""
+        """Note the result of a step. In a walk, this comes before its record that the layer is done."""
         self._results[step] = result
-        if self.folder is not None and ranks.is_first():
-            with atomic_file(self._file(self.folder, step)) as scratch:
-                self.kind.write(result, scratch)
+        if self.folder is None or not ranks.is_first():
+            return
+        file = self._file(self.folder, step)
+        with atomic_file(file) as scratch:
+            self.kind.write(result, scratch)
+        write_text(_checksum_of(file), file_sha256(file))
 
     def read(self, step: int) -> T:
         """Return the result of a step of this run or of the one that was interrupted."""
@@ -77,6 +86,33 @@ class Notes(Generic[T]):
 
     def _file(self, folder: Path, step: int) -> Path:
         return folder / f"{self.kind.name}-{step}"
+
+
+def notes_are_whole(folder: Path, steps: int) -> bool:
+    """Return whether all notes of the first `steps` steps in a folder are what was written."""
+    checked = [
+        file.with_suffix("")
+        for file in folder.glob(f"*{CHECKSUM}")
+        if int(file.stem.rpartition("-")[2]) < steps
+    ]
+    return all(map(_is_whole, checked))
+
+
+def _checksum_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}{CHECKSUM}")
+
+
+def _is_whole(file: Path) -> bool:
+    """Return whether a note is there and is what was written; a damaged one is logged."""
+    if not file.is_file():
+        return False
+    try:
+        whole = _checksum_of(file).read_text() == file_sha256(file)
+    except (OSError, ValueError):  # a checksum that is missing, or is no text
+        whole = False
+    if not whole:
+        log.warning("%s: is damaged, and is computed again", file)
+    return whole
 
 
 def working_folder(root: Path, key: Mapping[str, Any]) -> Path:

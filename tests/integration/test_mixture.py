@@ -84,10 +84,11 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("damaged", [[], ["batch-0"]], ids=["whole", "damaged"])
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
-    base: list[str], tmp_path: Path
+    damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """Also where nothing else of the run can be resumed."""
+    """Also where nothing else of the run can be resumed. A batch that is damaged is written again."""
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [
         *inputs,
@@ -101,8 +102,12 @@ def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     batches = steps.count("sample")
     assert code == 0 and batches > 3
     assert start(tmp_path / "killed", arguments, "sample", 3) == (-signal.SIGKILL, ["sample"] * 3)
+    for name in damaged:
+        [note] = (tmp_path / "killed" / "cache" / "streams").rglob(name)
+        note.write_text("")
     code, steps = start(tmp_path / "killed", arguments)
-    assert code == 0 and steps.count("sample") == batches - 2  # the third had not been noted
+    noted = 2 - len(damaged)  # the third had not been noted
+    assert code == 0 and steps.count("sample") == batches - noted
     written, again = (
         (tmp_path / name / "run" / "self_calibration.jsonl").read_text()
         for name in ("whole", "killed")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,46 @@ def test_a_killed_run_goes_on(
         "report.json",
         "report.md",
     }
+
+
+def emptied(text: bytes) -> bytes:
+    return b""
+
+
+def flipped(text: bytes) -> bytes:
+    """Damaged in a way that its reader does not see: one digit, or one bit of a number, is another one."""
+    at = max(text.rfind(digit) for digit in (b"1", b"2", b"3"))
+    return text[:at] + b"4" + text[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [emptied, flipped])
+@pytest.mark.parametrize(
+    ("choice", "killed_at", "note", "left"),
+    [
+        ("method=flap", "calibrate 2", "statistics-0", WHOLE),
+        ("method=wanda_sp", "write 2", "decided-1", IN_SEQUENCE),
+        ("compensation=linear", "compare", "fits-3", FITTED),
+        pytest.param(
+            "metric=OBS compensation=linear", "score 2", "scores-1", CLOSED_FORM, marks=LONG
+        ),
+    ],
+)
+def test_a_damaged_note_of_a_killed_run_is_made_again(
+    choice: str,
+    killed_at: str,
+    note: str,
+    left: list[str],
+    damage: Callable[[bytes], bytes],
+    arguments: list[str],
+    undisturbed,
+    tmp_path: Path,
+) -> None:
+    _, expected = undisturbed(choice)
+    assert start(tmp_path, [*arguments, *choice.split()], killed_at)[0] == -signal.SIGKILL
+    [file] = (tmp_path / "cache" / "streams").rglob(note)
+    file.write_bytes(damage(file.read_bytes()))
+    assert start(tmp_path, [*arguments, *choice.split()]) == (0, left)
+    assert written(tmp_path) == expected
 
 
 def test_a_killed_mixture(
