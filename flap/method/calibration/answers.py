@@ -1,10 +1,11 @@
-"""The answers that the model writes to prompts, so that it is calibrated on its own words in its own use.
+"""Answers that the model itself writes to prompts, as calibration text from its own use.
 
-Source: RESP, arXiv 2512.02185, section 3: answers of the dense model to prompts of the purpose. Legend: N prompts ·
-T tokens.
+Source: RESP, arXiv 2512.02185, section 3: the dense model answers prompts of the purpose.
 """
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from flap.data import Prompt, Text, Windows, repetition
 from flap.data.dialogue import Asked, dialogues, question_ids, rendered
-from flap.data.token_text import continuation, decoded, without_cut_character
+from flap.data.token_text import continuation, without_cut_character
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Notes, WorkFolder
@@ -21,7 +22,39 @@ from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
 
-PROMPTS = 16  # in a batch
+PROMPTS = 16  # prompts per batch
+
+# the text, or None if the prompt is too long; and whether the answer has an end
+Answered = tuple[str | None, bool]
+
+
+@dataclass
+class _Collected:
+    """The answers to the prompts of one text so far, and how many were left out."""
+
+    windows: Windows
+    asked: Asked
+    pairs: list[tuple[Prompt, str]] = field(default_factory=list)
+    tokens: int = 0  # tokens of the prompts with their answers
+    answer_tokens: int = 0
+    too_long: int = 0  # prompts that leave no room in the context
+    dropped: int = 0  # answers that are empty or repeat themselves
+    cut: int = 0  # answers that max_new_tokens cuts
+
+    def add(self, prompt: Prompt, text: str | None, ended: bool) -> None:
+        """Add an answer, unless the prompt was too long, or the answer is empty or a loop."""
+        tokenizer = self.windows.tokenizer
+        if text is None:
+            self.too_long += 1
+            return
+        if not text.strip() or repetition(tokenizer(text).input_ids) > 1 - DISTINCT:
+            self.dropped += 1
+            return
+        self.cut += not ended
+        self.pairs.append((prompt, text))
+        self.answer_tokens += len(tokenizer(text, add_special_tokens=False).input_ids)
+        document = rendered(prompt, text, tokenizer, self.asked.chat)
+        self.tokens += len(tokenizer(document, verbose=False).input_ids)
 
 
 def answer(
@@ -31,72 +64,76 @@ def answer(
     context: int | None,
     work: WorkFolder = NOT_KEPT,
 ) -> dict[str, Any]:
-    """Return as many prompts of a part as its windows take, in an order of the seed, with the model's own answers.
+    """Let the model answer the prompts of a text until there are enough tokens for its windows.
 
-    Prompts that leave no room in the context, and answers that are empty or repeat themselves, are dropped. cut: how
-    many answers are longer than `max_new_tokens`. work: what an interrupted run has written there is not written again.
+    The prompts are shuffled with the seed of the windows. Prompts that leave no room in the
+    context, and answers that are empty or repeat themselves, are dropped. The result can be stored
+    as JSON; `text_of` makes a text of it.
+
+    part: the number of the text in the mixture.
+    context: the context of the model in tokens; None if it is unlimited.
+    work: the batches that an interrupted run has written there are not written again.
     """
     asked = windows.asked[part]
-    tokenizer = windows.tokenizer
-    notes = Notes(BATCH, work)
-    order = torch.randperm(
-        len(asked.prompts), generator=torch.Generator().manual_seed(windows.seed)
-    ).tolist()
-    prompts = [asked.prompts[n] for n in order]
-    parts = [prompts[at : at + PROMPTS] for at in range(0, len(order), PROMPTS)]
-    pairs = list[tuple[Prompt, str]]()
-    tokens = 0
-    written = 0
-    too_long = 0
-    dropped = 0
-    cut = 0
     needed = windows.tokens_to_write(part)
-    whole = ready_to_write(model, f"calibration.answers={asked.answers.writer}")
-    write = partial(_batch, whole, windows, asked, context, parts)
-    made = batches(windows, write, lambda number: len(parts) - number, notes)
-    answers = zip(prompts, chain.from_iterable(batch["texts"] for batch in made), strict=True)
-    with whole.callable():
-        for prompt, (text, ended) in progress(answers, "the model answers"):
-            if (
-                text is None
-                or not text.strip()
-                or repetition(tokenizer(text).input_ids) > 1 - DISTINCT
-            ):
-                too_long = too_long + (text is None)
-                dropped = dropped + (text is not None)
-                continue
-            cut += not ended
-            pairs.append((prompt, text))
-            written += len(tokenizer(text, add_special_tokens=False).input_ids)
-            document = rendered(prompt, text, tokenizer, asked.chat)
-            tokens += len(tokenizer(document, verbose=False).input_ids)
-            if tokens >= needed:
+    notes = Notes(BATCH, work)
+    prompts = _shuffled(asked.prompts, windows.seed)
+    chunks = [prompts[start : start + PROMPTS] for start in range(0, len(prompts), PROMPTS)]
+
+    in_memory = ready_to_write(model, f"calibration.answers={asked.answers.writer}")
+    write = partial(_batch, in_memory, windows, asked, context, chunks)
+    written = batches(windows, write, lambda number: len(chunks) - number, notes)
+    answers: Iterator[Answered] = chain.from_iterable(batch["texts"] for batch in written)
+    collected = _Collected(windows, asked)
+    with in_memory.callable():
+        pairs = zip(prompts, answers, strict=True)
+        for prompt, (text, ended) in progress(pairs, "the model answers"):
+            collected.add(prompt, text, ended)
+            if collected.tokens >= needed:
                 break
-    if tokens < needed - windows.seq_len:
-        done = f"{windows.field}.dataset={asked.name}: {len(pairs)} of {len(order)} prompts are answered"
+
+    if collected.tokens < needed - windows.seq_len:
         log.warning(
-            "%s; %d are too long for the context, %d answers are empty or loops",
-            done,
-            too_long,
-            dropped,
+            "%s.dataset=%s: %d of %d prompts are answered; %d are too long for the context, "
+            "%d answers are empty or loops",
+            windows.field,
+            asked.name,
+            len(collected.pairs),
+            len(prompts),
+            collected.too_long,
+            collected.dropped,
         )
-    begins = f"{len(pairs)} prompts of {asked.name}"
-    facts = {"tokens": written, "dropped": dropped + too_long, "cut": cut, "begins_with": begins}
-    plain = [[list(prompt.messages), text] for prompt, text in pairs]
-    return {"answered": plain, **facts, "seconds": sum(batch["seconds"] for batch in notes)}
+    return {
+        "answered": [[list(prompt.messages), text] for prompt, text in collected.pairs],
+        "tokens": collected.answer_tokens,
+        "dropped": collected.dropped + collected.too_long,
+        "cut": collected.cut,
+        "begins_with": f"{len(collected.pairs)} prompts of {asked.name}",
+        "seconds": sum(batch["seconds"] for batch in notes),
+    }
 
 
 def key(windows: Windows, part: int) -> dict[str, Any]:
-    """Return all that the answers depend on besides the model, as part of their cache key."""
-    draw = {"use": windows.field, "seed": windows.seed, "vocabulary": windows.key["vocabulary"]}
-    return {"asked": windows.asked[part].key, "num_tokens": windows.tokens_to_write(part), **draw}
+    """Return everything that the answers depend on besides the model, as part of a cache key."""
+    return {
+        "asked": windows.asked[part].key,
+        "num_tokens": windows.tokens_to_write(part),
+        "use": windows.field,
+        "seed": windows.seed,
+        "vocabulary": windows.key["vocabulary"],
+    }
 
 
 def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
-    """Return what `answer` has returned as a text."""
+    """Turn the result of `answer` into a text."""
     asked = windows.asked[part]
     pairs = [(Prompt(tuple(messages), None), text) for messages, text in written["answered"]]
     return dialogues(asked, pairs, windows.tokenizer, windows.bos)
+
+
+def _shuffled(prompts: tuple[Prompt, ...], seed: int) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(seed)
+    return [prompts[n] for n in torch.randperm(len(prompts), generator=generator).tolist()]
 
 
 def _batch(
@@ -104,30 +141,28 @@ def _batch(
     windows: Windows,
     asked: Asked,
     context: int | None,
-    parts: list[list[Prompt]],
+    chunks: list[list[Prompt]],
     number: int,
 ) -> dict[str, Any]:
-    """Return the answers to a part of the prompts and whether each has an end.
+    """Answer one chunk of the prompts. Returns the text of each answer and whether it has an end.
 
-    An answer is None where the prompt does not fit into the context.
+    The text is None if the prompt and the longest answer do not fit into the context.
     """
     tokenizer = windows.tokenizer
     options = asked.answers
-    prompts = [question_ids(prompt, tokenizer, asked.chat) for prompt in parts[number]]
-    fit = list[int]()
+    prompts = [question_ids(prompt, tokenizer, asked.chat) for prompt in chunks[number]]
+    fitting = list[int]()
     for n, prompt_ids in enumerate(prompts):
         if context is None or len(prompt_ids) + options.max_new_tokens <= context:
-            fit.append(n)
-    texts = list[tuple[str | None, bool]]([(None, True)] * len(prompts))
-    if not fit:
+            fitting.append(n)
+    texts = list[Answered]([(None, True)] * len(prompts))
+    if not fitting:
         return {"texts": texts}
 
-    rows = continued(model, [prompts[n] for n in fit], tokenizer.eos_token_id, options)
-    for n, row in zip(fit, rows, strict=True):
-        whole_characters = without_cut_character(row, tokenizer)
-        if asked.chat:  # the template says what stands between question and answer
-            text = decoded(whole_characters, tokenizer)
-        else:
-            text = continuation(prompts[n], whole_characters, tokenizer)
+    rows = continued(model, [prompts[n] for n in fitting], tokenizer.eos_token_id, options)
+    for n, row in zip(fitting, rows, strict=True):
+        answer_ids = without_cut_character(row, tokenizer)
+        before = [] if asked.chat else prompts[n]  # a template has its own space before answers
+        text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)
     return {"texts": texts}

@@ -1,4 +1,4 @@
-"""Calibrating a model: collecting the statistics of each layer, and giving them out while the layer is present.
+"""Calibrate a model: collect the statistics of each layer and yield them while the layer is present.
 
 Legend: N windows · T tokens a window.
 """
@@ -24,30 +24,32 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 class Calibration:
     """The calibration windows and the statistics of every layer of a model on dense inputs.
 
-    Covariances are too large to store: they are computed while a layer is visited, and each further use takes another
-    walk with the windows.
+    Covariances are too large to store. They are computed while a layer is visited, so each further
+    use takes another walk with the windows.
     """
 
     model: PlacedModel
-    tokens_NT: Tensor  # the windows, with marks (`flap.data.counted`); none if nothing needs any
-    batch_size: int  # windows at a time
-    layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
-    text_N: Tensor | None = None  # the number of the text of each window; None: all are from one
-    counted: str = "all"  # tokens in statistics: all, or those that are not marked
+    tokens_NT: Tensor  # the windows, with marks (`flap.data.counted`); empty if nothing needs any
+    batch_size: int  # windows per forward pass
+    layers: list[LayerStatistics]  # without covariances; empty if nothing needs statistics
+    text_N: Tensor | None = None  # the number of each window's text; None if all are from one text
+    counted: str = "all"  # "all": all tokens enter the statistics; "answers": those without a mark
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
-        """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
+        """Collect the statistics of every layer, without covariances. Each window is run once.
+
+        work: a streamed model resumes from this folder. For a model in memory, one forward pass
+            serves all layers, so there is nothing to resume.
 
         Raises:
-            ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
+            ValueError: activations are not finite (names the first such layer), or the disk has no
+                room for hidden states.
         """
-        model, work = (
-            self.model,
-            self.model.if_streamed(work),
-        )  # in memory one pass does for all layers
+        model = self.model
+        work = model.if_streamed(work)
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
-        for i in model.observe(self._own(self.tokens_NT), recorders, work):
+        for i in model.observe(self._batches(self.tokens_NT), recorders, work):
             notes.write(i, [layer_statistics(recorders[i])])
         return [notes.read(i)[0] for i in range(len(recorders))]
 
@@ -76,17 +78,22 @@ class Calibration:
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Yield what `visit` yields, in a walk of the caller, which may have further streams."""
+        """Yield the same as `visit`, in a walk of the caller, which may have further streams."""
         if not covariance:
             for i in walk:
-                yield i, self.layers[i] if self.layers else None
+                statistics = self.layers[i] if self.layers else None
+                yield i, statistics
             return
+
         streams = self._enter(walk, separate_held_out)
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
-        """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
+        """Yield the same as `visit`, on the inputs that a layer has after the earlier ones changed.
+
+        The caller changes a layer while it is present. The next layers then see its new outputs.
+        """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)
         for i in walk:
@@ -95,29 +102,32 @@ class Calibration:
                 stream.advance(i, self.model.layers[i])
 
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
-        """Enter this process's windows into a walk, as one stream or as fitting and held-out ones."""
+        """Enter this process's windows into a walk, as one stream or as fitting and held-out."""
         if not separate_held_out:
-            return [walk.enter("windows", self._own(self.tokens_NT))]
+            return [walk.enter("windows", self._batches(self.tokens_NT))]
         fitting_NT, held_out_NT = split_windows(self.tokens_NT)
         return [
-            walk.enter("fitting", self._own(fitting_NT)),
-            walk.enter("held out", self._own(held_out_NT)),
+            walk.enter("fitting", self._batches(fitting_NT)),
+            walk.enter("held out", self._batches(held_out_NT)),
         ]
 
-    def _own(self, tokens_NT: Tensor) -> list[Tensor]:
-        """Return the share of this process of some windows, in batches; it may have none."""
-        tokens_NT = tokens_NT if self.counted == "answers" else unmarked(tokens_NT)
-        own = torch.tensor(ranks.own_share(range(len(tokens_NT))), dtype=torch.long)
-        return [batch_NT for batch_NT in tokens_NT[own].split(self.batch_size) if len(batch_NT)]
+    def _batches(self, tokens_NT: Tensor) -> list[Tensor]:
+        """Return this process's share of some windows, in batches. The share may be empty."""
+        if self.counted != "answers":
+            tokens_NT = unmarked(tokens_NT)
+        share = torch.tensor(ranks.own_share(range(len(tokens_NT))), dtype=torch.long)
+        return [batch_NT for batch_NT in tokens_NT[share].split(self.batch_size) if len(batch_NT)]
 
 
-@torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory
+@torch.no_grad()  # not around the generators, which would keep the yielded covariances in memory
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
 ) -> LayerStatistics:
     """Run layer i over the streams and return its statistics.
 
-    The co-moments of a second stream, of the held-out windows, are not added to those of the first.
+    If there is a second stream, it has the held-out windows, and its co-moments are kept apart.
+
+    advance: replace the hidden states of the streams by the outputs of the layer.
     """
     recorders = []
     for stream in streams:
@@ -128,5 +138,5 @@ def _observe(
                 for _ in stream.outputs(i, model.layers[i]):
                     pass
         recorders.append(recorder)
-    give_back_freed()  # what running the layer has left, before its covariances are factorised
+    give_back_freed()  # memory that running the layer has freed; factorising covariances needs it
     return layer_statistics(*recorders)

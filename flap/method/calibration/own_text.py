@@ -1,4 +1,6 @@
-"""The calibration text `self`: the model writes it, so that it costs no data (Williams and Aletras, arXiv 2410.17711).
+"""The calibration text `self`, which the model writes, so that calibration needs no data.
+
+Source: Williams and Aletras, arXiv 2410.17711.
 
 Legend: N sequences · T tokens a sequence.
 """
@@ -32,31 +34,31 @@ log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
 
-SEQUENCES = 64  # in a batch, and at the end half as many again
-FEW = 4  # where less than one sequence of SEQ_LEN is to write: shorter ones, as in a smoke run
-SEQ_LEN = 512  # tokens of a sequence, at most the context
+SEQUENCES = 64  # sequences per batch; the last batch may be up to 1.5 times as large
+FEW = 4  # sequences per batch if the whole text is shorter than SEQ_LEN, as in a smoke run
+SEQ_LEN = 512  # tokens per sequence, unless the context of the model is shorter
 
 
 @dataclass
 class Draft:
-    """What the model has written so far for these windows."""
+    """The text that the model has written so far for these windows."""
 
-    windows: Windows  # whose text `self` is still to write
-    context: int | None = None  # of the model, in tokens; None: unlimited
+    windows: Windows  # a mixture with the text `self`
+    context: int | None = None  # the context of the model in tokens; None if it is unlimited
     documents: list[str] = field(default_factory=list)
-    tokens: int = 0  # of the documents
-    dropped: int = 0  # sequences
+    tokens: int = 0  # tokens of all documents
+    dropped: int = 0  # sequences that are empty or repeat themselves
 
     def __post_init__(self) -> None:
-        [p] = [p for p, part in enumerate(self.windows.parts) if part.dataset == SELF]
+        [part] = [p for p, part in enumerate(self.windows.parts) if part.dataset == SELF]
         self.begins_with, self.start = beginning(
             self.windows.tokenizer, f"{self.windows.field}.dataset.{SELF}"
         )
-        self.needed = self.windows.tokens_to_write(p)  # tokens
+        self.needed = self.windows.tokens_to_write(part)  # tokens that the text must have
 
     @property
     def key(self) -> dict[str, Any]:
-        """All that the text depends on besides the model, as part of its cache key."""
+        """Everything that the text depends on besides the model, as part of its cache key."""
         wanted = {
             "num_tokens": self.needed,
             "seq_len": self.seq_len,
@@ -72,24 +74,24 @@ class Draft:
 
     @property
     def seq_len(self) -> int:
-        """The tokens of a sequence."""
+        """Tokens per sequence."""
         return min(SEQ_LEN, self.needed, self.context or sys.maxsize)
 
     @property
     def sequences(self) -> int:
-        """The sequences of a batch."""
+        """Sequences per batch."""
         return SEQUENCES if self.needed >= SEQ_LEN else min(FEW, SEQUENCES)
 
     @property
     def left(self) -> int:
-        """The tokens that are still to write."""
+        """How many tokens are still to be written."""
         return self.needed - self.tokens
 
     def add(self, sequence_T: Tensor) -> None:
-        """Add a sequence, unless it is empty or a loop.
+        """Add a sequence, unless it is empty or repeats itself.
 
         Raises:
-            ValueError: the model writes hardly anything else.
+            ValueError: the model writes hardly anything but such sequences.
         """
         tokenizer = self.windows.tokenizer
         text = decoded(sequence_T.tolist(), tokenizer)
@@ -102,59 +104,72 @@ class Draft:
         if self.dropped > 4 * (SEQUENCES + len(self.documents)):
             written = self.dropped + len(self.documents)
             raise ValueError(
-                f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} generated sequences repeat "
-                "themselves or are empty; use another text or model"
+                f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} generated "
+                "sequences repeat themselves or are empty; use another text or model"
             )
 
 
 def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
-    """Return the documents that the model writes for a draft, their tokens, how many were dropped, and seconds.
+    """Let the model write the text of a draft.
 
-    The model samples from its own distribution (temperature 1) and does not stop at EOS, as it was trained on documents
-    one after another. work: the batches that an interrupted run has left there are not written again.
+    The model samples from its own distribution (temperature 1). It does not stop at EOS, because it
+    was trained on documents one after another. The result can be stored as JSON; `written_text` makes a
+    text of it.
+
+    work: the batches that an interrupted run has written there are not written again.
 
     Raises:
-        ValueError: the model writes hardly anything but loops.
+        ValueError: the model writes hardly anything but empty or repeated sequences.
     """
     if draft.begins_with != "BOS":
         log.warning(
             "%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.begins_with
         )
-    whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}")
+    in_memory = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}")
     notes = Notes(BATCH, work)
     written = batches(
-        draft.windows, lambda _: _batch(whole, draft), lambda _: _batches_at_once(draft), notes
+        draft.windows,
+        write=lambda _: _batch(in_memory, draft),
+        at_once=lambda _: _batches_at_once(draft),
+        notes=notes,
     )
     sequences = chain.from_iterable(torch.tensor(batch["tokens"]) for batch in written)
-    with whole.callable(), attention_of_one_query(whole):
+    with in_memory.callable(), attention_of_one_query(in_memory):
         for sequence_T in progress(sequences, "write own text", len):
             draft.add(sequence_T)
-    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.begins_with}
     return {
         "documents": draft.documents,
-        **facts,
+        "tokens": draft.tokens,
+        "dropped": draft.dropped,
+        "begins_with": draft.begins_with,
         "seconds": sum(batch["seconds"] for batch in notes),
     }
 
 
 def written_text(written: dict[str, Any]) -> Text:
-    """Return what the model has written as a text."""
-    return Text.joined(
-        SELF, written["documents"], f"written by the model from {written['begins_with']}"
-    )
+    """Turn the result of `write` into a text."""
+    origin = f"written by the model from {written['begins_with']}"
+    return Text.joined(SELF, written["documents"], origin)
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches may be written at the same time: none that may prove too long; 0: none."""
-    tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
-    more = (draft.left - 1.5 * draft.sequences * draft.seq_len / 1.02) // tokens
-    return (draft.left > 0) + max(0, int(more))
+    """Return how many batches may be written at the same time, so that all of them are needed.
+
+    Returns 0 if the text is complete.
+    """
+    if draft.left <= 0:
+        return 0
+    tokens_per_batch = 1.1 * draft.sequences * draft.seq_len  # after tokenising the text again
+    # A batch that may become the last one has another size, so it is not written in advance.
+    last_batch = 1.5 * draft.sequences * draft.seq_len / 1.02
+    others = int((draft.left - last_batch) // tokens_per_batch)
+    return 1 + max(0, others)
 
 
 def _batch(model: PlacedModel, draft: Draft) -> dict[str, Any]:
-    """Return the tokens_NT of the next batch."""
-    needed = math.ceil(
-        1.02 * draft.left / draft.seq_len
-    )  # text has fewer tokens when it is tokenized again
-    needed = needed if needed < 1.5 * draft.sequences else draft.sequences
-    return {"tokens": sample(model, draft.start, needed, draft.seq_len).tolist()}
+    """Write the tokens_NT of the next batch."""
+    # The text has fewer tokens when it is tokenised again.
+    sequences = math.ceil(1.02 * draft.left / draft.seq_len)
+    if sequences >= 1.5 * draft.sequences:
+        sequences = draft.sequences
+    return {"tokens": sample(model, draft.start, sequences, draft.seq_len).tolist()}

@@ -1,4 +1,4 @@
-"""Recorders of the statistics at a layer, by forward hooks inside a `with` block.
+"""Record the statistics of a layer with forward hooks, inside a `with` block.
 
 Legend: I input channels of an output projection · T tokens · D hidden size · M members of a block.
 """
@@ -27,10 +27,11 @@ from flap.storage import ranks
 
 
 class Comoments:
-    """The sums of products of the deviations of two channels from their means.
+    """Co-moments: for each two channels, the sum of the products of their deviations from the mean.
 
-    Products are summed about a fixed origin, the mean of the first batch, and shifted to the mean at the end: exact in
-    real numbers, and well-conditioned as long as a batch's mean is within a few deviations of the mean.
+    Products are summed about a fixed origin, the mean of the first batch, and shifted to the mean
+    at the end. This is exact in real numbers. It is well-conditioned as long as the mean of a batch
+    is within a few standard deviations of the mean of all.
     """
 
     def __init__(self) -> None:
@@ -38,20 +39,23 @@ class Comoments:
         self._origin_I: Tensor | None = None
 
     def add(self, activation: Tensor, about_zero: bool = False) -> None:
-        """Add a batch of activations (…, I). about_zero: the origin is zero: tokens with zeros need not be added."""
+        """Add a batch of activations (…, I).
+
+        about_zero: take zero as the origin, so that tokens whose activations are all zero can be
+            left out of the batch.
+        """
         activation_TI = activation.flatten(end_dim=-2).float()
         if self._products is None:
             self._products = Symmetric.zeros(activation.shape[-1], activation.device)
         if not len(activation_TI):
             return
         if self._origin_I is None:
-            self._origin_I = (
-                torch.zeros_like(activation_TI[0]) if about_zero else activation_TI.mean(0)
-            )
+            zeros_I = torch.zeros_like(activation_TI[0])
+            self._origin_I = zeros_I if about_zero else activation_TI.mean(0)
         self._products.add_products(activation_TI - self._origin_I)
 
     def finish(self, num_tokens: int, mean_I: Tensor) -> Symmetric:
-        """Return the co-moments. num_tokens, mean_I: of all tokens."""
+        """Return the co-moments. num_tokens and mean_I are those of all tokens."""
         assert self._products is not None
         if self._origin_I is not None:
             shift_I = mean_I - self._origin_I.to(widest_float(mean_I.device))
@@ -60,9 +64,10 @@ class Comoments:
 
 
 class BlockRecorder:
-    """A forward pre-hook that merges the statistics of the inputs of output projections, of each member of a block.
+    """A forward pre-hook that collects the statistics of the inputs of a block's output projections.
 
-    It also sums the squares of the router's weights of the members, where there is a router.
+    There is one set of statistics for each member of the block. If the block has a router, the
+    squares of the router's weights of each member are summed up, too.
     """
 
     def __init__(self, adapter: ModelAdapter, block: Block, covariance: bool) -> None:
@@ -70,9 +75,9 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
-        self.routed: list[Statistics] = []  # of members that are removed whole
-        self.routed_M: Tensor | float = 0.0
-        self.num_routed = 0  # tokens
+        self.routed: list[Statistics] = []  # statistics of members that are removed whole
+        self.routed_M: Tensor | float = 0.0  # sums of the squares of the router's weights
+        self.num_routed = 0  # tokens that the router has seen
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         seen = self.block.observe(args, self.adapter.counted_P)
@@ -81,36 +86,35 @@ class BlockRecorder:
         if self.comoments:
             for comoments, activation in zip(self.comoments, seen.activations, strict=True):
                 comoments.add(activation, about_zero=seen.num_tokens is not None)
-        if (weight_TM := seen.weight_TM) is not None:
-            self.routed_M = self.routed_M + weight_TM.square().to(
-                widest_float(weight_TM.device)
-            ).sum(dim=0)
-            self.num_routed += len(weight_TM)
+        if seen.weight_TM is not None:
+            square_TM = seen.weight_TM.square().to(widest_float(seen.weight_TM.device))
+            self.routed_M = self.routed_M + square_TM.sum(dim=0)
+            self.num_routed += len(square_TM)
 
     def finish(self) -> tuple[Statistics, ...]:
-        """Return the statistics of all recorded tokens.
+        """Return the statistics of all recorded tokens, of each member.
 
         Raises:
-            ValueError: they are not finite; names the block.
+            ValueError: activations are not finite; names the block.
         """
-        if self.comoments and self.statistics:
-            pairs = zip(self.statistics, self.comoments, strict=True)
-            self.statistics = [
-                replace(one, comoments=sums.finish(one.num_tokens, one.mean_I))
-                for one, sums in pairs
-            ]
+        if self.statistics:
+            for n, comoments in enumerate(self.comoments):
+                member = self.statistics[n]
+                finished = comoments.finish(member.num_tokens, member.mean_I)
+                self.statistics[n] = replace(member, comoments=finished)
         self.comoments = []
         self.statistics = merged_over_ranks(self.statistics, self.block.output.weight.device)
         assert self.statistics, f"{self.block.name} saw no token"
-        # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
-        squares = [one.deviation_I for one in self.statistics]
-        squares += [
-            one.comoments.diagonal() for one in self.statistics if one.comoments is not None
-        ]
+        squares = [member.deviation_I for member in self.statistics]
+        for member in self.statistics:
+            # The co-moment of two channels is at most as large as the larger one of their squares.
+            # So all co-moments are finite if the diagonal is.
+            if member.comoments is not None:
+                squares.append(member.comoments.diagonal())
         if not torch.isfinite(torch.cat(squares)).all():
             raise ValueError(
-                f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
-                "or check the weights"
+                f"calibration: activations of {self.block.name} are not finite; try "
+                "model.dtype=float32 or bfloat16, or check the weights"
             )
         return tuple(self.statistics)
 
@@ -118,13 +122,16 @@ class BlockRecorder:
 def _merged(
     before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None
 ) -> list[Statistics]:
-    """Return the statistics of each member with those of a batch. num_tokens: see `batch_statistics`."""
-    batches = [batch_statistics(activation, num_tokens) for activation in batch]
-    return list(map(merge, before, batches)) if before else batches
+    """Merge the activations of a batch, one tensor per member, into the statistics of each member.
+
+    num_tokens: see `batch_statistics`.
+    """
+    of_batch = [batch_statistics(activation, num_tokens) for activation in batch]
+    return list(map(merge, before, of_batch)) if before else of_batch
 
 
 class ResidualRecorder:
-    """A forward pre-hook of a decoder layer that sums 1 / ‖h_t‖² over the tokens t of its input hidden states h."""
+    """A forward pre-hook of a decoder layer that sums 1 / ‖h_t‖² over the tokens t of its input h."""
 
     def __init__(self, adapter: ModelAdapter) -> None:
         self.adapter = adapter
@@ -136,24 +143,23 @@ class ResidualRecorder:
         if self.adapter.counted_P is not None:
             hidden_TD = hidden_TD[self.adapter.counted_P]
         inverse_T = torch.linalg.vector_norm(hidden_TD, dim=-1).square().reciprocal()
-        finite_T = torch.isfinite(
-            inverse_T
-        )  # not where h_t is zero: an error relative to it is not defined
-        self.total = (
-            self.total
-            + torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device)).sum()
-        )
+        # An error relative to h_t is not defined where h_t is zero.
+        finite_T = torch.isfinite(inverse_T)
+        inverse_T = torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device))
+        self.total = self.total + inverse_T.sum()
         self.num_tokens = self.num_tokens + finite_T.sum()
 
 
 class LayerRecorder(ExitStack):
-    """Records the hidden states that enter a layer, and what its two blocks get, inside a `with` block."""
+    """Records the input of a layer, and the inputs of its two blocks, inside a `with` block."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         super().__init__()
         self.layer = adapter.layers[layer]
+        attention, mlp = adapter.blocks(layer)
         self.blocks = Pair(
-            *(BlockRecorder(adapter, block, covariance) for block in adapter.blocks(layer))
+            BlockRecorder(adapter, attention, covariance),
+            BlockRecorder(adapter, mlp, covariance),
         )
         self.residual = ResidualRecorder(adapter)
 
@@ -165,57 +171,61 @@ class LayerRecorder(ExitStack):
 
 
 def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
-    """Return the statistics of a layer from the recorder of all windows, or those of fitting and held-out windows.
+    """Return the statistics of a layer from one recorder, or from two.
 
-    The co-moments of two recorders stay separate, in `Statistics.parts`.
+    One recorder has seen all windows. Of two recorders, the first has seen the fitting windows, the
+    second the held-out windows, and their co-moments stay separate, in `Statistics.parts`.
 
     Raises:
-        ValueError: they are not finite; names the block.
+        ValueError: activations are not finite; names the block.
     """
-    by_block = zip(*(recorder.blocks for recorder in recorders), strict=True)
-    blocks = Pair(
-        *(tuple(map(_of_parts, *(part.finish() for part in parts))) for parts in by_block)
-    )
-    power = inverse_power([one.residual for one in recorders])
-    mlps = [one.blocks.mlp for one in recorders]
-    routed = [merged_over_ranks(one.routed, one.block.output.weight.device) for one in mlps]
-    by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may have none
-    return LayerStatistics(
-        blocks, power, routed_power(mlps), tuple(reduce(merge, parts) for parts in by_expert)
-    )
+    attentions = [recorder.blocks.attention for recorder in recorders]
+    mlps = [recorder.blocks.mlp for recorder in recorders]
+    blocks = Pair(_members(attentions), _members(mlps))
+    power = inverse_power([recorder.residual for recorder in recorders])
+    routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
+    by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may have no tokens
+    merged = tuple(reduce(merge, parts) for parts in by_expert)
+    return LayerStatistics(blocks, power, routed_power(mlps), merged)
 
 
-def _of_parts(*parts: Statistics) -> Statistics:
-    if len(parts) == 1:
-        return parts[0]
-    fitting, held_out = parts
-    return replace(merge(fitting, held_out), parts=(fitting, held_out))
+def _members(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, ...]:
+    """Return the statistics of each member of a block from its one or two recorders."""
+    finished = [recorder.finish() for recorder in recorders]
+    if len(finished) == 1:
+        return finished[0]
+    members = list[Statistics]()
+    for fitting, held_out in zip(*finished, strict=True):
+        members.append(replace(merge(fitting, held_out), parts=(fitting, held_out)))
+    return tuple(members)
 
 
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
-    """Return E[w_m²] of each member m over all recorded tokens, in float32 precision; empty without a router.
+    """Return E[w_m²] of each member m over all recorded tokens, in float32 precision.
 
-    w_m is the router's weight of the member's output, 0 for a token that is sent to others. E[w_m²] · E‖e‖² is the
-    squared error of the layer's output that an error e of the member's output makes, if it is independent of w_m.
+    w_m is the router's weight of the output of member m, and 0 for a token that goes to other
+    members. If an error e of the member's output is independent of w_m, it makes a squared error of
+    E[w_m²] · E‖e‖² in the output of the layer. Returns an empty tuple if there is no router.
     """
-    own = [
-        (one.num_routed, one.routed_M.cpu())
-        for one in recorders
-        if isinstance(one.routed_M, Tensor)
-    ]
-    seen = list(chain(*ranks.gather(own)))  # of all processes
-    if not (num_tokens := sum(count for count, _ in seen)):
+    of_process = list[tuple[int, Tensor]]()
+    for recorder in recorders:
+        if isinstance(recorder.routed_M, Tensor):
+            of_process.append((recorder.num_routed, recorder.routed_M.cpu()))
+    of_all = list(chain(*ranks.gather(of_process)))
+    num_tokens = sum(count for count, _ in of_all)
+    if not num_tokens:
         return ()
-    total_M = torch.as_tensor(sum(one_M for _, one_M in seen))
+    total_M = torch.as_tensor(sum(sums_M for _, sums_M in of_all))
     return tuple((total_M / num_tokens).float().tolist())
 
 
 def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
-    """Return E[1 / ‖h_t‖²] over all recorded tokens, in float32 precision; 0 if every hidden state is zero.
+    """Return E[1 / ‖h_t‖²] over all recorded tokens, in float32 precision.
 
-    E‖e‖² · E[1 / ‖h‖²] is the squared error of a block's output relative to the residual stream of an ordinary token.
-    E‖e‖² / E‖h‖² is not: a few tokens, mostly the first of a window, have massive activations that later layers only
-    pass on, so that E‖h‖² can be 240 times its value over the other tokens (layer 12 of SmolLM2-135M).
+    E‖e‖² · E[1 / ‖h‖²] is the squared error of a block's output relative to the residual stream of
+    an ordinary token. E‖e‖² / E‖h‖² would not be: a few tokens, mostly the first token of a window,
+    have massive activations that later layers only pass on. They can make E‖h‖² 240 times as large
+    as over the other tokens (layer 12 of SmolLM2-135M). Returns 0 if every hidden state is zero.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

@@ -1,4 +1,4 @@
-"""Sampling sequences from a model's own distribution, in batches that are drawn one by one.
+"""Sample text from a model's own distribution, in batches that do not depend on each other.
 
 Legend: N sequences · T tokens a sequence · S tokens in the cache · H query heads · G KV heads · D head size ·
 B sequences times KV heads · Q query heads of one KV head.
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, takewhile
+from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -32,14 +32,12 @@ from flap.storage import Kind, Notes, as_json, ranks
 
 log = logging.getLogger(__name__)
 
-BATCH: Kind[Any] = as_json("batch")  # what was written, and the seconds that it took
-USES = (
-    "calibration",
-    "recover",
-)  # each has draws of its own: what is trained on was not calibrated on
-DISTINCT = (
-    0.5  # what is written is dropped as a loop if less than this share of its 4-grams are distinct
-)
+BATCH: Kind[Any] = as_json("batch")  # the text of a batch and the seconds that it took
+# The sections of the config whose texts a model can write. Each one has its own random draws, so
+# that a model is not trained on the text that it was calibrated on.
+USES = ("calibration", "recover")
+# A sequence is dropped as a loop if less than this share of its 4-grams are distinct.
+DISTINCT = 0.5
 
 
 def batches(
@@ -48,10 +46,15 @@ def batches(
     at_once: Callable[[int], int],
     notes: Notes[Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a model writes for windows, batch after batch, each drawn with a seed of its own.
+    """Yield the batches of text that a model writes for windows.
 
-    So no batch depends on who has written those before it. write: writes that of a number. at_once: how many, from a
-    number on, may be written at once, each by one process; 0: no more. notes: of batches, which are written only once.
+    Each batch has its own random seed, so its text does not depend on which process has written the
+    earlier batches.
+
+    write: writes the batch with this number.
+    at_once: how many batches, from this number on, may be written at once, each by one process; 0
+        ends the text.
+    notes: batches that are in the notes are not written again.
     """
 
     def timed(number: int) -> dict[str, Any]:
@@ -61,33 +64,33 @@ def batches(
             return {**write(number), "seconds": perf_counter() - started}
 
     for b in count():
-        if not (numbers := range(b, b + min(ranks.size(), at_once(b)))):
+        numbers = range(b, b + min(ranks.size(), at_once(b)))
+        if not numbers:
             return
         if b not in notes:
-            made = ranks.each_by_one(partial(timed, number) for number in numbers)
-            for number, batch in zip(numbers, made, strict=True):
+            written = ranks.each_by_one(partial(timed, number) for number in numbers)
+            for number, batch in zip(numbers, written, strict=True):
                 notes.write(number, batch)
         yield notes.read(b)
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
-    """Return the model in memory, where it fits; else as it is, with a warning."""
+    """Return the model in memory if it fits. Otherwise warn, and return the model as it is."""
     if model.fits_in_memory():
         return model.in_memory()
-    slow = "the model does not fit into memory and is read from disk for each token of a batch"
     log.warning(
-        "%s: %s; take other texts, or have it written on a larger machine (docs/calibration.md)",
+        "%s: the model does not fit into memory and is read from disk for each token of a batch; "
+        "take other texts, or have the text written on a larger machine (docs/calibration.md)",
         where,
-        slow,
     )
     return model
 
 
 @torch.no_grad()
 def sample(model: PlacedModel, first: int, num_sequences: int, length: int) -> Tensor:
-    """Return sequences that the model samples at temperature 1 after a first token, with a KV cache: tokens_NT.
+    """Sample sequences at temperature 1 that begin with the token `first`. Returns tokens_NT.
 
-    The model's own options of generation, such as a penalty or where to stop, are left out.
+    The options in the model's generation_config, such as penalties or stop tokens, are ignored.
     """
     start_NT = torch.full((num_sequences, 1), first, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - 1))
@@ -104,66 +107,80 @@ def sample(model: PlacedModel, first: int, num_sequences: int, length: int) -> T
 def continued(
     model: PlacedModel, prompts: Sequence[Sequence[int]], end: int | None, answers: Answers
 ) -> list[list[int]]:
-    """Return what the model writes after each prompt, up to an end token. end: the tokenizer's, beside the model's own.
+    """Return the tokens that the model writes after each prompt, up to an end token.
 
-    The model's own options of generation are left out.
+    The options in the model's generation_config are ignored, except for its end tokens.
+
+    end: the end token of the tokenizer, which ends an answer, too.
     """
+    of_model = model.model.generation_config.eos_token_id
+    candidates = [*of_model, end] if isinstance(of_model, list) else [of_model, end]
+    ends = [token for token in candidates if token is not None]
+
+    # Prompts are padded on the left, so that all answers begin at the same position.
     longest = max(map(len, prompts))
-    own = model.model.generation_config.eos_token_id
-    ends = [one for one in (*(own if isinstance(own, list) else [own]), end) if one is not None]
     tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask_NT = torch.zeros_like(tokens_NT)
     for n, prompt in enumerate(prompts):
-        tokens_NT[n, longest - len(prompt) :], mask_NT[n, longest - len(prompt) :] = (
-            torch.tensor(prompt),
-            1,
-        )
-    drawn = LogitsProcessorList(
-        [TemperatureLogitsWarper(answers.temperature), Drawn()] if answers.temperature else []
-    )
+        start = longest - len(prompt)
+        tokens_NT[n, start:] = torch.tensor(prompt)
+        mask_NT[n, start:] = 1
+
+    processors = LogitsProcessorList()
+    if answers.temperature:
+        processors += [TemperatureLogitsWarper(answers.temperature), Drawn()]
     options = GenerationConfig(
         max_new_tokens=answers.max_new_tokens, eos_token_id=ends or None, pad_token_id=0
     )
     with replaced("generation_config", GenerationConfig(), model.model):
         written_NT: Tensor = model.model.generate(
-            tokens_NT.to(model.device), attention_mask=mask_NT.to(model.device), logits_processor=drawn,
+            tokens_NT.to(model.device),
+            attention_mask=mask_NT.to(model.device),
+            logits_processor=processors,
             generation_config=options,
-        )  # fmt: skip
-    return [
-        list(takewhile(lambda token: token not in ends, row))
-        for row in written_NT[:, longest:].tolist()
-    ]
+        )
+    return [_until(ends, row) for row in written_NT[:, longest:].tolist()]
+
+
+def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
+    """Return the tokens before the first end token."""
+    for position, token in enumerate(tokens):
+        if token in ends:
+            return list(tokens[:position])
+    return list(tokens)
 
 
 class Drawn(LogitsProcessor):
-    """Draws a word from each distribution and leaves no other: greedy decoding then samples at temperature 1.
+    """Draws one token from each distribution, so that greedy decoding samples at temperature 1.
 
-    One uniform number a word drawn, where `do_sample` takes an exponential one for each word of the vocabulary: on a
-    CPU that took half of the time.
+    This takes one uniform random number per drawn token. The option `do_sample` of transformers
+    takes an exponential random number for each token of the vocabulary, which took half of the time
+    on a CPU.
     """
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return log-probabilities: 0 for the word that is drawn, minus infinity for the others."""
+        """Return log-probabilities: 0 for the drawn token, minus infinity for all others."""
         cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)
-        drawn = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
-        word = torch.searchsorted(cumulative, drawn).clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, word, 0.0)
+        point = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, point).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 @contextmanager
 def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
-    """On a CPU, compute the attention of a single query by two matrix products, inside the block.
+    """On a CPU, compute the attention of a single query with two matrix products, in the block.
 
-    torch's own kernel (version 2.13) is made for many queries: it took two thirds of a step of decoding.
+    The kernel of torch 2.13 is made for many queries. It took two thirds of a decoding step.
     """
     if model.device.type != "cpu":
         yield
         return
-    before, ALL_ATTENTION_FUNCTIONS["sdpa"] = ALL_ATTENTION_FUNCTIONS["sdpa"], _attention
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # the caller may have replaced this one
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
     try:
         yield
     finally:
-        ALL_ATTENTION_FUNCTIONS["sdpa"] = before  # also where the caller has put one of their own
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before
 
 
 def _attention(
@@ -174,16 +191,19 @@ def _attention(
     mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Return softmax(scaling · Q Kᵀ) V of one query that sees all keys, as NTHD; all else as transformers does it."""
+    """Return softmax(scaling · Q Kᵀ) V as NTHD for a single query that sees all keys.
+
+    Every other case is computed by transformers.
+    """
     if query_NHTD.shape[2] > 1 or mask is not None or options.get("position_bias") is not None:
         usual: tuple[Tensor, None] = sdpa_attention_forward(
             module, query_NHTD, key_NGSD, value_NGSD, mask, **options
         )
         return usual
-    key_BSD, value_BSD = (
-        key_NGSD.flatten(0, 1),
-        value_NGSD.flatten(0, 1),
-    )  # one product for each sequence and KV head
+
+    # There is one matrix product for each sequence and KV head.
+    key_BSD = key_NGSD.flatten(0, 1)
+    value_BSD = value_NGSD.flatten(0, 1)
     scaling = options.get("scaling") or query_NHTD.shape[-1] ** -0.5
     query_BQD = query_NHTD.reshape(len(key_BSD), -1, query_NHTD.shape[-1]) * scaling
     weight_BQS = (query_BQD @ key_BSD.mT).softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""The channel statistics: of a batch of activations, merged exactly, and in a file, which all runs of a grid share.
+"""Statistics of channels: computed for a batch, merged exactly over batches, and stored in a file.
 
 Legend: I input channels of an output projection · T tokens.
 """
@@ -17,30 +17,28 @@ from flap.models import Pair
 from flap.models.devices import widest_float
 from flap.storage import Kind, ranks
 
-CHANNELS = (
-    "num_tokens",
-    "mean_I",
-    "deviation_I",
-)  # the stored fields of Statistics, of all members of a block
+CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the fields of Statistics that are stored
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The statistics of the input channels of one output projection over a set of tokens; zeros if there is none."""
+    """Statistics of the input channels of one output projection over a set of tokens.
+
+    All values are zero if the set has no tokens.
+    """
 
     num_tokens: int
     mean_I: Tensor  # in float64
     deviation_I: Tensor  # the sum of squared deviations from the mean, in float64
-    comoments: Symmetric | None = (
-        None  # the sums of products of the deviations of two channels, for covariances
-    )
+    # for each two channels, the sum of the products of their deviations; None without covariances
+    comoments: Symmetric | None = None
     # the statistics of the fitting tokens and of the held-out tokens, each with its co-moments;
     # None if they were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
 
     @property
     def var_I(self) -> Tensor:
-        """The sample variance, divisor T - 1, in float32; 0 for a single token."""
+        """The sample variance with divisor T - 1, in float32. It is 0 for a single token."""
         return (self.deviation_I / max(self.num_tokens - 1, 1)).float()
 
     @property
@@ -50,36 +48,36 @@ class Statistics:
 
     def to(self, device: torch.device) -> "Statistics":
         """Return the statistics on another device, such as the device of the weight."""
-        mean_I, deviation_I = (
-            one.to(device, widest_float(device)) for one in (self.mean_I, self.deviation_I)
-        )
-        parts = self.parts and (self.parts[0].to(device), self.parts[1].to(device))
-        comoments = self.comoments and self.comoments.to(device)
+        wide = widest_float(device)
         return replace(
-            self, mean_I=mean_I, deviation_I=deviation_I, comoments=comoments, parts=parts
+            self,
+            mean_I=self.mean_I.to(device, wide),
+            deviation_I=self.deviation_I.to(device, wide),
+            comoments=self.comoments and self.comoments.to(device),
+            parts=self.parts and (self.parts[0].to(device), self.parts[1].to(device)),
         )
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """The statistics of the members of a layer's attention and of its MLP, at the inputs of output projections."""
+    """Statistics of one layer: at the inputs of the output projections of attention and MLP."""
 
-    blocks: Pair[tuple[Statistics, ...]]
-    inverse_power: (
-        float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`recorder.inverse_power`)
-    )
-    routed_power: tuple[
-        float, ...
-    ] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
-    # where units are whole experts: each one's outputs without the router's weights, and the numbers of `OfToken`, over
-    # the tokens that are sent to it
+    blocks: Pair[tuple[Statistics, ...]]  # of each member of a block
+    inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
+    # E[w²] of the router's weights w of each member (`recorder.routed_power`)
+    routed_power: tuple[float, ...] = ()
+    # If units are whole experts: statistics of each expert over the tokens that are sent to it.
+    # The channels are the expert's outputs without the router's weights and the numbers of
+    # `OfToken`.
     routed: tuple[Statistics, ...] = ()
 
 
 def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Statistics:
-    """Return the statistics of a batch of activations (…, I), each position a token, without co-moments.
+    """Return the statistics of a batch of activations (…, I), without co-moments.
 
-    num_tokens: of all tokens, where those that are not in the batch count as zeros.
+    Each position is a token.
+
+    num_tokens: the number of all tokens, if some are not in the batch; their activations are zero.
     """
     activation_TI = activation.flatten(end_dim=-2).float()
     wide = widest_float(activation.device)
@@ -88,21 +86,20 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # the mean is rounded to float32: the mean that remains after centring corrects mean and deviation
+        # The mean was rounded to float32. What is left after centring corrects mean and deviation.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
-    return (
-        seen
-        if num_tokens is None
-        else merge(seen, Statistics(num_tokens - seen.num_tokens, zeros_I, zeros_I))
-    )
+    if num_tokens is None:
+        return seen
+    return merge(seen, Statistics(num_tokens - seen.num_tokens, zeros_I, zeros_I))
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Return the statistics of the union of two disjoint sets of tokens (Chan, Golub and LeVeque 1979); exact.
+    """Return the statistics of the union of two disjoint sets of tokens.
 
-    Without co-moments, which `Covariance` merges in strips.
+    This is exact in real numbers (Chan, Golub and LeVeque 1979). The result has no co-moments, which
+    `Covariance` merges in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
@@ -112,31 +109,41 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
 
 def merged_over_ranks(own: Sequence[Statistics], device: torch.device) -> list[Statistics]:
-    """Return the statistics of the tokens of all processes, of each member of a block.
+    """Merge the statistics of each member of a block over the tokens of all processes.
 
-    own: those of the tokens of this process; empty: it has none. device: of what is returned then; else that of `own`,
-    as weights that are offloaded have none.
+    own: the statistics of the tokens of this process; empty if it has no tokens.
+    device: where the result is if `own` is empty. Otherwise it is where `own` is, because the
+        weights that are offloaded have no device.
     """
     if ranks.size() == 1:
         return list(own)
     device = own[0].mean_I.device if own else device
     cpu = torch.device("cpu")
-    plain = [
-        (replace(one, comoments=None).to(cpu), one.comoments and one.comoments.size) for one in own
-    ]
-    members = list(zip(*filter(None, ranks.gather(plain)), strict=True))
-    sums = [one.comoments for one in own] or [
-        size and Symmetric.zeros(size, device) for (_, size), *_ in members
-    ]
-    parts = [[part.to(device) for part, _ in of_ranks] for of_ranks in members]
-    return list(map(_merged_parts, parts, sums))
+    sent = list[tuple[Statistics, int | None]]()  # each with the size of its co-moments
+    for member in own:
+        size = None if member.comoments is None else member.comoments.size
+        sent.append((replace(member, comoments=None).to(cpu), size))
+
+    merged = list[Statistics]()
+    members = zip(*filter(None, ranks.gather(sent)), strict=True)
+    for n, of_ranks in enumerate(members):
+        if own:
+            comoments = own[n].comoments
+        else:
+            _, size = of_ranks[0]
+            comoments = None if size is None else Symmetric.zeros(size, device)
+        parts = [statistics.to(device) for statistics, _ in of_ranks]
+        merged.append(_merged_parts(parts, comoments))
+    return merged
 
 
 def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> Statistics:
-    """Return the statistics of all parts. comoments: of that of this process, to which the others' are added in place.
+    """Merge the statistics of one member from all processes.
 
-    C = Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ) over the processes r, with their tokens T_r (Chan, Golub and
-    LeVeque 1979).
+    With the co-moments C_r, the tokens T_r and the mean of each process r, the result has the
+    co-moments Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ) (Chan, Golub and LeVeque 1979).
+
+    comoments: the co-moments of this process. Those of the others are added to them in place.
     """
     merged = reduce(merge, parts)
     if comoments is not None:
@@ -154,8 +161,11 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
     for i, layer in enumerate(statistics):
         tensors[f"{i}.inverse_power"] = torch.tensor(layer.inverse_power)
         tensors[f"{i}.routed_power"] = torch.tensor(layer.routed_power)
-        for block, members in {**layer.blocks._asdict(), "routed": layer.routed}.items():
-            for name in CHANNELS if members else ():
+        blocks = {**layer.blocks._asdict(), "routed": layer.routed}
+        for block, members in blocks.items():
+            if not members:
+                continue
+            for name in CHANNELS:
                 values = [torch.as_tensor(getattr(member, name)) for member in members]
                 tensors[f"{i}.{block}.{name}"] = torch.stack(values)
     save_file(tensors, path)
@@ -172,9 +182,12 @@ STATISTICS: Kind[list[LayerStatistics]] = Kind("statistics", write_statistics, r
 
 
 def _layer(tensors: dict[str, Tensor], i: int) -> LayerStatistics:
-    *blocks, routed = (_members(tensors, f"{i}.{block}.") for block in (*Pair._fields, "routed"))
-    power = tuple(tensors[f"{i}.routed_power"].tolist())
-    return LayerStatistics(Pair(*blocks), tensors[f"{i}.inverse_power"].item(), power, routed)
+    return LayerStatistics(
+        blocks=Pair(*(_members(tensors, f"{i}.{block}.") for block in Pair._fields)),
+        inverse_power=tensors[f"{i}.inverse_power"].item(),
+        routed_power=tuple(tensors[f"{i}.routed_power"].tolist()),
+        routed=_members(tensors, f"{i}.routed."),
+    )
 
 
 def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
