@@ -1,4 +1,4 @@
-"""The answers that the model writes: its likeliest words after each prompt, the same again, whatever is interrupted."""
+"""Answers that the model writes: greedy, reproducible, and the same after an interruption."""
 
 from collections import Counter
 from copy import deepcopy
@@ -25,12 +25,14 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog
 def asking(
     tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4
 ) -> Windows:
-    draws = torch.randint(
-        len(WORDS), (prompts, 6), generator=torch.Generator().manual_seed(0)
-    ).tolist()
-    texts = [" ".join(WORDS[w] for w in draw[: 3 + n % 4]) for n, draw in enumerate(draws)]
-    rows = tuple(Prompt(({"role": "user", "content": text},), None) for text in texts)
-    asked = {0: Asked(rows, "my.jsonl", "/my.jsonl", False, options)}
+    """Return windows of prompts of 3 to 6 random words, which the model is to answer."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(len(WORDS), (prompts, 6), generator=generator).tolist()
+    rows = list[Prompt]()
+    for n, draw in enumerate(draws):
+        text = " ".join(WORDS[w] for w in draw[: 3 + n % 4])
+        rows.append(Prompt(({"role": "user", "content": text},), None))
+    asked = {0: Asked(tuple(rows), "my.jsonl", "/my.jsonl", False, options)}
     return Windows((Part("my.jsonl"),), (None,), tokenizer, num_samples, 24, seed=0, asked=asked)
 
 
@@ -43,10 +45,9 @@ def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTok
     )
     for messages, text in written["answered"][:8]:
         prompt_1T = torch.tensor([tokenizer(messages[0]["content"]).input_ids])
-        expected = model.model.generate(prompt_1T, generation_config=options)[
-            0, prompt_1T.shape[1] :
-        ]
-        assert text == " " + tokenizer.decode(expected, skip_special_tokens=True)
+        [whole_T] = model.model.generate(prompt_1T, generation_config=options)
+        expected_T = whole_T[prompt_1T.shape[1] :]
+        assert text == " " + tokenizer.decode(expected_T, skip_special_tokens=True)
     drawn = windows.written(0, text_of(written, windows, 0))
     assert drawn.tokens_NT.shape == (4, 24) and drawn.key == windows.key
     assert written["begins_with"].endswith(" prompts of my.jsonl") and written["tokens"] > 0
@@ -119,15 +120,13 @@ def test_an_answer_ends_where_the_tokenizer_says_and_one_that_does_not_end_is_co
     model.model.generation_config.eos_token_id = None
     whole = answer(model, windows, 0, context=64)
     assert whole["cut"] == len(whole["answered"])
-    common = Counter(word for _, text in whole["answered"] for word in text.split()).most_common(1)[
-        0
-    ][0]
+    words = Counter(word for _, text in whole["answered"] for word in text.split())
+    [(common, _)] = words.most_common(1)
     tokenizer = deepcopy(tokenizer)
     tokenizer.eos_token = common
     ended = answer(model, replace(windows, tokenizer=tokenizer), 0, context=64)
-    assert ended["cut"] < len(ended["answered"]) and not any(
-        common in text.split() for _, text in ended["answered"]
-    )
+    assert ended["cut"] < len(ended["answered"])
+    assert not any(common in text.split() for _, text in ended["answered"])
 
 
 @pytest.mark.parametrize("begin", ["", "<s>"])
@@ -151,21 +150,23 @@ def test_the_model_reads_bos_once_whoever_puts_it_there(
 
 def test_a_temperature_samples_by_the_seed(tokenizer: PreTrainedTokenizerFast) -> None:
     model = Resident(tiny_model("llama-gqa"))
-    hot, cold = (asking(tokenizer, Answers("self", "all", 5, t)) for t in (1.5, 0.0))
-    first, again, greedy = (answer(model, one, 0, 64)["answered"] for one in (hot, hot, cold))
-    assert first == again != greedy and key(hot, 0) != key(cold, 0)
-    assert key(asking(tokenizer, Answers("self", "answers", 5)), 0) == key(
-        cold, 0
-    )  # it is the same text
+    hot = asking(tokenizer, Answers("self", "all", 5, temperature=1.5))
+    cold = asking(tokenizer, Answers("self", "all", 5, temperature=0.0))
+    sampled = answer(model, hot, 0, 64)["answered"]
+    assert sampled == answer(model, hot, 0, 64)["answered"]
+    assert sampled != answer(model, cold, 0, 64)["answered"]
+    assert key(hot, 0) != key(cold, 0)
+    of_answers = asking(tokenizer, Answers("self", "answers", 5))
+    assert key(of_answers, 0) == key(cold, 0)  # which tokens count does not change the text
 
 
 def test_no_more_prompts_are_answered_than_the_windows_take(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     model = Resident(tiny_model("llama-gqa"))
-    few, all_of_them = (
-        asking(tokenizer, Answers("self", max_new_tokens=4), 60, n) for n in (1, 40)
-    )
+    options = Answers("self", max_new_tokens=4)
+    few = asking(tokenizer, options, 60, num_samples=1)
+    all_of_them = asking(tokenizer, options, 60, num_samples=40)
     assert len(answer(model, few, 0, 64)["answered"]) < PROMPTS
     written = answer(model, all_of_them, 0, 64)
     assert len(written["answered"]) + written["dropped"] == 60

@@ -1,10 +1,10 @@
-"""Statistics collected by hooks are those of the activations; the hooks leave; pruned layers show in what follows."""
+"""Hooks collect the statistics of the activations and are removed; later layers see pruned ones."""
 
 from itertools import chain
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.method.allocation import LayerPlan
@@ -18,7 +18,7 @@ PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
 
 @torch.no_grad()
 def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]:
-    """From all inputs of o_proj and down_proj at once, in float64; recorded by hooks of a whole forward pass."""
+    """Return the statistics of all inputs of o_proj and down_proj at once, in float64."""
     seen: dict[str, Statistics] = {}
     inverse: list[float] = []
 
@@ -31,18 +31,21 @@ def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]
             module.register_forward_hook(
                 lambda _, args, __, name=name: record(name, args[0].double().flatten(0, 1))
             )
+
+    def record_input(_: nn.Module, args: tuple[Tensor]) -> None:
+        square_NT = args[0].double().square().sum(-1)
+        inverse.append(square_NT.reciprocal().mean().item())
+
     for layer in model.model.layers:
-        layer.register_forward_pre_hook(
-            lambda _, args: inverse.append(
-                args[0].double().square().sum(-1).reciprocal().mean().item()
-            )
-        )
+        layer.register_forward_pre_hook(record_input)
     model(input_ids=tokens_NT)
-    names = [f"model.layers.{i}." for i in range(4)]
-    pairs = [
-        Pair((seen[name + "self_attn.o_proj"],), (seen[name + "mlp.down_proj"],)) for name in names
-    ]
-    return [LayerStatistics(pair, one) for pair, one in zip(pairs, inverse, strict=True)]
+
+    layers = list[LayerStatistics]()
+    for i, inverse_power in enumerate(inverse):
+        attention = seen[f"model.layers.{i}.self_attn.o_proj"]
+        mlp = seen[f"model.layers.{i}.mlp.down_proj"]
+        layers.append(LayerStatistics(Pair((attention,), (mlp,)), inverse_power))
+    return layers
 
 
 def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
@@ -55,7 +58,7 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
-    """Each layer on what the layers before it put out by now."""
+    """Visit each layer on the present outputs of the layers before it."""
     return Calibration(placed, tokens_NT, batch_size, []).in_sequence(covariance=False)
 
 

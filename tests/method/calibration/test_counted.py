@@ -1,4 +1,7 @@
-"""Tokens that do not count: as windows that end before them, as nothing that comes later changes a token's states."""
+"""Marked tokens at the end of windows are left out, as if the windows ended before them.
+
+Later tokens do not change the states of earlier ones, so both have the same statistics.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +20,22 @@ from tests.helpers.placed import placed_at
 from tests.models.families import test_mixtures as mixtures
 from tests.models.families import test_other_names as names
 
-KEPT = 13  # of a window's tokens
+KEPT = 13  # tokens of each window that are not marked
 
 
 def ends_marked() -> Tensor:
-    """Windows of whose tokens the last ones do not count."""
+    """Return windows in which all tokens after the first KEPT are marked."""
     tokens_NT = tokens()
     return marked(tokens_NT, (torch.arange(tokens_NT.shape[1]) < KEPT).expand_as(tokens_NT))
 
 
 def observed(placed: PlacedModel, windows_NT: Tensor, covariance: bool) -> list[LayerStatistics]:
-    """In batches of unequal numbers of windows, and with covariances apart for those held out."""
+    """Collect statistics in batches of 4 windows, of which the last one is smaller."""
     calibration = Calibration(placed, windows_NT, 4, [], counted="answers")
     if not covariance:
         return calibration.observe()
-    return [one for _, one in calibration.visit("score", covariance=True) if one is not None]
+    visits = calibration.visit("score", covariance=True)
+    return [layer for _, layer in visits if layer is not None]
 
 
 def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
@@ -42,12 +46,12 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
         assert a.num_tokens == b.num_tokens
         torch.testing.assert_close(a.mean_I, b.mean_I, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(a.deviation_I, b.deviation_I, rtol=1e-4, atol=1e-6)
-        for own, other in zip(a.parts or (a,), b.parts or (b,), strict=True):
-            assert (own.comoments is None) == (other.comoments is None)
-            if own.comoments is not None and other.comoments is not None:
-                torch.testing.assert_close(
-                    own.comoments.diagonal(), other.comoments.diagonal(), rtol=1e-3, atol=1e-5
-                )
+        for part, other in zip(a.parts or (a,), b.parts or (b,), strict=True):
+            assert (part.comoments is None) == (other.comoments is None)
+            if part.comoments is not None and other.comoments is not None:
+                variance_I = part.comoments.diagonal()
+                other_I = other.comoments.diagonal()
+                torch.testing.assert_close(variance_I, other_I, rtol=1e-3, atol=1e-5)
 
 
 CASES = [
@@ -61,43 +65,41 @@ CASES = [
 
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize(("make", "model", "whole"), CASES)
-def test_counted_tokens(
+def test_marked_tokens_are_left_out(
     make: Callable[[Any], PreTrainedModel], model: Any, whole: bool, covariance: bool
 ) -> None:
     placed = Resident(make(model))
     placed.adapter = adapt(placed.model, whole)
-    found, expected = (
-        observed(placed, windows, covariance) for windows in (ends_marked(), tokens()[:, :KEPT])
-    )
+    found = observed(placed, ends_marked(), covariance)
+    expected = observed(placed, tokens()[:, :KEPT], covariance)
     for a, b in zip(found, expected, strict=True):
         assert_same(a, b)
 
 
-def test_marks_are_of_no_matter_where_all_tokens_count() -> None:
+def test_marks_change_nothing_if_all_tokens_count() -> None:
     placed = Resident(tiny_model("llama-gqa"))
-    found, expected = (
-        Calibration(placed, windows, 4, []).observe() for windows in (ends_marked(), tokens())
-    )
+    found = Calibration(placed, ends_marked(), 4, []).observe()
+    expected = Calibration(placed, tokens(), 4, []).observe()
     for a, b in zip(found, expected, strict=True):
         assert a.blocks.attention[0].num_tokens == tokens().numel()
         assert torch.equal(a.blocks.attention[0].mean_I, b.blocks.attention[0].mean_I)
 
 
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
-def test_it_is_so_at_every_placement_and_in_sequence(
+def test_marked_tokens_are_left_out_at_every_placement_and_in_sequence(
     placement: str, model_dir: Path, tmp_path: Path
 ) -> None:
     placed = placed_at(placement, model_dir, tmp_path)
     expected = observed(placed, tokens()[:, :KEPT], covariance=True)
     for i, found in enumerate(observed(placed, ends_marked(), covariance=True)):
         assert_same(found, expected[i])
-    sequence = Calibration(placed, ends_marked(), 4, [], counted="answers").in_sequence(
-        covariance=True
-    )
-    assert_same(next(found for _, found in sequence if found is not None), expected[0])
+    calibration = Calibration(placed, ends_marked(), 4, [], counted="answers")
+    _, first = next(calibration.in_sequence(covariance=True))
+    assert first is not None
+    assert_same(first, expected[0])
 
 
-def test_a_batch_of_which_no_token_counts_changes_nothing() -> None:
+def test_a_batch_whose_tokens_are_all_marked_changes_nothing() -> None:
     placed = Resident(tiny_model("llama-gqa"))
     windows = tokens()
     none = marked(windows[:4], torch.zeros_like(windows[:4], dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""The text that the model writes itself: sampled from its own distribution, the same again, without loops."""
+"""The text that a model writes: sampled from its distribution, reproducible, and without loops."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -43,8 +43,10 @@ def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(
 ) -> None:
     model = Resident(tiny_model("llama-gqa"))
     state = torch.get_rng_state()
-    first, again = (write(model, Draft(windows))["documents"] for _ in range(2))
-    assert first == again and torch.equal(state, torch.get_rng_state())
+    first = write(model, Draft(windows))["documents"]
+    again = write(model, Draft(windows))["documents"]
+    assert first == again
+    assert torch.equal(state, torch.get_rng_state())
     assert write(model, Draft(replace(windows, seed=1)))["documents"] != first
     assert model.model.generation_config.max_new_tokens is None
 
@@ -61,7 +63,7 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
 def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batch after batch, each with a seed of its own."""
+    """Each batch has its own seed, so an interrupted text continues with the same batches."""
     monkeypatch.setattr("flap.method.calibration.own_text.SEQUENCES", 2)
     model = Resident(tiny_model("llama-gqa"))
     drawn = []
@@ -93,18 +95,16 @@ def test_every_placement_writes_the_same(
     model.save_pretrained(tmp_path / "dense")
     windows.tokenizer.save_pretrained(tmp_path / "dense")
     placed = placed_at(placement, tmp_path / "dense")
-    if placement == "stream":  # not even loaded as a whole
+    if placement == "stream":  # the model is never loaded as a whole
         monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
         monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
-    assert (
-        write(placed, Draft(windows))["documents"]
-        == write(Resident(model), Draft(windows))["documents"]
-    )
+    written = write(placed, Draft(windows))
+    assert written["documents"] == write(Resident(model), Draft(windows))["documents"]
     assert ("is read from disk for each token of a batch" in caplog.text) == (placement == "stream")
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Neither options of generation that the model has, nor the most likely words alone."""
+    """Options in the model's generation_config are ignored, and not only likely words are drawn."""
     placed = Resident(tiny_model("llama-gqa"))
     start = beginning(tokenizer, "f")[1]
     with torch.no_grad():
@@ -135,27 +135,26 @@ def test_attention_of_one_query_is_what_transformers_computes(
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        cache = model(
-            tokens_NT[:, :9], use_cache=True
-        ).past_key_values  # prefill, then one query at a time
-        return torch.cat(
-            [model(t_N1, past_key_values=cache).logits for t_N1 in tokens_NT[:, 9:].split(1, dim=1)]
-        )
+        """Prefill a cache with 9 tokens, then read the other tokens one at a time."""
+        cache = model(tokens_NT[:, :9], use_cache=True).past_key_values
+        logits = list[torch.Tensor]()
+        for token_N1 in tokens_NT[:, 9:].split(1, dim=1):
+            logits.append(model(token_N1, past_key_values=cache).logits)
+        return torch.cat(logits)
 
     with torch.no_grad():
         expected = stepwise()
         with attention_of_one_query(placed), monkeypatch.context() as patch:
             patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
             torch.testing.assert_close(stepwise(), expected)
-        assert queries and (
-            1 not in queries or case == "mistral-mha-tied"
-        )  # its window needs a mask
+        assert queries
+        assert 1 not in queries or case == "mistral-mha-tied"  # its sliding window needs a mask
         assert torch.equal(stepwise(), expected)
 
 
 def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
     model = tiny_model("llama-gqa")
-    with torch.no_grad():  # always the same word
+    with torch.no_grad():  # the model always writes the same token
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
     with pytest.raises(

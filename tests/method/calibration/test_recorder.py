@@ -1,4 +1,4 @@
-"""E[1 / ‖h‖²] of hidden states and E[w²] of a router's weights: by hand, exact for any split into batches."""
+"""E[1 / ‖h‖²] of hidden states and E[w²] of a router's weights, computed by hand."""
 
 import pytest
 import torch
@@ -31,9 +31,8 @@ def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
 def test_weights_by_hand() -> None:
     """Over three tokens: expert 0 has 0.25, expert 1 0.25 + 0.64 + 1, expert 5 0.04."""
     expected = pytest.approx((0.25 / 3, 1.89 / 3, 0, 0, 0, 0.04 / 3))
-    first, second = (
-        tuple(one[part] for one in (HIDDEN, CHOSEN, WEIGHTS)) for part in (slice(1), slice(1, 3))
-    )
+    first = (HIDDEN[:1], CHOSEN[:1], WEIGHTS[:1])
+    second = (HIDDEN[1:], CHOSEN[1:], WEIGHTS[1:])
     assert routed_power([routed((HIDDEN, CHOSEN, WEIGHTS))]) == expected
     assert routed_power([routed(first, second)]) == expected
     assert routed_power([routed(first), routed(second)]) == expected
@@ -42,9 +41,9 @@ def test_weights_by_hand() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_weights_are_those_of_the_output(family: str) -> None:
-    """A bias of 1 in dimension e for each expert e adds its weight there."""
+    """A bias of 1 in dimension e for each expert e adds the weight of this expert there."""
     model = random_model(config_of(family))
-    block = adapt(model).mlp(2)  # of Nemotron-H, 1 is an attention
+    block = adapt(model).mlp(2)  # in Nemotron-H, layer 1 is an attention
     experts = block.watched
     seen = []
     experts.register_forward_hook(
@@ -57,14 +56,11 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
         "down_proj_bias", nn.Parameter(dense_EH + torch.eye(*dense_EH.shape))
     )
     refresh_experts(experts)
-    experts._forward_hooks.move_to_end(
-        min(experts._forward_hooks)
-    )  # what sees the output comes last
+    experts._forward_hooks.move_to_end(min(experts._forward_hooks))  # the hook above runs last
     adapt(model).decoder(input_ids=tokens())
     (weight_TE, before), (_, after) = seen
-    added = (
-        (after - before)[..., :EXPERTS].reshape(-1, *weight_TE.shape).sum(dim=0)
-    )  # Llama 4 has an output for each
+    # Llama 4 has a separate output for each expert.
+    added = (after - before)[..., :EXPERTS].reshape(-1, *weight_TE.shape).sum(dim=0)
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
     assert torch.allclose(added, weight_TE, atol=1e-5)
 
@@ -80,10 +76,9 @@ def test_hidden_states_by_hand() -> None:
     """Squared norms 25, 4 and 100: (0.04 + 0.25 + 0.01) / 3."""
     hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 2.0], [6.0, 8.0]]])
     assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.1)
-    assert inverse_power([recorded(hidden_NTD[:, :1], hidden_NTD[:, 1:])]) == pytest.approx(0.1)
-    assert inverse_power(
-        [recorded(hidden_NTD[:, :1]), recorded(hidden_NTD[:, 1:])]
-    ) == pytest.approx(0.1)
+    first, second = hidden_NTD[:, :1], hidden_NTD[:, 1:]
+    assert inverse_power([recorded(first, second)]) == pytest.approx(0.1)
+    assert inverse_power([recorded(first), recorded(second)]) == pytest.approx(0.1)
 
 
 def test_hidden_states_of_zeros_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Statistics on disk: bit-equal when they come back, and under a key of all that they depend on and nothing else."""
+"""Statistics are equal to the bit after they were written to a file and read again."""
 
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.cases import collect, tiny_model, tokens
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])
-def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> None:
+def test_statistics_are_equal_to_the_bit_after_reading(architecture: str, tmp_path: Path) -> None:
     statistics = collect(Resident(tiny_model(architecture)), tokens(), batch_size=2)
     STATISTICS.write(statistics, tmp_path / "data")
     back = STATISTICS.read(tmp_path / "data")
@@ -23,10 +23,7 @@ def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> Non
         for expected, found in zip(chain(*one.blocks), chain(*other.blocks), strict=True):
             assert found.num_tokens == expected.num_tokens
             assert found.mean_I.dtype == torch.float64
-            assert torch.equal(found.mean_I, expected.mean_I) and torch.equal(
-                found.deviation_I, expected.deviation_I
-            )
-            assert (
-                found.comoments is expected.comoments is None
-                and found.parts is expected.parts is None
-            )
+            assert torch.equal(found.mean_I, expected.mean_I)
+            assert torch.equal(found.deviation_I, expected.deviation_I)
+            assert found.comoments is expected.comoments is None
+            assert found.parts is expected.parts is None

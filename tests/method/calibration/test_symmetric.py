@@ -1,4 +1,4 @@
-"""Half of a symmetric matrix: what is read from it is the whole."""
+"""Half of a symmetric matrix is stored, and rows, forms and the diagonal are those of the whole."""
 
 import pytest
 import torch
@@ -37,6 +37,5 @@ def test_it_takes_half_of_the_memory() -> None:
     assert torch.equal(found.rows(torch.arange(size)), matrix_II + matrix_II.T)
     strips = Symmetric.zeros(size, CPU).strips
     assert sum(strip.numel() for strip in strips) == size * (size + STRIP) / 2
-    assert (
-        len({strip.untyped_storage().data_ptr() for strip in strips}) == 1
-    )  # large blocks go back to the system
+    # All strips are in one block of memory, because large blocks go back to the system.
+    assert len({strip.untyped_storage().data_ptr() for strip in strips}) == 1
