@@ -1,8 +1,9 @@
-"""Whole runs that are calibrated on the model's own answers to prompts of a file, and trained on them."""
+"""Whole runs that are calibrated, and trained, on answers which the model writes to prompts."""
 
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,13 +24,13 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows without answers: only the model can give them."""
+    """Return a file of 80 prompts without answers."""
     path = tmp_path_factory.mktemp("prompts") / "asked.jsonl"
-    rows = [
-        {"prompt": " ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 6 + n % 3))}
-        for n in range(80)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = list[str]()
+    for n in range(80):
+        words = [WORDS[(n * k) % len(WORDS)] for k in range(1, 6 + n % 3)]
+        lines.append(json.dumps({"prompt": " ".join(words)}) + "\n")
+    path.write_text("".join(lines))
     return path
 
 
@@ -49,74 +50,64 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    before = prepare(
-        composed(*base), tmp_path / "before"
-    )  # as a start that measures more: nothing is written yet
-    asking = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
-    assert domain_of_task(before.texts, asking) == "calibration"
-    assert (
-        before.sources["calibration"] == first.sources["calibration"] == f"{prompts}; {text_file}"
-    )
-    assert use == "calibration (asked.jsonl)" and facts["cache"] == "miss" and facts["tokens"] > 0
-    assert facts["begins_with"].endswith(" prompts of asked.jsonl") and facts[
-        "begins_with"
-    ] in markdown(first)
-    documents = [
-        json.loads(line)["text"]
-        for line in (tmp_path / "first" / "self_calibration_asked.jsonl").open()
-    ]
-    assert documents and all(len(text.split()) > 5 for text in documents)
+    # A start that measures more prepares the run before anything is written.
+    before = prepare(composed(*base), tmp_path / "before")
+    task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
+    assert domain_of_task(before.texts, task) == "calibration"
+    sources = f"{prompts}; {text_file}"
+    assert before.sources["calibration"] == first.sources["calibration"] == sources
+
+    assert use == "calibration (asked.jsonl)"
+    assert facts["cache"] == "miss"
+    assert facts["tokens"] > 0
+    assert facts["begins_with"].endswith(" prompts of asked.jsonl")
+    assert facts["begins_with"] in markdown(first)
+    written = (tmp_path / "first" / "self_calibration_asked.jsonl").read_text()
+    documents = [json.loads(line)["text"] for line in written.splitlines()]
+    assert documents
+    assert all(len(text.split()) > 5 for text in documents)
+
     again = run(composed(*base, "ratio=0.4"), tmp_path / "again")
-    assert again.own_text[use]["cache"] == "hit" and again.statistics_cache == "hit"
-    counted = run(composed(*base, "calibration.count=answers"), tmp_path / "counted")
-    assert (
-        counted.statistics_cache == "miss"
-        and counted.evaluation["dense"] == first.evaluation["dense"]
-    )
+    assert again.own_text[use]["cache"] == "hit"
+    assert again.statistics_cache == "hit"
+    on_answers = run(composed(*base, "calibration.count=answers"), tmp_path / "on_answers")
+    assert on_answers.statistics_cache == "miss"
+    assert on_answers.evaluation["dense"] == first.evaluation["dense"]
 
 
 def test_it_is_pruned_on_answers_alone(base: list[str], tmp_path: Path) -> None:
-    own = [
+    options = [
         "calibration.count=answers",
         "calibration.seq_len=16",
         "calibration.num_samples=10",
         "checkpoint.save=true",
+        "method=flap_plus",
+        "structure.tokens=32",
+        "model.placement=stream",
     ]
-    more = ["method=flap_plus", "structure.tokens=32", "model.placement=stream"]
-    report = run(composed(*base, *own, *more), tmp_path / "run")
-    assert (
-        report.ratio["realised_decoder"] == pytest.approx(0.2, abs=0.03)
-        and report.evaluation["pruned"]
-    )
+    report = run(composed(*base, *options), tmp_path / "run")
+    assert report.ratio["realised_decoder"] == pytest.approx(0.2, abs=0.03)
+    assert report.evaluation["pruned"]
 
 
 @pytest.mark.parametrize(("choice", "writer"), [("full", "both"), ("reconstruct", "pruned")])
 def test_it_is_trained_on_its_own_text(
     choice: str, writer: str, base: list[str], prompts: Path, tmp_path: Path
 ) -> None:
-    full = [
-        f"recover.dataset={prompts}",
-        "recover.tokens=32",
-        "recover.seq_len=8",
-        "recover.batch_size=2",
-    ]
-    options = [f"recover={choice}", *(full if choice == "full" else ["recover.batch_size=2"])]
+    options = [f"recover={choice}", "recover.batch_size=2"]
     if choice == "full":
+        options += [f"recover.dataset={prompts}", "recover.tokens=32", "recover.seq_len=8"]
         options.append("calibration.num_samples=4")
     trained = run(composed(*base, *options, f"recover.writer={writer}"), tmp_path / "own")
     dense = run(composed(*base, *options), tmp_path / "dense")
-    assert (
-        trained.recovery["nats_before"] == dense.recovery["nats_before"]
-    )  # on the dense model's answers, held out
+    # Both are judged by held-out answers of the dense model.
+    assert trained.recovery["nats_before"] == dense.recovery["nats_before"]
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
-    assert (
-        " (asked.jsonl, after compression) text itself, from " in markdown(trained)
-        and not dense.recovery["own_text"]
-    )
-    # the same state by Trainer, batch by batch, and by tokens
-    assert dense.recovery["nats_by_tokens"][0][1] == pytest.approx(
-        dense.recovery["nats_before"], rel=1e-4
-    )
+    assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
+    assert not dense.recovery["own_text"]
+    # The first state of the training is the one before it, measured by transformers' Trainer.
+    _, nats = dense.recovery["nats_by_tokens"][0]
+    assert nats == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
 
 def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_out_counts(
@@ -129,31 +120,35 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
         "calibration.num_samples=40",
     ]
     prepared = prepare(composed(*base, *options), tmp_path / "run")
-    words = [random.Random(0).choices(WORDS, k=n) for n in (21 * 16, 24 * 16)]
     windows = prepared.texts["calibration"]
-    texts = (
-        Text("asked.jsonl", " ".join(of), "", counted=((0, 2000),)) for of in words
-    )  # all of it is an answer
-    dense, own = (windows.written(0, text) for text in texts)  # own has what dense has
-    trained_NT = training_windows(prepared.choices.recovery, dense, own)
-    held_out_NT, (text_N, held_N), (own_NT, _) = (
-        trained_NT[:8],
-        *map(split_windows, (dense.text_N, own.tokens_NT)),
-    )
-    assert torch.equal(
-        (held_out_NT >= 0).any(dim=1), held_N == 0
-    )  # it judges by answers, not by the text beside them
-    (fitting_NT, _), seen_N = (
-        split_windows(dense.tokens_NT),
-        (own_NT[:, None] == held_out_NT).all(dim=-1).any(dim=1),
-    )
-    theirs_N = (text_N == 0).nonzero().flatten()[::2]
-    assert len(theirs_N) == 8 and seen_N[theirs_N].any() and not seen_N[theirs_N].all()
-    fitting_NT[theirs_N] = own_NT[theirs_N]
-    counted_NT = ~(torch.isin(torch.arange(32), theirs_N) & seen_N)[:, None] | (
-        torch.arange(16) < 12
-    )
-    assert torch.equal(trained_NT[8:], marked(fitting_NT, counted_NT))
+    # Both texts consist of one answer. The text of the pruned model begins with all words of the
+    # dense model's text, so that some windows are in both.
+    words = random.Random(0).choices(WORDS, k=21 * 16)
+    more_words = random.Random(0).choices(WORDS, k=24 * 16)
+    of_dense = Text("asked.jsonl", " ".join(words), "", counted=((0, 2000),))
+    of_pruned = Text("asked.jsonl", " ".join(more_words), "", counted=((0, 2000),))
+    dense = windows.written(0, of_dense)
+    pruned = windows.written(0, of_pruned)
+    trained_NT = training_windows(prepared.choices.recovery, dense, pruned)
+
+    # The held-out windows come first. The training is judged by answers, not by the other text.
+    held_out_NT = trained_NT[:8]
+    text_N, held_out_text_N = split_windows(dense.text_N)
+    assert torch.equal((held_out_NT >= 0).any(dim=1), held_out_text_N == 0)
+
+    # Every second window of the answers is the pruned model's.
+    expected_NT, _ = split_windows(dense.tokens_NT)
+    pruned_NT, _ = split_windows(pruned.tokens_NT)
+    of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
+    expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
+    # What is held out is not trained on.
+    held_out_N = (pruned_NT[:, None] == held_out_NT).all(dim=-1).any(dim=1)
+    assert len(of_pruned_N) == 8
+    assert held_out_N[of_pruned_N].any()
+    assert not held_out_N[of_pruned_N].all()
+    left_out_N = torch.isin(torch.arange(32), of_pruned_N) & held_out_N
+    counted_NT = ~left_out_N[:, None] | (torch.arange(16) < 12)
+    assert torch.equal(trained_NT[8:], marked(expected_NT, counted_NT))
 
 
 def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
@@ -164,17 +159,15 @@ def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
 ) -> None:
     options = ["recover=reconstruct", "recover.batch_size=2"]
     dense = run(composed(*base, *options), tmp_path / "dense")
-    whole = answers.answer
-    monkeypatch.setattr(
-        answers,
-        "answer",
-        lambda *given: (written := whole(*given)) | {"answered": written["answered"][:1]},
-    )
-    own = run(
-        composed(*base, *options, "recover.writer=pruned"), tmp_path / "own"
-    )  # the dense one's are in the cache
-    assert own.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]
-    assert (
-        "recover.writer=pruned: the dense model's answers stay (calibration.dataset=asked.jsonl: "
-        in caplog.text
-    )
+    answer = answers.answer
+
+    def one_answer(*arguments: Any) -> dict[str, Any]:
+        written = answer(*arguments)
+        return written | {"answered": written["answered"][:1]}
+
+    # The answers of the dense model are in the cache, so only the pruned model writes too little.
+    monkeypatch.setattr(answers, "answer", one_answer)
+    pruned = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "pruned")
+    assert pruned.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]
+    message = "recover.writer=pruned: the dense model's answers stay (calibration.dataset=asked"
+    assert message in caplog.text

@@ -1,4 +1,4 @@
-"""Answers that the model itself writes to prompts, as calibration text from its own use.
+"""The model answers prompts, and prompts with answers become the calibration text.
 
 Source: RESP, arXiv 2512.02185, section 3: the dense model answers prompts of the purpose.
 """
@@ -162,7 +162,7 @@ def _batch(
     rows = continued(model, [prompts[n] for n in fitting], tokenizer.eos_token_id, options)
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
-        before = [] if asked.chat else prompts[n]  # a template has its own space before answers
+        before = [] if asked.chat else prompts[n]  # a template prints the space before an answer
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)
     return {"texts": texts}

@@ -125,7 +125,7 @@ def _observe(
 ) -> LayerStatistics:
     """Run layer i over the streams and return its statistics.
 
-    If there is a second stream, it has the held-out windows, and its co-moments are kept apart.
+    If there is a second stream, it has the held-out windows, and its co-moments stay separate.
 
     advance: replace the hidden states of the streams by the outputs of the layer.
     """

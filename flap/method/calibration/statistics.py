@@ -108,27 +108,27 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I)
 
 
-def merged_over_ranks(own: Sequence[Statistics], device: torch.device) -> list[Statistics]:
+def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list[Statistics]:
     """Merge the statistics of each member of a block over the tokens of all processes.
 
-    own: the statistics of the tokens of this process; empty if it has no tokens.
-    device: where the result is if `own` is empty. Otherwise it is where `own` is, because the
+    local: the statistics of the tokens of this process; empty if it has no tokens.
+    device: where the result is if `local` is empty. Otherwise it is where `local` is, because the
         weights that are offloaded have no device.
     """
     if ranks.size() == 1:
-        return list(own)
-    device = own[0].mean_I.device if own else device
+        return list(local)
+    device = local[0].mean_I.device if local else device
     cpu = torch.device("cpu")
     sent = list[tuple[Statistics, int | None]]()  # each with the size of its co-moments
-    for member in own:
+    for member in local:
         size = None if member.comoments is None else member.comoments.size
         sent.append((replace(member, comoments=None).to(cpu), size))
 
     merged = list[Statistics]()
     members = zip(*filter(None, ranks.gather(sent)), strict=True)
     for n, of_ranks in enumerate(members):
-        if own:
-            comoments = own[n].comoments
+        if local:
+            comoments = local[n].comoments
         else:
             _, size = of_ranks[0]
             comoments = None if size is None else Symmetric.zeros(size, device)
