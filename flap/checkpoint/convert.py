@@ -3,7 +3,7 @@
 from math import inf
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.checkpoint.stock import (
     NOT_SHARED,
@@ -13,7 +13,7 @@ from flap.checkpoint.stock import (
     whole_config,
 )
 from flap.modeling import modeling_flap
-from flap.modeling.register import architecture_name, register_models
+from flap.modeling.register import register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
 
 _REPLACED = (
@@ -57,28 +57,33 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
 
 def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     """Give the model class and config of `modeling_flap.py`, with the widths of each layer."""
-    architecture = architecture_name(stock_class(type(adapter.model)).__name__)
-    whole = adapter.config is not adapter.model.config
-    kinds = modeling_flap.WHOLE_AUTO_CLASSES if whole else modeling_flap.AUTO_CLASSES
-    names = {auto: f"Flap{architecture}{kind}" for auto, kind in kinds.items()}
-    config_class, base_class, model_class = (
-        getattr(modeling_flap, name) for name in names.values()
-    )
-    auto_map = {"auto_map": {auto: f"modeling_flap.{name}" for auto, name in names.items()}}
+    model = adapter.model
+    config_class = _pruned_class(model.config)
+    base_class = _pruned_class(adapter.base)
+    model_class = _pruned_class(model)
+    auto_map = {
+        cls._auto_class: f"modeling_flap.{cls.__name__}"
+        for cls in (config_class, base_class, model_class)
+    }
+    added = {"auto_map": auto_map, "flap_modules": adapter.family.modules}
+
     shared["per_layer_config"] = {i: adapter.layer_config(i) for i in range(len(adapter.layers))}
-    if whole:  # the language model keeps its class of config, which may hold widths by layer
+    if adapter.config is model.config:
+        config = config_class(**shared, **added)
+    else:  # the language model keeps its class of config, which may hold widths by layer
         text_config = stock_class(type(adapter.config))(
             **shared, allow_global_per_layer_attribute_access=True
         )
-        config = whole_config(adapter.model, config_class, text_config, **auto_map)
-    else:
-        config = config_class(**shared, **auto_map)
-    register_models(
-        config_class
-    )  # that Auto classes build it from its config, as they do once it is loaded
+        config = whole_config(model, config_class, text_config, **added)
+    register_models(config_class)  # so that Auto classes can build the model from its config
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(adapter.model)
     adapter.model._weight_conversions = None  # save the tensors by the names of the modules
+
+
+def _pruned_class(dense: PreTrainedConfig | PreTrainedModel) -> Any:
+    """Return the class of `modeling_flap.py` for a config or a model."""
+    return modeling_flap.pruned_class(stock_class(type(dense)).__name__)
 
 
 def _become(

@@ -26,6 +26,7 @@ NOT_SHARED = (
     "transformers_version",
     "auto_map",
     "quantization_config",
+    "flap_modules",
 )
 
 

@@ -8,9 +8,11 @@ left out here.
 import logging
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from flap.modeling.families import FAMILIES
 from flap.modeling.modeling_flap import check_for_vllm
-from flap.modeling.register import architectures
+from flap.modeling.register import known
 from flap.modeling.register import register as register_with_transformers
 
 log = logging.getLogger(__name__)
@@ -52,12 +54,15 @@ def register() -> None:
         from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
         register_with_transformers()
-        for model_type in (name for name in FAMILIES if name not in LEFT_OUT):
-            for architecture in architectures([model_type]):
-                name = f"Flap{architecture}ForCausalLM"
-                fused = FAMILIES[model_type].experts and model_type not in RUN_BY_TRANSFORMERS
-                ModelRegistry.register_model(name, MIXTURE if fused else DENSE)
-                MODELS_CONFIG_MAP[name] = Checks
+        for model_type in known(FAMILIES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+            if model_type in LEFT_OUT:
+                continue
+            name = f"Flap{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]}"
+            fused = FAMILIES[model_type].experts and model_type not in RUN_BY_TRANSFORMERS
+            # earlier versions called the class of GPT-2 FlapGPT2ForCausalLM
+            for architecture in {name, name.replace("LMHeadModel", "ForCausalLM")}:
+                ModelRegistry.register_model(architecture, MIXTURE if fused else DENSE)
+                MODELS_CONFIG_MAP[architecture] = Checks
     except (
         Exception
     ) as error:  # of any type, as what changes between versions of vLLM has no public name

@@ -1,6 +1,7 @@
 """THE table of the model families: the names of their modules, by the `model_type` of their config."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Family:
         ""  # the output projection in layers whose attention cannot be divided into heads
     )
     stacked: bool = False
+    # the class of the attention builds it as wide as the hidden size and does not read `head_dim`
+    square_attention: bool = False
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     experts: str = ""  # the module of a layer's experts, where it has any
@@ -38,6 +41,23 @@ class Family:
     neurons: str = "intermediate_size"  # a config key, as is the next one
     expert_neurons: str = ""  # of one expert, if its key is another one
     without: tuple[str, ...] = ()  # config keys that must be false or 0
+    # modules that stay whole, although their size is computed from widths that pruning changes
+    unpruned: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The entries of `flap_modules` in a checkpoint's config.json, which `modeling_flap.py` reads."""
+        names = dict(zip(self.attention_norms, self.attention_inputs, strict=False))
+        return {
+            "decoder": self.decoder,
+            "layers": self.layers,
+            "attention": self.attention,
+            "attention_norms": names,
+            "square_attention": self.square_attention,
+            "mlp": self.mlp,
+            "experts": self.experts,
+            "unpruned": list(self.unpruned),
+        }
 
 
 PLAIN = ("up_proj",)  # an MLP without a gate
@@ -47,13 +67,14 @@ SMALL_EXPERTS = replace(MIXTURE, expert_neurons="moe_intermediate_size")
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(
         (
-            "llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text", "smollm3",
+            "llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen3_vl_text", "smollm3",
             "granite", "gemma", "gemma2", "gemma3_text", "cohere2", "ernie4_5", "exaone4", "hunyuan_v1_dense",
             "seed_oss",
         ),
         Family(),
     ),
-    "stablelm": Family(without=("qk_layernorm",)),
+    "qwen2_5_vl_text": Family(square_attention=True),
+    "stablelm": Family(square_attention=True, without=("qk_layernorm",)),
     "olmo2": Family(attention_norms=("q_norm", "k_norm")),
     "olmo3": Family(attention_norms=("q_norm", "k_norm")),
     "glm4": Family(mlp_inputs=("gate_up_proj",)),
@@ -63,18 +84,22 @@ FAMILIES: dict[str, Family] = {
     "phi": Family(attention="self_attn.dense", mlp="mlp.fc2", mlp_inputs=("fc1",), without=("qk_layernorm",)),
     "phi3": Family(attention_inputs=("qkv_proj",), stacked=True, mlp_inputs=("gate_up_proj",)),
     "starcoder2": Family(mlp="mlp.c_proj", mlp_inputs=("c_fc",)),
-    "opt": Family(decoder="decoder", attention="self_attn.out_proj", mlp="fc2", mlp_inputs=("fc1",), neurons="ffn_dim"),
+    "opt": Family(
+        decoder="decoder", attention="self_attn.out_proj", square_attention=True,
+        mlp="fc2", mlp_inputs=("fc1",), neurons="ffn_dim",
+    ),
     "gpt_neox": Family(
-        attention="attention.dense", attention_inputs=("query_key_value",),
+        attention="attention.dense", attention_inputs=("query_key_value",), square_attention=True,
         mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",),
     ),
     "falcon": Family(
         layers="h", tuples=True,
-        attention="self_attention.dense", attention_inputs=("query_key_value",), kv_heads="num_kv_heads",
+        attention="self_attention.dense", attention_inputs=("query_key_value",), square_attention=True,
+        kv_heads="num_kv_heads",
         mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",), neurons="ffn_hidden_size", without=("alibi",),
     ),
     "gpt2": Family(
-        layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True,
+        layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True, square_attention=True,
         mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
     ),
     "mixtral": replace(MIXTURE, num_experts="num_local_experts"),
@@ -84,6 +109,7 @@ FAMILIES: dict[str, Family] = {
     "llama4_text": Family(
         mlp="feed_forward.down_proj", neurons="intermediate_size_mlp", experts="feed_forward.experts",
         router="feed_forward.router", num_experts="num_local_experts", expert_neurons="intermediate_size",
+        unpruned=("feed_forward.shared_expert",),
     ),
     "gpt_oss": Family(
         experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
@@ -93,8 +119,11 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": SMALL_EXPERTS,
     "qwen3_moe": replace(SMALL_EXPERTS, num_experts="num_local_experts"),
     "gemma4_text": Family(experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts"),
-    "glm4_moe": replace(SMALL_EXPERTS, num_experts="n_routed_experts"),
-    "deepseek_v3": replace(SMALL_EXPERTS, num_experts="n_routed_experts", whole_attention="self_attn.o_proj"),
+    "glm4_moe": replace(SMALL_EXPERTS, num_experts="n_routed_experts", unpruned=("mlp.shared_experts",)),
+    "deepseek_v3": replace(
+        SMALL_EXPERTS, num_experts="n_routed_experts", whole_attention="self_attn.o_proj",
+        unpruned=("mlp.shared_experts",),
+    ),
     "qwen3_next": replace(SMALL_EXPERTS, whole_attention="linear_attn.out_proj"),
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
     "nemotron_h": Family(
@@ -102,7 +131,7 @@ FAMILIES: dict[str, Family] = {
         experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
         expert_neurons="moe_intermediate_size",
     ),
-    "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
+    "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj", unpruned=("mamba",)),
 }  # fmt: skip
 
 # The vision-language models: the path of the language model in the base model. Its family is that of its own config.
@@ -112,3 +141,18 @@ TOWERS = {
     ),
     **dict.fromkeys(("idefics3", "smolvlm"), "text_model"),
 }
+
+
+def family_of(config: Any) -> Family:
+    """Return the family of a model by its config, dense or pruned.
+
+    The family of a vision-language model is that of its language model, with the path to it.
+
+    Raises:
+        KeyError: no family has this architecture.
+    """
+    model_type = config.model_type.removeprefix("flap_")
+    if model_type not in TOWERS:
+        return FAMILIES[model_type]
+    family = family_of(config.get_text_config())
+    return replace(family, decoder=f"{TOWERS[model_type]}.{family.decoder}".rstrip("."))

@@ -2,47 +2,43 @@
 
 One file, whatever its length: whoever loads a checkpoint with `trust_remote_code` reads and trusts this one.
 
-The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
-neurons, and whether its two output projections have a bias. Keys that are absent are as in the dense model.
-Of a vision-language model, only the language model is pruned: these keys are in its `text_config`.
-The classes of an architecture are made when they are asked for: `FlapLlamaConfig` of `LlamaConfig`, and so on.
+The config is the base architecture's, with three more keys. Keys that are absent are as in the dense model.
+
+- `per_layer_config`: for each layer its number of heads and neurons, and whether its two output
+  projections have a bias. Of a vision-language model only the language model is pruned, so this
+  key and `head_dim` are in its `text_config`.
+- `head_dim`: the size of a head.
+- `flap_modules`: the paths of the modules that pruning changes (`Family.modules` in
+  flap/modeling/families.py).
+
+The classes of an architecture are made when they are first used: `FlapLlamaConfig` derives from
+`LlamaConfig`, and so on.
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
 import math
 import sys
 from copy import copy
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# The output projections of attention and MLP in a decoder layer, which has one of each.
-ATTENTION_OUTPUTS = (
-    "self_attn.o_proj", "self_attn.out_proj", "self_attn.dense", "attention.dense", "self_attention.dense",
-    "attn.c_proj", "mixer.o_proj",
-)  # fmt: skip
-MLP_OUTPUTS = (
-    "mlp.down_proj", "feed_forward.down_proj", "mlp.c_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h", "mixer.down_proj",
-)  # fmt: skip
-# The architectures whose attention has the hidden size as its width; they do not use `head_dim`.
-SQUARE = ("OPT", "GPTNeoX", "StableLm", "Falcon", "GPT2", "Qwen2_5_VL")
-KERNEL_MULTIPLE = (
-    8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
-)
-AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
-# Of a vision-language model; its language model may have the same prefix, as Gemma 3 has.
-WHOLE_AUTO_CLASSES = {
-    "AutoConfig": "WholeConfig", "AutoModel": "WholeModel", "AutoModelForImageTextToText": "ForConditionalGeneration",
-}  # fmt: skip
-# What ends the names of the classes of transformers that they derive from.
-BASES = {
-    "Config": ("TextConfig", "Config"), "Model": ("TextModel", "Model"), "ForCausalLM": ("ForCausalLM", "LMHeadModel"),
-    "WholeConfig": ("Config",), "WholeModel": ("Model",), "ForConditionalGeneration": ("ForConditionalGeneration",),
-}  # fmt: skip
-# The language model of a vision-language model, in its base model; Llama 4's is beside its head.
-TOWERS = ("language_model", "text_model", "model")
+# The grouped kernel takes experts whose number of neurons is a multiple of this, in any dtype.
+KERNEL_MULTIPLE = 8
+# The Auto class of a class of transformers, by the suffix of its name. The first suffix counts.
+AUTO_CLASSES = {
+    "Config": "AutoConfig",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForConditionalGeneration": "AutoModelForImageTextToText",
+    "Model": "AutoModel",
+}
+# Finds the modules of a config without `flap_modules`, as earlier versions have saved it. flap sets
+# this when it registers the classes.
+find_modules: Any = None
 
 # The class before object: what comes after it is a plain lookup, without the names and warnings of transformers.
 LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
@@ -54,6 +50,7 @@ class PrunedConfigMixin:
     attention_output_bias = None  # None: as in the base architecture
     mlp_output_bias = None
     head_dim = None  # Falcon computes it from the number of heads
+    flap_modules = None  # None: saved by an earlier version
 
     @property
     def allow_global_per_layer_attribute_access(self):
@@ -72,6 +69,12 @@ class PrunedModelMixin:
     """A model that builds the dense architecture (on meta when loading), then each layer again with its own widths."""
 
     def __init__(self, config, *args, **kwargs):
+        if config.flap_modules is None:
+            if find_modules is None:
+                raise ValueError(
+                    "config.json: flap_modules is missing; load the model with flap.load"
+                )
+            config.flap_modules = find_modules(config)
         text_config = config.get_text_config()
         widths = text_config.to_dict().get("per_layer_config")
         if config._attn_implementation == "vllm":
@@ -82,9 +85,8 @@ class PrunedModelMixin:
         super().__init__(config, *args, **kwargs)
         text_config.per_layer_config = widths
         layers = decoder_layers(self)
-        architecture = _architecture(self)
         for i, layer_config in enumerate(text_config.per_layer_config):
-            layers[i] = _build(layers[i], layer_config, i, architecture)
+            layers[i] = _build(layers[i], layer_config, i, config.flap_modules)
         share_config(self)
         self.post_init()
 
@@ -153,32 +155,26 @@ def check_for_vllm(widths, ranks):
             )
 
 
-def language_model(model):
-    """Return the language model without its head: in a vision-language model a part of the base model."""
+def decoder(model):
+    """Return the part of a model that has the decoder layers."""
     base = model.base_model
-    return next((getattr(base, name) for name in TOWERS if hasattr(base, name)), base)
+    if base is model:
+        base = getattr(model, "model", model)  # Llama 4's class with a head does not name its base
+    return base.get_submodule(model.config.flap_modules["decoder"])
 
 
 def decoder_layers(model):
     """Return the decoder layers of a model."""
-    base = language_model(model)
-    base = getattr(base, "decoder", base)  # OPT has a decoder inside the decoder
-    return base.layers if hasattr(base, "layers") else base.h
-
-
-def _architecture(model):
-    """Return the name of the language model's architecture, as Llama of LlamaModel."""
-    name = type(language_model(model)).__name__.removeprefix("Flap")
-    return name.removesuffix("Model").removesuffix("Text")
+    return decoder(model).get_submodule(model.config.flap_modules["layers"])
 
 
 def share_config(model):
     """Give the language model its config, and the modules of each layer the same with the widths of that layer."""
     config = model.config.get_text_config()
-    base = language_model(model)
-    base.config = config  # transformers has copied it
-    if hasattr(base, "rotary_emb"):
-        base.rotary_emb.config = RotaryConfig(
+    language_model = decoder(model)
+    language_model.config = config  # transformers has copied it
+    if hasattr(language_model, "rotary_emb"):
+        language_model.rotary_emb.config = RotaryConfig(
             config, _head_dims(config.to_dict()["per_layer_config"])
         )
     for i, layer in enumerate(decoder_layers(model)):
@@ -216,48 +212,50 @@ class RotaryConfig(LayerConfig):
         vars(self).update(per_layer_config=alike.per_layer_config, _shared=config)
 
 
-def _build(dense, layer_config, i, architecture):
-    """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
-    layer_class = type(dense)
-    names = dict(dense.named_modules())
-    attention_output, mlp_output = (
-        next((name for name in outputs if name in names), outputs[0])
-        for outputs in (ATTENTION_OUTPUTS, MLP_OUTPUTS)
-    )
+def _build(dense, layer_config, i, modules):
+    """Build layer i with its own widths and biases.
+
+    modules: `flap_modules` of the config. Modules that are not pruned are those of the dense layer.
+    """
     if getattr(layer_config, "use_double_wide_mlp", False):  # Gemma 4 doubles what it reads
         layer_config.use_double_wide_mlp = False
-    if architecture in SQUARE:
-        layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
+    if modules["square_attention"]:
+        layer = _build_square(type(dense), layer_config, i, *modules["attention"].split("."))
     else:
-        layer = layer_class(layer_config, i)
-    for parent, name in (
-        ("mlp", "shared_experts"),
-        ("feed_forward", "shared_expert"),
-        ("", "mamba"),
-    ):
-        if f"{parent}.{name}".strip(".") in names:
-            setattr(layer.get_submodule(parent), name, getattr(dense.get_submodule(parent), name))
-    if architecture == "Olmoe":  # its norms of queries and keys are built for the hidden size
-        for norm, linear in (("q_norm", "q_proj"), ("k_norm", "k_proj")):
-            width = getattr(layer.self_attn, linear).out_features
-            getattr(layer.self_attn, norm).weight = nn.Parameter(torch.ones(width))
-    _match_bias(layer, attention_output, layer_config.attention_output_bias)
-    experts = next(
-        (module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"),
-        None,
-    )
-    if experts is None:
-        _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
+        layer = type(dense)(layer_config, i)
+
+    for path in modules["unpruned"]:
+        if _has(dense, path):
+            parent, _, name = path.rpartition(".")
+            setattr(layer.get_submodule(parent), name, dense.get_submodule(path))
+    if _has(layer, modules["attention"]):
+        attention = layer.get_submodule(modules["attention"].rpartition(".")[0])
+        for norm, linear in modules["attention_norms"].items():
+            # OLMoE builds its norms of queries and keys for the hidden size
+            width = getattr(attention, linear).out_features
+            if getattr(attention, norm).weight.shape != (width,):
+                getattr(attention, norm).weight = nn.Parameter(torch.ones(width))
+        _match_bias(layer, modules["attention"], layer_config.attention_output_bias)
+
+    if not _has(layer, modules["experts"]):
+        if _has(layer, modules["mlp"]):
+            _match_bias(layer, modules["mlp"], layer_config.mlp_output_bias)
         return layer
-    width = getattr(layer_config, "moe_latent_size", None) or layer_config.hidden_size
+    experts = layer.get_submodule(modules["experts"])
     if layer_config.mlp_output_bias and not getattr(experts, "has_bias", False):
+        width = getattr(layer_config, "moe_latent_size", None) or layer_config.hidden_size
         experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, width))
     add_biases(experts)
     return layer
 
 
+def _has(layer, path):
+    """Return whether a layer has a module at a path; an empty path is that of no module."""
+    return bool(path) and path in dict(layer.named_modules())
+
+
 def _build_square(layer_class, config, i, attention, output):
-    """Build a layer of a SQUARE architecture: attention of width heads × head_dim between two of the hidden size."""
+    """Build a layer whose attention is of the hidden size, then its attention of width heads × head_dim."""
     heads = config.num_attention_heads
     hidden_size = config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
@@ -286,41 +284,38 @@ def _linear(like, inputs, outputs, bias):
 
 def _match_bias(layer, path, bias):
     """Replace the Linear at `path` if it must have a bias and has none, or the reverse."""
-    linear, (parent, _, name) = dict(layer.named_modules()).get(path), path.rpartition(".")
-    if linear is not None and bias is not None and (linear.bias is not None) != bias:
+    linear = layer.get_submodule(path)
+    if bias is not None and (linear.bias is not None) != bias:
+        parent, _, name = path.rpartition(".")
         new = _linear(linear, linear.in_features, linear.out_features, bias=bias)
         setattr(layer.get_submodule(parent), name, new)
 
 
-def _class(architecture, kind):
-    """Make the config, decoder or causal LM class of an architecture, with the name that `auto_map` refers to."""
-    names = [architecture + name for name in BASES[kind]]
-    base = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-    mixin = PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
-    kinds = WHOLE_AUTO_CLASSES if kind in WHOLE_AUTO_CLASSES.values() else AUTO_CLASSES
-    extra = {
-        "__module__": __name__,
-        "_auto_class": next(auto for auto, one in kinds.items() if one == kind),
-    }
-    if kind.endswith("Config"):
-        extra["model_type"] = f"flap_{base.model_type}"
-        if hasattr(
-            base, "logits_scaling"
-        ):  # Granite divides logits by it, vLLM's backend multiplies
-            extra["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
-    else:
-        extra["config_class"] = pruned_class(architecture, kinds["AutoConfig"])
-    return type(f"Flap{architecture}{kind}", (mixin, base), extra)
+def pruned_class(name):
+    """Return the class of pruned models that derives from a class of transformers, given by its name.
+
+    It is made when it is first asked for. Checkpoints refer to it as `Flap` and that name.
+    """
+    flap_name = f"Flap{name}"
+    if flap_name not in globals():
+        globals()[flap_name] = _make_class(flap_name, getattr(transformers, name))
+    return globals()[flap_name]
 
 
-def pruned_class(architecture, kind):
-    """Return the config, base model or model class of an architecture, made when it is first asked for."""
-    name = f"Flap{architecture}{kind}"
-    return globals().get(name) or globals().setdefault(name, _class(architecture, kind))
+def _make_class(name, base):
+    auto_class = next(AUTO_CLASSES[suffix] for suffix in AUTO_CLASSES if name.endswith(suffix))
+    attributes = {"__module__": __name__, "_auto_class": auto_class}
+    if auto_class != "AutoConfig":
+        attributes["config_class"] = pruned_class(base.config_class.__name__)
+        return type(name, (PrunedModelMixin, base), attributes)
+    attributes["model_type"] = f"flap_{base.model_type}"
+    if hasattr(base, "logits_scaling"):  # Granite divides logits by it, vLLM's backend multiplies
+        attributes["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
+    return type(name, (PrunedConfigMixin, base), attributes)
 
 
 def __getattr__(name):
-    for kind in (*WHOLE_AUTO_CLASSES.values(), *AUTO_CLASSES.values()):
-        if name.startswith("Flap") and name.endswith(kind):
-            return pruned_class(name.removeprefix("Flap").removesuffix(kind), kind)
+    base = name.removeprefix("Flap")
+    if base != name and base.endswith(tuple(AUTO_CLASSES)) and hasattr(transformers, base):
+        return pruned_class(base)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,69 +1,63 @@
 """Registration of the pruned architectures with transformers' Auto classes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import transformers
 from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 
 from flap.modeling import modeling_flap
-from flap.modeling.families import FAMILIES, TOWERS
+from flap.modeling.families import FAMILIES, TOWERS, family_of
 
 
 def register() -> None:
     """Register all pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`.
 
-    May be called again. `flap.load` and the command line need no call of it.
+    May be called again. `flap.load` and the command line register what they need themselves.
     """
-    for config in register_configs():
-        register_models(config)
+    for config_class in register_configs():
+        register_models(config_class)
 
 
 @cache
-def register_configs() -> dict[type, tuple[str, Mapping[str, str]]]:
-    """Register the configs, which imports no model; return for each its architecture and the kinds of its classes."""
-    dense = architectures(FAMILIES), modeling_flap.AUTO_CLASSES
-    vision = (
-        architectures(TOWERS, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
-        modeling_flap.WHOLE_AUTO_CLASSES,
-    )
-    configs: dict[type, tuple[str, Mapping[str, str]]] = {}
-    for names, kinds in (dense, vision):
-        for name in names:
-            config = modeling_flap.pruned_class(name, kinds["AutoConfig"])
-            AutoConfig.register(config.model_type, config, exist_ok=True)
-            configs[config] = name, kinds
+def register_configs() -> dict[type, tuple[str, str]]:
+    """Register the configs of all pruned architectures, which imports no model.
+
+    Returns for each class the names of the two classes of transformers that its models derive
+    from: the model without its head, and the model with its head.
+    """
+    modeling_flap.find_modules = _find_modules
+    configs: dict[type, tuple[str, str]] = {}
+    for model_types, heads in (
+        (FAMILIES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (TOWERS, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    ):
+        for model_type in known(model_types, heads):
+            config_class = modeling_flap.pruned_class(CONFIG_MAPPING_NAMES[model_type])
+            AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+            configs[config_class] = (MODEL_MAPPING_NAMES[model_type], heads[model_type])
     return configs
 
 
-def register_models(config: type) -> None:
-    """Register the models of a class of config: the base model, and that with its head. Not pruned: nothing to do."""
-    architecture, kinds = register_configs().get(config, ("", {}))
-    for auto, kind in kinds.items():
-        if auto != "AutoConfig":
-            getattr(transformers, auto).register(
-                config, modeling_flap.pruned_class(architecture, kind), exist_ok=True
-            )
+def register_models(config_class: type) -> None:
+    """Register the models of a class of config. Does nothing for a config that is not pruned."""
+    for name in register_configs().get(config_class, ()):
+        model_class = modeling_flap.pruned_class(name)
+        auto_class = getattr(transformers, model_class._auto_class)
+        auto_class.register(config_class, model_class, exist_ok=True)
 
 
-def architectures(
-    model_types: Iterable[str], classes: Mapping[str, Any] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-) -> Iterator[str]:
-    """Yield the names of the architectures that this version of transformers has: the prefixes of their class names."""
-    for model_type in model_types:
-        if model_type in classes:
-            yield architecture_name(classes[model_type])
+def known(model_types: Iterable[str], classes: Mapping[str, str]) -> list[str]:
+    """Return the model types that this version of transformers has, given its classes by model type."""
+    return [model_type for model_type in model_types if model_type in classes]
 
 
-def architecture_name(model_class: str) -> str:
-    """Return the name of an architecture, such as Llama of LlamaForCausalLM, or GPT2 of GPT2LMHeadModel."""
-    return (
-        model_class.removesuffix("ForCausalLM")
-        .removesuffix("LMHeadModel")
-        .removesuffix("ForConditionalGeneration")
-    )
+def _find_modules(config: Any) -> dict[str, Any]:
+    return family_of(config).modules

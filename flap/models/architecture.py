@@ -1,6 +1,5 @@
 """From the architecture of a model to its family (`flap.modeling.families`), its classes and its adapter."""
 
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from flap.modeling.families import FAMILIES, TOWERS, Family
+from flap.modeling.families import FAMILIES, TOWERS, Family, family_of
 from flap.models.adapter import ModelAdapter
 from flap.models.mixture_adapter import MixtureAdapter
 
@@ -27,10 +26,10 @@ def find_family(config: PreTrainedConfig) -> Family:
     """
     model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
     if model_type in TOWERS:
-        family = find_family(config.get_text_config())
-        return replace(family, decoder=f"{TOWERS[model_type]}.{family.decoder}".rstrip("."))
+        find_family(config.get_text_config())  # which checks it
+        return family_of(config)
     if model_type in FAMILIES:
-        family = FAMILIES[model_type]
+        family = family_of(config)
         for key in family.without:
             if value := getattr(config, key):
                 refused = f"model.path: {config.model_type} with {key}={str(value).lower()} is not supported"

@@ -1,6 +1,8 @@
 """A checkpoint reloads as what was in memory: its files, its weights and its logits."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,27 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
     assert code == (saved.directory / "modeling_flap.py").read_bytes()
     assert config == json.loads((saved.directory / "config.json").read_text())
     assert torch.equal(logits(load(tmp_path)), logits(saved.model))
+
+
+def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) -> None:
+    """Its config.json does not say where the pruned modules are. It does once it is saved again."""
+    old = shutil.copytree(saved.directory, tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    modules = config.pop("flap_modules")
+    (old / "config.json").write_text(json.dumps(config))
+
+    reloaded = load(old)
+    assert torch.equal(logits(reloaded), logits(saved.model))
+    reloaded.save_pretrained(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["flap_modules"] == modules
+
+
+def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
+    """It is used without flap, so it cannot look them up in the table of families."""
+    code = (saved.directory / "modeling_flap.py").read_text()
+    config = json.loads((saved.directory / "config.json").read_text())
+    assert config["flap_modules"]["mlp"] == "mlp.down_proj"
+    assert "down_proj" not in re.sub(r"down_proj_bias", "", code)
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen2-mha"])

@@ -20,6 +20,7 @@ from flap.method.compression import (
     mask_layer,
     slice_layer,
 )
+from flap.modeling.families import family_of
 from flap.models import ModelAdapter, Pair, Resident, adapt
 from tests.cases import collect, random_model, tokens
 from tests.helpers.compressed import changed
@@ -279,6 +280,11 @@ class FamilyContract:
             "per_layer_config",
             "dtype",
         }
+
+    def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
+        """The config of an earlier version does not name them, so they are those of the table."""
+        config = saved.model.config
+        assert config.flap_modules == family_of(config).modules
 
     def test_features_still_matter(self, saved: Saved) -> None:
         for key, value in self.features.items():

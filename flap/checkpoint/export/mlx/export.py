@@ -26,6 +26,7 @@ REPLACED = (
     "auto_map",
     "_name_or_path",
     "architectures",
+    "flap_modules",
     "per_layer_config",
     "layer_types",
     "sliding_window",
