@@ -7,15 +7,26 @@ from typing import Any
 
 
 def comments(source: str, key: str) -> dict[str, str]:
-    """Return the comment of each key of a source: that of its line, or of the lines that its value goes on for.
+    """Return the comment of each key of a source.
+
+    It is in the lines above the key, which are indented by four columns, or in the line of the key,
+    or in the lines that its value goes on for.
 
     key: the pattern that a line with a key begins with; its first group is the key.
     """
     meanings: dict[str, str] = {}
     name = ""
+    above: list[str] = []
     for line in source.splitlines():
+        if line.startswith("    # "):
+            above.append(line.removeprefix("    # ").strip())
+            continue
         match = re.match(key, line)
-        name = match[1] if match else name
+        if match:
+            name = match[1]
+            if above:
+                meanings.setdefault(name, " ".join(above))
+        above = []
         comment = line.partition("  # ")[2].strip()
         if comment and name not in meanings:
             meanings[name] = comment

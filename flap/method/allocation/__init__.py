@@ -1,4 +1,4 @@
-"""Allocation: structures turn scores and a budget into a pruning plan, which says which units of each layer stay."""
+"""Allocation: structures turn scores and a budget into a plan, which says which units stay."""
 
 from flap.method.allocation.adaptive import ALAM, ALMM
 from flap.method.allocation.budget import Bound, Budget, Units, price
@@ -9,6 +9,6 @@ from flap.method.allocation.targets import Biases, bounds_of_shapes
 from flap.method.allocation.uniform import ULMM, ULUM, UniformLayers
 
 __all__ = [
-    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "GivenPlan", "LayerPlan", "PruningPlan", "Structure",
-    "UniformLayers", "Units", "bounds_of_shapes", "price",
+    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "GivenPlan", "LayerPlan",
+    "PruningPlan", "Structure", "UniformLayers", "Units", "bounds_of_shapes", "price",
 ]  # fmt: skip

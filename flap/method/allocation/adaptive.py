@@ -1,11 +1,11 @@
-"""AL-MM and AL-AM: the units of all layers are ranked together, on a common scale (FLAP, section 3.3).
+"""AL-MM and AL-AM: the units of all layers are ranked together, on one scale (FLAP, section 3.3).
 
-z-scores as in FLAP, or the error of their removal. Legend: G attention units · C channels a unit · I neurons.
+The scale is FLAP's z-score, or the output error that the removal of a unit causes.
+Legend: G attention units · C channels a unit · I neurons · B blocks of N units.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -27,59 +27,69 @@ SCALES = ("z-score", "error", "relative")
 class Scaled(Structure):
     """The base class of structures that rank the units of all layers together.
 
-    z-score = standardised over all channels of one layer and module type, and averaged over a unit's channels;
-    it has no common meaning across layers. error = the squared output error of a unit (the sum of its scores) per
-    parameter. relative = that error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per parameter.
-    An error counts in its layer's output as a router weighs it (`Scores.routed_power`).
+    The scales of the scores:
+
+    - z-score: standardised over all channels of a layer and module type, then averaged over the
+      channels of a unit. It has no common meaning across layers.
+    - error: the squared output error of a unit, which is the sum of its scores, per parameter.
+    - relative: this error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per
+      parameter.
+
+    The error of an expert is that of its layer's output, in which the router weighs the expert
+    (`Scores.routed_power`).
     """
 
-    scale: str = "z-score"  # or error, or relative
+    # z-score, error or relative
+    scale: str = "z-score"
 
     def __post_init__(self) -> None:
         require(self.scale in SCALES, "structure.scale", self.scale, f"one of {', '.join(SCALES)}")
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors: for every scale but z-score."""
+        """Whether scores must be squared output errors, as for every scale but z-score."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return score_G and score_I of each layer on the scale `scale`, in float64, higher = keep."""
+        """Return score_G and score_I of each layer on one scale, in float64, higher = keep."""
         if not self.ranks_errors:
             return [
                 Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp))
                 for layer in scores.layers
             ]
-        weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
-        errors = [_errors(scores, i) for i in range(len(scores.layers))]
-        return [
-            Pair(*(error_U / price * weight for error_U, price in zip(layer, prices, strict=True)))
-            for layer, prices, weight in zip(errors, budget.prices, weights, strict=True)
-        ]
+        scaled = []
+        for i, (head_price, neuron_price) in enumerate(budget.prices):
+            weight = scores.inverse_power[i] if self.scale == "relative" else 1.0
+            error_G, error_I = _errors(scores, i)
+            scaled.append(Pair(error_G / head_price * weight, error_I / neuron_price * weight))
+        return scaled
 
 
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
-    """Return the squared error of the layer's output that each unit's removal causes.
+    """Return the squared error of the layer's output that the removal of each unit causes.
 
-    Where a unit is one of every member: times the number of members, as the ranking takes the mean over them.
+    The neurons of an expert get its error times the number of experts, because a unit is one neuron
+    of every expert, and the ranking takes the mean over them.
     """
     score_GC, score_I = scores.layers[layer]
-    power = scores.routed_power[layer] if scores.routed_power else ()
     error_I = score_I.double()
+    power = scores.routed_power[layer] if scores.routed_power else ()
     if power:
-        power_M1 = len(power) * torch.tensor(power, dtype=torch.float64)[:, None]
-        error_I = (error_I.unflatten(0, (len(power), -1)) * power_M1).flatten()
+        experts = len(power)
+        power_E1 = experts * torch.tensor(power, dtype=torch.float64)[:, None]
+        error_I = (error_I.unflatten(0, (experts, -1)) * power_E1).flatten()
     return Pair(score_GC.double().sum(dim=1), error_I)
 
 
 @dataclass(frozen=True)
 class ALAM(Scaled):
-    """AL-AM, the default: the units of all layers in one ranking (FLAP, arXiv 2312.11983, section 3.3).
+    """AL-AM, the default: one ranking of all units (FLAP, arXiv 2312.11983, section 3.3).
 
-        keep the units with the highest scores, on one scale, whose Σ price is nearest to (1 − ratio) · total
+        keep the highest-scored units whose Σ price is nearest to (1 − ratio) · total
 
-    Units are KV heads with their query heads, and neurons. price: the parameters that are removed with a unit. See
-    `Scaled` for the scale, and `Structure` for what every layer keeps.
+    The units of all layers are ranked on one scale. Units are KV heads with their query heads, and
+    neurons. price: the parameters that are removed with a unit. See `Scaled` for the scale, and
+    `Structure` for the units that every layer keeps.
 
         python -m flap structure=AL-AM
     """
@@ -90,89 +100,116 @@ class ALAM(Scaled):
 
 @dataclass(frozen=True)
 class ALMM(Scaled, ManualHeads):
-    """AL-MM: heads and neurons of all layers in a ranking each (FLAP, arXiv 2312.11983, section 3.3).
+    """AL-MM: all heads and all neurons in two rankings (FLAP, arXiv 2312.11983, section 3.3).
 
-    `remove_heads` query heads are removed by the one, and the rest of the budget by the other, in units as in `ALAM`.
+    One ranking removes `remove_heads` query heads. The other one removes neurons until the budget
+    is met, in units as in `ALAM`.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of two rankings, of all attention units and of all neurons."""
-        budget = lowest_ratio(budget, lambda one: one.widths(self.allocate(scores, one)))
-        heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
-        kept_heads = self._kept_heads(heads, budget)
-        kept_parameters = sum(
-            int(kept_B.sum()) * one.price for kept_B, one in zip(kept_heads, heads, strict=True)
+        budget = lowest_ratio(
+            budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
-        kept_neurons = _keep(budget.total - budget.to_remove - kept_parameters, neurons)
+        heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
+
+        # 1. the attention units, as many as `remove_heads` says
+        kept_heads = self._kept_heads(heads, budget)
+        parameters = 0
+        for kept_B, blocks in zip(kept_heads, heads, strict=True):
+            parameters += int(kept_B.sum()) * blocks.price
+
+        # 2. the neurons, with what the attention units leave of the budget
+        kept_neurons = _keep(budget.total - budget.to_remove - parameters, neurons)
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
-        """Return the mask of the kept blocks of each layer, from one ranking of all blocks of a size."""
-        removed = self.blocks_to_remove([one.score_B[one.fewest :] for one in heads], budget)
-        kept = [torch.ones(len(one.score_B), dtype=torch.bool) for one in heads]
+        """Return the mask of the kept blocks of each layer.
+
+        All blocks with the same number of query heads are in one ranking.
+        """
+        removable = [blocks.score_B[blocks.fewest :] for blocks in heads]
+        removed = self.blocks_to_remove(removable, budget)
+        kept = [torch.ones(len(blocks.score_B), dtype=torch.bool) for blocks in heads]
         for size, layers in self.by_size(budget).items():
-            alike = [heads[i]._replace(price=1) for i in layers]
-            number = sum(len(one.score_B) for one in alike) - removed[size]
-            for i, kept_B in zip(layers, _keep(number, alike), strict=True):
+            equal = [heads[i]._replace(price=1) for i in layers]
+            number = sum(len(blocks.score_B) for blocks in equal) - removed[size]
+            for i, kept_B in zip(layers, _keep(number, equal), strict=True):
                 kept[i] = kept_B
         return kept
 
 
 class Blocks(NamedTuple):
-    """The attention units, or the neurons, of a layer in blocks that are kept or removed together."""
+    """The attention units, or the neurons, of a layer in blocks that are removed together."""
 
-    score_B: Tensor  # the means over a block's units
-    units_BN: Tensor  # N units a block
-    price: int  # of a block, in parameters
-    fewest: int  # how many blocks the layer keeps at least
-    costs: list[Tensor]  # for each bound, what they cost by how many stay
+    score_B: Tensor  # mean score of the units of each block, from the highest to the lowest
+    units_BN: Tensor  # numbers of the units of each block
+    price: int  # parameters of one block
+    fewest: int  # blocks that the layer keeps at least
+    costs: list[Tensor]  # for each bound, what the blocks cost by how many of them stay
 
 
 def one_ranking(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> PruningPlan:
-    """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
-    blocks = list(chain(*_in_blocks(structure, scaled, budget)))
+    """Return the plan of one ranking of all units of all layers, each at its price.
+
+    scaled: score_G and score_I of each layer, on one scale.
+    """
+    heads, neurons = _in_blocks(structure, scaled, budget)
+    blocks = heads + neurons
     if not budget.bounds:
         return _plan(blocks, _keep(budget.total - budget.to_remove, blocks))
-    costs = zip(*(one.costs for one in blocks), strict=True)
-    room = [one.asked - one.fixed for one in budget.bounds]
+
+    scores = [layer.score_B for layer in blocks]
     kept_B = within(
-        [one.score_B for one in blocks], [one.fewest for one in blocks], list(costs), room
+        scores,
+        fewest=[layer.fewest for layer in blocks],
+        costs=list(zip(*(layer.costs for layer in blocks), strict=True)),
+        most=[bound.asked - bound.fixed for bound in budget.bounds],
     )
-    return _plan(blocks, kept_B.split([len(one.score_B) for one in blocks]))
+    return _plan(blocks, kept_B.split([len(score_B) for score_B in scores]))
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
-    """Return the masks of the kept blocks, from one ranking of all, which keeps `fewest` of each layer at least."""
-    scores = [one.score_B for one in blocks]
-    price_B = torch.cat(
-        [torch.full((len(one.score_B),), one.price, dtype=torch.float64) for one in blocks]
-    )
-    kept_B = affordable(
-        torch.cat(scores), price_B, best_of_each(scores, [one.fewest for one in blocks]), to_keep
-    )
-    return torch.split(kept_B, list(map(len, scores)))
+    """Return the mask of the kept blocks of each layer, from one ranking of all blocks.
+
+    to_keep: the price of all that stays. Each layer keeps at least `fewest` blocks.
+    """
+    scores = [layer.score_B for layer in blocks]
+    sizes = [len(score_B) for score_B in scores]
+    prices = [
+        torch.full((size,), layer.price, dtype=torch.float64)
+        for size, layer in zip(sizes, blocks, strict=True)
+    ]
+    protected_B = best_of_each(scores, [layer.fewest for layer in blocks])
+    kept_B = affordable(torch.cat(scores), torch.cat(prices), protected_B, to_keep)
+    return tuple(kept_B.split(sizes))
 
 
 def _in_blocks(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> Pair[list[Blocks]]:
-    """Return the blocks of attention units and those of neurons, of each layer."""
+    """Return the blocks of attention units of each layer, and those of its neurons."""
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):
-        for b, (units, limits) in enumerate(zip(layer, structure.limits(layer), strict=True)):
-            costs = [bound.costs[i][b][:: limits.size] for bound in budget.bounds]
-            blocks = in_blocks(scaled[i][b], limits.size, units.members)
-            pair[b].append(Blocks(*blocks, units.price * limits.size, limits.fewest, costs))
+        limits = structure.limits(layer)
+        for block, blocks in enumerate(pair):
+            size = limits[block].size
+            score_B, units_BN = in_blocks(scaled[i][block], size, layer[block].members)
+            price = layer[block].price * size
+            costs = [bound.costs[i][block][::size] for bound in budget.bounds]
+            blocks.append(Blocks(score_B, units_BN, price, limits[block].fewest, costs))
     return pair
 
 
 def _plan(blocks: Sequence[Blocks], kept: Sequence[Tensor]) -> PruningPlan:
-    """Return the plan of the kept blocks, those of all attentions before those of all MLPs."""
-    pairs = zip(blocks, kept, strict=True)
-    units = [tuple(one.units_BN[kept_B].flatten().sort().values.tolist()) for one, kept_B in pairs]
+    """Return the plan of the kept blocks of all attentions, followed by those of all MLPs."""
+    units = []
+    for layer, kept_B in zip(blocks, kept, strict=True):
+        units.append(tuple(layer.units_BN[kept_B].flatten().sort().values.tolist()))
     num_layers = len(units) // 2
-    return PruningPlan(tuple(map(LayerPlan, units[:num_layers], units[num_layers:])))
+    layers = zip(units[:num_layers], units[num_layers:], strict=True)
+    return PruningPlan(tuple(LayerPlan(*layer) for layer in layers))

@@ -1,4 +1,4 @@
-"""Prices and the budget: how many parameters each unit has, how much is to be removed, what may be left at most.
+"""Prices and the budget: the parameters of each unit, how many to remove, and the bounds on a plan.
 
 Legend: K kept units of a block, from 0 to all of them.
 """
@@ -11,24 +11,23 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-Widths = Sequence[
-    Pair[int]
-]  # the units that each layer keeps; of a block with members, the units of one
+# The numbers of units that each layer keeps; of a block with members, the units of one member.
+Widths = Sequence[Pair[int]]
 STEPS = 40  # of a bisection of ratios
-LEAST_PRICE = 1e-9  # of the highest price, so that scores can be divided by all of them
+LEAST_PRICE = 1e-9  # as a share of the highest price, so that scores can be divided by all prices
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one block, or of each of its members, which keep as many: then a unit is one of every member."""
+    """The units of one block. If the block has members, a unit is one unit of every member."""
 
     count: int
-    price: int  # of a unit, in parameters, counted from the tensors
-    queries: int = 1  # the query heads of one attention unit
-    members: int = 1  # how many keep the same number of units
-    fewest: int = 0  # how many stay whatever a structure says (`Block.fewest`)
+    price: int  # parameters that are removed with a unit, counted from the tensors
+    queries: int = 1  # query heads of one attention unit
+    members: int = 1  # members of the block, which keep the same number of units
+    fewest: int = 0  # units that stay in any case (`Block.fewest`)
     unit: str = "neuron"  # what a unit of an MLP is called
-    channels: int = 1  # that a unit has at the output projection, of one member
+    channels: int = 1  # channels of a unit at the output projection of one member
 
     @property
     def total(self) -> int:
@@ -37,68 +36,76 @@ class Units:
 
     @property
     def fixed(self) -> bool:
-        """Whether no unit may be removed: there is none, or all of them must stay."""
+        """Whether no unit may be removed, because there is none or all of them must stay."""
         return self.count <= self.fewest
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The most that a pruned model may cost: `fixed` + Σ over all blocks of cost_K at the block's width."""
+    """The most that a pruned model may cost.
 
-    target: str  # the name in the config, "bytes"
-    asked: float  # the value there, in its unit
-    fixed: float  # the cost of all that stays
-    costs: tuple[
-        Pair[Tensor], ...
-    ]  # cost_K of the blocks of each layer, which does not fall from one K to the next
-    size: float = 0  # the cost of a parameter; 0: the target does not count them
-    beside: tuple[Pair[Tensor], ...] = ()  # of `costs`, what is not of parameters
+    The cost of a model is `fixed` + Σ cost_K at the width of each block, over all blocks.
+    """
+
+    target: str  # name of the target in the config, as "bytes"
+    asked: float  # value of the target, in its unit
+    fixed: float  # cost of everything that pruning does not remove
+    costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which never falls with K
+    size: float = 0  # cost of a parameter; 0 if the target does not count parameters
+    beside: tuple[Pair[Tensor], ...] = ()  # the part of `costs` that is not of parameters
 
     def cost(self, widths: Widths) -> float:
         """Return the cost of a model of these widths."""
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
-        """Return the cost of a model with so many parameters, where the bound has the most there may be."""
+        """Return the cost of a model whose parameters were counted.
+
+        The bound assumes the largest number of parameters that a model of these widths may have.
+        """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
     @property
     def dense(self) -> float:
         """The cost of the dense model."""
-        return self.fixed + sum(float(cost_K[-1]) for costs in self.costs for cost_K in costs)
+        return self.fixed + sum(float(cost_K[-1]) for pair in self.costs for cost_K in pair)
 
     @property
     def excess(self) -> float:
-        """How much the dense model costs beyond the most; at least 0."""
+        """How much the dense model costs beyond the bound; at least 0."""
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
-        """Return what was asked, what the dense model has and what one of these widths has, in the target's unit."""
+        """Return the cost that was asked for, and the costs of the dense and of the pruned model."""
         return {"asked": self.asked, "dense": self.dense, "realised": self.cost(widths)}
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """What a unit of each block costs, on average over the block."""
-        return [
-            Pair(*(float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1) for cost_K in pair))
-            for pair in self.costs
-        ]
+        """The average cost of a unit of each block."""
+        return [Pair(_mean_rise(pair.attention), _mean_rise(pair.mlp)) for pair in self.costs]
+
+
+def _mean_rise(cost_K: Tensor) -> float:
+    return float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1)
 
 
 def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
-    blocks = (
-        block for layer in zip(costs, widths, strict=True) for block in zip(*layer, strict=True)
-    )
-    return sum(float(cost_K[width]) for cost_K, width in blocks)
+    total = 0.0
+    for pair, width in zip(costs, widths, strict=True):
+        total += float(pair.attention[width.attention])
+        total += float(pair.mlp[width.mlp])
+    return total
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The budget: how much is to be removed, to within one unit. A plan is within all bounds, if there are any."""
+    """How much to remove, to within one unit, and the bounds that a plan has to be within."""
 
     layers: tuple[Pair[Units], ...]
-    ratio: float  # the share of the prunable parameters of all layers; with bounds, what any plan removes at least
-    bounds: tuple[Bound, ...] = ()  # within which no more is removed than they take
+    # the share of the prunable parameters of all layers that is removed; with bounds, the share
+    # that any plan within them removes at least
+    ratio: float
+    bounds: tuple[Bound, ...] = ()  # no more is removed than it takes to be within all of them
 
     @property
     def total(self) -> int:
@@ -112,67 +119,73 @@ class Budget:
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return the budget with these bounds."""
-        return replace(
-            self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=bounds
-        )
+        ratios = [self.ratio, *map(self._least_share, bounds)]
+        return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return the share that is removed if all that is removed is what the bound counts most for its parameters."""
-        pairs = (
-            pair
-            for both in zip(self.layers, bound.prices, strict=True)
-            for pair in zip(*both, strict=True)
-        )
-        most = max(cost / units.price for units, cost in pairs if units.price)
+        """Return the share of parameters that any plan within a bound removes at least.
+
+        It is reached if only the units are removed that cost the bound most per parameter.
+        """
+        most = 0.0
+        for layer, costs in zip(self.layers, bound.prices, strict=True):
+            for units, cost in zip(layer, costs, strict=True):
+                if units.price:
+                    most = max(most, cost / units.price)
         return bound.excess / most / self.total if most else 0.0
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """What one unit of each block counts where units are ranked: its parameters.
+        """The price of one unit of each block in a ranking of all units: its parameters.
 
-        With bounds, the sum over those that are exceeded of the share of the excess that goes with the unit.
+        With bounds, it is the share of a bound's excess that the removal of the unit takes away,
+        summed over all bounds that the dense model exceeds.
         """
-        shares = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
-        if not shares:
-            return [Pair(*(float(units.price) for units in layer)) for layer in self.layers]
-        pairs = [
-            Pair(*(sum(costs[i][block] / excess for excess, costs in shares) for block in range(2)))
-            for i in range(len(self.layers))
-        ]
-        least = LEAST_PRICE * max(
-            price for pair in pairs for price in pair
-        )  # a unit may cost nothing
-        return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
+        exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
+        if not exceeded:
+            return [
+                Pair(float(layer.attention.price), float(layer.mlp.price)) for layer in self.layers
+            ]
+        pairs = []
+        for i in range(len(self.layers)):
+            heads = sum(costs[i].attention / excess for excess, costs in exceeded)
+            neurons = sum(costs[i].mlp / excess for excess, costs in exceeded)
+            pairs.append(Pair(heads, neurons))
+        # a unit may cost a bound nothing
+        least = LEAST_PRICE * max(price for pair in pairs for price in pair)
+        return [Pair(max(heads, least), max(neurons, least)) for heads, neurons in pairs]
 
     def widths(self, plan: PruningPlan) -> Widths:
         """Return the numbers of units that each layer of a plan keeps."""
-        pairs = zip(self.layers, plan.layers, strict=True)
-        return [
-            Pair(*(len(kept) // units.members for kept, units in zip(p, layer, strict=True)))
-            for layer, p in pairs
-        ]
+        widths = []
+        for layer, kept in zip(self.layers, plan.layers, strict=True):
+            heads = len(kept.attention) // layer.attention.members
+            widths.append(Pair(heads, len(kept.mlp) // layer.mlp.members))
+        return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return the plan with what the MLP units of its layers are called, and how many the dense model has."""
-        dense = (Pair(*(units.count * units.members for units in layer)) for layer in self.layers)
-        return replace(
-            plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers), dense=tuple(dense)
-        )
+        """Return the plan with the names of its MLP units and the widths of the dense model."""
+        names = []
+        dense = []
+        for attention, mlp in self.layers:
+            names.append(mlp.unit)
+            dense.append(Pair(attention.count * attention.members, mlp.count * mlp.members))
+        return replace(plan, mlp_units=tuple(names), dense=tuple(dense))
 
     def kept(self, plan: PruningPlan) -> int:
         """Return the number of prunable parameters that a plan keeps."""
-        pairs = zip(self.layers, self.widths(plan), strict=True)
-        return sum(
-            kept * units.price
-            for layer, widths in pairs
-            for kept, units in zip(widths, layer, strict=True)
-        )
+        total = 0
+        for layer, widths in zip(self.layers, self.widths(plan), strict=True):
+            total += widths.attention * layer.attention.price
+            total += widths.mlp * layer.mlp.price
+        return total
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
-    """Return the budget without bounds whose ratio is the lowest one that is within them, found by bisection.
+    """Return a budget without bounds, with the lowest ratio within them, found by bisection.
 
-    widths_at: the widths that a structure gives the layers at a ratio. A budget without bounds is returned unchanged.
+    widths_at: the widths that a structure gives the layers at a ratio. A budget without bounds is
+    returned unchanged.
     """
     if not budget.bounds:
         return budget
@@ -181,26 +194,36 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
         widths = widths_at(replace(budget, ratio=ratio, bounds=()))
         return all(bound.cost(widths) <= bound.asked for bound in budget.bounds)
 
+    if fits(0.0):
+        return replace(budget, ratio=0.0, bounds=())
     low = 0.0
-    high = 0.0 if fits(0.0) else 1.0
-    for _ in range(STEPS if high else 0):
+    high = 1.0
+    for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        if fits(middle):
+            high = middle
+        else:
+            low = middle
     return replace(budget, ratio=high, bounds=())
 
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
-    """Return the budget of a model: the units of every layer and their prices, counted from its tensors."""
-    pairs = ((adapter.blocks(i), adapter.queries_per_group(i)) for i in range(len(adapter.layers)))
-    layers = (
-        Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs
-    )
+    """Return the budget of a model, with the units of every layer counted from its tensors."""
+    layers = []
+    for i in range(len(adapter.layers)):
+        attention, mlp = adapter.blocks(i)
+        layers.append(Pair(_units(attention, adapter.queries_per_group(i)), _units(mlp)))
     return Budget(tuple(layers), ratio)
 
 
 def _units(block: Block, queries: int = 1) -> Units:
     members = 1 if block.whole else len(block.members)
-    count = block.num_units // members
-    price = block.unit_price * members
-    channels = block.columns_UC.shape[1]
-    return Units(count, price, queries, members, block.fewest, block.unit, channels)
+    return Units(
+        count=block.num_units // members,
+        price=block.unit_price * members,
+        queries=queries,
+        members=members,
+        fewest=block.fewest,
+        unit=block.unit,
+        channels=block.columns_UC.shape[1],
+    )

@@ -1,13 +1,14 @@
-"""The number of heads that are removed, set by hand or the proportional share, and of which layers they are.
+"""The number of heads that are removed: set by hand, or the proportional share.
 
-KV heads are removed in blocks. The size of a block is its number of query heads; a model may have several sizes.
-Legend: B blocks of a layer, or of a size.
+KV heads are removed in blocks. The size of a block is its number of query heads. A model may have
+blocks of several sizes. Legend: B blocks of a layer, or of a size.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +22,11 @@ from flap.method.allocation.structure import Structure
 class ManualHeads(Structure):
     """The base class of structures whose number of removed heads can be set by hand.
 
-    An attention that cannot be divided into heads has no part in it.
+    An attention that cannot be divided into heads stays whole.
     """
 
-    remove_heads: int | None = (
-        None  # query heads of the whole model, whole KV heads; None: proportional share
-    )
+    # query heads to remove from the whole model, in whole KV heads; None: the proportional share
+    remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:
         """Check the options as `Structure.check` does, and `remove_heads`.
@@ -42,36 +42,38 @@ class ManualHeads(Structure):
             require(False, "structure.remove_heads", self.remove_heads, allowed)
         feasible = self._feasible(budget)
         if self.remove_heads not in feasible:
-            groups = sorted({one.queries for one in _divided(budget)})
+            groups = sorted({units.queries for units in _divided(budget)})
             steps = " or ".join(str(group * self.multiple_of_heads) for group in groups)
+            sharing = " or ".join(map(str, groups))
             raise ValueError(
-                f"structure.remove_heads={self.remove_heads}: at ratio={budget.ratio} this model allows "
-                f"{feasible[0]} to {feasible[-1]}, in steps of {steps} "
-                f"(query heads that share a KV head: {' or '.join(map(str, groups))})"
+                f"structure.remove_heads={self.remove_heads}: at ratio={budget.ratio} this model "
+                f"allows {feasible[0]} to {feasible[-1]}, in steps of {steps} "
+                f"(query heads that share a KV head: {sharing})"
             )
 
     def heads_to_remove(self, budget: Budget) -> int:
         """Return the number of query heads to remove from the whole model."""
         if self.remove_heads is not None:
             return self.remove_heads
-        group = math.gcd(*(one.queries for one in _divided(budget))) or 1
-        heads = sum(one.queries * one.count for one in _divided(budget))
+        divided = _divided(budget)
+        group = math.gcd(*(units.queries for units in divided)) or 1
+        heads = sum(units.queries * units.count for units in divided)
         proportional = group * round(budget.ratio * (heads // group))
         return min(self._feasible(budget), key=lambda number: abs(number - proportional))
 
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
-        """Return how many blocks of each size are removed, so that the sum of size · score is the lowest.
+        """Return how many blocks of each size to remove, so that the sum of size · score is lowest.
 
-        scores: score_B of the blocks of each layer that may be removed.
+        scores: for each layer, score_B of the blocks that may be removed.
         """
-        by_size = {
-            size: torch.cat([scores[i] for i in layers])
-            for size, layers in self.by_size(budget).items()
-        }
-        return _sums(by_size)[self.heads_to_remove(budget) - self._always(budget)]
+        by_size = {}
+        for size, layers in self.by_size(budget).items():
+            by_size[size] = torch.cat([scores[i] for i in layers])
+        in_blocks = self.heads_to_remove(budget) - self._always(budget)
+        return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Return the layers with blocks of each size."""
+        """Return the layers that have blocks of each size."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -79,34 +81,35 @@ class ManualHeads(Structure):
         return layers
 
     def _always(self, budget: Budget) -> int:
-        """Return the number of query heads that fill no block, and are always removed."""
-        return sum(
-            layer.attention.queries * self.limits(layer).attention.counts[0]
-            for layer in budget.layers
-        )
+        """Return the number of query heads that fill no block and are always removed."""
+        heads = 0
+        for layer in budget.layers:
+            heads += layer.attention.queries * self.limits(layer).attention.counts[0]
+        return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
         """Return the numbers of query heads whose removal lets neurons meet the budget, ascending.
 
-        Where no number does so exactly, the nearest one.
+        If neurons can meet the budget with none of them, return the number that comes nearest.
         """
-        layers = budget.layers
+        limits = [self.limits(layer) for layer in budget.layers]
+
+        # the numbers that whole blocks allow
+        free = {}
+        for size, layers in self.by_size(budget).items():
+            free[size] = torch.zeros(sum(len(limits[i].attention.counts) - 1 for i in layers))
         always = self._always(budget)
-        heads, neurons = zip(
-            *([one.counts for one in self.limits(layer)] for layer in layers), strict=True
-        )
-        sizes = self.by_size(budget).items()
-        free = {
-            size: torch.zeros(sum(len(heads[i]) - 1 for i in indices)) for size, indices in sizes
-        }
         counts = sorted(always + number for number in _sums(free))
-        most, least = (
-            sum(counts[i] * layer.mlp.price for counts, layer in zip(neurons, layers, strict=True))
-            for i in (-1, 0)
-        )
-        prices = [one.price / one.queries for one in _divided(budget)] or [math.inf]
+
+        # the numbers between which the neurons can meet the budget
+        most = least = 0
+        for layer, limit in zip(budget.layers, limits, strict=True):
+            most += limit.mlp.counts[-1] * layer.mlp.price
+            least += limit.mlp.counts[0] * layer.mlp.price
+        prices = [units.price / units.queries for units in _divided(budget)] or [math.inf]
         fewest = (budget.to_remove - most) / min(prices)
         largest = (budget.to_remove - least) / max(prices)
+
         feasible = [count for count in counts if fewest <= count <= largest]
         return feasible or [min(counts, key=lambda count: max(fewest - count, count - largest))]
 
@@ -116,20 +119,27 @@ def _divided(budget: Budget) -> list[Units]:
     return [layer.attention for layer in budget.layers if not layer.attention.fixed]
 
 
-def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
-    """Return each sum that sizes of blocks can have, with the numbers of blocks whose size · score add up to the least.
+class _Choice(NamedTuple):
+    score: float
+    blocks: dict[int, int]  # the number of blocks of each size
 
-    scores: score_B of the blocks of each size, of which the lowest-scored ones are removed first.
+
+def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
+    """Return each sum that sizes of blocks can have, as the numbers of blocks of each size.
+
+    Of all numbers of blocks with the same sum, return those whose size · score add up to the least.
+
+    scores: score_B of the blocks of each size. The lowest-scored ones are removed first.
     """
-    best: dict[int, tuple[float, dict[int, int]]] = {0: (0.0, {})}
+    best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():
-        scores_of = [0.0, *(size * score_B.double().sort().values.cumsum(0)).tolist()]
-        before = best
+        costs_of_blocks = (size * score_B.double().sort().values.cumsum(0)).tolist()
+        smaller = best
         best = {}
-        for total, (score, numbers) in before.items():
-            for number, more in enumerate(scores_of):
-                heads = total + number * size
-                option = (score + more, numbers | {size: number})
-                if heads not in best or option[0] < best[heads][0]:
-                    best[heads] = option
-    return {total: numbers for total, (_, numbers) in best.items()}
+        for heads, choice in smaller.items():
+            for blocks, cost in enumerate([0.0, *costs_of_blocks]):
+                option = _Choice(choice.score + cost, choice.blocks | {size: blocks})
+                total = heads + blocks * size
+                if total not in best or option.score < best[total].score:
+                    best[total] = option
+    return {heads: choice.blocks for heads, choice in best.items()}

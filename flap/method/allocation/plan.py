@@ -1,4 +1,7 @@
-"""The pruning plan: which units stay. It is data: it can be saved, compared, and applied to another copy of a model."""
+"""The pruning plan: which units of each layer stay.
+
+A plan is data: it can be saved, compared, and applied to another copy of a model.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +12,9 @@ from typing import Any, TypeAlias
 from flap.models import Pair
 from flap.storage import load_json, write_text
 
-# Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons.
-# Unit u of member m of a block has the number m · U + u, where U is the number of units of a member in the dense model.
+# The kept units of one layer, ascending: KV heads, each with its query heads, and MLP neurons.
+# Unit u of member m of a block has the number m · U + u, where U is the number of units that a
+# member has in the dense model.
 LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
@@ -19,9 +23,9 @@ class PruningPlan:
     """The kept units of every layer, first to last."""
 
     layers: tuple[LayerPlan, ...]
-    # the kind of unit of each layer's MLP; empty: neurons
+    # the kind of unit of each layer's MLP, "neuron" or "expert"; empty if all are neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    # how many units each layer of the dense model has; empty: unknown
+    # how many units each layer of the dense model has; empty if that is unknown
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
@@ -30,14 +34,19 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as `save` writes it."""
-        names = self.mlp_units or ("neuron",) * len(self.layers)
-        pairs = list(zip(names, self.layers, strict=True))
-        layers = [
-            {"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs
-        ]
-        counts = zip(names, self.dense, strict=False)
-        dense = [{"kv_heads": count.attention, f"{name}s": count.mlp} for name, count in counts]
-        return {"layers": layers} | ({"dense": dense} if dense else {})
+        units = self.mlp_units or ("neuron",) * len(self.layers)
+        plain: dict[str, Any] = {
+            "layers": [
+                {"kv_heads": list(kept.attention), f"{unit}s": list(kept.mlp)}
+                for unit, kept in zip(units, self.layers, strict=True)
+            ]
+        }
+        if self.dense:
+            plain["dense"] = [
+                {"kv_heads": count.attention, f"{unit}s": count.mlp}
+                for unit, count in zip(units, self.dense, strict=True)
+            ]
+        return plain
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
@@ -48,26 +57,28 @@ class PruningPlan:
             ValueError: The file holds no plan. The message names the field that is wrong.
         """
         plain = load_json(path)
-        entries = _entries(plain, "layers")
-        counts = _entries(plain, "dense") if "dense" in plain else [None] * len(entries)
-        if len(counts) != len(entries):
-            raise ValueError(f"'dense' has {len(counts)} layers, but 'layers' has {len(entries)}")
-        units: list[str] = []
-        layers: list[LayerPlan] = []
-        dense: list[Pair[int]] = []
-        for i, (entry, count) in enumerate(zip(entries, counts, strict=True)):
+        layers = []
+        units = []
+        for i, entry in enumerate(_entries(plain, "layers")):
             unit = "expert" if "experts" in entry else "neuron"
-            kept = f"'layers', entry {i}"
+            where = f"'layers', entry {i}"
+            heads = _numbers(entry, "kv_heads", where)
+            layers.append(LayerPlan(heads, _numbers(entry, f"{unit}s", where)))
             units.append(unit)
-            layers.append(
-                LayerPlan(_numbers(entry, "kv_heads", kept), _numbers(entry, f"{unit}s", kept))
-            )
-            if count is not None:
-                total = f"'dense', entry {i}"
-                dense.append(
-                    Pair(_number(count, "kv_heads", total), _number(count, f"{unit}s", total))
+
+        dense = []
+        if "dense" in plain:
+            counts = _entries(plain, "dense")
+            if len(counts) != len(layers):
+                raise ValueError(
+                    f"'dense' has {len(counts)} layers, but 'layers' has {len(layers)}"
                 )
-        return cls(tuple(layers), mlp_units=tuple(units), dense=tuple(dense))
+            for i, (count, unit) in enumerate(zip(counts, units, strict=True)):
+                where = f"'dense', entry {i}"
+                dense.append(
+                    Pair(_number(count, "kv_heads", where), _number(count, f"{unit}s", where))
+                )
+        return cls(tuple(layers), tuple(units), tuple(dense))
 
 
 def _entries(plain: Any, field: str) -> list[dict[str, Any]]:

@@ -19,42 +19,59 @@ NO_ROUNDING = (
 
 
 class Limits(NamedTuple):
-    """How units may be removed from a block: together with others, as a block of units."""
+    """How many units may be removed from a block, in groups of `size` units."""
 
-    size: int  # the units of such a block; 1 where no unit may be removed
-    fewest: int  # how many blocks stay at least
-    counts: range  # the numbers of units that may be removed; the first is the remainder that fills no block
+    size: int  # units that are removed together; 1 if no unit may be removed
+    fewest: int  # groups that stay at least
+    # the numbers of units that may be removed; the first is the remainder that fills no group
+    counts: range
 
     @classmethod
     def of(cls, units: Units, size: int, least: int) -> "Limits":
-        """Return the limits of a block. size: units that are removed together. least: units that stay."""
-        size = 1 if units.fixed else size
-        fewest = min(units.fewest or math.ceil(least / size), units.count // size)
-        return cls(size, fewest, range(units.count % size, units.count - fewest * size + 1, size))
+        """Return the limits of a block.
+
+        size: units that are removed together. least: units that stay at least.
+        """
+        if units.fixed:
+            size = 1
+        groups = units.count // size
+        fewest = min(units.fewest or math.ceil(least / size), groups)
+        remainder = units.count % size
+        most = units.count - fewest * size
+        return cls(size, fewest, range(remainder, most + 1, size))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
     """The base class of the structures, which decide from scores and a budget which units stay."""
 
-    min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 1 or more
-    min_neurons: int = 1  # neurons that every layer keeps at least, 1 or more
-    multiple_of_heads: int = (
-        1  # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
-    )
-    round_to: int | None = None  # the same of neurons, 8, 32, 64, 128 or 256; None: any number
-    experts: bool = False  # whole experts of a mixture are removed; a layer keeps as many as a token is sent to or more
+    # attention units (KV heads with their query heads) that every layer keeps at least, 1 or more
+    min_heads: int = 1
+    # neurons that every layer keeps at least, 1 or more
+    min_neurons: int = 1
+    # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
+    multiple_of_heads: int = 1
+    # every layer keeps a multiple of so many neurons, 8, 32, 64, 128 or 256; None: any number
+    round_to: int | None = None
+    # whole experts of a mixture are removed; a layer keeps as many as a token is sent to or more
+    experts: bool = False
 
-    layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
+    # whether the plan of a layer depends on the scores of this layer only
+    layer_by_layer: ClassVar[bool] = False
 
     @abstractmethod
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block)."""
+        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit or block."""
 
     @property
     def ranks_errors(self) -> bool:
         """Whether scores must be squared output errors."""
         return False
+
+    def limits(self, layer: Pair[Units]) -> Pair[Limits]:
+        """Return how many units may be removed from the attention and from the MLP of a layer."""
+        attention = Limits.of(layer.attention, self.multiple_of_heads, self.min_heads)
+        return Pair(attention, Limits.of(layer.mlp, self.round_to or 1, self.min_neurons))
 
     def check(self, budget: Budget) -> None:
         """Check that the options and the ratio fit this model.
@@ -63,82 +80,98 @@ class Structure(ABC):
             ValueError: an option or the ratio does not fit; names it and says what is expected.
         """
         self._check_options(budget)
-        limited = [list(zip(layer, self.limits(layer), strict=True)) for layer in budget.layers]
-        fewest = [
-            Pair(*(units.count - limits.counts[-1] for units, limits in layer)) for layer in limited
-        ]
+
+        # the widths that the structure allows at the least, and what they remove
+        fewest = []
+        most_removed = 0
+        for layer in budget.layers:
+            limits = self.limits(layer)
+            removable = Pair(limits.attention.counts[-1], limits.mlp.counts[-1])
+            fewest.append(
+                Pair(layer.attention.count - removable.attention, layer.mlp.count - removable.mlp)
+            )
+            most_removed += removable.attention * layer.attention.price
+            most_removed += removable.mlp * layer.mlp.price
+
         stay = f"{_stay(budget.layers, fewest)} stay in every layer"
         for bound in budget.bounds:
-            if (least := bound.cost(fewest)) > bound.asked:
+            least = bound.cost(fewest)
+            if least > bound.asked:
                 possible = f"at least {math.ceil(100 * least) / 100:.12g}"
-                raise ValueError(
-                    f"target.{bound.target}={bound.asked:.12g}: {stay}, so this model allows {possible}"
-                )
-        most = sum(limits.counts[-1] * units.price for layer in limited for units, limits in layer)
-        if budget.to_remove > most:
-            raise ValueError(
-                f"ratio={budget.ratio}: {stay}, so this model allows at most {int(1000 * most / budget.total) / 1000}"
-            )
+                field = f"target.{bound.target}={bound.asked:.12g}"
+                raise ValueError(f"{field}: {stay}, so this model allows {possible}")
+        if budget.to_remove > most_removed:
+            possible = f"at most {int(1000 * most_removed / budget.total) / 1000}"
+            raise ValueError(f"ratio={budget.ratio}: {stay}, so this model allows {possible}")
 
     def _check_options(self, budget: Budget) -> None:
-        attentions = [layer.attention.count for layer in budget.layers if not layer.attention.fixed]
-        mlps = [
-            layer.mlp.count
-            for layer in budget.layers
-            if layer.mlp.unit == "neuron" and not layer.mlp.fixed
-        ]
-        heads = min(attentions, default=1)
-        neurons = min(mlps, default=self.min_neurons * (self.round_to or 1))
-        allowed = f"1 to {heads}, the KV heads of a layer"
+        heads_of_layers = []
+        neurons_of_layers = []
+        for attention, mlp in budget.layers:
+            if not attention.fixed:
+                heads_of_layers.append(attention.count)
+            if mlp.unit == "neuron" and not mlp.fixed:
+                neurons_of_layers.append(mlp.count)
+        heads = min(heads_of_layers, default=1)
+        neurons = min(neurons_of_layers, default=self.min_neurons * (self.round_to or 1))
+
         require(
             1 <= self.multiple_of_heads <= heads,
             "structure.multiple_of_heads",
             self.multiple_of_heads,
-            allowed,
+            f"1 to {heads}, the KV heads of a layer",
         )
-        sizes = ", ".join(map(str, ROUND_TO))
         require(
             self.round_to in (None, *ROUND_TO),
             "round_to",
             self.round_to,
-            f"null, or one of {sizes}",
+            f"null, or one of {', '.join(map(str, ROUND_TO))}",
         )
         require(not (self.experts and self.round_to), "round_to", self.round_to, NO_ROUNDING)
-        for name, size, count, kind, minimum in (
-            ("structure.multiple_of_heads", self.multiple_of_heads, heads, "KV heads", "min_heads"),
-            ("round_to", self.round_to or 1, neurons, "neurons", "min_neurons"),
-        ):
-            least = getattr(self, minimum)
-            require(
-                1 <= least <= count,
-                f"structure.{minimum}",
-                least,
-                f"1 to {count}, the {kind} of a layer",
-            )
-            if math.ceil(least / size) > count // size:
-                raise ValueError(
-                    f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
-                    "no multiple lies between"
-                )
+        _check_minimum(
+            "structure.min_heads",
+            self.min_heads,
+            heads,
+            "KV heads",
+            ("structure.multiple_of_heads", self.multiple_of_heads),
+        )
+        _check_minimum(
+            "structure.min_neurons",
+            self.min_neurons,
+            neurons,
+            "neurons",
+            ("round_to", self.round_to or 1),
+        )
 
-    def limits(self, layer: Pair[Units]) -> Pair[Limits]:
-        """Return how units may be removed from the attention and from the MLP of a layer."""
-        sizes = (self.multiple_of_heads, self.round_to or 1)
-        fewest = (self.min_heads, self.min_neurons)
-        return Pair(*(Limits.of(*one) for one in zip(layer, sizes, fewest, strict=True)))
+
+def _check_minimum(
+    field: str, least: int, count: int, kind: str, multiple: tuple[str, int]
+) -> None:
+    """Check the minimum that each layer keeps, and that a multiple of so many units can meet it.
+
+    count: the units of a layer. kind: what they are called. multiple: the field and its value.
+    """
+    require(1 <= least <= count, field, least, f"1 to {count}, the {kind} of a layer")
+    name, size = multiple
+    if math.ceil(least / size) > count // size:
+        raise ValueError(
+            f"{name}={size}: a layer has {count} {kind} and keeps at least {least} ({field}); "
+            "no multiple lies between"
+        )
 
 
 def _stay(layers: Sequence[Pair[Units]], fewest: Sequence[Pair[int]]) -> str:
-    """Return the units that stay of each block in words, as "1 KV head and 2 experts or 1 neuron"."""
-    pairs = list(zip(layers, fewest, strict=True))
-    heads = (
-        _count(kept.attention, "KV head") for layer, kept in pairs if not layer.attention.fixed
-    )
-    others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in pairs if not layer.mlp.fixed)
-    return " and ".join(
-        filter(None, (" or ".join(dict.fromkeys(texts)) for texts in (heads, others)))
-    )
+    """Return the units that stay in words, as "1 KV head and 2 experts or 1 neuron"."""
+    heads = []
+    others = []
+    for layer, kept in zip(layers, fewest, strict=True):
+        if not layer.attention.fixed:
+            heads.append(_count(kept.attention, "KV head"))
+        if not layer.mlp.fixed:
+            others.append(_count(kept.mlp, layer.mlp.unit))
+    phrases = [" or ".join(dict.fromkeys(texts)) for texts in (heads, others)]
+    return " and ".join(filter(None, phrases))
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,6 @@
-"""Bounds from the targets of a config that shapes alone decide: parameters, bytes, the KV cache, memory.
+"""Bounds from the targets of a config: parameters, bytes, the KV cache, memory.
+
+They depend on nothing but the shapes of a model.
 
 Legend: K kept units of a block, from 0 to all of them.
 """
@@ -23,8 +25,10 @@ CACHES = ("kv_cache_bytes", "memory")  # targets that count keys and values
 class Biases:
     """The biases that a pruned model has beyond the dense one."""
 
-    outputs: bool  # compensation gives one to the output projection of a block that loses units
-    inputs: bool = False  # the stock form of the checkpoint then has them in the input projections, too, as zeros
+    # compensation adds a bias to the output projection of a block that loses units
+    outputs: bool
+    # the stock form of the checkpoint then has biases of zeros in the input projections, too
+    inputs: bool = False
 
 
 def bounds_of_shapes(
@@ -37,8 +41,10 @@ def bounds_of_shapes(
 ) -> tuple[Bound, ...]:
     """Return the bounds of a model that its shapes decide.
 
-    layers: its units. itemsize: bytes of a weight, and of a key or value. biases: those that pruning adds. max_length:
-    the longest context of the model, in tokens.
+    layers: the units of the model.
+    itemsize: bytes of a weight, and of a key or value.
+    biases: the biases that pruning adds.
+    max_length: the longest context of the model, in tokens.
 
     Raises:
         ValueError: the KV cache cannot be counted: no context is known, or attention has no heads.
@@ -51,70 +57,77 @@ def bounds_of_shapes(
             allowed = "a number of tokens, as this model states no context length"
             require(context is not None, "target.context", context, allowed)
             assert context is not None
-            tokens = itemsize * (target.sequences if name == "memory" else 1)
-            caches = _kv_costs(name, adapter, layers, context, tokens)
+            sequences = target.sequences if name == "memory" else 1
+            caches = _kv_costs(name, adapter, layers, context, itemsize * sequences)
         if name == "kv_cache_bytes":
             bounds.append(Bound(name, asked, 0, caches))
             continue
+
         size = itemsize if name in ("bytes", "memory") else 1
         bound = _of_weights(name, asked, size, adapter, layers, biases)
-        costs = (
-            tuple(Pair(*map(torch.add, *both)) for both in zip(bound.costs, caches, strict=True))
-            if caches
-            else ()
-        )
-        bounds.append(replace(bound, costs=costs or bound.costs, beside=caches))
+        if caches:
+            pairs = zip(bound.costs, caches, strict=True)
+            costs = tuple(
+                Pair(weights.attention + cache.attention, weights.mlp + cache.mlp)
+                for weights, cache in pairs
+            )
+            bound = replace(bound, costs=costs, beside=caches)
+        bounds.append(bound)
     return tuple(bounds)
 
 
 def _of_weights(
     name: str, asked: float, size: int, adapter: ModelAdapter, layers: Layers, biases: Biases
 ) -> Bound:
-    """Return a bound on the parameters of the model, each of which costs `size`: on all of them, or the active ones.
+    """Return a bound on the parameters of the model, or on the active ones. Each one costs `size`.
 
-    The neurons of an expert are active for the share of experts that a token is sent to; whole ones, as many as that.
+    The neurons of an expert are active for the share of experts that a token is sent to. Of whole
+    experts, as many are active as a token is sent to.
     """
     active = name == "active_parameters"
-    total = (
-        sum(parameter.numel() for parameter in adapter.model.parameters())
-        - active * adapter.idle_parameters
-    )
+    total = sum(parameter.numel() for parameter in adapter.model.parameters())
+    if active:
+        total -= adapter.idle_parameters
 
-    def cost(block: Block, units: Units) -> Tensor:
-        kept_K = torch.arange(units.count + 1, dtype=torch.float64)
-        cost_K = units.price * kept_K
-        members = len(block.members)
-        if biases.outputs and block.output.bias is None and not block.whole:
-            cost_K[:-1] += members * block.output.weight.shape[0]
-        if biases.inputs:
-            rows = sum(
-                rows_UR.shape[1] for linear, rows_UR in block.inputs if bias_of(linear) is None
-            )
-            cost_K[:-1] += rows * kept_K[:-1]
-        if active and block.whole:
-            cost_K -= (
-                block.idle
-                / max(members - block.num_chosen, 1)
-                * (kept_K - block.num_chosen).clamp(min=0)
-            )
-        elif active:
-            cost_K *= block.num_chosen / members
-        return size * cost_K
-
-    pairs = ((adapter.blocks(i), layer) for i, layer in enumerate(layers))
-    costs = tuple(
-        Pair(*(cost(*one) for one in zip(blocks, layer, strict=True))) for blocks, layer in pairs
-    )
+    costs = []
+    for i, (attention, mlp) in enumerate(layers):
+        blocks = adapter.blocks(i)
+        head_cost_K = _parameters_by_width(blocks.attention, attention, biases, active)
+        neuron_cost_K = _parameters_by_width(blocks.mlp, mlp, biases, active)
+        costs.append(Pair(size * head_cost_K, size * neuron_cost_K))
     fixed = size * total - sum(float(cost_K[-1]) for pair in costs for cost_K in pair)
-    return Bound(name, asked, fixed, costs, size)
+    return Bound(name, asked, fixed, tuple(costs), size)
+
+
+def _parameters_by_width(block: Block, units: Units, biases: Biases, active: bool) -> Tensor:
+    """Return the (active) parameters of a block for each number of kept units."""
+    kept_K = torch.arange(units.count + 1, dtype=torch.float64)
+    count_K = units.price * kept_K
+    members = len(block.members)
+
+    # biases are added to a block that loses units, and not to a dense one
+    if biases.outputs and block.output.bias is None and not block.whole:
+        count_K[:-1] += members * block.output.weight.shape[0]
+    if biases.inputs:
+        rows = sum(rows_UR.shape[1] for linear, rows_UR in block.inputs if bias_of(linear) is None)
+        count_K[:-1] += rows * kept_K[:-1]
+
+    if active and block.whole:
+        idle = block.idle / max(members - block.num_chosen, 1)
+        count_K -= idle * (kept_K - block.num_chosen).clamp(min=0)
+    elif active:
+        count_K *= block.num_chosen / members
+    return count_K
 
 
 def _kv_costs(
     name: str, adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
 ) -> tuple[Pair[Tensor], ...]:
-    """Return the bytes of the keys and values of each layer; a sliding layer keeps those of its window.
+    """Return the bytes of the keys and values of each layer.
 
-    itemsize: of one value, times the number of sequences. name: of the target.
+    A layer with sliding attention keeps the keys and values of its window.
+
+    name: the target. itemsize: bytes of a value, times the number of sequences.
 
     Raises:
         ValueError: a layer has an attention without heads that can be pruned, as a state space.
@@ -124,15 +137,17 @@ def _kv_costs(
         expected = "a model whose attention has heads that can be pruned, in all layers"
         raise ValueError(f"target.{name}: expected {expected}")
     caches = DynamicCache(config=adapter.model.config).layers
-    windows = [getattr(cache, "sliding_window", None) or context + 1 for cache in caches]
-
     # a Falcon with groups copies keys and values for all query heads before it keeps them
     copied = getattr(adapter.config, "new_decoder_architecture", False)
 
-    def cost(block: Block, layer: Pair[Units], window: int) -> Pair[Tensor]:
-        channels = block.columns_UC.shape[1] // (1 if copied else layer.attention.queries)
-        channels_K = channels * torch.arange(layer.attention.count + 1, dtype=torch.float64)
-        neurons_K = torch.zeros(layer.mlp.count + 1, dtype=torch.float64)
-        return Pair(2 * itemsize * min(context, window - 1) * channels_K, neurons_K)
-
-    return tuple(cost(*one) for one in zip(blocks, layers, windows, strict=True))
+    costs = []
+    for block, (attention, mlp), cache in zip(blocks, layers, caches, strict=True):
+        window = getattr(cache, "sliding_window", None) or context + 1
+        tokens = min(context, window - 1)
+        channels = block.columns_UC.shape[1]
+        if not copied:
+            channels //= attention.queries
+        channels_K = channels * torch.arange(attention.count + 1, dtype=torch.float64)
+        nothing_K = torch.zeros(mlp.count + 1, dtype=torch.float64)
+        costs.append(Pair(2 * itemsize * tokens * channels_K, nothing_K))
+    return tuple(costs)

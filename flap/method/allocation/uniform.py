@@ -1,4 +1,7 @@
-"""UL-UM and UL-MM: the same share of every layer is removed (FLAP, section 4.4)."""
+"""UL-UM and UL-MM: the same share of every layer is removed (FLAP, section 4.4).
+
+Legend: G attention units of a layer · B blocks of attention units.
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ from flap.models import Pair
 class UniformLayers(Structure):
     """The base class of structures that remove the same share of every layer's parameters.
 
-    The plan of a layer does not depend on the scores of later layers.
+    The plan of a layer does not depend on the scores of other layers.
     """
 
     layer_by_layer: ClassVar[bool] = True
@@ -32,81 +35,89 @@ class UniformLayers(Structure):
     def quotas(self, budget: Budget) -> list[Pair[int]]:
         """Return the numbers of units that each layer keeps.
 
-        What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
+        The removed attention units use a part of a layer's budget. The rest is removed as neurons,
+        to the nearest neuron, or block of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
-        layers = budget.layers
         removed = self.removed_kv_heads(budget)
-        limits = [self.limits(layer).mlp for layer in layers]
-        # an MLP that a layer lacks has no price
-        prices = [
-            max(layer.mlp.price, 1) * one.size for layer, one in zip(layers, limits, strict=True)
-        ]
-        targets = [
-            (self._left_for_neurons(layer, heads, budget) - one.counts[0] * layer.mlp.price) / price
-            for layer, heads, one, price in zip(layers, removed, limits, prices, strict=True)
-        ]
-        blocks = _round_within_limits(targets, [len(one.counts) - 1 for one in limits], prices)
-        return [
-            Pair(layer.attention.count - heads, layer.mlp.count - one.counts[n])
-            for layer, heads, one, n in zip(layers, removed, limits, blocks, strict=True)
-        ]
+        limits = [self.limits(layer).mlp for layer in budget.layers]
+
+        # 1. the number of blocks of neurons, not rounded, that meets the budget of each layer
+        targets = []
+        prices = []
+        for layer, heads, limit in zip(budget.layers, removed, limits, strict=True):
+            remainder = limit.counts[0] * layer.mlp.price  # of neurons that fill no block
+            price = max(layer.mlp.price, 1) * limit.size  # an MLP that a layer lacks costs 0
+            targets.append((self._left_for_neurons(layer, heads, budget) - remainder) / price)
+            prices.append(price)
+
+        # 2. whole numbers that the limits of each layer allow
+        most = [len(limit.counts) - 1 for limit in limits]
+        blocks = _round_within_limits(targets, most, prices)
+
+        quotas = []
+        for i, layer in enumerate(budget.layers):
+            neurons = limits[i].counts[blocks[i]]
+            quotas.append(Pair(layer.attention.count - removed[i], layer.mlp.count - neurons))
+        return quotas
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
-        """Return the parameters of a layer's budget that the removed attention units leave to its neurons."""
-        return (
-            budget.ratio * (layer.attention.total + layer.mlp.total)
-            - removed * layer.attention.price
-        )
+        """Return the parameters of a layer's budget that are to be removed as neurons.
+
+        removed: the number of attention units that are removed.
+        """
+        of_layer = budget.ratio * (layer.attention.total + layer.mlp.total)
+        return of_layer - removed * layer.attention.price
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        kept = zip(scores.layers, self.quotas(budget), budget.layers, strict=True)
-        return PruningPlan(
-            tuple(_plan(layer, quota, units.mlp.members) for layer, quota, units in kept)
-        )
+        quotas = self.quotas(budget)
+        layers = []
+        for layer, quota, units in zip(scores.layers, quotas, budget.layers, strict=True):
+            layers.append(_best_units(layer, quota, units.mlp.members))
+        return PruningPlan(tuple(layers))
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
-        """Return the highest-scored units of a layer, as many as its quota. Attention scores are sums over channels."""
-        return _plan(scores, self.quotas(budget)[index], budget.layers[index].mlp.members)
+        """Return the plan of one layer from its scores."""
+        return _best_units(scores, self.quotas(budget)[index], budget.layers[index].mlp.members)
 
 
-def _plan(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
-    return LayerPlan(
-        highest(scores.attention.sum(dim=1), quota.attention),
-        highest(scores.mlp, quota.mlp, members),
-    )
+def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
+    """Return the highest-scored units of a layer. A head's score is the sum over its channels."""
+    heads = highest(scores.attention.sum(dim=1), quota.attention)
+    return LayerPlan(heads, highest(scores.mlp, quota.mlp, members))
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
-    """Round the number of blocks to remove from each layer to a whole number from 0 to the layer's limit.
+    """Round the number of blocks to remove from each layer to a whole number from 0 to its limit.
 
-    Where a target is outside these limits, the other layers share the difference, in equal numbers of parameters.
+    If a target is outside these limits, the other layers share the difference in equal numbers of
+    parameters.
     """
     counts = [min(max(target, 0.0), limit) for target, limit in zip(targets, limits, strict=True)]
-    for (
-        _
-    ) in targets:  # each pass either removes the difference or brings one more layer to its limit
+    # each pass either removes the difference or brings one more layer to its limit
+    for _ in targets:
         missing = sum(
-            (target - now) * price
-            for target, now, price in zip(targets, counts, prices, strict=True)
+            (target - count) * price
+            for target, count, price in zip(targets, counts, prices, strict=True)
         )
-        free = [
-            i
-            for i, limit in enumerate(limits)
-            if (counts[i] < limit if missing > 0 else counts[i] > 0)
-        ]
+        if missing > 0:
+            free = [i for i, limit in enumerate(limits) if counts[i] < limit]
+        else:
+            free = [i for i, count in enumerate(counts) if count > 0]
         if not free or abs(missing) < 0.5 * min(prices):
             break
         for i in free:
-            counts[i] = min(max(counts[i] + missing / len(free) / prices[i], 0.0), limits[i])
+            shared = counts[i] + missing / len(free) / prices[i]
+            counts[i] = min(max(shared, 0.0), limits[i])
     return [round(count) for count in counts]
 
 
 @dataclass(frozen=True)
 class ULUM(UniformLayers):
-    """UL-UM: the same ratio in every layer, for attention and MLP alike (FLAP, arXiv 2312.11983, section 4.4).
+    """UL-UM: the same ratio in every attention and MLP (FLAP, arXiv 2312.11983, section 4.4).
 
-        every layer loses the lowest-scored ratio · G attention units, to the nearest one, and the rest as neurons
+        every layer loses the lowest-scored ratio · G attention units, to the nearest one,
+        and the rest of ratio · its parameters as neurons
 
     G: the attention units of the layer.
 
@@ -117,26 +128,29 @@ class ULUM(UniformLayers):
         return [self._nearest_heads(layer, budget) for layer in budget.layers]
 
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
-        """Return the count nearest to ratio · G with which the neurons can meet the layer's budget, or come nearest."""
-        heads, neurons = (one.counts for one in self.limits(layer))
+        """Return the number of units nearest to ratio · G that lets neurons meet the budget.
+
+        If there is no such number, return the one with which neurons come nearest to the budget.
+        """
+        heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price
         most = neurons[-1] * layer.mlp.price
+        wanted = budget.ratio * layer.attention.count
 
-        def deviation(n: int) -> float:
-            left = self._left_for_neurons(layer, n, budget)
-            return max(least - left, left - most, 0)
+        def preference(count: int) -> tuple[float, float, int]:
+            left = self._left_for_neurons(layer, count, budget)
+            missed = max(least - left, left - most, 0)
+            return missed, abs(count - wanted), count
 
-        return min(
-            heads, key=lambda n: (deviation(n), abs(n - budget.ratio * layer.attention.count), n)
-        )
+        return min(heads, key=preference)
 
 
 @dataclass(frozen=True)
 class ULMM(UniformLayers, ManualHeads):
     """UL-MM: heads spread evenly over the layers (FLAP, arXiv 2312.11983, section 4.4).
 
-    every layer loses the lowest-scored remove_heads / layers query heads, and the rest of ratio · its parameters as
-    neurons
+    every layer loses the lowest-scored remove_heads / layers query heads,
+    and the rest of ratio · its parameters as neurons
 
     python -m flap structure=UL-MM structure.remove_heads=32
     """
@@ -144,32 +158,37 @@ class ULMM(UniformLayers, ManualHeads):
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units to remove from each layer.
 
-        In layers with as many query heads a KV head they differ by at most one (block), unless a layer has no more.
+        Among layers with the same number of query heads per KV head, these numbers differ by at
+        most one (or one block), unless a layer has no more to remove.
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
-        removed = [one[0] for one in removable]
-        levels = [
-            2.0 * torch.arange(len(one) - 1) + 1 for one in removable
-        ]  # the sum of them is that of squares
-        sized = [
-            level_B * layer.attention.queries
-            for level_B, layer in zip(levels, budget.layers, strict=True)
-        ]
-        removed_blocks = self.blocks_to_remove(sized, budget)
+
+        # 1. how many blocks of each size: 1, 3, 5, … add up to squares, so equal numbers cost least
+        costs = []
+        for layer, counts in zip(budget.layers, removable, strict=True):
+            cost_B = 2.0 * torch.arange(len(counts) - 1) + 1
+            costs.append(cost_B * layer.attention.queries)
+        blocks_to_remove = self.blocks_to_remove(costs, budget)
+
+        # 2. the blocks of one size, evenly over the layers that have such blocks
+        removed = [counts[0] for counts in removable]
         for size, layers in self.by_size(budget).items():
-            blocks = _evenly(removed_blocks[size], [len(removable[i]) - 1 for i in layers])
-            for i, number in zip(layers, blocks, strict=True):
-                removed[i] = removable[i][number]
+            most = [len(removable[i]) - 1 for i in layers]
+            for i, blocks in zip(layers, _evenly(blocks_to_remove[size], most), strict=True):
+                removed[i] = removable[i][blocks]
         return removed
 
 
 def _evenly(number: int, limits: Sequence[int]) -> list[int]:
-    """Return a number as the sum of one for each limit, none above it; others differ by at most 1."""
-    level = max(
-        level
-        for level in range(max(limits) + 1)
-        if sum(min(level, limit) for limit in limits) <= number
-    )
+    """Divide a number into parts, one for each limit and none above it.
+
+    Parts that are below their limits differ by at most 1.
+    """
+
+    def total(level: int) -> int:
+        return sum(min(level, limit) for limit in limits)
+
+    level = max(level for level in range(max(limits) + 1) if total(level) <= number)
     counts = [min(level, limit) for limit in limits]
     free = [i for i, limit in enumerate(limits) if limit > level]
     rest = number - sum(counts)
