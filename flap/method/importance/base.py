@@ -1,6 +1,8 @@
-"""The base class of the metrics, and scoring layer by layer. A metric sees only a weight and its inputs' statistics.
+"""The base class of the metrics, and scoring layer by layer.
 
-Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output channels.
+A metric sees nothing but a weight and the statistics of its inputs.
+Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output
+channels · M members of a block.
 """
 
 from abc import ABC, abstractmethod
@@ -24,26 +26,28 @@ class Metric(ABC):
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
-    measures_error: ClassVar[bool] = (
-        False  # scores are squared output errors, which add up over channels
-    )
-    scores_experts: ClassVar[bool] = (
-        False  # whole experts, and not the channels of their output projections
-    )
-    square_attention: bool = (
-        False  # square the scores of attention channels, as the official code does, not the paper
-    )
+    # scores are squared output errors, which add up over channels
+    measures_error: ClassVar[bool] = False
+    # whole experts are scored instead of the channels of their output projections
+    scores_experts: ClassVar[bool] = False
+
+    # square the scores of attention channels, as the official code does and the paper does not
+    square_attention: bool = False
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I in float32, higher = keep. `statistics` is None only if `needs_statistics` is False."""
+        """Return score_I in float32, higher = keep.
+
+        `statistics` is None only if `needs_statistics` is False.
+        """
 
     def score_units(
         self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
     ) -> Tensor:
-        """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this.
+        """Return score_UC, the scores of the channels of each unit.
 
-        weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
+        A metric that scores whole units overrides this. `weight_OI` has the model's type, so that a
+        metric that computes in another type makes only one copy.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
         expected = (weight_OI.shape[1],)
@@ -57,22 +61,33 @@ class Metric(ABC):
         shape = tuple(score_I.shape)
         if shape != expected:
             raise ValueError(
-                f"metric: {name} returns scores of shape {shape}: expected {expected}, one a channel"
+                f"metric: {name} returns scores of shape {shape}: "
+                f"expected {expected}, one score a channel"
             )
         return score_I.float()[columns_UC]
 
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return functions, each of which returns score_UC of a member of a block on the CPU.
+        """Return functions, each of which returns score_UC of one member of a block on the CPU.
 
-        statistics: of each member; empty without calibration. routed: `LayerStatistics.routed` of
-        an MLP whose units are whole experts; else empty.
+        statistics: the statistics of each member; empty without calibration.
+        routed: `LayerStatistics.routed` of an MLP whose units are whole experts; else empty.
         """
         if not block.num_units:  # the layer lacks this block
             return [partial(torch.zeros, block.columns_UC.shape)]
         inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
-        return [partial(_score, self, *pair) for pair in zip(block.members, inputs, strict=True)]
+        return [
+            partial(_score_member, self, member, observed)
+            for member, observed in zip(block.members, inputs, strict=True)
+        ]
+
+
+def _score_member(metric: Metric, member: Block, statistics: Statistics | None) -> Tensor:
+    weight_OI = member.output.weight.detach()
+    if statistics is not None:
+        statistics = statistics.to(weight_OI.device)
+    return metric.score_units(weight_OI, statistics, member.columns_UC).cpu()
 
 
 MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, statistics) -> score_I
@@ -100,9 +115,11 @@ def metric_of(function: MetricFunction) -> Metric:
 def score_layers(
     metric: Metric, adapter: ModelAdapter, statistics: Visits, work: WorkFolder = NOT_KEPT
 ) -> Scores:
-    """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics.
+    """Return the scores of all layers.
 
-    work: of the walk that `statistics` are from, which leaves its scores here to one that resumes it.
+    statistics: yields the statistics of each layer while the layer is present.
+    work: the folder of the walk that `statistics` are from. A walk that resumes an interrupted one
+        finds the scores of finished layers there.
     """
     notes = Notes(SCORES, work)
     for i, observed in statistics:
@@ -114,10 +131,11 @@ def score_layers(
 def scores_of_layer(
     metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
 ) -> Scores:
-    """Return the scores of one layer, as a part of those of all layers."""
-    errors = metric.measures_error and not metric.square_attention
-    powers = ((observed.inverse_power,), (observed.routed_power,)) if observed and errors else ()
-    return Scores((score_layer(metric, blocks, observed),), *powers)
+    """Return the scores of one layer as a part of the scores of all layers."""
+    layers = (score_layer(metric, blocks, observed),)
+    if observed is None or not metric.measures_error or metric.square_attention:
+        return Scores(layers)
+    return Scores(layers, (observed.inverse_power,), (observed.routed_power,))
 
 
 def score_layer(
@@ -146,27 +164,20 @@ def score_layer(
     score_IC = torch.cat(scores[len(heads) :])
     if metric.square_attention:
         score_GC = score_GC.square()
-    return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))
+    _check_finite(score_GC, blocks.attention)
+    _check_finite(score_IC, blocks.mlp)
+    return Pair(score_GC, score_IC.sum(dim=1))
 
 
-def _score(metric: Metric, member: Block, statistics: Statistics | None) -> Tensor:
-    weight_OI = member.output.weight.detach()
-    return metric.score_units(
-        weight_OI, statistics and statistics.to(weight_OI.device), member.columns_UC
-    ).cpu()
+def _check_finite(score_UC: Tensor, block: Block) -> None:
+    """Check that the scores and the weights of a block are finite.
 
-
-def _finite(score_UC: Tensor, block: Block) -> Tensor:
-    """Return the scores after a check that they and the block's weights are finite."""
-    # the weights are checked as well: a metric may not read them, but the compensation does
-    weights = (
-        member.output.weight for member in block.members
-    )  # one at a time: that of all experts takes gigabytes
-    if not (
-        torch.isfinite(score_UC).all()
-        and all(torch.isfinite(weight_OI).all() for weight_OI in weights)
-    ):
+    The weights are checked even if the metric does not read them, because the compensation does.
+    """
+    finite = bool(torch.isfinite(score_UC).all())
+    for member in block.members:  # one at a time, as the weights of all experts take gigabytes
+        finite = finite and bool(torch.isfinite(member.output.weight).all())
+    if not finite:
         raise ValueError(
             f"metric: weights or scores of {block.name} are not finite; check the model's weights"
         )
-    return score_UC

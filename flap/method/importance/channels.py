@@ -18,15 +18,15 @@ class IFV(Metric):
 
         score_j = var_j
 
-    var (I): the sample variance of the input channels of the output projection over the calibration tokens, in units
-    of activation². Channel j varies by so much around the constant that replaces it; higher = keep.
+    var (I): the sample variance of the input channels of the output projection over the calibration
+    tokens, in units of activation². Channel j varies by so much around the constant that replaces
+    it; higher = keep.
 
         python -m flap metric=IFV
     """
 
-    square_attention: bool = (
-        True  # square the scores of attention channels, as the official code does
-    )
+    # square the scores of attention channels, as the official code does
+    square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         assert statistics is not None
@@ -35,20 +35,20 @@ class IFV(Metric):
 
 @dataclass(frozen=True)
 class WIFV(Metric):
-    """Weighted input feature variance (FLAP, arXiv 2312.11983, section 3.2, equation 5): the default.
+    """Weighted input feature variance, the default (FLAP, arXiv 2312.11983, equation 5).
 
         score_j = var_j · Σ_o W_oj²
 
-    W (O, I): the output projection. var (I): the sample variance of its input channels over the calibration tokens.
-    It is the expected squared output error once channel j is replaced by its mean; higher = keep.
+    W (O, I): the output projection. var (I): the sample variance of its input channels over the
+    calibration tokens. The score is the expected squared output error once channel j is replaced by
+    its mean; higher = keep.
 
         python -m flap metric=WIFV
     """
 
     measures_error: ClassVar[bool] = True
-    square_attention: bool = (
-        True  # square the scores of attention channels, as the official code does
-    )
+    # square the scores of attention channels, as the official code does
+    square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         assert statistics is not None
@@ -61,16 +61,16 @@ class WIFN(Metric):
 
         score_j = mean_o |W_oj| · √msq_j
 
-    W (O, I): the output projection. msq (I): the mean square of its input channels over the calibration tokens. The
-    mean of a channel counts, not only its variance; higher = keep. The official code uses the norm over the tokens of
-    a sample, not the root mean square: a constant factor.
+    W (O, I): the output projection. msq (I): the mean square of its input channels over the
+    calibration tokens. It includes the mean of a channel as well as its variance; higher = keep.
+    The official code uses the norm over the tokens of a sample instead of the root mean square,
+    which is larger by a constant factor.
 
         python -m flap metric=WIFN
     """
 
-    square_attention: bool = (
-        True  # square the scores of attention channels, as the official code does
-    )
+    # square the scores of attention channels, as the official code does
+    square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         assert statistics is not None
@@ -79,16 +79,20 @@ class WIFN(Metric):
 
 @dataclass(frozen=True)
 class Wanda(WIFN):
-    """Wanda's score for whole channels, as in Wanda-sp (Sun et al. 2023, arXiv 2306.11695, equation 1).
+    """Wanda's score for whole channels, as in Wanda-sp (arXiv 2306.11695, equation 1).
 
         score_j = mean_o |W_oj| · √msq_j
 
-    Symbols as in `WIFN`, which squares the scores of attention channels; here they are not squared. Higher = keep.
+    (Sun et al. 2023.) Symbols as in `WIFN`, which squares the scores of attention channels. Here
+    they are not squared; higher = keep.
 
-        python -m flap metric=wanda          or, with its structure and compensation, method=wanda_sp
+        python -m flap metric=wanda
+
+    `method=wanda_sp` adds the structure and the compensation of Wanda-sp.
     """
 
-    square_attention: bool = False  # attention channels compete with their plain scores
+    # attention channels compete with their plain scores
+    square_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class Magnitude(Metric):
 
         score_j = ‖W_:j‖₂
 
-    W (O, I): the output projection. No activations are used, so no calibration is needed; higher = keep.
+    W (O, I): the output projection. No activations are used, so no calibration is needed;
+    higher = keep.
 
         python -m flap metric=magnitude
     """
@@ -114,14 +119,15 @@ class Random(Metric):
 
         score_j ~ U[0, 1)
 
-    j: an input channel of the output projection. All projections share one generator: the n-th that is scored gets its
-    n-th draw. Higher = keep.
+    j: an input channel of the output projection. All projections share one generator, so the n-th
+    projection that is scored gets the n-th draw. Higher = keep.
 
         python -m flap metric=random metric.seed=1
     """
 
     needs_statistics: ClassVar[bool] = False
-    seed: int = 0  # of the generator; a whole number
+    # seed of the generator; a whole number
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(

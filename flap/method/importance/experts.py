@@ -1,4 +1,4 @@
-"""The metrics of experts, which score whole experts by what they do to the tokens that are sent to them.
+"""The metrics of experts, which score whole experts by what they do to the tokens sent to them.
 
 Legend: E experts of a layer · R tokens that are sent to one of them.
 """
@@ -18,27 +18,34 @@ from flap.models import Block, OfToken
 
 
 class Routed(NamedTuple):
-    """What the experts of a layer do to the tokens that are sent to each; zeros where there are none."""
+    """What the experts of a layer do to the tokens that are sent to each of them.
 
-    tokens_E: Tensor  # how many, R
-    mean: OfToken  # the means of the tokens' numbers, (E) each
-    variance_E: Tensor  # the sample variance of the output, divisor R - 1, summed over its channels
+    The numbers of an expert that no token is sent to are zeros.
+    """
+
+    tokens_E: Tensor  # number of tokens, R
+    mean: OfToken  # means over the tokens, each of shape (E)
+    variance_E: Tensor  # sample variance of the output, divisor R - 1, summed over its channels
 
     @classmethod
     def of(cls, experts: Sequence[Statistics]) -> "Routed":
-        """Return it from `LayerStatistics.routed`."""
+        """Return the numbers of the experts of a layer from `LayerStatistics.routed`.
+
+        The last channels of these statistics are the fields of `OfToken`.
+        """
         numbers = len(OfToken._fields)
-        means_EN = torch.stack([one.mean_I[-numbers:].cpu() for one in experts])
-        variances = [one.var_I[:-numbers].cpu().double().sum() for one in experts]
-        tokens_E = torch.tensor([one.num_tokens for one in experts], dtype=torch.float64)
+        means_EN = torch.stack([expert.mean_I[-numbers:].cpu() for expert in experts])
+        variances = [expert.var_I[:-numbers].cpu().double().sum() for expert in experts]
+        tokens_E = torch.tensor([expert.num_tokens for expert in experts], dtype=torch.float64)
         return cls(tokens_E, OfToken(*means_EN.unbind(dim=1)), torch.stack(variances))
 
 
 @dataclass(frozen=True)
 class ExpertMetric(WIFV):
-    """The base class of the metrics of experts. Heads, and neurons of layers without experts, are scored by WIFV.
+    """The base class of the metrics of experts.
 
-    Scores are of the dense model, whose router chooses from all experts. An expert that no token is sent to scores 0.
+    WIFV scores heads, and neurons of layers without experts. Experts are scored in the dense model,
+    whose router chooses from all of them. An expert that no token is sent to scores 0.
     """
 
     scores_experts: ClassVar[bool] = True
@@ -52,11 +59,11 @@ class ExpertMetric(WIFV):
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
         if block.whole and routed:
-            return [partial(self._score_all, routed)]
+            return [partial(self._score_block, routed)]
         return super().scorers(block, statistics, routed)
 
-    def _score_all(self, routed: Sequence[Statistics]) -> Tensor:
-        """Return score_E1 of all experts of a layer."""
+    def _score_block(self, routed: Sequence[Statistics]) -> Tensor:
+        """Return score_E1 of all experts of a layer on the CPU."""
         return self.score_experts(Routed.of(routed)).float()[:, None].cpu()
 
 
@@ -66,8 +73,8 @@ class REAP(ExpertMetric):
 
         score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
 
-    t: the tokens that are sent to expert e. f_e(x_t): its output. g_e(t): the router's weight, with which the model
-    multiplies the output (of Llama 4, which multiplies inputs, 1). Higher = keep.
+    t: the tokens that are sent to expert e. f_e(x_t): its output. g_e(t): the router's weight, with
+    which the model multiplies the output (1 for Llama 4, which multiplies inputs). Higher = keep.
 
         python -m flap structure.experts=true metric=REAP
     """
@@ -78,11 +85,12 @@ class REAP(ExpertMetric):
 
 @dataclass(frozen=True)
 class EAN(ExpertMetric):
-    """Expert activation norm (EAN, Jaiswal et al. 2025, arXiv 2504.05586; the baseline of REAP's paper).
+    """Expert activation norm, the baseline of REAP's paper (EAN, arXiv 2504.05586).
 
         score_e = Σ_t ‖f_e(x_t)‖₂
 
-    t: the tokens that are sent to expert e. f_e(x_t): its output, without the router's weight. Higher = keep.
+    t: the tokens that are sent to expert e. f_e(x_t): its output, without the router's weight.
+    Higher = keep.
 
         python -m flap structure.experts=true metric=EAN
     """
@@ -97,11 +105,13 @@ class MoNE(ExpertMetric):
 
         score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
 
-    R_e: the tokens that are sent to expert e. var_o(f_e): the sample variance of channel o of its output over them.
-    Higher = keep. The authors' code has the mean weight of the router in the place of the frequency.
+    R_e: the number of tokens that are sent to expert e. var_o(f_e): the sample variance of channel
+    o of its output over these tokens. Higher = keep. The authors' code uses the mean weight of the
+    router instead of the frequency.
 
         python -m flap structure.experts=true metric=MoNE
     """
 
     def score_experts(self, routed: Routed) -> Tensor:
-        return routed.tokens_E / routed.tokens_E.sum().clamp(min=1) * routed.variance_E.sqrt()
+        frequency_E = routed.tokens_E / routed.tokens_E.sum().clamp(min=1)
+        return frequency_E * routed.variance_E.sqrt()

@@ -97,8 +97,7 @@ class OfRows(Metric):
 
 
 def test_scores_of_a_wrong_shape_name_the_metric() -> None:
-    line = (
-        rf"metric: {__name__}.OfRows returns scores of shape \(3,\): expected \(4,\), one a channel"
-    )
+    name = f"{__name__}.OfRows"
+    line = rf"metric: {name} returns scores of shape \(3,\): expected \(4,\), one score a channel"
     with pytest.raises(ValueError, match=line):
         OfRows().score_units(WEIGHT_OI, STATISTICS, torch.arange(4)[:, None])
