@@ -12,5 +12,6 @@ from flap.method.compression.sequence import SequentialPruning
 
 __all__ = [
     "BiasCompensation", "Compensation", "CompressLayer", "FitReport",
-    "LinearCompensation", "NoCompensation", "SequentialPruning", "compress_layers", "mask_layer", "slice_layer",
+    "LinearCompensation", "NoCompensation", "SequentialPruning", "compress_layers", "mask_layer",
+    "slice_layer",
 ]  # fmt: skip

@@ -1,6 +1,8 @@
-"""Applying a plan, layer by layer. Slicing and masking differ only in the last step, so their results agree.
+"""Applying a plan to the layers of a model.
 
-Legend: O, I output and input channels of the output projection · K kept, P pruned channels · U units.
+Slicing and masking differ only in how a fit is written into a layer, so their results agree.
+Legend: O, I output and input channels of the output projection · K kept, P pruned channels ·
+U units · R rows of an input projection.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,9 +21,8 @@ from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
-Write: TypeAlias = Callable[
-    [Block, Tensor, BlockFit], None
-]  # writes into a block the fit of its kept units
+# A function that writes the fit of a block's kept units into the block.
+Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
 Reports: TypeAlias = dict[str, FitReport]  # by the name of the block
 # A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[
@@ -37,9 +38,11 @@ def compress_layers(
     compress_layer: CompressLayer,
     work: WorkFolder = NOT_KEPT,
 ) -> Reports:
-    """Apply a plan to every layer. Each layer must be present while `statistics` yields its statistics.
+    """Apply a plan to every layer, and return the fit reports.
 
-    work: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
+    statistics: yields the statistics of each layer while the layer is present.
+    work: the folder of the walk that `statistics` are from. A walk that resumes an interrupted one
+        finds the reports of finished layers there.
     """
     notes = Notes(FITS, work)
     for i, observed in statistics:
@@ -49,8 +52,12 @@ def compress_layers(
 
 
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> Reports:
-    """Return the fit reports of all layers, which notes may have as plain sequences."""
-    return {name: FitReport(*report) for of_layer in reports for name, report in of_layer.items()}
+    """Return the fit reports of all layers in one. Notes may hold them as plain sequences."""
+    every: Reports = {}
+    for of_layer in reports:
+        for name, report in of_layer.items():
+            every[name] = FitReport(*report)
+    return every
 
 
 def _compress_layer(
@@ -61,16 +68,20 @@ def _compress_layer(
     compensation: Compensation,
     statistics: LayerStatistics | None,
 ) -> Reports:
-    """Fit and change a layer, and return the fit reports. A block that keeps all its units is not changed."""
+    """Fit and change a layer. A block that keeps all its units is not changed."""
     [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
     write_layer(write, adapter, layer, plan, fits)
-    return {name: report for fit in fits if fit is not None for name, report in fit.reports.items()}
+    reports: Reports = {}
+    for fit in fits:
+        if fit is not None:
+            reports |= fit.reports
+    return reports
 
 
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Change a layer as its plan says, with fits that are there already."""
+    """Change a layer as its plan says, with fits that exist already."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             write(block, torch.tensor(kept, dtype=torch.int64), fit)
@@ -78,38 +89,50 @@ def write_layer(
 
 
 def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Reduce every input projection to the rows of the kept units, and replace the output projection by the fitted one.
+    """Reduce a block to the kept units, with the fitted output projection.
 
-    A norm over the channels of all units then divides by the root mean square of the kept ones; their weights stay.
+    A norm over the channels of all units keeps the weights of the kept channels. It then divides by
+    their root mean square.
     """
     assign(block.output, fit.weight_OK, fit.bias_O)
-    rows = {linear: rows_UR[kept_U].flatten().sort().values for linear, rows_UR in block.inputs}
-    for linear, kept in rows.items():
+
+    kept_rows = {}
+    for linear, rows_UR in block.inputs:
+        kept_rows[linear] = rows_UR[kept_U].flatten().sort().values
+    for linear, rows in kept_rows.items():
         bias = bias_of(linear)
-        assign(linear, linear.weight.detach()[kept], None if bias is None else bias.detach()[kept])
+        if bias is not None:
+            bias = bias.detach()[rows]
+        assign(linear, linear.weight.detach()[rows], bias)
+
     for module, name, rows_UR in block.vectors:
-        kept = rows_UR[kept_U].flatten().sort().values
-        set_tensor(module, name, getattr(module, name).detach()[kept])
+        rows = rows_UR[kept_U].flatten().sort().values
+        set_tensor(module, name, getattr(module, name).detach()[rows])
     for norm, linear in block.norms:
-        set_tensor(norm, "weight", norm.weight.detach()[rows[linear]])
+        set_tensor(norm, "weight", norm.weight.detach()[kept_rows[linear]])
 
 
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Set the rows and biases of the removed units, and their columns of the output projection, to zero.
+    """Set the rows, the biases and the output columns of the removed units to zero.
 
-    A norm over the channels of all units counts the zeros. Its inputs are multiplied by √(all / kept units), so that
-    its root mean square is that of the sliced model, and its weights are divided by the same factor.
+    A norm over the channels of all units counts the zeros. So its inputs are multiplied by √(all
+    units / kept units), which gives it the root mean square of the sliced model, and its weights
+    are divided by the same factor.
     """
     weight_OI = torch.zeros_like(block.output.weight)
-    weight_OI[:, block.columns_UC[kept_U].flatten().sort().values] = fit.weight_OK
+    kept_columns = block.columns_UC[kept_U].flatten().sort().values
+    weight_OI[:, kept_columns] = fit.weight_OK
     assign(block.output, weight_OI, fit.bias_O)
+
+    # new tensors, because the old ones may be shared with another copy of the model
     pruned_U = torch.ones(block.num_units, dtype=torch.bool).index_fill(0, kept_U, False)
     for linear, rows_UR in block.inputs:
         rows = rows_UR[pruned_U].flatten().to(linear.weight.device)
         bias = bias_of(linear)
-        # new tensors, as the old ones may be shared with another copy of the model
-        zeroed = None if bias is None else bias.detach().index_fill(0, rows, 0)
-        assign(linear, linear.weight.detach().index_fill(0, rows, 0), zeroed)
+        if bias is not None:
+            bias = bias.detach().index_fill(0, rows, 0)
+        assign(linear, linear.weight.detach().index_fill(0, rows, 0), bias)
+
     factor = (block.num_units / len(kept_U)) ** 0.5
     for norm, linear in block.norms:
         bias = None if linear.bias is None else linear.bias.detach() * factor

@@ -1,4 +1,4 @@
-"""Compensation: the output projection is changed to replace the effect of removed channels (FLAP, section 3.4).
+"""Compensation: the output projection is changed to replace removed channels (FLAP, section 3.4).
 
 Legend: O output channels · I input channels · K kept channels · P pruned channels.
 """
@@ -14,37 +14,35 @@ from flap.method.calibration import Statistics
 
 
 class Removal(NamedTuple):
-    """The channels of an output projection that stay and those that are removed, each ascending."""
+    """The channels of an output projection that stay, and the removed ones, both ascending."""
 
     kept_K: Tensor
     pruned_P: Tensor
 
 
 class FitReport(NamedTuple):
-    """The fit report of a block: how well a linear map replaces the removed channels.
+    """How well a linear map replaces the removed channels of a block.
 
-    Errors are mean squared output errors of the block on held-out calibration tokens; lower is better. Both are 0 if it
-    had no such tokens.
+    Errors are mean squared output errors of the block on held-out calibration tokens; lower is
+    better. Both are 0 if no held-out token reaches the block.
     """
 
-    ridge: (
-        float | None
-    )  # the chosen one; None if the map was no better than the bias, which is used then
+    ridge: float | None  # the chosen ridge; None if the bias is used, as no map was better
     held_out_error: float
     held_out_error_of_bias: float
 
 
 class Fit(NamedTuple):
-    """The new weight, what is added to the old bias (None: nothing), both float32, and the report of a linear fit."""
+    """A fitted output projection, in float32."""
 
     weight_OK: Tensor
-    bias_O: Tensor | None
-    report: FitReport | None = None
+    bias_O: Tensor | None  # what is added to the old bias; None: nothing
+    report: FitReport | None = None  # of a linear fit
 
 
 @dataclass(frozen=True)
 class Compensation(ABC):
-    """The base class of the compensations, which fit a pruned output projection to the dense one."""
+    """The base class of the compensations, which fit a pruned projection to the dense one."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
@@ -58,10 +56,11 @@ class Compensation(ABC):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return the new weight and the addition to the bias for each of several removals from the same projection.
+        """Return the fit of one projection for each of several removals.
 
-        `statistics` is None only if `needs_statistics` is False. trial: the fits are compared on held-out
-        tokens and then dropped, so a map is fitted without those, and an expensive choice may be left out.
+        statistics: None only if `needs_statistics` is False.
+        trial: the fits are measured on held-out tokens and then dropped. So they are fitted without
+            these tokens, and an expensive choice may be left out.
         """
 
 
@@ -91,12 +90,12 @@ class NoCompensation(Compensation):
 
 @dataclass(frozen=True)
 class BiasCompensation(Compensation):
-    """FLAP's bias, the default: removed channels are replaced by their means (arXiv 2312.11983, section 3.4).
+    """FLAP's bias, the default: means replace removed channels (arXiv 2312.11983, section 3.4).
 
         W' = W_K,  b' = b + W_P · mean_P
 
-    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. mean_P: the means of the
-    latter over the calibration tokens.
+    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. mean_P: the means
+    of the removed channels over the calibration tokens.
 
         python -m flap compensation=bias
     """
@@ -110,7 +109,8 @@ class BiasCompensation(Compensation):
     ) -> list[Fit]:
         assert statistics is not None
         mean_I = statistics.mean_I.float()
-        return [
-            Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P])
-            for kept_K, pruned_P in removals
-        ]
+        fits = []
+        for kept_K, pruned_P in removals:
+            bias_O = weight_OI[:, pruned_P] @ mean_I[pruned_P]
+            fits.append(Fit(weight_OI[:, kept_K], bias_O))
+        return fits

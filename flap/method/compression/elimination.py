@@ -1,12 +1,15 @@
-"""The elimination of channels in a fixed order: one factor of the covariance serves every number of removed channels.
+"""The elimination of channels in a fixed order.
 
-The channels that are removed first are at the end; H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U.
-For any number of removed channels, the kept ones K are the first ones, and H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP: the
-ridge least-squares map from the kept channels to the removed ones P, C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes
-one triangular solve with a block of U, and nothing of C.
-(SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
+One factor of the covariance serves every number of removed channels. The channels that are removed
+first are at the end of the order. H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U.
+For any number of removed channels, the kept ones K are at the front, so that H_KK = U_KKᵀ U_KK and
+C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels to the removed ones P,
+C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes one triangular solve with a block of U, and does
+not need C. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses such a factor for one row
+of a weight at a time.)
 
-Legend: O output channels · I input channels · P removed, K kept channels · S some in a row, J those and all later ones.
+Legend: O output channels · I input channels · P removed, K kept channels · S consecutive channels,
+J these and all later ones.
 """
 
 from dataclasses import dataclass
@@ -20,17 +23,16 @@ from flap.method.calibration.symmetric import STRIP, strips_of
 from flap.method.compression.compensation import Removal
 from flap.models.devices import widest_float
 
-OUTPUTS = 512  # whose slopes are in memory in the type of the factor at a time
+OUTPUTS = 512  # output channels whose slopes are computed at a time, in the type of the factor
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """The factor of one covariance with one ridge, and the slopes of all least-squares fits that follow from it."""
+    """The factor of a covariance with a ridge, which gives the slopes of all least-squares fits."""
 
-    order_I: Tensor  # the channels; those that are removed first are at the end
-    strips: tuple[
-        Tensor, ...
-    ]  # of U, STRIP rows each, from the diagonal on; they end where H has no factor
+    order_I: Tensor  # the channels; the ones that are removed first are at the end
+    # strips of U with STRIP rows each, from the diagonal on; they end where H has no factor
+    strips: tuple[Tensor, ...]
 
     @classmethod
     def of(
@@ -38,24 +40,25 @@ class Elimination:
     ) -> "Elimination":
         """Return the elimination with λ' = ridge · mean(diag C).
 
-        The factor is computed in the widest type of the device; quick: in float32, unless that fails.
+        The factor is computed in the widest type of the device. With `quick`, it is computed in
+        float32 unless that fails.
         """
         precision = torch.float32 if quick else widest_float(order_I.device)
         strips = _strips(covariance, order_I, ridge, precision)
         if quick and sum(map(len, strips)) < len(order_I):
-            del strips  # before those of another type are made
+            del strips  # before the wider ones are allocated
             return cls.of(covariance, order_I, ridge)
         return cls(order_I, strips)
 
     @property
     def num_channels(self) -> int:
-        """For how many channels H has a factor: of the order, the first ones."""
+        """The number of channels, from the front of the order, for which H has a factor."""
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
         """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if there is no inverse.
 
-        The kept channels of the removal are the first ones of the order.
+        The kept channels of the removal must be at the front of the order.
         """
         kept = len(removal.kept_K)
         if kept > self.num_channels:
@@ -71,7 +74,7 @@ class Elimination:
         return slope_OK
 
     def _substitute(self, weight_OI: Tensor, kept: int) -> None:
-        """Replace W_K by -A, which solves A U_KKᵀ = W_P U_KPᵀ; the channels are in the order."""
+        """Replace W_K by -A, which solves A U_KKᵀ = W_P U_KPᵀ. The channels are in the order."""
         for start in reversed(range(0, kept, STRIP)):
             rows = min(STRIP, kept - start)
             square_SS, later_SJ = self.strips[start // STRIP][:rows].tensor_split([rows], dim=1)
@@ -92,10 +95,8 @@ def _strips(
         strip_SJ.copy_(covariance.block(order_I[start : start + STRIP], order_I[start:]))
         strip_SJ.diagonal().add_(added)
         for k, earlier_SJ in enumerate(strips):
-            first = start - k * STRIP
-            strip_SJ.addmm_(
-                earlier_SJ[:, first : first + len(strip_SJ)].T, earlier_SJ[:, first:], alpha=-1
-            )
+            later_SJ = earlier_SJ[:, start - k * STRIP :]
+            strip_SJ.addmm_(later_SJ[:, : len(strip_SJ)].T, later_SJ, alpha=-1)
         strips.append(_factor(strip_SJ))
         if len(strips[-1]) < len(strip_SJ):
             break
@@ -103,9 +104,12 @@ def _strips(
 
 
 def _factor(strip_SJ: Tensor) -> Tensor:
-    """Return the rows of U in the place of those of H without what earlier rows explain; fewer, if H has no factor."""
+    """Replace rows of H, less what earlier rows explain, by rows of U.
+
+    Returns fewer rows if H has no factor.
+    """
     square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
-    while failed:  # not every library leaves the rows before the one that failed
+    while failed:  # not every library leaves the rows before the failed one intact
         strip_SJ = strip_SJ[: int(failed) - 1]
         square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
     rows = len(strip_SJ)

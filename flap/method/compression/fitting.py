@@ -1,10 +1,12 @@
-"""Fitting the output projections of a layer for one or more plans; each member of a block is fitted by itself.
+"""Fitting the output projections of a layer for one or more plans.
 
+Each member of a block is fitted separately, on the tokens that reach it.
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,11 +20,11 @@ from flap.storage import ranks
 
 
 class BlockFit(NamedTuple):
-    """The new output projection of a block, in the model's dtype, and the reports of its fits by their names."""
+    """The new output projection of a block."""
 
-    weight_OK: Tensor
-    bias_O: Tensor | None
-    reports: dict[str, FitReport]
+    weight_OK: Tensor  # in the model's type
+    bias_O: Tensor | None  # in the model's type
+    reports: dict[str, FitReport]  # fit reports of the members by their names
 
 
 Kept = tuple[int, ...]  # units of a block
@@ -40,46 +42,52 @@ def fit_layer(
 
     trial: see `Compensation.fits`.
     """
-    by_block = statistics.blocks if statistics else Pair[Sequence[Statistics]]((), ())
-    blocks_to_fit = []
-    for block, observed, choices in zip(blocks, by_block, zip(*plans, strict=True), strict=True):
-        pruning = sorted({kept for kept in choices if len(kept) < block.num_units})
-        blocks_to_fit.append(
-            (block, pruning, _member_fits(block, pruning, compensation, observed, trial))
-        )
-    makes = [make for *_, of_block in blocks_to_fit for make in of_block]
-    made = (
-        (make() for make in makes) if trial else iter(ranks.each_by_one(makes))
-    )  # each process has trials of its own
-    by_plan = [
-        _by_plan(block, pruning, [next(made) for _ in of_block])
-        for block, pruning, of_block in blocks_to_fit
+    inputs = Pair[Sequence[Statistics]]((), ())
+    if statistics is not None:
+        inputs = Pair(*statistics.blocks)
+
+    # 1. for each block, the sets of kept units that remove something
+    removing = []
+    for block, choices in zip(blocks, zip(*plans, strict=True), strict=True):
+        removing.append(sorted({kept for kept in choices if len(kept) < block.num_units}))
+
+    # 2. for each member of each block, a function that fits it for all of these sets
+    fitters = [
+        _member_fitters(block, sets, compensation, observed, trial)
+        for block, sets, observed in zip(blocks, removing, inputs, strict=True)
     ]
-    return [
-        Pair(*(fits.get(kept) for fits, kept in zip(by_plan, plan, strict=True))) for plan in plans
-    ]
+    every = list(chain(*fitters))
+    # each process has different trials, while all have the same plan
+    fits = [fitter() for fitter in every] if trial else ranks.each_by_one(every)
+
+    # 3. the fits of whole blocks
+    heads = len(fitters[0])
+    attention_fits = _block_fits(blocks.attention, removing[0], fits[:heads])
+    mlp_fits = _block_fits(blocks.mlp, removing[1], fits[heads:])
+    return [Pair(attention_fits.get(plan.attention), mlp_fits.get(plan.mlp)) for plan in plans]
 
 
-def _member_fits(
+def _member_fitters(
     block: Block,
-    plans: Sequence[Kept],
+    kept_sets: Sequence[Kept],
     compensation: Compensation,
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return what fits each member of a block for several sets of kept units, on its own channels and tokens."""
-    if not plans or block.whole:
+    """Return functions that fit one member of a block each, for all of these sets of units."""
+    if not kept_sets or block.whole:
         return []
-    removals = zip(*(_removals(block, kept) for kept in plans), strict=True)
+    by_set = [_removals(block, kept) for kept in kept_sets]
     inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
-    columns = zip(block.members, inputs, removals, strict=True)
     return [
-        partial(_fit, compensation, member, observed, removed, trial)
-        for member, observed, removed in columns
+        partial(_fit_member, compensation, member, observed, removals, trial)
+        for member, observed, removals in zip(
+            block.members, inputs, zip(*by_set, strict=True), strict=True
+        )
     ]
 
 
-def _fit(
+def _fit_member(
     compensation: Compensation,
     member: Block,
     statistics: Statistics | None,
@@ -87,50 +95,62 @@ def _fit(
     trial: bool,
 ) -> list[Fit]:
     weight_OI = member.output.weight.float()
-    return compensation.fits(
-        weight_OI, statistics and statistics.to(weight_OI.device), removals, trial
-    )
+    if statistics is not None:
+        statistics = statistics.to(weight_OI.device)
+    return compensation.fits(weight_OI, statistics, removals, trial)
 
 
-def _by_plan(
-    block: Block, plans: Sequence[Kept], fits: Sequence[Sequence[Fit]]
-) -> dict[Kept, BlockFit]:
-    """Return the fit of a block for each set of kept units. fits: of each member; none of whole experts."""
-    members = block.members
-    if block.whole:
-        return {
-            kept: _joined([(members[m], Fit(members[m].output.weight, None)) for m in kept])
-            for kept in plans
-        }
-    columns = zip(plans, zip(*fits, strict=True), strict=True)
-    return {
-        kept: _joined(list(zip(members, of_members, strict=True))) for kept, of_members in columns
-    }
-
-
-def _removals(block: Block, kept: tuple[int, ...]) -> list[Removal]:
-    """Return what a plan removes from each member."""
+def _removals(block: Block, kept: Kept) -> list[Removal]:
+    """Return the channels that each member keeps and loses."""
     stays_I = torch.zeros(block.columns_UC.numel(), dtype=torch.bool)
     stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
-    members = block.members
-    device = members[0].output.weight.device
-    masks = ((part_I, ~part_I) for part_I in stays_I.chunk(len(members)))
-    return [Removal(*(mask_I.nonzero().flatten().to(device) for mask_I in pair)) for pair in masks]
+    device = block.members[0].output.weight.device
+    removals = []
+    for stays in stays_I.chunk(len(block.members)):
+        kept_K = stays.nonzero().flatten().to(device)
+        pruned_P = (~stays).nonzero().flatten().to(device)
+        removals.append(Removal(kept_K, pruned_P))
+    return removals
 
 
-def _joined(fits: Sequence[tuple[Block, Fit]]) -> BlockFit:
-    """Return the fit of a block from the fits of its members, whose weights and biases are side by side."""
-    weights = [fit.weight_OK.to(member.output.weight) for member, fit in fits]  # type and device
-    biases = [_bias(member.output, fit.bias_O) for member, fit in fits]
-    bias_O = None if biases[0] is None else torch.cat([bias for bias in biases if bias is not None])
-    reports = {member.name: fit.report for member, fit in fits if fit.report is not None}
-    return BlockFit(torch.cat(weights, dim=1), bias_O, reports)
+def _block_fits(
+    block: Block, kept_sets: Sequence[Kept], fits: Sequence[Sequence[Fit]]
+) -> dict[Kept, BlockFit]:
+    """Return the fit of a block for each set of kept units.
+
+    fits: for each member, its fit for each set. Whole experts that stay are not fitted.
+    """
+    block_fits = {}
+    for k, kept in enumerate(kept_sets):
+        if block.whole:
+            members = [block.members[m] for m in kept]
+            member_fits = [Fit(member.output.weight, None) for member in members]
+        else:
+            members = list(block.members)
+            member_fits = [of_sets[k] for of_sets in fits]
+        block_fits[kept] = _joined(members, member_fits)
+    return block_fits
+
+
+def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
+    """Return the fit of a block, with the weights and biases of its members side by side."""
+    weights = []
+    biases = []
+    reports = {}
+    for member, fit in zip(members, fits, strict=True):
+        weights.append(fit.weight_OK.to(member.output.weight))  # type and device
+        bias_O = _bias(member.output, fit.bias_O)
+        if bias_O is not None:
+            biases.append(bias_O)
+        if fit.report is not None:
+            reports[member.name] = fit.report
+    return BlockFit(torch.cat(weights, dim=1), torch.cat(biases) if biases else None, reports)
 
 
 def _bias(output: Any, added_O: Tensor | None) -> Tensor | None:
     if added_O is None:
         return cast(Tensor | None, output.bias)
-    added_O = added_O.to(output.weight.device)  # another process may have sent it
-    return (added_O if output.bias is None else output.bias.float() + added_O).to(
-        output.weight.dtype
-    )
+    bias_O = added_O.to(output.weight.device)  # another process may have sent it
+    if output.bias is not None:
+        bias_O = output.bias.float() + bias_O
+    return bias_O.to(output.weight.dtype)

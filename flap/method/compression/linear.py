@@ -1,4 +1,4 @@
-"""Linear compensation: a least-squares fit predicts the removed channels from the kept ones, as in OBC.
+"""Linear compensation: a least-squares fit predicts the removed channels from the kept ones.
 
 Legend: O output channels · I input channels · P pruned, K kept channels.
 """
@@ -20,30 +20,36 @@ from flap.method.compression.elimination import Elimination
 # The ridges to choose from, in units of the mean variance of the block's channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# Of fewer tokens a channel, a map may learn the noise: it is used only if it is better than the bias on other tokens.
+# With fewer tokens a channel, a map may learn noise. It is used only if it is better than the bias
+# on other tokens.
 ENOUGH_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class LinearCompensation(Compensation):
-    """A least-squares fit predicts the removed channels from the kept ones, as in OBC (Frantar and Alistarh 2022).
+    """Least squares predict the removed channels from the kept ones, as in OBC.
 
-        W' = W_K + A,  b' = b + W_P · mean_P − A · mean_K,  A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
+    OBC is by Frantar and Alistarh (2022).
 
-    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. C (I, I), mean (I): covariance and mean
-    of the channels. A maps x_K to W_P x_P; FLAP's bias is A = 0. Without a ridge it is the one of RIDGES whose map,
-    fitted without the held-out tokens, has the smallest error on them; then A is fitted on all tokens. If no map has a
-    smaller held-out error than the bias, or none exists, the bias is used. In trials the ridge is TRIAL_RIDGE, the map
-    is not compared with the bias if there are enough tokens, and it is fitted without the held-out tokens, on some of
-    which trials are measured.
+        W' = W_K + A,  b' = b + W_P · mean_P − A · mean_K
+        A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
+
+    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. C (I, I), mean (I):
+    covariance and mean of the channels. A maps x_K to W_P x_P; FLAP's bias is A = 0.
+
+    If no ridge is given, a map is fitted with each of RIDGES, without the held-out tokens. The
+    ridge whose map has the smallest error on these tokens is chosen, and A is fitted on all tokens.
+    The bias is used if no map has a smaller held-out error, or if no map exists.
+
+    In trials the ridge is TRIAL_RIDGE. The map is fitted without the held-out tokens, because
+    trials are measured on some of them. It is compared with the bias only if there are few tokens.
 
         python -m flap compensation=linear compensation.ridge=0.01
     """
 
     needs_covariance: ClassVar[bool] = True
-    ridge: float | None = (
-        None  # in units of the mean variance of the block's channels, >= 0; None: chosen
-    )
+    # in units of the mean variance of the block's channels, >= 0; None: chosen
+    ridge: float | None = None
 
     def __post_init__(self) -> None:
         valid = self.ridge is None or 0 <= self.ridge < math.inf
@@ -57,24 +63,32 @@ class LinearCompensation(Compensation):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return for each removal the weight W_K + A, the addition W_P mean_P - A mean_K to the bias, and the report.
+        """Return for each removal the weight W_K + A and the addition to the bias.
 
-        Removals of which one contains the other share their factorisations.
+        The addition is W_P mean_P - A mean_K. Removals share their factorisations if one of them
+        contains the other.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
-        judged = not trial or fitting.num_tokens < ENOUGH_TOKENS * weight_OI.shape[1]
-        ridges = (self.ridge,) if self.ridge is not None else (TRIAL_RIDGE,) if trial else RIDGES
-        fits = dict[int, Fit]()
-        final = fitting if trial else Covariance.of(*statistics.parts)
+        all_tokens = fitting if trial else Covariance.of(*statistics.parts)
+        few_tokens = fitting.num_tokens < ENOUGH_TOKENS * weight_OI.shape[1]
+        ridges = self._ridges(trial)
+
+        fits: dict[int, Fit] = {}
         for chain in chains(removals):
             nested = _Nested(weight_OI, [removals[k] for k in chain])
-            if judged:
-                reports = nested.choose(ridges, fitting, held_out)
-            else:
+            if trial and not few_tokens:
                 reports = [FitReport(ridges[0], math.nan, math.nan)] * len(chain)
-            fits.update(zip(chain, nested.fits(reports, final, quick=trial), strict=True))
+            else:
+                reports = nested.choose(ridges, fitting, held_out)
+            fits.update(zip(chain, nested.fits(reports, all_tokens, quick=trial), strict=True))
         return [fits[k] for k in range(len(removals))]
+
+    def _ridges(self, trial: bool) -> tuple[float, ...]:
+        """Return the ridges to choose from."""
+        if self.ridge is not None:
+            return (self.ridge,)
+        return (TRIAL_RIDGE,) if trial else RIDGES
 
 
 @dataclass(frozen=True)
@@ -87,24 +101,27 @@ class _Nested:
     def choose(
         self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance
     ) -> list[FitReport]:
-        """Return the best ridge for each removal on held-out tokens; None: the bias, also without such tokens."""
-        if (
-            not held_out.num_tokens
-        ):  # other windows alone reach this member: nothing tells a map from noise
+        """Return the report of the best ridge for each removal, measured on held-out tokens.
+
+        The ridge is None if the bias is the best, or if no held-out token reaches this member of a
+        block, so that nothing can tell a map from noise.
+        """
+        if not held_out.num_tokens:
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
-        of_bias = [
-            held_out.error(self._lost(removal, None), fitting.mean_I) for removal in self.removals
-        ]
-        best = [FitReport(None, error, error) for error in of_bias]
+        best = []
+        for removal in self.removals:
+            error = held_out.error(self._lost(removal, None), fitting.mean_I)
+            best.append(FitReport(None, error, error))
         for ridge in ridges:
-            for k, slope_OK in enumerate(self._slopes(self.removals, ridge, fitting, quick=True)):
+            slopes = self._slopes(self.removals, ridge, fitting, quick=True)
+            for k, slope_OK in enumerate(slopes):
                 error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
-                if slope_OK is not None and error < best[k].held_out_error:  # not so for a nan
-                    best[k] = FitReport(ridge, error, of_bias[k])
+                if slope_OK is not None and error < best[k].held_out_error:  # false for a nan
+                    best[k] = best[k]._replace(ridge=ridge, held_out_error=error)
         return best
 
     def fits(self, reports: Sequence[FitReport], covariance: Covariance, quick: bool) -> list[Fit]:
-        """Return the fit for each removal, with the ridge of its report; None: the bias."""
+        """Return the fit for each removal with the ridge of its report; None means the bias."""
         fits: dict[int, Fit] = {}
         for ridge in {report.ridge for report in reports}:
             which = [k for k, report in enumerate(reports) if report.ridge == ridge]
@@ -116,7 +133,7 @@ class _Nested:
     def _slopes(
         self, removals: Sequence[Removal], ridge: float | None, covariance: Covariance, quick: bool
     ) -> Iterator[Tensor | None]:
-        """Yield the slope of each removal."""
+        """Yield A for each removal; None for the bias."""
         if ridge is None:
             yield from [None] * len(removals)
             return
@@ -131,37 +148,40 @@ class _Nested:
         weight_OK = self.weight_OI[:, kept_K]
         bias_O = self.weight_OI[:, pruned_P] @ mean_I[pruned_P]
         if slope_OK is None:
-            report = FitReport(None, report.held_out_error_of_bias, report.held_out_error_of_bias)
-        else:
-            weight_OK += slope_OK
-            bias_O -= slope_OK @ mean_I[kept_K]
+            error = report.held_out_error_of_bias
+            return Fit(weight_OK, bias_O, FitReport(None, error, error))
+        weight_OK += slope_OK
+        bias_O -= slope_OK @ mean_I[kept_K]
         return Fit(weight_OK, bias_O, report)
 
     def _lost(self, removal: Removal, slope_OK: Tensor | None) -> Tensor:
-        """Return lost_OI = (W_P, -A): the map from all channels to the output that the pruned projection lacks."""
+        """Return lost_OI = (W_P, -A), which maps all channels to the output that pruning loses."""
         lost_OI = self.weight_OI.clone()
         lost_OI[:, removal.kept_K] = 0 if slope_OK is None else -slope_OK
         return lost_OI
 
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
-    """Return the indices of the removals in chains in which each one contains those before it."""
+    """Return the indices of the removals in chains, where each contains the one before it."""
+    pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []
-    for k in sorted(range(len(removals)), key=lambda k: len(removals[k].pruned_P)):
-        pruned = set(removals[k].pruned_P.tolist())
-        fitting = (
-            chain for chain in nested if pruned.issuperset(removals[chain[-1]].pruned_P.tolist())
-        )
-        if (chain := next(fitting, None)) is None:
-            nested.append([k])
+    for k in sorted(range(len(removals)), key=lambda k: len(pruned[k])):
+        for chain in nested:
+            if pruned[k].issuperset(pruned[chain[-1]]):
+                chain.append(k)
+                break
         else:
-            chain.append(k)
+            nested.append([k])
     return nested
 
 
 def order(chain: Sequence[Removal]) -> Tensor:
-    """Return all channels: those that no removal of a chain removes, then those that only the last one does, …"""
-    count_I = torch.zeros(sum(map(len, chain[0])), dtype=torch.int64, device=chain[0].kept_K.device)
+    """Return all channels in the order in which a chain removes them, from the last to the first.
+
+    The channels that no removal contains are at the front.
+    """
+    channels = sum(map(len, chain[0]))
+    count_I = torch.zeros(channels, dtype=torch.int64, device=chain[0].kept_K.device)
     for removal in chain:
         count_I[removal.pruned_P] += 1
     return count_I.argsort(stable=True)

@@ -1,4 +1,7 @@
-"""Sequential pruning, as in Wanda-sp: each layer is calibrated on the outputs of the pruned layers before it."""
+"""Sequential pruning, as in Wanda-sp.
+
+Each layer is calibrated on the outputs of the pruned layers before it.
+"""
 
 from dataclasses import dataclass
 
@@ -14,7 +17,7 @@ DECIDED = as_json("decided")  # the plan of a layer, and its fit reports
 
 @dataclass(frozen=True)
 class SequentialPruning:
-    """What each layer is scored, allocated and compressed by, before the next one is calibrated on its outputs."""
+    """Scores, allocates and compresses each layer before the next one is calibrated."""
 
     metric: Metric
     structure: UniformLayers
@@ -24,21 +27,26 @@ class SequentialPruning:
     def prune(
         self, calibration: Calibration, budget: Budget, work: WorkFolder = NOT_KEPT
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
-        """Prune a model, and return the plan, and the fit reports by the name of the block.
+        """Prune a model. Return the plan, and the fit reports by the name of the block.
 
-        work: an interrupted run resumes from it, unless its scores are random: they would be others.
+        work: an interrupted run resumes from this folder, unless scores are random, because those
+            would be drawn in another order.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
         work = calibration.model.if_streamed(work) if self.metric.needs_statistics else NOT_KEPT
         notes = Notes(DECIDED, work)
-        layers = range(len(budget.layers))
         for i, observed in calibration.in_sequence(covariance, work):
             scores = score_layer(self.metric, adapter.blocks(i), observed)
             plan = self.structure.allocate_layer(i, scores, budget)
-            notes.write(
-                i, (plan, self.compress_layer(adapter, i, plan, self.compensation, observed))
-            )
+            reports = self.compress_layer(adapter, i, plan, self.compensation, observed)
+            notes.write(i, (plan, reports))
             del observed  # with its covariances, before the next layer's are collected
-        plans, fits = zip(*map(notes.read, layers), strict=True)
-        return PruningPlan(tuple(LayerPlan(*map(tuple, plan)) for plan in plans)), joined(fits)
+
+        layers = []
+        fits = []
+        for i in range(len(budget.layers)):
+            (heads, neurons), reports = notes.read(i)
+            layers.append(LayerPlan(tuple(heads), tuple(neurons)))
+            fits.append(reports)
+        return PruningPlan(tuple(layers)), joined(fits)
