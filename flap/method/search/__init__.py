@@ -1,4 +1,4 @@
-"""The search: units ranked by what their removal does to the predictions, measured on trials in one walk."""
+"""The search: units are ranked by what their removal does to the predictions, in one walk."""
 
 from flap.method.search.divergence import PlanDivergence
 from flap.method.search.scoring import score_and_try

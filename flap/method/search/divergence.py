@@ -1,6 +1,7 @@
-"""The divergence of pruned models from the dense model in their predictions, which structure=search minimises.
+"""The divergence of the predictions of pruned models from those of the dense model.
 
-Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts.
+structure=search keeps it low.
+Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts · K plans.
 """
 
 import math
@@ -25,27 +26,31 @@ from flap.models.forward import output_after_layers
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
-COMPARED_TOKENS = 1024  # tokens, in whole windows, whose logits are in memory at a time
+COMPARED_TOKENS = 1024  # tokens whose logits are in memory at a time, in whole windows
 SHARED = "0"  # the stream that all plans share before the first layer; the dense model keeps it
 
-# Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
-# it must be the same without statistics.
+# A function that returns layer i of each plan, from i and the statistics of the layer, while the
+# layer is present. After an interruption it is called without statistics and must return the same.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 
 @dataclass(frozen=True)
 class PlanDivergence:
-    """KL(dense ‖ pruned) of the next-token distributions of several plans, in nats a token, from one walk.
+    """KL(dense ‖ pruned) of the next-token distributions of several plans, in nats a token.
 
-    Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
-    stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. Of several processes
-    each has the streams of its share of the plans, and the dense one. The windows are the
-    last ones of those that are held out when fits are chosen; the maps of trials are fitted without them. The
-    predictions of every fourth position are compared: those of its neighbours say little more, and over a large
-    vocabulary they cost as much as many layers. In texts that have answers, all predictions of their tokens are.
+    One walk measures all plans. Plans share a stream of hidden states as long as their layers are
+    equal, and the stream forks at the first layer in which they differ. Each layer is read once,
+    and a copy of it is pruned once for each different plan of the layer. With several processes,
+    each has the streams of the dense model and of its share of the plans.
 
-    Where the calibration is a mixture, the divergence is that of the text on which it is largest: what only one of the
-    texts needs is likely to be needed by another text that nobody has calibrated on, and a mean would hide it.
+    The windows are the last ones of the held-out windows; the maps of trials are fitted without
+    these. The predictions at every fourth position are compared. Those at its neighbours say little
+    more, and over a large vocabulary they cost as much as many layers. In texts that have answers,
+    all predictions of tokens in answers are compared.
+
+    If the calibration is a mixture of texts, the divergence is that of the text on which it is
+    largest. Units that only one of the texts needs are likely to be needed by other texts, too, on
+    which nobody has calibrated, and a mean would hide them.
     """
 
     calibration: Calibration
@@ -54,21 +59,19 @@ class PlanDivergence:
     def __call__(
         self, plans: PlansOfLayer, num_tokens: int, covariance: bool, work: WorkFolder = NOT_KEPT
     ) -> list[float]:
-        """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
+        """Return the divergence of each plan.
 
-        Of each text that has windows held out there is one at least. covariance: of statistics, for the plans or their
-        fits. work: an interrupted walk resumes from it; it is deleted at the end.
+        num_tokens: tokens to measure on, rounded up to whole windows. Each text that has held-out
+            windows is measured on at least one of them.
+        covariance: the plans, or their fits, need statistics with covariances.
+        work: an interrupted walk resumes from this folder, which is deleted at the end.
 
         Raises:
             ValueError: predictions are not finite.
         """
-        nats = self._walked(
-            Walk(self.calibration.model, "score, layer by layer", work),
-            plans,
-            num_tokens,
-            covariance,
-        )
-        work.clear()  # with the hidden states of all plans, which are not mapped any more
+        walk = Walk(self.calibration.model, "score, layer by layer", work)
+        nats = self._walked(walk, plans, num_tokens, covariance)
+        work.clear()  # the files of hidden states are not mapped any more
         return nats
 
     def _walked(
@@ -103,10 +106,12 @@ class PlanDivergence:
         """Return tokens_NT and text_N of the windows that are measured."""
         tokens_NT = self.calibration.tokens_NT
         text_N = self.calibration.text_N
-        text_N = torch.zeros(len(tokens_NT), dtype=torch.long) if text_N is None else text_N
-        (_, held_NT), (_, held_N) = split_windows(tokens_NT), split_windows(text_N)
-        last = _last(held_N, math.ceil(num_tokens / tokens_NT.shape[1]))
-        return judged(held_NT[last], held_N[last]), held_N[last]
+        if text_N is None:
+            text_N = torch.zeros(len(tokens_NT), dtype=torch.long)
+        _, held_out_NT = split_windows(tokens_NT)
+        _, held_out_N = split_windows(text_N)
+        last = _last(held_out_N, math.ceil(num_tokens / tokens_NT.shape[1]))
+        return judged(held_out_NT[last], held_out_N[last]), held_out_N[last]
 
     def _advance(
         self,
@@ -140,94 +145,101 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(self, tokens_NT: Tensor, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
-        """Return the divergence from the dense model, averaged over a text's tokens, for each plan: its worst text's.
+        """Return the divergence of each plan, averaged over the tokens of its worst text.
 
-        hidden: the outputs of the last layer for these windows, first of the dense model, then of each plan.
+        hidden: the outputs of the last layer for these windows, of the dense model and then of each
+            plan.
         """
         model = self.calibration.model
         num_texts = int(text_N.max()) + 1
-        plans = len(hidden) - 1
-        total_KX = torch.zeros(plans, num_texts).double()
+        total_KX = torch.zeros(len(hidden) - 1, num_texts).double()
         tokens_X = torch.zeros(num_texts)
         with model.ends():
-            for of_N, some_NT, dense_NTD, *others in _compared(tokens_NT, text_N, *hidden):
-                dense_NTV = log_softmax(_logits(model, some_NT, dense_NTD), dim=-1)
+            for part_N, part_NT, dense_NTD, *others in _compared(tokens_NT, text_N, *hidden):
+                dense_NTV = log_softmax(_logits(model, part_NT, dense_NTD), dim=-1)
                 p_NTV = dense_NTV.exp()
                 for k, hidden_NTD in enumerate(others):
-                    logits_NTV = _logits(model, some_NT, hidden_NTD)
-                    inputs = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
-                    nats = [kl(*window) for window in inputs]
-                    total_KX[k].index_add_(0, of_N, torch.tensor(nats, dtype=torch.float64))
-                tokens_X.index_add_(0, of_N, torch.full(of_N.shape, float(some_NT.shape[1])))
+                    logits_NTV = _logits(model, part_NT, hidden_NTD)
+                    windows = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
+                    nats_N = torch.tensor([kl(*window) for window in windows], dtype=torch.float64)
+                    total_KX[k].index_add_(0, part_N, nats_N)
+                compared = torch.full(part_N.shape, float(part_NT.shape[1]))
+                tokens_X.index_add_(0, part_N, compared)
         if not total_KX.isfinite().all():
             raise ValueError(
-                "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
-                "or check the weights"
+                "structure=search: predictions of a pruned model are not finite; "
+                "try model.dtype=float32 or bfloat16, or check the weights"
             )
-        # not below 0 by rounding; a text of which no window is among these has no say
-        return list(map(float, (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)))
+        # a text without measured windows gets 0, and rounding must not give less than 0
+        nats_K = (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)
+        return list(map(float, nats_K))
 
 
 def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
-    """Return KL(p ‖ q) in nats, summed over all positions of a window: differences before sums.
+    """Return KL(p ‖ q) in nats, summed over all positions of a window.
 
-    Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
-    p: of the dense model. q: of the pruned one, whose logits are given.
+    p: the distribution of the dense model. q: that of the pruned model, given by its logits.
+
+    Differences are taken before sums. As two sums of T · V terms, Σ p log p - Σ p log q cancel
+    badly, which was off by 0.001 nats a token with a vocabulary of 50,000 tokens.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
-    # in place: to have such an array of the system takes as long as to compute it
+    # in place, because allocating such an array takes as long as computing it
     return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
 
 
 def _last(text_N: Tensor, num_windows: int) -> Tensor:
-    """Return the places of the last windows, and of the last one of each text that has none among them."""
-    last = {int(x): n for n, x in enumerate(text_N)}.values()
-    return torch.tensor(sorted({*last, *range(max(0, len(text_N) - num_windows), len(text_N))}))
+    """Return the indices of the last windows, and of the last window of each text."""
+    last_of_texts = {int(text): n for n, text in enumerate(text_N)}
+    last = range(max(0, len(text_N) - num_windows), len(text_N))
+    return torch.tensor(sorted({*last_of_texts.values(), *last}))
 
 
 def _compared(tokens_NT: Tensor, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared.
+    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows.
 
-    Of texts that have answers these are all where a token of an answer is predicted.
+    Of each window they have the positions at which predictions are compared. In texts that have
+    answers, these are all positions where a token of an answer is predicted.
     """
-    all_T = torch.arange(tokens_NT.shape[1])
+    every_T = torch.arange(tokens_NT.shape[1])
+    fourth_T = every_T[min(EVERY, len(every_T)) - 1 :: EVERY]
     with_answers = set(text_N[(tokens_NT < 0).any(dim=1)].tolist())
-    some = 1 if with_answers else max(1, COMPARED_TOKENS // len(all_T))
-    for n in range(0, len(tokens_NT), some):
-        part = slice(n, n + some)
-        chosen_T = all_T[min(EVERY, len(all_T)) - 1 :: EVERY]
+    windows = 1 if with_answers else max(1, COMPARED_TOKENS // len(every_T))
+    for n in range(0, len(tokens_NT), windows):
+        part = slice(n, n + windows)
+        chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            counted_T = counted_predictions(tokens_NT[part])
-            chosen_T = all_T if counted_T is None else all_T[counted_T]
-        for at in filter(len, chosen_T.split(COMPARED_TOKENS)):
-            yield (
-                text_N[part],
-                unmarked(tokens_NT[part, at]),
-                *(stream[part, at] for stream in streams),
-            )
+            in_answers_T = counted_predictions(tokens_NT[part])
+            chosen_T = every_T if in_answers_T is None else every_T[in_answers_T]
+        for position in chosen_T.split(COMPARED_TOKENS):
+            if len(position):
+                hidden = [stream[part, position] for stream in streams]
+                yield text_N[part], unmarked(tokens_NT[part, position]), *hidden
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:
     """Return the plan that keeps every unit of a model."""
-    blocks = (model.adapter.blocks(i) for i in range(len(model.layers)))
-    return PruningPlan(
-        tuple(LayerPlan(*(tuple(range(block.num_units)) for block in pair)) for pair in blocks)
-    )
+    layers = []
+    for i in range(len(model.layers)):
+        attention, mlp = model.adapter.blocks(i)
+        layers.append(LayerPlan(tuple(range(attention.num_units)), tuple(range(mlp.num_units))))
+    return PruningPlan(tuple(layers))
 
 
 @contextmanager
 def pruned_layer(
     model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> Iterator[nn.Module]:
-    """Yield a pruned copy of layer i, which must be present; the layer itself if the plan keeps every unit."""
+    """Yield a pruned copy of layer i, which must be present.
+
+    If the plan keeps every unit, the layer itself is yielded.
+    """
     layers = model.layers
     dense = layers[i]
     if fits == (None, None):
         yield dense
         return
-    layers[i] = model.copy_layer(
-        i
-    )  # the copy takes the place of the layer, so that the adapter finds it
+    layers[i] = model.copy_layer(i)  # in the model, where the adapter finds it
     try:
         write_layer(slice_out, model.adapter, i, plan, fits)
         copied = layers[i]
@@ -237,7 +249,7 @@ def pruned_layer(
 
 
 def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str]:
-    """Return the name of each plan's stream after a layer. Plans with equal layers so far share one.
+    """Return the name of each plan's stream after a layer. Plans with equal layers share one.
 
     before: the names before the layer; empty before the first one, where all plans share a stream.
     """

@@ -1,10 +1,11 @@
-"""The first step of structure=search, in the walk that scores: each block alone loses its lowest-scored units.
+"""The first step of structure=search: scores and the divergences of trials, in one walk.
 
-The scores of a layer say which units its trials remove, and its covariances are there for both; so one walk does.
+In a trial, one block loses its lowest-scored units. The scores of a layer say which units its
+trials remove, and both need the covariances of the layer, so one walk serves both.
 """
 
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 
 from flap.method.allocation import Budget, LayerPlan
 from flap.method.calibration import Calibration, LayerStatistics
@@ -17,10 +18,10 @@ from flap.storage import Notes, WorkFolder
 def score_and_try(
     metric: Metric, search: Search, budget: Budget, divergence: PlanDivergence, work: WorkFolder
 ) -> Scores:
-    """Return the scores of all units with the divergences of each layer's trials, in nats a token, in one walk.
+    """Return the scores of all units, with the divergence of each trial in nats a token.
 
-    An interrupted walk resumes from `work`; with scores that need no statistics it begins anew, because random ones
-    would be drawn in another order.
+    An interrupted walk resumes from `work`. If the scores need no statistics the walk starts again,
+    because random scores would be drawn in another order.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -30,31 +31,34 @@ def score_and_try(
     notes = Notes(SCORES, work)
     counts = [sum(map(len, search.removals(units))) for units in budget.layers]
 
-    def trials(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-        """Return layer i in each trial of all layers: pruned in its own trials, dense in the others."""
-        [scores] = _scored(metric, divergence.calibration, notes, i, observed).layers
-        whole = LayerPlan(*(tuple(range(len(score_U))) for score_U in scores))
-        of_layers = [[whole] * count for count in counts]
-        of_layers[i] = search.trials(scores, budget.layers[i])
-        return list(chain.from_iterable(of_layers))
+    def plans_of_layer(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
+        """Return layer i in the trials of all layers: pruned in its own trials, else dense."""
+        _note_scores(metric, divergence.calibration, notes, i, observed)
+        [scores] = notes.read(i).layers
+        dense = LayerPlan(*(tuple(range(len(score_U))) for score_U in scores))
+        plans: list[LayerPlan] = []
+        for k, count in enumerate(counts):
+            plans += search.trials(scores, budget.layers[i]) if k == i else [dense] * count
+        return plans
 
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
-    measured = iter(divergence(trials, search.tokens, covariance, work))
+    measured = iter(divergence(plans_of_layer, search.tokens, covariance, work))
+    by_layer = tuple(tuple(islice(measured, count)) for count in counts)
     scores = Scores.joined(map(notes.read, range(len(counts))))
-    return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in counts))
+    return replace(scores, divergences=by_layer)
 
 
-def _scored(
+def _note_scores(
     metric: Metric,
     calibration: Calibration,
     notes: Notes[Scores],
     i: int,
     observed: LayerStatistics | None,
-) -> Scores:
-    """Return the scores of layer i, which an interrupted walk may have noted."""
+) -> None:
+    """Score layer i, unless an interrupted walk has done so."""
     if observed is None and i in notes:
-        return notes.read(i)
-    if not metric.needs_covariance:  # plain statistics are those that other structures score with
+        return
+    if not metric.needs_covariance:
+        # use the plain statistics, with which other structures score
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))
-    return notes.read(i)

@@ -1,6 +1,7 @@
-"""search: the units of all layers are ranked by the measured effect of their removal on the model's predictions.
+"""search: units are ranked by the measured effect of their removal on the model's predictions.
 
-Legend: G attention units · U units of a block · I neurons of all experts · E experts · R ranks of an expert's neurons.
+Legend: G attention units · U units of a block · I neurons of all experts · E experts · R ranks of
+an expert's neurons.
 """
 
 import math
@@ -18,24 +19,30 @@ from flap.method.allocation.ranking import highest, ranked
 from flap.method.importance import Scores
 from flap.models import Pair
 
-LEAST = 1e-200  # the least rise between two levels, in nats: where none was measured, the scores give the order
+# The least rise between two levels, in nats. Where no rise was measured, the scores give the order.
+LEAST = 1e-200
+# A unit costs at least this share of the most expensive one, so that all errors rise.
+LEAST_COST = 1e-9
 
 
 @dataclass(frozen=True)
 class Search(Structure):
-    """search: one ranking of all attention units and neurons by nats over price, measured on the predictions.
+    """search: one ranking of all units by nats over price, measured on the model's predictions.
 
-    While units are scored, one block at a time has its lowest-scored units removed, a share from `levels` of them, with
-    compensation, while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens
-    (docs/method.md says which; of a mixture, the text that loses most counts). `in_nats` distributes it over the units,
-    which are ranked by nats over price. All of it takes one walk, the one that scores. The plan itself is not measured:
-    `eval=divergence` does that.
+    While units are scored, trials are measured. In a trial, one block loses its lowest-scored
+    units, a share of them from `levels`, with compensation, while the rest of the model is dense.
+    The divergence is measured on `tokens` calibration tokens (docs/method.md says which). Of a
+    mixture of texts, it is that of the text that loses most.
+
+    `in_nats` distributes the divergence over the units, which are ranked by nats over price. All of
+    it takes one walk, the one that scores. The plan itself is not measured, but `eval=divergence`
+    does that.
     """
 
-    tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
-    levels: list[float] = field(
-        default_factory=lambda: [0.25]
-    )  # shares of a block's units to remove, each in (0, 1)
+    # calibration tokens on which each trial is measured, 1 or more
+    tokens: int = 4096
+    # shares of a block's units to remove, each in (0, 1)
+    levels: list[float] = field(default_factory=lambda: [0.25])
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
@@ -45,80 +52,80 @@ class Search(Structure):
         )
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
+        """Return the plan of one ranking by nats over price, from scores with divergences."""
         return one_ranking(self, self.in_nats(scores, budget), budget)
 
     def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
-        """Return the layer of each trial: one block loses its lowest-scored units at each level, the other is whole."""
-        (score_G, score_I), removals = unit_scores(scores), self.removals(units)
+        """Return a layer's plan in each of its trials, which prune one of its blocks."""
+        score_G, score_I = unit_scores(scores)
+        removals = self.removals(units)
         heads = tuple(range(len(score_G)))
         neurons = tuple(range(len(score_I)))
-        return [
-            *(LayerPlan(highest(score_G, len(heads) - n), neurons) for n in removals.attention),
-            *(
-                LayerPlan(heads, highest(score_I, units.mlp.count - n, units.mlp.members))
-                for n in removals.mlp
-            ),
-        ]
+        trials = []
+        for removed in removals.attention:
+            trials.append(LayerPlan(highest(score_G, len(heads) - removed), neurons))
+        for removed in removals.mlp:
+            kept = highest(score_I, units.mlp.count - removed, units.mlp.members)
+            trials.append(LayerPlan(heads, kept))
+        return trials
 
-    def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
-        """Return how many units the trials of each block of a layer remove; of experts, of each one."""
-        heads, neurons = (removal_counts(self.levels, block.count) for block in prices)
-        most = prices.mlp.count - prices.mlp.fewest
-        return Pair(heads, sorted({min(n, most) for n in neurons} - {0}))
+    def removals(self, units: Pair[Units]) -> Pair[list[int]]:
+        """Return how many units the trials of each block of a layer remove.
+
+        Of experts, this is the number of neurons that each expert loses.
+        """
+        heads = removal_counts(self.levels, units.attention.count)
+        most = units.mlp.count - units.mlp.fewest
+        neurons = {min(count, most) for count in removal_counts(self.levels, units.mlp.count)}
+        return Pair(heads, sorted(neurons - {0}))
 
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return nats_G and nats_I of each layer, nats over price; within a block they rank units as the scores do.
+        """Return nats_G and nats_I of each layer, nats over price.
 
-        The rise of the divergence between two levels is divided among the units in proportion to their scores. Then the
-        curve is replaced by its lower convex envelope, so that no unit has fewer nats than a unit with a lower score.
+        Within a block they rank units as the scores do. The rise of the divergence between two
+        levels is divided among the units in proportion to their scores. Then the curve is replaced
+        by its lower convex envelope, so that no unit has fewer nats than a lower-scored one.
         """
-        rows = zip(scores.layers, scores.divergences, budget.layers, budget.prices, strict=True)
-        return [self._of_layer(*row) for row in rows]
+        prices = budget.prices
+        layers = []
+        for i, units in enumerate(budget.layers):
+            # the divergences of the attention's trials come before those of the MLP's trials
+            removed_heads, removed_neurons = self.removals(units)
+            measured = scores.divergences[i]
+            of_heads = dict(zip(removed_heads, measured, strict=False))
+            of_neurons = dict(zip(removed_neurons, measured[len(removed_heads) :], strict=True))
 
-    def _of_layer(
-        self,
-        scores: Pair[Tensor],
-        measured: Sequence[float],
-        units: Pair[Units],
-        prices: Pair[float],
-    ) -> Pair[Tensor]:
-        heads, neurons = self.removals(units)
-        by_removal = (
-            dict(zip(heads, measured, strict=False)),
-            dict(zip(neurons, measured[len(heads) :], strict=True)),
-        )
-        blocks = zip(unit_scores(scores), by_removal, units, prices, strict=True)
-        return Pair(
-            *(
-                spread_by_rank(score_U, nats, one.members) / price
-                for score_U, nats, one, price in blocks
-            )
-        )
+            score_G, score_I = unit_scores(scores.layers[i])
+            nats_G = spread_by_rank(score_G, of_heads, units.attention.members)
+            nats_I = spread_by_rank(score_I, of_neurons, units.mlp.members)
+            layers.append(Pair(nats_G / prices[i].attention, nats_I / prices[i].mlp))
+        return layers
 
 
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
-    """Return score_G and score_I of a layer: for each unit the sum over its channels."""
+    """Return score_G and score_I of a layer. The score of a head is the sum over its channels."""
     return Pair(layer.attention.sum(dim=1), layer.mlp)
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
-    """Return how many units the shares `levels` of a block are, ascending; at least one is removed and one stays.
+    """Return how many units the shares `levels` of a block are, ascending.
 
-    Where no share comes to a unit of a block of few units, the nearest number that does is tried.
+    At least one unit is removed and one stays. If no share of a block of few units comes to a unit,
+    the nearest number that removes one is returned.
     """
     if units < 2:
         return []
-    counts = {math.floor(level * units + 0.5) for level in levels}
-    return sorted(
-        {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
-    )
+    rounded = {math.floor(level * units + 0.5) for level in levels}
+    inside = {count for count in rounded if 0 < count < units}
+    nearest = {min(max(count, 1), units - 1) for count in rounded}
+    return sorted(inside or nearest)
 
 
 def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
-    """Return nats_I as `spread`, for experts that all lose as many neurons: a unit is one neuron of every expert.
+    """Return nats_I as `spread` does, for experts that all lose the same number of neurons.
 
-    The neurons of one rank, each within its expert, have the same nats.
+    A unit is one neuron of every expert. The neurons of one rank, each in its expert, have the same
+    nats.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
@@ -128,54 +135,56 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
 
 
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
-    """Return nats_U, the divergence that the removal of each unit adds after all lower-scored units; rises with score.
+    """Return nats_U, what the removal of each unit adds to the divergence.
 
-    measured: number of lowest-scored units that are removed -> divergence, in nats a token.
+    All lower-scored units are removed before it. A higher-scored unit never has fewer nats.
+
+    measured: the divergence in nats a token, by the number of lowest-scored units that are removed.
     """
-    order = score_U.argsort(descending=True, stable=True).flip(
-        0
-    )  # the order in which `highest` removes them
-    cost_U = score_U[order].double()
-    cost_U = (
-        cost_U.clamp_min(1e-9 * float(cost_U.max()))
-        if (cost_U > 0).any()
-        else torch.ones_like(cost_U)
-    )
+    # 1. the error of the scores when the lowest-scored units are removed: 0, 1, 2, … of them
+    order_U = score_U.argsort(descending=True, stable=True).flip(0)  # as `highest` removes them
+    cost_U = score_U[order_U].double()
+    if (cost_U > 0).any():
+        least = LEAST_COST * float(cost_U.max())
+        cost_U = cost_U.clamp_min(least)
+    else:
+        cost_U = torch.ones_like(cost_U)
     error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
+
+    # 2. the divergence: it rises with the error between two levels, and beyond the last one
     divergence = torch.zeros_like(error)
     start = 0
     slope = 1.0
     for end, nats in sorted(measured.items()):
         rise = max(nats - float(divergence[start]), LEAST)
         slope = rise / float(error[end] - error[start])
-        divergence[start : end + 1] = divergence[start] + slope * (
-            error[start : end + 1] - error[start]
-        )
+        between = error[start : end + 1] - error[start]
+        divergence[start : end + 1] = divergence[start] + slope * between
         start = end
-    divergence[start:] = divergence[start] + slope * (
-        error[start:] - error[start]
-    )  # beyond the last level
+    divergence[start:] = divergence[start] + slope * (error[start:] - error[start])
+
+    # 3. the steps of its convex envelope; in a straight piece all are equal, and a factor keeps the
+    # order of the scores
+    factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
-    # within a straight piece of the envelope all steps are equal: the factor keeps the order of the scores
-    nats_U[order] = convex_steps(divergence.tolist()) * (
-        1 + 1e-9 * torch.arange(len(order)).double()
-    )
+    nats_U[order_U] = convex_steps(divergence.tolist()) * factor
     return nats_U
 
 
 def convex_steps(values: list[float]) -> Tensor:
-    """Return the differences of the lower convex envelope of a sequence (Andrew's monotone chain)."""
+    """Return the steps of the lower convex envelope of a sequence (Andrew's monotone chain)."""
     corners = [0]
     for end in range(1, len(values)):
-        while len(corners) > 1 and _slope(values, corners[-2], corners[-1]) >= _slope(
-            values, corners[-1], end
-        ):
+        while len(corners) > 1:
+            last, corner = corners[-2:]
+            if _slope(values, last, corner) < _slope(values, corner, end):
+                break
             corners.pop()
         corners.append(end)
-    pieces = pairwise(corners)
-    return torch.tensor(
-        [_slope(values, a, b) for a, b in pieces for _ in range(b - a)], dtype=torch.float64
-    )
+    steps = []
+    for start, end in pairwise(corners):
+        steps += [_slope(values, start, end)] * (end - start)
+    return torch.tensor(steps, dtype=torch.float64)
 
 
 def _slope(values: list[float], start: int, end: int) -> float:
