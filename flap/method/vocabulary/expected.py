@@ -1,5 +1,6 @@
-"""How often the model itself expects each token in a text: of tokens that nobody counted, the likely ones stay.
+"""How often the model itself expects each token in a text.
 
+Of the tokens that occur in no text, the ones that the model expects most stay.
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """
 
@@ -16,43 +17,46 @@ from flap.evaluation.base import over_batches
 from flap.evaluation.perplexity import chunk_size
 from flap.models import PlacedModel
 
-TOKENS = 16384  # that the model reads; more change which tokens stay by little
-LENGTH = 256  # of a window
-BATCH = 8  # windows at a time
+TOKENS = 16384  # tokens that the model reads; with more, almost the same tokens stay
+LENGTH = 256  # tokens of a window
+BATCH = 8  # windows that run at a time
 
 
-def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, of: int) -> Tensor:
-    """Return windows from all over a text, tokens_NT; of: as many texts share the tokens."""
+def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
+    """Return tokens_NT of windows from all over a text. texts: how many texts share the tokens."""
     pool = Pool(text, tokenizer, bos)
     tokens_NT = unmarked(pool.cut(min(LENGTH, len(pool.tokens_S) + bos)))
-    return tokens_NT[:: math.ceil(tokens_NT.numel() * of / TOKENS)]
+    step = math.ceil(tokens_NT.numel() * texts / TOKENS)
+    return tokens_NT[::step]
 
 
 @torch.no_grad()
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the share of each token in what the model expects of texts, the mean of p(v | x_<t) over t: share_V.
+    """Return share_V, the share of each token in what the model expects of texts, in float64.
 
-    It is float64. windows: tokens_NT of each text. weights: of the texts, in the mean over them.
+    It is the mean of p(v | x_<t) over t.
+
+    windows: tokens_NT of each text. weights: the weight of each text in the mean.
     """
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
-    cut = [tokens_NT[:, :longest] for tokens_NT in windows]
-    pairs = list(zip(weights, cut, strict=True))
-    batches = [
-        (weight / cut_NT.numel(), batch_NT)
-        for weight, cut_NT in pairs
-        for batch_NT in cut_NT.split(BATCH)
-    ]
+    batches = []
+    weight_of_batches = []
+    for weight, tokens_NT in zip(weights, windows, strict=True):
+        cut_NT = tokens_NT[:, :longest]
+        for batch_NT in cut_NT.split(BATCH):
+            batches.append(batch_NT)
+            weight_of_batches.append(weight / cut_NT.numel())
     chunk = chunk_size(model.adapter.vocab_size)
 
     def summed(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
-        parts = hidden_NTD.flatten(0, 1).split(chunk)
-        probabilities = [
-            model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in parts
-        ]
-        return torch.stack(probabilities).double().sum(dim=0).cpu()
+        """Return the sum of the probabilities of each token over the positions of a batch."""
+        sums = []
+        for hidden_PD in hidden_NTD.flatten(0, 1).split(chunk):
+            p_PV = model.adapter.logits(hidden_PD).float().softmax(-1)
+            sums.append(p_PV.sum(dim=0))
+        return torch.stack(sums).double().sum(dim=0).cpu()
 
-    sums = over_batches(model, [batch_NT for _, batch_NT in batches], "expected tokens", summed)
-    total_V = torch.stack(
-        [weight * sum_V for (weight, _), sum_V in zip(batches, sums, strict=True)]
-    ).sum(dim=0)
+    sums = over_batches(model, batches, "expected tokens", summed)
+    weighted = [weight * sum_V for weight, sum_V in zip(weight_of_batches, sums, strict=True)]
+    total_V = torch.stack(weighted).sum(dim=0)
     return total_V / total_V.sum()

@@ -1,6 +1,7 @@
-"""A fast tokenizer as a set of tokens of which some can be removed: what each one is made of, and which have to stay.
+"""A fast tokenizer as a set of tokens: what each token is made of, and which tokens have to stay.
 
-No other room knows how a tokenizer is made. What is here reads and writes the content of a tokenizer.json.
+This module reads and writes the content of a tokenizer.json. No other one knows how a tokenizer is
+made.
 """
 
 import json
@@ -21,18 +22,19 @@ from flap.config import require
 class Tokens(ABC):
     """The tokens of a tokenizer that have a row in the embedding."""
 
-    spec: dict[str, Any]  # the content of its tokenizer.json
-    ids: dict[str, int]  # of all tokens
-    special: frozenset[int]
+    spec: dict[str, Any]  # content of the tokenizer.json
+    ids: dict[str, int]  # id of each token
+    special: frozenset[int]  # ids of special tokens
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, rows: int, named: Collection[int] = ()) -> "Tokens":
-        """Return the tokens of a tokenizer. rows: of the embedding; a token beyond them is none of the model's.
+        """Return the tokens of a tokenizer.
 
-        named: the ids that the model's configs name, whose tokens stay as special ones do.
+        rows: rows of the embedding. Tokens with higher ids do not belong to the model.
+        named: ids that the configs of the model name. Their tokens stay as special ones do.
 
         Raises:
-            ValueError: the tokenizer is no fast one, or of a kind of which no token can be removed.
+            ValueError: the tokenizer is not a fast one, or no token of its kind can be removed.
         """
         name = type(tokenizer).__name__
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -42,156 +44,160 @@ class Tokens(ABC):
             )
         spec: dict[str, Any] = json.loads(backend.to_str())
         model = spec["model"]
+        kind = model["type"]
         plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
-        allowed = f"none, as the tokenizer ({model['type']}) is neither BPE without word marks nor Unigram"
-        require(model["type"] in KINDS and plain, "vocabulary", "trim", allowed)
+        allowed = f"none, as the tokenizer ({kind}) is neither BPE without word marks nor Unigram"
+        require(kind in KINDS and plain, "vocabulary", "trim", allowed)
         ids = {token: i for token, i in tokenizer.get_vocab().items() if i < rows}
-        return KINDS[model["type"]](spec, ids, frozenset({*tokenizer.all_special_ids, *named}))
+        return KINDS[kind](spec, ids, frozenset({*tokenizer.all_special_ids, *named}))
 
     @property
     @abstractmethod
-    def own(self) -> list[str]:
-        """The tokens of the tokenizer's model, in the order of their ids; added ones may come on top."""
+    def of_model(self) -> list[str]:
+        """The tokens of the tokenizer's model, without tokens that are only added, ordered by id."""
 
     @abstractmethod
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token, and those without which the tokenizer cannot make it."""
+        """Return a token, and all tokens without which the tokenizer cannot make it."""
 
     @abstractmethod
-    def model_of(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the model of the tokens that stay. ids: their new ones, in order."""
+    def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
+        """Return the tokenizer's model with these tokens only. ids: their new ids, in order."""
 
     @cached_property
     def stay(self) -> frozenset[str]:
-        """The tokens that have to stay, so that any text can be written: special, added, bytes, else all characters.
+        """The tokens that have to stay, so that any text can be written.
 
-        With bytes also "▁", a space: in bytes it would be read as the character itself.
+        They are special and added tokens, and the tokens of bytes, or of all characters if there
+        are no tokens of bytes. With bytes, "▁" has to stay, too. It stands for a space, and in
+        bytes it would be read as the character itself.
         """
-        model = self.spec["model"]
-        added = {entry["content"] for entry in self.spec["added_tokens"]}
-        of_bytes = (
-            {"▁", *(f"<0x{byte:02X}>" for byte in range(256))}
-            if model.get("byte_fallback")
-            else set()
-        )
-        characters = (
-            set()
-            if model.get("byte_fallback")
-            else {token for token in self.own if len(token) == 1}
-        )
-        special = {token for token, i in self.ids.items() if i in self.special}
-        return frozenset(
-            (added | of_bytes | characters | special | self._unknown) & self.ids.keys()
-        )
+        stay = {token for token, i in self.ids.items() if i in self.special}
+        stay |= {entry["content"] for entry in self.spec["added_tokens"]}
+        stay |= self._unknown
+        if self.spec["model"].get("byte_fallback"):
+            stay |= {"▁", *(f"<0x{byte:02X}>" for byte in range(256))}
+        else:
+            stay |= {token for token in self.of_model if len(token) == 1}
+        return frozenset(stay & self.ids.keys())
 
     @property
     def _unknown(self) -> set[str]:
         return {self.spec["model"].get("unk_token")}
 
     def cut(self, kept: Collection[str]) -> tuple[dict[str, Any], list[int]]:
-        """Return the content of the tokenizer.json of the tokens that stay, and their old ids in the order of the new.
+        """Return the content of the tokenizer.json of the kept tokens, and their old ids.
 
-        Ids are dense: first those of the model, then those that are only added, each in their old order.
+        New ids have no gaps. Tokens of the model come first, and tokens that are only added follow,
+        both in their old order. The old ids are in the order of the new ones.
         """
-        own = [token for token in self.own if token in kept]
-        order = own + sorted(set(kept).difference(own), key=self.ids.__getitem__)
+        of_model = [token for token in self.of_model if token in kept]
+        added = sorted(set(kept).difference(of_model), key=self.ids.__getitem__)
+        order = of_model + added
         ids = {token: i for i, token in enumerate(order)}
-        added = [
+
+        spec = dict(self.spec)
+        for part in ("post_processor", "padding"):
+            spec[part] = _renumbered(self.spec.get(part), ids)
+        spec["added_tokens"] = [
             entry | {"id": ids[entry["content"]]}
             for entry in self.spec["added_tokens"]
             if entry["content"] in ids
         ]
-        renumbered = {
-            part: _renumbered(self.spec.get(part), ids) for part in ("post_processor", "padding")
-        }
-        spec = (
-            self.spec
-            | renumbered
-            | {"added_tokens": added, "model": self.model_of({one: ids[one] for one in own})}
-        )
+        spec["model"] = self.model_with({token: ids[token] for token in of_model})
         return spec, [self.ids[token] for token in order]
 
 
 class BPE(Tokens):
-    """Byte-pair encoding: the pair of the lowest rank in a word is merged, until no pair has a rank.
+    """Byte-pair encoding: the pair with the lowest rank is merged, until no pair has a rank.
 
-    On a text whose tokens all stay, the same merges follow one another: each is on the way to a token of the text, and
-    stays with it, and no other pair ever had a lower rank.
+    In a text whose tokens all stay, the same merges follow one another. Each merge is on the way to
+    a token of the text and stays with it, and no other pair ever had a lower rank.
     """
 
     @property
-    def own(self) -> list[str]:
+    def of_model(self) -> list[str]:
         vocabulary: dict[str, int] = self.spec["model"]["vocab"]
         return sorted(self.ids.keys() & vocabulary.keys(), key=vocabulary.__getitem__)
 
     @cached_property
     def merge_order(self) -> dict[tuple[str, str], int]:
-        """The rank of each merge; the lowest one goes first."""
-        merges = (
-            one.split(" ") if isinstance(one, str) else one for one in self.spec["model"]["merges"]
-        )
-        return {(left, right): rank for rank, (left, right) in reversed(list(enumerate(merges)))}
+        """The rank of each merge. The lowest rank goes first."""
+        ranks: dict[tuple[str, str], int] = {}
+        for rank, merge in enumerate(self.spec["model"]["merges"]):
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            ranks.setdefault((left, right), rank)
+        return ranks
 
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token and all that merges make on the way to it; alone if they do not make it (`ignore_merges`)."""
+        """Return a token, and all tokens that merges make on the way to it.
+
+        If merges do not make the token (`ignore_merges`), return it alone.
+        """
         parts = list(token)
         made = set(token)
         while len(parts) > 1:
-            rank, i = min(
-                (self.merge_order.get(pair, math.inf), i) for i, pair in enumerate(pairwise(parts))
-            )
-            if rank == math.inf:
+            ranks = [self.merge_order.get(pair, math.inf) for pair in pairwise(parts)]
+            lowest = min(ranks)
+            if lowest == math.inf:
                 return {token}
+            i = ranks.index(lowest)
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
             made.add(parts[i])
         return made if made <= self.ids.keys() else {token}
 
-    def model_of(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the vocabulary, and the merges of which all three tokens stay, in their old order."""
-        merges = [
-            [left, right]
+    def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
+        """Return the vocabulary, and the merges whose three tokens all stay, in their old order."""
+        pairs = [
+            (left, right)
             for left, right in self.merge_order
             if {left, right, left + right} <= ids.keys()
         ]
-        merges.sort(key=lambda pair: self.merge_order[pair[0], pair[1]])
-        return {**self.spec["model"], "vocab": dict(ids), "merges": merges}
+        pairs.sort(key=self.merge_order.__getitem__)
+        return {**self.spec["model"], "vocab": dict(ids), "merges": [list(pair) for pair in pairs]}
 
 
 class Unigram(Tokens):
-    """The division of a text with the highest sum of scores: it stays the highest where all its tokens stay."""
+    """The division of a text with the highest sum of scores.
+
+    It stays the highest one in a text whose tokens all stay.
+    """
 
     @property
-    def own(self) -> list[str]:
+    def of_model(self) -> list[str]:
         return [token for token, _ in self.spec["model"]["vocab"] if token in self.ids]
 
     @property
     def _unknown(self) -> set[str]:
-        """The unknown token, and that of the lowest score, from which the score of unknown characters is computed."""
+        """The unknown token, and the token with the lowest score.
+
+        The score of unknown characters is computed from the lowest score.
+        """
         model = self.spec["model"]
-        lowest = min(model["vocab"], key=lambda entry: entry[1])[0]
-        return {lowest} | (
-            {model["vocab"][model["unk_id"]][0]} if model["unk_id"] is not None else set()
-        )
+        lowest, _ = min(model["vocab"], key=lambda entry: entry[1])
+        tokens = {lowest}
+        if model["unk_id"] is not None:
+            tokens.add(model["vocab"][model["unk_id"]][0])
+        return tokens
 
     def needed(self, token: str) -> Iterable[str]:
         return {token}
 
-    def model_of(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the scores of the tokens that stay, and the id of the unknown one."""
-        model = self.spec["model"]
-        unknown = None if model["unk_id"] is None else ids[model["vocab"][model["unk_id"]][0]]
-        return {
-            **model,
-            "vocab": [entry for entry in model["vocab"] if entry[0] in ids],
-            "unk_id": unknown,
-        }
+    def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
+        """Return the scores of the tokens, and the new id of the unknown token."""
+        model = dict(self.spec["model"])
+        vocabulary = model["vocab"]
+        if model["unk_id"] is not None:
+            model["unk_id"] = ids[vocabulary[model["unk_id"]][0]]
+        model["vocab"] = [entry for entry in vocabulary if entry[0] in ids]
+        return model
 
 
 KINDS: dict[str, type[Tokens]] = {"BPE": BPE, "Unigram": Unigram}
 
 
 def _renumbered(part: Any, ids: Mapping[str, int]) -> Any:
-    """Return a part of a tokenizer.json in which each id that stands beside its token is the new one."""
+    """Return a part of a tokenizer.json in which each id beside its token is the new one."""
     match part:
         case {"tokens": tokens, "ids": _}:
             return part | {"ids": [ids[token] for token in tokens]}
@@ -200,7 +206,7 @@ def _renumbered(part: Any, ids: Mapping[str, int]) -> Any:
         case [str(token), int()]:
             return [token, ids[token]]
         case list():
-            return [_renumbered(one, ids) for one in part]
+            return [_renumbered(item, ids) for item in part]
         case dict():
-            return {name: _renumbered(one, ids) for name, one in part.items()}
+            return {name: _renumbered(item, ids) for name, item in part.items()}
     return part
