@@ -1,4 +1,7 @@
-"""Recovery: training after compression, off by default. The compressed model learns the dense model's predictions."""
+"""Recovery: the compressed model is trained to predict what the dense one predicts.
+
+It is off by default.
+"""
 
 from flap.method.recovery.base import Reconstruction, Recovery
 

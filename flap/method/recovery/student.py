@@ -1,4 +1,4 @@
-"""The compressed model as Trainer sees it: a module whose output is its divergence from the dense model.
+"""The compressed model as Trainer sees it: a module that returns its divergence from the dense one.
 
 Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary.
 """
@@ -15,14 +15,16 @@ from flap.models.forward import final_states
 from flap.storage import ranks
 from flap.storage.progress import shared_out
 
-# The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
+# Size of the float32 logits of a chunk of positions. The loss has a few tensors of this size at a
+# time.
 LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module whose parameters are those that are trained and whose `forward` returns the loss.
+    """A module that has only the trained parameters, and whose `forward` returns the loss.
 
-    So Trainer's checkpoints have the trained parameters alone, whatever class, names and shapes the model has.
+    So Trainer's checkpoints hold the trained parameters alone, whatever class, names and shapes the
+    model has.
     """
 
     def __init__(
@@ -32,10 +34,9 @@ class Student(nn.Module):
         self.placed = model
         self.teacher = teacher
         self.trained = nn.ParameterList(trained)
-        self.counted = (
-            0.0  # mean number of positions that count in a held-out window; 0: all, or not known
-        )
-        self.positions = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
+        # mean number of judged positions in a held-out window; 0: all positions, or not known
+        self.judged_positions = 0.0
+        self.chunk = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 
     def train(self, mode: bool = True) -> "Student":
         """Set the mode of the model as well, which is not a submodule."""
@@ -43,10 +44,12 @@ class Student(nn.Module):
         return super().train(mode)
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token, as a mean over what counts.
+        """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token.
 
-        The gradient at the final hidden states is computed at once, chunk of positions by chunk, so that no logits are
-        kept or made twice: those of a batch, over a whole vocabulary, would take more memory than the model.
+        It is a mean over the positions that are not marked. The gradient at the final hidden states
+        is computed at the same time, for one chunk of positions after another, so that no logits
+        are kept or computed twice. The logits of a batch, over a whole vocabulary, would take more
+        memory than the model.
         """
         tokens_NT = unmarked(input_ids)
         counted_P = counted_predictions(input_ids)
@@ -56,28 +59,38 @@ class Student(nn.Module):
         if counted_P is not None:
             dense_PD = dense_PD[counted_P]
             hidden_PD = hidden_PD[counted_P]
-        evaluates = (
-            self.counted and not self.training
-        )  # Trainer averages batches; so it is a mean over tokens
-        counts = (
-            ranks.gather(len(hidden_PD)) if self.training else [len(hidden_PD)]
-        )  # whose gradients DDP averages
-        positions = self.counted * len(input_ids) if evaluates else sum(counts) / len(counts) or 1
-        nats, gradient_PD = self._divergence(
-            dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad)
-        )
+        leaf_PD = hidden_PD.detach().requires_grad_(hidden_PD.requires_grad)
+        nats, gradient_PD = self._divergence(dense_PD, leaf_PD)
+        positions = self._positions(len(input_ids), len(hidden_PD))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
+    def _positions(self, windows: int, positions: int) -> float:
+        """Return the number by which the sum over a batch is divided.
+
+        In training it is the mean over the processes, because DDP averages their gradients. In
+        evaluation it is the same for all windows, because Trainer averages batches.
+        """
+        if self.training:
+            every = ranks.gather(positions)
+            return sum(every) / len(every) or 1
+        return self.judged_positions * windows or positions or 1
+
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
+        """Return the divergence in nats, summed over positions, and its gradient.
+
+        The gradient is 0 if the hidden states need none.
+        """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
-        if not len(hidden_PD):  # no token of these windows counts
+        if not len(hidden_PD):  # all tokens of these windows are marked
             return nats, gradient_PD
-        chunks = (
-            tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD)
+        chunks = zip(
+            dense_PD.split(self.chunk),
+            hidden_PD.split(self.chunk),
+            gradient_PD.split(self.chunk),
+            strict=True,
         )
-        for dense, hidden, gradient in zip(*chunks, strict=True):
+        for dense, hidden, gradient in chunks:
             with torch.no_grad():
                 dense_PV = self.teacher.adapter.logits(dense).float()
             of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float())
@@ -122,4 +135,5 @@ def mean_divergence(
     measured = shared_out(
         tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel
     )
-    return sum(nats for nats, _ in measured) / max(1, sum(positions for _, positions in measured))
+    nats, positions = map(sum, zip(*measured, strict=True))
+    return nats / max(1, positions)

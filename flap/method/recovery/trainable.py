@@ -16,28 +16,34 @@ from flap.models import adapt
 
 @contextmanager
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
-    """Yield the parameters that are trained, in float32, with all others frozen; at the end the model is as it was.
+    """Yield the parameters that are trained, in float32, with all others frozen.
 
-    Inside, nothing is dropped and no noise is added, as what the model learns from has none. The model gets tensors of
-    its own first, because it may share those that were not pruned with the dense model.
+    At the end of the `with` block the model has its types and its classes again. Inside, nothing is
+    dropped and no noise is added, because the dense model's predictions have none either.
     """
-    before = _own_tensors(model, keep_bfloat16=recovery.rank is not None)
+    # 1. copy all tensors, because the model may share those that were not pruned with the dense one
+    before = _copy_tensors(model, keep_bfloat16=recovery.rank is not None)
     model.requires_grad_(False)
     if recovery.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    decoder = adapt(model).decoder  # a vision tower is not trained
-    adapted = None if recovery.rank is None else _with_adapters(decoder, recovery.rank)
-    trained = (
-        _all_but_ends(decoder)
-        if adapted is None
-        else [p for p in model.parameters() if p.requires_grad]
-    )
+
+    # 2. choose the trained parameters; a vision tower has none
+    decoder = adapt(model).decoder
+    adapted = None
+    if recovery.rank is None:
+        trained = _all_but_ends(decoder)
+    else:
+        adapted = _with_adapters(decoder, recovery.rank)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(True)
+
     with ExitStack() as changed:
         for owner, name in list(_dropouts(decoder)):
             changed.enter_context(replaced(name, 0.0, owner))
         yield trained
+
+    # 3. make it an ordinary model again
     if adapted is not None:
         adapted.merge_and_unload()
     if recovery.gradient_checkpointing:
@@ -49,56 +55,55 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
 
 
 def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
-    """Yield the modules, or the config, and their attributes with the share of dropped activations, or of noise."""
+    """Yield each attribute of a module or the config that is a rate of dropout or of noise."""
     for owner in (*decoder.modules(), decoder.config):
         for name, value in vars(owner).items():
-            rate = (
-                "drop" in name
-                or "jitter" in name
-                or (isinstance(owner, nn.Dropout) and name == "p")
-            )
-            if rate and isinstance(value, int | float) and not isinstance(value, bool):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_rate = "drop" in name or "jitter" in name
+            if isinstance(owner, nn.Dropout) and name == "p":
+                is_rate = True
+            if is_rate and is_number:
                 yield owner, name
 
 
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
-    """Put A and B, in float32, beside every Linear of the layers; return peft's model, which merges them."""
-    from peft import (
-        LoraConfig,
-        get_peft_model,
-    )  # here, so that other runs do not wait for its import
+    """Add A and B, in float32, to every Linear of the layers. The returned model can merge them."""
+    # imported here because other runs should not wait for peft
+    from peft import LoraConfig, get_peft_model
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # peft asks for a name that transformers has replaced
-        warnings.filterwarnings(
-            "ignore", "fan_in_fan_out", UserWarning
-        )  # it sees GPT-2's Conv1D by itself
+        # peft asks for a name that transformers has replaced
+        warnings.simplefilter("ignore", FutureWarning)
+        # peft detects the Conv1D of GPT-2 without being told
+        warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
         return get_peft_model(decoder, options)
 
 
 def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights of decoder layers and norms."""
-    ends = (module for module in decoder.modules() if isinstance(module, nn.Embedding))
-    frozen = {id(parameter) for end in ends for parameter in end.parameters()}
+    frozen = set()
+    for module in decoder.modules():
+        if isinstance(module, nn.Embedding):
+            frozen |= {id(parameter) for parameter in module.parameters()}
     return [parameter for parameter in decoder.parameters() if id(parameter) not in frozen]
 
 
-def _own_tensors(
+def _copy_tensors(
     model: PreTrainedModel, keep_bfloat16: bool
 ) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
-    """Replace every parameter by a copy in float32, or in bfloat16 if it has that type and keeps it; ties stay.
+    """Replace every parameter by a copy in float32. Tied parameters stay tied.
 
-    Returns the type and `requires_grad` that each copy had as original.
+    Returns the type and `requires_grad` of the original of each copy.
+
+    keep_bfloat16: copies of parameters in bfloat16 stay in this type.
     """
     copies: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         for name, original in module.named_parameters(recurse=False):
             if original not in copies:
-                kept = keep_bfloat16 and original.dtype == torch.bfloat16
-                copied = original.detach().to(original.dtype if kept else torch.float32, copy=True)
-                copies[original] = nn.Parameter(copied)
+                keep = keep_bfloat16 and original.dtype == torch.bfloat16
+                dtype = torch.bfloat16 if keep else torch.float32
+                copies[original] = nn.Parameter(original.detach().to(dtype, copy=True))
             setattr(module, name, copies[original])
     return {copied: (original.dtype, original.requires_grad) for original, copied in copies.items()}
