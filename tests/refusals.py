@@ -81,7 +81,7 @@ model.path={bad}/no-layers -> model.path={bad}/no-layers: …(config.json: num_h
 model.path={bad}/too-many-layers -> model.path={bad}/too-many-layers: …(config.json: num_hidden_layers=1000000000: must
 model.path={bad}/no-heads -> model.path={bad}/no-heads: no model can be read in this directory (config.json: ZeroDiv
 model.path={bad}/no-type -> model.path={bad}/no-type: no model can be read in this directory (config.json: …float7
-model.path={long}{long} -> model.path=xxx…xxx: cannot be looked up (File name too long)
+model.path={long}{long} -> model.path=xxx…xxx: each name in it must be at most 255 bytes long
 model.path={bad}/truncated -> model.path={bad}/truncated: model.safetensors is damaged or truncated
 model.path={bad}/shard-missing -> model.path={bad}/shard-missing: …json names model-00003…, which is missing
 model.path={bad}/shard-truncated -> model.path={bad}/shard-truncated: model-00003… is damaged or truncated

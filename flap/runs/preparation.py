@@ -47,7 +47,9 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.experts)
+    texts = read_texts(config, choices, source.tokenizer, source.max_length)
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length)
+    suite = suite.without_read(documents_read(texts))
     _check_vocabulary(choices, source, adapter)
     allowed = (
         f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
@@ -55,7 +57,6 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     _check_comparable(suite, source)
     _check_trainable(choices, source, adapter)
-    texts = read_texts(config, choices, source.tokenizer, source.max_length)
     return Run(
         config=config,
         choices=choices,
@@ -63,7 +64,7 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
         source=source,
         texts=texts,
         budget=_budget(config, choices, source, adapter),
-        suite=suite.without_read(documents_read(texts)),
+        suite=suite,
         run_dir=run_dir,
         target=target,
         results=Results(run_dir and run_dir / RESULTS),
