@@ -1,6 +1,7 @@
-"""`min_heads`, `min_neurons`, `multiple_of_heads`, `round_to`: every layer holds them, and no plan with them is nearer.
+"""`min_heads`, `min_neurons`, `multiple_of_heads`, `round_to`: every layer keeps to them.
 
-The oracle tries out every number of units that layers may keep.
+No plan that keeps to them is nearer to the budget. The oracle tries out every number of units that
+layers may keep.
 """
 
 from collections.abc import Callable
@@ -30,34 +31,38 @@ LIMITS = [
     {"round_to": 32},
     {"min_heads": 3},
     {"min_neurons": 50},
-    {"min_neurons": 56},  # heads alone pay
+    {"min_neurons": 56},  # no neuron can leave
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
     {"multiple_of_heads": 2},
     {"multiple_of_heads": 3},  # does not divide the heads of a layer
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
-# Two layers of three heads at 10 and twenty neurons at 1, of which four fill no block of 8: at most 12 numbers a layer.
+# Two layers of three heads at 10 and twenty neurons at 1, of which four fill no block of 8. A layer
+# has at most 12 widths.
 SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
 SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
+Width = tuple[int, int]  # of a layer: heads and neurons
 
 
 def small_scores(seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
-    heads, neurons = (torch.rand(2, *shape, generator=generator) for shape in ((3, 4), (20,)))
+    heads = torch.rand(2, 3, 4, generator=generator)
+    neurons = torch.rand(2, 20, generator=generator)
     return Scores(tuple(map(Pair, heads, neurons)))
 
 
-def off_by(plan: PruningPlan, budget: Budget) -> float:
+def missed(plan: PruningPlan, budget: Budget) -> float:
+    """By how many parameters a plan misses the budget."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
-def assert_holds(plan: PruningPlan, structure: Structure) -> None:
+def assert_kept_to(plan: PruningPlan, structure: Structure) -> None:
+    """Every layer keeps to the limits of the structure."""
     for layer in plan.layers:
-        assert (
-            len(layer.attention) >= structure.min_heads and len(layer.mlp) >= structure.min_neurons
-        )
-        assert len(layer.mlp) % (structure.round_to or 1) == 0
+        assert len(layer.attention) >= structure.min_heads
         assert len(layer.attention) % structure.multiple_of_heads == 0
+        assert len(layer.mlp) >= structure.min_neurons
+        assert len(layer.mlp) % (structure.round_to or 1) == 0
         assert list(layer.attention) == sorted(set(layer.attention))
         assert list(layer.mlp) == sorted(set(layer.mlp))
 
@@ -65,9 +70,9 @@ def assert_holds(plan: PruningPlan, structure: Structure) -> None:
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("architecture", ["llama-mha", "llama-gqa-biases"])
-def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, int]) -> None:
+def test_every_layer_keeps_to_them(architecture: str, name: str, limits: dict[str, int]) -> None:
     structure = STRUCTURES[name](**limits)
-    met = 0
+    ratios = 0
     for ratio in (0.1, 0.2, 0.35, 0.5, 0.7):
         budget = budget_of(architecture, ratio)
         try:
@@ -75,37 +80,37 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
         except ValueError as error:
             assert "stay in every layer" in str(error)
             continue
-        met += 1
+        ratios += 1
         for seed in range(3):
-            assert_holds(allocated(structure, random_scores(budget, seed), budget), structure)
-    assert met >= 1
+            plan = allocated(structure, random_scores(budget, seed), budget)
+            assert_kept_to(plan, structure)
+    assert ratios >= 1
 
 
-def test_what_stays_names_no_heads_where_none_can_leave() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"^ratio=0\.99: 1 neuron stay in every layer, so this model allows at most",
-    ):
+def test_a_refusal_names_no_heads_if_none_can_leave() -> None:
+    refusal = r"^ratio=0\.99: 1 neuron stay in every layer, so this model allows at most"
+    with pytest.raises(ValueError, match=refusal):
         ALAM().check(budget_of("deepseek_v3", 0.99))
 
 
-def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:
-    """Every (heads, neurons) that a layer of SMALL may keep."""
+def widths(structure: Structure) -> list[Width]:
+    """Every width that a layer of SMALL may have."""
     heads = [h for h in range(structure.min_heads, 4) if h % structure.multiple_of_heads == 0]
     neurons = [n for n in range(structure.min_neurons, 21) if n % (structure.round_to or 1) == 0]
     return list(product(heads, neurons))
 
 
-def nearest(
-    budget: Budget, allowed: Callable[[tuple[tuple[int, int], ...]], bool], structure: Structure
-) -> float:
-    """How near to the budget any plan comes that is `allowed`; by trying all."""
-    choices = product(kept_by_hand(structure), repeat=2)
-    kept = [sum(10 * h + n for h, n in plan) for plan in choices if allowed(plan)]
-    return min(abs(budget.total - one - budget.to_remove) for one in kept)
+def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
+    """By how many parameters the nearest plan that is `allowed` misses the budget."""
+    distances = []
+    for first, second in product(widths(structure), repeat=2):
+        if allowed(first, second):
+            kept = 10 * (first[0] + second[0]) + first[1] + second[1]
+            distances.append(abs(budget.total - kept - budget.to_remove))
+    return min(distances)
 
 
-def checked(structure: Structure, budget: Budget) -> bool:
+def fits(structure: Structure, budget: Budget) -> bool:
     try:
         structure.check(budget)
     except ValueError:
@@ -126,18 +131,20 @@ def checked(structure: Structure, budget: Budget) -> bool:
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
     budget = Budget(SMALL, ratio)
-    tried = 0
-    for heads in range(5):
-        structure = ALMM(remove_heads=heads, **limits)
-        if checked(structure, budget):
-            tried += 1
-            plan = structure.allocate(small_scores(heads), budget)
-            assert_holds(plan, structure)
-            best = nearest(
-                budget, lambda kept, out=heads: sum(h for h, _ in kept) == 6 - out, structure
-            )
-            assert off_by(plan, budget) == pytest.approx(best)
-    assert tried or ratio >= 0.5
+    numbers = 0
+    for removed in range(5):
+        structure = ALMM(remove_heads=removed, **limits)
+        if not fits(structure, budget):
+            continue
+        numbers += 1
+        plan = structure.allocate(small_scores(removed), budget)
+        assert_kept_to(plan, structure)
+
+        def same_heads(first: Width, second: Width, kept: int = 6 - removed) -> bool:
+            return first[0] + second[0] == kept
+
+        assert missed(plan, budget) == pytest.approx(nearest(budget, same_heads, structure))
+    assert numbers or ratio >= 0.5
 
 
 @pytest.mark.parametrize(
@@ -156,23 +163,27 @@ def test_no_uniform_plan_with_the_same_heads_is_nearer(
 ) -> None:
     structure = ULUM(**limits)
     budget = Budget(SMALL, ratio)
-    if not checked(structure, budget):
+    if not fits(structure, budget):
         assert ratio > 0.3
         return
     plan = structure.allocate(small_scores(0), budget)
-    assert_holds(plan, structure)
-    assert plan.layers[0].attention and {len(layer.mlp) for layer in plan.layers} == {
-        len(plan.layers[0].mlp)
-    }
-    heads = len(plan.layers[0].attention)
-    best = nearest(budget, lambda kept: kept[0] == kept[1] and kept[0][0] == heads, structure)
-    assert off_by(plan, budget) == pytest.approx(best)
+    assert_kept_to(plan, structure)
+    first, second = plan.layers
+    heads = len(first.attention)
+    assert heads
+    assert len(first.mlp) == len(second.mlp)
+
+    def uniform(first: Width, second: Width) -> bool:
+        return first == second and first[0] == heads
+
+    assert missed(plan, budget) == pytest.approx(nearest(budget, uniform, structure))
 
 
 @cache
 def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
-    """Of the one ranking: the plans of all ratios."""
-    return {structure.allocate(small_scores(seed), Budget(SMALL, one / 200)) for one in range(200)}
+    """The plans of all ratios, which are prefixes of one ranking."""
+    budgets = [Budget(SMALL, percent / 200) for percent in range(200)]
+    return {structure.allocate(small_scores(seed), budget) for budget in budgets}
 
 
 @pytest.mark.parametrize(
@@ -184,31 +195,30 @@ def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
 def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, int]) -> None:
     structure = ALAM(**limits)
     budget = Budget(SMALL, ratio)
-    if not checked(structure, budget):
+    if not fits(structure, budget):
         assert ratio > 0.5
         return
-    first = [
-        one.counts[0] * units.price
-        for one, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True)
-    ]
+    must_leave = 0  # parameters of units that fill no block
+    for limit, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True):
+        must_leave += 2 * limit.counts[0] * units.price
+    largest = 10 * structure.multiple_of_heads
     for seed in range(4):
         plan = structure.allocate(small_scores(seed), budget)
-        assert_holds(plan, structure)
-        assert off_by(plan, budget) == pytest.approx(
-            min(off_by(one, budget) for one in prefixes(structure, seed))
-        )
-        dearest = 10 * structure.multiple_of_heads
-        must_leave = 2 * sum(first)
-        assert off_by(plan, budget) <= dearest / 2 or budget.to_remove < must_leave
+        assert_kept_to(plan, structure)
+        best = min(missed(prefix, budget) for prefix in prefixes(structure, seed))
+        assert missed(plan, budget) == pytest.approx(best)
+        assert missed(plan, budget) <= largest / 2 or budget.to_remove < must_leave
 
 
 @pytest.mark.parametrize(("ratio", "first"), [(0.42, range(12, 20)), (0.36, range(4, 20))])
 def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
-    # the best head and block of each layer cost 36; then the ranking goes on with heads at 0 (46, 56), blocks at -0.34
-    # (64, 72), heads at -1; the four neurons below are in no block
-    up = torch.arange(20.0)
+    """The best head and the best block of each layer cost 36.
+
+    The ranking goes on with heads at 0 (for 46 and 56), blocks at -0.34 (for 64 and 72) and heads
+    at -1. The four lowest neurons of each layer are in no block.
+    """
+    ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])
-    plan = ALAM(round_to=8).allocate(
-        Scores((Pair(heads, up), Pair(heads, up.flip(0)))), Budget(SMALL, ratio)
-    )
+    scores = Scores((Pair(heads, ascending), Pair(heads, ascending.flip(0))))
+    plan = ALAM(round_to=8).allocate(scores, Budget(SMALL, ratio))
     assert plan.layers == (LayerPlan((0, 1), tuple(first)), LayerPlan((0, 1), tuple(range(8))))

@@ -7,7 +7,7 @@ from flap.method.allocation import LayerPlan, PruningPlan
 
 
 def test_a_plan_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """A process that is killed meanwhile leaves the old plan: the bytes of its file are not overwritten."""
+    """A process that is killed meanwhile leaves the old plan, whose bytes are not overwritten."""
     old = PruningPlan((LayerPlan((0, 1), (0, 2, 5)),))
     new = PruningPlan((LayerPlan((0,), (1, 2)),))
     plan = tmp_path / "new" / "plan.json"

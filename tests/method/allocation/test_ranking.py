@@ -1,4 +1,4 @@
-"""Standardised scores and affordable prefixes, by hand."""
+"""Standardised scores, the best units and affordable prefixes, computed by hand."""
 
 import pytest
 import torch
@@ -7,74 +7,71 @@ from flap.method.allocation.ranking import affordable, best_of_each, highest, in
 
 SCORE_U = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
 PRICE_U = torch.tensor([10, 10, 30, 10, 10])
-NONE_U = torch.zeros(5, dtype=torch.bool)
+# Two experts with the scores 5 8 6 and 1 0 2.
+OF_TWO_EXPERTS = torch.tensor([5.0, 8.0, 6.0, 1.0, 0.0, 2.0])
 
 
 def kept(protected: list[int], to_keep: float) -> list[int]:
-    protected_U = NONE_U.clone()
+    protected_U = torch.zeros(5, dtype=torch.bool)
     protected_U[protected] = True
-    return affordable(SCORE_U, PRICE_U, protected_U, to_keep).nonzero().flatten().tolist()
+    mask_U = affordable(SCORE_U, PRICE_U, protected_U, to_keep)
+    return mask_U.nonzero().flatten().tolist()
 
 
 def test_standardise_by_hand() -> None:
     deviation = (5 / 3) ** 0.5  # unbiased: (2.25 + 0.25 + 0.25 + 2.25) / 3
     expected = [-1.5 / deviation, -0.5 / deviation, 0.5 / deviation, 1.5 / deviation]
-    assert standardise(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist() == pytest.approx(
-        expected, rel=1e-12
-    )
+    standardised = standardise(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert standardised.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e-30, 1e30])
-def test_a_layer_without_spread_becomes_zeros(value: float) -> None:
+def test_a_constant_layer_becomes_zeros(value: float) -> None:
     for count in (1, 7):
         assert standardise(torch.full((count,), value)).tolist() == [0.0] * count
 
 
-def test_highest_keeps_the_first_among_equals() -> None:
+def test_highest_keeps_the_first_of_equal_scores() -> None:
     score_U = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0])
-    assert [highest(score_U, count) for count in range(5)] == [
-        (),
-        (1,),
-        (1, 2),
-        (1, 2, 3),
-        (0, 1, 2, 3),
-    ]
-
-
-# of two experts: 5 8 6 and 1 0 2
-OF_TWO_EXPERTS = torch.tensor([5.0, 8.0, 6.0, 1.0, 0.0, 2.0])
+    expected = [(), (1,), (1, 2), (1, 2, 3), (0, 1, 2, 3)]
+    assert [highest(score_U, count) for count in range(5)] == expected
 
 
 def test_highest_of_each_expert() -> None:
-    found = [highest(OF_TWO_EXPERTS, count, members=2) for count in range(4)]
-    assert found == [(), (1, 5), (1, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
+    best = [highest(OF_TWO_EXPERTS, count, members=2) for count in range(4)]
+    assert best == [(), (1, 5), (1, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
 
 
-def test_a_block_takes_as_many_of_each_expert() -> None:
+def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
     score_B, neurons_BN = in_blocks(OF_TWO_EXPERTS, 1, members=2)
-    assert score_B.tolist() == [5.0, 3.5, 2.5] and neurons_BN.tolist() == [[1, 5], [2, 3], [0, 4]]
+    assert score_B.tolist() == [5.0, 3.5, 2.5]
+    assert neurons_BN.tolist() == [[1, 5], [2, 3], [0, 4]]
+
     score_B, neurons_BN = in_blocks(OF_TWO_EXPERTS, 2, members=2)
-    assert score_B.tolist() == [4.25] and neurons_BN.tolist() == [[1, 2, 5, 3]]
+    assert score_B.tolist() == [4.25]
+    assert neurons_BN.tolist() == [[1, 2, 5, 3]]
 
 
 def test_affordable_is_the_prefix_nearest_to_the_budget() -> None:
-    """Prefixes cost 10, 20, 50, 60, 70: of 20 and 50, 20 is nearer to 34 and 50 to 36."""
+    """Prefixes cost 10, 20, 50, 60 and 70. Of these, 20 is nearest to 34, and 50 to 36."""
     sizes = {11: 1, 16: 2, 30: 2, 34: 2, 36: 3, 50: 3, 56: 4, 70: 5, 1000: 5}
-    assert {to_keep: len(kept([], to_keep)) for to_keep in sizes} == sizes and kept([], 36) == [
-        0,
-        1,
-        2,
-    ]
+    for to_keep, size in sizes.items():
+        assert kept([], to_keep) == list(range(size))
 
 
 @pytest.mark.parametrize(
     ("protected", "to_keep", "expected"),
     [
-        ([4], 20, [0, 4]), ([4], 12, [4]),  # the protected unit is paid for first
-        ([2], 44, [0, 2]), ([2, 3], 40, [2, 3]),
-        ([2, 3], 0, [2, 3]), ([0, 1, 2, 3, 4], 1, [0, 1, 2, 3, 4]),  # kept even where they cost more than the budget
+        # the protected unit is paid for first
+        ([4], 20, [0, 4]),
+        ([4], 12, [4]),
+        ([2], 44, [0, 2]),
+        ([2, 3], 40, [2, 3]),
+        # protected units are kept even if they cost more than the budget
+        ([2, 3], 0, [2, 3]),
+        ([0, 1, 2, 3, 4], 1, [0, 1, 2, 3, 4]),
     ],
-)  # fmt: skip
+)
 def test_protected_units_are_always_kept(
     protected: list[int], to_keep: float, expected: list[int]
 ) -> None:
@@ -87,9 +84,7 @@ def test_best_of_each() -> None:
     assert best_of_each(scores, [2, 1, 1]).tolist() == [False, True, True, True, False, True]
 
 
-def test_in_blocks_by_hand() -> None:
+def test_the_worst_neuron_fills_no_block() -> None:
     score_B, neurons_BN = in_blocks(torch.tensor([1.0, 5.0, 3.0, 3.0, 2.0]), 2)
-    assert neurons_BN.tolist() == [[1, 2], [3, 4]] and score_B.tolist() == [
-        4.0,
-        2.5,
-    ]  # the worst one fills no block
+    assert neurons_BN.tolist() == [[1, 2], [3, 4]]
+    assert score_B.tolist() == [4.0, 2.5]

@@ -25,20 +25,19 @@ def test_ratio_is_met_and_no_layer_is_empty(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_ratio_zero_keeps_everything(architecture: str, structure: str) -> None:
     budget = budget_of(architecture, 0.0)
-    everything = LayerPlan(tuple(range(budget.layers[0].attention.count)), tuple(range(56)))
-    assert (
-        allocated(STRUCTURES[structure](), random_scores(budget), budget).layers
-        == (everything,) * 4
-    )
+    heads = budget.layers[0].attention.count
+    everything = LayerPlan(tuple(range(heads)), tuple(range(56)))
+    plan = allocated(STRUCTURES[structure](), random_scores(budget), budget)
+    assert plan.layers == (everything,) * 4
 
 
 @pytest.mark.parametrize(("architecture", "most"), [("llama-mha", "0.917"), ("llama-gqa", "0.858")])
-def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, most: str) -> None:
+def test_a_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, most: str) -> None:
+    refusal = rf"ratio=0\.95: 1 KV head and 1 neuron stay .* at most {most}"
     for structure in STRUCTURES.values():
-        with pytest.raises(
-            ValueError, match=rf"ratio=0\.95: 1 KV head and 1 neuron stay .* at most {most}"
-        ):
+        with pytest.raises(ValueError, match=refusal):
             structure().check(budget_of(architecture, 0.95))
+
     budget = budget_of(architecture, float(most))
     for structure in STRUCTURES.values():
         plan = allocated(structure(), random_scores(budget), budget)
@@ -48,17 +47,17 @@ def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, mos
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("ratio", (0.0, *RATIOS))
 @pytest.mark.parametrize("architecture", MIXTURES)
-def test_every_expert_of_a_layer_keeps_as_many_neurons(
+def test_every_expert_of_a_layer_keeps_the_same_number_of_neurons(
     architecture: str, ratio: float, structure: str
 ) -> None:
     budget = budget_of(architecture, ratio)
     plan = allocated(STRUCTURES[structure](), random_scores(budget), budget)
-    for layer, prices in zip(plan.layers, budget.layers, strict=True):
-        assert list(layer.mlp) == sorted(set(layer.mlp)) and layer.attention
-        kept_by_expert = Counter(neuron // prices.mlp.count for neuron in layer.mlp)
-        assert (
-            sorted(kept_by_expert) == list(range(prices.mlp.members))
-            and len(set(kept_by_expert.values())) == 1
-        )
-    unit = max(units.price for layer in budget.layers for units in layer)
-    assert abs(budget.total - budget.kept(plan) - ratio * budget.total) <= unit
+    for layer, units in zip(plan.layers, budget.layers, strict=True):
+        assert layer.attention
+        assert list(layer.mlp) == sorted(set(layer.mlp))
+        kept_by_expert = Counter(neuron // units.mlp.count for neuron in layer.mlp)
+        assert sorted(kept_by_expert) == list(range(units.mlp.members))
+        assert len(set(kept_by_expert.values())) == 1
+    largest = max(units.price for layer in budget.layers for units in layer)
+    removed = budget.total - budget.kept(plan)
+    assert abs(removed - ratio * budget.total) <= largest

@@ -1,4 +1,4 @@
-"""Plans of a two-layer budget, computed by hand, and of a layer that loses every comparison."""
+"""Plans of a budget of two layers, computed by hand, and of a layer that is the worst of all."""
 
 import pytest
 import torch
@@ -11,9 +11,12 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 
-# Two layers of two heads at 10 and four neurons at 3: 64 parameters. Units by standardised score:
-# heads L1h0 .29, L1h1 -.29, L0h0 -.87 and the best L0h1 .87; neurons L0n2 .39, L0n1 -.39, L1n0-2 -.5, L0n0 -1.16
-# and the best L0n3 1.16, L1n3 1.5. The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
+# Two layers of two heads at 10 and four neurons at 3, which are 64 parameters. Units by their
+# standardised scores:
+#   heads: L0h1 .87 (the best of layer 0), L1h0 .29, L1h1 -.29, L0h0 -.87
+#   neurons: L1n3 1.5, L0n3 1.16 (the best of their layers), L0n2 .39, L0n1 -.39, L1n0-2 -.5,
+#     L0n0 -1.16
+# The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
 TOY_LAYERS = (Pair(Units(2, 10), Units(4, 3)),) * 2
 TOY_SCORES = Scores(
     (
@@ -22,69 +25,45 @@ TOY_SCORES = Scores(
     )
 )
 
+CASES = [
+    # 16 a layer: one head and two neurons
+    (ULUM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),
+    # 17.6 a layer: one head and 2.5 neurons
+    (ULUM(), 0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),
+    # 8.96 a layer: a head is too much, so three neurons
+    (ULUM(), 0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),
+    # 22.4 to remove: layer 1 loses the head; of the 4.1 neurons layer 0 can lose only three, so
+    # layer 1 loses the fourth
+    (ULMM(remove_heads=1), 0.35, LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3))),
+    # 38.4 to keep: three heads at 10, and with 8.4 for neurons, three of them are nearest
+    (ALMM(remove_heads=1), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
+    # 32 to keep: prefixes cost 29 and 39
+    (ALAM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),
+    # 38.4 to keep: 39 with L1h1
+    (ALAM(), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
+    # 44.8 to keep: 45 with L0n1 and L1n0
+    (ALAM(), 0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),
+    # 60.8 to keep: 61 without L0n0
+    (ALAM(), 0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),
+]
 
-@pytest.mark.parametrize(
-    ("structure", "ratio", "first", "second"),
-    [
-        (
-            ULUM(),
-            0.5,
-            LayerPlan((1,), (2, 3)),
-            LayerPlan((0,), (0, 3)),
-        ),  # 16 a layer: one head and two neurons
-        (
-            ULUM(),
-            0.55,
-            LayerPlan((1,), (3,)),
-            LayerPlan((0,), (3,)),
-        ),  # 17.6: one head and 2.5 neurons
-        (
-            ULUM(),
-            0.28,
-            LayerPlan((0, 1), (3,)),
-            LayerPlan((0, 1), (3,)),
-        ),  # 8.96: a head is too much, so three neurons
-        # 22.4 to remove: L1 gives the head; of the 4.1 neurons L0 can spare three only, so L1 gives the fourth
-        (ULMM(remove_heads=1), 0.35, LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3))),
-        # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
-        (ALMM(remove_heads=1), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
-        (
-            ALAM(),
-            0.5,
-            LayerPlan((1,), (2, 3)),
-            LayerPlan((0,), (3,)),
-        ),  # to keep 32: prefixes cost 29 and 39
-        (
-            ALAM(),
-            0.4,
-            LayerPlan((1,), (2, 3)),
-            LayerPlan((0, 1), (3,)),
-        ),  # to keep 38.4: 39 with L1h1
-        (
-            ALAM(),
-            0.3,
-            LayerPlan((1,), (1, 2, 3)),
-            LayerPlan((0, 1), (0, 3)),
-        ),  # to keep 44.8: 45 with L0n1 and L1n0
-        (
-            ALAM(),
-            0.05,
-            LayerPlan((0, 1), (1, 2, 3)),
-            LayerPlan((0, 1), (0, 1, 2, 3)),
-        ),  # to keep 60.8: 61 without L0n0
-    ],
-)
+
+@pytest.mark.parametrize(("structure", "ratio", "first", "second"), CASES)
 def test_by_hand(structure: Structure, ratio: float, first: LayerPlan, second: LayerPlan) -> None:
     assert structure.allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
 
 
-def test_experts_by_hand() -> None:
-    # L0 as two experts of two neurons: z -1.16 -.39 and .39 1.16, so ranks at 6 each: .39 (protected), -.39
+@pytest.mark.parametrize(("to_keep", "neurons"), [(32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))])
+def test_experts_by_hand(to_keep: float, neurons: tuple[int, ...]) -> None:
+    """Layer 0 has two experts of two neurons, with scores -1.16 and -.39, .39 and 1.16.
+
+    A unit is one neuron of each expert at a price of 6, so their scores are .39 and -.39. Kept in
+    this order: L0h1, L1h0, the first unit of layer 0 and L1n3 for 29, L1h1 for 39, the second unit
+    for 45.
+    """
     layers = (Pair(Units(2, 10), Units(2, 6, members=2)), TOY_LAYERS[1])
-    for to_keep, first in ((32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))):
-        # kept in this order: L0h1 L1h0 L0r0 L1n3 for 29, L1h1 39, L0r1 45
-        plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
-        assert plan.layers[0] == LayerPlan((1,), first)
+    plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
+    assert plan.layers[0] == LayerPlan((1,), neurons)
 
 
 @pytest.mark.parametrize("structure", ADAPTIVE)
@@ -94,12 +73,11 @@ def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(
 ) -> None:
     budget = budget_of(architecture, 0.7)
     groups = budget.layers[0].attention.count
-    # the others' upper 60 % stand above their mean, and that is more than may stay
-    good = Pair(
-        (torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4),
-        (torch.arange(56) < 34).float(),
-    )
+    # in the other layers, 60 % of the units are above the mean, which is more than may stay
+    good_heads = (torch.arange(groups) < 0.6 * groups).float()
+    good = Pair(good_heads[:, None].expand(-1, 4), (torch.arange(56) < 34).float())
     bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
+
     plan = ADAPTIVE[structure]().allocate(Scores((good, bad, good, good)), budget)
     assert plan.layers[1] == LayerPlan((0,), (0,))
     assert_meets(plan, model_of(architecture), 0.7)
