@@ -1,4 +1,4 @@
-"""Metrics of experts against their formulas, with each expert run by the model's own code, token by token."""
+"""Metrics of experts against their formulas. The model's code runs each expert on each token."""
 
 from dataclasses import replace
 
@@ -16,60 +16,66 @@ from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of, observ
 LAYER = 2
 
 
-def scored(name: str, model: PreTrainedModel, known: LayerStatistics) -> Tensor:
-    return score_layer(EXPERT_METRICS[name](), adapt(model, True).blocks(LAYER), known).mlp
+def scored(name: str, model: PreTrainedModel, statistics: LayerStatistics) -> Tensor:
+    return score_layer(EXPERT_METRICS[name](), adapt(model, True).blocks(LAYER), statistics).mlp
 
 
 @torch.no_grad()
 def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
     """Outputs (T, E, H) of every expert for every token, and router weights (T, E)."""
     adapter = adapt(model)
-    seen = []
+    arguments = []
     experts = adapter.layers[LAYER].get_submodule(adapter.family.experts)
-    hook = experts.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    hook = experts.register_forward_pre_hook(lambda _, args: arguments.extend(args))
     model(input_ids=tokens())
     hook.remove()
     if family == "llama4_text":
-        input_ETH = seen[0].unflatten(0, (EXPERTS, -1))
-        output_TEH = experts(seen[0]).unflatten(0, (EXPERTS, -1)).transpose(0, 1)
+        [input_XH] = arguments
+        input_ETH = input_XH.unflatten(0, (EXPERTS, -1))
+        output_TEH = experts(input_XH).unflatten(0, (EXPERTS, -1)).transpose(0, 1)
         weight_TE = input_ETH.any(dim=-1).T.float()
-    else:
-        hidden_TH, chosen_TK, weight_TK = seen
-        ones = torch.ones(len(hidden_TH), 1)
-        each = [
-            experts(hidden_TH, torch.full_like(ones, e, dtype=torch.long), ones)
-            for e in range(EXPERTS)
-        ]
-        output_TEH = torch.stack(each, dim=1)
-        weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
-    return output_TEH.double(), weight_TE.double()
+        return output_TEH.double(), weight_TE.double()
+
+    hidden_TH, chosen_TK, weight_TK = arguments
+    weight_T1 = torch.ones(len(hidden_TH), 1)
+    outputs = []
+    for e in range(EXPERTS):
+        expert_T1 = torch.full_like(weight_T1, e, dtype=torch.long)
+        outputs.append(experts(hidden_TH, expert_T1, weight_T1))
+    weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
+    return torch.stack(outputs, dim=1).double(), weight_TE.double()
 
 
 def by_formula(output_TEH: Tensor, weight_TE: Tensor) -> dict[str, Tensor]:
     sent_TE = weight_TE > 0
     norm_TE = output_TEH.norm(dim=2)
     count_E = sent_TE.sum(0)
-    variance = [output_TEH[sent_TE[:, e], e].var(dim=0).sum() for e in range(EXPERTS)]
+    variances = []
+    for e in range(EXPERTS):
+        sent_RH = output_TEH[sent_TE[:, e], e]
+        variances.append(sent_RH.var(dim=0).sum())
     return {
         "REAP": (weight_TE * norm_TE).sum(0) / count_E,
         "EAN": (sent_TE * norm_TE).sum(0),
-        "MoNE": count_E / count_E.sum() * torch.stack(variance).sqrt(),
+        "MoNE": count_E / count_E.sum() * torch.stack(variances).sqrt(),
     }
+
+
+def test_every_metric_has_its_formula() -> None:
+    assert set(EXPERT_METRICS) == {"REAP", "EAN", "MoNE"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_the_formula(family: str) -> None:
     model = random_model(config_of(family))
     expected = by_formula(*run_each(model, family))
-    known = observed(model)[LAYER]
+    statistics = observed(model)[LAYER]
     blocks = adapt(model, True).blocks(LAYER)
-    found = {name: score_layer(metric(), blocks, known) for name, metric in EXPERT_METRICS.items()}
-    assert found.keys() == expected.keys()
-    for name, scores in found.items():
-        torch.testing.assert_close(
-            scores.mlp, expected[name].float(), rtol=1e-4, atol=1e-7, msg=lambda m, n=name: n + m
-        )
-        assert torch.equal(scores.attention, score_layer(WIFV(), blocks, known).attention)
+    heads = score_layer(WIFV(), blocks, statistics).attention
+    for name, metric in EXPERT_METRICS.items():
+        scores = score_layer(metric(), blocks, statistics)
+        torch.testing.assert_close(scores.mlp, expected[name].float(), rtol=1e-4, atol=1e-7)
+        assert torch.equal(scores.attention, heads)
 
 
 @pytest.mark.parametrize("name", EXPERT_METRICS)
@@ -82,7 +88,8 @@ def test_an_expert_that_no_token_is_sent_to_scores_0(name: str) -> None:
 
 def test_not_finite_outputs_name_the_block() -> None:
     model = random_model(config_of("mixtral"))
-    known = observed(model)[LAYER]
-    bad = replace(known.routed[0], mean_I=known.routed[0].mean_I * torch.nan)
+    statistics = observed(model)[LAYER]
+    first, *others = statistics.routed
+    bad = replace(first, mean_I=first.mean_I * torch.nan)
     with pytest.raises(ValueError, match="scores of layer 2 MLP are not finite"):
-        scored("REAP", model, replace(known, routed=(bad, *known.routed[1:])))
+        scored("REAP", model, replace(statistics, routed=(bad, *others)))

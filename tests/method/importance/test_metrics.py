@@ -1,4 +1,4 @@
-"""Each metric against values computed by hand; scores of whole models are finite and have the adapter's shapes."""
+"""Each metric against values computed by hand, and the scores of whole models."""
 
 from dataclasses import dataclass, replace
 
@@ -7,12 +7,12 @@ import torch
 
 from flap.method.calibration import LayerStatistics, Statistics
 from flap.method.importance import Metric, Random, score_layers
-from flap.models import ModelAdapter, adapt
+from flap.models import ModelAdapter, Pair, adapt
 from tests.cases import METRICS, tiny_model
 from tests.helpers import compressed
 
 WEIGHT_OI = torch.tensor([[1.0, -2.0, 0.0, 3.0], [2.0, 2.0, 0.0, 0.0], [-2.0, 1.0, 0.0, 4.0]])
-# Four tokens: variances 3, 5, 12, 0.5 (divisor 3); mean squares 4, 9, 16, 1, of which the deviations are 3/4 variances.
+# Four tokens with variances 3, 5, 12 and 0.5 (divisor 3), and mean squares 4, 9, 16 and 1.
 STATISTICS = Statistics(
     num_tokens=4,
     mean_I=torch.tensor([1.75, 5.25, 7.0, 0.625]).double().sqrt(),
@@ -28,44 +28,46 @@ EXPECTED = {
 
 
 def calibrated(architecture: str) -> tuple[ModelAdapter, list[LayerStatistics]]:
-    model, known = compressed.calibrated(architecture, biased=False)
-    return adapt(model), known
+    model, statistics = compressed.calibrated(architecture, biased=False)
+    return adapt(model), statistics
 
 
 def test_every_metric_has_its_oracle() -> None:
-    assert set(METRICS) == {*EXPECTED, "random", "OBS"}  # of OBS: test_obs.py
+    assert set(METRICS) == {*EXPECTED, "random", "OBS"}  # test_obs.py tests OBS
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_by_hand(name: str) -> None:
-    assert METRICS[name]().score(WEIGHT_OI, STATISTICS).tolist() == pytest.approx(
-        EXPECTED[name], rel=1e-6
-    )
+    score_I = METRICS[name]().score(WEIGHT_OI, STATISTICS)
+    assert score_I.tolist() == pytest.approx(EXPECTED[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_square_attention_squares_attention_alone(name: str) -> None:
-    adapter, known = calibrated("llama-gqa")
-    plain = score_layers(
-        replace(METRICS[name](), square_attention=False), adapter, enumerate(known)
-    )
-    squared = score_layers(
-        replace(METRICS[name](), square_attention=True), adapter, enumerate(known)
-    )
-    for one, other in zip(squared.layers, plain.layers, strict=True):
-        assert torch.equal(one.attention, other.attention.square())
-        assert torch.equal(one.mlp, other.mlp)
+    adapter, statistics = calibrated("llama-gqa")
+    plain = replace(METRICS[name](), square_attention=False)
+    squaring = replace(METRICS[name](), square_attention=True)
+    scores = score_layers(plain, adapter, enumerate(statistics))
+    squared = score_layers(squaring, adapter, enumerate(statistics))
+    for layer, expected in zip(squared.layers, scores.layers, strict=True):
+        assert torch.equal(layer.attention, expected.attention.square())
+        assert torch.equal(layer.mlp, expected.mlp)
 
 
-def test_who_squares_by_default() -> None:
-    assert {name for name in METRICS if METRICS[name]().square_attention} == {"IFV", "WIFV", "WIFN"}
+def test_the_metrics_of_the_paper_square_by_default() -> None:
+    squaring = {name for name, metric in METRICS.items() if metric().square_attention}
+    assert squaring == {"IFV", "WIFV", "WIFN"}
 
 
 def test_random_is_seeded_and_differs_by_layer() -> None:
     adapter, _ = calibrated("llama-gqa")
-    first, again, other = (
-        score_layers(Random(seed=seed), adapter, enumerate([None] * 4)).layers for seed in (3, 3, 4)
-    )
+
+    def scores(seed: int) -> tuple[Pair[torch.Tensor], ...]:
+        return score_layers(Random(seed=seed), adapter, enumerate([None] * 4)).layers
+
+    first = scores(3)
+    again = scores(3)
+    other = scores(4)
     for i in range(4):
         assert torch.equal(first[i].mlp, again[i].mlp)
         assert torch.equal(first[i].attention, again[i].attention)
@@ -77,15 +79,13 @@ def test_random_is_seeded_and_differs_by_layer() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", METRICS)
 def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> None:
-    _, known = calibrated("llama-gqa")
-    for block, named in (
-        ("1.self_attn.o_proj", "layer 1 attention"),
-        ("2.mlp.down_proj", "layer 2 MLP"),
-    ):
+    _, statistics = calibrated("llama-gqa")
+    blocks = {"1.self_attn.o_proj": "layer 1 attention", "2.mlp.down_proj": "layer 2 MLP"}
+    for path, block in blocks.items():
         model = tiny_model("llama-gqa")
-        model.model.layers.get_submodule(block).weight.data[0, 7] = value
-        with pytest.raises(ValueError, match=f"scores of {named} are not finite"):
-            score_layers(METRICS[name](), adapt(model), enumerate(known))
+        model.model.layers.get_submodule(path).weight.data[0, 7] = value
+        with pytest.raises(ValueError, match=f"scores of {block} are not finite"):
+            score_layers(METRICS[name](), adapt(model), enumerate(statistics))
 
 
 @dataclass(frozen=True)

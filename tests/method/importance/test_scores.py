@@ -1,7 +1,8 @@
-"""The file of scores: what is read is what was written, to the bit."""
+"""The file of scores: they are read as they were written, to the bit."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from flap.method.importance import SCORES, Scores
@@ -12,15 +13,22 @@ def layer(heads: int) -> Pair[torch.Tensor]:
     return Pair(torch.rand(heads, 8).mT.contiguous().mT, torch.rand(5))
 
 
-def test_scores_are_read_as_written(tmp_path: Path) -> None:
-    plain = Scores((layer(3), layer(4)))
-    searched = Scores(
-        (layer(3), layer(4)), (0.1, 1e-30), ((0.5, 1e-30), ()), ((0.1, 1e-12), (2.0,))
-    )
-    for scores in (plain, searched):
-        SCORES.write(scores, tmp_path / "data")
-        found = SCORES.read(tmp_path / "data")
-        numbers = ("inverse_power", "routed_power", "divergences")
-        assert all(getattr(found, name) == getattr(scores, name) for name in numbers)
-        for one, other in zip(found.layers, scores.layers, strict=True):
-            assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+PLAIN = Scores((layer(3), layer(4)))
+SEARCHED = Scores(
+    (layer(3), layer(4)),
+    inverse_power=(0.1, 1e-30),
+    routed_power=((0.5, 1e-30), ()),
+    divergences=((0.1, 1e-12), (2.0,)),
+)
+
+
+@pytest.mark.parametrize("scores", [PLAIN, SEARCHED], ids=["plain", "searched"])
+def test_scores_are_read_as_written(scores: Scores, tmp_path: Path) -> None:
+    SCORES.write(scores, tmp_path / "data")
+    read = SCORES.read(tmp_path / "data")
+    assert read.inverse_power == scores.inverse_power
+    assert read.routed_power == scores.routed_power
+    assert read.divergences == scores.divergences
+    for after, before in zip(read.layers, scores.layers, strict=True):
+        assert torch.equal(after.attention, before.attention)
+        assert torch.equal(after.mlp, before.mlp)
