@@ -13,7 +13,7 @@ from flap.method.compression.linear import RIDGES
 from tests.helpers.compressed import noise, symmetric
 
 
-def given(covariance_II: Tensor) -> Covariance:
+def covariance_of(covariance_II: Tensor) -> Covariance:
     mean_I = torch.zeros(len(covariance_II))
     return Covariance.of(Statistics(1, mean_I, mean_I, symmetric(covariance_II)))
 
@@ -27,10 +27,10 @@ def removal(order_I: Tensor, removed: int) -> Removal:
 def assert_slopes(
     weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]
 ) -> None:
-    """Each slope is that of a direct solve in float64."""
+    """Each slope is that of a direct solve in float64. counts: the numbers of removed channels."""
     channels = len(covariance_II)
     order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
-    elimination = Elimination.of(given(covariance_II), order_I, ridge)
+    elimination = Elimination.of(covariance_of(covariance_II), order_I, ridge)
     wide_II = covariance_II.double()
     hessian_II = wide_II + ridge * wide_II.diagonal().mean() * torch.eye(channels)
     for removed in counts:
@@ -38,21 +38,20 @@ def assert_slopes(
         map_KP = torch.linalg.solve(hessian_II[kept_K][:, kept_K], wide_II[kept_K][:, pruned_P])
         expected_OK = weight_OI[:, pruned_P].double() @ map_KP.T
         slope_OK = elimination.slope(weight_OI, removal(order_I, removed))
-        assert slope_OK is not None and slope_OK.dtype == torch.float32
+        assert slope_OK is not None
+        assert slope_OK.dtype == torch.float32
         assert (slope_OK - expected_OK).norm() <= 1e-5 * expected_OK.norm()
 
 
-HARD = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(
-    -3, 3, 80
-)
+ORDINARY = noise(500, 80) @ noise(80, 80, seed=3)
+# Few directions, and channels whose sizes differ by a factor of a million.
+FEW_DIRECTIONS = noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)
+HARD = FEW_DIRECTIONS * torch.logspace(-3, 3, 80)
 
 
 @pytest.mark.parametrize("ridge", RIDGES)
-@pytest.mark.parametrize(
-    "activation_TI", [noise(500, 80) @ noise(80, 80, seed=3), HARD], ids=["ordinary", "hard"]
-)
+@pytest.mark.parametrize("activation_TI", [ORDINARY, HARD], ids=["ordinary", "hard"])
 def test_one_factor_serves_every_number_of_channels(ridge: float, activation_TI: Tensor) -> None:
-    """Hard: sizes a millionfold apart, few directions."""
     weight_OI = noise(4, 80, seed=4) / activation_TI.std(0)
     assert_slopes(weight_OI, activation_TI.T.cov(correction=0), ridge, (1, 10, 40, 60, 79))
 
@@ -64,21 +63,29 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
     assert_slopes(weight_OI, activation_TI.T.cov(), 1e-2, (50, 51, 2 * STRIP, channels - 1))
 
 
-def test_where_float32_has_no_factor_float64_has() -> None:
-    """Products of small whole numbers are exact in float32, so that this covariance has exactly six directions."""
+@pytest.mark.parametrize(("ridge", "precision"), [(1e-3, torch.float32), (1e-9, torch.float64)])
+def test_float64_has_a_factor_where_float32_has_none(ridge: float, precision: torch.dtype) -> None:
+    """Products of small whole numbers are exact in float32.
+
+    So this covariance has exactly six directions.
+    """
     activation_TI = (2 * noise(200, 6)).round() @ (2 * noise(6, 20, seed=3)).round()
-    covariance = given(activation_TI.T @ activation_TI)
-    order_I = torch.arange(20)
-    for ridge, precision in ((1e-3, torch.float32), (1e-9, torch.float64)):
-        elimination = Elimination.of(covariance, order_I, ridge, quick=True)
-        assert elimination.strips[0].dtype == precision and elimination.num_channels == 20
+    covariance = covariance_of(activation_TI.T @ activation_TI)
+    elimination = Elimination.of(covariance, torch.arange(20), ridge, quick=True)
+    assert elimination.strips[0].dtype == precision
+    assert elimination.num_channels == 20
 
 
-def test_a_singular_covariance_has_maps_from_as_many_channels_as_are_independent() -> None:
+def test_a_singular_covariance_has_slopes_of_as_many_channels_as_are_independent() -> None:
     covariance_II = (noise(200, 6) @ noise(6, 20, seed=3)).T.cov()
     order_I = torch.arange(20)
-    elimination = Elimination.of(given(covariance_II), order_I, ridge=0.0)
-    slopes = [elimination.slope(noise(4, 20), removal(order_I, removed)) for removed in (19, 15, 1)]
-    assert slopes[0] is not None and slopes[1] is not None and slopes[2] is None
-    nothing = Elimination.of(given(torch.zeros(20, 20)), order_I, ridge=0.1)
-    assert nothing.slope(noise(4, 20), removal(order_I, 19)) is None
+    elimination = Elimination.of(covariance_of(covariance_II), order_I, ridge=0.0)
+    assert elimination.slope(noise(4, 20), removal(order_I, 19)) is not None
+    assert elimination.slope(noise(4, 20), removal(order_I, 15)) is not None
+    assert elimination.slope(noise(4, 20), removal(order_I, 1)) is None
+
+
+def test_constant_channels_have_no_slope() -> None:
+    order_I = torch.arange(20)
+    elimination = Elimination.of(covariance_of(torch.zeros(20, 20)), order_I, ridge=0.1)
+    assert elimination.slope(noise(4, 20), removal(order_I, 19)) is None

@@ -1,4 +1,4 @@
-"""A sliced model computes what the masked one computes, for every metric, structure and architecture."""
+"""A sliced model computes what the masked one does, in every architecture and structure."""
 
 import copy
 
@@ -15,25 +15,24 @@ from tests.helpers.pruned import logits
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
-    """Compensations and metrics take turns: of where a plan comes from they know nothing."""
-    model, known = calibrated(architecture)
+    """Compensations and metrics take turns, because they do not know where a plan comes from."""
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
-    plan = plan_for(architecture, list(METRICS)[turn % len(METRICS)], structure)
+    metric = list(METRICS)[turn % len(METRICS)]
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]
-    sliced, masked = (
-        changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer)
-    )
-    assert (
-        adapt(sliced).num_parameters()
-        < adapt(masked).num_parameters()
-        == adapt(model).num_parameters()
-    )
+    model, statistics = calibrated(architecture)
+    plan = plan_for(architecture, metric, structure)
+    sliced = changed(model, plan, compensation, statistics, slice_layer)
+    masked = changed(model, plan, compensation, statistics, mask_layer)
+
+    dense_parameters = adapt(model).num_parameters()
+    assert adapt(sliced).num_parameters() < dense_parameters
+    assert adapt(masked).num_parameters() == dense_parameters
     torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
 
 
-def test_parameters_of_a_pruned_model_train_as_before() -> None:
-    model, known = calibrated("llama-gqa")
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    for dense, trainable in ((model, True), (frozen, False)):
-        after = changed(dense, plan_for("llama-gqa"), BiasCompensation(), known)
-        assert {parameter.requires_grad for parameter in after.parameters()} == {trainable}
+@pytest.mark.parametrize("trainable", [True, False])
+def test_parameters_of_a_pruned_model_train_as_before(trainable: bool) -> None:
+    model, statistics = calibrated("llama-gqa")
+    dense = copy.deepcopy(model).requires_grad_(trainable)
+    pruned = changed(dense, plan_for("llama-gqa"), BiasCompensation(), statistics)
+    assert {parameter.requires_grad for parameter in pruned.parameters()} == {trainable}
