@@ -1,4 +1,4 @@
-"""Scores and a search's trials from one walk: what each has by itself, and what a killed walk goes on with."""
+"""Scores and a search's trials from one walk: as from two, and after an interruption."""
 
 from pathlib import Path
 
@@ -32,46 +32,48 @@ def tried(metric: str, divergence: PlanDivergence, work: WorkFolder = NOT_KEPT) 
     return score_and_try(METRICS[metric](), SEARCH, budget, divergence, work)
 
 
-def equal(one: Scores, other: Scores) -> bool:
-    layers = zip(one.layers, other.layers, strict=True)
-    same = all(torch.equal(*pair) for both in layers for pair in zip(*both, strict=True))
-    return same and one.inverse_power == other.inverse_power
+def assert_same_scores(scores: Scores, expected: Scores) -> None:
+    for layer, expected_layer in zip(scores.layers, expected.layers, strict=True):
+        assert torch.equal(layer.attention, expected_layer.attention)
+        assert torch.equal(layer.mlp, expected_layer.mlp)
+    assert scores.inverse_power == expected.inverse_power
 
 
+# OBS needs covariances, WIFV only plain statistics, and random needs neither.
+@pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
-@pytest.mark.parametrize(
-    "metric", ["OBS", "WIFV", "random"]
-)  # with covariances, with statistics, with neither
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
     calibration = calibration_of("llama-gqa")
     fit = COMPENSATIONS[compensation]
     model = calibration.model
-    budget = price(calibration.model.adapter, 0.4)
-    found = tried(metric, PlanDivergence(calibration, fit))
+    budget = price(model.adapter, 0.4)
+    scores = tried(metric, PlanDivergence(calibration, fit))
+
     visits = calibration.visit("score", METRICS[metric]().needs_covariance)
-    assert equal(found, score_layers(METRICS[metric](), model.adapter, visits))
-    for i, (layer, prices) in enumerate(zip(found.layers, budget.layers, strict=True)):
-        trials = [with_layer(dense_plan(model), i, trial) for trial in SEARCH.trials(layer, prices)]
-        assert found.divergences[i] == pytest.approx(
-            divergences(calibration, fit, trials, SEARCH.tokens), rel=1e-5
-        )
-        assert min(found.divergences[i]) > 0
+    assert_same_scores(scores, score_layers(METRICS[metric](), model.adapter, visits))
+    dense = dense_plan(model)
+    for i, (layer, units) in enumerate(zip(scores.layers, budget.layers, strict=True)):
+        trials = [with_layer(dense, i, trial) for trial in SEARCH.trials(layer, units)]
+        expected = divergences(calibration, fit, trials, SEARCH.tokens)
+        assert scores.divergences[i] == pytest.approx(expected, rel=1e-5)
+        assert min(expected) > 0
 
 
 @pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])
-def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> None:
+def test_an_interrupted_walk_ends_with_the_same_scores(metric: str, tmp_path: Path) -> None:
     calibration = calibration_of("llama-gqa")
-    fit = COMPENSATIONS["linear"]
-    expected = tried(metric, PlanDivergence(calibration, fit))
-    divergence = PlanDivergence(calibration, fit)
+    divergence = PlanDivergence(calibration, COMPENSATIONS["linear"])
+    expected = tried(metric, divergence)
     work = WorkFolder(tmp_path / "score")
     with interrupted(calibration.model, layer=2, call=2), pytest.raises(Interruption):
         tried(metric, divergence, work)
-    seen: list[int] = []
-    calibration.model.layers[0].mlp.register_forward_pre_hook(
-        lambda _, args: seen.append(len(args[0]))
-    )
-    found = tried(metric, divergence, work)
-    assert equal(found, expected) and found.divergences == expected.divergences
-    assert bool(seen) == (metric == "random")  # which is drawn again from the first layer on
+
+    calls: list[int] = []
+    first_mlp = calibration.model.layers[0].mlp
+    first_mlp.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    scores = tried(metric, divergence, work)
+    assert_same_scores(scores, expected)
+    assert scores.divergences == expected.divergences
+    # random scores are drawn again, so the walk starts again at the first layer
+    assert bool(calls) == (metric == "random")

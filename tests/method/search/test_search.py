@@ -1,9 +1,11 @@
-"""structure=search: measured divergences become nats per unit, and the cheapest units are removed first."""
+"""structure=search: divergences become nats of units, and the cheapest units leave first."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,45 +19,47 @@ from tests.helpers.ratios import allocated, budget_of, random_scores
 
 
 def test_by_hand() -> None:
-    """Scores 1, 1, 2, 4 and two units measured at 0.2, three at 1.0: half of 0.2 each, 0.8, and 0.8 · 4/2 beyond."""
+    """Scores 1, 1, 2, 4. The two lowest units were measured at 0.2 nats, and three of them at 1.0.
+
+    So the first two have 0.1 each and the third 0.8. The fourth has the slope of the last level:
+    0.8 · 4 / 2.
+    """
     nats_U = spread(torch.tensor([4.0, 1.0, 2.0, 1.0]), {2: 0.2, 3: 1.0})
     assert nats_U.tolist() == pytest.approx([1.6, 0.1, 0.8, 0.1], rel=1e-6)
 
 
 def test_a_later_unit_is_never_cheaper() -> None:
-    """Three units measured at 0.9 and 1.0 after one: the envelope has 1/3 each for the first three."""
+    """One unit was measured at 0.9 and three at 1.0: the envelope has 1/3 for each of the three."""
     nats_U = spread(torch.tensor([1.0, 1.0, 1.0, 50.0]), {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
-    assert nats_U.argsort().tolist() == [
-        2,
-        1,
-        0,
-        3,
-    ]  # of equals the last one leaves first, as `highest` has it
+    # of equal units the last one leaves first, as in `highest`
+    assert nats_U.argsort().tolist() == [2, 1, 0, 3]
 
 
 @pytest.mark.parametrize("scores", [[0.0] * 6, [1.0] * 6, [0.0, 0.0, 0.0, 1e30, 1.0, 2.0]])
 @pytest.mark.parametrize("measured", [{}, {2: 0.0}, {2: 0.5, 4: 0.1}])
-def test_it_is_finite_and_keeps_the_ranking(
+def test_nats_are_finite_and_keep_the_ranking(
     scores: list[float], measured: dict[int, float]
 ) -> None:
     nats_U = spread(torch.tensor(scores), measured)
-    assert torch.isfinite(nats_U).all() and (nats_U >= 0).all()
-    order = torch.tensor(scores).argsort(descending=True, stable=True).flip(0)
-    assert (nats_U[order].diff() > 0).all()
+    assert torch.isfinite(nats_U).all()
+    assert (nats_U >= 0).all()
+    order_U = torch.tensor(scores).argsort(descending=True, stable=True).flip(0)
+    assert (nats_U[order_U].diff() > 0).all()
 
 
 def test_each_block_is_measured_alone_at_each_level() -> None:
-    scores = random_scores(budget_of("llama-gqa", 0.5))
-    trials = Search(levels=[0.25, 0.5]).trials(
-        scores.layers[1], budget_of("llama-gqa", 0.5).layers[1]
-    )
+    budget = budget_of("llama-gqa", 0.5)
+    scores = random_scores(budget).layers[1]
+    trials = Search(levels=[0.25, 0.5]).trials(scores, budget.layers[1])
     assert [tuple(map(len, trial)) for trial in trials] == [(3, 56), (2, 56), (4, 42), (4, 28)]
-    lost = set(range(56)) - set(trials[2].mlp)
+
+    # the lowest-scored head leaves, then the lowest-scored quarter of the neurons
+    better_heads = scores.attention.sum(1).argsort()[1:].tolist()
+    assert trials[0] == LayerPlan(tuple(sorted(better_heads)), tuple(range(56)))
+    removed = set(range(56)) - set(trials[2].mlp)
     assert trials[2].attention == (0, 1, 2, 3)
-    assert lost == set(scores.layers[1].mlp.argsort()[:14].tolist())
-    without_worst = sorted(scores.layers[1].attention.sum(1).argsort()[1:].tolist())
-    assert trials[0] == LayerPlan(tuple(without_worst), tuple(range(56)))
+    assert removed == set(scores.mlp.argsort()[:14].tolist())
 
 
 def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least() -> None:
@@ -63,76 +67,91 @@ def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least(
     assert removal_counts([0.125, 0.5, 0.9], 3) == [2]
 
 
-def test_neurons_of_one_rank_share_what_was_measured() -> None:
-    """Two experts of three neurons; a rank costs the mean of its neurons."""
+def test_neurons_of_one_rank_have_the_same_nats() -> None:
+    """Two experts have three neurons each. The score of a rank is the mean of its neurons.
+
+    From the lowest rank, the scores are (1 + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.
+    """
     score_I = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
     nats_I = spread_by_rank(score_I, {1: 0.4, 2: 1.0}, experts=2)
-    # ranks from the lowest: (1 + 3) / 2, (2 + 4) / 2, (5 + 9) / 2
     assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
 
 
-# Two layers of eight heads at 10 and forty neurons at 3; a head has one channel.
+# Two layers of eight heads at 10 and forty neurons at 3. A head has one channel.
 BUDGET = Budget((Pair(Units(8, 10), Units(40, 3)),) * 2, 0.5)
 
 
 def small_scores(seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
-    pairs = [
-        (torch.rand(8, 1, generator=generator), torch.rand(40, generator=generator))
-        for _ in range(2)
-    ]
-    return Scores(tuple(Pair(*pair) for pair in pairs))
+    layers = []
+    for _ in range(2):
+        heads = torch.rand(8, 1, generator=generator)
+        layers.append(Pair(heads, torch.rand(40, generator=generator)))
+    return Scores(tuple(layers))
+
+
+class Unit(NamedTuple):
+    layer: int
+    block: str
+    number: int
+    nats: float
+    price: int
+    best: bool  # of its block
 
 
 class Known:
-    """A measure of known nats: a unit that leaves costs its score times a factor of its block, whatever else leaves."""
+    """A measure of known nats. A removed unit costs its score times a factor of its block.
+
+    It does not matter which other units are removed.
+    """
 
     def __init__(self, scores: Scores, factors: list[Pair[float]]) -> None:
-        self.cost = [
-            Pair([factor.attention * one for one in layer.attention.flatten().tolist()],
-                 [factor.mlp * one for one in layer.mlp.tolist()])
-            for layer, factor in zip(scores.layers, factors, strict=True)
-        ]  # fmt: skip
+        self.units = []
+        for i, (layer, factor) in enumerate(zip(scores.layers, factors, strict=True)):
+            for block in Pair._fields:
+                nats_U = getattr(factor, block) * getattr(layer, block).flatten().double()
+                price = getattr(BUDGET.layers[i], block).price
+                for u, nats in enumerate(nats_U.tolist()):
+                    best = nats == float(nats_U.max())
+                    self.units.append(Unit(i, block, u, nats, price, best))
 
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         assert num_tokens == 300
         return [self.nats(plan) for plan in plans]
 
     def nats(self, plan: PruningPlan) -> float:
-        pairs = [zip(*pair, strict=True) for pair in zip(self.cost, plan.layers, strict=True)]
-        return math.fsum(
-            one
-            for pair in pairs
-            for costs, kept in pair
-            for u, one in enumerate(costs)
-            if u not in kept
-        )
+        removed = []
+        for unit in self.units:
+            if unit.number not in getattr(plan.layers[unit.layer], unit.block):
+                removed.append(unit.nats)
+        return math.fsum(removed)
 
     def cheapest(self, to_keep: float) -> PruningPlan:
-        """The best unit of each block, then the units of most nats per parameter, as many as are nearest to this."""
-        units = [
-            (one / prices.price, prices.price, (i, block, u), one == max(costs))
-            for i, pair in enumerate(self.cost)
-            for block, costs, prices in zip(Pair._fields, pair, BUDGET.layers[i], strict=True)
-            for u, one in enumerate(costs)
-        ]
-        units.sort(key=lambda unit: (not unit[3], -unit[0]))
-        totals = list(accumulate(price for _, price, _, _ in units))
-        size = min(range(4, len(units) + 1), key=lambda size: abs(totals[size - 1] - to_keep))
-        kept = {name for _, _, name, _ in units[:size]}
-        layers = [
-            [tuple(u for u in range(40) if (i, block, u) in kept) for block in Pair._fields]
-            for i in range(2)
-        ]
-        return PruningPlan(tuple(LayerPlan(*layer) for layer in layers))
+        """The plan that keeps the units of most nats per parameter.
+
+        It keeps the best unit of each block in any case, and as many units as come nearest to the
+        price `to_keep`.
+        """
+        order = sorted(self.units, key=lambda unit: (not unit.best, -unit.nats / unit.price))
+        totals = list(accumulate(unit.price for unit in order))
+        sizes = range(4, len(order) + 1)
+        size = min(sizes, key=lambda size: abs(totals[size - 1] - to_keep))
+
+        kept: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for unit in order[:size]:
+            kept[unit.layer, unit.block].append(unit.number)
+        layers = []
+        for i in range(2):
+            layers.append(LayerPlan(*(tuple(sorted(kept[i, block])) for block in Pair._fields)))
+        return PruningPlan(tuple(layers))
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6])
 @pytest.mark.parametrize("seed", range(3))
-def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(
+def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """Whatever the scores' scale in each block."""
+    """Whatever the scale of the scores in each block."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
@@ -144,7 +163,8 @@ def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(
 @pytest.mark.parametrize("units", range(2, 9))
 def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: int) -> None:
     counts = removal_counts(levels, units)
-    assert counts and all(1 <= count < units for count in counts)
+    assert counts
+    assert all(1 <= count < units for count in counts)
     assert removal_counts(levels, 1) == []
 
 
