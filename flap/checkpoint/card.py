@@ -1,4 +1,4 @@
-"""The model card of a checkpoint, README.md: written atomically, and never over one that is somebody's own."""
+"""The model card of a checkpoint, README.md. A card that a user has written is never replaced."""
 
 import logging
 from pathlib import Path, PureWindowsPath
@@ -10,35 +10,44 @@ from flap.storage.atomic_files import write_text
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-MARK = "<!-- Written by flap, and replaced with the checkpoint. Delete this line, and the card is yours and stays. -->"
+# The line by which flap recognises its own cards. Cards of earlier checkpoints have the same line.
+MARK = (
+    "<!-- Written by flap, and replaced with the checkpoint. "
+    "Delete this line, and the card is yours and stays. -->"
+)
 
 
 def is_generated(card: Path) -> bool:
-    """Return whether a file is a card that this program wrote and nobody has claimed."""
+    """Return whether a file is a model card that flap has written and that still has its mark."""
     return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
 def write_card(directory: Path, text: str) -> None:
-    """Write the card of a checkpoint, unless the directory has a README.md that is somebody's own."""
+    """Write the model card of a checkpoint, unless its directory has a README.md of the user."""
     card = directory / CARD
     if card.exists() and not is_generated(card):
-        log.info("%s is not replaced: it is somebody's own, without flap's mark", card)
+        log.info("%s is not replaced, because it does not have the mark of flap's cards", card)
         return
     write_text(card, text)
 
 
 def without_folders(value: Any) -> Any:
-    """Return a value with each path in it cut to its name: what is published tells nothing of its writer's folders."""
+    """Cut each path in a value to its last name.
+
+    A card is published, and the folders of the machine that wrote it are nobody's business.
+    """
     if isinstance(value, dict):
         return {without_folders(key): without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
-    return PureWindowsPath(value).name if isinstance(value, str) and not _on_a_hub(value) else value
+    if isinstance(value, str) and not _may_be_on_hub(value):
+        return PureWindowsPath(value).name
+    return value
 
 
-def _on_a_hub(name: str) -> bool:
-    """Return whether a text may be a name on a hub, as org/model."""
-    path = PureWindowsPath(name)  # which takes both kinds of slashes
-    return len(path.parts) == 2 and not (
-        path.anchor or path.parts[0] in ("~", "..") or path.suffix in FILE_FORMATS
-    )
+def _may_be_on_hub(name: str) -> bool:
+    """Return whether a text can be the name of a model or a data set on a hub, as org/name."""
+    path = PureWindowsPath(name)  # splits at both kinds of slashes
+    if len(path.parts) != 2 or path.anchor:
+        return False
+    return path.parts[0] not in ("~", "..") and path.suffix not in FILE_FORMATS
