@@ -48,7 +48,7 @@ def check_room(run: Run) -> None:
 
 def execute(run: Run) -> Report:
     """Run all stages. Results that an earlier start has computed are read instead of computed again."""
-    with stages.begun(run) as run:
+    with stages.begun(run) as run, stages.checkpoint_held(run):
         dense_run = run
         dense = Opened(partial(stages.open_dense, run))  # opened by the first stage that needs it
         reopen_dense = run.source.reopening() if run.suite.comparisons else run.source.open
