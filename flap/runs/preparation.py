@@ -111,9 +111,9 @@ def _check_room(run: Run) -> None:
     if config.checkpoint.save:
         _check_reloads(source)
         remove_leftovers(run.target)
-        check_inputs_stay(config, run.target)
         model = Path(source.path) if source.path else None
         check_target(run.target, may_replace_checkpoint(run), model)
+        check_inputs_stay(config, run.target)
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
         # files of layers that an interrupted start has left become files of the checkpoint
         check_disk_space(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
