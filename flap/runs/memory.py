@@ -110,8 +110,12 @@ def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
 
 
 def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
-    """Store an artefact in each store, and return whether one has it."""
-    stored = [store.keep(key, artefact) for store in stores]
+    """Store an artefact in each store, and return whether one has it.
+
+    The last store comes first: if the process is killed, a store that is looked up first never has what a later one
+    was about to get, and whose half-written files the next start would then not meet.
+    """
+    stored = [store.keep(key, artefact) for store in reversed(stores)]
     return any(stored)
 
 
