@@ -1,4 +1,7 @@
-"""Hydra's sweeper, with a `multirun.yaml` that has no secrets. Hydra looks for plugins in this namespace alone."""
+"""Hydra's sweeper, with a `multirun.yaml` that has no secrets.
+
+Hydra looks for plugins in this namespace alone.
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +19,7 @@ class RecordingSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Prepare the launcher with the composed config, and keep a copy without secrets as `self.config`."""
+        """Prepare the launcher with the composed config, and `self.config` without secrets."""
         from flap.config import recorded  # here: Hydra imports its plugins in any program
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)

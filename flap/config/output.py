@@ -1,4 +1,4 @@
-"""The output of a process, without secrets: what it logs, what it prints, and its command line as others see it."""
+"""The output of a process without secrets: what it logs and prints, and its `sys.argv`."""
 
 import logging
 import sys
@@ -31,7 +31,7 @@ class RedactedStream:
 
 
 class RedactedRecord(logging.LogRecord):
-    """A record of a log whose message and traceback have no secrets, whichever handler writes it."""
+    """A record of a log without secrets in its message and traceback, for every handler."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)

@@ -1,14 +1,16 @@
 """Secrets: which values of a run are secret, and what is recorded and shown in their place.
 
-A run needs the password of its tracker and the variables of `hydra.job.env_set`, but its files, its log, the console
-and the tracker must not show them. Three kinds of values are secret:
+A run needs the password of its tracker and the variables of `hydra.job.env_set`, but its files, its
+log, the console and the tracker must not show them. Three kinds of values are secret:
 
 - the user and the password in a URI;
-- texts whose name ends in TOKEN, KEY, PASSWORD, SECRET or the like, in the config and in the environment;
+- texts whose name ends in TOKEN, KEY, PASSWORD, SECRET or the like, in the config and in the
+  environment;
 - all values under `hydra.job.env_set`.
 
-`redacted` removes them from data before the data is written. `redact` is the second line of defence: it searches a
-text for every secret that this process has learnt, in each form that JSON, YAML, HTML, URLs and shells give to it.
+`redacted` removes them from data before the data is written. `redact` is the second line of
+defence: it searches a text for every secret that this process has learnt, in each form that JSON,
+YAML, HTML, URLs and shells give to it.
 """
 
 import html
@@ -27,7 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 HIDDEN = "***"
-SHORTEST = 6  # characters; a shorter secret, such as "1", would be found in texts that have nothing to do with it
+# Characters. Texts are not searched for a shorter secret, such as "1": it would be everywhere.
+SHORTEST = 6
 
 SECRET_NAME = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(^|[_.])PASS|API_?KEY|(^|[_.])KEY)$",
@@ -54,7 +57,8 @@ _known: set[str] = set()  # the secrets that this process has learnt
 def redacted(value: Any, name: str = "") -> Any:
     """Return plain data without secrets. Data that holds none is returned as it is.
 
-    URIs lose their user and password; other secrets become `***`. An interpolation, such as `${oc.env:NAME}`, stays.
+    URIs lose their user and password; other secrets become `***`. An interpolation, such as
+    `${oc.env:NAME}`, stays.
 
     name: the key under which the value is stored, or the name of the environment variable.
     """
@@ -80,7 +84,7 @@ def redact(text: str) -> str:
 
 
 def recorded(config: DictConfig) -> DictConfig:
-    """Return a composed config as it may be written to a file: without secrets, and with its interpolations."""
+    """Return a composed config as it may be written: without secrets, with its interpolations."""
     copy = OmegaConf.create(redacted(_plain(config)))
     OmegaConf.copy_cache(from_config=config, to_config=copy)  # the time of `${now:...}`
     assert isinstance(copy, DictConfig)
@@ -106,8 +110,8 @@ def learn_from_process(words: Iterable[str]) -> None:
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
     """Learn the secrets of a composed config.
 
-    env_set: the environment variables of `hydra.job.env_set`. A value that is a path, or that stands elsewhere in the
-    config too, such as the name of a data type, is no secret.
+    env_set: the environment variables of `hydra.job.env_set`. A value that is a path, or that
+        stands elsewhere in the config too, such as the name of a data type, is no secret.
     """
     plain = _plain(config)
     plain.pop("hydra", None)
@@ -158,7 +162,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_user(match: re.Match[str]) -> str:
-    """Return a URI up to its host without user and password, unless the password is an interpolation."""
+    """Return the scheme of a URI without user and password, unless these are an interpolation."""
     found = match[0]
     user_and_password = found[len(match[1]) : -1]
     password = user_and_password.partition(":")[2]
@@ -166,7 +170,10 @@ def _without_user(match: re.Match[str]) -> str:
 
 
 def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
-    """Yield the secrets in plain data. name: the key, or the environment variable, that holds the value."""
+    """Yield the secrets in plain data.
+
+    name: the key, or the environment variable, that holds the value.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _secrets_in(item, str(key))
@@ -195,7 +202,7 @@ def _plain(config: DictConfig) -> Any:
 
 
 def _resolved(node: Any) -> Any:
-    """Return a part of a config as plain data, with interpolations resolved where that is possible."""
+    """Return a part of a config as plain data, resolved if all its interpolations can be."""
     if not OmegaConf.is_config(node):
         return node
     try:

@@ -1,4 +1,7 @@
-"""Texts in Markdown: names of models, texts and folders may hold characters that Markdown or HTML give a meaning."""
+"""Texts in Markdown.
+
+Names of models, texts and folders may hold characters to which Markdown or HTML give a meaning.
+"""
 
 import re
 
