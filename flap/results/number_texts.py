@@ -1,4 +1,7 @@
-"""Measured numbers as text: names as "wikitext2/perplexity@128" and "piqa/acc_stderr", digits, signed differences."""
+"""Measured numbers as text: their digits, their errors, and how two models' numbers differ.
+
+Numbers have names such as "wikitext2/perplexity@128" and "piqa/acc_stderr".
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -20,43 +23,47 @@ def is_bits_per_byte(name: str) -> bool:
 
 
 def is_of_text(name: str) -> bool:
-    """Return whether a number is a perplexity or bits per byte: it differs with the text, and lower is better."""
+    """Return whether a number is a perplexity or bits per byte.
+
+    Such numbers differ much between texts, and lower values are better.
+    """
     return is_perplexity(name) or is_bits_per_byte(name)
 
 
 def is_efficiency(name: str) -> bool:
-    """Return whether a number is of speed, size or memory; all others measure the model's quality."""
+    """Return whether a number is a speed, size or memory; others measure the model's quality."""
     return name.startswith("efficiency/")
 
 
 def domain_of(name: str, domains: Mapping[str, str]) -> str:
     """Return the domain of a number's text, "calibration" or "other"; empty if it is unknown.
 
-    domains: the domain of each task, by its name: "boolq", or the text and what is measured, "c4/perplexity@128".
+    domains: the domain of each task by its name: "boolq", or "c4/perplexity@128" for a text and
+        what is measured on it.
     """
     text = name.rpartition("/")[0]
-    matching = (
-        domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0])
-    )
-    return next(matching, "") if text else ""
+    if not text:
+        return ""
+    for task, domain in domains.items():
+        if text in (task, task.rpartition("/")[0]):
+            return domain
+    return ""
 
 
 def in_order(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
-    """Return the names sorted: perplexities, bits per byte, others.
+    """Return the names sorted: perplexities first, then bits per byte, then all others.
 
-    The first two by window length, the calibration's domain before others.
+    Perplexities and bits per byte are sorted by window length, and by domain: texts of the
+    calibration's domain come before other texts.
     """
 
-    def place(name: str) -> tuple[int, int, bool]:
+    def key(name: str) -> tuple[int, int, bool]:
         if not is_of_text(name):
             return 2, 0, False
-        return (
-            int(is_bits_per_byte(name)),
-            int(name.rpartition("@")[2]),
-            domain_of(name, domains) != "calibration",
-        )
+        window = int(name.rpartition("@")[2])
+        return int(is_bits_per_byte(name)), window, domain_of(name, domains) != "calibration"
 
-    return sorted(names, key=place)
+    return sorted(names, key=key)
 
 
 def _decimals(name: str) -> int:
@@ -64,14 +71,18 @@ def _decimals(name: str) -> int:
 
 
 def with_error(numbers: Numbers, name: str) -> str:
-    """Return a number with its standard error, if it has one: "0.650 ± 0.062"; empty if it was not measured."""
-    places = _decimals(name)
+    """Return a number with its standard error, if there is one: "0.650 ± 0.062".
+
+    The text is empty if the number was not measured.
+    """
     value = numbers.get(name)
-    error = numbers.get(f"{name}_stderr")
     if value is None:
         return ""
-    shown = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{places}f}"
-    return shown if error is None else f"{shown} ± {error:.{places}f}"
+    decimals = _decimals(name)
+    text = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{decimals}f}"
+
+    error = numbers.get(f"{name}_stderr")
+    return text if error is None else f"{text} ± {error:.{decimals}f}"
 
 
 def short(value: float) -> str:
@@ -80,13 +91,11 @@ def short(value: float) -> str:
         return f"{value:,}"
     if abs(value) >= 1e12:
         return f"{value:.2e}"
-    return (
-        f"{value:,.0f}"
-        if abs(value) >= 1000
-        else f"{value:.2f}"
-        if abs(value) >= 10
-        else f"{value:.4g}"
-    )
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.2f}"
+    return f"{value:.4g}"
 
 
 def change(
@@ -96,23 +105,30 @@ def change(
     error: float | None = None,
     p_value: float | None = None,
 ) -> str:
-    """Return second - first ± its standard error; of perplexity and bits per byte also relative, as texts differ.
+    """Return the difference second - first with its standard error, such as "-0.017 ± 0.044".
 
-    Says where the difference is within the noise. Empty for efficiency, and for missing or infinite numbers.
+    Perplexities and bits per byte also get the relative difference, because texts differ. A
+    difference within the noise says so. The text is empty for efficiency, and if a number is
+    missing or infinite.
     """
     before = first.get(name)
     after = second.get(name)
     if before is None or after is None or is_efficiency(name) or not math.isfinite(after - before):
         return ""
-    places = 2 if is_perplexity(name) else _decimals(name)
-    with_its = "" if error is None else f" ± {error:,.{places}f}"
-    relative = f" ({after / before - 1:+,.1%})" if is_of_text(name) else ""
-    noise = " within noise" if p_value is not None and p_value >= SIGNIFICANCE else ""
-    return f"{after - before:+,.{places}f}{with_its}{relative}{noise}"
+
+    decimals = 2 if is_perplexity(name) else _decimals(name)
+    text = f"{after - before:+,.{decimals}f}"
+    if error is not None:
+        text += f" ± {error:,.{decimals}f}"
+    if is_of_text(name):
+        text += f" ({after / before - 1:+,.1%})"
+    if p_value is not None and p_value >= SIGNIFICANCE:
+        text += " within noise"
+    return text
 
 
 def relative(before: float | None, after: float | None) -> str:
-    """Return how much larger a number has become: "+12.5%", or from twice as large on "3.1 times"."""
+    """Return how much a number has grown: "+12.5%", or "3.1 times" if it has at least doubled."""
     if not before or after is None:
         return ""
     return f"{after / before:,.1f} times" if after >= 2 * before else f"{after / before - 1:+.1%}"

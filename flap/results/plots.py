@@ -1,6 +1,6 @@
-"""The plots of a study: quality over ratio, share kept by layer, quality over parameters, bytes and speed.
+"""The plots of a study: quality over ratio and over costs, and the share that each layer keeps.
 
-Method and metric = colour, structure = line and marker.
+The colour stands for method and metric, line and marker for the structure.
 """
 
 import io
@@ -22,8 +22,12 @@ from flap.results.study import Study
 
 AVERAGE = "zero_shot/average"
 ANSWERS = "generation/exact_match"
-LEGEND_WIDTH = 28  # characters of a line: longer ones would leave no room for the panels
+LEGEND_WIDTH = 28  # characters in a line of the legend; longer lines leave no room for the panels
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
+OVER_RATIO = "over the share of the decoder asked to be removed"
+NOT_REPRODUCIBLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # left out of SVG
+
+Panel = Callable[[Any, Study, str, list[Series]], None]
 
 
 class Plot(NamedTuple):
@@ -37,64 +41,65 @@ class Plot(NamedTuple):
 
 def draw(study: Study) -> list[Plot]:
     """Return all plots for which the study has numbers."""
-    perplexities = [name for name in study.measured if is_perplexity(name)]
-    averages = [name for name in (AVERAGE, ANSWERS) if name in study.measured]
     with matplotlib.rc_context(STYLE):
-        return list(_draw(study, perplexities, averages))
+        return [*_over_ratio(study), *_by_layer(study), *_over_cost(study)]
 
 
-def _draw(study: Study, perplexities: list[str], averages: list[str]) -> Iterator[Plot]:
-    seeds = (
-        " Mean of the seeds, with a band from the least to the greatest."
-        if len(study.values("seed")) > 1
-        else ""
-    )
+def _over_ratio(study: Study) -> Iterator[Plot]:
+    seeds = ""
+    if len(study.values("seed")) > 1:
+        seeds = " Mean of the seeds, with a band from the least to the greatest."
+
+    perplexities = _perplexities(study)
     if perplexities:
-        text = (
-            "Perplexity over the share of the decoder asked to be removed; lower is better." + seeds
-        )
-        yield _plot("perplexity", text, _over(study, perplexities, _ratios, "ratio"))
-    if AVERAGE in averages:
-        text = (
-            "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better."
-            + seeds
-        )
-        yield _plot("zero_shot", text, _over(study, [AVERAGE], _ratios, "ratio"))
-    if ANSWERS in averages:
-        text = "Exact match of written answers over the share of the decoder asked to be removed; higher is better."
-        text += " Bars are standard errors over documents." + seeds
-        yield _plot("generation", text, _over(study, [ANSWERS], _ratios_with_errors, "ratio"))
+        text = f"Perplexity {OVER_RATIO}; lower is better.{seeds}"
+        yield _plot("perplexity", text, _panels(study, perplexities, _ratios, "ratio"))
+    if AVERAGE in study.measured:
+        text = f"Average zero-shot accuracy {OVER_RATIO}; higher is better.{seeds}"
+        yield _plot("zero_shot", text, _panels(study, [AVERAGE], _ratios, "ratio"))
+    if ANSWERS in study.measured:
+        text = f"Exact match of written answers {OVER_RATIO}; higher is better."
+        text += f" Bars are standard errors over documents.{seeds}"
+        yield _plot("generation", text, _panels(study, [ANSWERS], _ratios_with_errors, "ratio"))
+
+
+def _by_layer(study: Study) -> Iterator[Plot]:
     if study.finished:
-        text = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
+        text = "Share of the query heads and of the MLP neurons, or whole experts, "
+        text += "that each layer keeps."
         yield _plot("layers", text, draw_kept(study))
-    bits = [
-        name for name in study.measured if is_bits_per_byte(name)
-    ]  # models may differ in their tokenizers
-    names = [*(bits or perplexities)[:1], *averages]
-    for cost in (cost for cost in COSTS if names and cost.measured(study)):
+
+
+def _over_cost(study: Study) -> Iterator[Plot]:
+    # bits per byte, where they were measured: models may differ in their tokenizers
+    bits = [name for name in study.measured if is_bits_per_byte(name)]
+    names = (bits or _perplexities(study))[:1]
+    names += [name for name in (AVERAGE, ANSWERS) if name in study.measured]
+    if not names:
+        return
+    for cost in COSTS:
+        if not cost.measured(study):
+            continue
         text = (
             f"Quality over {cost.label}; each point is a ratio, a cross a dense model, "
-            "the broad line the Pareto front."
+            f"the broad line the Pareto front. {fronts(study, series_of(study), names, cost)}"
         )
-        figure = _over(study, names, quality_over(cost), cost.label)
-        yield _plot(cost.name, f"{text} {fronts(study, series_of(study), names, cost)}", figure)
+        yield _plot(cost.name, text, _panels(study, names, quality_over(cost), cost.label))
+
+
+def _perplexities(study: Study) -> list[str]:
+    return [name for name in study.measured if is_perplexity(name)]
 
 
 def _plot(name: str, caption: str, figure: Figure) -> Plot:
     png = io.BytesIO()
     svg = io.BytesIO()
     figure.savefig(png, format="png", dpi=160)
-    # no date, so that it is reproducible
-    figure.savefig(
-        svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    figure.savefig(svg, format="svg", metadata=NOT_REPRODUCIBLE)
     return Plot(name, caption, png.getvalue(), svg.getvalue())
 
 
-Panel = Callable[[Any, Study, str, list[Series]], None]
-
-
-def _over(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
+def _panels(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
     """Return a figure with one panel for each number, side by side, and a legend outside."""
     figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
     series = series_of(study)
@@ -108,60 +113,75 @@ def _over(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
 
 
 def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
-    """Draw a number over the ratio: mean, minimum and maximum over the seeds; the dense model is a horizontal line."""
+    """Draw a number over the ratio: mean, minimum and maximum over the seeds.
+
+    The dense model is a horizontal line.
+    """
     for line, style in zip(series, styles(series), strict=True):
+        colour = style["color"]
         seeds = line.at_each_ratio(f"pruned/{name}")
-        axes.fill_between(
-            seeds.index, seeds["min"], seeds["max"], color=style["color"], alpha=0.15, linewidth=0
-        )
-        axes.vlines(
-            seeds.index, seeds["min"], seeds["max"], color=style["color"], linewidth=1
-        )  # if there is one ratio
+        lowest = seeds["min"]
+        highest = seeds["max"]
+        axes.fill_between(seeds.index, lowest, highest, color=colour, alpha=0.15, linewidth=0)
+        axes.vlines(seeds.index, lowest, highest, color=colour, linewidth=1)  # for a single ratio
         axes.plot(seeds["mean"], **style)
     axes.set_xticks(sorted({*study.results.ratio.dropna()}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    dense = study.dense
-    if f"dense/{name}" in dense:
-        for model, level in dense[["model", f"dense/{name}"]].dropna().itertuples(index=False):
-            axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
-            label = "dense" if len(dense) == 1 else f"dense {model}"
-            axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
-                          textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
+    _dense_lines(axes, study.dense, f"dense/{name}")
+
+
+def _dense_lines(axes: Any, dense: DataFrame, column: str) -> None:
+    if column not in dense:
+        return
+    for model, level in dense[["model", column]].dropna().itertuples(index=False):
+        axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
+        axes.annotate(
+            "dense" if len(dense) == 1 else f"dense {model}",
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            ha="right",
+            textcoords="offset points",
+            color=MUTED,
+            fontsize=8.5,
+        )
 
 
 def _ratios_with_errors(axes: Any, study: Study, name: str, series: list[Series]) -> None:
-    """Draw the same with standard errors over documents; seeds share the documents, so theirs is the mean error."""
+    """Draw a number over the ratio, with standard errors over documents.
+
+    Seeds share the documents, so the error of their mean is the mean of their errors.
+    """
     _ratios(axes, study, name, series)
-    if f"pruned/{name}_stderr" not in study.results:  # of one document there is none
+    if f"pruned/{name}_stderr" not in study.results:  # a single document has no error
         return
     for line, style in zip(series, styles(series), strict=True):
-        means, errors = (line.at_each_ratio(f"pruned/{name}{of}")["mean"] for of in ("", "_stderr"))
-        axes.errorbar(
-            means.index,
-            means,
-            errors.reindex(means.index),
-            color=style["color"],
-            fmt="none",
-            capsize=3,
-        )
+        means = line.at_each_ratio(f"pruned/{name}")["mean"]
+        errors = line.at_each_ratio(f"pruned/{name}_stderr")["mean"].reindex(means.index)
+        axes.errorbar(means.index, means, errors, color=style["color"], fmt="none", capsize=3)
 
 
 def _scale(axes: Any, values: DataFrame) -> None:
-    if values.max(axis=None) > LOG_FROM * values.min(axis=None):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-        )
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    """Make the axis logarithmic if the values differ much."""
+    differ_much = values.max(axis=None) > LOG_FROM * values.min(axis=None)
+    if not differ_much:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, _: int) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def _legend(figure: Figure, series: list[Series]) -> None:
     colours, shapes = palette(series)
-    handles = {name: Line2D([], [], color=colour, linewidth=3) for name, colour in colours.items()}
-    handles |= {
-        name: Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2)
-        for name, (marker, dashes) in shapes.items()
-    }
+    handles = {}
+    for name, colour in colours.items():
+        handles[name] = Line2D([], [], color=colour, linewidth=3)
+    for name, (marker, dashes) in shapes.items():
+        handles[name] = Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2)
     labels = ["\n".join(wrap(name, LEGEND_WIDTH)) for name in handles]
     figure.legend([*handles.values()], labels, loc="outside right upper", handlelength=2.6)

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from flap.config import FlapConfig, redacted
-from flap.data import TextsInMemory
+from flap.config import redacted
 
 LIBRARIES = (
     "flap-pruning",
@@ -24,15 +23,12 @@ LIBRARIES = (
 )
 
 
-def described(config: FlapConfig) -> dict[str, Any]:
-    """Return the config of a run as plain data without secrets.
+def described(config: Any) -> dict[str, Any]:
+    """Return a config (a `FlapConfig`) as plain data without secrets.
 
-    An object becomes its options and the name of its class (`_target_`). Texts in memory become
-    their label.
+    An object becomes its options and the name of its class (`_target_`).
     """
     plain = asdict(config)
-    if isinstance(config.calibration.dataset, TextsInMemory):
-        plain["calibration"]["dataset"] = config.calibration.dataset.label
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value) and field.type is Any:
@@ -43,21 +39,22 @@ def described(config: FlapConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a result depends on."""
-    return {
-        "python": platform.python_version(),
-        **{library: version(library) for library in LIBRARIES},
-    }
+    of_libraries = {library: version(library) for library in LIBRARIES}
+    return {"python": platform.python_version(), **of_libraries}
 
 
 def device_name(device: torch.device) -> str:
     """Return the name of a device, with the model of a GPU: "cuda:0 (NVIDIA H100 80GB HBM3)"."""
-    return (
-        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-    )
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of this package's checkout and whether it has uncommitted changes; None if not a checkout."""
+    """Return the commit of this package's checkout, and whether it has uncommitted changes.
+
+    Both are None if the package does not run from a checkout.
+    """
     try:
         return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
@@ -65,9 +62,11 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what produced a result, which travels with the checkpoint. config: as `described`.
+    """Return what produced a result, which travels with the checkpoint.
 
-    It says nothing of trackers, of the cache and of the checkpoint's own folder.
+    It does not name trackers, the cache and the checkpoint's own folder.
+
+    config: as `described` returns it.
     """
     travels = {
         name: value for name, value in config.items() if name not in ("tracking", "cache_dir")
@@ -78,6 +77,6 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     checkout = Path(__file__).resolve().parents[2]
-    # --git-dir: an installed package may be inside another repository
+    # --git-dir, because an installed package may lie inside another repository
     command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -20,93 +20,95 @@ UNITS = {
     "neurons": "neurons",
     "experts": "experts",
 }
+MODELS = ("dense", "compressed", "pruned")  # in the order of the columns
+
+Row = tuple[str, str, str]  # name, of the dense model, of the pruned model
 
 
 def tables(report: Record) -> list[Table]:
-    """Return the tables: the measured numbers, if there are any, and sizes, ratio, placement, times."""
-    facts = Table.of(("", "dense", "pruned"), (row for row in _facts(report) if any(row[1:])))
-    return [table for table in (measured(report), facts) if table.rows]
+    """Return the tables of a report: the measured numbers, then sizes, ratio, placement and times.
+
+    Tables and rows without a value are left out.
+    """
+    facts = [row for row in _facts(report) if any(row[1:])]
+    both = [measured(report), Table.of(("", "dense", "pruned"), facts)]
+    return [table for table in both if table.rows]
 
 
 def measured(report: Record) -> Table:
-    """Return the numbers of the models, what pruning changed, and the domain of each text, if it is known.
+    """Return the numbers of the models, what pruning changed, and the domain of each text.
 
-    A model that was trained after compression has its numbers of before, too, and what training changed.
+    A model that was trained after compression also has its numbers from before the training, and
+    what the training changed.
     """
-    numbers = report.evaluation
-    models = {
-        which: numbers[which] for which in ("dense", "compressed", "pruned") if which in numbers
-    }
-    columns: Columns = {
-        which: partial(with_error, one_model) for which, one_model in models.items()
-    }
-    columns |= {
-        f"pruned - {before}": partial(_change, report, before)
-        for before in models
-        if before != "pruned"
-    }
+    models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
+    columns: Columns = {name: partial(with_error, numbers) for name, numbers in models.items()}
+    for before in models:
+        if before != "pruned":
+            columns[f"pruned - {before}"] = partial(_change, report, before)
     if report.domains:
         columns["domain"] = partial(domain_of, domains=report.domains)
+
     names = [name for name in models["dense"] | models["pruned"] if not name.endswith("_stderr")]
     return Table.over(in_order(names, report.domains), columns)
 
 
 def _change(report: Record, before: str, name: str) -> str:
+    """Return how a number of the pruned model differs from that of an earlier model."""
     if before == "dense":
         errors = report.difference_stderr
         p_values = report.difference_p_value
     else:
-        errors, p_values = (
-            report.recovery.get(f"difference_{kind}", {}) for kind in ("stderr", "p_value")
-        )
+        errors = report.recovery.get("difference_stderr", {})
+        p_values = report.recovery.get("difference_p_value", {})
     models = report.evaluation
     return change(name, models[before], models["pruned"], errors.get(name), p_values.get(name))
 
 
-def _facts(report: Record) -> list[tuple[str, str, str]]:
-    """Return rows of facts; those without a value are not shown."""
+def _facts(report: Record) -> list[Row]:
+    rows = [*sizes(report), ("ratio removed", "", _ratio(report))]
+    for name, target in report.target.items():
+        rows.append((f"target.{name}", _in_digits(target["dense"]), _realised(target)))
+
+    with_bos = [name for name, begins in report.bos.items() if begins]
+    times = [f"{stage} {value:.1f}" for stage, value in report.seconds.items()]
     return [
-        *sizes(report),
-        ("ratio removed", "", _ratio(report)),
-        *(
-            (f"target.{name}", _in_digits(one["dense"]), _realised(one))
-            for name, one in report.target.items()
-        ),
-        ("placement", "", _places(report)),
-        (
-            "windows begin with BOS",
-            "",
-            ", ".join(name for name, begins in report.bos.items() if begins),
-        ),
-        (
-            "seconds",
-            "",
-            ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items()),
-        ),
+        *rows,
+        ("placement", "", _placement(report)),
+        ("windows begin with BOS", "", ", ".join(with_bos)),
+        ("seconds", "", ", ".join(times)),
         ("loads with", "", report.loads_with),
     ]
 
 
-def sizes(report: Record) -> list[tuple[str, str, str]]:
+def sizes(report: Record) -> list[Row]:
     """Return the rows of all parameters, of the decoder's Linears, and of a trimmed vocabulary."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
-        before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
+        before = report.parameters[f"{which}_before"]
+        after = report.parameters[f"{which}_after"]
         rows.append((label, f"{before:,}", f"{after:,} ({after / before:.1%})"))
-    if tokens := report.vocabulary:
+
+    tokens = report.vocabulary
+    if tokens:
         share = f"({tokens['covered']:.2%} of the counted tokens)"
         rows.append(("vocabulary", f"{tokens['before']:,}", f"{tokens['after']:,} {share}"))
     return rows
 
 
 def _ratio(report: Record) -> str:
-    """Return the realised and the requested ratio, and what rounding changed in it."""
-    realised, requested = (report.ratio.get(which) for which in ("realised_decoder", "requested"))
+    """Return the realised ratio, the requested one, and what rounding changed."""
+    text = f"{report.ratio.get('realised_decoder'):.4f}"
+    requested = report.ratio.get("requested")
     if requested is None:
-        return f"{realised:.4f}"
+        return text
+    text += f" of {requested:g} asked"
+
     cost = report.ratio.get("rounding_cost")
-    by_blocks = "" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by whole blocks)"
-    return f"{realised:.4f} of {requested:g} asked{by_blocks}"
+    if cost is not None:
+        rounded = round(cost, 4) + 0.0  # no negative zero
+        text += f" ({rounded:+.4f} by whole blocks)"
+    return text
 
 
 def _realised(target: Mapping[str, float]) -> str:
@@ -117,25 +119,24 @@ def _in_digits(value: float) -> str:
     return f"{value:,.0f}" if value % 1 == 0 else f"{value:,.1f}"
 
 
-def _places(report: Record) -> str:
+def _placement(report: Record) -> str:
+    """Return how many modules are on each device; empty if the whole model is on one."""
+    if not report.device_map:
+        return ""
     counts = Counter(report.device_map.values())
-    return "modules on " * bool(counts) + ", ".join(
-        f"{device}: {count}" for device, count in counts.items()
-    )
+    return "modules on " + ", ".join(f"{device}: {count}" for device, count in counts.items())
 
 
 def show(report: Record, folder: Path) -> None:
-    """Print the name of a run, its tables and remarks on the console; last the paths of checkpoint and report.md."""
+    """Print the name of a run, its tables and remarks, and the paths of checkpoint and report."""
     console = Console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
         console.print(table.console())
-    print(
-        *remarks(report),
-        report.checkpoint or "checkpoint: not saved",
-        folder / "report.md",
-        sep="\n",
-    )
+    for remark in remarks(report):
+        print(remark)
+    print(report.checkpoint or "checkpoint: not saved")
+    print(folder / "report.md")
 
 
 def markdown(report: Record) -> str:
@@ -149,7 +150,9 @@ def markdown(report: Record) -> str:
 
 
 def _layers(report: Record) -> Table:
+    """Return the table of the widths of each layer."""
     keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
-    columns = {"layer": [str(i) for i in range(len(report.layers))]}
-    columns |= {UNITS[key]: [str(layer.get(key, "")) for layer in report.layers] for key in keys}
-    return Table.of(columns, zip(*columns.values(), strict=True))
+    rows = []
+    for i, layer in enumerate(report.layers):
+        rows.append([str(i), *(str(layer.get(key, "")) for key in keys)])
+    return Table.of(["layer", *(UNITS[key] for key in keys)], rows)

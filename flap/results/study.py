@@ -1,4 +1,4 @@
-"""The model of results: the runs of one sweep or several, and a table of all that is known of them, a row for each."""
+"""The model of results: the runs of one sweep or several, and a table with a row for each run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,50 +16,54 @@ from flap.results.run_folder import RunRecord
 CHOICE_COLUMNS = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
 SIZE_COLUMNS = ("ratio", "realised_ratio", "seed", "parameters_after")
 LAST_COLUMNS = ("seconds_total", "statistics_cache", "calibration_domain", "error")
-UNSHOWN = ("requested", "parameters_before")  # of the frame alone, not of study.csv
+UNSHOWN = ("requested", "parameters_before")  # columns of the frame that study.csv does not have
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of one or more sweeps, sorted by ratio, then by the first number; those without a result are last."""
+    """The runs of one or more sweeps.
 
-    folder: Path  # where its files are written
-    commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
+    They are sorted by ratio, then by the first number; runs without a result come last.
+    """
+
+    folder: Path  # where the files of the study are written
+    commands: tuple[str, ...]  # the commands that started the sweeps, as far as they are recorded
     runs: tuple[RunRecord, ...]
 
     @cached_property
     def frame(self) -> DataFrame:
-        """A row for each run, in their order: choices, sizes and numbers; None = not measured, "nan" = not finite."""
+        """A row for each run with its choices, sizes and numbers.
+
+        None stands for a number that was not measured, "nan" for one that is not finite.
+        """
         rows = [_row(run) for run in self.runs]
-        numbers = [dict.fromkeys(name for row in rows for name in row if name.startswith(f"{which}/"))
-                   for which in ("dense", "pruned", "difference_stderr")]  # fmt: skip
-        columns = [
-            *CHOICE_COLUMNS,
-            *SIZE_COLUMNS,
-            *numbers[0],
-            *numbers[1],
-            *numbers[2],
-            *LAST_COLUMNS,
-            *UNSHOWN,
-        ]
-        return DataFrame(
-            [[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object
-        )
+        columns = [*CHOICE_COLUMNS, *SIZE_COLUMNS]
+        for section in ("dense", "pruned", "difference_stderr"):
+            names = (name for row in rows for name in row if name.startswith(f"{section}/"))
+            columns += dict.fromkeys(names)
+        columns += [*LAST_COLUMNS, *UNSHOWN]
+
+        values = [[row.get(name) for name in columns] for row in rows]
+        return DataFrame(values, columns=columns, dtype=object)
 
     @cached_property
     def records(self) -> DataFrame:
-        """What study.csv has of the frame."""
-        return self.frame.drop(columns=[*UNSHOWN] if self.values("sweep") else [*UNSHOWN, "sweep"])
+        """The part of the frame that study.csv has."""
+        unshown = [*UNSHOWN]
+        if not self.values("sweep"):
+            unshown.append("sweep")
+        return self.frame.drop(columns=unshown)
 
     @cached_property
     def results(self) -> DataFrame:
-        """The rows of the finished runs, with numbers as floats: nan where they were not measured or are not finite."""
-        numbers = [
-            name
-            for name in self.frame
-            if name.startswith(("dense/", "pruned/", "ratio", "parameters_"))
-        ]
-        return self.frame[self.frame.state == "finished"].astype(dict.fromkeys(numbers, float))
+        """The rows of the finished runs, with numbers as floats.
+
+        nan stands for numbers that were not measured or are not finite.
+        """
+        of_numbers = ("dense/", "pruned/", "ratio", "parameters_")
+        numbers = [name for name in self.frame if name.startswith(of_numbers)]
+        finished = self.frame[self.frame.state == "finished"]
+        return finished.astype(dict.fromkeys(numbers, float))
 
     @property
     def finished(self) -> tuple[RunRecord, ...]:
@@ -68,45 +72,49 @@ class Study:
 
     @cached_property
     def dense(self) -> DataFrame:
-        """One row of `results` for each dense model and way to measure it, whose runs share its numbers."""
-        rows = {
-            run.dense_identity: i
-            for i, run in reversed(list(enumerate(self.runs)))
-            if run.state == "finished"
-        }
-        # one that was measured in fewer ways than another adds nothing to it
-        return self.results.loc[
-            [i for way, i in reversed(rows.items()) if not any(way < other for other in rows)]
-        ]
+        """One row of `results` for each dense model and way to measure it.
+
+        Runs with the same dense model and ways share its numbers; the first of them stands here. A
+        run that was measured in fewer ways than another adds nothing.
+        """
+        first: dict[frozenset[str], int] = {}
+        for i, run in enumerate(self.runs):
+            if run.state == "finished":
+                first.setdefault(run.dense_identity, i)
+        rows = [i for ways, i in first.items() if not any(ways < other for other in first)]
+        return self.results.loc[rows]
 
     @property
     def measured(self) -> list[str]:
-        """The names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
-        names = dict.fromkeys(
-            name
-            for run in self.runs
-            for name in run.numbers("pruned")
-            if not name.endswith("_stderr")
-        )
-        return sorted(
-            names,
-            key=lambda name: (
-                not is_perplexity(name),
-                not is_bits_per_byte(name),
-                is_efficiency(name),
-            ),
-        )
+        """The names of the pruned models' numbers without standard errors.
+
+        Perplexities come first, then bits per byte, and efficiency last.
+        """
+        names: dict[str, None] = {}
+        for run in self.runs:
+            names |= dict.fromkeys(n for n in run.numbers("pruned") if not n.endswith("_stderr"))
+
+        def key(name: str) -> tuple[bool, bool, bool]:
+            return not is_perplexity(name), not is_bits_per_byte(name), is_efficiency(name)
+
+        return sorted(names, key=key)
 
     def of(self, rows: DataFrame) -> tuple[RunRecord, ...]:
         """Return the runs of rows of the frame."""
         return tuple(self.runs[i] for i in rows.index)
 
     def domain(self, name: str) -> str:
-        """Return the domain of a number's text; empty if the runs disagree, as with different calibration texts."""
+        """Return the domain of a number's text.
+
+        It is empty if the runs disagree, as they do with different calibration texts.
+        """
         return _agreed(run.domain(name) for run in self.finished)
 
     def better(self, name: str) -> str:
-        """Return which values of a number are better, "lower" or "higher"; empty if no run says, or they disagree."""
+        """Return which values of a number are better, "lower" or "higher".
+
+        The text is empty if no run says, or if they disagree.
+        """
         return _agreed(run.value("better", name) or "" for run in self.runs)
 
     def values(self, name: str) -> list[Any]:
@@ -115,18 +123,21 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return what the frame has of a run, by column."""
-    numbers = {
-        f"{which}/{name}": value if isfinite(value) else "nan"
-        for which in ("dense", "pruned")
-        for name, value in run.numbers(which).items()
-    }
-    numbers |= {
-        f"difference_stderr/{name}": error
-        for name, error in run.report.get("difference_stderr", {}).items()
-    }
-    names = (name for name in run.numbers("pruned") if not name.endswith("_stderr"))
-    return numbers | {name: getattr(run, name) for name in ("state", "sweep", *CHOICES, "options", "error")} | {
+    """Return the values of a run by the columns of the frame."""
+    row: dict[str, Any] = {}
+    for which in ("dense", "pruned"):
+        for name, value in run.numbers(which).items():
+            row[f"{which}/{name}"] = value if isfinite(value) else "nan"
+    for name, error in run.report.get("difference_stderr", {}).items():
+        row[f"difference_stderr/{name}"] = error
+    for name in ("state", "sweep", *CHOICES, "options", "error"):
+        row[name] = getattr(run, name)
+
+    of_calibration = []
+    for name in run.numbers("pruned"):
+        if not name.endswith("_stderr") and run.domain(name) == "calibration":
+            of_calibration.append(name)
+    return row | {
         "cell": run.folder,
         "realised_ratio": run.value("ratio", "realised_decoder"),
         "requested": run.requested,
@@ -134,8 +145,8 @@ def _row(run: RunRecord) -> dict[str, Any]:
         "parameters_after": run.value("parameters", "total_after"),
         "seconds_total": run.value("seconds", "total"),
         "statistics_cache": run.report.get("statistics_cache"),
-        "calibration_domain": "; ".join(name for name in names if run.domain(name) == "calibration"),
-    }  # fmt: skip
+        "calibration_domain": "; ".join(of_calibration),
+    }
 
 
 def _agreed(values: Iterable[str]) -> str:

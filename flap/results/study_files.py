@@ -1,4 +1,4 @@
-"""A study on disk: the folders of sweeps that it is read from; its files study.csv, plots/ and index.html, the page."""
+"""A study on disk: read from the folders of sweeps, written as a table, plots and a page."""
 
 import shlex
 from collections.abc import Sequence
@@ -21,129 +21,150 @@ from flap.storage.status import STATUS
 def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     """Write the table, plots and page of one or more sweeps, and return the page's path.
 
-    All files are made in memory first, so that an error leaves the files of an earlier call unchanged.
-    into: their folder; None: that of the sweep, or for several A+B beside the first of the sweeps A and B.
+    All files are made in memory first, so that an error leaves the files of an earlier call
+    unchanged.
+
+    into: the folder of the files; by default the sweep's own folder, or for several sweeps a
+        folder A+B beside the first of the sweeps A and B.
 
     Raises:
         ValueError: a folder cannot be read (see `read_study`).
     """
-    folders = distinct(sweeps)
-    together = folders[0].resolve().parent / "+".join(sweep.resolve().name for sweep in folders)
-    folder = into or (together if len(folders) > 1 else folders[0])
+    folder = into or _default_folder(distinct(sweeps))
     study = read_study(*sweeps, into=folder)
     plots = draw(study)
-    pictures = {
-        f"{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")
-    }
-    texts = {
-        "study.csv": study.records.to_csv(index=False, lineterminator="\n"),
-        "index.html": study_page(study, plots),
-    }
-    for name, picture in pictures.items():
-        with atomic_file(folder / "plots" / name) as scratch:
-            scratch.write_bytes(picture)
-    for name, text in texts.items():
-        write_text(folder / name, redact(text))
+    table = study.records.to_csv(index=False, lineterminator="\n")
+    page = study_page(study, plots)
+
+    for plot in plots:
+        for kind, picture in (("png", plot.png), ("svg", plot.svg)):
+            with atomic_file(folder / "plots" / f"{plot.name}.{kind}") as scratch:
+                scratch.write_bytes(picture)
+    write_text(folder / "study.csv", redact(table))
+    write_text(folder / "index.html", redact(page))
     return folder / "index.html"
+
+
+def _default_folder(folders: list[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0]
+    return folders[0].resolve().parent / "+".join(folder.resolve().name for folder in folders)
 
 
 def read_study(*sweeps: Path, into: Path | None = None) -> Study:
     """Read every sub-folder of the sweeps that has a status.json, and return the study.
 
-    into: the folder of the study's files, to which the runs' folders are relative; None: that of the first sweep.
+    into: the folder of the study's files, to which the paths of the runs are relative; by default
+        the folder of the first sweep.
 
     Raises:
         ValueError: a folder does not exist or has no run.
     """
-    folders = distinct(sweeps)
     into = into or sweeps[0]
+    folders = distinct(sweeps)
     names = _names(folders) if len(folders) > 1 else [""]
-    runs = [
-        replace(run, sweep=name, folder=relpath(folder / run.folder, into))
-        for folder, name in zip(folders, names, strict=True)
-        for run in _read_sweep(folder)
-    ]
-    study = Study(into, tuple(filter(None, map(command_of, folders))), tuple(_with_options(runs)))
-    number = next(iter(study.measured), "")
-    return replace(study, runs=tuple(sorted(study.runs, key=lambda run: _rank(run, number))))
+
+    runs = []
+    commands = []
+    for folder, name in zip(folders, names, strict=True):
+        for run in _read_sweep(folder):
+            runs.append(replace(run, sweep=name, folder=relpath(folder / run.folder, into)))
+        command = command_of(folder)
+        if command:
+            commands.append(command)
+
+    study = Study(into, tuple(commands), tuple(_with_options(runs)))
+    first_number = next(iter(study.measured), "")
+    ordered = sorted(study.runs, key=lambda run: _rank(run, first_number))
+    return replace(study, runs=tuple(ordered))
 
 
 def distinct(folders: Sequence[Path]) -> list[Path]:
     """Return the folders without repetitions, also under other names."""
-    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    by_place: dict[Path, Path] = {}
+    for folder in folders:
+        by_place.setdefault(folder.resolve(), folder)
+    return list(by_place.values())
 
 
 def _names(folders: list[Path]) -> list[str]:
     """Return a name for each sweep: that of its folder, or all paths where two have one name."""
     names = [folder.resolve().name for folder in folders]
-    return names if len({*names}) == len(names) else [str(folder) for folder in folders]
+    if len({*names}) < len(names):
+        return [str(folder) for folder in folders]
+    return names
 
 
 def _read_sweep(folder: Path) -> list[RunRecord]:
+    """Return the runs of a sweep, without those that a finished run has replaced."""
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>"
         )
-    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if (folder / STATUS).is_file():
         raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or several runs")
+    runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if not runs:
         raise ValueError(
-            f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json"
+            f"{folder}: no cell in it; expected the folder of a sweep, "
+            "with runs that hold a status.json"
         )
-    damaged = {
-        run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"
-    }
-    jobs = {
-        run.folder: (run.folder.partition("_")[2], run.overrides) for run in runs
-    }  # without their numbers
-    finished = [jobs[run.folder] for run in runs if run.state == "finished"]
-    # one that has not finished may have been run again under another number
-    last = [run for run in runs if run.state == "finished" or jobs[run.folder] not in finished]
-    return [replace(run, error=damaged.get(run.folder, run.error)) for run in last]
+
+    finished = [_cell(run) for run in runs if run.state == "finished"]
+    kept = []
+    for run in runs:
+        if run.state != "finished" and _cell(run) in finished:
+            continue  # the same cell has been run again under another job number
+        if run.state == "damaged":
+            run = replace(run, error=f"{run.error}; run the cell again")
+        kept.append(run)
+    return kept
+
+
+def _cell(run: RunRecord) -> tuple[str, dict[str, str]]:
+    """Return what all starts of a cell share: the name without job number, and overrides."""
+    return run.folder.partition("_")[2], run.overrides
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    What one sweep sets and another has by default is no difference, and whole kinds of evaluation change no model.
+    If one sweep sets what another sweep has by default, that is no difference. Which evaluations
+    are chosen is no option, because they do not change the model.
     """
-    given = (key for run in runs for key in run.overrides)
-    keys = dict.fromkeys(key for key in given if key.split(".")[0] != "eval" or key.count(".") > 1)
-    differ = [
-        key
-        for key in keys
-        if len({run.overrides.get(key, run.config.get(key)) for run in runs}) > 1
-    ]
-    return [
-        replace(
-            run,
-            options=" ".join(
-                f"{key}={run.overrides[key]}" for key in differ if key in run.overrides
-            ),
-        )
-        for run in runs
-    ]
+    different = []
+    for key in dict.fromkeys(key for run in runs for key in run.overrides):
+        is_evaluation = key.split(".")[0] == "eval" and key.count(".") < 2
+        values = {run.overrides.get(key, run.config.get(key)) for run in runs}
+        if not is_evaluation and len(values) > 1:
+            different.append(key)
+
+    found = []
+    for run in runs:
+        options = [f"{key}={run.overrides[key]}" for key in different if key in run.overrides]
+        found.append(replace(run, options=" ".join(options)))
+    return found
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
-    """Return the sort key of a run: finished first, then by ratio, by the number named `number`, and by folder."""
+    """Return the sort key of a run: finished first, then ratio, the named number, and folder."""
+    ratio = inf if run.ratio is None else run.ratio
     quality = run.numbers("pruned").get(number, inf)
-    return run.state != "finished", inf if run.ratio is None else run.ratio, quality, run.folder
+    return run.state != "finished", ratio, quality, run.folder
 
 
 def command_of(sweep: Path) -> str:
-    """Return the command line of a sweep, without secrets; empty if there is no record of it, or a damaged one."""
-    record = redacted(
-        read_yaml(sweep / "multirun.yaml")
-    )  # sweeps of earlier versions recorded their secrets
+    """Return the command line of a sweep without secrets; empty if there is no record of it."""
+    # redacted, because sweeps of earlier versions have recorded their secrets
+    record = redacted(read_yaml(sweep / "multirun.yaml"))
     try:
-        given = record["hydra"]["overrides"]
-        own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]
-        sources = record["hydra"]["runtime"]["config_sources"]
-        folders = [
-            f"--config-dir={one['path']}" for one in sources if one["provider"] == "command-line"
-        ]
-        return shlex.join(["python", "-m", "flap", "-m", *folders, *given["task"], *own])
+        overrides = record["hydra"]["overrides"]
+        of_hydra = [word for word in overrides["hydra"] if word != "hydra.mode=MULTIRUN"]
+        folders = []
+        for source in record["hydra"]["runtime"]["config_sources"]:
+            if source["provider"] == "command-line":
+                folders.append(f"--config-dir={source['path']}")
+        words = ["python", "-m", "flap", "-m", *folders, *overrides["task"], *of_hydra]
+        return shlex.join(words)
     except (LookupError, TypeError):
         return ""

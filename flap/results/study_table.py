@@ -1,5 +1,6 @@
-"""The table of a study: a row for each run with its choices, its results, and marks of what is best."""
+"""The table of a study: the choices and results of each run, and marks of what is best."""
 
+from collections.abc import Callable
 from math import isfinite
 
 from pandas import Series
@@ -10,13 +11,10 @@ from flap.results.study import Study
 from flap.results.tables import Mark, Table, TableEntry
 
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
-VARYING = (
-    "sweep",
-    "model",
-    "method",
-    "options",
-    "seed",
-)  # columns that are left out if all runs agree
+# Columns that are left out if all runs agree.
+VARYING = ("sweep", "model", "method", "options", "seed")
+
+Marks = dict[tuple[int, str], Mark]  # by the run's row in `study.frame` and the number's name
 
 
 def choices(study: Study) -> tuple[str, ...]:
@@ -25,75 +23,114 @@ def choices(study: Study) -> tuple[str, ...]:
 
 
 def tabulate(study: Study, which: str = "pruned") -> Table:
-    """Return the table of the runs, or with "dense" of the dense models, which have no choices but the model.
+    """Return the table of the runs, or with "dense" of the dense models.
 
-    Standard errors stand next to their numbers, and the best of each ratio is marked.
+    Standard errors stand next to their numbers, and the best number of each ratio is marked. A
+    dense model has no choices but the model.
     """
-    trimmed = ("vocabulary",) if any(run.value("vocabulary", "after") for run in study.runs) else ()
-    chosen = choices(study)
-    results = ("removed", "parameters", *trimmed, *study.measured, "seconds")
-    runs, marked = (study.runs, _marks(study)) if which == "pruned" else (study.of(study.dense), {})
-    said = chosen if which == "pruned" else ("model",)
-    rows = [
-        (
-            *(_choice(getattr(run, name)) if name in said else TableEntry() for name in chosen),
-            *(
-                _result(run, name, which)._replace(mark=marked.get((i, name), ""))
-                for name in results
-            ),
-        )
-        for i, run in enumerate(runs)
-    ]
-    return Table((*chosen, *results), rows)
+    columns = choices(study)
+    if which == "dense":
+        runs = study.of(study.dense)
+        marks: Marks = {}
+        filled: tuple[str, ...] = ("model",)
+    else:
+        runs = study.runs
+        marks = _marks(study)
+        filled = columns
+
+    results = ["removed", "parameters"]
+    if any(run.value("vocabulary", "after") for run in study.runs):
+        results.append("vocabulary")
+    results += [*study.measured, "seconds"]
+
+    rows = []
+    for i, run in enumerate(runs):
+        row = [_choice(run, name) if name in filled else TableEntry() for name in columns]
+        for name in results:
+            row.append(_result(run, name, which)._replace(mark=marks.get((i, name), "")))
+        rows.append(tuple(row))
+    return Table((*columns, *results), rows)
 
 
-def _choice(value: float | str | None) -> TableEntry:
+def _choice(run: RunRecord, name: str) -> TableEntry:
+    value = getattr(run, name)
     return TableEntry() if value is None else TableEntry(str(value), key=value)
 
 
 def _result(run: RunRecord, name: str, which: str) -> TableEntry:
     """Return the value of a result column for a run's "pruned" or "dense" model."""
-    dense = which == "dense"
-    numbers = run.numbers(which)
-    error = numbers.get(f"{name}_stderr")
-    value, form = {
-        "removed": (0.0 if dense else run.value("ratio", "realised_decoder"), "{:.4f}".format),
-        "parameters": (run.value("parameters", "total_before" if dense else "total_after"), short),
-        "vocabulary": (run.value("vocabulary", "before" if dense else "after"), "{:,}".format),
-        "seconds": (None if dense else run.value("seconds", "total"), "{:,.1f}".format),
-    }.get(name, (numbers.get(name), short if error is None else f"{{:.4f}} ± {error:.4f}".format))
+    value, text_of = _sizes(run, which).get(name) or _measured(run, name, which)
     if value is None:
         return TableEntry()
-    return TableEntry(form(value), key=value) if isfinite(value) else TableEntry("not finite")
+    return TableEntry(text_of(value), key=value) if isfinite(value) else TableEntry("not finite")
 
 
-def _marks(study: Study) -> dict[tuple[int, str], Mark]:
-    """Return the mark of each quality number, by the run's row in `study.frame` and the number's name.
+Sized = tuple[float | None, Callable[[float], str]]  # a value, and the function that formats it
 
-    "best": it is better than every other run's of the same model and ratio, clear of the noise. "near": it is within
-    the noise of the best number, or is the best and has others within its noise. Where the difference to the best has
-    no known error, because the runs have kept no documents or not the same ones, nothing is marked "best". Of a number
-    of which the runs do not say whether higher or lower values are better, nothing is marked.
+
+def _sizes(run: RunRecord, which: str) -> dict[str, Sized]:
+    """Return by column what a run's report says of a model besides what was measured."""
+    if which == "dense":
+        when = "before"
+        removed: float | None = 0.0
+        seconds = None
+    else:
+        when = "after"
+        removed = run.value("ratio", "realised_decoder")
+        seconds = run.value("seconds", "total")
+    return {
+        "removed": (removed, "{:.4f}".format),
+        "parameters": (run.value("parameters", f"total_{when}"), short),
+        "vocabulary": (run.value("vocabulary", when), "{:,}".format),
+        "seconds": (seconds, "{:,.1f}".format),
+    }
+
+
+def _measured(run: RunRecord, name: str, which: str) -> Sized:
+    numbers = run.numbers(which)
+    error = numbers.get(f"{name}_stderr")
+    if error is None:
+        return numbers.get(name), short
+    return numbers.get(name), lambda value: f"{value:.4f} ± {error:.4f}"
+
+
+def _marks(study: Study) -> Marks:
+    """Return the marks of the quality numbers among the runs of one model and ratio.
+
+    "best": the number is better than that of every other run, clear of the noise.
+    "near": it is within the noise of the best number, or it is the best one and others are within
+    its noise.
+
+    The difference to the best number has no known error if the runs have kept no documents, or
+    not the same ones. Then nothing is marked "best". If the runs do not say whether higher or
+    lower values of a number are better, nothing is marked.
     """
-    marks: dict[tuple[int, str], Mark] = {}
+    marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
-        for name in filter(study.better, study.measured):
-            marks |= _marks_of(study, rows[f"pruned/{name}"].dropna(), name)
+        for name in study.measured:
+            if study.better(name):
+                marks |= _marks_of(study, rows[f"pruned/{name}"].dropna(), name)
     return marks
 
 
-def _marks_of(study: Study, values: Series, name: str) -> dict[tuple[int, str], Mark]:
+def _marks_of(study: Study, values: Series, name: str) -> Marks:
     """Return the marks of the runs that have a number. values: by the run's row."""
     ranked = values.sort_values(ascending=study.better(name) == "lower", kind="stable")
     if len(ranked) < 2:
         return {}
+
+    marks: Marks = {}
+    unknown = False
     best, *others = ranked.index
-    differences = {
-        i: study.runs[i].differences_to(study.runs[best], [name]).get(name) for i in others
-    }
-    marked: dict[tuple[int, str], Mark] = {
-        (i, name): "near" for i, one in differences.items() if one and not one.clear
-    }
-    if marked or None not in differences.values():
-        marked[best, name] = "near" if marked else "best"
-    return marked
+    for i in others:
+        difference = study.runs[i].differences_to(study.runs[best], [name]).get(name)
+        if difference is None:
+            unknown = True
+        elif not difference.clear:
+            marks[i, name] = "near"
+
+    if marks:
+        marks[best, name] = "near"
+    elif not unknown:
+        marks[best, name] = "best"
+    return marks

@@ -9,9 +9,8 @@ from rich.text import Text
 
 from flap.results.markdown_text import escaped
 
-Mark = Literal[
-    "best", "near", "clear", ""
-]  # "best", "near": on the page of a study; "clear": a difference, in bold
+# "best" and "near" mark numbers on the page of a study; "clear" marks differences, in bold.
+Mark = Literal["best", "near", "clear", ""]
 
 
 class TableEntry(NamedTuple):
@@ -19,7 +18,7 @@ class TableEntry(NamedTuple):
 
     text: str = ""
     mark: Mark = ""
-    key: float | str | None = None  # to sort by; None is last
+    key: float | str | None = None  # the value to sort by; rows with None come last
 
 
 Columns = dict[str, Callable[[str], str | TableEntry]]  # by heading: functions of a row's name
@@ -35,20 +34,13 @@ class Table:
     @classmethod
     def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | TableEntry]]) -> "Table":
         """Return a table of texts and entries."""
-        return cls(
-            tuple(heads),
-            [
-                tuple(one if isinstance(one, TableEntry) else TableEntry(one) for one in row)
-                for row in rows
-            ],
-        )
+        return cls(tuple(heads), [tuple(map(_entry, row)) for row in rows])
 
     @classmethod
     def over(cls, names: Iterable[str], columns: Columns) -> "Table":
         """Return a table with a row for each name."""
-        return cls.of(
-            ["", *columns], [[name, *(value(name) for value in columns.values())] for name in names]
-        )
+        rows = [[name, *(value(name) for value in columns.values())] for name in names]
+        return cls.of(["", *columns], rows)
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
@@ -58,15 +50,23 @@ class Table:
         return "\n".join(lines)
 
     def console(self, numeric: bool = False) -> rich_table.Table:
-        """Return the table for the console. numeric: whether all columns but the first are of numbers."""
+        """Return the table for the console.
+
+        numeric: whether all columns but the first hold numbers.
+        """
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
-            table.add_column(heading, overflow="fold", justify="right" if i and numeric else "left")
+            right = numeric and i > 0
+            table.add_column(heading, overflow="fold", justify="right" if right else "left")
         for row in self.rows:
             table.add_row(
                 *(Text(entry.text, "bold" if entry.mark == "clear" else "") for entry in row)
             )
         return table
+
+
+def _entry(value: str | TableEntry) -> TableEntry:
+    return value if isinstance(value, TableEntry) else TableEntry(value)
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
