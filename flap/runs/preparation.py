@@ -47,16 +47,16 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.experts)
-    texts = read_texts(config, choices, source.tokenizer, source.max_length)
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length)
-    suite = suite.without_read(documents_read(texts))
-    _check_vocabulary(choices, source, adapter)
     allowed = (
         f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
     )
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     _check_comparable(suite, source)
     _check_trainable(choices, source, adapter)
+    texts = read_texts(config, choices, source.tokenizer, source.max_length)
+    suite = suite.without_read(documents_read(texts))
+    _check_vocabulary(choices, source, adapter)
     return Run(
         config=config,
         choices=choices,
