@@ -1,8 +1,8 @@
-"""The processes of a run, one for each device, which torchrun or the tasks of a SLURM job are: who does what.
+"""The processes of a run, one for each device, started by torchrun or as the tasks of a SLURM job.
 
-`own_share` and `gather_in_order` share work out, `add_up` sums tensors, and `on_first` and `by_first` let the first
-process work and write for all. All processes make the same calls in the same order; with one process each of these is
-the identity.
+`own_share` and `gather_in_order` share items among the processes, `add_up` sums tensors, and `on_first` and
+`by_first` let rank 0 work and write for all. All processes make the same calls in the same order. With one
+process, each of these functions returns what it was given.
 """
 
 import atexit
@@ -32,58 +32,62 @@ class LostError(RuntimeError):
 
 
 class AgreedError(ValueError):
-    """What all processes of a run know of: each of them raises this."""
+    """An error that all processes of a run raise together."""
 
 
 def join(timeout: timedelta) -> None:
-    """Join the processes that were started together with this one; without any, or a second time, do nothing.
+    """Connect this process with the others that were started together with it.
 
-    Each one takes the GPU of its number on its machine, where there are GPUs. timeout: for which a process waits for
-    another one, at the start and later.
+    Where there are GPUs, each process takes the GPU of its local rank. A process that was started alone, or has
+    joined already, does nothing. timeout: how long a process waits for another one, now and later.
 
     Raises:
-        ValueError: they cannot be reached.
+        ValueError: the processes cannot reach one another.
     """
     global _rank, _size
-    if (
-        os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-        and int(os.environ.get("SLURM_NTASKS", 1)) > 1
-    ):
+    slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    if slurm and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+
     if _size > 1 or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
-    import torch  # here: a run of one process that ends early does not wait for it
+
+    import torch  # imported here, because a run of one process that ends early should not wait for it
     from torch import distributed
 
+    backend = "gloo"
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
+        backend = "cpu:gloo,cuda:nccl"
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timeout)
+        distributed.init_process_group(backend, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected ({why})"
         ) from error
+
     _rank = distributed.get_rank()
     _size = distributed.get_world_size()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of each process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C shows no traceback of each process
     atexit.register(leave)
 
 
 def leave() -> None:
-    """Leave the other processes, once all are at their end."""
+    """Disconnect from the other processes, once all of them are at their end."""
     global _rank, _size
-    if _size > 1:
-        from torch import distributed
+    if _size == 1:
+        return
+    from torch import distributed
 
-        with suppress(LostError):
-            barrier()
-        distributed.destroy_process_group()
-        _rank = 0
-        _size = 1
+    with suppress(LostError):
+        barrier()
+    distributed.destroy_process_group()
+    _rank = 0
+    _size = 1
 
 
 def rank() -> int:
@@ -97,12 +101,12 @@ def size() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this is the process that speaks, also before it has joined the others."""
+    """Return whether this is rank 0, which alone logs and writes files; known before the processes are connected."""
     return _alone or int(os.environ.get("RANK", 0)) == 0
 
 
 def name() -> str:
-    """Return what error messages call this process."""
+    """Return the name of this process in error messages."""
     return f"rank {_rank} on {platform.node()}"
 
 
@@ -119,29 +123,38 @@ def alone() -> Iterator[None]:
 
 
 def own_folder(path: Path) -> Path:
-    """Return where this process keeps what is its own of the work in a folder."""
-    return path if size() == 1 else path / f"rank-{rank()}"
+    """Return the folder, inside a folder of work, for files of this process alone."""
+    if size() == 1:
+        return path
+    return path / f"rank-{rank()}"
 
 
 def own_share(items: Iterable[T]) -> list[T]:
-    """Return the items that this process works on: dealt out in a zigzag, so that neighbours are on all processes."""
+    """Return the items that this process works on.
+
+    They are dealt out in a zigzag, so that items of similar size beside one another are on different processes.
+    """
     return [item for k, item in enumerate(items) if _owner(k) == rank()]
 
 
 def gather_in_order(own: Sequence[T]) -> list[T]:
-    """Return what all processes have made of their shares, in the order of the items before `own_share`."""
+    """Return the results of all processes, in the order that the items had before `own_share`.
+
+    own: the results of this process, in the order of its share.
+    """
     parts = gather(own)
+    total = sum(len(part) for part in parts)
     results = [iter(part) for part in parts]
-    return [next(results[_owner(k)]) for k in range(sum(map(len, parts)))]
+    return [next(results[_owner(k)]) for k in range(total)]
 
 
 def each_by_one(makes: Iterable[Callable[[], T]]) -> list[T]:
-    """Return what each function returns; each is called by one process."""
+    """Call each function in one of the processes, and return what they return, in order."""
     return gather_in_order([make() for make in own_share(makes)])
 
 
 def gather(value: T) -> list[T]:
-    """Return the values of all processes, in the order of their ranks; tensors in lists and tuples come on the CPU."""
+    """Return the values of all processes, in the order of their ranks. Tensors inside the values are on the CPU."""
     if size() == 1:
         return [value]
     from torch import Tensor
@@ -153,12 +166,14 @@ def gather(value: T) -> list[T]:
 
 
 def add_up(tensor: "Tensor") -> None:
-    """Replace a tensor by the sum of those of all processes, added in the order of their ranks: equal bits for all."""
+    """Replace a tensor by the sum of the tensors of all processes.
+
+    They are added in the order of the ranks, so that all processes have equal bits.
+    """
     if size() == 1:
         return
-    sent = (
-        tensor.cuda() if tensor.is_cuda else tensor.cpu()
-    )  # on one GPU of each process, wherever its layers are
+    # NCCL sends from one GPU of each process, which need not be the GPU of the tensor
+    sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call("all_gather", parts, sent)
     tensor.copy_(parts[0])
@@ -167,36 +182,38 @@ def add_up(tensor: "Tensor") -> None:
 
 
 def on_first(make: Callable[[], T]) -> T:
-    """Return what a function returns that the first process alone calls. Tensors in it have to be on the CPU.
+    """Call a function in rank 0 alone, and return its result in all processes. Tensors in it must be on the CPU.
 
     Raises:
-        AgreedError: it fails, in all processes.
+        AgreedError: the function failed. All processes raise it.
     """
     if size() == 1:
         return make()
+
     value = None
-    failed = None
+    reason = None
+    failed: Exception | None = None
     if is_first():
         try:
             with alone():
                 value = make()
+        except ValueError as error:
+            failed = error
+            reason = str(error)
         except Exception as error:
             failed = error
-    sent = [
-        value,
-        failed
-        and (
-            str(failed) if isinstance(failed, ValueError) else f"{type(failed).__name__}: {failed}"
-        ),
-    ]
-    _call("broadcast_object_list", sent)
-    if sent[1] is not None:
-        raise AgreedError(sent[1]) from failed
-    return cast(T, sent[0])
+            reason = f"{type(error).__name__}: {error}"
+
+    sent: list[Any] = [value, reason]
+    _call("broadcast_object_list", sent)  # the other processes get what rank 0 sends
+    value_of_first, reason_of_first = sent
+    if reason_of_first is not None:
+        raise AgreedError(reason_of_first) from failed
+    return cast(T, value_of_first)
 
 
 def by_first(function: Callable[P, T]) -> Callable[P, T]:
-    """Let the first process alone call a function whenever all of them do; see `on_first`."""
+    """Decorate a function that all processes call, so that rank 0 alone runs it; see `on_first`."""
 
     @wraps(function)
     def call(*given: P.args, **options: P.kwargs) -> T:
@@ -207,43 +224,52 @@ def by_first(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
-    """Let the first process hold a context until all are at the end of the block; yield what it gives to all."""
+    """Enter a context in rank 0 alone, and hold it until all processes are at the end of the block.
+
+    Yields what the context gives, in all processes.
+    """
     with ExitStack() as stack:
         yield on_first(partial(stack.enter_context, context))
         barrier()
 
 
 def agreed(make: Callable[[], T]) -> T:
-    """Return what a function returns that all processes call; where one of them refuses its input, all do.
+    """Call a function in all processes, and return its result. If one of them refuses its input, all do.
 
     Raises:
-        AgreedError: why the first process refuses that does; it is named if it is another one than the first of all.
+        AgreedError: the reason of the lowest rank that refused its input. It begins with the name of the
+            process, unless this is rank 0.
     """
     if size() == 1:
         return make()
-    refused = None
+
     value = None
+    refusal = None
     try:
         value = make()
     except ValueError as error:
-        refused = f"{'' if is_first() else f'{name()}: '}{error}"
-    if line := next(filter(None, gather(refused)), None):
-        raise AgreedError(line)
+        refusal = str(error) if is_first() else f"{name()}: {error}"
+
+    for line in gather(refusal):
+        if line:
+            raise AgreedError(line)
     return cast(T, value)
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have come to this call."""
     gather(None)
 
 
 def _owner(item: int) -> int:
-    """Return the rank that has an item of some: 0, 1, 1, 0, 0, … with two processes."""
+    """Return the rank that works on the item of this number: 0, 1, 1, 0, 0, 1, … with two processes."""
     row, column = divmod(item, size())
-    return size() - 1 - column if row % 2 else column
+    backwards = row % 2 == 1
+    return size() - 1 - column if backwards else column
 
 
 def _call(operation: str, *given: Any) -> None:
+    """Call a collective operation of torch.distributed."""
     from torch import distributed
 
     try:
