@@ -1,7 +1,7 @@
-"""Locks between processes. Where a file system has none, or a folder cannot be written, work goes on without them.
+"""Locks between processes. Where a file system has no locks, or a folder cannot be written, work goes on without them.
 
-A folder of the cache is used while a process holds the lock beside it: alone while it writes the folder or works in it,
-or together with others that read it.
+Beside each folder of the cache is its lock. A process holds it alone while it writes the folder or works in it, or
+together with others while they read the folder.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+# "held" by this process, "busy": held by another process, "none": no lock can be made
 LockState = Literal["held", "busy", "none"]
 _warn_once = cache(logging.getLogger(__name__).warning)
 
@@ -26,12 +27,12 @@ def lock_of(folder: Path) -> Path:
 
 @contextmanager
 def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterator[LockState]:
-    """Hold the lock file `path` for as long as the block lasts; the lock of a killed process is free.
+    """Hold the lock file `path` for the duration of the `with` block. The lock of a killed process is free.
 
-    Yields "held"; "busy" where another process holds it after `wait_seconds`; "none" where no lock can be made, which
-    is logged in one line that names `field`, the config key of the folder; None: it is not said. There is no lock file
-    whose existence says that it is held, as filelock would take instead: that of a killed process stays for ever.
+    Yields "held"; "busy" if another process still holds the lock after `wait_seconds`; or "none" if no lock can be
+    made, which one line of the log says. field: the config key of the folder, for this line; None: no line is logged.
     """
+    # filelock's fallback would be a file whose existence means "held": after a kill it stays for ever
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -40,15 +41,15 @@ def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterato
     except Timeout:
         state = "busy"
     except OSError as error:
-        # where the file system has no locks, as some network file systems, a run goes on without, and says so
-        if field and os.access(path.parent, os.W_OK):  # else whoever writes there says so
+        state = "none"
+        # if the folder cannot be written, the code that writes there says so
+        if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no lock in %s (%s); processes there do not see one another",
                 field,
                 path.parent,
                 str(error),
             )
-        state = "none"
     try:
         yield state
     finally:
@@ -58,6 +59,7 @@ def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterato
 @cache
 def use(folder: Path) -> None:
     """Hold the lock of a folder until this process ends, together with other processes that use the folder."""
-    with suppress(OSError):  # where no lock can be made, nothing is removed either
+    with suppress(OSError):  # where no lock can be made, no process removes the folder
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # who clears the folder holds it for a moment
+        # a process that clears the folder holds the lock for a moment, so this call may wait
+        fcntl.flock(descriptor, fcntl.LOCK_SH)

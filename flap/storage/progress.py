@@ -1,4 +1,4 @@
-"""The progress of long steps: a bar on standard error, and listeners such as W&B."""
+"""The progress of long steps: a bar on standard error, and listeners such as the W&B tracker."""
 
 import logging
 import time
@@ -17,20 +17,18 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
-LONG = (
-    10.0  # seconds: of a step that takes longer a log says how long, as its bar does in a terminal
-)
+LONG = 10.0  # seconds; of longer steps the log says how long they will take, as the bar does in a terminal
 
 
 @dataclass(frozen=True)
 class Step:
     """The progress of a long step."""
 
-    stage: str
-    done: int  # items: batches, layers, requests
-    total: int | None  # of items; None: unknown
-    tokens: int  # 0 if the step counts none
-    seconds: float
+    stage: str  # the name of the step
+    done: int  # items that are done: batches, layers, requests
+    total: int | None  # number of items; None: unknown
+    tokens: int  # tokens that are done; 0 if the step does not count tokens
+    seconds: float  # since the step began
 
 
 Listener = Callable[[Step], None]
@@ -39,7 +37,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Call `listener` after every item of every long step for as long as the block lasts."""
+    """Call `listener` after every item of every long step, for the duration of the `with` block."""
     _listeners.append(listener)
     try:
         yield
@@ -50,13 +48,15 @@ def listening(listener: Listener) -> Iterator[None]:
 def progress(
     items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
 ) -> Iterator[T]:
-    """Yield the items and show how many are done, and the time that the others will take.
+    """Yield the items, and show how many are done and how long the others will take.
 
-    Outside a terminal, that time is logged after the first item, and of the bar only the last state is printed.
+    Outside a terminal the log says after the first item how long the others will take, and only the last state of
+    the bar is printed. On every process except rank 0 nothing is shown.
     """
     if not ranks.is_first():
         yield from items
         return
+
     total = len(items) if isinstance(items, Sized) else None
     start = time.perf_counter()
     tokens = 0
@@ -64,17 +64,18 @@ def progress(
     bar = track(items, description=f"{stage:<28}", total=total, console=console)
     for done, item in enumerate(bar, start=1):
         yield item
+
         tokens += count_tokens(item)
         seconds = time.perf_counter() - start
-        if (
-            done == 1
-            and total
-            and not console.is_terminal
-            and (left := seconds * (total - 1)) > LONG
-        ):
-            log.info("%s: about %s to go", stage, timedelta(seconds=round(left)))
+        if done == 1 and total and not console.is_terminal:
+            _log_estimate(stage, seconds * (total - 1))
         for listener in _listeners:
             listener(Step(stage, done, total, tokens, seconds))
+
+
+def _log_estimate(stage: str, seconds_left: float) -> None:
+    if seconds_left > LONG:
+        log.info("%s: about %s to go", stage, timedelta(seconds=round(seconds_left)))
 
 
 def shared_out(
@@ -83,6 +84,6 @@ def shared_out(
     work: Callable[[T], R],
     count_tokens: Callable[[T], int] = lambda item: 0,
 ) -> list[R]:
-    """Return what `work` makes of each item, in their order; the processes of a run share the items."""
-    own = progress(ranks.own_share(items), stage, count_tokens)
-    return ranks.gather_in_order([work(item) for item in own])
+    """Return the results of `work` on each item, in the order of the items. The processes of a run share the items."""
+    share = progress(ranks.own_share(items), stage, count_tokens)
+    return ranks.gather_in_order([work(item) for item in share])
