@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from flap.checkpoint.convert import become_checkpointable
+from flap.checkpoint.one_writer import only_writer
 from flap.checkpoint.save import make_label, save_checkpoint
 from flap.config import one_line
 from flap.data import Text, Windows
@@ -33,14 +33,12 @@ from flap.runs.memory import Stage
 from flap.runs.pruned import MADE
 from flap.runs.run import Run
 from flap.storage import NOT_KEPT, Kind, Store, WorkFolder, digest, ranks
-from flap.storage.locks import file_lock
 from flap.storage.ranks import by_first
 from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SECONDS_TO_WAIT = 24 * 3600  # at most, for another run that writes into the same checkpoint.dir
 Written = dict[
     str, dict[str, Any]
 ]  # facts about text that the model has written, by the text's use
@@ -83,20 +81,7 @@ def checkpoint_held(run: Run) -> Iterator[None]:
     if run.config.checkpoint.dir is None or not run.config.checkpoint.save:
         yield
         return
-    name = digest(str(run.target.resolve()))
-    lock = run.cache.root / "checkpoints" / f"{name}.lock"
-    with ranks.held_by_first(_waiting_for(lock, run.target)):
-        yield
-
-
-@contextmanager
-def _waiting_for(lock: Path, target: Path) -> Iterator[None]:
-    with file_lock(lock, "cache_dir") as state:
-        if state != "busy":
-            yield
-            return
-    log.info("waiting for another run, which writes %s", target)
-    with file_lock(lock, "cache_dir", SECONDS_TO_WAIT):
+    with ranks.held_by_first(only_writer(run.target)):
         yield
 
 

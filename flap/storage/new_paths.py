@@ -17,11 +17,11 @@ def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
     return [path for path in paths if not os.path.lexists(path)]
 
 
-def remove_paths(paths: Iterable[Path], whole: Path) -> None:
+def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
     """Remove files, and folders that are empty by then. The folder `whole` is removed with what is in it."""
     for path in paths:
         with suppress(OSError):  # it is not there, not empty, or may not be removed
-            if path == whole.absolute():
+            if whole is not None and path == whole.absolute():
                 shutil.rmtree(path)
             elif path.is_dir():
                 path.rmdir()

@@ -1,0 +1,34 @@
+"""One run at a time works on the directory of a checkpoint: weights, label and card in it are of one run."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from flap.storage.locks import file_lock
+from flap.storage.new_paths import missing_paths, remove_paths
+
+log = logging.getLogger(__name__)
+
+FIELD = "checkpoint.dir"
+FOR_EVER = -1  # seconds to wait, as filelock writes it
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Keep other runs from writing this checkpoint, or measuring it, while the block lasts.
+
+    Another run waits until the block ends. The lock is beside the directory, so that it also works
+    between machines with caches of their own. Where no lock can be made, the block runs without one.
+    """
+    lock = directory.with_name(f".{directory.name}.lock")
+    new_folders = missing_paths(directory.parent, names=())
+    with ExitStack() as stack:
+        stack.callback(remove_paths, new_folders)  # if nothing was written there
+        state = stack.enter_context(file_lock(lock, FIELD))
+        if state == "busy":
+            log.info("%s=%s: waiting for another run that works there", FIELD, directory)
+            state = stack.enter_context(file_lock(lock, FIELD, wait_seconds=FOR_EVER))
+        if state == "held":
+            stack.callback(lock.unlink, missing_ok=True)  # before the lock is released
+        yield
