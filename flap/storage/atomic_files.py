@@ -21,7 +21,7 @@ def cache_root(configured: str | None) -> Path:
     """Return the cache folder: the config's `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder.
 
     Raises:
-        ValueError: FLAP_CACHE_DIR is no path, or none is named and the user has no home.
+        ValueError: FLAP_CACHE_DIR is no path, or no folder is named and the user has no home directory.
     """
     variable = os.environ.get("FLAP_CACHE_DIR", "")
     check_path("FLAP_CACHE_DIR", variable)
@@ -32,13 +32,16 @@ def cache_root(configured: str | None) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a killed process leaves the old file or the new one. Its folder is made, too."""
+    """Write a text file atomically: a killed process leaves the old file or the new one.
+
+    The folder of the file is made if it is not there.
+    """
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Wait until the bytes of a file are on the disk, those that were written through mapped memory too."""
+    """Wait until the bytes of a file are on the disk, also bytes that were written through mapped memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,8 +51,8 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file that replaces `target` only if the block ends without an error."""
-    with _beside(target, None) as scratch:
+    """Yield the path of a temporary file, which replaces `target` only if the block ends without an error."""
+    with _scratch_beside(target, None) as scratch:
         yield scratch
         sync(scratch)
         scratch.replace(target)
@@ -57,11 +60,11 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path, field: str) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `target` only if the block ends without an error.
+    """Yield a temporary folder, which replaces `target` only if the block ends without an error.
 
     field: the config key of the folder, for messages.
     """
-    with _beside(target, field) as scratch:
+    with _scratch_beside(target, field) as scratch:
         scratch.mkdir()
         yield scratch
         _share_and_sync(scratch)
@@ -69,11 +72,12 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _beside(target: Path, field: str | None) -> Iterator[Path]:
-    """Yield a new path beside `target` for what is to replace it, which is removed at the end if it is still there.
+def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
+    """Yield a new path beside `target`, for the file or folder that will replace it.
 
-    While the block lasts a lock beside it says that its process is alive; `remove_leftovers` goes by it. The number of
-    the process would not do: containers with one host name have their own.
+    What is still at this path when the block ends is removed. While the block lasts, this process holds a lock
+    beside the path, by which `remove_leftovers` knows that the process is alive. The number of the process would
+    not do: processes in two containers with one host name may have the same number.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
@@ -81,14 +85,17 @@ def _beside(target: Path, field: str | None) -> Iterator[Path]:
     with file_lock(scratch.with_suffix(".lock"), field):
         try:
             yield scratch
-        except SafetensorError as error:  # of a full disk, and names no file
+        except SafetensorError as error:  # its message about a full disk names no file
             raise OSError(f"{target}: {error}") from error
         finally:
             _remove(scratch)
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a temporary file or folder, and then its lock, which is held; what else is left keeps it for the next."""
+    """Remove a temporary file or folder, and then its lock, which this process holds.
+
+    If something could not be removed, the lock stays, and the next process tries again.
+    """
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
     else:
@@ -98,23 +105,48 @@ def _remove(scratch: Path) -> None:
 
 
 def _share_and_sync(folder: Path) -> None:
-    """Give all files the default permissions, where a library lets their owner alone read them, and sync them."""
-    mask = os.umask(0)
+    """Give all files in a folder the user's default permissions, and sync them.
+
+    Some libraries write files that only their owner can read.
+    """
+    mask = os.umask(0)  # the mask can only be read by setting it
     os.umask(mask)
-    for file in folder.rglob("*"):
-        if not file.is_symlink():
-            file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
-            sync(file)
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
+        permissions = 0o777 if path.is_dir() else 0o666
+        path.chmod(permissions & ~mask)
+        sync(path)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Replace a folder by two renames, as a folder with files cannot be overwritten. An error restores the old one."""
+    if not target.exists():
+        new.rename(target)
+        return
+
+    old = new.with_suffix(".old")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_scratch(name: str) -> bool:
-    """Return whether a file or folder of this name is what a process has left that was killed while it wrote."""
+    """Return whether a file or folder of this name belongs to an atomic write that may have been interrupted."""
     return bool(re.fullmatch(r"\..+\.[0-9a-f]{8}\.(new|old|lock)", name))
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what dead processes have left beside a path, and put an old folder back that one of them had moved."""
-    for lock in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 8}.lock"):
+    """Remove what dead processes have left beside a path.
+
+    If a process was killed between the two renames that replace a folder, the old folder is put back.
+    """
+    eight_digits = "[0-9a-f]" * 8
+    for lock in target.parent.glob(f".{escape(target.name)}.{eight_digits}.lock"):
         with file_lock(lock, None) as state:
             if state != "held":
                 continue
@@ -126,10 +158,10 @@ def remove_leftovers(target: Path) -> None:
 
 
 def remove_unused(folder: Path) -> bool:
-    """Remove a folder of the cache and its lock, unless a process uses it, and return whether it is gone.
+    """Remove a folder of the cache and its lock, unless a process uses it. Return whether the folder is gone.
 
-    The lock is removed while it is held: who waits for it sees that its file has gone, and makes a new one. Where no
-    lock can be made, the folder stays.
+    The lock is removed while it is held: a process that waits for it sees that the file is gone, and makes a new
+    lock. Where no lock can be made, the folder stays.
     """
     with file_lock(lock_of(folder), None) as state:
         if state == "held":
@@ -139,25 +171,11 @@ def remove_unused(folder: Path) -> bool:
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the bytes of all files in a folder, which need not be there; some may be removed meanwhile."""
+    """Return the bytes of all files in a folder, which may be missing. Other processes may remove files meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
             status = path.lstat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if stat.S_ISREG(status.st_mode):
+                total += status.st_size
     return total
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Replace a folder by two renames, as a non-empty one cannot be overwritten; an error restores the old one."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = new.with_suffix(".old")
-    target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
