@@ -1,4 +1,7 @@
-"""A run's folder: one run at a time, and its status in status.json. It needs no torch: early failures count too."""
+"""A run's folder, which one run uses at a time, and the status of the run in status.json.
+
+This module imports no torch, because a run may fail before torch is imported.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,15 +22,17 @@ LOCK = ".lock"
 LOG = "flap.log"
 SETTINGS = ".hydra"  # the folder with the composed config, as Hydra names it
 FIRST_FILES = (LOCK, LOG, SETTINGS)  # of a run's folder, before the run begins
+NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # in the errors of torch
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
 
 @contextmanager
 def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[None]:
-    """Hold the folder of a run for as long as the block lasts. An error of it is noted, unless a finished run is there.
+    """Hold the folder of a run for the duration of the `with` block. An error in the block is noted in the folder.
 
-    created: what exists for the sake of this run. It is removed, and nothing is noted, if the run is
-    refused before it begins, and the folder holds no other run. None: nothing is removed.
+    A finished run in the folder stays finished, whatever the error.
+    created: the paths that exist for the sake of this run. If the run is refused before it begins, and the folder
+        holds no other run, they are removed and nothing is noted. None: nothing is removed.
 
     Raises:
         ValueError: another run is working in the folder.
@@ -42,7 +47,7 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
         try:
             yield
         except LostError:
-            raise  # the one that has failed has noted why
+            raise  # the process that has failed has noted why
         except Exception as error:
             refused = isinstance(error, ValueError) and read_state(folder) is None
             if new and refused:
@@ -53,34 +58,35 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 
 
 def reason(error: Exception) -> str:
-    """Return why a run failed, without secrets.
+    """Return why a run failed, in one line without secrets.
 
-    This is the error's text. Unless the input was bad, the error's type comes first; out of memory, what to do follows.
+    Bad input (a ValueError) is described by its own text. Other errors begin with their type, and an error about
+    memory ends with what to do.
     """
     if isinstance(error, ValueError):
         return one_line(error)
+
     line = f"{type(error).__name__}: {one_line(error)}"
-    no_memory = isinstance(error, MemoryError) or any(
-        text in line for text in ("OutOfMemory", "can't allocate memory")
-    )
-    return f"{line}; {LESS_MEMORY}" if no_memory else line
+    if isinstance(error, MemoryError) or any(text in line for text in NO_MEMORY):
+        return f"{line}; {LESS_MEMORY}"
+    return line
 
 
 def note_failure(folder: Path, line: str) -> None:
     """Write into a run's folder why it failed, unless a finished run is there."""
-    with suppress(OSError):  # a full disk: the run failed because of it, or in spite of it
+    with suppress(OSError):  # the disk may be full, which may be why the run failed
         if read_state(folder) != "finished":
             write_status(folder, "failed", line)
 
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:
-    """Write the state of a run into its folder. A killed run stays "running" and has no report."""
+    """Write the state of a run into its folder. The state of a killed run stays "running"."""
     status = {"schema": 1, "state": state, "error": error}
     write_text(folder / STATUS, json.dumps(status) + "\n")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return the content of status.json (schema, state, error); empty if it is missing or cannot be read."""
+    """Return the content of status.json: schema, state and error. Empty if the file is missing or damaged."""
     return read_json(folder / STATUS)
 
 
