@@ -1,4 +1,4 @@
-"""The working folder of a run, from which an interrupted one goes on, and notes on the steps of long work."""
+"""The working folder of a run, from which an interrupted run continues, and notes on the steps of long work."""
 
 import logging
 import os
@@ -22,23 +22,25 @@ T = TypeVar("T")
 
 KIND = "streams"
 CHECKSUM = ".sha256"  # ends the name of the file that has the checksum of a note
-SECONDS_KEPT = 30 * 24 * 3600  # what nobody has gone on with for so long is removed by the next run
+SECONDS_KEPT = 30 * 24 * 3600  # the next run removes working folders that were not used for longer
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder that an interrupted run resumes from."""
+    """A folder from which an interrupted run continues, or a part of such a folder."""
 
-    path: Path | None = None  # None: nothing is kept, and work begins anew
+    path: Path | None = None  # None: nothing is kept, and an interrupted run begins again
 
     def __truediv__(self, name: str) -> "WorkFolder":
         """Return the folder of a part of the work."""
-        return self if self.path is None else WorkFolder(self.path / name)
+        if self.path is None:
+            return self
+        return WorkFolder(self.path / name)
 
     def clear(self) -> None:
-        """Delete what the folder holds, before any process goes on: one may write there at once."""
-        if (path := self.path) is not None:
-            ranks.by_first(shutil.rmtree)(path, ignore_errors=True)
+        """Delete the folder, before any process continues, because one may write there at once."""
+        if self.path is not None:
+            ranks.by_first(shutil.rmtree)(self.path, ignore_errors=True)
 
 
 NOT_KEPT = WorkFolder()
@@ -89,13 +91,12 @@ class Notes(Generic[T]):
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether all notes of the first `steps` steps in a folder are what was written."""
-    checked = [
-        file.with_suffix("")
-        for file in folder.glob(f"*{CHECKSUM}")
-        if int(file.stem.rpartition("-")[2]) < steps
-    ]
-    return all(map(_is_whole, checked))
+    """Return whether all notes on the first `steps` steps in a folder are what was written."""
+    for checksum in folder.glob(f"*{CHECKSUM}"):
+        step = int(checksum.stem.rpartition("-")[2])
+        if step < steps and not _is_whole(checksum.with_suffix("")):
+            return False
+    return True
 
 
 def _checksum_of(file: Path) -> Path:
@@ -103,12 +104,12 @@ def _checksum_of(file: Path) -> Path:
 
 
 def _is_whole(file: Path) -> bool:
-    """Return whether a note is there and is what was written; a damaged one is logged."""
+    """Return whether a note is there and is what was written. A damaged note is logged."""
     if not file.is_file():
         return False
     try:
         whole = _checksum_of(file).read_text() == file_sha256(file)
-    except (OSError, ValueError):  # a checksum that is missing, or is no text
+    except (OSError, ValueError):  # the checksum is missing, or is no text
         whole = False
     if not whole:
         log.warning("%s: is damaged, and is computed again", file)
@@ -116,7 +117,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
-    """Return where the working folder of a key is."""
+    """Return the path of the working folder of a key."""
     return root / KIND / digest(key)
 
 
@@ -124,11 +125,14 @@ def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
 def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
     """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
 
-    The folder is deleted when the block ends. When it raises, whatever the error, what was computed stays for the next
-    start: a disk that is full or a checkpoint that is refused costs no work. While another process uses the folder, or
-    where no lock can be made, the folder is another one, with which no run goes on: then a killed run has what is in
-    the cache and its measured numbers, and walks begin anew. key: all that the files depend on. resume: false deletes
-    old files.
+    The folder is deleted when the block ends. If the block raises an error, the files stay for the next start,
+    whatever the error: a full disk or a refused checkpoint costs no work.
+
+    While another process uses the folder, or where no lock can be made, a temporary folder is yielded instead, from
+    which no later run continues. If such a run is killed, the next start has what is in the cache and the numbers
+    that were measured, and its walks begin again.
+
+    key: everything that the files depend on. resume: false deletes the files of an interrupted run.
 
     Raises:
         ValueError: the cache's folder cannot be written to.
@@ -137,27 +141,33 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
     _make(folder.parent)
     with file_lock(lock_of(folder), "cache_dir") as state:
         _remove_old(folder.parent)
-        temporary = partial(TemporaryDirectory, dir=folder.parent, ignore_cleanup_errors=True)
-        with _begun(folder, resume) if state == "held" else temporary() as place:
-            yield Path(place)
+        if state == "held":
+            with _kept_if_interrupted(folder, resume):
+                yield folder
+        else:
+            with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+                yield Path(temporary)
 
 
 @contextmanager
-def _begun(folder: Path, resume: bool) -> Iterator[Path]:
-    """Yield a working folder whose lock is held, and delete it at the end, or if nothing was computed in it."""
+def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
+    """Make a working folder, whose lock is held, and delete it when the block ends.
+
+    If the block raises an error, the folder is deleted only if nothing was computed in it.
+    """
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    folder.touch()  # see `_remove_old`
+    folder.touch()  # `_remove_old` goes by the time of the last use
+
     finished = False
     try:
-        yield folder
+        yield
         finished = True
     finally:
-        if finished or not any(path.is_file() for path in folder.rglob("*")):
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # on NFS, files that are still mapped go when they are no more
+        if finished or not _has_files(folder):
+            # on NFS, files that are still mapped disappear when they are not mapped any more
+            shutil.rmtree(folder, ignore_errors=True)
         else:
             log.info(
                 "the work stays in %s: the same command goes on from it (with checkpoint.overwrite=true, if its "
@@ -166,19 +176,25 @@ def _begun(folder: Path, resume: bool) -> Iterator[Path]:
             )
 
 
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
+
+
 def _remove_old(parent: Path) -> None:
-    """Remove the working folders that no run has gone on with for long."""
+    """Delete working folders that have not been used for `SECONDS_KEPT`."""
     for folder in parent.iterdir():
-        with suppress(OSError):  # another process has just removed it
+        with suppress(OSError):  # another process may have just removed it
             if folder.is_dir() and time.time() - folder.stat().st_mtime > SECONDS_KEPT:
                 remove_unused(folder)
 
 
 def _make(folder: Path) -> None:
     """Make a folder below `cache_dir`, and check that it can be written to."""
+    reason = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+        if not os.access(folder, os.W_OK):
+            reason = "Permission denied"
     except OSError as error:
         reason = error.strerror
     if reason is not None:
