@@ -20,16 +20,13 @@ TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON; each number in it that is not finite becomes null."""
-    finite = _each(
-        value, lambda one: None if isinstance(one, float) and not math.isfinite(one) else one
-    )
-    return json.dumps(finite, indent=indent, allow_nan=False)
+    """Return a value as JSON. Each number in it that is not finite becomes null."""
+    return json.dumps(_each(value, _null_if_infinite), indent=indent, allow_nan=False)
 
 
 def infinite(value: Any) -> Any:
     """Return measured numbers as they were before `to_json`: each null in them becomes infinity."""
-    return _each(value, lambda one: math.inf if one is None else one)
+    return _each(value, _infinite_if_null)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -89,6 +86,16 @@ def _check_depth(value: Any) -> None:
             return
         level = inner
     raise ValueError(TOO_DEEP)
+
+
+def _null_if_infinite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _infinite_if_null(value: Any) -> Any:
+    return math.inf if value is None else value
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
