@@ -1,13 +1,100 @@
-"""Notes on the steps of long work: a later run reads those that are whole."""
+"""The working folder of a run stays if the run is interrupted, with notes that a later run reads."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from flap.storage import Notes, WorkFolder, as_json
-from flap.storage.work_folder import notes_are_whole
+from flap.storage.locks import file_lock, lock_of
+from flap.storage.work_folder import (
+    SECONDS_KEPT,
+    notes_are_whole,
+    open_working_folder,
+    working_folder,
+)
 
 NUMBERS = as_json("numbers")
+KEY = {"of": 1}
+OTHER_KEY = {"of": 2}
+
+
+def interrupted(root: Path, error: BaseException, file: str | None = None) -> Path:
+    """Return the working folder of a run that fails, after it has written a file there."""
+    with pytest.raises(type(error)), open_working_folder(root, KEY, resume=True) as folder:
+        if file is not None:
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text("hours")
+        raise error
+    return folder
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("checkpoint.dir: not empty"), KeyboardInterrupt()], ids=repr
+)
+def test_whatever_ends_a_run_its_work_stays(error: BaseException, tmp_path: Path) -> None:
+    interrupted(tmp_path, error, "calibrate/journal.json")
+    with open_working_folder(tmp_path, KEY, resume=True) as folder:
+        assert (folder / "calibrate" / "journal.json").read_text() == "hours"
+    with open_working_folder(tmp_path, KEY, resume=True) as folder:
+        assert not (folder / "calibrate").exists()
+
+
+def test_without_resume_the_work_of_an_earlier_run_is_deleted(tmp_path: Path) -> None:
+    interrupted(tmp_path, KeyboardInterrupt(), "journal.json")
+    with open_working_folder(tmp_path, KEY, resume=False) as folder:
+        assert not list(folder.iterdir())
+
+
+def test_a_run_that_has_computed_nothing_leaves_nothing(tmp_path: Path) -> None:
+    assert not interrupted(tmp_path, ValueError("bad input")).exists()
+
+
+def make_old(folder: Path) -> None:
+    """Let a folder have been used last before the time for which it is kept."""
+    long_ago = folder.stat().st_mtime - SECONDS_KEPT - 1
+    os.utime(folder, (long_ago, long_ago))
+
+
+def test_work_that_was_not_used_for_long_is_deleted(tmp_path: Path) -> None:
+    left = interrupted(tmp_path, ValueError("late"), "work")
+    with open_working_folder(tmp_path, OTHER_KEY, resume=True):
+        assert left.is_dir()
+
+    make_old(left)
+    with open_working_folder(tmp_path, OTHER_KEY, resume=True):
+        assert not left.exists()
+
+
+def test_old_work_stays_while_its_run_goes_on(tmp_path: Path) -> None:
+    left = interrupted(tmp_path, ValueError("late"), "work")
+    make_old(left)
+    with (
+        file_lock(lock_of(left), "cache_dir"),
+        open_working_folder(tmp_path, OTHER_KEY, resume=True),
+    ):
+        assert left.is_dir()  # the run that holds the lock is a long one
+    with open_working_folder(tmp_path, KEY, resume=True) as folder:
+        assert (folder / "work").exists()  # the run continues after all
+
+
+def test_another_run_of_the_same_work_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    with (
+        open_working_folder(tmp_path, KEY, resume=True) as first,
+        open_working_folder(tmp_path, KEY, resume=True) as second,
+    ):
+        assert first == working_folder(tmp_path, KEY)
+        assert second != first
+    assert not first.exists()
+    assert not second.exists()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_run_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    with open_working_folder(tmp_path, KEY, resume=True) as folder:
+        assert folder.is_dir()
+        assert folder != working_folder(tmp_path, KEY)
+    assert not folder.exists()
 
 
 @pytest.fixture
@@ -43,11 +130,13 @@ def test_a_damaged_note_counts_as_missing(
     assert notes_are_whole(folder, steps=1)  # later steps are done again anyway
 
     notes.write(1, [1, 12])
-    assert 1 in later(folder) and later(folder).read(1) == [1, 12]
+    assert 1 in later(folder)
+    assert later(folder).read(1) == [1, 12]
     assert notes_are_whole(folder, steps=3)
 
 
 def test_notes_without_a_folder_are_kept_in_memory() -> None:
     notes = Notes[int](NUMBERS)
     notes.write(0, 7)
-    assert 0 in notes and 1 not in notes and notes.read(0) == 7
+    assert [step in notes for step in range(2)] == [True, False]
+    assert notes.read(0) == 7
