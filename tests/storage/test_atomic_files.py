@@ -1,4 +1,4 @@
-"""Atomic files: whole or as they were, and nothing of a dead process stays."""
+"""Atomic files are whole or as they were, and nothing that a dead process has left stays."""
 
 import mmap
 import multiprocessing
@@ -24,41 +24,49 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
     process = multiprocessing.get_context("fork").Process(target=die_while_writing, args=(target,))
     process.start()
     process.join()
-    assert target.read_text() == "old" and len(list(tmp_path.iterdir())) > 1
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) > 1
+
     write_text(target, "new")
-    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_writers_whose_processes_have_one_number_do_not_meet(tmp_path: Path) -> None:
-    """As in two containers with one host name."""
+    """Two containers with one host name may have processes of the same number."""
     target = tmp_path / "status.json"
     with atomic_file(target) as scratch:
         scratch.write_text("first")
         write_text(target, "second")
         assert target.read_text() == "second"
-    assert target.read_text() == "first" and list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_what_is_left_of_a_longer_name_is_not_taken_for_it(tmp_path: Path) -> None:
     (tmp_path / ".model.v2.1234abcd.lock").write_text("")
     (tmp_path / ".model.v2.1234abcd.old").mkdir()
     remove_leftovers(tmp_path / "model")
-    assert (tmp_path / ".model.v2.1234abcd.old").is_dir() and not (tmp_path / "model").exists()
+    assert (tmp_path / ".model.v2.1234abcd.old").is_dir()
+    assert not (tmp_path / "model").exists()
 
 
 def test_what_nfs_does_not_remove_at_once_goes_later(tmp_path: Path) -> None:
-    def fail() -> None:
-        with atomic_directory(tmp_path / "model", "checkpoint.dir") as scratch:
+    """On NFS, a folder cannot be removed while one of its files is mapped."""
+    target = tmp_path / "model"
+    mapped: list[mmap.mmap] = []
+
+    def fail_while_writing() -> None:
+        with atomic_directory(target, "checkpoint.dir") as scratch:
             (scratch / "weights").write_text("half")
             with (scratch / "weights").open() as file:
                 mapped.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
             raise OSError("no space left")
 
-    mapped: list[mmap.mmap] = []
     with as_on_nfs(tmp_path):
         with pytest.raises(OSError, match="no space left"):
-            fail()
+            fail_while_writing()
         assert len(list(tmp_path.glob(".model.*.new"))) == 1
         mapped.pop().close()
-        remove_leftovers(tmp_path / "model")
+        remove_leftovers(target)
     assert not list(tmp_path.iterdir())

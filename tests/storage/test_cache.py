@@ -1,10 +1,11 @@
-"""The cache: made once, checked when read, shared by processes, and never in the way."""
+"""An entry of the cache is made once, checked when it is read, and shared by processes; no run fails because of it."""
 
 import json
 import logging
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,16 @@ from flap.storage import Cache, Kind, digest
 from flap.storage.locks import lock_of
 from tests.helpers.remembered import remembered
 
-WORDS: Kind[str] = Kind(
-    "dense", lambda value, path: path.write_text(value), lambda path: path.read_text()
-)
+
+def write_words(words: str, path: Path) -> None:
+    path.write_text(words)
+
+
+def read_words(path: Path) -> str:
+    return path.read_text()
+
+
+WORDS: Kind[str] = Kind("dense", write_words, read_words)
 KEY = {"dataset": "wikitext2", "model": {"dtype": "float32"}}
 
 
@@ -25,108 +33,119 @@ def never() -> str:
     raise AssertionError("made again")
 
 
+def make_value() -> str:
+    return "value"
+
+
 def entry(root: Path) -> Path:
     return root / "dense" / digest(KEY)
 
 
-def test_made_once_then_read(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    assert remembered(cache.of(WORDS), KEY, lambda: "value") == ("value", "miss")
-    assert remembered(cache.of(WORDS), KEY | {"seed": 1}, lambda: "another") == ("another", "miss")
-    assert remembered(cache.of(WORDS), KEY, never) == ("value", "hit")
-    assert remembered(Cache(tmp_path).of(WORDS), dict(reversed(KEY.items())), never) == (
-        "value",
-        "hit",
-    )
+def test_an_entry_is_made_once_and_then_read(tmp_path: Path) -> None:
+    store = Cache(tmp_path).of(WORDS)
+    assert remembered(store, KEY, make_value) == ("value", "miss")
+    assert remembered(store, KEY | {"seed": 1}, lambda: "another") == ("another", "miss")
+    assert remembered(store, KEY, never) == ("value", "hit")
+
+    later = Cache(tmp_path).of(WORDS)
+    reordered = dict(reversed(KEY.items()))
+    assert remembered(later, reordered, never) == ("value", "hit")
 
 
-def test_off_makes_and_keeps_nothing(tmp_path: Path) -> None:
-    assert remembered(Cache(tmp_path, enabled=False).of(WORDS), KEY, lambda: "value") == (
-        "value",
-        "off",
-    )
+def test_a_cache_that_is_off_keeps_nothing(tmp_path: Path) -> None:
+    store = Cache(tmp_path, enabled=False).of(WORDS)
+    assert remembered(store, KEY, make_value) == ("value", "off")
     assert not list(tmp_path.iterdir())
 
 
-def flip(path: Path) -> None:
-    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+def flip_a_bit(folder: Path) -> None:
+    data = bytearray((folder / "data").read_bytes())
+    data[0] ^= 1
+    (folder / "data").write_bytes(data)
 
 
-def relabel(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def remove_the_data(folder: Path) -> None:
+    (folder / "data").unlink()
+
+
+def truncate_the_label(folder: Path) -> None:
+    (folder / "entry.json").write_text("{")
+
+
+def change_the_label(folder: Path, **changes: object) -> None:
+    label = json.loads((folder / "entry.json").read_text())
+    (folder / "entry.json").write_text(json.dumps(label | changes))
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda folder: flip(folder / "data"), "checksum does not match"),
-        (lambda folder: (folder / "data").unlink(), "No such file"),
-        (lambda folder: (folder / "entry.json").write_text("{"), "Expecting property name"),
-        (lambda folder: relabel(folder / "entry.json", version=0), "another version"),
-        (lambda folder: relabel(folder / "entry.json", key={"dataset": "c4"}), "another key"),
+        (flip_a_bit, "checksum does not match"),
+        (remove_the_data, "No such file"),
+        (truncate_the_label, "Expecting property name"),
+        (partial(change_the_label, version=0), "another version"),
+        (partial(change_the_label, key={"dataset": "c4"}), "another key"),
     ],
 )
 def test_a_damaged_or_foreign_entry_is_reported_and_made_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], reason: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
 ) -> None:
-    cache = Cache(tmp_path)
-    remembered(cache.of(WORDS), KEY, lambda: "value")
+    store = Cache(tmp_path).of(WORDS)
+    remembered(store, KEY, make_value)
     damage(entry(tmp_path))
-    assert remembered(cache.of(WORDS), KEY, lambda: "again") == ("again", "miss")
+    assert remembered(store, KEY, lambda: "again") == ("again", "miss")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
-    assert str(entry(tmp_path)) in caplog.text and reason in caplog.text
-    assert remembered(cache.of(WORDS), KEY, never) == ("again", "hit")
+    assert str(entry(tmp_path)) in caplog.text
+    assert reason in caplog.text
+    assert remembered(store, KEY, never) == ("again", "hit")
 
 
 def test_an_error_while_making_leaves_nothing_and_no_lock(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         remembered(Cache(tmp_path).of(WORDS), KEY, never)
     assert not entry(tmp_path).exists()
-    assert remembered(Cache(tmp_path, wait_seconds=0).of(WORDS), KEY, lambda: "value") == (
-        "value",
-        "miss",
-    )
+
+    impatient = Cache(tmp_path, wait_seconds=0).of(WORDS)
+    assert remembered(impatient, KEY, make_value) == ("value", "miss")
 
 
-def test_a_place_that_cannot_be_written_is_said(
+def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "file").write_text("")
-    assert remembered(Cache(tmp_path / "file").of(WORDS), KEY, lambda: "value") == ("value", "off")
+    root = tmp_path / "file"
+    root.write_text("")
+    assert remembered(Cache(root).of(WORDS), KEY, make_value) == ("value", "off")
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert (
-        str(tmp_path / "file") in record.getMessage() and "cannot be written" in record.getMessage()
-    )
+    assert str(root) in record.getMessage()
+    assert "cannot be written" in record.getMessage()
 
 
-def test_a_disk_that_is_full_costs_the_entry_alone(
+def test_a_full_disk_costs_the_entry_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As safetensors says it, whose error is no OSError and names no file."""
+    """The error that safetensors raises is no OSError, and names no file."""
 
-    def full(value: str, path: Path) -> None:
+    def write_to_a_full_disk(words: str, path: Path) -> None:
         raise SafetensorError(
             "Error while serializing: I/O error: No space left on device (os error 28)"
         )
 
-    tensors = Kind("dense", full, lambda path: path.read_text())
-    assert remembered(Cache(tmp_path).of(tensors), KEY, lambda: "value") == ("value", "off")
-    assert (
-        f"cache_dir: {tmp_path / 'dense'} cannot be written (" in caplog.text
-        and "No space left" in caplog.text
-    )
+    tensors = Kind("dense", write_to_a_full_disk, read_words)
+    assert remembered(Cache(tmp_path).of(tensors), KEY, make_value) == ("value", "off")
+    assert f"cache_dir: {tmp_path / 'dense'} cannot be written (" in caplog.text
+    assert "No space left" in caplog.text
 
 
-def test_waiting_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_waits_for_another_one_only_so_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     entry(tmp_path).parent.mkdir(parents=True)
     with FileLock(lock_of(entry(tmp_path))):
-        assert remembered(Cache(tmp_path, wait_seconds=0.2).of(WORDS), KEY, lambda: "value") == (
-            "value",
-            "miss",
-        )
-    waiting, going_on = (record.getMessage() for record in caplog.records)
+        store = Cache(tmp_path, wait_seconds=0.2).of(WORDS)
+        assert remembered(store, KEY, make_value) == ("value", "miss")
+    waiting, going_on = caplog.messages
     assert "waiting for another process" in waiting
     assert "going on without it" in going_on
 
@@ -134,6 +153,8 @@ def test_waiting_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def make_slowly(
     root: Path, made: Path, barrier: "multiprocessing.synchronize.Barrier", found: Path
 ) -> None:
+    """Look an entry up, together with other processes. `made` gets a line from each process that makes the entry."""
+
     def make() -> str:
         with made.open("a") as file:
             file.write("made\n")
@@ -145,35 +166,39 @@ def make_slowly(
     found.write_text(f"{value} {state}")
 
 
-def test_many_processes_make_it_once(tmp_path: Path) -> None:
+def test_many_processes_make_an_entry_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(5)
     made = tmp_path / "made"
-    founds = [tmp_path / f"found{i}" for i in range(5)]
-    jobs = [
-        context.Process(target=make_slowly, args=(tmp_path / "root", made, barrier, found))
-        for found in founds
+    found = [tmp_path / f"found{number}" for number in range(5)]
+    processes = [
+        context.Process(target=make_slowly, args=(tmp_path / "root", made, barrier, file))
+        for file in found
     ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(30)
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+
     assert made.read_text() == "made\n"
-    assert sorted(found.read_text() for found in founds) == ["value hit"] * 4 + ["value miss"]
+    assert sorted(file.read_text() for file in found) == ["value hit"] * 4 + ["value miss"]
 
 
 def die_while_making(root: Path) -> None:
-    remembered(Cache(root).of(WORDS), KEY, lambda: time.sleep(60) or "value")
+    def make_for_ever() -> str:
+        time.sleep(3600)
+        return "value"
+
+    remembered(Cache(root).of(WORDS), KEY, make_for_ever)
 
 
 def test_a_killed_process_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
-    job = multiprocessing.get_context("fork").Process(target=die_while_making, args=(tmp_path,))
-    job.start()
+    process = multiprocessing.get_context("fork").Process(target=die_while_making, args=(tmp_path,))
+    process.start()
     while not lock_of(entry(tmp_path)).exists():
         time.sleep(0.01)
-    job.kill()
-    job.join()
-    assert remembered(Cache(tmp_path, wait_seconds=0).of(WORDS), KEY, lambda: "value") == (
-        "value",
-        "miss",
-    )
+    process.kill()
+    process.join()
+
+    impatient = Cache(tmp_path, wait_seconds=0).of(WORDS)
+    assert remembered(impatient, KEY, make_value) == ("value", "miss")

@@ -1,4 +1,4 @@
-"""A long step says how long it will take, in its bar or the log."""
+"""A long step says how long it will take, in its bar or in the log."""
 
 import logging
 from importlib import import_module
@@ -22,7 +22,7 @@ def test_outside_a_terminal_the_log_says_how_long_a_step_takes(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = count(step=seconds)  # each item takes so long
+    clock = count(step=seconds)  # each item takes this many seconds
     monkeypatch.setattr(
         import_module("flap.storage.progress"),
         "time",

@@ -1,4 +1,4 @@
-"""The primitives by which processes share a run."""
+"""The functions by which the processes of a run share work, and agree."""
 
 import os
 import time
@@ -21,36 +21,49 @@ def refuse_unless_first() -> None:
         refuse()
 
 
-def work_together() -> None:
-    """What three processes do; a failed assertion is an exit code."""
+def share_items() -> None:
     rank = ranks.rank()
     assert ranks.own_share(range(8)) == [[0, 5, 6], [1, 4, 7], [2, 3]][rank]
     assert ranks.gather_in_order([str(k) for k in ranks.own_share(range(8))]) == list("01234567")
-    assert ranks.each_by_one([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [
-        (0, 0),
-        (1, 1),
-        (2, 2),
-        (3, 2),
-    ]
+
+    makes = [lambda k=k: (k, ranks.rank()) for k in range(4)]
+    assert ranks.each_by_one(makes) == [(0, 0), (1, 1), (2, 2), (3, 2)]
+
+
+def exchange_values() -> None:
+    rank = ranks.rank()
     assert ranks.gather(torch.tensor(rank)) == [0, 1, 2]
-    assert ranks.by_first(lambda word, of: (word, of))("mine", of=rank) == ("mine", 0)
-    assert ranks.on_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (
-        0,
-        1,
-        ["alone"],
-    )
+
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
-    assert tensor.item() == 0  # (1e8 + 1) - 1e8 in float32, in this order
-    for make in (refuse, refuse_unless_first):
-        with pytest.raises(
-            ranks.AgreedError, match=r"^no$" if make is refuse else r"^rank 1 on \S+: no$"
-        ):
-            ranks.agreed(make)
+    assert tensor.item() == 0  # (1e8 + 1) - 1e8 in float32, in the order of the ranks
+
+
+def let_the_first_work() -> None:
+    rank = ranks.rank()
+    assert ranks.by_first(lambda word, of: (word, of))("mine", of=rank) == ("mine", 0)
+
+    facts = ranks.on_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone")))
+    assert facts == (0, 1, ["alone"])
+
+
+def fail_together() -> None:
+    with pytest.raises(ranks.AgreedError, match=r"^no$"):
+        ranks.agreed(refuse)
+    with pytest.raises(ranks.AgreedError, match=r"^rank 1 on \S+: no$"):
+        ranks.agreed(refuse_unless_first)
     with pytest.raises(ranks.AgreedError, match=r"^no$"):
         ranks.on_first(refuse)
     with pytest.raises(ranks.AgreedError, match=r"^ZeroDivisionError: "):
         ranks.on_first(lambda: 1 / 0)
+
+
+def work_together() -> None:
+    """Do what each of three processes does. A failed assertion becomes an exit code."""
+    share_items()
+    exchange_values()
+    let_the_first_work()
+    fail_together()
     ranks.barrier()
 
 
@@ -59,7 +72,7 @@ def test_three_processes_share_and_agree() -> None:
 
 
 def clear_and_write(folder: Path) -> None:
-    """The second process comes later, when the first one has files there again."""
+    """Clear a folder, and write there. The second process comes later, when the first one has files there again."""
     time.sleep(0.5 * ranks.rank())
     WorkFolder(folder).clear()
     own = ranks.own_folder(folder)
@@ -73,7 +86,7 @@ def test_a_folder_is_cleared_before_any_process_writes_there(tmp_path: Path) -> 
 
 
 def wait_for_a_silent_process() -> None:
-    """The first process does not answer; the second one ends after the timeout."""
+    """Let the first process not answer, and the second one wait for it until the timeout."""
     if ranks.is_first():
         time.sleep(15)
     else:
