@@ -1,17 +1,19 @@
-"""Which tokens of windows count: all, or those of the answers. One that may not is marked where it stands.
+"""Marks of tokens: which tokens of windows are part of answers.
 
-A marked token is stored as -1 - token, so that windows with marks are drawn, shared and stored as all others are.
-Legend: N windows · T tokens a window · P positions of all windows.
+A token that is not part of an answer is stored as -1 - token. So windows with marks are drawn,
+shared and stored in the same way as windows without them.
+
+Legend: N windows · T tokens per window · P positions of all windows.
 """
 
 import torch
 from torch import Tensor
 
-FEW = 32  # tokens; a handful would decide by chance
+FEW = 32  # tokens; fewer tokens of answers would make a judgement depend on chance
 
 
 def marked(tokens: Tensor, counted: Tensor) -> Tensor:
-    """Return tokens of which those that do not count are marked."""
+    """Mark the tokens at which `counted` is false."""
     return torch.where(counted, tokens, -1 - tokens)
 
 
@@ -21,14 +23,15 @@ def unmarked(tokens: Tensor) -> Tensor:
 
 
 def counted_positions(tokens_NT: Tensor) -> Tensor | None:
-    """Return which positions have a token that counts, counted_P; None: all."""
+    """Return a mask of the tokens without a mark, counted_P. Return None if no token is marked."""
     return None if (tokens_NT >= 0).all() else (tokens_NT >= 0).flatten()
 
 
 def counted_predictions(tokens_NT: Tensor) -> Tensor | None:
-    """Return at which positions a token that counts is predicted, the next one, counted_P; None: everywhere.
+    """Return a mask of the positions that predict a token without a mark, counted_P.
 
-    What follows the last token of a window is not known: it counts if that token does.
+    The token after the last one of a window is not known. Its position counts if the last token has
+    no mark. Return None if no token is marked.
     """
     if (tokens_NT >= 0).all():
         return None
@@ -36,10 +39,16 @@ def counted_predictions(tokens_NT: Tensor) -> Tensor | None:
 
 
 def judged(tokens_NT: Tensor, text_N: Tensor) -> Tensor:
-    """Return windows to judge by, tokens_NT: a text with fewer than FEW tokens of answers, by all its tokens."""
+    """Return the windows to judge a model by, tokens_NT.
+
+    If a text has fewer than FEW tokens of answers, its marks are removed, so that it is judged by
+    all its tokens.
+
+    text_N: the number of the text of each window.
+    """
     tokens_NT = tokens_NT.clone()
-    for x in text_N.unique():
-        counted_P = counted_predictions(tokens_NT[text_N == x])
+    for text in text_N.unique():
+        counted_P = counted_predictions(tokens_NT[text_N == text])
         if counted_P is not None and counted_P.sum() < FEW:
-            tokens_NT[text_N == x] = unmarked(tokens_NT[text_N == x])
+            tokens_NT[text_N == text] = unmarked(tokens_NT[text_N == text])
     return tokens_NT

@@ -1,4 +1,4 @@
-"""Prompts with their answers as a text: through the tokenizer's chat template where there is one."""
+"""Prompts and their answers as a text, with or without the tokenizer's chat template."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Who answers prompts, how, and which tokens count of a text that has answers; the search judges by answers."""
+    """Where the answers to prompts come from, and which tokens enter the statistics."""
 
-    writer: str = "given"  # given: by the file; self: by the model
-    counted: str = "all"  # tokens: all, or those of the answers
-    max_new_tokens: int = 64  # of an answer that the model writes
-    temperature: float = 0.0  # at which it samples; 0: always the likeliest token
+    writer: str = "given"  # "given": the answers are in the file; "self": the model writes them
+    counted: str = "all"  # "all": all tokens enter the statistics; "answers": those of answers only
+    max_new_tokens: int = 64  # longest answer that the model writes
+    temperature: float = 0.0  # sampling temperature of the model; 0 is greedy decoding
 
 
 GIVEN = Answers()
@@ -24,15 +24,23 @@ PLACEHOLDERS = ("x", "y")  # two answers that have no character in common
 
 
 def plain_text(turns: Sequence[dict[str, Any]]) -> str:
-    """Return turns one after another, each as it is: spaces and line ends are part of code."""
-    gaps = ["", *("\n\n" if turn["role"] == "user" else " " for turn in turns[1:])]
-    return "".join(
-        gap + str(turn.get("content", "")) for gap, turn in zip(gaps, turns, strict=True)
-    )
+    """Return a conversation as plain text, without a template.
+
+    The turns of the user begin after an empty line, other turns after a space. The contents stay as
+    they are, because spaces and line ends are part of code.
+    """
+    text = ""
+    for position, turn in enumerate(turns):
+        if position > 0:
+            text += "\n\n" if turn["role"] == "user" else " "
+        text += str(turn.get("content", ""))
+    return text
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
-    """Return what the model reads before it answers. chat: through the template; else turn after turn.
+    """Return the text that the model reads before it answers.
+
+    chat: render the conversation with the tokenizer's chat template, else as plain text.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -121,18 +129,16 @@ def _common_start(first: str, second: str) -> str:
 def _templated(
     messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> str:
-    try:  # without thoughts, as in evaluation
-        return str(
-            tokenizer.apply_chat_template(
-                [*messages], tokenize=False, enable_thinking=False, **options
-            )
+    """Render a conversation with the chat template, without thoughts, as in evaluation."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [*messages], tokenize=False, enable_thinking=False, **options
         )
-    except (
-        Exception
-    ) as error:  # templates are programs of the tokenizer and raise errors of any type
+    except Exception as error:  # templates are programs, which raise errors of any type
         raise ValueError(
             f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})"
         ) from error
+    return str(text)
 
 
 class Asked(NamedTuple):
@@ -141,21 +147,20 @@ class Asked(NamedTuple):
     prompts: tuple[Prompt, ...]
     name: str
     origin: str
-    chat: bool  # they go through the chat template
+    chat: bool  # whether they are rendered with the chat template
     answers: Answers
 
     @property
     def key(self) -> list[object]:
-        """All that the prompts and the manner of answering them depend on."""
-        prompts = [[list(one.messages), one.answer] for one in self.prompts]
-        own = self.answers
+        """Everything that the rendered prompts and their answers depend on besides the model."""
+        prompts = [[list(prompt.messages), prompt.answer] for prompt in self.prompts]
         return [
             self.name,
             digest(prompts),
             self.chat,
-            own.writer,
-            own.max_new_tokens,
-            own.temperature,
+            self.answers.writer,
+            self.answers.max_new_tokens,
+            self.answers.temperature,
         ]
 
 
@@ -165,19 +170,18 @@ def dialogues(
     tokenizer: PreTrainedTokenizerBase,
     bos: bool,
 ) -> Text:
-    """Return prompts with their answers as a text, one document each.
+    """Return prompts with their answers as a text in which each conversation is a document.
 
-    bos: windows begin with BOS, so none that a template prints is in front of a document.
+    bos: the windows begin with BOS, so a BOS that the template prints is removed from the front of
+        each document.
     """
     documents = list[str]()
     spans = list[Span]()
     for prompt, answer in answers:
-        document, (first, end) = answered(prompt, answer, tokenizer, asked.chat)
-        own = (
-            len(str(tokenizer.bos_token))
-            if bos and document.startswith(str(tokenizer.bos_token))
-            else 0
-        )
-        documents.append(document[own:])
-        spans.append((first - own, end - own))
+        document, (start, end) = answered(prompt, answer, tokenizer, asked.chat)
+        removed = 0
+        if bos and document.startswith(str(tokenizer.bos_token)):
+            removed = len(str(tokenizer.bos_token))
+        documents.append(document[removed:])
+        spans.append((start - removed, end - removed))
     return Text.joined(asked.name, documents, asked.origin, counted=spans)

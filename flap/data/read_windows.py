@@ -1,4 +1,7 @@
-"""Reading the texts of a mixture as windows: by name, from files, or as yet to be written by the model."""
+"""Read the texts of a mixture, by name or from files, and draw windows from them.
+
+Texts that the model has still to write are left open.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -31,13 +34,13 @@ log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """The windows to draw."""
+    """How many windows to draw, and how."""
 
     num_samples: int  # windows
-    seq_len: int  # tokens in one
+    seq_len: int  # tokens per window
     seed: int
     bos: str  # true, false or auto, as in the config
-    answers: Answers = GIVEN  # to prompts
+    answers: Answers = GIVEN
 
 
 def read_windows(
@@ -47,13 +50,17 @@ def read_windows(
     wanted: Wanted,
     max_length: int | None,
 ) -> Windows:
-    """Return the windows of a mixture; a text whose weight is too small for one is left out, with a warning.
+    """Return the windows of a mixture.
 
-    section: of the config, as "calibration", for messages. dataset: as in the config. max_length: the model's context
-    in tokens; None: unlimited.
+    A text whose weight is too small for one window is left out, with a warning.
+
+    section: the section of the config, such as "calibration", for messages.
+    dataset: the mixture, as in the config.
+    max_length: the context of the model in tokens; None if it is unlimited.
 
     Raises:
-        ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
+        ValueError: there is no such text, it has too few tokens, or windows or prompts do not fit
+            into the context.
     """
     if max_length is not None and wanted.seq_len > max_length:
         raise ValueError(
@@ -61,11 +68,13 @@ def read_windows(
         )
     used = _used_parts(section, dataset, wanted)
     windows = read_parts(section, used, tokenizer, wanted)
-    _ = _with_longest_answers(windows, max_length).drawn  # fails if a text is too short, or will be
-    # the same documents count as read, however many windows there are
+    # This fails if a text is too short, or will be too short after the model has written it.
+    _ = _with_longest_answers(windows, max_length).drawn
+
+    # The documents of all parts count as read, however many windows there are.
     others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
-    read = {**windows.read, **read_parts(section, others, tokenizer, wanted).read}
-    return replace(windows, read=read)
+    read_of_others = read_parts(section, others, tokenizer, wanted).read
+    return replace(windows, read={**windows.read, **read_of_others})
 
 
 def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
@@ -172,45 +181,62 @@ def check_prompts(
 def read_parts(
     section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
 ) -> Windows:
-    """Return the texts of a mixture, whether or not windows can be drawn of them; else as `read_windows`.
+    """Read the texts of a mixture. Windows are drawn later, when they are asked for.
 
     Raises:
-        ValueError: there is no such text.
+        ValueError: there is no such text, or a text cannot be read.
     """
-    begins = uses_bos(tokenizer, wanted.bos, "calibration.bos")
-    reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
-    contents = [reading.part(part) for part in parts]
-    texts = tuple(one.text for one in contents)
-    asked = {p: one.asked for p, one in enumerate(contents) if one.asked is not None}
-    read = {part.dataset: content.read for part, content in zip(parts, contents, strict=True)}
-    draw = (wanted.num_samples, wanted.seq_len, wanted.seed, begins, section)
+    bos = uses_bos(tokenizer, wanted.bos, "calibration.bos")
+    reading = Reading(tokenizer, f"{section}.dataset", bos, wanted.answers)
+    texts = list[Text | None]()
+    asked = dict[int, Asked]()
+    read = dict[str, tuple[str, ...]]()
+    for p, part in enumerate(parts):
+        content = reading.part(part)
+        texts.append(content.text)
+        if content.asked is not None:
+            asked[p] = content.asked
+        read[part.dataset] = content.read
+
     counted = wanted.answers.counted
     allowed = "all: this tokenizer does not tell where in the text a token is"
     require(counted == "all" or tokenizer.is_fast, "calibration.count", counted, allowed)
-    return Windows(tuple(parts), texts, tokenizer, *draw, asked, counted, read)
+    return Windows(
+        parts=tuple(parts),
+        texts=tuple(texts),
+        tokenizer=tokenizer,
+        num_samples=wanted.num_samples,
+        seq_len=wanted.seq_len,
+        seed=wanted.seed,
+        bos=bos,
+        field=section,
+        asked=asked,
+        counted=counted,
+        read=read,
+    )
 
 
 class Content(NamedTuple):
-    """What a part of a mixture holds. Of a text that the model writes all of, there is nothing yet."""
+    """The content of one part of a mixture. It is empty if the model writes the whole text."""
 
     text: Text | None = None
-    asked: Asked | None = None  # prompts that the model answers
+    asked: Asked | None = None  # prompts that the model is to answer
     read: tuple[str, ...] = ()  # the documents, or the turns of prompts
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the parts of a mixture become texts."""
+    """Reads the parts of a mixture."""
 
     tokenizer: PreTrainedTokenizerBase
-    field: str  # of the config, for error messages
-    bos: bool  # windows begin with BOS
+    field: str  # the config key that error messages name
+    bos: bool  # whether windows begin with BOS
     answers: Answers
 
     def part(self, part: Part) -> Content:
-        """Return the content of a part: a text, or the prompts that the model answers."""
+        """Read a part: a text, or prompts that the model is to answer."""
         if part.dataset == SELF:
-            _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if it cannot begin a text
+            _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if no text can begin
             return Content()
         if part.documents:
             text = Text.joined(part.dataset, part.documents, origin=part.dataset)
@@ -226,7 +252,7 @@ class Reading:
         return Content(text, read=read)
 
     def asked(self, part: Part) -> Asked | None:
-        """Return the prompts of a part. Return None if the part is a text without prompts.
+        """Read the prompts of a part. Returns None if the part is a text without prompts.
 
         Raises:
             ValueError: the prompts cannot be read, or the chat template refuses one of them.
@@ -238,9 +264,9 @@ class Reading:
         where = f"{self.field}={shown(part.dataset)}"
         has_template = self.tokenizer.chat_template is not None
         if part.chat_template and not has_template:
-            without = "leave it out: turns are then put one after another"
             raise ValueError(
-                f"{where}, chat_template=true: the tokenizer has no chat template; {without}"
+                f"{where}, chat_template=true: the tokenizer has no chat template; leave it out: "
+                "turns are then put one after another"
             )
         chat = has_template if part.chat_template is None else part.chat_template
         if chat:
@@ -258,9 +284,12 @@ class Reading:
 
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
         """Return prompts with the answers that their file has as a text."""
-        if missing := sum(prompt.answer is None for prompt in asked.prompts):
-            helps = "calibration.answers=self writes those of calibration and recovery"
-            raise ValueError(f"{where}: {missing} prompts have no answer; {helps}")
+        missing = sum(prompt.answer is None for prompt in asked.prompts)
+        if missing:
+            raise ValueError(
+                f"{where}: {missing} prompts have no answer; calibration.answers=self writes those "
+                "of calibration and recovery"
+            )
         answers = list[tuple[Prompt, str]]()
         for prompt in asked.prompts:
             answer = str(prompt.answer)
@@ -268,7 +297,7 @@ class Reading:
         return dialogues(asked, answers, self.tokenizer, self.bos)
 
     def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
-        """Return the prompts of a part and their origin; None if it is a text, or is read as one."""
+        """Read the prompts of a part and their origin. Returns None if it is read as a text."""
         if part.dataset in PROMPTS:
             return named_prompts(part.dataset, self.field)
         if not (part.chat_template or holds_prompts(part.dataset)):
@@ -277,7 +306,9 @@ class Reading:
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
-    """Return what the model begins each text of its own with, its name and token: BOS, or EOS between documents.
+    """Return the name and the token with which each text begins that the model writes.
+
+    It is BOS, or EOS, which stands between documents, if there is no BOS.
 
     Raises:
         ValueError: the tokenizer has neither.

@@ -1,4 +1,4 @@
-"""Changes of what others hold that last as long as a block: random states, attributes and forward passes."""
+"""Temporary changes inside a `with` block: of random states, attributes and forward passes."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from torch import nn
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed python, numpy and torch for as long as the block lasts, and restore their states afterwards."""
+    """Seed Python, NumPy and torch inside the block, and restore their states afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(numpy.random.set_state, numpy.random.get_state())
@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
-    """Give the attribute of this name another value in each of these objects for as long as the block lasts."""
+    """Set the attribute `name` of each holder to another value inside the block."""
     with ExitStack() as stack:
         for holder in holders:
             stack.callback(setattr, holder, name, getattr(holder, name))
@@ -45,5 +45,5 @@ def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any])
     finally:
         for module, before in zip(modules, forwards, strict=True):
             del module.forward
-            if before is not None:  # set by accelerate's hooks
+            if before is not None:  # a hook of accelerate has set it
                 module.forward = before

@@ -1,4 +1,4 @@
-"""A text: documents one after another; and how much tokens repeat."""
+"""Texts, which consist of documents, prompts, and a measure of how much tokens repeat."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Span = tuple[int, int]  # where some characters begin, and where they end
+Span = tuple[int, int]  # the first character of a passage, and the first one after it
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Text:
     name: str
     text: str
     origin: str
-    documents: tuple[str, ...] = ()  # its parts in order; empty if it is a single one
-    counted: tuple[Span, ...] = ()  # the characters of each document's answer; empty: it has none
+    documents: tuple[str, ...] = ()  # the documents in order; empty if the text is a single one
+    counted: tuple[Span, ...] = ()  # the answer in each document; empty if there are no answers
 
     @classmethod
     def joined(
@@ -30,47 +30,51 @@ class Text:
         separator: str = "\n\n",
         counted: Sequence[Span] = (),
     ) -> "Text":
+        """Join documents to a text. counted: the span of the answer in each document."""
         return cls(name, separator.join(documents), origin, tuple(documents), tuple(counted))
 
     @property
     def counted_in_text(self) -> list[Span]:
-        """The characters of the whole text whose tokens count; empty: all."""
-        gap = (len(self.text) - sum(map(len, self.documents))) // max(1, len(self.documents) - 1)
-        starts = accumulate((len(document) + gap for document in self.documents), initial=0)
-        return [
-            (at + first, at + end) for at, (first, end) in zip(starts, self.counted, strict=False)
-        ]
+        """The spans of the answers in the whole text. Empty if there are no answers."""
+        separators = len(self.text) - sum(map(len, self.documents))  # characters
+        separator = separators // max(1, len(self.documents) - 1)
+        offsets = accumulate((len(document) + separator for document in self.documents), initial=0)
+        spans = list[Span]()
+        for offset, (start, end) in zip(offsets, self.counted, strict=False):
+            spans.append((offset + start, offset + end))
+        return spans
 
     @property
     def sha256(self) -> str:
-        """Return the SHA-256 of the text in hex digits; it detects that two uses have the same text."""
+        """The SHA-256 of the text in hex digits, which tells whether two texts are the same."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def jsonl(self) -> str:
-        """The documents as the content of a .jsonl file, which `read_text` and other tools read."""
-        return "".join(
-            json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in self.documents
-        )
+        """The documents as the content of a .jsonl file, which `read_text` can read."""
+        lines = [json.dumps({"text": one}, ensure_ascii=False) + "\n" for one in self.documents]
+        return "".join(lines)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked."""
+    """A question to a model, and the right answer if there is one."""
 
-    messages: tuple[
-        dict[str, Any], ...
-    ]  # the turns before the answer, each with a role and its content
-    answer: str | None  # the right one, None where there is none
-    conversation: bool = False  # of a row with `messages`
+    # the turns before the answer, each with its role and content
+    messages: tuple[dict[str, Any], ...]
+    answer: str | None  # the right answer
+    conversation: bool = False  # whether the row of the file has `messages`
 
 
 def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
+    """Yield all runs of this length of neighbouring items."""
     return zip(*(items[i:] for i in range(length)), strict=False)
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """Return the share of 4-grams that came before, 1 - distinct / all; 0 for less than four tokens. Lower is better.
+    """Return the share of 4-grams that repeat an earlier one: 1 - distinct / all. Lower is better.
+
+    Sequences of less than four tokens have the value 0.
 
     Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
     """

@@ -1,6 +1,6 @@
-"""The text that tokens stand for: its UTF-8 bytes, and the same text in tokens of another tokenizer.
+"""From tokens back to text: its UTF-8 bytes, and the same text in tokens of another tokenizer.
 
-Legend: N windows · T tokens in each window · V vocabulary.
+Legend: N windows · T tokens per window · V vocabulary.
 """
 
 import re
@@ -11,57 +11,66 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-NO_TOKEN = -1  # fills windows that are shorter than others
+NO_TOKEN = -1  # pads windows that are shorter than others
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# The bytes of a character that are left of it where a window begins behind its first byte, or ends before its last.
+# The bytes that are left of a character which the beginning or the end of a window cuts.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
 
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the UTF-8 bytes that each token of windows stands for, bytes_NT (int64); NO_TOKEN stands for none.
+    """Return the number of UTF-8 bytes of each token of windows, bytes_NT (int64).
 
-    A byte-level token has a character for each byte: a part of a character counts what it has of it. In other
-    tokens "▁" is a space, and one such as <0x0A> is a byte. An added token stands for its own text.
+    A byte-level token has one character for each byte, so a part of a character has a part of its
+    bytes. In other tokens, "▁" stands for a space, and a name such as <0x0A> for a byte. An added
+    token stands for its own text, and NO_TOKEN for nothing.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
-    else:  # the steps of such a one are in its code; its vocabulary has the characters that GPT-2 has for bytes
+    else:
+        # The steps of this tokenizer are in its code. But the vocabulary of a byte-level tokenizer
+        # has all the characters that GPT-2 has for bytes.
         byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
-    def size(i: int, token: str) -> int:
+    bytes_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
+    for token, i in vocabulary.items():
         if byte_level and i not in added:
-            return len(token)
-        return 1 if BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
-
-    tokens = {i: token for token, i in vocabulary.items()}
-    bytes_V = torch.tensor(
-        [size(i, tokens.get(i, "")) for i in range(max(tokens) + 1)]
-    )  # some leave ids out
+            bytes_V[i] = len(token)
+        elif BYTE.fullmatch(token):
+            bytes_V[i] = 1
+        else:
+            bytes_V[i] = len(token.replace("▁", " ").encode())
     return torch.where(tokens_NT == NO_TOKEN, 0, bytes_V[tokens_NT])
 
 
 def retokenised(
     tokens_NT: Tensor, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, bos: bool
 ) -> Tensor:
-    """Return windows of one tokenizer with the same text in tokens of another; shorter ones end with NO_TOKEN.
+    """Return windows of one tokenizer with the same text in tokens of another tokenizer.
 
-    A character that a window's edge cuts is left out. bos: each window begins with that token.
+    A character that the edge of a window cuts is left out. Shorter windows end with NO_TOKEN.
+
+    bos: each window begins with the beginning-of-sequence token.
     """
-    first = [after.bos_token_id] * bos
     mark = _mark(before)
-    space = before.convert_tokens_to_ids(["▁"] * bool(mark))  # which decoding takes off
-    behind = len(after(mark, add_special_tokens=False).input_ids) if mark else 0
-    ids = (space + _whole(window, before) for window in tokens_NT[:, bos:].tolist())
-    texts = [
-        (mark + before.decode(one, clean_up_tokenization_spaces=False)).strip("\ufffd")
-        for one in ids
-    ]
-    windows = [one[behind:] for one in after(texts, add_special_tokens=False).input_ids]
+    mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
+    # Decoding removes the first space of a text, so there is one more in front of each window.
+    space = before.convert_tokens_to_ids(["▁"]) if mark else []
+    texts = list[str]()
+    for window in tokens_NT[:, int(bos) :].tolist():
+        ids = [*space, *_whole(window, before)]
+        text = mark + before.decode(ids, clean_up_tokenization_spaces=False)
+        texts.append(text.strip("\ufffd"))
+
+    beginning = [after.bos_token_id] if bos else []
+    windows = list[list[int]]()
+    for ids in after(texts, add_special_tokens=False).input_ids:
+        windows.append([*beginning, *ids[len(mark_ids) :]])
     longest = max(map(len, windows))
-    return torch.tensor([[*first, *one, *[NO_TOKEN] * (longest - len(one))] for one in windows])
+    padded = [window + [NO_TOKEN] * (longest - len(window)) for window in windows]
+    return torch.tensor(padded)
 
 
 def continuation(
@@ -98,23 +107,32 @@ def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerB
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what windows stand behind while a tokenizer reads them that puts a space before a text: a character.
+    """Return a character that windows are put behind, while a tokenizer reads them.
 
-    So a window that begins inside a word is not given a space, nor one with a space a second. Nothing for others.
+    Some tokenizers put a space in front of a text. Behind this character, a window that begins
+    inside a word gets no space, and a window that begins with a space gets no second one. Returns
+    an empty string for other tokenizers.
     """
-    mark = (
-        "\ue000"  # of no text, so never a piece with others, as a line feed is in some tokenizers
-    )
-    names = tokenizer.convert_ids_to_tokens(tokenizer(mark, add_special_tokens=False).input_ids)
-    separate = all(
-        name in (mark, tokenizer.unk_token) or BYTE.fullmatch(name) for name in names[1:]
-    )
-    return mark if names[:1] == ["▁"] != names and separate else ""
+    # No text has this character, so it is never in one token with others. A line feed would be.
+    mark = "\ue000"
+    ids = tokenizer(mark, add_special_tokens=False).input_ids
+    names = tokenizer.convert_ids_to_tokens(ids)
+    if names[:1] != ["▁"] or len(names) == 1:
+        return ""
+    for name in names[1:]:
+        if name not in (mark, tokenizer.unk_token) and not BYTE.fullmatch(name):
+            return ""
+    return mark
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return a window without the bytes of characters that it cuts, with which whole ones beside them are no text."""
+    """Return a window without the bytes of characters that its edges cut.
+
+    With these bytes, the whole characters beside them could not be decoded.
+    """
     names = tokenizer.convert_ids_to_tokens(ids)
-    cuts = CUT_AT_START.search("".join(names[:3])), CUT_AT_END.search("".join(names[-3:]))
-    start, end = (len(cut[0]) // len("<0x00>") if cut else 0 for cut in cuts)
-    return ids[start : len(ids) - end]
+    cut_at_start = CUT_AT_START.search("".join(names[:3]))
+    cut_at_end = CUT_AT_END.search("".join(names[-3:]))
+    first = len(cut_at_start[0]) // len("<0x00>") if cut_at_start else 0
+    last = len(cut_at_end[0]) // len("<0x00>") if cut_at_end else 0
+    return ids[first : len(ids) - last]

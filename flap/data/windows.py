@@ -1,6 +1,6 @@
-"""Token windows for calibration and evaluation: texts by weight, cut into windows.
+"""Token windows for calibration and evaluation, drawn from texts in proportion to their weights.
 
-Legend: N windows · T tokens in each window.
+Legend: N windows · T tokens per window.
 """
 
 import hashlib
@@ -31,30 +31,39 @@ class Windows:
     """The calibration windows of a mixture of texts. No two of them overlap."""
 
     parts: tuple[Part, ...]
-    texts: tuple[Text | None, ...]  # of each part; None: the model has still to write it
+    texts: tuple[Text | None, ...]  # one for each part; None if the model has still to write it
     tokenizer: PreTrainedTokenizerBase
     num_samples: int  # windows
-    seq_len: int  # tokens in a window
-    seed: int  # of the draw
-    bos: bool = False  # each window begins with the beginning-of-sequence token
-    field: str = "calibration"  # the config's section, for error messages
-    asked: Mapping[int, Asked] = field_of(
-        default_factory=dict
-    )  # by the number of the part, where prompts are answered
-    counted: str = "all"  # tokens: all, or those of the answers
-    # by name, all that the texts of the mixture supply, whatever is drawn from it: documents, or turns of prompts
+    seq_len: int  # tokens per window
+    seed: int  # of the random draw
+    bos: bool = False  # whether each window begins with the beginning-of-sequence token
+    field: str = "calibration"  # the section of the config, for error messages
+    # for each part that the model answers, by the number of the part: its prompts
+    asked: Mapping[int, Asked] = field_of(default_factory=dict)
+    counted: str = "all"  # which tokens enter the statistics: "all", or those of "answers"
+    # by the name of each text, everything that it contains, whether or not it is drawn: documents,
+    # or the turns of prompts
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts that are not still to write."""
+        """The texts that are known, without those that the model has still to write."""
         return [text for text in self.texts if text is not None]
 
     @property
     def named(self) -> list[Text]:
-        """The texts; of prompts that the model has still to answer only name and origin."""
-        asked = {p: Text(one.name, "", one.origin) for p, one in self.asked.items()}
-        return [text or asked[p] for p, text in enumerate(self.texts) if text or p in asked]
+        """The texts with their names and origins.
+
+        Prompts that the model has still to answer are empty texts here. The text `self` is left out
+        as long as it is not written.
+        """
+        named = list[Text]()
+        for p, text in enumerate(self.texts):
+            if text is not None:
+                named.append(text)
+            elif p in self.asked:
+                named.append(Text(self.asked[p].name, "", self.asked[p].origin))
+        return named
 
     @property
     def to_write(self) -> list[int]:
@@ -62,110 +71,127 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return the name of a part, with its number where another file has the same name."""
+        """Return the name of a part, with its number if another part has the same file name."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
-        """Return the tokens that the model's own text must have.
+        """Return how many tokens the text that the model writes must have.
 
-        One more window is for tokens that are lost when the text is tokenized again.
+        These are the tokens of one more window than needed, because some tokens are lost when the
+        text is tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
     def written(self, part: int, text: Text) -> "Windows":
+        """Return the windows with the text that the model has written for this part."""
         return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
     @property
     def counts(self) -> list[int]:
-        """The number of windows that are from each part, in proportion to the weights."""
+        """The number of windows of each part, in proportion to the weights."""
         return apportioned(self.num_samples, [part.weight for part in self.parts])
 
     @cached_property
     def drawn(self) -> list[Tensor | None]:
-        """The windows of each part, tokens_NT, with marks; None: the model has still to write them.
+        """The windows of each part with marks, tokens_NT; None if the text is not written yet.
 
         Raises:
-            ValueError: a text has too few windows.
+            ValueError: a text is too short for its windows, or no window has a token of an answer.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
     @property
     def marked_NT(self) -> Tensor:
-        """The windows of all parts that are there; in texts that have answers, all other tokens are marked."""
+        """The windows of all known parts. In texts with answers, all other tokens are marked."""
         return mixed([windows_NT for windows_NT in self.drawn if windows_NT is not None])
 
     @property
     def tokens_NT(self) -> Tensor:
-        """The same windows; only tokens that do not count are marked."""
+        """The windows of all known parts. Only tokens that do not enter the statistics are marked."""
         return self.marked_NT if self.counted == "answers" else unmarked(self.marked_NT)
 
     @property
     def text_N(self) -> Tensor:
-        """The number of the text that each of these windows is from."""
+        """The number of the part that each window is from."""
         return mixed([torch.full((count,), p) for p, count in enumerate(self.counts)])
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """All that the windows depend on, as part of cache keys. It is the same before and after the model has written.
+        """Everything that the windows depend on, as part of cache keys.
 
-        What the model writes depends on the model, its tokenizer and the part's options.
+        It is the same before and after the model has written a text. What the model writes depends
+        on the model, its tokenizer and the options of the part.
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
-        tokens = [
-            tokens_sha256(windows_NT)
-            for p, windows_NT in enumerate(self.drawn)
-            if windows_NT is not None and p not in self.asked and self.parts[p].dataset != SELF
-        ]
-        answered = [asked.key for asked in self.asked.values()]
-        has_answers = bool(answered) or any(text.counted for text in self.existing)
+        tokens = list[str]()
+        for p, windows_NT in enumerate(self.drawn):
+            from_model = p in self.asked or self.parts[p].dataset == SELF
+            if windows_NT is not None and not from_model:
+                tokens.append(tokens_sha256(windows_NT))
         vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
-        return {
-            "parts": parts, "num_samples": self.num_samples, "seq_len": self.seq_len, "seed": self.seed,
-            "bos": self.bos, "tokens": tokens, "vocabulary": digest(vocabulary),
-            **({"answered": answered} if answered else {}),
-            **({"counted": self.counted} if self.counted == "answers" and has_answers else {}),
-        }  # fmt: skip
+        key = {
+            "parts": parts,
+            "num_samples": self.num_samples,
+            "seq_len": self.seq_len,
+            "seed": self.seed,
+            "bos": self.bos,
+            "tokens": tokens,
+            "vocabulary": digest(vocabulary),
+        }
+        if self.asked:
+            key["answered"] = [asked.key for asked in self.asked.values()]
+        has_answers = bool(self.asked) or any(text.counted for text in self.existing)
+        if self.counted == "answers" and has_answers:
+            key["counted"] = self.counted
+        return key
 
     def _draw(self, p: int, text: Text) -> Tensor:
-        """Return the windows of a part."""
+        """Draw the windows of a part."""
         pool = Pool(text, self.tokenizer, self.bos)
         wanted = self.counts[p]
         tokens_NT = pool.draw(wanted, self.seq_len, self.seed)
         if len(tokens_NT) < wanted:
             amount = "tokens" if self.field == "recover" else "num_samples"
             raise ValueError(
-                f"{self.field}.dataset={text.name}: {len(tokens_NT)} windows of {self.seq_len} tokens are too few for "
-                f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
-                f"{self.field}.seq_len, or its weight, or take a longer text or more prompts"
+                f"{self.field}.dataset={text.name}: {len(tokens_NT)} windows of {self.seq_len} "
+                f"tokens are too few for the {wanted} that are its share of {self.num_samples}; "
+                f"lower {self.field}.{amount} or {self.field}.seq_len, or its weight, or take a "
+                "longer text or more prompts"
             )
-        answers = int((tokens_NT >= 0).sum())
-        alone = self.counted == "answers" and text.counted
-        allowed = f"all, or longer windows: of {tokens_NT.numel():,} tokens of {text.name} {answers} are in answers"
-        require(answers >= wanted or not alone, "calibration.count", self.counted, allowed)
+        if self.counted == "answers" and text.counted:
+            answers = int((tokens_NT >= 0).sum())  # tokens
+            allowed = (
+                f"all, or longer windows: of {tokens_NT.numel():,} tokens of {text.name} {answers} "
+                "are in answers"
+            )
+            require(answers >= wanted, "calibration.count", self.counted, allowed)
         return tokens_NT
 
 
 def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
     """Return whether every window begins with the beginning-of-sequence token.
 
-    bos: true, false, or auto: true where the tokenizer by itself puts the token in front of a text. A model that was
-    trained so does not work without it: Gemma 3 270M has perplexity 307 instead of 34 in windows of 128.
+    bos: true, false or auto. With auto, the token is there if the tokenizer puts it in front of a
+        text by itself. A model that was trained so does not work without the token: the perplexity
+        of Gemma 3 270M is 307 instead of 34 in windows of 128.
 
     Raises:
-        ValueError: `bos` is none of these, or the tokenizer has no such token.
+        ValueError: `bos` has another value, or the tokenizer has no such token.
     """
     choice = bos.lower()
     require(choice in BOS, field, bos, f"one of {', '.join(BOS)}")
     if choice == "true" and tokenizer.bos_token_id is None:
         raise ValueError(
-            f"{field}={bos}: the tokenizer has no beginning-of-sequence token; expected auto or false"
+            f"{field}={bos}: the tokenizer has no beginning-of-sequence token; expected auto or "
+            "false"
         )
     if choice != "auto":
         return choice == "true"
-    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [
-        tokenizer.bos_token_id
-    ]
+    if tokenizer.bos_token_id is None:
+        return False
+    first_ids: list[int] = tokenizer("a").input_ids[:1]
+    return first_ids == [tokenizer.bos_token_id]
 
 
 def evaluation_windows(
@@ -176,8 +202,10 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Return the first windows of the text, in order, as tokens_NT (int64). max_tokens: at most this many; None: all.
+    """Return the first windows of a text in order, tokens_NT (int64).
 
+    max_tokens: the windows have at most this many tokens, but there is at least one window; None
+        returns all windows.
     field: the config key that error messages name.
 
     Raises:
@@ -190,11 +218,12 @@ def evaluation_windows(
         raise ValueError(
             f"{field}={text.name}: its {tokens} tokens do not fill one window of {seq_len}"
         )
-    return tokens_NT if max_tokens is None else tokens_NT[: max(1, max_tokens // seq_len)]
+    if max_tokens is None:
+        return tokens_NT
+    return tokens_NT[: max(1, max_tokens // seq_len)]
 
 
 def tokens_sha256(tokens_NT: Tensor) -> str:
-    """Return the SHA-256 of token windows, in hex digits: it depends on text, tokenizer, number, length and order."""
-    return hashlib.sha256(
-        tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode()
-    ).hexdigest()
+    """Return the SHA-256 of token windows and their shape, in hex digits."""
+    shape = str(tuple(tokens_NT.shape))
+    return hashlib.sha256(tokens_NT.numpy().tobytes() + shape.encode()).hexdigest()

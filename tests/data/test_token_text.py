@@ -1,4 +1,6 @@
-"""The bytes that tokens stand for add up to those of the text, also where a window cuts a character."""
+"""From tokens back to text: the bytes of tokens add up to those of the text, and windows of one
+tokenizer keep their text in another, except for characters that an edge cuts.
+"""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,23 +23,23 @@ from tests.method.vocabulary.kinds import unigram
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_add_up_to_the_text(kind: str) -> None:
+def test_the_bytes_of_tokens_add_up_to_those_of_the_text(kind: str) -> None:
     tokenizer = KINDS[kind]()
-    in_front = kind.startswith("llama-spm")  # which puts a space there
+    in_front = kind.startswith("llama-spm")  # these put a space in front of the text
     for text in TRICKY:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert text_bytes(torch.tensor(ids), tokenizer).sum() == len(text.encode()) + in_front
 
 
 @pytest.mark.parametrize("kind", ["smollm", "gemma"])
-def test_a_part_of_a_character_counts_what_it_has_of_it(kind: str) -> None:
+def test_a_part_of_a_character_has_a_part_of_its_bytes(kind: str) -> None:
     tokenizer = KINDS[kind]()
     ids = tokenizer("\N{GRINNING FACE}", add_special_tokens=False).input_ids
     assert text_bytes(torch.tensor([*ids, NO_TOKEN]), tokenizer).tolist() == [1, 1, 1, 1, 0]
 
 
 class InPython(PreTrainedTokenizer):
-    """A tokenizer in Python, as that of Kimi K2, with the tokens of a fast one."""
+    """A tokenizer in Python, as Kimi K2 has, with the tokens of a fast one."""
 
     def __init__(self, fast: PreTrainedTokenizerBase) -> None:
         self.fast = fast
@@ -61,7 +63,7 @@ class InPython(PreTrainedTokenizer):
 
 
 @pytest.mark.parametrize("kind", ["smollm", "gemma"])
-def test_one_that_is_written_in_python_has_the_bytes_of_a_fast_one(kind: str) -> None:
+def test_a_tokenizer_in_python_has_the_bytes_of_a_fast_one(kind: str) -> None:
     fast = KINDS[kind]()
     text = "The old tree, 漢字 50 € 😀"
     ids = fast(text, add_special_tokens=False).input_ids
@@ -69,15 +71,14 @@ def test_one_that_is_written_in_python_has_the_bytes_of_a_fast_one(kind: str) ->
     assert text_bytes(torch.tensor(ids), InPython(fast)).sum() == len(text.encode())
 
 
-def test_one_whose_ids_have_a_gap() -> None:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({"old": 0, "tree": 7}, unk_token="old"))
-    )
+def test_the_ids_of_a_tokenizer_may_have_a_gap() -> None:
+    backend = Tokenizer(models.WordLevel({"old": 0, "tree": 7}, unk_token="old"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     assert text_bytes(torch.tensor([0, 7, NO_TOKEN]), tokenizer).tolist() == [3, 4, 0]
 
 
 def mistral() -> LlamaTokenizer:
-    """A tokenizer that puts a space before a text, and has bytes for line feeds and for what is no letter."""
+    """A tokenizer that puts a space in front of a text, and has bytes for most characters."""
     pieces = ["▁", *"slowycat,", "ow", "ly", "▁c", "at", "▁cat"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
     merges = [("o", "w"), ("l", "y"), ("▁", "c"), ("a", "t"), ("▁c", "at")]
@@ -86,35 +87,34 @@ def mistral() -> LlamaTokenizer:
 
 ASCII = " ".join(text for text in TRICKY if text.isascii())
 SAME = [
-    (mistral, "slowly, cat\n cat\n\nslow  cat, slowly cats"), (partial(unigram, byte_fallback=False), " ".join(TEXT)),
-    *((KINDS[kind], ASCII) for kind in KINDS if kind.startswith("llama-spm")),
-]  # fmt: skip
+    (mistral, "slowly, cat\n cat\n\nslow  cat, slowly cats"),
+    (partial(unigram, byte_fallback=False), " ".join(TEXT)),
+    (KINDS["llama-spm"], ASCII),
+    (KINDS["llama-spm-legacy"], ASCII),
+    (KINDS["llama-spm-file"], ASCII),
+]
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 5, 7, 16])
 @pytest.mark.parametrize(("make", "text"), SAME)
-def test_windows_of_the_same_tokens_stay_wherever_they_begin(
+def test_windows_keep_their_tokens_with_a_copy_of_the_tokenizer_wherever_they_begin(
     make: Callable[[], PreTrainedTokenizerBase], text: str, length: int
 ) -> None:
     tokenizer = make()
     ids = tokenizer(text, add_special_tokens=False).input_ids
     windows_NT = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    assert torch.equal(
-        retokenised(windows_NT, tokenizer, deepcopy(tokenizer), bos=False), windows_NT
-    )
+    found_NT = retokenised(windows_NT, tokenizer, deepcopy(tokenizer), bos=False)
+    assert torch.equal(found_NT, windows_NT)
 
 
-def test_only_the_character_that_an_edge_cuts_is_left_out() -> None:
+@pytest.mark.parametrize(
+    ("first", "last", "text"),
+    [(1, 12, "本é😀"), (2, 11, "本é"), (0, 4, "日"), (3, 9, "本é"), (0, 12, "日本é😀")],
+)
+def test_only_the_character_that_an_edge_cuts_is_left_out(first: int, last: int, text: str) -> None:
     tokenizer = mistral()
-    ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]  # of 3, 3, 2 and 4 bytes
-    for first, last, text in (
-        (1, 12, "本é😀"),
-        (2, 11, "本é"),
-        (0, 4, "日"),
-        (3, 9, "本é"),
-        (0, 12, "日本é😀"),
-    ):
-        [found] = retokenised(
-            torch.tensor([ids[first:last]]), tokenizer, tokenizer, bos=False
-        ).tolist()
-        assert tokenizer.decode(found) == text
+    # The characters have 3, 3, 2 and 4 bytes.
+    ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]
+    window_1T = torch.tensor([ids[first:last]])
+    [found] = retokenised(window_1T, tokenizer, tokenizer, bos=False).tolist()
+    assert tokenizer.decode(found) == text

@@ -1,4 +1,4 @@
-"""Windows are drawn without overlap, mixed in proportion, and never go over the end of a text."""
+"""Windows of several texts are mixed in proportion, and a changed tokenizer makes new tokens."""
 
 from copy import deepcopy
 
@@ -11,11 +11,6 @@ from flap.data import Pool, Text, split_windows
 from flap.data.window_pool import apportioned, mixed
 
 
-def counted(words: int, first: int = 0) -> str:
-    """Different words, of one token each."""
-    return " ".join(f"w{i}" for i in range(first, first + words))
-
-
 def numbered(part: int, count: int) -> torch.Tensor:
     return torch.tensor([[part, i] for i in range(count)])
 
@@ -24,10 +19,8 @@ def numbered(part: int, count: int) -> torch.Tensor:
 def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: list[float]) -> None:
     shares = apportioned(total, weights)
     assert sum(shares) == total
-    assert all(
-        abs(share - total * weight / sum(weights)) < 1
-        for share, weight in zip(shares, weights, strict=True)
-    )
+    for share, weight in zip(shares, weights, strict=True):
+        assert abs(share - total * weight / sum(weights)) < 1
 
 
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=4))
@@ -47,7 +40,7 @@ def test_all_windows_are_mixed_each_part_in_its_order_and_in_proportion(counts: 
 def test_a_tokenizer_that_was_changed_makes_other_tokens(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    text = Text("t", counted(40), "")
+    text = Text("t", " ".join(f"w{i}" for i in range(40)), "")
     changing = deepcopy(tokenizer)
     before = Pool(text, changing, bos=False).tokens_S.tolist()
     changing.add_tokens(["w1 w2"])

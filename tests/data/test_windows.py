@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,13 @@ def mixture(tokenizer: PreTrainedTokenizerFast) -> Windows:
 
 
 def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many of the windows are in this text."""
-    ids = ",".join(map(str, tokenizer(text.text).input_ids)) + ","
-    return sum(",".join(map(str, window)) + "," in ids for window in tokens_NT.tolist())
+    """Return how many of the windows are in this text."""
+    text_ids = _joined(tokenizer(text.text).input_ids)
+    return sum(_joined(window) in text_ids for window in tokens_NT.tolist())
+
+
+def _joined(ids: list[int]) -> str:
+    return "".join(f"{i}," for i in ids)
 
 
 def test_texts_share_the_windows_by_weight(
@@ -37,30 +40,38 @@ def test_texts_share_the_windows_by_weight(
 ) -> None:
     tokens_NT = mixture.tokens_NT
     text_N = mixture.text_N
-    assert tokens_NT.shape == (40, 8) and mixture.counts == [10, 30] == text_N.bincount().tolist()
+    assert tokens_NT.shape == (40, 8)
+    assert mixture.counts == [10, 30] == text_N.bincount().tolist()
     for p, text in enumerate(mixture.existing):
         assert found_in(tokens_NT[text_N == p], text, tokenizer) == mixture.counts[p]
 
 
-def test_the_key_tells_apart_all_that_windows_depend_on(
-    mixture: Windows, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    other = partial(replace, mixture)
+def test_everything_that_windows_depend_on_is_in_their_key(mixture: Windows) -> None:
+    other_text = (text_of("a.txt", 3), mixture.existing[1])
     others = [
-        mixture, other(seed=1), other(num_samples=39), other(seq_len=9),
-        other(parts=(Part("a.txt"), Part("b.txt"))), other(texts=(text_of("a.txt", 3), mixture.existing[1])),
-        other(parts=(Part("a.txt"), Part("self"))), other(bos=True),
-    ]  # fmt: skip
-    assert len({json.dumps(one.key) for one in others}) == len(others)
-    assert other().key == mixture.key
+        mixture,
+        replace(mixture, seed=1),
+        replace(mixture, num_samples=39),
+        replace(mixture, seq_len=9),
+        replace(mixture, parts=(Part("a.txt"), Part("b.txt"))),
+        replace(mixture, texts=other_text),
+        replace(mixture, parts=(Part("a.txt"), Part("self"))),
+        replace(mixture, bos=True),
+    ]
+    assert len({json.dumps(windows.key) for windows in others}) == len(others)
+    assert replace(mixture).key == mixture.key
 
 
-def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_key_stays_when_the_model_has_written_a_text(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     parts = Part("a.txt"), Part("self")
     before = Windows(parts, (text_of("a.txt", 1), None), tokenizer, 40, 8, seed=0)
-    assert before.to_write == [1] and before.tokens_to_write(1) == (1 + 20) * 8
+    assert before.to_write == [1]
+    assert before.tokens_to_write(1) == (1 + 20) * 8
     after = before.written(1, text_of("self", 2))
-    assert not after.to_write and after.key == before.key
+    assert not after.to_write
+    assert after.key == before.key
     assert after.tokens_NT.shape == (40, 8)
 
 
@@ -75,17 +86,17 @@ def test_the_tokens_to_write_suffice(
         assert after.tokens_NT.shape == (num_samples, seq_len)
 
 
-def test_a_part_that_is_too_short_says_its_windows_and_what_helps(
+def test_a_text_that_is_too_short_is_refused_with_the_number_of_its_windows(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
-    windows = Windows(
-        parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, 8, seed=0
+    texts = (text_of("a.txt", 1), text_of("b.txt", 2, words=100))
+    windows = Windows(parts, texts, tokenizer, 40, 8, seed=0)
+    message = (
+        r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or more "
+        "prompts$"
     )
-    with pytest.raises(
-        ValueError,
-        match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or more prompts$",
-    ):
+    with pytest.raises(ValueError, match=message):
         _ = windows.tokens_NT
 
 
@@ -96,7 +107,9 @@ def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(
     light = tmp_path / "light.txt"
     light.write_text("a cat")
     wanted = Wanted(8, 16, 0, "false")
-    windows = read_windows("calibration", {"self": 1, str(light): 0.001}, tokenizer, wanted, None)
-    assert windows.parts == (Part("self", 1.0),) and windows.counts == [8]
+    dataset = {"self": 1, str(light): 0.001}
+    windows = read_windows("calibration", dataset, tokenizer, wanted, max_length=None)
+    assert windows.parts == (Part("self", 1.0),)
+    assert windows.counts == [8]
     assert f"calibration.dataset: 8 windows are too few for {light}, left out" in caplog.text
     assert windows.read == {"self": (), str(light): ("a cat",)}
