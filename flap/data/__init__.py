@@ -30,4 +30,4 @@ __all__ = [
     "texts_in_memory",
     "tokens_sha256",
     "uses_bos",
-]  # fmt: skip
+]

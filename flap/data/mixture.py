@@ -21,7 +21,7 @@ class TextsInMemory:
 
     @cached_property
     def label(self) -> str:
-        """What reports and messages print instead of the texts: how many there are, and a digest."""
+        """The name of the texts in reports and messages: how many there are, and a digest."""
         return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
 
 
@@ -58,41 +58,34 @@ def parse(dataset: Any, field: str) -> list[Part]:
         parts = [Part(name) for name in dataset]
     else:
         raise ValueError(
-            f"{field}={shown(dataset)}: expected a text, [text, text] or {{text: weight, text: weight}}"
+            f"{field}={shown(dataset)}: expected a text, [text, text] or "
+            "{text: weight, text: weight}"
         )
     different = {os.path.realpath(part.dataset) for part in parts}
-    require(
-        len(different) == len(parts),
-        field,
-        dataset,
-        "each text once; {name: 2} gives it more weight",
-    )
+    allowed = "each text once; {name: 2} gives it more weight"
+    require(len(different) == len(parts), field, dataset, allowed)
     used = [part for part in parts if part.weight > 0]
     require(bool(used), field, dataset, "at least one text with a weight above 0")
     return used
 
 
 def _part(name: str, options: Any, field: str) -> Part:
-    options = options if isinstance(options, Mapping) else {"weight": options}
+    """Return a part from its weight, or from a mapping with its options."""
+    where = f"{field}.{name}"
+    if not isinstance(options, Mapping):
+        options = {"weight": options}
     unknown = options.keys() - {"weight", "chat_template"}
-    require(
-        not unknown,
-        f"{field}.{name}",
-        ", ".join(sorted(map(str, unknown))),
-        "weight, chat_template",
-    )
+    names = ", ".join(sorted(map(str, unknown)))
+    require(not unknown, where, names, "weight, chat_template")
+
     weight = options.get("weight", 1.0)
-    valid = (
-        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
-    )
-    require(valid, f"{field}.{name}", weight, f"a weight >= 0 and at most {HEAVIEST:.0e}")
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    valid = is_number and 0 <= weight <= HEAVIEST
+    require(valid, where, weight, f"a weight >= 0 and at most {HEAVIEST:.0e}")
+
     chat = options.get("chat_template")
-    require(
-        chat is None or isinstance(chat, bool),
-        f"{field}.{name}.chat_template",
-        chat,
-        "true or false",
-    )
+    is_choice = chat is None or isinstance(chat, bool)
+    require(is_choice, f"{where}.chat_template", chat, "true or false")
     allowed = "none: prompts with calibration.answers=self go through the template"
-    require(name != SELF or chat is None, f"{field}.{name}.chat_template", chat, allowed)
+    require(name != SELF or chat is None, f"{where}.chat_template", chat, allowed)
     return Part(name, float(weight), chat)

@@ -24,10 +24,13 @@ NAMES = (*DATASETS, *PROMPTS, SELF)  # what `calibration.dataset` can name besid
 
 
 def read_text(dataset: str, split: Split, field: str) -> Text:
-    """Return the text of a data set's name or of a local file. field: the config key that error messages name.
+    """Read a text by name or from a local file.
+
+    field: the config key that error messages name.
 
     Raises:
-        ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
+        ValueError: the name is unknown, the file is missing, empty or unreadable, or the text
+            cannot be downloaded.
     """
     path = Path(dataset)
     where = f"{field}={shown(dataset)}"
@@ -38,8 +41,13 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
             raise ValueError(f"{where}: {error}") from error
     if path.suffix not in FILE_FORMATS or not path.is_file():
         reason = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
-        names = ", ".join((*DATASETS, *(PROMPTS if split == "calibration" else ())))
-        raise ValueError(f"{where}: {reason}; expected {names}, or a .txt, .jsonl or .parquet file")
+        names = list(DATASETS)
+        if split == "calibration":
+            names += PROMPTS
+        expected = ", ".join(names)
+        raise ValueError(
+            f"{where}: {reason}; expected {expected}, or a .txt, .jsonl or .parquet file"
+        )
     text = Text.joined(path.name, _documents(path, where), str(path.resolve()))
     if not text.text.strip():
         raise ValueError(f"{where}: the file holds no text")
@@ -72,23 +80,27 @@ def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
 
 
 def _documents(path: Path, where: str) -> list[str]:
-    """Return a .txt file unchanged, or the rows of the column 'text' of a .jsonl or .parquet file."""
-    found, names = read_rows(path, where, ("text",))
+    """Return the whole .txt file, or the column 'text' of a .jsonl or .parquet file."""
+    rows, names = read_rows(path, where, ("text",))
     if names and "text" not in names:
-        prompts = "prompts, in 'messages' or 'prompt', are for calibration, or are asked by eval.generation.tasks"
-        raise ValueError(f"{where}: no column 'text', only {', '.join(names)}; {prompts}")
-    rows: list[Any] = [row.get("text") for row in found]
-    if not all(isinstance(row, str) for row in rows):
+        raise ValueError(
+            f"{where}: no column 'text', only {', '.join(names)}; prompts, in 'messages' or "
+            "'prompt', are for calibration, or are asked by eval.generation.tasks"
+        )
+    documents: list[Any] = [row.get("text") for row in rows]
+    if not all(isinstance(document, str) for document in documents):
         raise ValueError(f"{where}: column 'text' has values that are not strings")
-    return rows
+    return documents
 
 
 def read_rows(
     path: Path, where: str, columns: tuple[str, ...]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows of a file, of those columns alone, and the names of all that it has; a .txt file is one text.
+    """Read the given columns of a file. Also return the names of all its columns.
 
-    where: what error messages begin with.
+    A .txt file has one row, with the column 'text'.
+
+    where: the beginning of error messages.
 
     Raises:
         ValueError: the file cannot be read.
@@ -96,7 +108,9 @@ def read_rows(
     try:
         if path.suffix == ".txt":
             return [{"text": path.read_text(encoding="utf-8-sig")}], ["text"]
-        return _of_lines(path, columns) if path.suffix == ".jsonl" else _of_table(path, columns)
+        if path.suffix == ".jsonl":
+            return _of_lines(path, columns)
+        return _of_table(path, columns)
     except (OSError, ValueError) as error:
         expected = FILE_FORMATS[path.suffix]
         reason = one_line(error, 120)
@@ -104,9 +118,10 @@ def read_rows(
 
 
 def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows, each with those columns that it has, and the names of all columns.
+    """Read the given columns of a .jsonl file. Also return the names of all its columns.
 
-    The file is read line by line, not as a table: a table has one type for a column, and each key in every row.
+    The file is not read as a table, because a table has one type for each column and every key in
+    every row.
     """
     rows = list[dict[str, Any]]()
     names = dict[str, None]()
@@ -116,9 +131,8 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
                 continue
             try:
                 row = parse_json(line)
-                json.dumps(
-                    row, ensure_ascii=False
-                ).encode()  # fails at half of a character, which JSON can escape
+                # This fails at half of a surrogate pair, which JSON can have as an escape.
+                json.dumps(row, ensure_ascii=False).encode()
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
             except ValueError as error:
@@ -129,16 +143,19 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
 
 
 def _of_table(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the same of a Parquet file."""
-    import pyarrow.parquet  # here, because few runs need it, and it takes 30 MB of memory
+    """Read the given columns of a Parquet file. Also return the names of all its columns."""
+    import pyarrow.parquet  # imported here because few runs need its 30 MB of memory
 
     table = pyarrow.parquet.read_table(path)
-    rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
+    selected = [name for name in columns if name in table.column_names]
+    rows = table.select(selected).to_pylist()
     return [_without_nulls(row) for row in rows], table.column_names
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return a value without the keys that other rows of its table have and this one has not."""
+    """Return a value without keys that are null, because only other rows of the table have them."""
     if isinstance(value, dict):
-        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
-    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

@@ -90,7 +90,7 @@ def continuation(
 
 
 def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of tokens, without special tokens and with every space that the tokens have."""
+    """Return the text of tokens without special tokens. Spaces stay as the tokens have them."""
     text: str = tokenizer.decode(
         [*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )

@@ -63,7 +63,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class _State:
-    """A tokenizer in its present state. States are equal if they give every text the same tokens."""
+    """The state of a tokenizer. States are equal if they give every text the same tokens."""
 
     digest: str
     tokenizer: PreTrainedTokenizerBase = field(compare=False)

@@ -108,7 +108,7 @@ class Windows:
 
     @property
     def tokens_NT(self) -> Tensor:
-        """The windows of all known parts. Only tokens that do not enter the statistics are marked."""
+        """The windows of all known parts. Tokens that do not enter the statistics are marked."""
         return self.marked_NT if self.counted == "answers" else unmarked(self.marked_NT)
 
     @property

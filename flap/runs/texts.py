@@ -1,4 +1,4 @@
-"""The texts of calibration and of recovery, as windows, and how they relate to those of the tasks."""
+"""The windows of calibration and recovery, and how their texts relate to those of the tasks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ def read_texts(
     """Return the windows of calibration and of recovery, as far as a choice needs them.
 
     Raises:
-        ValueError: there is no such text, it is too short, or windows are longer than the model's context.
+        ValueError: there is no such text, it is too short, or windows or prompts do not fit into
+            the model's context.
     """
     texts = {}
     own = config.calibration

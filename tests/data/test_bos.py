@@ -15,7 +15,7 @@ FIELD = "calibration.bos"
 
 @pytest.fixture(scope="module")
 def adding(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer, but it puts BOS in front of a text by itself, as those of LLaMA and Gemma do."""
+    """Return a tokenizer that puts BOS in front of a text, as those of LLaMA and Gemma do."""
     adding = deepcopy(tokenizer)
     adding.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]

@@ -46,7 +46,7 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
 def test_windows_of_one_text_are_drawn_as_ever(
     text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """A random order of all windows, of which the first ones are taken: so are the published numbers."""
+    """The first windows of a random order are taken, as for the published numbers."""
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
     assert torch.equal(
@@ -84,7 +84,7 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
 
 
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
-    """Other columns may be anything, a text may look like a date, and a file may begin with a byte-order mark."""
+    """Other columns may have any type, a text may look like a date, and a BOM may be in front."""
     rows = [
         {"text": "2024-01-02", "id": 1},
         {"text": "it ran", "id": "a1"},

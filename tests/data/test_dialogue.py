@@ -1,6 +1,7 @@
 """Prompts with answers as windows: the template or plain turns, and which tokens count."""
 
 import json
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,15 @@ def chatting(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return copy
 
 
-@pytest.mark.parametrize(
-    ("last", "gap"),
-    [("the dog", " "), ("  the dog\n", "")],  # white space is part of code
-)
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(path: Path, tokenizer: PreTrainedTokenizerFast, wanted: Wanted) -> Windows:
+    return read_windows("calibration", str(path), tokenizer, wanted, max_length=None)
+
+
+@pytest.mark.parametrize(("last", "gap"), [("the dog", " "), ("  the dog\n", "")])
 def test_turns_are_plain_text_where_there_is_no_template(
     last: str, gap: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -64,10 +70,8 @@ def test_an_answer_from_a_file_keeps_the_space_in_front_of_it(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    [text] = read_windows(
-        "calibration", str(path), tokenizer, Wanted(1, 4, 0, "false"), None
-    ).existing
+    write_rows(path, ROWS)
+    [text] = read(path, tokenizer, Wanted(1, 4, 0, "false")).existing
     assert text.documents == ("the cat sat on mat dog", "a dog ran")
 
 
@@ -77,29 +81,33 @@ def test_an_answer_through_the_template_counts_with_its_end(
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[:first] == question(Prompt(TURNS, None), chatting, chat=True)
     assert document[first:end] == "ran </s> "
-    chatting.chat_template = TEMPLATE.replace(
-        "[assistant] ", "[think] "
-    )  # the prompt is then no beginning of it
+    # Now the generation prompt is not in the conversation.
+    chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[first:end] == "ran </s> "
 
 
-def test_thoughts_are_asked_for_by_no_template_and_count_in_none(
-    chatting: PreTrainedTokenizerFast,
-) -> None:
+def test_templates_are_asked_for_no_thoughts(chatting: PreTrainedTokenizerFast) -> None:
     thinks = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
     chatting.chat_template = TEMPLATE + thinks
-    texts = (
-        question(Prompt(TURNS, None), chatting, True),
-        *answered(Prompt(TURNS, None), "ran", chatting, True)[:1],
+    prompt = Prompt(TURNS, None)
+    assert "<think>" not in question(prompt, chatting, chat=True)
+    document, _ = answered(prompt, "ran", chatting, chat=True)
+    assert "<think>" not in document
+
+
+@pytest.mark.parametrize(
+    ("answer", "span"), [("<think> it </think> ran", " ran </s> "), ("<think> it </think>", "")]
+)
+def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
+    answer: str, span: str, chatting: PreTrainedTokenizerFast
+) -> None:
+    without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
+    chatting.chat_template = (
+        "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts  # as R1 has it
     )
-    assert "<think>" not in "".join(texts)
-    chatting.chat_template = "{% if not add_generation_prompt %}<s> {% endif %}" + TEMPLATE.replace(
-        "message.content", "message.content.split('</think>')[-1]"
-    )  # leaves thoughts out, as R1's
-    for answer, counted in (("<think> it </think> ran", " ran </s> "), ("<think> it </think>", "")):
-        document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, True)
-        assert document[first:end] == counted
+    document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
+    assert document[first:end] == span
 
 
 SMOLLM2 = (
@@ -126,7 +134,8 @@ BRACKETS = (
 EMPTY_THOUGHTS = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if loop.last and message['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% if loop.last and message['role'] == 'assistant' %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{{ message['content'].split('</think>')[-1].lstrip('\n') + '<|im_end|>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -134,7 +143,9 @@ EMPTY_THOUGHTS = (
 THOUGHTS_ASKED_FOR = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ '<|user|>' + message['content'] }}"
-    "{% else %}{{ '<|model|>' + message['content'].split('</think>')[-1] + '<|im_end|>' }}{% endif %}"
+    "{% else %}"
+    "{{ '<|model|>' + message['content'].split('</think>')[-1] + '<|im_end|>' }}"
+    "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|model|><think>\n\n</think>\n\n' }}{% endif %}"
 )
@@ -154,7 +165,8 @@ WITHOUT_A_GENERATION_PROMPT = (
 )
 ANOTHER_BEGINNING = (
     "{% if not add_generation_prompt %}{{ '<|training|>' }}{% endif %}"
-    "{% for message in messages %}{{ message['role'] + ':' + message['content'] | tojson + '<|im_end|>' }}"
+    "{% for message in messages %}"
+    "{{ message['role'] + ':' + message['content'] | tojson + '<|im_end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
@@ -226,59 +238,59 @@ def test_an_empty_answer_has_an_empty_span(shape: str, chatting: PreTrainedToken
 def windows_of(
     path: Path, tokenizer: PreTrainedTokenizerFast, counted: str, bos: str = "false", **part: Any
 ) -> Windows:
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 20))
+    write_rows(path, ROWS * 20)
     wanted = Wanted(3, 16, 0, bos, Answers(counted=counted))
     return read_windows("calibration", {str(path): part}, tokenizer, wanted, None)
 
 
+def words(tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> set[str]:
+    return set(tokenizer.convert_ids_to_tokens(unmarked(tokens).tolist()))
+
+
 @pytest.mark.parametrize("bos", ["false", "true"])
 @pytest.mark.parametrize("part", [{}, {"chat_template": False}])
-def test_only_answers_count(
+def test_only_tokens_of_answers_have_no_mark(
     part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos, **part)
-    all_NT = windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).tokens_NT
+    path = tmp_path / "a.jsonl"
+    windows = windows_of(path, chatting, "answers", bos, **part)
+    of_all = windows_of(path, chatting, "all", bos, **part)
     tokens_NT = windows.tokens_NT
-    assert torch.equal(unmarked(tokens_NT), all_NT) and (all_NT >= 0).all()
-    counted = set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist()))
-    assert counted == {"mat", "dog", "ran"} | ({"</s>"} if not part else set())
-    others = set(chatting.convert_ids_to_tokens(unmarked(tokens_NT[tokens_NT < 0]).tolist()))
-    assert {"the", "cat", "sat", "on", "a"} <= others and "mat" not in others
-    assert windows.key != windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).key
+    assert torch.equal(unmarked(tokens_NT), of_all.tokens_NT)
+    assert (of_all.tokens_NT >= 0).all()
+    assert windows.key != of_all.key
+
+    end = set() if part else {"</s>"}  # only a template prints the end of a turn
+    assert words(tokens_NT[tokens_NT >= 0], chatting) == {"mat", "dog", "ran"} | end
+    others = words(tokens_NT[tokens_NT < 0], chatting)
+    assert {"the", "cat", "sat", "on", "a"} <= others
+    assert "mat" not in others
 
 
 def test_a_file_that_has_text_too_is_read_as_prompts(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        "".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS)
-    )
-    [text] = read_windows(
-        "calibration", str(path), chatting, Wanted(1, 4, 0, "false"), None
-    ).existing
+    write_rows(path, [row | {"text": "under the old tree"} for row in ROWS])
+    [text] = read(path, chatting, Wanted(1, 4, 0, "false")).existing
     assert text.documents[0].startswith("[user] the cat sat on </s> ")
 
 
-def test_prompts_that_are_too_few_for_any_answers_are_told_at_once(
+def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat"}) + "\n")
-    wanted = Wanted(9, 16, 0, "false", Answers("self"))
-    with pytest.raises(
-        ValueError,
-        match=r"4 windows of 16 tokens are too few for the 9 .* or take a longer text or more prompts",
-    ):
-        read_windows("calibration", str(tmp_path / "a.jsonl"), chatting, wanted, None)
+    write_rows(tmp_path / "a.jsonl", [{"prompt": "the cat"}])
+    message = "4 windows of 16 tokens are too few for the 9 .* a longer text or more prompts"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "a.jsonl", chatting, Wanted(9, 16, 0, "false", Answers("self")))
 
 
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
     """Return one window of prompts whose answers may have four tokens."""
-    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-    answers = Answers("self", max_new_tokens=4)
-    wanted = Wanted(1, 4, 0, "false", answers)
+    write_rows(path, [{"prompt": prompt} for prompt in prompts])
+    wanted = Wanted(1, 4, 0, "false", Answers("self", max_new_tokens=4))
     return read_windows("calibration", str(path), tokenizer, wanted, max_length)
 
 
@@ -306,58 +318,49 @@ def test_prompts_that_are_too_long_do_not_count_as_enough_for_the_windows(
     path = tmp_path / "some.jsonl"
     too_long = ["the cat sat on a mat"] * 20
     assert _self_answered(path, tokenizer, [*too_long, "the cat", "a dog"], 8).asked
+    write_rows(path, [{"prompt": prompt} for prompt in [*too_long, "cat"]])
+    wanted = Wanted(4, 4, 0, "false", Answers("self", max_new_tokens=4))
     with pytest.raises(ValueError, match=r"some\.jsonl: 1 windows of 4 tokens are too few"):
-        wanted = Wanted(4, 4, 0, "false", Answers("self", max_new_tokens=4))
-        path.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in [*too_long, "cat"]))
-        read_windows("calibration", str(path), tokenizer, wanted, 8)
+        read_windows("calibration", str(path), tokenizer, wanted, max_length=8)
 
 
-def test_what_a_template_refuses_and_answers_that_no_window_has_are_told(
+@pytest.mark.parametrize(
+    ("condition", "turns"),
+    [
+        ("messages|length > 2", TURNS),
+        ("messages[-1:] == messages[-2:-1]", [*TURNS[:2], TURNS[1]]),
+    ],
+)
+def test_a_conversation_that_the_template_refuses_is_named(
+    condition: str,
+    turns: Sequence[dict[str, str]],
+    tmp_path: Path,
+    chatting: PreTrainedTokenizerFast,
+) -> None:
+    refusal = f"{{% if {condition} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
+    chatting.chat_template = TEMPLATE + refusal
+    write_rows(tmp_path / "b.jsonl", [{"messages": TURNS[:1]}, {"messages": turns}])
+    message = r"b\.jsonl: row 2: the tokenizer's chat template refuses .*\(no\)"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "b.jsonl", chatting, Wanted(3, 16, 0, "false", Answers("self")))
+
+
+def test_windows_without_a_token_of_an_answer_are_refused(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    wanted = Wanted(3, 16, 0, "false", Answers("self"))
-    twice = [*TURNS[:2], TURNS[1]]
-    for condition, last in (
-        ("messages|length > 2", TURNS),
-        ("messages[-1:] == messages[-2:-1]", twice),
-    ):
-        chatting.chat_template = (
-            f"{TEMPLATE}{{% if {condition} %}}{{{{ raise_exception('no') }}}}{{% endif %}}"
-        )
-        (tmp_path / "b.jsonl").write_text(
-            "".join(json.dumps({"messages": one}) + "\n" for one in (TURNS[:1], last))
-        )
-        with pytest.raises(
-            ValueError, match=r"b\.jsonl: row 2: the tokenizer's chat template refuses .*\(no\)"
-        ):
-            read_windows("calibration", str(tmp_path / "b.jsonl"), chatting, wanted, None)
-    (tmp_path / "c.jsonl").write_text(
-        json.dumps({"prompt": "the cat sat on " * 200, "answer": "mat"}) + "\n"
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"=answers: expected all, or longer windows: of 48 tokens of c\.jsonl 0 are",
-    ):
-        read_windows(
-            "calibration",
-            str(tmp_path / "c.jsonl"),
-            chatting,
-            Wanted(3, 16, 0, "false", ONLY),
-            None,
-        )
+    write_rows(tmp_path / "c.jsonl", [{"prompt": "the cat sat on " * 200, "answer": "mat"}])
+    message = r"=answers: expected all, or longer windows: of 48 tokens of c\.jsonl 0 are"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "c.jsonl", chatting, Wanted(3, 16, 0, "false", ONLY))
 
 
 @pytest.mark.parametrize("bos", ["false", "true"])
-def test_the_template_s_own_beginning_is_not_there_twice(
+def test_a_bos_that_the_template_prints_is_there_once(
     bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
     chatting.chat_template = "<s> " + TEMPLATE
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos)
-    [text], tokens_NT = windows.existing, windows.tokens_NT
+    [text] = windows.existing
     assert all(document.startswith("<s>") == (bos == "false") for document in text.documents)
-    assert set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist())) == {
-        "mat",
-        "dog",
-        "ran",
-        "</s>",
-    }
+    of_answers = windows.tokens_NT[windows.tokens_NT >= 0]
+    assert words(of_answers, chatting) == {"mat", "dog", "ran", "</s>"}

@@ -1,4 +1,4 @@
-"""Calibrate a model: collect the statistics of each layer and yield them while the layer is present.
+"""Calibrate a model: collect statistics of each layer and yield them while the layer is present.
 
 Legend: N windows · T tokens a window.
 """

@@ -113,8 +113,8 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     """Let the model write the text of a draft.
 
     The model samples from its own distribution (temperature 1). It does not stop at EOS, because it
-    was trained on documents one after another. The result can be stored as JSON; `written_text` makes
-    a text of it.
+    was trained on documents one after another. The result can be stored as JSON. `written_text`
+    makes a text of it.
 
     work: the batches that an interrupted run has written there are not written again.
 

@@ -64,7 +64,7 @@ class Comoments:
 
 
 class BlockRecorder:
-    """A forward pre-hook that collects the statistics of the inputs of a block's output projections.
+    """A forward pre-hook that collects statistics of the inputs of a block's output projections.
 
     There is one set of statistics for each member of the block. If the block has a router, the
     squares of the router's weights of each member are summed up, too.
@@ -131,7 +131,7 @@ def _merged(
 
 
 class ResidualRecorder:
-    """A forward pre-hook of a decoder layer that sums 1 / ‖h_t‖² over the tokens t of its input h."""
+    """A forward pre-hook of a decoder layer with input h that sums 1 / ‖h_t‖² over the tokens t."""
 
     def __init__(self, adapter: ModelAdapter) -> None:
         self.adapter = adapter

@@ -1,7 +1,7 @@
 """Sample text from a model's own distribution, in batches that do not depend on each other.
 
-Legend: N sequences · T tokens a sequence · S tokens in the cache · H query heads · G KV heads · D head size ·
-B sequences times KV heads · Q query heads of one KV head.
+Legend: N sequences · T tokens per sequence · S tokens in the cache · H query heads · G KV heads ·
+D head size · B sequences times KV heads · Q query heads of one KV head.
 """
 
 import logging

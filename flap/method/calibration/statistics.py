@@ -98,8 +98,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
-    This is exact in real numbers (Chan, Golub and LeVeque 1979). The result has no co-moments, which
-    `Covariance` merges in strips.
+    This is exact in real numbers (Chan, Golub and LeVeque 1979). The result has no co-moments;
+    `Covariance` merges them in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I

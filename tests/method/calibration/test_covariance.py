@@ -1,4 +1,4 @@
-"""Covariances: exact for any split into batches and sets, in any order, and one layer's in memory."""
+"""Covariances are exact for any split into batches and sets. Only one layer's are in memory."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def covariance_of(*parts_TI: Tensor) -> Covariance:
 
 
 def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Activations with offsets, the channels in another order, and the covariance in that order by definition."""
+    """Return activations, a new order of their channels, and the covariance in that order."""
     generator = torch.Generator().manual_seed(0)
     activation_TI = (
         torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
@@ -193,7 +193,7 @@ def test_behind_pruned_layers() -> None:
 
 
 class OneAtATime(Calibration):
-    """A calibration whose co-moments of one layer must be gone before the next one's are collected."""
+    """A calibration that checks that co-moments are freed before the next layer's are collected."""
 
     def along(self, *arguments: object, **options: object) -> Visits:
         return Watched(super().along(*arguments, **options))
