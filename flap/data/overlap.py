@@ -56,15 +56,9 @@ def letters_and_digits(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def word_runs(text: str, words: Words = as_written, fewest: int = 1) -> Runs:
-    """Return every run of OVERLAP words of a text. Of a shorter text, return the run of all its words.
-
-    fewest: the words that such a shorter text must have; with fewer, nothing is returned.
-    """
-    split = words(text)
-    if len(split) >= OVERLAP:
-        return set(map(hash, ngrams(split, OVERLAP)))
-    return {hash(tuple(split))} if len(split) >= fewest else set()
+def word_runs(text: str, words: Words = as_written) -> Runs:
+    """Return every run of OVERLAP words of a text. Of a shorter text, return the run of all its words."""
+    return _runs_in(words(text), fewest=1)
 
 
 def line_runs(text: str, words: Words) -> Runs:
@@ -72,9 +66,9 @@ def line_runs(text: str, words: Words) -> Runs:
     runs = Runs()
     for line in text.splitlines():
         label = LABEL.match(line)
-        unlabelled = line[label.end() :] if label else line
-        if len(words(unlabelled)) < OVERLAP:
-            runs |= word_runs(unlabelled, words, FEWEST)
+        in_line = words(line[label.end() :] if label else line)
+        if len(in_line) < OVERLAP:
+            runs |= _runs_in(in_line, FEWEST)
     return runs
 
 
@@ -86,12 +80,20 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
     """
     runs = word_runs(whole, words)
     parts = Runs()
-    for text in others:
-        if len(words(text)) >= OVERLAP:
-            runs |= word_runs(text, words)
-        else:
-            parts |= word_runs(text, words, FEWEST)
+    for text in dict.fromkeys(others):
+        in_text = words(text)
+        if len(in_text) < OVERLAP:
+            parts |= _runs_in(in_text, FEWEST)
+        elif text != whole:
+            runs |= _runs_in(in_text, FEWEST)
     return Document(runs, parts)
+
+
+def _runs_in(words: list[str], fewest: int) -> Runs:
+    """Return the runs of words as `word_runs` does. Of fewer than `fewest` words, return nothing."""
+    if len(words) >= OVERLAP:
+        return set(map(hash, ngrams(words, OVERLAP)))
+    return {hash(tuple(words))} if len(words) >= fewest else set()
 
 
 def turns(prompt: Prompt) -> list[str]:

@@ -1,5 +1,6 @@
 """Whole runs that trim the vocabulary: what changes and what does not, what they measure, and what they refuse."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,27 @@ def test_the_tokens_of_a_text_of_ones_own_are_counted(
     assert 0.9 <= report.vocabulary["covered"] < 1
     assert report.sources["vocabulary"] == str(other_file)
     assert report.domains["other.txt/perplexity@16"] == "calibration"
+
+
+def test_documents_whose_tokens_were_counted_are_not_measured_on(
+    trimmed: Trimmed, tmp_path: Path
+) -> None:
+    """Neither with the tokenizer of the dense model nor with that of the trimmed one. One is read for calibration."""
+    documents = [(text + " ") * 20 for text in TEXT]
+    counted = tmp_path / "counted.jsonl"
+    counted.write_text(json.dumps({"text": documents[1]}))
+    for name, texts in (("all", documents), ("rest", documents[2:])):
+        (tmp_path / name).mkdir()
+        rows = [json.dumps({"text": text}) for text in texts]
+        (tmp_path / name / "mine.jsonl").write_text("\n".join(rows))
+
+    def numbers(name: str) -> Report:
+        measured = f"eval.perplexity.datasets=[{tmp_path / name / 'mine.jsonl'}]"
+        return trimmed(f"vocabulary.dataset={counted}", measured, "resume=false")
+
+    whole, rest = numbers("all"), numbers("rest")
+    assert whole.left_out == {"mine.jsonl/perplexity@16": 2} and rest.left_out == {}
+    assert whole.evaluation == rest.evaluation
 
 
 def test_a_result_is_of_the_text_that_was_counted(
