@@ -86,20 +86,21 @@ def report_of(run: Run, pruned: Artefact[Pruned], dense_run: Run) -> Report:
 def measured_of(run: Run, plan: PruningPlan, dense_run: Run) -> Measured:
     """Return everything that the run's results hold of this dense and this pruned model.
 
-    A task counts if the pruned model has its numbers. An interrupted start may have left others of the dense model.
+    A task counts if the pruned model has its numbers. Those of the other models were measured in
+    the same way: with the same documents, options and batch size.
     """
     entries = on_first(lambda: list(run.results.entries().values()))
-    pruned = _entries_of(entries, run, keys.pruned(run, plan))
-    tasks = {entry.key["task"] for entry in pruned}
+    pruned = {
+        entry.key["task"]: entry for entry in _entries_of(entries, run, keys.pruned(run, plan))
+    }
     dense = _entries_of(entries, dense_run, keys.dense(dense_run))
-    dense = [entry for entry in dense if entry.key["task"] in tasks]
 
     measured = Measured()
-    measured.dense = _collect(dense, measured)
+    measured.dense = _collect(_measured_alike(dense, pruned), measured)
     if run.choices.recovery is not None:
         compressed = _entries_of(entries, run, keys.compressed(run, plan))
-        measured.compressed = _collect(compressed, measured)
-    measured.pruned = _collect(pruned, measured)
+        measured.compressed = _collect(_measured_alike(compressed, pruned), measured)
+    measured.pruned = _collect(pruned.values(), measured)
 
     for entry in _entries_of(entries, run, keys.timed(run, plan)):
         if not isinstance(entry.value, Measurement):
@@ -107,6 +108,24 @@ def measured_of(run: Run, plan: PruningPlan, dense_run: Run) -> Measured:
                 numbers |= more
             _note(entry, measured)
     return measured
+
+
+def _measured_alike(entries: Iterable[Entry], pruned: Mapping[str, Entry]) -> list[Entry]:
+    """Return the entries of a model that were measured as those of the pruned model, by task.
+
+    A start that was killed may have measured only the dense model in another way. If the vocabulary
+    was trimmed, the tokens of a text differ, and equal options show that both models were measured
+    alike.
+    """
+    found = []
+    for entry in entries:
+        other = pruned.get(entry.key["task"])
+        if other is None:
+            continue
+        same_data = plain(entry.key["data"]) == plain(other.key["data"])
+        if same_data or plain(entry.about["options"]) == plain(other.about["options"]):
+            found.append(entry)
+    return found
 
 
 def _collect(entries: Iterable[Entry], measured: Measured) -> Measurement:

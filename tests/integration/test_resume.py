@@ -335,6 +335,24 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
     )
 
 
+def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
+    quick_flap: Cli, base: list[str], tmp_path: Path
+) -> None:
+    """The dense numbers of the killed start belong to no number of the pruned model."""
+    perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert quick_flap(*perplexity).returncode == 0
+    before = Report.load(tmp_path / "run" / "report.json").evaluation
+    killed = forked(killed_while_measuring, [*perplexity, "eval.perplexity.max_tokens=330"])
+    assert killed == -signal.SIGKILL
+
+    others = [one for one in perplexity if not one.startswith("eval.")]
+    size = [f"eval.efficiency.{name}=1" for name in ("prefill_len", "decode_len", "repeats")]
+    assert quick_flap(*others, "eval=[efficiency]", *size).returncode == 0
+    after = Report.load(tmp_path / "run" / "report.json").evaluation
+    assert before["dense"].items() < after["dense"].items()
+    assert before["pruned"].items() < after["pruned"].items()
+
+
 def test_a_finished_run_is_sent_to_a_tracker_once(
     quick_flap: Cli, finished: list[str], tmp_path: Path
 ) -> None:
