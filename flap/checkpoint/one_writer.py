@@ -1,4 +1,4 @@
-"""One run at a time works on the directory of a checkpoint: weights, label and card in it are of one run."""
+"""One run at a time works on a checkpoint: weights, label and card in it are of one run."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ def only_writer(directory: Path) -> Iterator[None]:
     """Keep other runs from writing this checkpoint, or measuring it, while the block lasts.
 
     Another run waits until the block ends. The lock is beside the directory, so that it also works
-    between machines with caches of their own. Where no lock can be made, the block runs without one.
+    between machines with caches of their own. Where no lock can be made, the block runs without
+    one.
     """
     lock = directory.with_name(f".{directory.name}.lock")
     new_folders = missing_paths(directory.parent, names=())

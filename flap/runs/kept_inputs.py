@@ -12,8 +12,9 @@ from flap.config import FlapConfig
 def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
-    That folder is replaced as a whole. Symbolic links are followed in both directions: a link in the
-    folder that leads out of it would be deleted, and so would a file that a link elsewhere leads to.
+    That folder is replaced as a whole. Symbolic links are followed in both directions: a link in
+    the folder that leads out of it would be deleted, and so would a file that a link elsewhere
+    leads to.
 
     Raises:
         ValueError: a file or folder would be deleted; names its field.

@@ -1,4 +1,4 @@
-"""What a run writes and shows while it works: artefacts, atomic files, notes, its status, and its progress."""
+"""What a run writes and shows while it works: artefacts, files, notes, status, progress."""
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest
 from flap.storage.atomic_files import cache_root, write_text

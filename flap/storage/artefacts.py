@@ -1,7 +1,7 @@
 """Artefacts: the results of the stages of a run, which are remembered by what they depend on.
 
-An artefact is found by its key, which holds everything that it depends on, and carries a label, which says how it was
-made. A store is a place that remembers the artefacts of one kind.
+An artefact is found by its key, which holds everything that it depends on, and carries a label,
+which says how it was made. A store is a place that remembers the artefacts of one kind.
 """
 
 import hashlib
@@ -18,14 +18,18 @@ from flap.storage.json_files import load_json
 
 T = TypeVar("T")
 Key = Mapping[str, Any]
-# The version of every artefact. Raise it when a stage gives another result for the same key; what earlier versions
-# have stored is then computed again. CONTRIBUTING ("One version") says why there is one, and which test watches it.
+# The version of every artefact. Raise it when a stage gives another result for the same key; what
+# earlier versions have stored is then computed again. CONTRIBUTING ("One version") says why there
+# is one, and which test watches it.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Label:
-    """How an artefact was made. It is stored with the artefact, so that a report can be built from labels."""
+    """How an artefact was made.
+
+    It is stored with the artefact, so that a report can be built from labels.
+    """
 
     stage: str  # the name of the stage
     seconds: float = 0.0  # wall-clock seconds the stage took, without those of the stages inside it
@@ -46,7 +50,7 @@ class Label:
         return cls(plain["stage"], plain["seconds"], plain["cache"], inputs)
 
     def walk(self) -> Iterator["Label"]:
-        """Yield the labels of the stages inside this one, in the order in which they ended, and then this label."""
+        """Yield the labels of the stages inside this one, as they ended, and then this label."""
         for label in self.inputs:
             yield from label.walk()
         yield self
@@ -85,12 +89,15 @@ class Store(ABC, Generic[T]):
         """Store the artefact of a key, and return whether it is stored."""
 
     def held(self, key: Key) -> AbstractContextManager[None]:
-        """Keep other runs from computing the artefact of this key while the block lasts; by default there are none."""
+        """Keep other runs from computing the artefact of this key while the block lasts.
+
+        By default no other run can compute it.
+        """
         return nullcontext()
 
 
 def as_json(name: str) -> Kind[Any]:
-    """Return the kind of artefact that is stored as JSON: numbers, texts, and lists and dicts of them."""
+    """Return the kind of artefact that is stored as JSON: lists and dicts of numbers and texts."""
 
     def write(value: Any, path: Path) -> None:
         write_text(path, json.dumps(value))

@@ -18,10 +18,12 @@ from flap.storage.locks import file_lock, lock_of
 
 
 def cache_root(configured: str | None) -> Path:
-    """Return the cache folder: the config's `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder.
+    """Return the cache folder.
+
+    It is the config's `cache_dir`, else $FLAP_CACHE_DIR, else the cache folder of the user.
 
     Raises:
-        ValueError: FLAP_CACHE_DIR is no path, or no folder is named and the user has no home directory.
+        ValueError: FLAP_CACHE_DIR is no path, or no folder is named and the user has no home.
     """
     variable = os.environ.get("FLAP_CACHE_DIR", "")
     check_path("FLAP_CACHE_DIR", variable)
@@ -41,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the bytes of a file are on the disk, also bytes that were written through mapped memory."""
+    """Wait until the bytes of a file are on the disk, also those written through mapped memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +53,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file, which replaces `target` only if the block ends without an error."""
+    """Yield the path of a temporary file, which replaces `target` if the block raises no error."""
     with _scratch_beside(target, None) as scratch:
         yield scratch
         sync(scratch)
@@ -60,7 +62,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path, field: str) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces `target` only if the block ends without an error.
+    """Yield a temporary folder, which replaces `target` if the block raises no error.
 
     field: the config key of the folder, for messages.
     """
@@ -75,9 +77,10 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
     """Yield a new path beside `target`, for the file or folder that will replace it.
 
-    What is still at this path when the block ends is removed. While the block lasts, this process holds a lock
-    beside the path, by which `remove_leftovers` knows that the process is alive. The number of the process would
-    not do: processes in two containers with one host name may have the same number.
+    What is still at this path when the block ends is removed. While the block lasts, this process
+    holds a lock beside the path, by which `remove_leftovers` knows that the process is alive. The
+    number of the process would not do: processes in two containers with one host name may have the
+    same number.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
@@ -120,7 +123,10 @@ def _share_and_sync(folder: Path) -> None:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Replace a folder by two renames, as a folder with files cannot be overwritten. An error restores the old one."""
+    """Replace a folder by two renames, as a folder with files cannot be overwritten.
+
+    An error restores the old one.
+    """
     if not target.exists():
         new.rename(target)
         return
@@ -136,14 +142,15 @@ def _replace(new: Path, target: Path) -> None:
 
 
 def is_scratch(name: str) -> bool:
-    """Return whether a file or folder of this name belongs to an atomic write that may have been interrupted."""
+    """Return whether a file or folder of this name belongs to an atomic write."""
     return bool(re.fullmatch(r"\..+\.[0-9a-f]{8}\.(new|old|lock)", name))
 
 
 def remove_leftovers(target: Path) -> None:
     """Remove what dead processes have left beside a path.
 
-    If a process was killed between the two renames that replace a folder, the old folder is put back.
+    If a process was killed between the two renames that replace a folder, the old folder is put
+    back.
     """
     eight_digits = "[0-9a-f]" * 8
     for lock in target.parent.glob(f".{escape(target.name)}.{eight_digits}.lock"):
@@ -158,10 +165,12 @@ def remove_leftovers(target: Path) -> None:
 
 
 def remove_unused(folder: Path) -> bool:
-    """Remove a folder of the cache and its lock, unless a process uses it. Return whether the folder is gone.
+    """Remove a folder of the cache and its lock, unless a process uses it.
 
-    The lock is removed while it is held: a process that waits for it sees that the file is gone, and makes a new
-    lock. Where no lock can be made, the folder stays.
+    Returns whether the folder is gone.
+
+    The lock is removed while it is held: a process that waits for it sees that the file is gone,
+    and makes a new lock. Where no lock can be made, the folder stays.
     """
     with file_lock(lock_of(folder), None) as state:
         if state == "held":
@@ -171,7 +180,10 @@ def remove_unused(folder: Path) -> bool:
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the bytes of all files in a folder, which may be missing. Other processes may remove files meanwhile."""
+    """Return the bytes of all files in a folder, which may be missing.
+
+    Other processes may remove files meanwhile.
+    """
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):

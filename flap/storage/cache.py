@@ -1,7 +1,7 @@
 """The cache: artefacts on disk that all runs share.
 
-An artefact is in <root>/<kind>/<digest of its key>/: its value in a file `data`, and in `entry.json` the version, the
-key, the label and the SHA-256 of the data.
+An artefact is in <root>/<kind>/<digest of its key>/: its value in a file `data`, and in
+`entry.json` the version, the key, the label and the SHA-256 of the data.
 """
 
 import json
@@ -44,7 +44,7 @@ class Entries(Store[T]):
     kind: Kind[T]
 
     def find(self, key: Key) -> Artefact[T] | None:
-        """Return the artefact of a key; None if there is none, or if it is damaged, which is logged."""
+        """Return the artefact of a key; None if there is none, or if it is damaged (logged)."""
         entry = self._entry(key)
         if not self.cache.enabled or not entry.is_dir():
             return None
@@ -62,7 +62,7 @@ class Entries(Store[T]):
             return None
 
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:
-        """Store an artefact as an atomic directory; log the reason and return False if that fails."""
+        """Store an artefact as an atomic directory. Log the reason and return False on failure."""
         if not self.cache.enabled:
             return False
 
@@ -89,7 +89,7 @@ class Entries(Store[T]):
 
     @contextmanager
     def held(self, key: Key) -> Iterator[None]:
-        """Let one run compute an artefact while others wait for it, each for `wait_seconds` at most."""
+        """Let one run compute an artefact while others wait for it, at most `wait_seconds` each."""
         if not self.cache.enabled:
             yield
             return
@@ -104,8 +104,8 @@ class Entries(Store[T]):
 def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
     """Hold the lock of an entry for as long as the block lasts.
 
-    After `wait_seconds`, or where no lock can be made, the block runs without the lock: then two processes compute the
-    same.
+    After `wait_seconds`, or where no lock can be made, the block runs without the lock: then two
+    processes compute the same.
     """
     lock = lock_of(entry)
     with file_lock(lock, "cache_dir") as state:

@@ -1,7 +1,9 @@
-"""Locks between processes. Where a file system has no locks, or a folder cannot be written, work goes on without them.
+"""Locks between processes.
 
-Beside each folder of the cache is its lock. A process holds it alone while it writes the folder or works in it, or
-together with others while they read the folder.
+Where a file system has no locks, or a folder cannot be written, work goes on without them.
+
+Beside each folder of the cache is its lock. A process holds it alone while it writes the folder or
+works in it, or together with others while they read the folder.
 """
 
 import fcntl
@@ -27,12 +29,14 @@ def lock_of(folder: Path) -> Path:
 
 @contextmanager
 def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterator[LockState]:
-    """Hold the lock file `path` for the duration of the `with` block. The lock of a killed process is free.
+    """Hold the lock file `path` for the duration of the `with` block.
 
-    Yields "held"; "busy" if another process still holds the lock after `wait_seconds`; or "none" if no lock can be
-    made, which one line of the log says. field: the config key of the folder, for this line; None: no line is logged.
+    Yields "held"; "busy" if another process still holds the lock after `wait_seconds`; or "none" if
+    no lock can be made, which is logged in one line. The lock of a killed process is free.
+
+    field: the config key of the folder, for this line; None: nothing is logged.
     """
-    # filelock's fallback would be a file whose existence means "held": after a kill it stays for ever
+    # filelock's fallback is a file whose existence means "held": after a kill it stays for ever
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -58,7 +62,7 @@ def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterato
 
 @cache
 def use(folder: Path) -> None:
-    """Hold the lock of a folder until this process ends, together with other processes that use the folder."""
+    """Hold the lock of a folder until this process ends, together with others that use it."""
     with suppress(OSError):  # where no lock can be made, no process removes the folder
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
         # a process that clears the folder holds the lock for a moment, so this call may wait

@@ -1,4 +1,4 @@
-"""What a run creates before it begins, so that a run that is refused removes this and nothing else."""
+"""What a run creates before it begins: a run that is refused removes this and nothing else."""
 
 import os
 import shutil
@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return which of these names in a folder do not exist, and which of the folder and those above it.
+    """Return the paths that do not exist among these names in a folder and the folder itself.
 
-    They are in the order in which they can be removed.
+    Folders above it that do not exist are included. The order is that in which the paths can be
+    removed.
     """
     folder = folder.absolute()
     paths = [*(folder / name for name in names), folder, *folder.parents]
@@ -18,7 +19,10 @@ def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
-    """Remove files, and folders that are empty by then. The folder `whole` is removed with what is in it."""
+    """Remove files, and folders that are empty by then.
+
+    The folder `whole` is removed with what is in it.
+    """
     for path in paths:
         with suppress(OSError):  # it is not there, not empty, or may not be removed
             if whole is not None and path == whole.absolute():

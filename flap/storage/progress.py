@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
-LONG = 10.0  # seconds; of longer steps the log says how long they will take, as the bar does in a terminal
+LONG = 10.0  # seconds; the log says of longer steps how long they will take
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def progress(
 ) -> Iterator[T]:
     """Yield the items, and show how many are done and how long the others will take.
 
-    Outside a terminal the log says after the first item how long the others will take, and only the last state of
-    the bar is printed. On every process except rank 0 nothing is shown.
+    Outside a terminal the log says after the first item how long the others will take, and only the
+    last state of the bar is printed. On every process except rank 0 nothing is shown.
     """
     if not ranks.is_first():
         yield from items
@@ -84,6 +84,9 @@ def shared_out(
     work: Callable[[T], R],
     count_tokens: Callable[[T], int] = lambda item: 0,
 ) -> list[R]:
-    """Return the results of `work` on each item, in the order of the items. The processes of a run share the items."""
+    """Return the results of `work` on each item, in the order of the items.
+
+    The processes of a run share the items.
+    """
     share = progress(ranks.own_share(items), stage, count_tokens)
     return ranks.gather_in_order([work(item) for item in share])

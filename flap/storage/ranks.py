@@ -1,8 +1,8 @@
 """The processes of a run, one for each device, started by torchrun or as the tasks of a SLURM job.
 
-`own_share` and `gather_in_order` share items among the processes, `add_up` sums tensors, and `on_first` and
-`by_first` let rank 0 work and write for all. All processes make the same calls in the same order. With one
-process, each of these functions returns what it was given.
+`own_share` and `gather_in_order` share items among the processes, `add_up` sums tensors, and
+`on_first` and `by_first` let rank 0 work and write for all. All processes make the same calls in
+the same order. With one process, each of these functions returns what it was given.
 """
 
 import atexit
@@ -38,8 +38,9 @@ class AgreedError(ValueError):
 def join(timeout: timedelta) -> None:
     """Connect this process with the others that were started together with it.
 
-    Where there are GPUs, each process takes the GPU of its local rank. A process that was started alone, or has
-    joined already, does nothing. timeout: how long a process waits for another one, now and later.
+    Where there are GPUs, each process takes the GPU of its local rank. A process that was started
+    alone, or has joined already, does nothing. timeout: how long a process waits for another one,
+    now and later.
 
     Raises:
         ValueError: the processes cannot reach one another.
@@ -54,7 +55,7 @@ def join(timeout: timedelta) -> None:
     if _size > 1 or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
 
-    import torch  # imported here, because a run of one process that ends early should not wait for it
+    import torch  # imported here, because a run of one process should not wait for it
     from torch import distributed
 
     backend = "gloo"
@@ -101,7 +102,10 @@ def size() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this is rank 0, which alone logs and writes files; known before the processes are connected."""
+    """Return whether this is rank 0, which alone logs and writes files.
+
+    This is known before the processes are connected.
+    """
     return _alone or int(os.environ.get("RANK", 0)) == 0
 
 
@@ -132,7 +136,8 @@ def own_folder(path: Path) -> Path:
 def own_share(items: Iterable[T]) -> list[T]:
     """Return the items that this process works on.
 
-    They are dealt out in a zigzag, so that items of similar size beside one another are on different processes.
+    They are dealt out in a zigzag, so that items of similar size beside one another are on
+    different processes.
     """
     return [item for k, item in enumerate(items) if _owner(k) == rank()]
 
@@ -154,7 +159,10 @@ def each_by_one(makes: Iterable[Callable[[], T]]) -> list[T]:
 
 
 def gather(value: T) -> list[T]:
-    """Return the values of all processes, in the order of their ranks. Tensors inside the values are on the CPU."""
+    """Return the values of all processes, in the order of their ranks.
+
+    Tensors inside the values are on the CPU.
+    """
     if size() == 1:
         return [value]
     from torch import Tensor
@@ -182,7 +190,9 @@ def add_up(tensor: "Tensor") -> None:
 
 
 def on_first(make: Callable[[], T]) -> T:
-    """Call a function in rank 0 alone, and return its result in all processes. Tensors in it must be on the CPU.
+    """Call a function in rank 0 alone, and return its result in all processes.
+
+    Tensors in the result must be on the CPU.
 
     Raises:
         AgreedError: the function failed. All processes raise it.
@@ -234,11 +244,13 @@ def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
 
 
 def agreed(make: Callable[[], T]) -> T:
-    """Call a function in all processes, and return its result. If one of them refuses its input, all do.
+    """Call a function in all processes, and return its result.
+
+    If one process refuses its input, all do.
 
     Raises:
-        AgreedError: the reason of the lowest rank that refused its input. It begins with the name of the
-            process, unless this is rank 0.
+        AgreedError: the reason of the lowest rank that refused its input. It begins with the name
+            of the process, unless this is rank 0.
     """
     if size() == 1:
         return make()
@@ -262,7 +274,7 @@ def barrier() -> None:
 
 
 def _owner(item: int) -> int:
-    """Return the rank that works on the item of this number: 0, 1, 1, 0, 0, 1, … with two processes."""
+    """Return the rank that works on an item: 0, 1, 1, 0, 0, 1, … with two processes."""
     row, column = divmod(item, size())
     backwards = row % 2 == 1
     return size() - 1 - column if backwards else column

@@ -28,11 +28,12 @@ LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.plac
 
 @contextmanager
 def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[None]:
-    """Hold the folder of a run for the duration of the `with` block. An error in the block is noted in the folder.
+    """Hold the folder of a run for the duration of the `with` block.
 
-    A finished run in the folder stays finished, whatever the error.
-    created: the paths that exist for the sake of this run. If the run is refused before it begins, and the folder
-        holds no other run, they are removed and nothing is noted. None: nothing is removed.
+    An error in the block is noted in the folder, in which a finished run stays finished.
+    created: the paths that exist for the sake of this run. If the run is refused before it begins,
+        and the folder holds no other run, they are removed and nothing is noted. None: nothing is
+        removed.
 
     Raises:
         ValueError: another run is working in the folder.
@@ -41,8 +42,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
     with file_lock(folder / LOCK, "hydra.run.dir") as lock:
         if lock == "busy":
             raise ValueError(
-                f"hydra.run.dir={folder}: another run is working there; name another folder (hydra.run.dir, "
-                "hydra.sweep.dir), or wait"
+                f"hydra.run.dir={folder}: another run is working there; name another folder "
+                "(hydra.run.dir, hydra.sweep.dir), or wait"
             )
         try:
             yield
@@ -60,8 +61,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 def reason(error: Exception) -> str:
     """Return why a run failed, in one line without secrets.
 
-    Bad input (a ValueError) is described by its own text. Other errors begin with their type, and an error about
-    memory ends with what to do.
+    Bad input (a ValueError) is described by its own text. Other errors begin with their type, and
+    an error about memory ends with what to do.
     """
     if isinstance(error, ValueError):
         return one_line(error)
@@ -86,7 +87,10 @@ def write_status(folder: Path, state: State, error: str | None = None) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return the content of status.json: schema, state and error. Empty if the file is missing or damaged."""
+    """Return the content of status.json: schema, state and error.
+
+    Empty if the file is missing or damaged.
+    """
     return read_json(folder / STATUS)
 
 

@@ -1,4 +1,4 @@
-"""The working folder of a run, from which an interrupted run continues, and notes on the steps of long work."""
+"""The working folder, from which an interrupted run continues, and notes on steps of long work."""
 
 import logging
 import os
@@ -49,7 +49,8 @@ NOT_KEPT = WorkFolder()
 class Notes(Generic[T]):
     """The results of steps, in memory and, where work is kept, in files of a kind.
 
-    Beside each file is its checksum. A file that is damaged counts as missing, so that its step is done again.
+    Beside each file is its checksum. A file that is damaged counts as missing, so that its step is
+    done again.
     """
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
@@ -58,7 +59,7 @@ class Notes(Generic[T]):
         self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
-        """Return whether the result of a step is known, from this run or the one that was interrupted."""
+        """Return whether the result of a step is known, also from an interrupted run."""
         if step in self._results:
             return True
         if self.folder is None:
@@ -71,7 +72,10 @@ class Notes(Generic[T]):
         return iter(self._results.values())
 
     def write(self, step: int, result: T) -> None:
-        """Note the result of a step. In a walk, this comes before its record that the layer is done."""
+        """Note the result of a step.
+
+        In a walk, this comes before its record that the layer is done.
+        """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():
             return
@@ -123,14 +127,14 @@ def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
-    """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
+    """Yield the working folder of a key, with the files that an interrupted run has left there.
 
-    The folder is deleted when the block ends. If the block raises an error, the files stay for the next start,
-    whatever the error: a full disk or a refused checkpoint costs no work.
+    The folder is deleted when the block ends. If the block raises an error, the files stay for the
+    next start, whatever the error: a full disk or a refused checkpoint costs no work.
 
-    While another process uses the folder, or where no lock can be made, a temporary folder is yielded instead, from
-    which no later run continues. If such a run is killed, the next start has what is in the cache and the numbers
-    that were measured, and its walks begin again.
+    While another process uses the folder, or where no lock can be made, a temporary folder is
+    yielded instead, from which no later run continues. If such a run is killed, the next start has
+    what is in the cache and the numbers that were measured, and its walks begin again.
 
     key: everything that the files depend on. resume: false deletes the files of an interrupted run.
 
@@ -170,8 +174,9 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             log.info(
-                "the work stays in %s: the same command goes on from it (with checkpoint.overwrite=true, if its "
-                "checkpoint is there already), with resume=false it begins anew",
+                "the work stays in %s: the same command goes on from it "
+                "(with checkpoint.overwrite=true, if its checkpoint is there already), "
+                "with resume=false it begins anew",
                 folder,
             )
 

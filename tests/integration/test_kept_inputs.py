@@ -19,7 +19,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model, a text, and the checkpoint of a run, which holds a GGUF and a plan."""
+    """A folder with a tiny model, a text, and a checkpoint, which holds a GGUF and a plan."""
     folder = tmp_path_factory.mktemp("made")
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(folder / "model")
     smollm().save_pretrained(folder / "model")

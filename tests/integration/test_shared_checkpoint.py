@@ -1,4 +1,4 @@
-"""Two runs that write into one checkpoint.dir: what is there in the end is wholly of one of them."""
+"""Two runs write into one checkpoint.dir: what is there in the end is wholly of one of them."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def stop_at(module: str, name: str, folder: Path) -> None:
 def both(
     folder: Path, arguments: list[str], stop: Callable[[], None]
 ) -> list["CompletedProcess[str]"]:
-    """Start two runs into one checkpoint.dir, the second one while the first has stopped at a function."""
+    """Start two runs into one checkpoint.dir, the second while the first has stopped."""
     shared = (*arguments, "checkpoint.dir=ck", "checkpoint.overwrite=true")
 
     def run(name: str, ratio: float, before: Callable[[], None] | None) -> Any:
@@ -60,7 +60,7 @@ def both(
 
 
 def assert_of_one_run(checkpoint: Path) -> float:
-    """Check that the weights, the label and the card of a checkpoint are of one run; return its ratio."""
+    """Check that weights, label and card of a checkpoint are of one run; return its ratio."""
     label = json.loads((checkpoint / "flap.json").read_text())
     ratio = float(label["provenance"]["config"]["ratio"])
     tensors: dict[str, Any] = {}

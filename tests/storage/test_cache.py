@@ -1,4 +1,4 @@
-"""An entry of the cache is made once, checked when it is read, and shared by processes; no run fails because of it."""
+"""An entry of the cache is made once, checked when it is read, and shared by processes."""
 
 import json
 import logging
@@ -153,7 +153,10 @@ def test_a_run_waits_for_another_one_only_so_long(
 def make_slowly(
     root: Path, made: Path, barrier: "multiprocessing.synchronize.Barrier", found: Path
 ) -> None:
-    """Look an entry up, together with other processes. `made` gets a line from each process that makes the entry."""
+    """Look an entry up, together with other processes.
+
+    `made` gets a line from each process that makes the entry.
+    """
 
     def make() -> str:
         with made.open("a") as file:

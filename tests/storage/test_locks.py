@@ -1,4 +1,7 @@
-"""A lock is held by one process at a time. Where a file system has no locks, work goes on without them."""
+"""A lock is held by one process at a time.
+
+Where a file system has no locks, work goes on without them.
+"""
 
 import logging
 from pathlib import Path

@@ -72,7 +72,10 @@ def test_three_processes_share_and_agree() -> None:
 
 
 def clear_and_write(folder: Path) -> None:
-    """Clear a folder, and write there. The second process comes later, when the first one has files there again."""
+    """Clear a folder, and write there.
+
+    The second process comes later, when the first one has files there again.
+    """
     time.sleep(0.5 * ranks.rank())
     WorkFolder(folder).clear()
     own = ranks.own_folder(folder)

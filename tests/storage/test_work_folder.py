@@ -1,4 +1,4 @@
-"""The working folder of a run stays if the run is interrupted, with notes that a later run reads."""
+"""The working folder of an interrupted run stays, with notes that a later run reads."""
 
 import os
 from pathlib import Path
