@@ -1,8 +1,8 @@
-"""vLLM's plugin entry point (`vllm.general_plugins`): pruned checkpoints without `trust_remote_code`.
+"""vLLM's plugin (`vllm.general_plugins`): serve pruned checkpoints without `trust_remote_code`.
 
-vLLM calls `register` in each of its processes. The pruned architectures are served by its Transformers backend (for
-mixtures `vllm_model.py`), which builds their layers with the classes of `modeling_flap.py`. It refuses those that are
-left out here.
+vLLM calls `register` in each of its processes. Its Transformers backend serves the pruned
+architectures and builds their layers with the classes of `modeling_flap.py`; for mixtures of
+experts it is extended in `vllm_model.py`. vLLM refuses architectures that are not registered.
 """
 
 import logging
@@ -17,26 +17,29 @@ from flap.modeling.register import register as register_with_transformers
 
 log = logging.getLogger(__name__)
 
-# vLLM imports these when it builds such a model; that for mixtures runs experts in vLLM's own kernels.
+# The classes that vLLM imports when it builds a model. The one for mixtures runs experts in the
+# fused kernels of vLLM.
 DENSE = "vllm.model_executor.models.transformers:TransformersForCausalLM"
 MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 
-# Mixtures that this class of vLLM 0.32 cannot run: it reads another key for the number of chosen experts (Gemma 4),
-# gives tokens to the chosen ones alone (Llama 4), and has no kernel for DeepSeek-V3 in float32 on a CPU.
+# Mixtures that the fused kernels of vLLM 0.32 cannot run. vLLM reads another key for the number
+# of chosen experts (Gemma 4), gives tokens only to the chosen experts (Llama 4), or has no kernel
+# in float32 on a CPU (DeepSeek-V3).
 RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
-LEFT_OUT = ("falcon_h1",)  # vLLM 0.32 loads it, and writes another text than transformers
+# vLLM 0.32 loads this family, but writes another text than transformers.
+LEFT_OUT = ("falcon_h1",)
 
 
 class Checks:
-    """What vLLM asks in the process of its user, before it starts others: in its table of checks by architecture."""
+    """The checks of pruned architectures, which vLLM runs before it starts other processes."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Raise a RuntimeError if widths cannot be split over vLLM's processes."""
+        """Raise a RuntimeError if the widths cannot be split over vLLM's processes."""
         widths = vllm_config.model_config.hf_text_config.to_dict()["per_layer_config"]
         try:
             check_for_vllm(widths, vllm_config.parallel_config.tensor_parallel_size)
-        except ValueError as error:  # which vLLM would print with lines of its own around it
+        except ValueError as error:  # vLLM would print a ValueError among lines of its own
             raise RuntimeError(str(error)) from None
 
     @staticmethod
@@ -45,9 +48,10 @@ class Checks:
 
 
 def register() -> None:
-    """Register the pruned architectures; with a vLLM that has other registries, warn and leave it as it is.
+    """Register the pruned architectures.
 
-    vLLM calls this for every model that it serves, and ends where it raises.
+    vLLM calls this for every model that it serves, and stops if it raises an error. If this
+    version of vLLM has other registries, log a warning and change nothing.
     """
     try:
         from vllm import ModelRegistry
@@ -57,15 +61,13 @@ def register() -> None:
         for model_type in known(FAMILIES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
             if model_type in LEFT_OUT:
                 continue
-            name = f"Flap{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]}"
             fused = FAMILIES[model_type].experts and model_type not in RUN_BY_TRANSFORMERS
+            name = f"Flap{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]}"
             # earlier versions called the class of GPT-2 FlapGPT2ForCausalLM
             for architecture in {name, name.replace("LMHeadModel", "ForCausalLM")}:
                 ModelRegistry.register_model(architecture, MIXTURE if fused else DENSE)
                 MODELS_CONFIG_MAP[architecture] = Checks
-    except (
-        Exception
-    ) as error:  # of any type, as what changes between versions of vLLM has no public name
+    except Exception as error:  # what changes between versions of vLLM can raise any error
         log.warning(
             "flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)",
             error,

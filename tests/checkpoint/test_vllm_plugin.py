@@ -1,4 +1,4 @@
-"""vLLM's entry point, beside a registry that only notes what it is told; `make engines` runs it in vLLM itself."""
+"""vLLM's plugin, with a registry that only records its calls. `make engines` runs it in vLLM."""
 
 import sys
 from importlib.metadata import entry_points
@@ -11,7 +11,7 @@ from flap.checkpoint import vllm_plugin
 from flap.modeling.modeling_flap import FlapLlamaConfig, FlapLlamaModel
 from tests.helpers.engine_cases import CELLS, documented
 
-CHECKS, BACKEND = (f"vllm.model_executor.models.{name}" for name in ("config", "transformers"))
+CHECKS = "vllm.model_executor.models.config"
 
 
 @pytest.fixture
@@ -25,9 +25,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_the_package_names_it() -> None:
-    [entry] = [
-        entry for entry in entry_points(group="vllm.general_plugins") if entry.name == "flap"
-    ]
+    [entry] = entry_points(group="vllm.general_plugins", name="flap")
     assert entry.load() is vllm_plugin.register
 
 
@@ -65,25 +63,34 @@ LAYER = {
 def built_by_vllm(
     changes: dict[str, int], ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> FlapLlamaConfig:
-    """A config whose second layer has other widths, as vLLM's Transformers backend has it in one of its processes."""
+    """Return a config whose second layer has other widths, as vLLM's Transformers backend has it.
+
+    ranks: the number of vLLM's processes.
+    """
     distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
     monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
     widths = {0: LAYER, 1: LAYER | changes}
     config = FlapLlamaConfig(
-        vocab_size=96, hidden_size=32, num_hidden_layers=2, head_dim=8, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=96,
+        hidden_size=32,
+        num_hidden_layers=2,
+        head_dim=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
         per_layer_config=widths,
-    )  # fmt: skip
+    )
     config._attn_implementation = "vllm"
     return config
 
 
 def ask(config: FlapLlamaConfig, ranks: int) -> None:
-    """Let vLLM's process ask before it starts others."""
-    parallel = SimpleNamespace(tensor_parallel_size=ranks)
-    asked = SimpleNamespace(
-        model_config=SimpleNamespace(hf_text_config=config), parallel_config=parallel
+    """Run the check that vLLM runs before it starts its processes."""
+    vllm_config = SimpleNamespace(
+        model_config=SimpleNamespace(hf_text_config=config),
+        parallel_config=SimpleNamespace(tensor_parallel_size=ranks),
     )
-    sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"].verify_and_update_config(asked)
+    checks = sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"]
+    checks.verify_and_update_config(vllm_config)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +121,7 @@ def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
     config = built_by_vllm({name: n}, ranks, monkeypatch)
     with pytest.raises(ValueError, match=f"^vLLM: {name}{rest}$"):
         FlapLlamaModel(config)
-    with pytest.raises(
-        RuntimeError, match=f"^vLLM: {name}{rest}$"
-    ):  # before it starts its processes
+    with pytest.raises(RuntimeError, match=f"^vLLM: {name}{rest}$"):
         ask(config, ranks)
 
 
