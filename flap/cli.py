@@ -1,8 +1,9 @@
-"""The command line: parse, run, show; the work is in `flap.pipeline.run`.
+"""The command line. It parses the arguments and shows the results; `flap.pipeline` does the work.
 
-`main` hands the command line to Hydra, which composes the config and calls `task` with it, in a sweep once for each
-cell. Of several processes (torchrun, the tasks of a SLURM job) each one goes through the same run, but the first one
-alone owns the run's folder, its status, the tracker and the console: `flap.runs.owner`. The others follow it silently.
+`main` hands the command line to Hydra, which composes the config and calls `task` with it. In a
+sweep, it calls `task` once for each cell. A run can have several processes, which torchrun or
+SLURM starts. All of them go through the same run, but only rank 0 writes the run's folder, its
+status and the console, and talks to the tracker (`flap.runs.owner`). The others are silent.
 """
 
 import logging
@@ -41,7 +42,8 @@ def task(config: DictConfig) -> None:
     """Run the composed config: the single run of a command line, or one job of a sweep."""
     protect_output()  # again, because a launcher may start this in a process of its own
     protect_secrets_of(config, HydraConfig.get().job.env_set)
-    if (line := _attempt(config)) is None:
+    line = _attempt(config)
+    if line is None:
         return
     if HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit(1)
@@ -49,9 +51,10 @@ def task(config: DictConfig) -> None:
 
 
 def _attempt(config: DictConfig) -> str | None:
-    """Run and return None, or log the error and return it in one line.
+    """Run, and return the error in one line, or None if there was none.
 
-    The exception is not passed on, because its traceback would keep the model in memory.
+    The error is logged with its traceback. The exception itself is not returned, because its
+    traceback would keep the model in memory.
     """
     owner = Owner(config, HydraConfig.get())
     run_dir = None
@@ -59,9 +62,11 @@ def _attempt(config: DictConfig) -> str | None:
         ranks.join(owner.timeout())
         follow()
         with owner.held:
-            if (run_dir := owner.open()) is None:
+            run_dir = owner.open()
+            if run_dir is None:
                 return None
-            # imported here because --help and invalid values should not wait seconds for torch and transformers
+            # imported here because torch and transformers take seconds, and --help and invalid
+            # values should not wait for them
             from flap.pipeline import check_room, execute
             from flap.runs.preparation import prepare
 
@@ -75,44 +80,53 @@ def _attempt(config: DictConfig) -> str | None:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, AgreedError):
             end_alone(error, line, run_dir)
-        kept = owner.run_dir / LOG
-        log.exception("%s", line if owner.in_sweep or not kept.exists() else f"{line}; log: {kept}")
+        log_file = owner.run_dir / LOG
+        if log_file.exists() and not owner.in_sweep:
+            log.exception("%s; log: %s", line, log_file)
+        else:
+            log.exception("%s", line)
         return line
     return None
 
 
 def main() -> None:
-    """Run the command line; on an error, print one line that says what to change and exit with code 1."""
+    """Run the command line.
+
+    On an error, print one line that says what to change and exit with code 1.
+    """
+    arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # of a terminal that has not all characters
+        sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
     protect_output()
-    if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
-        import_module(module).main(sys.argv[2:])
+    if arguments and arguments[0] in SUBCOMMANDS:
+        import_module(SUBCOMMANDS[arguments[0]]).main(arguments[1:])
         return
-    if sys.argv[1:] in (["--help"], ["--version"]):
-        print(help_text() if sys.argv[1] == "--help" else f"flap {version('flap-pruning')}")
+    if arguments == ["--help"]:
+        print(help_text())
         return
+    if arguments == ["--version"]:
+        print(f"flap {version('flap-pruning')}")
+        return
+
     follow()
-    logging.raiseExceptions = (
-        False  # a log that cannot be written prints no traceback on the console
-    )
+    logging.raiseExceptions = False  # a full disk under a log must not print tracebacks
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
             task()
         else:
-            _one_line_errors()
+            _run_with_short_errors()
     finally:
         write_open_study()  # Hydra calls no callback if a job has failed
 
 
-def _one_line_errors() -> None:
-    """Run the command line, and print errors in one line each."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on instead of printing them
-    begin = time.time()  # a sweep's folder may have cells of an earlier command
+def _run_with_short_errors() -> None:
+    """Run the command line, and print each error in one line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    begin = time.time()  # the folder of a sweep may have failed cells of an earlier command
     try:
         task()
     except (Exception, KeyboardInterrupt) as error:
         print(*failure_lines(error, begin), sep="\n", file=sys.stderr, flush=True)
         if ranks.size() > 1 and not isinstance(error, RunFailedError):
-            os._exit(1)  # Hydra's own work has failed here, while others may go on
+            os._exit(1)  # Hydra failed in this process, while the other ones may go on
         raise SystemExit(1) from None
