@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from flap.config import redacted
+from flap.config import FlapConfig, redacted
+from flap.data import TextsInMemory
 
 LIBRARIES = (
     "flap-pruning",
@@ -23,12 +24,15 @@ LIBRARIES = (
 )
 
 
-def described(config: Any) -> dict[str, Any]:
-    """Return a config (a `FlapConfig`) as plain data without secrets.
+def described(config: FlapConfig) -> dict[str, Any]:
+    """Return the config of a run as plain data without secrets.
 
-    An object becomes its options and the name of its class (`_target_`).
+    An object becomes its options and the name of its class (`_target_`). Texts in memory become
+    their label.
     """
     plain = asdict(config)
+    if isinstance(config.calibration.dataset, TextsInMemory):
+        plain["calibration"]["dataset"] = config.calibration.dataset.label
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value) and field.type is Any:
