@@ -54,9 +54,9 @@ class Metric(ABC):
 
         score_I = self.score(weight_OI.float(), statistics)
         if not isinstance(score_I, Tensor):
-            kind = type(score_I).__name__
             raise ValueError(
-                f"metric: {name} returns {kind}: expected a tensor of shape {expected}"
+                f"metric: {name} returns {type(score_I).__name__}: "
+                f"expected a tensor of shape {expected}"
             )
         shape = tuple(score_I.shape)
         if shape != expected:
