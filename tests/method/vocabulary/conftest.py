@@ -12,9 +12,8 @@ def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny-words"
     tokenizer = smollm()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    tiny_model(
-        "llama-gqa", vocab_size=VOCAB, pad_token_id=tokenizer.eos_token_id, **ids
-    ).save_pretrained(path)
+    model = tiny_model("llama-gqa", vocab_size=VOCAB, pad_token_id=tokenizer.eos_token_id, **ids)
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -29,7 +28,7 @@ def words_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text with tokens that are not in the first."""
+    """A text with tokens that are not in the one of `words_file`."""
     path = tmp_path_factory.mktemp("text") / "other.txt"
     path.write_text(" ".join(TEXT) * 30)
     return path

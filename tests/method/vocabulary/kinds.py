@@ -1,7 +1,8 @@
-"""The tokenizers from which tokens can leave, and what they make of a text, as text."""
+"""The tokenizers from which tokens can be removed, and the tokens of a text by their names."""
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -11,7 +12,10 @@ from tests.helpers.tokenizers import TEXT
 
 
 def unigram(byte_fallback: bool) -> PreTrainedTokenizerFast:
-    """As sentencepiece makes it, with an unknown token, and with bytes for unknown characters or without."""
+    """A tokenizer as sentencepiece makes it, with an unknown token.
+
+    byte_fallback: it has tokens of bytes for unknown characters.
+    """
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
@@ -19,10 +23,12 @@ def unigram(byte_fallback: bool) -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(TEXT, trainer)
     vocabulary = [(token, score) for token, score in plain(backend)["vocab"]]
-    bytes_ = [(f"<0x{byte:02X}>", -20.0) for byte in range(256)] if byte_fallback else []
-    backend.model = models.Unigram(vocabulary + bytes_, unk_id=1, byte_fallback=byte_fallback)
-    steps = [decoders.ByteFallback(), decoders.Fuse()] if byte_fallback else []
-    backend.decoder = decoders.Sequence([*steps, decoders.Metaspace()])
+    steps = [decoders.Metaspace()]
+    if byte_fallback:
+        vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+        steps = [decoders.ByteFallback(), decoders.Fuse(), *steps]
+    backend.model = models.Unigram(vocabulary, unk_id=1, byte_fallback=byte_fallback)
+    backend.decoder = decoders.Sequence(steps)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", eos_token="<stop>"
     )
@@ -33,10 +39,12 @@ def plain(backend: Tokenizer) -> dict:
 
 
 KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
-    **BPES, "unigram": lambda: unigram(byte_fallback=False), "unigram-bytes": lambda: unigram(byte_fallback=True),
-}  # fmt: skip
+    **BPES,
+    "unigram": partial(unigram, byte_fallback=False),
+    "unigram-bytes": partial(unigram, byte_fallback=True),
+}
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The tokens of a text by their names, which are the same after others have left."""
+    """The tokens of a text by their names, which are the same after other tokens are removed."""
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

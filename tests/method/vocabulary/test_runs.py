@@ -1,8 +1,9 @@
-"""Whole runs that trim the vocabulary: what changes and what does not, what they measure, and what they refuse."""
+"""Whole runs that trim the vocabulary: what changes, what does not, and what they measure."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,18 +39,14 @@ def test_more_is_measured_with_the_tokens_of_the_checkpoint(
 ) -> None:
     before = trimmed("ratio=0.4")
     inputs = (*tiny(words_dir, words_file), *TRIM, "ratio=0.4")
-    texts = (
-        f"eval.perplexity.datasets=[{other_file},{words_file}]",
-        "eval.perplexity.max_tokens=320",
-    )
-    after = run(composed(*inputs, *texts), tmp_path)
-    name = "other.txt/bits_per_byte@16"
-    other = "fox.txt/bits_per_byte@16"
+    texts = f"eval.perplexity.datasets=[{other_file},{words_file}]"
+    after = run(composed(*inputs, texts, "eval.perplexity.max_tokens=320"), tmp_path)
+    assert after.vocabulary == before.vocabulary
+    measured_before = "other.txt/bits_per_byte@16"
+    measured_more = "fox.txt/bits_per_byte@16"
     numbers = after.evaluation["pruned"]
-    assert numbers[name] == before.evaluation["pruned"][name] and other in numbers
-    assert (
-        after.vocabulary == before.vocabulary and numbers[other] != after.evaluation["dense"][other]
-    )
+    assert numbers[measured_before] == before.evaluation["pruned"][measured_before]
+    assert numbers[measured_more] != after.evaluation["dense"][measured_more]
 
 
 def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
@@ -58,53 +55,59 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They are the calibration windows of the checkpoint: after trimming there is one model and one tokenizer."""
-    seen: list[torch.Tensor] = []
+    """They are the calibration windows of the checkpoint.
+
+    After trimming there is one model and one tokenizer.
+    """
+    trained: list[torch.Tensor] = []
     train = distillation.distil
-    monkeypatch.setattr(
-        distillation, "distil", lambda *given: seen.append(given[3]) or train(*given)
-    )
+
+    def distil(*arguments: Any) -> dict[str, Any]:
+        trained.append(arguments[3])
+        return train(*arguments)
+
+    monkeypatch.setattr(distillation, "distil", distil)
     (tmp_path / "counted.txt").write_text(" ".join(TEXT[1:]) * 30)
     counted = f"vocabulary.dataset={tmp_path / 'counted.txt'}"
     trimmed("ratio=0.4", "recover=reconstruct", "recover.epochs=1", "recover.batch_size=2", counted)
 
     inputs = tiny(tmp_path / "checkpoint", words_file)
     checkpoint = prepare(composed(*inputs, "ratio=0"), tmp_path / "read")
-    [found_NT] = seen
+    [trained_NT] = trained
     expected_NT = checkpoint.texts["calibration"].tokens_NT
-    assert sorted(found_NT.tolist()) == sorted(expected_NT.tolist())
+    assert sorted(trained_NT.tolist()) == sorted(expected_NT.tolist())
 
 
 def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
     trimmed: Trimmed, words_dir: Path, tmp_path: Path
 ) -> None:
+    checkpoint = tmp_path / "checkpoint"
     report = trimmed("ratio=0")
-    before, after = (
-        load_file(path / "model.safetensors") for path in (words_dir, tmp_path / "checkpoint")
-    )
+    assert report.vocabulary == {"before": VOCAB, "after": SIZE, "covered": 1.0}
+    parameters = report.parameters
+    assert parameters["total_before"] - parameters["total_after"] == (VOCAB - SIZE) * 32
+
+    before = load_file(words_dir / "model.safetensors")
+    after = load_file(checkpoint / "model.safetensors")
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert (
-        changed == {"model.embed_tokens.weight"} and len(after["model.embed_tokens.weight"]) == SIZE
-    )
-    assert report.vocabulary == {"before": VOCAB, "after": SIZE, "covered": 1.0}
-    assert (
-        report.parameters["total_before"] - report.parameters["total_after"] == (VOCAB - SIZE) * 32
-    )
-    old, new = (
-        AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint")
-    )
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    assert changed == {"model.embed_tokens.weight"}
+    assert len(after["model.embed_tokens.weight"]) == SIZE
+
+    old = AutoTokenizer.from_pretrained(words_dir)
+    new = AutoTokenizer.from_pretrained(checkpoint)
     dense = AutoModelForCausalLM.from_pretrained(words_dir)
-    assert type(model) is type(dense) and len(new) == model.config.vocab_size == SIZE
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert type(model) is type(dense)
+    assert len(new) == model.config.vocab_size == SIZE
     assert model.config.eos_token_id == model.generation_config.eos_token_id == new.eos_token_id
-    ids = torch.tensor([old.get_vocab()[token] for token in new.convert_ids_to_tokens(range(SIZE))])
+    ids = old.convert_tokens_to_ids(new.convert_ids_to_tokens(range(SIZE)))
     with torch.no_grad():
         expected = dense(**old(TEXT[0], return_tensors="pt")).logits[..., ids]
         assert torch.equal(model(**new(TEXT[0], return_tensors="pt")).logits, expected)
 
 
-def test_the_tokens_of_a_text_of_ones_own_are_counted(
+def test_tokens_are_counted_in_the_given_text(
     trimmed: Trimmed, other_file: Path, tmp_path: Path
 ) -> None:
     report = trimmed(
@@ -143,13 +146,16 @@ def test_a_result_is_of_the_text_that_was_counted(
     words_dir: Path, words_file: Path, tmp_path: Path
 ) -> None:
     counted = tmp_path / "counted.txt"
-    found = []
-    for text in ("one text", "another text"):
+
+    def keys_with(text: str) -> dict[str, Any]:
         counted.write_text(text)
         config = composed(*tiny(words_dir, words_file), *TRIM, f"vocabulary.dataset={counted}")
-        made = prepare(config, tmp_path / "run")
-        found.append({**keys.inputs(made), "work": keys.workspace(made)})
-    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"vocabulary", "work"}
+        prepared = prepare(config, tmp_path / "run")
+        return {**keys.inputs(prepared), "work": keys.workspace(prepared)}
+
+    before = keys_with("one text")
+    after = keys_with("another text")
+    assert {name for name in before if before[name] != after[name]} == {"vocabulary", "work"}
 
 
 FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
@@ -158,33 +164,27 @@ FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
 @pytest.mark.parametrize(
     "training", [FULL, ("recover=reconstruct", "recover.batch_size=1")], ids=lambda one: one[0]
 )
-def test_what_follows_is_with_the_new_tokens(
+def test_training_and_measurements_use_the_new_tokens(
     training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path
 ) -> None:
     (tmp_path / "toys").mkdir()
-    training = (*training, "recover.learning_rate=0.015")
+    tasks = ("eval=[perplexity,zero_shot]", "eval.zero_shot.tasks=[animals]")
     with only_toys(tmp_path / "toys"):
-        report = trimmed(
-            "ratio=0.4", "eval=[perplexity,zero_shot]", "eval.zero_shot.tasks=[animals]", *training
-        )
+        report = trimmed("ratio=0.4", *tasks, *training, "recover.learning_rate=0.015")
     assert report.recovery["nats_after"] < report.recovery["nats_before"]
-    assert {"other.txt/bits_per_byte@16", "animals/acc"} <= report.evaluation["pruned"].keys()
-    assert {
-        "other.txt/bits_per_byte@16",
-        "animals/acc",
-    } <= report.difference_stderr.keys()  # of the same text
+    measured = {"other.txt/bits_per_byte@16", "animals/acc"}
+    assert measured <= report.evaluation["pruned"].keys()
+    assert measured <= report.difference_stderr.keys()
     assert "| vocabulary | 512 | 320 (" in (tmp_path / "report.md").read_text()
-    assert (
-        "Of 512 tokens of its vocabulary 320 stay."
-        in (tmp_path / "checkpoint" / "README.md").read_text()
-    )
+    card = (tmp_path / "checkpoint" / "README.md").read_text()
+    assert "Of 512 tokens of its vocabulary 320 stay." in card
 
 
 def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:
     model = tiny_model("llama-gqa", vocab_size=VOCAB)
     tokenizer = smollm()
     options = {"dataset": str(words_file), "num_samples": 8, "seq_len": 16, "overrides": TRIM}
-    other = type(model)(model.config)  # which shares its config
+    other = type(model)(model.config)  # shares the config
     flap.prune(model, tokenizer, ratio=0, **options)
     assert len(tokenizer) == model.config.vocab_size == SIZE
     assert len(other.get_input_embeddings().weight) == other.config.vocab_size == VOCAB
@@ -193,7 +193,7 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
 def test_a_target_counts_the_rows_that_are_removed(
     trimmed: Trimmed, words_dir: Path, tmp_path: Path
 ) -> None:
-    """If trimming alone reaches the target, no layer changes; else units are removed for the rest."""
+    """If trimming alone reaches the target, no layer changes; else some units are removed, too."""
     dense = load_file(words_dir / "model.safetensors")
     rows = (VOCAB - SIZE) * 32 * 4  # bytes of the removed rows of the tied matrix, in float32
     size = sum(tensor.nbytes for tensor in dense.values())

@@ -1,4 +1,4 @@
-"""Tokenizers of each kind without some of their tokens: what they make of any text, and how they are read again."""
+"""Tokenizers of each kind without some of their tokens: what they make of texts, and their files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,11 @@ from flap.method.vocabulary.tokens import BPE
 from tests.helpers.tokenizers import TEXT, TRICKY
 from tests.method.vocabulary.kinds import KINDS, pieces
 
-COUNTED = TEXT[0]  # the others have tokens that are removed
+COUNTED = TEXT[0]  # the other texts have tokens that are removed
+PIECES = [*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-    st.lists(
-        st.sampled_from([*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]), max_size=4
-    ).map("".join),
+    st.lists(st.sampled_from(PIECES), max_size=4).map("".join),
 )
 
 
@@ -43,16 +42,22 @@ def both(request: pytest.FixtureRequest) -> Both:
     return Both(old, trimmed.tokenizer, set(kept), trimmed.rows_K.tolist())
 
 
+def there_and_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    return tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids)
+
+
 def test_tokens_that_a_config_names_stay(both: Both) -> None:
-    left = next(token for token in both.old.get_vocab() if token not in both.kept)
-    i = both.old.convert_tokens_to_ids(left)
-    assert left in Tokens.of(both.old, len(both.old), {i, 10**6}).stay
-    assert left not in Tokens.of(both.old, i, {i}).stay  # which has no row
+    removed = next(token for token in both.old.get_vocab() if token not in both.kept)
+    i = both.old.convert_tokens_to_ids(removed)
+    assert removed in Tokens.of(both.old, len(both.old), {i, 10**6}).stay
+    # not if the embedding has no row for it
+    assert removed not in Tokens.of(both.old, i, {i}).stay
 
 
-def test_ids_are_dense_and_in_their_old_order(both: Both) -> None:
+def test_ids_have_no_gaps_and_keep_their_order(both: Both) -> None:
     names = both.new.get_vocab()
-    assert set(names) == both.kept and len(both.kept) == len(both.new)
+    assert set(names) == both.kept
+    assert len(both.new) == len(both.kept)
     assert sorted(names.values()) == list(range(len(both.kept)))
     old = both.old.get_vocab()
     assert [old[token] for token in sorted(names, key=names.__getitem__)] == both.old_ids
@@ -61,10 +66,7 @@ def test_ids_are_dense_and_in_their_old_order(both: Both) -> None:
 @settings(max_examples=60)
 @given(text=ANY)
 def test_any_text_goes_there_and_back(both: Both, text: str) -> None:
-    there_and_back = [
-        one.decode(one(text, add_special_tokens=False).input_ids) for one in (both.old, both.new)
-    ]
-    assert there_and_back[0] == there_and_back[1]
+    assert there_and_back(both.new, text) == there_and_back(both.old, text)
 
 
 @settings(max_examples=60)
@@ -78,13 +80,14 @@ def test_a_text_of_tokens_that_stay_has_the_same_tokens(both: Both, text: str) -
 def test_special_tokens_have_their_new_ids_everywhere(both: Both) -> None:
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         assert getattr(both.new, name) == getattr(both.old, name)
-        if (token := getattr(both.new, name)) is not None:
+        token = getattr(both.new, name)
+        if token is not None:
             assert getattr(both.new, f"{name}_id") == both.new.get_vocab()[token]
     with_special = both.new(COUNTED).input_ids
     assert both.new.convert_ids_to_tokens(with_special) == pieces(both.old, COUNTED)
 
 
-def test_it_is_read_again_as_it_was(both: Both, tmp_path: Path) -> None:
+def test_it_is_read_as_it_was_saved(both: Both, tmp_path: Path) -> None:
     both.new.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     for text in TRICKY:
@@ -93,25 +96,20 @@ def test_it_is_read_again_as_it_was(both: Both, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_after_a_text_without_spaces_others_still_go_there_and_back(kind: str) -> None:
+def test_with_the_fewest_tokens_spaces_still_go_there_and_back(kind: str) -> None:
     old = KINDS[kind]()
     tokens = Tokens.of(old, len(old))
     new = Trimmed.of(old, KeptTokens(tokens, list(tokens.stay), 0.0), len(old)).tokenizer
-    texts = [
-        one.decode(one("it has  spaces", add_special_tokens=False).input_ids) for one in (old, new)
-    ]
-    assert texts[0] == texts[1]
+    assert there_and_back(new, "it has  spaces") == there_and_back(old, "it has  spaces")
 
 
-def test_of_two_ways_to_a_token_the_one_that_is_taken_stays() -> None:
-    """Llama's merges are all divisions of a token; of "abc" the tokenizer takes (a, bc), as bc has the lower rank."""
-    spec = {
-        "model": {
-            "merges": [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]],
-            "byte_fallback": True,
-        }
-    }
-    tokens = BPE(
-        spec, {token: i for i, token in enumerate(["a", "b", "c", "bc", "ab", "abc"])}, frozenset()
-    )
+def test_of_two_ways_to_a_token_the_one_that_is_used_stays() -> None:
+    """Llama has all divisions of a token as merges.
+
+    The tokenizer makes "abc" of "a" and "bc", because "bc" has the lower rank.
+    """
+    merges = [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]]
+    spec = {"model": {"merges": merges, "byte_fallback": True}}
+    names = ["a", "b", "c", "bc", "ab", "abc"]
+    tokens = BPE(spec, {name: i for i, name in enumerate(names)}, frozenset())
     assert set(tokens.needed("abc")) == {"a", "b", "c", "bc", "abc"}
