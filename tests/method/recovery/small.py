@@ -1,5 +1,6 @@
-"""A small recovery: a tiny pruned model, the dense one to learn from, windows of random tokens."""
+"""A small recovery: a tiny pruned model, its dense teacher, and windows of random tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ SEQ_LEN = 16
 BATCH = 8
 STEPS = 40
 FULL = Recovery(
-    "words", STEPS * BATCH * SEQ_LEN, learning_rate=0.015, seq_len=SEQ_LEN, batch_size=BATCH
+    dataset="words",
+    tokens=STEPS * BATCH * SEQ_LEN,
+    learning_rate=0.015,
+    seq_len=SEQ_LEN,
+    batch_size=BATCH,
 )
-LORA = Recovery(
-    "words", STEPS * BATCH * SEQ_LEN, learning_rate=1e-2, seq_len=SEQ_LEN, batch_size=BATCH, rank=8
-)
+LORA = replace(FULL, learning_rate=0.01, rank=8)
 
 
 def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PlacedModel:
@@ -56,11 +59,9 @@ def recovered(
     architecture: str = "llama-gqa",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What is reported of the training of a model, which is changed in place."""
-    dtype = model.dtype
-    return distil(
-        recovery, Resident(model), dense(architecture, dtype), windows(recovery), folder, seed
-    )
+    """Train a model in place, and return what the report says of it."""
+    teacher = dense(architecture, model.dtype)
+    return distil(recovery, Resident(model), teacher, windows(recovery), folder, seed)
 
 
 def state(model: PreTrainedModel) -> dict[str, Tensor]:

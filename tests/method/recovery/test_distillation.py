@@ -1,4 +1,4 @@
-"""What a recovery does to the model: its divergence falls, and it is an ordinary model again that saves and reloads."""
+"""What a recovery does to the model: its divergence falls, and it can be saved and reloaded."""
 
 import json
 from dataclasses import replace
@@ -36,8 +36,9 @@ from tests.method.recovery.small import (
     windows,
 )
 
-# Less than half of the steps, of which one comes after an evaluation: for what holds after each of them.
-SHORT, SHORT_LORA = (replace(one, tokens=17 * one.tokens_a_step) for one in (FULL, LORA))
+# Less than half of the steps, with an evaluation before the last one, for claims about every step.
+SHORT = replace(FULL, tokens=17 * FULL.tokens_a_step)
+SHORT_LORA = replace(LORA, tokens=17 * LORA.tokens_a_step)
 CASES = {
     "full": (FULL, "llama-gqa", torch.float32),
     "full, biases": (FULL, "llama-gqa-biases", torch.float32),
@@ -57,26 +58,29 @@ def test_the_divergence_falls_and_the_model_reloads(
     model = tiny_model(architecture)
     plan = prune(model, 0.3)
     before = state(in_type(model, dtype))
-    kind = type(model)
-    found = recovered(model, recovery, tmp_path / "work", architecture)
-    assert found["nats_after"] < 0.9 * found["nats_before"]
+    class_before = type(model)
+    summary = recovered(model, recovery, tmp_path / "work", architecture)
+    assert summary["tokens"] == recovery.tokens
+    assert not summary["stopped_early"]
+
+    # the divergence
+    assert summary["nats_after"] < 0.9 * summary["nats_before"]
     held_out_NT = windows(recovery)[:HELD_OUT_WINDOWS]
-    again = mean_divergence(Resident(model), dense(architecture, dtype), held_out_NT, 8)
-    assert again == found["nats_after"]
-    assert found["tokens"] == recovery.tokens and not found["stopped_early"]
-    assert found["nats_by_tokens"][0][1] == pytest.approx(
-        found["nats_before"], rel=0.03
-    )  # in autocast
+    measured = mean_divergence(Resident(model), dense(architecture, dtype), held_out_NT, 8)
+    assert measured == summary["nats_after"]
+    _, nats_in_autocast = summary["nats_by_tokens"][0]
+    assert nats_in_autocast == pytest.approx(summary["nats_before"], rel=0.03)
+
+    # the model
     after = state(model)
-    assert {name: (p.shape, p.dtype) for name, p in after.items()} == {
-        n: (p.shape, p.dtype) for n, p in before.items()
-    }
-    assert (
-        type(model) is kind
-        and not model.training
-        and all(p.requires_grad for p in model.parameters())
-    )
-    # which compares the reloaded model with this one
+    assert after.keys() == before.keys()
+    for name, parameter in after.items():
+        assert parameter.shape == before[name].shape
+        assert parameter.dtype == before[name].dtype
+    assert type(model) is class_before
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    # saving compares the reloaded model with this one
     save_checkpoint(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
 
 
@@ -84,14 +88,13 @@ def test_the_divergence_falls_and_the_model_reloads(
     ("recovery", "trained"), [(SHORT, ("layers", "norm")), (SHORT_LORA, ("proj.weight",))]
 )
 def test_embeddings_and_head_stay(
-    recovery: object, trained: tuple[str, ...], tmp_path: Path
+    recovery: Recovery, trained: tuple[str, ...], tmp_path: Path
 ) -> None:
     model = compressed("qwen3-gqa")
     before = state(model)
     recovered(model, recovery, tmp_path, "qwen3-gqa")
-    changed = {
-        name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])
-    }
+    after = state(model)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed == {name for name in before if any(part in name for part in trained)}
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= before.keys() - changed
 
@@ -116,13 +119,15 @@ def test_a_dense_model_that_shares_tensors_stays(
 def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_path: Path) -> None:
     teacher = dense()
     tokens_NT = windows(recovery)
-    models = [compressed(), compressed()]
-    for number, model in enumerate(models):
+    states = []
+    for number in range(2):
+        model = compressed()
         torch.manual_seed(number)
         before = torch.random.get_rng_state()
         distil(recovery, Resident(model), teacher, tokens_NT, tmp_path / str(number), seed=5)
         assert torch.equal(torch.random.get_rng_state(), before)
-    assert equal(*map(state, models))
+        states.append(state(model))
+    assert equal(*states)
 
 
 def test_the_merged_model_computes_what_the_adapters_did() -> None:
@@ -138,20 +143,23 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
     torch.testing.assert_close(logits(model), adapted, atol=1e-4, rtol=1e-4)
 
 
-def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Path) -> None:
+def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
+        """The trained model, and how often its first layer ran with gradients."""
         model = compressed()
-        calls = []
+        with_gradients: list[bool] = []
         model.model.layers[0].mlp.register_forward_pre_hook(
-            lambda *_: calls.append(torch.is_grad_enabled())
+            lambda *_: with_gradients.append(torch.is_grad_enabled())
         )
         recovery = replace(SHORT, gradient_checkpointing=checkpointing)
         recovered(model, recovery, tmp_path / str(checkpointing))
         assert not model.is_activation_checkpointing
-        return model, sum(calls)
+        return model, sum(with_gradients)
 
-    (plain, once), (checkpointed, twice) = trained(False), trained(True)
-    assert (once, twice) == (SHORT.steps, 2 * SHORT.steps)
+    plain, calls = trained(checkpointing=False)
+    assert calls == SHORT.steps
+    checkpointed, calls = trained(checkpointing=True)
+    assert calls == 2 * SHORT.steps
     assert equal(state(plain), state(checkpointed))
 
 
@@ -159,16 +167,22 @@ def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Pat
 def test_what_rounding_takes_back_is_not_reported(
     learning_rate: float, better: bool, tmp_path: Path
 ) -> None:
-    """bfloat16 is coarser than training: what its numbers compute is reported, and the start stays if it is better."""
+    """bfloat16 is coarser than training. The report has the divergence of the rounded weights.
+
+    If the model before training is better than they are, it stays.
+    """
     recovery = replace(FULL, learning_rate=learning_rate)
     model = compressed().bfloat16()
     teacher = dense()
     tokens_NT = windows(FULL)
     before = state(model)
-    found = distil(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
-    after = mean_divergence(Resident(model), teacher, tokens_NT[:HELD_OUT_WINDOWS], FULL.batch_size)
-    assert found["nats_after"] == after and (after < found["nats_before"]) == better
-    assert equal(state(model), before) != better and (found["best_after_tokens"] > 0) == better
+    summary = distil(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
+    held_out_NT = tokens_NT[:HELD_OUT_WINDOWS]
+    after = mean_divergence(Resident(model), teacher, held_out_NT, FULL.batch_size)
+    assert summary["nats_after"] == after
+    assert (after < summary["nats_before"]) == better
+    assert (summary["best_after_tokens"] > 0) == better
+    assert equal(state(model), before) == (not better)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -178,31 +192,32 @@ def test_diverged_training_keeps_the_best(
 ) -> None:
     model = compressed()
     before = state(model)
-    found = recovered(model, replace(FULL, learning_rate=learning_rate, patience=1), tmp_path)
-    assert (
-        found["stopped_early"] and found["best_after_tokens"] == 0 and found["tokens"] < FULL.tokens
-    )
-    assert found["nats_after"] == found["nats_before"] and equal(state(model), before)
-    assert (found["nats_by_tokens"][-1][1] is None) == (learning_rate == 1e30)
+    summary = recovered(model, replace(FULL, learning_rate=learning_rate, patience=1), tmp_path)
+    assert summary["stopped_early"]
+    assert summary["best_after_tokens"] == 0
+    assert summary["tokens"] < FULL.tokens
+    assert summary["nats_after"] == summary["nats_before"]
+    assert equal(state(model), before)
+    _, last_nats = summary["nats_by_tokens"][-1]
+    assert (last_nats is None) == (learning_rate == 1e30)
     assert "no step was better than the compressed model" in caplog.text
-    assert f"ended after {found['tokens']} of {FULL.tokens} tokens" in caplog.text
-    json.dumps(found, allow_nan=False)
+    assert f"ended after {summary['tokens']} of {FULL.tokens} tokens" in caplog.text
+    json.dumps(summary, allow_nan=False)
 
 
 def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
     model = compressed()
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.fill_(torch.nan)
-    with pytest.raises(
-        ValueError, match="recover=full: the predictions of the compressed model are not finite"
-    ):
+    refusal = "recover=full: the predictions of the compressed model are not finite"
+    with pytest.raises(ValueError, match=refusal):
         recovered(model, FULL, tmp_path)
 
 
 @pytest.mark.parametrize("recovery", [FULL, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("config", [GPT2Config, OPTConfig, FalconConfig])
 def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery: Recovery) -> None:
-    """The dense model, whose predictions are learnt, drops nothing either."""
+    """The dense model, whose predictions the model learns, drops nothing either."""
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -211,16 +226,15 @@ def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery
         "ffn_dim": 64,
     }
     drops = {"layerdrop": 0.5, "attention_dropout": 0.5, "attn_pdrop": 0.5, "hidden_dropout": 0.5}
-    model = random_model(
-        config(
-            **sizes, **drops, word_embed_proj_dim=32, bos_token_id=1, eos_token_id=2, pad_token_id=0
-        )
-    )
-    given = model.train()(input_ids=tokens() % 64).logits
-    assert not torch.equal(given, model(input_ids=tokens() % 64).logits)
-    with trainable(recovery, model):
+    others = {"word_embed_proj_dim": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = random_model(config(**sizes, **drops, **others))
+
+    def drops_something() -> bool:
         model.train()
-        once, again = (model(input_ids=tokens() % 64).logits for _ in range(2))
-        assert torch.equal(once, again)
-    model.train()
-    assert not torch.equal(*(model(input_ids=tokens() % 64).logits for _ in range(2)))
+        first = model(input_ids=tokens() % 64).logits
+        return not torch.equal(model(input_ids=tokens() % 64).logits, first)
+
+    assert drops_something()
+    with trainable(recovery, model):
+        assert not drops_something()
+    assert drops_something()

@@ -48,20 +48,17 @@ def test_the_windows_are_those_of_the_calibration(
     prepared = prepare(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS), tmp_path)
     windows = prepared.texts["calibration"]
     recovery = prepared.choices.recovery
-    assert recovery is not None and set(prepared.texts) == {"calibration"}
-    trained_NT, (fitting, held_out) = (
-        distillation.training_windows(recovery, windows),
-        split_windows(windows.tokens_NT),
-    )
-    assert torch.equal(trained_NT[: recovery.held_out], held_out)
-    assert torch.equal(trained_NT[recovery.held_out :], fitting)
+    assert recovery is not None
+    assert set(prepared.texts) == {"calibration"}
+    trained_NT = distillation.training_windows(recovery, windows)
+    fitting_NT, held_out_NT = split_windows(windows.tokens_NT)
+    assert torch.equal(trained_NT[: recovery.held_out], held_out_NT)
+    assert torch.equal(trained_NT[recovery.held_out :], fitting_NT)
 
 
 def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -> None:
     report = run_tiny(tmp_path / "run", *RECONSTRUCT, *WINDOWS)
-    found = report.recovery
-    assert found["choice"] == "reconstruct" and found["tokens"] == 4 * 32 * 16
-    assert (
-        found["nats_after"] < 0.95 * found["nats_before"]
-        and set(report.sources) & {"recovery"} == set()
-    )
+    assert report.recovery["choice"] == "reconstruct"
+    assert report.recovery["tokens"] == 4 * 32 * 16
+    assert report.recovery["nats_after"] < 0.95 * report.recovery["nats_before"]
+    assert "recovery" not in report.sources

@@ -1,4 +1,4 @@
-"""Whole runs with recovery: what they report and store, how they resume, what they refuse before weights are read."""
+"""Whole runs with recovery: what they report and store, and how they resume."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,49 +37,53 @@ def trained(run_tiny: RunTiny, tmp_path_factory: pytest.TempPathFactory) -> Repo
 def test_the_report_says_what_was_trained(
     trained: Report, plain: Report, text_file: Path, tmp_path: Path
 ) -> None:
-    found = trained.recovery
-    assert found["choice"] == "full" and found["tokens"] == found["best_after_tokens"] == 2432
-    assert found["nats_after"] < 0.9 * found["nats_before"] and found["nats_by_tokens"][0][0] == 0
-    assert trained.seconds["recover"] > 0 and trained.sources["recovery"] == str(text_file)
+    recovery = trained.recovery
+    assert recovery["choice"] == "full"
+    assert recovery["tokens"] == recovery["best_after_tokens"] == 2432
+    assert recovery["nats_after"] < 0.9 * recovery["nats_before"]
+    assert recovery["nats_by_tokens"][0][0] == 0
+    assert trained.seconds["recover"] > 0
+    assert trained.sources["recovery"] == str(text_file)
     assert f"{NAME} is measured on the recovery text itself" in trained.warnings
-    assert trained.layers == plain.layers and trained.parameters == plain.parameters
+    assert trained.layers == plain.layers
+    assert trained.parameters == plain.parameters
     trained.save(tmp_path / "report.json")
-    assert Report.load(tmp_path / "report.json").recovery["nats_after"] == found["nats_after"]
+    assert Report.load(tmp_path / "report.json").recovery["nats_after"] == recovery["nats_after"]
 
 
 def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) -> None:
-    assert (
-        trained.evaluation["compressed"]
-        == plain.evaluation["pruned"]
-        != trained.evaluation["pruned"]
-    )
-    [row] = [line for line in markdown(trained).splitlines() if line.startswith(f"| {NAME} |")]
-    shown = [
-        f"{trained.evaluation[which][NAME]:,.3f}" for which in ("dense", "compressed", "pruned")
-    ]
-    assert [cell.split()[0] for cell in row.split("|")[2:5]] == shown
-    assert "compressed" not in markdown(plain)
+    numbers = {which: measured[NAME] for which, measured in trained.evaluation.items()}
+    assert trained.evaluation["compressed"] == plain.evaluation["pruned"]
+    assert numbers["pruned"] != numbers["compressed"]
+    # the error is that of the difference from the model before training, not from the dense one
     error = trained.recovery["difference_stderr"][NAME]
-    change = trained.evaluation["pruned"][NAME] - trained.evaluation["compressed"][NAME]
-    assert (
-        0 < error != trained.difference_stderr[NAME]
-    )  # paired with the model before, and with the dense one
-    assert row.split("|")[6].strip().startswith(f"{change:+,.2f} ± {error:,.2f} (")
+    assert error > 0
+    assert error != trained.difference_stderr[NAME]
+
+    [row] = [line for line in markdown(trained).splitlines() if line.startswith(f"| {NAME} |")]
+    cells = row.split("|")
+    shown = [f"{numbers[which]:,.3f}" for which in ("dense", "compressed", "pruned")]
+    assert [cell.split()[0] for cell in cells[2:5]] == shown
+    change = numbers["pruned"] - numbers["compressed"]
+    assert cells[6].strip().startswith(f"{change:+,.2f} ± {error:,.2f} (")
+    assert "compressed" not in markdown(plain)
 
 
 def test_the_trained_model_is_what_is_saved_and_measured(
     trained: Report, plain: Report, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> None:
     assert trained.checkpoint is not None
-    words = torch.tensor(tokenizer(text_file.read_text()).input_ids)[:320].reshape(-1, 16)
+    ids = tokenizer(text_file.read_text()).input_ids
+    tokens_NT = torch.tensor(ids)[:320].reshape(-1, 16)
     with torch.no_grad():
-        logits = load(trained.checkpoint)(input_ids=words).logits
-    again = cross_entropy(logits[:, :-1].flatten(0, 1), words[:, 1:].flatten()).exp().item()
-    assert again == pytest.approx(trained.evaluation["pruned"][NAME], rel=1e-6)
-    assert abs(again - plain.evaluation["pruned"][NAME]) > 1
+        logits_NTV = load(trained.checkpoint)(input_ids=tokens_NT).logits
+    loss = cross_entropy(logits_NTV[:, :-1].flatten(0, 1), tokens_NT[:, 1:].flatten())
+    perplexity = loss.exp().item()
+    assert perplexity == pytest.approx(trained.evaluation["pruned"][NAME], rel=1e-6)
+    assert abs(perplexity - plain.evaluation["pruned"][NAME]) > 1
 
 
-def test_a_killed_training_goes_on(
+def test_a_killed_training_resumes(
     run_tiny: RunTiny, trained: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
@@ -90,9 +94,11 @@ def test_a_killed_training_goes_on(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainingProgress, "on_step_end", note)
+    options = [*RECOVER, f"cache_dir={tmp_path / 'cache'}"]
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path / "run", *RECOVER, f"cache_dir={tmp_path / 'cache'}")
-    again = run_tiny(tmp_path / "run", *RECOVER, f"cache_dir={tmp_path / 'cache'}")
+        run_tiny(tmp_path / "run", *options)
+    report = run_tiny(tmp_path / "run", *options)
     assert taken == [*range(1, 19), 17, 18, 19]
-    assert again.recovery == trained.recovery and again.evaluation == trained.evaluation
+    assert report.recovery == trained.recovery
+    assert report.evaluation == trained.evaluation
     assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]

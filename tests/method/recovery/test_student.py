@@ -14,48 +14,49 @@ from tests.method.recovery.small import compressed
 def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         model = compressed()
-        loss = Student(Resident(model), Resident(tiny_model("llama-gqa")), []).train()(tokens())[
-            "loss"
-        ]
+        student = Student(Resident(model), Resident(tiny_model("llama-gqa")), []).train()
+        loss = student(tokens())["loss"]
         loss.backward()
         return loss.detach(), model.model.layers[0].mlp.down_proj.weight.grad
 
-    whole = loss_and_gradient()
+    loss, gradient = loss_and_gradient()
     monkeypatch.setattr(student, "LOGITS_BYTES", 4 * VOCAB * 11)
-    for one, other in zip(whole, loss_and_gradient(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    loss_of_chunks, gradient_of_chunks = loss_and_gradient()
+    torch.testing.assert_close(loss_of_chunks, loss, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(gradient_of_chunks, gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_the_mean_weighs_windows_equally_whatever_the_batches() -> None:
+def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
     models = Resident(compressed()), Resident(tiny_model("llama-gqa"))
-    one_by_one = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
-    assert mean_divergence(*models, tokens(), 4) == pytest.approx(
-        sum(one_by_one) / len(one_by_one), rel=1e-5
-    )
+    nats = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
+    mean = sum(nats) / len(nats)
+    assert mean_divergence(*models, tokens(), 4) == pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
-def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
-    """By the formula, and its gradient."""
+def test_only_predictions_of_unmarked_tokens_are_learnt(share: float) -> None:
+    """The loss and its gradient are those of the formula."""
     model = compressed()
     dense = tiny_model("llama-gqa")
-    counted = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < share
-    windows = marked(tokens(), counted)
-    weight = model.model.layers[1].self_attn.q_proj.weight
-    log_p, log_q = (
-        one(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1) for one in (dense, model)
-    )
-    expected = (
-        (log_p.exp() * (log_p - log_q)).sum(-1)[counted_predictions(windows)].mean()
-    )  # [None]: of all
+    judged_NT = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < share
+    windows_NT = marked(tokens(), judged_NT)
+    log_p_PV = dense(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1)
+    log_q_PV = model(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1)
+    nats_P = (log_p_PV.exp() * (log_p_PV - log_q_PV)).sum(-1)
+    judged_P = counted_predictions(windows_NT)  # None: all
+    expected = nats_P.mean() if judged_P is None else nats_P[judged_P].mean()
+
     student = Student(Resident(model), Resident(dense), []).train()
-    loss = student(windows)["loss"]
+    loss = student(windows_NT)["loss"]
     torch.testing.assert_close(loss, expected)
-    gradients = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in (loss, expected)]
-    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+    weight = model.model.layers[1].self_attn.q_proj.weight
+    [gradient] = torch.autograd.grad(loss, weight, retain_graph=True)
+    [expected_gradient] = torch.autograd.grad(expected, weight, retain_graph=True)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-6, rtol=1e-4)
     assert all(parameter.grad is None for parameter in dense.parameters())
-    windows = torch.cat([windows, -1 - tokens()[:1]])  # a batch in which nothing counts
+
+    # with batches of one window, all tokens of the last batch are marked
+    windows_NT = torch.cat([windows_NT, -1 - tokens()[:1]])
     for batch_size in (1, 4):
-        assert mean_divergence(
-            Resident(model), Resident(dense), windows, batch_size
-        ) == pytest.approx(expected.item())
+        nats = mean_divergence(Resident(model), Resident(dense), windows_NT, batch_size)
+        assert nats == pytest.approx(expected.item())

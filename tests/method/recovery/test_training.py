@@ -1,4 +1,4 @@
-"""The training loop: what is kept as best and when it ends; a killed training goes on where it was."""
+"""The training loop: what is kept as best, when training ends, and how a killed one resumes."""
 
 import shutil
 from dataclasses import replace
@@ -40,7 +40,7 @@ from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, re
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    """So many evaluations come before the end, and that one of them gave the kept parameters."""
+    """`evaluations` of the values are measured, and the parameters of the step `best` are kept."""
     student = nn.Linear(1, 1)
     keep = KeepBest(student, patience, tmp_path / BEST)
     log = []
@@ -52,11 +52,12 @@ def test_the_best_is_kept_and_training_ends_without_a_new_one(
         keep.on_evaluate(None, state, control)
         if control.should_training_stop:
             break
-    assert (len(log), load_file(tmp_path / BEST)["weight"].item()) == (evaluations, best)
+    assert len(log) == evaluations
+    assert load_file(tmp_path / BEST)["weight"].item() == best
 
 
 def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
-    """The steps that are really taken from now on; after one of them the training is interrupted."""
+    """The steps that are taken from now on. Training is interrupted after step `killed_after`."""
     taken: list[int] = []
 
     def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -73,34 +74,35 @@ SHORT = 20  # steps
 
 @pytest.mark.long
 @pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=15.0, patience=2)])
-def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
+def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
     recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
     undisturbed = compressed()
-    model = compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
     last = expected["tokens"] // recovery.tokens_a_step
     saved = 0
-    for killed_after in (min(step, last) for step in (5, 12, SHORT - 1)):
+    for step in (5, 12, SHORT - 1):
+        killed_after = min(step, last)
         taken = steps_taken(monkeypatch, killed_after)
         with pytest.raises(KeyboardInterrupt):
             recovered(compressed(), recovery, tmp_path / "killed")
         assert taken == list(range(saved + 1, killed_after + 1))
         saved = (killed_after - 1) // 4 * 4
     taken = steps_taken(monkeypatch)
+    model = compressed()
     assert recovered(model, recovery, tmp_path / "killed") == expected
-    assert taken[0] == saved + 1 and equal(state(model), state(undisturbed))
+    assert taken[0] == saved + 1
+    assert equal(state(model), state(undisturbed))
 
 
 def test_each_window_of_a_step_is_trained_on_once_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recovery = replace(
-        FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2
-    )  # the last two windows make no step
-    sizes = list[int]()
+    # the last two windows make no step
+    recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)
+    sizes: list[int] = []
     forward = Student.forward
 
     def noted(student: Student, input_ids: torch.Tensor) -> Any:
@@ -110,11 +112,12 @@ def test_each_window_of_a_step_is_trained_on_once_an_epoch(
 
     monkeypatch.setattr(Student, "forward", noted)
     tokens_NT = tokens(HELD_OUT_WINDOWS + 6, FULL.seq_len)
-    found = distil(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
-    assert sizes == [4, 4] and found["tokens"] == 2 * 4 * FULL.seq_len
+    summary = distil(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
+    assert sizes == [4, 4]
+    assert summary["tokens"] == 2 * 4 * FULL.seq_len
 
 
-def test_a_training_that_has_ended_is_not_done_again(
+def test_a_finished_training_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = compressed()
@@ -122,55 +125,49 @@ def test_a_training_that_has_ended_is_not_done_again(
     expected = recovered(first, FULL, tmp_path)
     taken = steps_taken(monkeypatch)
     assert recovered(second, FULL, tmp_path) == expected
-    assert taken == [] and equal(state(first), state(second))
+    assert taken == []
+    assert equal(state(first), state(second))
 
 
-def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_checkpoint_is_not_used(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
-    for number, text in {
-        "4": '{"step": 4}',
-        "20": '{"step": 20}',
-        "100": "",
-        "120": '{"step": 12',
-    }.items():
+    states = {4: '{"step": 4}', 20: '{"step": 20}', 100: "", 120: '{"step": 12'}
+    for number, text in states.items():
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
     (tmp_path / "checkpoint-200").mkdir()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
 
 
-def test_nothing_that_trainer_has_pickled_is_unpickled(
+def test_a_resumed_training_reads_only_tensors_and_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps_taken(monkeypatch, killed_after=20)
     with pytest.raises(KeyboardInterrupt):
         recovered(compressed(), FULL, tmp_path)
-    loaded = []
+    weights_only = {}
     load = torch.load
 
     def watched(file: Any, *args: Any, **options: Any) -> Any:
-        loaded.append((Path(file).name, options["weights_only"]))
+        weights_only[Path(file).name] = options["weights_only"]
         return load(file, *args, **options)
 
     monkeypatch.setattr(torch, "load", watched)
     steps_taken(monkeypatch)
     recovered(compressed(), FULL, tmp_path)
-    assert sorted(loaded) == [
-        ("optimizer.pt", True),
-        ("rng_state.pth", True),
-        ("scheduler.pt", True),
-    ]
+    assert weights_only.keys() == {"optimizer.pt", "rng_state.pth", "scheduler.pt"}
+    assert all(weights_only.values())
 
 
-def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they_are() -> None:
+def test_rates_of_weights_are_shares_of_their_size_and_those_of_low_rank_updates_are_not() -> None:
     trained = [
         nn.Parameter(torch.full((2, 3), 4.0)),
         nn.Parameter(torch.tensor([3.0, -4.0])),
         nn.Parameter(torch.zeros(2, 0)),
     ]
-    rates = [[group["lr"] for group in with_rates(trained, recovery)] for recovery in (FULL, LORA)]
-    assert rates[0] == pytest.approx([0.015 * 4, 0.015 * 12.5**0.5, 0.0])
-    assert rates[1] == [0.01] * 3
+    rates = [group["lr"] for group in with_rates(trained, FULL)]
+    assert rates == pytest.approx([0.015 * 4, 0.015 * 12.5**0.5, 0.0])
+    assert [group["lr"] for group in with_rates(trained, LORA)] == [0.01] * 3
 
 
 def test_a_full_disk_names_the_folder_of_the_training(
@@ -180,12 +177,10 @@ def test_a_full_disk_names_the_folder_of_the_training(
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(
-        RuntimeError, match=r"^PytorchStreamWriter"
-    ):  # there is room: it is another error
+    # while there is room on the disk, it is another error
+    with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):
         recovered(compressed(), FULL, tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(
-        OSError, match=rf"^{tmp_path}/b: no room for the state of the training \(Pytorch"
-    ):
+    refusal = rf"^{tmp_path}/b: no room for the state of the training \(Pytorch"
+    with pytest.raises(OSError, match=refusal):
         recovered(compressed(), FULL, tmp_path / "b")
