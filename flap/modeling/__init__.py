@@ -1,4 +1,4 @@
-"""The pruned architectures, as classes of transformers, and their registration with its Auto classes.
+"""The pruned architectures as classes of transformers, and their registration.
 
-Nothing is imported here: the modules are used beside an engine, too, where what other rooms need is missing.
+Nothing is imported here, because engines use these modules, too, where other packages are missing.
 """

@@ -1,4 +1,4 @@
-"""THE table of the model families: the names of their modules, by the `model_type` of their config."""
+"""THE table of the model families: the names of their modules, by `model_type` of the config."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,47 +6,56 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """The names of the modules in a family's layers, and of its config keys. The defaults are LLaMA's.
+    """The names of the modules in a family's layers, and of its config keys.
 
-    An output projection is a path in a decoder layer, which may lack one; the input projections are beside it. A Linear
-    that is several input projections in one has their rows unit after unit, or, if `stacked`, one after the other.
+    The defaults are LLaMA's. Output projections are paths in a decoder layer, which may lack one of
+    them. The input projections have the same parent module. Where one Linear is several input
+    projections, it has their rows unit after unit, or projection after projection if `stacked`.
     """
 
-    decoder: str = ""  # a path in the base model; empty: it is the base model
-    layers: str = "layers"  # a path in the decoder
-    tuples: bool = False  # a layer returns its output as the first of a tuple
+    # path of the decoder in the base model; empty if it is the base model
+    decoder: str = ""
+    # path of the layers in the decoder
+    layers: str = "layers"
+    # a layer returns its output as the first item of a tuple
+    tuples: bool = False
+
+    # output projection of the attention
     attention: str = "self_attn.o_proj"
     attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    attention_norms: tuple[
-        str, ...
-    ] = ()  # RMS norms, each over all outputs of the input projection in its place
-    attention_vectors: tuple[
-        str, ...
-    ] = ()  # parameters with the same number of values for each head
-    whole_attention: str = (
-        ""  # the output projection in layers whose attention cannot be divided into heads
-    )
+    # RMS norms, each over all outputs of the input projection at the same position
+    attention_norms: tuple[str, ...] = ()
+    # parameters with the same number of values for each head
+    attention_vectors: tuple[str, ...] = ()
+    # output projection in layers whose attention cannot be divided into heads
+    whole_attention: str = ""
     stacked: bool = False
     # the class of the attention builds it as wide as the hidden size and does not read `head_dim`
     square_attention: bool = False
+
+    # output projection of the MLP
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
-    experts: str = ""  # the module of a layer's experts, where it has any
-    router: str = (
-        ""  # the module that chooses from them, if one of its rows can be removed with an expert
-    )
-    num_experts: str = "num_experts"  # a config key
-    chosen_experts: str = "num_experts_per_tok"  # a config key
-    kv_heads: str = "num_key_value_heads"  # a config key; multi-head attention has none
-    neurons: str = "intermediate_size"  # a config key, as is the next one
-    expert_neurons: str = ""  # of one expert, if its key is another one
-    without: tuple[str, ...] = ()  # config keys that must be false or 0
+    # module of the experts of a layer
+    experts: str = ""
+    # module that chooses from the experts, if one of its rows can be removed with an expert
+    router: str = ""
+
+    # config keys: the numbers of experts, of experts for a token, of KV heads (multi-head attention
+    # has no key), of neurons, and of neurons of one expert if that is another key
+    num_experts: str = "num_experts"
+    chosen_experts: str = "num_experts_per_tok"
+    kv_heads: str = "num_key_value_heads"
+    neurons: str = "intermediate_size"
+    expert_neurons: str = ""
+    # config keys that must be false or 0
+    without: tuple[str, ...] = ()
     # modules that stay whole, although their size is computed from widths that pruning changes
     unpruned: tuple[str, ...] = ()
 
     @property
     def modules(self) -> dict[str, Any]:
-        """The entries of `flap_modules` in a checkpoint's config.json, which `modeling_flap.py` reads."""
+        """`flap_modules` in the config.json of a checkpoint, which `modeling_flap.py` reads."""
         names = dict(zip(self.attention_norms, self.attention_inputs, strict=False))
         return {
             "decoder": self.decoder,
@@ -68,8 +77,8 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(
         (
             "llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen3_vl_text", "smollm3",
-            "granite", "gemma", "gemma2", "gemma3_text", "cohere2", "ernie4_5", "exaone4", "hunyuan_v1_dense",
-            "seed_oss",
+            "granite", "gemma", "gemma2", "gemma3_text", "cohere2", "ernie4_5", "exaone4",
+            "hunyuan_v1_dense", "seed_oss",
         ),
         Family(),
     ),
@@ -81,7 +90,9 @@ FAMILIES: dict[str, Family] = {
     "apertus": Family(mlp_inputs=PLAIN),
     "arcee": Family(mlp_inputs=PLAIN),
     "nemotron": Family(mlp_inputs=PLAIN),
-    "phi": Family(attention="self_attn.dense", mlp="mlp.fc2", mlp_inputs=("fc1",), without=("qk_layernorm",)),
+    "phi": Family(
+        attention="self_attn.dense", mlp="mlp.fc2", mlp_inputs=("fc1",), without=("qk_layernorm",),
+    ),
     "phi3": Family(attention_inputs=("qkv_proj",), stacked=True, mlp_inputs=("gate_up_proj",)),
     "starcoder2": Family(mlp="mlp.c_proj", mlp_inputs=("c_fc",)),
     "opt": Family(
@@ -94,32 +105,43 @@ FAMILIES: dict[str, Family] = {
     ),
     "falcon": Family(
         layers="h", tuples=True,
-        attention="self_attention.dense", attention_inputs=("query_key_value",), square_attention=True,
-        kv_heads="num_kv_heads",
-        mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",), neurons="ffn_hidden_size", without=("alibi",),
+        attention="self_attention.dense", attention_inputs=("query_key_value",),
+        square_attention=True, kv_heads="num_kv_heads",
+        mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",), neurons="ffn_hidden_size",
+        without=("alibi",),
     ),
     "gpt2": Family(
-        layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True, square_attention=True,
+        layers="h",
+        attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True, square_attention=True,
         mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
     ),
     "mixtral": replace(MIXTURE, num_experts="num_local_experts"),
     "granitemoe": Family(
-        experts="block_sparse_moe.experts", router="block_sparse_moe.router", num_experts="num_local_experts",
+        experts="block_sparse_moe.experts", router="block_sparse_moe.router",
+        num_experts="num_local_experts",
     ),
     "llama4_text": Family(
-        mlp="feed_forward.down_proj", neurons="intermediate_size_mlp", experts="feed_forward.experts",
-        router="feed_forward.router", num_experts="num_local_experts", expert_neurons="intermediate_size",
+        mlp="feed_forward.down_proj", neurons="intermediate_size_mlp",
+        experts="feed_forward.experts", router="feed_forward.router",
+        num_experts="num_local_experts", expert_neurons="intermediate_size",
         unpruned=("feed_forward.shared_expert",),
     ),
     "gpt_oss": Family(
-        experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
+        experts="mlp.experts", router="mlp.router", num_experts="num_local_experts",
+        attention_vectors=("sinks",),
     ),
     "olmoe": replace(MIXTURE, attention_norms=("q_norm", "k_norm")),
-    "minimax_m2": replace(MIXTURE, num_experts="num_local_experts", attention_norms=("q_norm", "k_norm")),
+    "minimax_m2": replace(
+        MIXTURE, num_experts="num_local_experts", attention_norms=("q_norm", "k_norm"),
+    ),
     "qwen2_moe": SMALL_EXPERTS,
     "qwen3_moe": replace(SMALL_EXPERTS, num_experts="num_local_experts"),
-    "gemma4_text": Family(experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts"),
-    "glm4_moe": replace(SMALL_EXPERTS, num_experts="n_routed_experts", unpruned=("mlp.shared_experts",)),
+    "gemma4_text": Family(
+        experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts",
+    ),
+    "glm4_moe": replace(
+        SMALL_EXPERTS, num_experts="n_routed_experts", unpruned=("mlp.shared_experts",),
+    ),
     "deepseek_v3": replace(
         SMALL_EXPERTS, num_experts="n_routed_experts", whole_attention="self_attn.o_proj",
         unpruned=("mlp.shared_experts",),
@@ -127,14 +149,16 @@ FAMILIES: dict[str, Family] = {
     "qwen3_next": replace(SMALL_EXPERTS, whole_attention="linear_attn.out_proj"),
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
     "nemotron_h": Family(
-        attention="mixer.o_proj", whole_attention="mixer.out_proj", mlp="mixer.down_proj", mlp_inputs=PLAIN,
+        attention="mixer.o_proj", whole_attention="mixer.out_proj",
+        mlp="mixer.down_proj", mlp_inputs=PLAIN,
         experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
         expert_neurons="moe_intermediate_size",
     ),
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj", unpruned=("mamba",)),
 }  # fmt: skip
 
-# The vision-language models: the path of the language model in the base model. Its family is that of its own config.
+# The vision-language models, with the path of the language model in the base model. Its family is
+# that of its `text_config`.
 TOWERS = {
     **dict.fromkeys(
         ("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"

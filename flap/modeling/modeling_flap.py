@@ -1,8 +1,10 @@
-"""Pruned models whose layers differ in width. It is saved with the weights; needs transformers and torch.
+"""Pruned models whose layers differ in width.
 
-One file, whatever its length: whoever loads a checkpoint with `trust_remote_code` reads and trusts this one.
+This file is saved with the weights. It needs nothing but transformers and torch. It is one file,
+because whoever loads a checkpoint with `trust_remote_code` reads and trusts it.
 
-The config is the base architecture's, with three more keys. Keys that are absent are as in the dense model.
+The config is that of the base architecture, with three more keys. A key that is absent is as in the
+dense model.
 
 - `per_layer_config`: for each layer its number of heads and neurons, and whether its two output
   projections have a bias. Of a vision-language model only the language model is pruned, so this
@@ -40,12 +42,16 @@ AUTO_CLASSES = {
 # this when it registers the classes.
 find_modules: Any = None
 
-# The class before object: what comes after it is a plain lookup, without the names and warnings of transformers.
+# The last class before object. An attribute lookup beyond it is a plain one, without the names and
+# the warnings of transformers.
 LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 
 
 class PrunedConfigMixin:
-    """A config with widths for each layer. Its global widths are the dense model's and may still be read."""
+    """A config with widths for each layer.
+
+    Its global widths are those of the dense model and may still be read.
+    """
 
     attention_output_bias = None  # None: as in the base architecture
     mlp_output_bias = None
@@ -58,15 +64,16 @@ class PrunedConfigMixin:
         return True
 
     def __getattribute__(self, key):
-        """Return an attribute; a global width, too, which transformers would return with a warning."""
-        plain = super(
-            LAST_MIXIN, self
-        )  # that of object, which torch.compile cannot trace by its name
+        """Return an attribute, without the warning of transformers about global widths."""
+        plain = super(LAST_MIXIN, self)  # object, which torch.compile cannot trace by its name
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
 
 class PrunedModelMixin:
-    """A model that builds the dense architecture (on meta when loading), then each layer again with its own widths."""
+    """A model that builds the dense architecture, then each layer again with its widths.
+
+    While a checkpoint is loaded, both are on the meta device.
+    """
 
     def __init__(self, config, *args, **kwargs):
         if config.flap_modules is None:
@@ -92,7 +99,10 @@ class PrunedModelMixin:
 
     @classmethod
     def is_custom_code(cls):
-        """Return False: the modules are those of transformers, which then also fills buffers that are in no file."""
+        """Return False, because the modules are those of transformers.
+
+        transformers then also fills buffers that are in no file.
+        """
         return False
 
 
@@ -108,7 +118,10 @@ class PrunedExpertsMixin:
 
 
 class PrunedEachMixin:
-    """As PrunedExpertsMixin, where each expert takes all tokens, and zeros for those that are sent to others."""
+    """Experts with output biases, each of which takes all tokens.
+
+    A token that is sent to other experts is a row of zeros.
+    """
 
     def forward(self, hidden_states):
         """Run the experts, and add the bias of each to its own tokens."""
@@ -118,7 +131,10 @@ class PrunedEachMixin:
 
 
 def add_biases(experts):
-    """Give experts the class that adds their output biases, unless they have it or the family's own adds them."""
+    """Give experts the class that adds their output biases.
+
+    Experts stay as they are if they have this class, or if the class of their family adds biases.
+    """
     added = hasattr(experts, "down_proj_bias") and not getattr(experts, "has_bias", False)
     if added and not any(cls.__name__.startswith("PrunedE") for cls in type(experts).__mro__):
         mixin = PrunedExpertsMixin if hasattr(experts, "has_bias") else PrunedEachMixin
@@ -126,32 +142,39 @@ def add_biases(experts):
 
 
 def _head_dims(widths):
-    """Return what the whole model must know of its layers: the sizes of heads, where they differ (Gemma 4)."""
-    return {
-        i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer
-    } or None
+    """Return the sizes of heads by layer if layers differ in them, as in Gemma 4; else None.
+
+    The whole model must know these of its layers.
+    """
+    sizes = {}
+    for i, layer in widths.items():
+        if "head_dim" in layer:
+            sizes[i] = {"head_dim": layer["head_dim"]}
+    return sizes or None
 
 
 def check_for_vllm(widths, ranks):
-    """Refuse in one line widths that do not split.
+    """Refuse widths that vLLM cannot split, in one line.
 
-    ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
+    ranks: vLLM's `tensor_parallel_size`. Each of its processes takes an equal part of the heads and
+    neurons of a layer.
     """
-    units = [
-        (i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int
-    ]
-    units = [
-        one for one in units if "experts" not in one[1] and one[1] != "head_dim"
-    ]  # which are not split
-    for i, name, n in units:
-        if n % ranks:
-            option = (
-                f"structure.multiple_of_heads={ranks}" if name.endswith("heads") else "round_to=8"
-            )
-            fits = math.gcd(ranks, *(n for _, _, n in units))
-            rest = f"serve with tensor_parallel_size={fits}, or prune with {option}"
+    split = []
+    for i, layer in widths.items():
+        for name, number in layer.items():
+            whole = "experts" in name or name == "head_dim"
+            if type(number) is int and not whole:
+                split.append((i, name, number))
+    for i, name, number in split:
+        if number % ranks:
+            fits = math.gcd(ranks, *(number for _, _, number in split))
+            option = "round_to=8"
+            if name.endswith("heads"):
+                option = f"structure.multiple_of_heads={ranks}"
             raise ValueError(
-                f"vLLM: {name}={n} in layer {i} does not split over tensor_parallel_size={ranks}: {rest}"
+                f"vLLM: {name}={number} in layer {i} does not split over "
+                f"tensor_parallel_size={ranks}: serve with tensor_parallel_size={fits}, "
+                f"or prune with {option}"
             )
 
 
@@ -169,7 +192,7 @@ def decoder_layers(model):
 
 
 def share_config(model):
-    """Give the language model its config, and the modules of each layer the same with the widths of that layer."""
+    """Give the language model its config, and the modules of each layer the config of the layer."""
     config = model.config.get_text_config()
     language_model = decoder(model)
     language_model.config = config  # transformers has copied it
@@ -181,21 +204,23 @@ def share_config(model):
         for module in layer.modules():
             if hasattr(module, "config"):
                 module.config = LayerConfig(config, i)
-                neurons = getattr(
-                    module, "intermediate_dim", getattr(module, "intermediate_size", 0)
-                )
+                neurons = getattr(module, "intermediate_size", 0)
+                neurons = getattr(module, "intermediate_dim", neurons)
                 if hasattr(module, "num_experts") and neurons % KERNEL_MULTIPLE:
                     module.config._experts_implementation = "eager"
 
 
 class LayerConfig:
-    """The config of a layer: its own widths, all else from the model's config, also what is changed there later."""
+    """The config of a layer: its widths, and everything else from the model's config.
+
+    Later changes of the model's config are changes of this one, too.
+    """
 
     def __init__(self, config, layer):
-        own = config.per_layer_config[layer]
-        vars(self).update(
-            {name: getattr(own, name) for name in config.per_layer_attributes or ()}, _shared=config
-        )
+        of_layer = config.per_layer_config[layer]
+        for name in config.per_layer_attributes or ():
+            setattr(self, name, getattr(of_layer, name))
+        self._shared = config
 
     def __getattr__(self, name):
         if name.startswith("__"):  # copy asks before `_shared` is set
@@ -204,12 +229,16 @@ class LayerConfig:
 
 
 class RotaryConfig(LayerConfig):
-    """The model's config with nothing but the size of heads by layer, which is the same in all layers of a type."""
+    """The model's config, in which layers differ in nothing but the size of their heads.
+
+    The size is the same in all layers of a type.
+    """
 
     def __init__(self, config, sizes):
-        alike = copy(config)
-        alike.per_layer_config = sizes
-        vars(self).update(per_layer_config=alike.per_layer_config, _shared=config)
+        with_sizes = copy(config)
+        with_sizes.per_layer_config = sizes
+        self.per_layer_config = with_sizes.per_layer_config
+        self._shared = config
 
 
 def _build(dense, layer_config, i, modules):
@@ -255,31 +284,40 @@ def _has(layer, path):
 
 
 def _build_square(layer_class, config, i, attention, output):
-    """Build a layer whose attention is of the hidden size, then its attention of width heads × head_dim."""
+    """Build a layer whose class takes the width of its attention from the hidden size.
+
+    attention, output: the names of the attention in the layer, and of its output projection.
+    """
+    # 1. the layer with an attention of the hidden size
     heads = config.num_attention_heads
     hidden_size = config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
     layer = layer_class(config, i)
-    config.num_attention_heads, config.hidden_size = heads, heads * config.head_dim
+
+    # 2. an attention whose projections go from heads × head_dim to heads × head_dim
+    config.num_attention_heads = heads
+    config.hidden_size = heads * config.head_dim
     narrow = type(getattr(layer, attention))(config, layer_idx=i)
+
+    # 3. projections between heads × head_dim and the hidden size
     for name, linear in narrow.named_children():
         if hasattr(linear, "weight"):
-            outputs, inputs = (
-                linear.weight.T.shape if isinstance(linear, Conv1D) else linear.weight.shape
-            )
-            sides = (inputs, hidden_size) if name == output else (hidden_size, outputs)
-            setattr(narrow, name, _linear(linear, *sides, bias=linear.bias is not None))
+            weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
+            outputs, inputs = weight.shape
+            if name == output:
+                outputs = hidden_size
+            else:
+                inputs = hidden_size
+            setattr(narrow, name, _linear(linear, inputs, outputs, bias=linear.bias is not None))
     setattr(layer, attention, narrow)
     return layer
 
 
 def _linear(like, inputs, outputs, bias):
     """Make a projection of the class of another one."""
-    return (
-        Conv1D(outputs, inputs)
-        if isinstance(like, Conv1D)
-        else type(like)(inputs, outputs, bias=bias)
-    )
+    if isinstance(like, Conv1D):
+        return Conv1D(outputs, inputs)
+    return type(like)(inputs, outputs, bias=bias)
 
 
 def _match_bias(layer, path, bias):
@@ -292,9 +330,9 @@ def _match_bias(layer, path, bias):
 
 
 def pruned_class(name):
-    """Return the class of pruned models that derives from a class of transformers, given by its name.
+    """Return the pruned class that derives from a class of transformers, given by its name.
 
-    It is made when it is first asked for. Checkpoints refer to it as `Flap` and that name.
+    It is made when it is first used. Checkpoints refer to it as `Flap` and this name.
     """
     flap_name = f"Flap{name}"
     if flap_name not in globals():

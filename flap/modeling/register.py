@@ -18,9 +18,10 @@ from flap.modeling.families import FAMILIES, TOWERS, family_of
 
 
 def register() -> None:
-    """Register all pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`.
+    """Register all pruned architectures with transformers' Auto classes.
 
-    May be called again. `flap.load` and the command line register what they need themselves.
+    These then need no `trust_remote_code`. A second call changes nothing. `flap.load` and the
+    command line register what they need without this.
     """
     for config_class in register_configs():
         register_models(config_class)
@@ -55,7 +56,7 @@ def register_models(config_class: type) -> None:
 
 
 def known(model_types: Iterable[str], classes: Mapping[str, str]) -> list[str]:
-    """Return the model types that this version of transformers has, given its classes by model type."""
+    """Return the model types that this version of transformers has. classes: by model type."""
     return [model_type for model_type in model_types if model_type in classes]
 
 
