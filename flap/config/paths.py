@@ -16,15 +16,19 @@ def check_path(field: str, path: str) -> None:
     """Check that a file or folder of this path, or a data set of this name, can exist.
 
     Raises:
-        ValueError: The path, or one of the names in it, is too long.
+        ValueError: The path, or one of the names in it, is too long, or is not text in UTF-8, so that
+            no report could name it.
     """
-    size = _bytes(path)
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field}={shown(ascii(path))}: must be text in UTF-8") from error
     if size > LONGEST_PATH:
         raise ValueError(
             f"{field}={shown(path)}: must be at most {LONGEST_PATH:,} bytes long,"
             f" but has {size:,} bytes"
         )
-    longest = max(map(_bytes, path.split("/")))
+    longest = max(len(name.encode()) for name in path.split("/"))
     if longest > LONGEST_NAME:
         raise ValueError(
             f"{field}={shown(path)}: each name in it must be at most {LONGEST_NAME} bytes long,"
@@ -50,7 +54,3 @@ def paths_in(dataset: Any) -> Iterator[str]:
         yield dataset
     elif isinstance(dataset, Mapping | list | tuple):
         yield from (name for name in dataset if isinstance(name, str))
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode(errors="surrogatepass"))

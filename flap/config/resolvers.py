@@ -60,7 +60,7 @@ def folder_name(run_name: str) -> str:
     Raises:
         ValueError: The name is too long for a folder.
     """
-    size = len(run_name.encode(errors="surrogatepass"))
+    size = len(run_name.encode(errors="replace"))
     if size > LONGEST_RUN_NAME:
         raise ValueError(
             f"run_name={shown(run_name)}: must be at most {LONGEST_RUN_NAME} bytes long,"

@@ -19,7 +19,9 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     Raises:
         ValueError: a file or folder would be deleted; names its field.
     """
-    folder = target.resolve()
+    folder = Path(
+        os.path.realpath(target)
+    )  # unlike resolve, it takes links that lead to themselves
     for field, name in _names(asdict(config), ""):
         if not os.access(name, os.F_OK):  # also of a text that is too long for a path
             continue

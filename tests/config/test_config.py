@@ -1,5 +1,6 @@
 """The configuration: every shipped YAML composes, passes the checks and is built; bad values are named."""
 
+import os
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -199,6 +200,13 @@ def test_the_home_folder_is_found_in_ones_own_yaml(monkeypatch: pytest.MonkeyPat
     )
     assert (config.cache_dir, config.checkpoint.dir) == ("/home/me/cache", "/home/me/pruned")
     assert config.model.path == "/home/me/model"
+
+
+@pytest.mark.parametrize("key", ["calibration.dataset", "checkpoint.dir", "plan", "model.path"])
+def test_a_name_that_is_not_utf_8_is_refused(key: str) -> None:
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    with pytest.raises(ValueError, match=rf"^{key}='caf\\udce9\.jsonl': must be text in UTF-8$"):
+        composed(f"{key}='{name}'")
 
 
 def test_options_are_interpolated_once() -> None:
