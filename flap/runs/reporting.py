@@ -9,7 +9,6 @@ from typing import Any
 
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line, redact
-from flap.data import SELF
 from flap.evaluation import Evaluator, Measurement
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
@@ -21,6 +20,7 @@ from flap.runs import keys
 from flap.runs.memory import seconds_by_stage, states
 from flap.runs.pruned import Making, Pruned
 from flap.runs.run import Run
+from flap.runs.texts import own_text_files
 from flap.storage import VERSION, Artefact, Key, Label, read_json, to_json, write_text
 from flap.storage.ranks import by_first, on_first
 
@@ -299,11 +299,10 @@ def write_text_files(run: Run) -> None:
     if run.run_dir is None:
         return
     for use, windows in run.texts.items():
-        for part, text in enumerate(windows.texts):
-            if text is None or not (text.name == SELF or part in windows.asked):
-                continue
-            name = "" if text.name == SELF else f"_{Path(windows.name(part)).stem}"
-            write_text(run.run_dir / f"{SELF}_{use}{name}.jsonl", text.jsonl)
+        for part, file in own_text_files(use, windows).items():
+            text = windows.texts[part]
+            if text is not None:
+                write_text(run.run_dir / file, text.jsonl)
 
 
 @by_first

@@ -1,13 +1,16 @@
 """The windows of calibration and recovery, and how their texts relate to those of the tasks."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
+from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import CalibrationConfig, FlapConfig, require
-from flap.data import Windows, parse
+from flap.data import SELF, Windows, parse
 from flap.data.dialogue import GIVEN, Answers
 from flap.data.overlap import ReadText
 from flap.data.read_windows import Wanted, check_prompts, read_parts, read_windows
@@ -15,6 +18,10 @@ from flap.evaluation import Task
 from flap.method.recovery import Recovery
 from flap.models import ModelSource
 from flap.runs.choices import Choices
+
+# Characters that Windows, or a server for it, refuses in the name of a file.
+REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+LONGEST_FILE = 240  # bytes; a name may have 255, and while a file is written it has a longer one
 
 
 def read_texts(
@@ -124,6 +131,56 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
         for dataset, documents in windows.read.items():
             read.append(ReadText(use, f"{windows.field}.dataset={dataset}", documents))
     return read
+
+
+def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
+    """Return the options of answers that change nothing in these texts, each with the reason.
+
+    Options that have their defaults are left out, and so are all options if no text is read: then
+    no other option of calibration has an effect either, as for one method in a sweep of several.
+    """
+    if not texts:
+        return {}
+    has_answers = any(text.counted for windows in texts.values() for text in windows.existing)
+    is_asked = any(windows.asked for windows in texts.values())
+    names: tuple[str, ...] = ()
+    reason = ""
+    if not is_asked and not has_answers:
+        names = ("answers", "count", "max_new_tokens", "temperature")
+        reason = "no text of this run has prompts"
+    elif not is_asked:
+        names = ("max_new_tokens", "temperature")
+        reason = "the files give the answers; with calibration.answers=self the model writes them"
+    default = CalibrationConfig()
+    changed = [name for name in names if getattr(own, name) != getattr(default, name)]
+    return {f"calibration.{name}": reason for name in changed}
+
+
+def own_text_files(use: str, windows: Windows) -> dict[int, str]:
+    """Return the name of the file for each text that the model writes or answers, by its part.
+
+    use: "calibration" or "recovery". All file systems take these names, and no two are the same,
+    also where capital letters do not count. Parts whose files would have the same name make all
+    names begin with the number of the part.
+    """
+    stems = {part: Path(windows.parts[part].dataset).stem for part in windows.asked}
+    files = {part: _file_name(use, stem) for part, stem in stems.items()}
+    distinct = {normalize("NFC", file).casefold() for file in files.values()}
+    if len(distinct) < len(files):
+        files = {part: _file_name(use, f"{part + 1}-{stem}") for part, stem in stems.items()}
+    for number, part in enumerate(windows.parts):
+        if part.dataset == SELF:
+            files[number] = f"{SELF}_{use}.jsonl"
+    return files
+
+
+def _file_name(use: str, stem: str) -> str:
+    """Return a file name that has at most `LONGEST_FILE` bytes and no character with a meaning."""
+    before = f"{SELF}_{use}_"
+    after = ".jsonl"
+    room = LONGEST_FILE - len(before) - len(after)
+    safe = REFUSED.sub("_", stem).encode()[:room].decode(errors="ignore")
+    return before + safe + after
 
 
 def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
