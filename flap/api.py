@@ -131,7 +131,7 @@ def prune(
     if model in _pruned:
         log.warning("this process has pruned this model before: the ratio is of what is left")
     with _plain_torch(model), _modes_restored(model):
-        report = run(config, None, source=source)
+        report = run(config, None, source=source, overrides=overrides)
     _pruned.add(model)
     return report
 

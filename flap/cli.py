@@ -70,7 +70,7 @@ def _attempt(config: DictConfig) -> str | None:
             from flap.pipeline import check_room, execute
             from flap.runs.preparation import prepare
 
-            run = owner.at_home(prepare(typed(config), run_dir))
+            run = owner.at_home(prepare(typed(config), run_dir, overrides=owner.overrides))
             check_room(run)
             owner.begin(run)
             report = execute(run)

@@ -1,5 +1,6 @@
 """The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,22 @@ from flap.runs.trimming import trim, trimmed_run
 from flap.storage.ranks import on_first
 
 
-def run(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None) -> Report:
+def run(
+    config: FlapConfig,
+    run_dir: Path | None,
+    source: ModelSource | None = None,
+    overrides: Sequence[str] = (),
+) -> Report:
     """Prune a model, evaluate it before and after, and return the report. Checks come before the weights are loaded.
 
     source: the model, if the caller has it already; `config.model` describes it. run_dir: the folder for the report
-    and the plan; None: they are not written.
+    and the plan; None: they are not written. overrides: what the user has written, "key=value", of
+    which options without effect are refused.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    prepared = prepare(config, run_dir, source)
+    prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
     return execute(prepared)
 

@@ -188,6 +188,12 @@ calibration.max_new_tokens=0 -> calibration.max_new_tokens=0: expected a whole n
 calibration.dataset={bad}/asked.jsonl calibration.answers=self calibration.max_new_tokens=128 -> …=128: expected less
 calibration.dataset={bad}/asked.jsonl calibration.answers=self calibration.max_new_tokens=127 -> …none of its 1 prompts
 calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >= 0
+calibration.answers=self -> calibration.answers=self: expected no calibration.answers here, because no text of this run
+calibration.count=answers -> calibration.count=answers: expected no calibration.count here, because no text of this run
+calibration.max_new_tokens=9 -> calibration.max_new_tokens=9: expected no …, because no text of this run has prompts
+++calibration.temperature=0.5 -> ++calibration.temperature=0.5: expected no …, because no text of this run has prompts
+calibration.dataset={bad}/given.jsonl calibration.temperature=1 -> calibration.temperature=1: … the files give the answ
+calibration.dataset={bad}/given.jsonl calibration.max_new_tokens=9 -> calibration.max_new_tokens=9: … the files give
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered
 vocabulary=trim vocabulary.size=90 -> vocabulary=trim: …(WordLevel)

@@ -475,6 +475,10 @@ def test_any_value_is_passed_on_as_it_is(
             "overrides: use_cache=true: expected no use_cache here, because the weights",
         ),
         ({"overrides": ("hydra.run.dir=x",)}, "overrides: hydra.run.dir=x: expected no hydra here"),
+        (
+            {"overrides": ("calibration.temperature=1",)},
+            "calibration.temperature=1: expected no calibration.temperature here, because no text",
+        ),
         ({"overrides": "eval=none"}, "overrides=eval=none: expected a list of such texts"),
         (
             {"overrides": ("checkpoint.save=true",)},

@@ -24,6 +24,7 @@ from flap.config import (
     timeout,
     typed,
 )
+from flap.config.paths import check_path
 from flap.runs.sweeps.callbacks import FolderCallback
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
 from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
@@ -55,6 +56,7 @@ class Owner:
         self.place = self.run_dir
         self._report_before = ""
         self._recorded = False  # whether the composed config of this command is in .hydra
+        self.overrides = list(self.hydra.overrides.task)  # what the user has written
         self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
 
     def timeout(self) -> timedelta:
@@ -82,11 +84,12 @@ class Owner:
         state = read_state(self.run_dir)
         foreign = state is None and (self.run_dir / SETTINGS).exists()  # of another program
         if state != "finished":
+            check_path("hydra.run.dir", str(self.run_dir))
             _check_writable(self.run_dir)
         if state != "finished" and not foreign:
             self._record()
         config = typed(self.config)
-        refuse(self.hydra.overrides.task, settled_by(config.plan))
+        refuse(self.overrides, settled_by(config.plan))
         from flap.runs.dry_run import dry_run
 
         _quieten_libraries()

@@ -1,12 +1,13 @@
 """The preparation of a run, once and in all of its processes: what needs no weights is made and checked before them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from flap.checkpoint.save import check_disk_space, check_target, followed, label_of
-from flap.config import FlapConfig, TargetConfig, require
+from flap.config import FlapConfig, TargetConfig, refuse, require
 from flap.evaluation import Divergence, Suite, prepare_suite
 from flap.evaluation.result_files import RESULTS, Results
 from flap.method.allocation import Budget
@@ -19,21 +20,28 @@ from flap.runs.choices import Choices, check_budget, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
 from flap.runs.run import Run
-from flap.runs.texts import documents_read, read_texts
+from flap.runs.texts import documents_read, read_texts, without_effect
 from flap.storage import Cache, cache_root, digest, ranks
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 
 
-def prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None) -> Run:
+def prepare(
+    config: FlapConfig,
+    run_dir: Path | None,
+    source: ModelSource | None = None,
+    overrides: Sequence[str] = (),
+) -> Run:
     """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    run_dir: None: the run has no folder. source: the model, if the caller has it.
+    run_dir: None: the run has no folder. source: the model, if the caller has it. overrides: what
+    the user has written, "key=value", of which options without effect are refused.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
     run = ranks.agreed(lambda: _prepare(config, run_dir, source))
+    ranks.agreed(lambda: refuse(overrides, without_effect(config.calibration, run.texts)))
     if ranks.size() > 1:
         run = ranks.agreed(lambda: _alike(run))
     return replace(run, key=digest(keys.of_the_run(run)))

@@ -144,6 +144,14 @@ def test_a_run_folder_that_cannot_be_written_is_named_at_once(
     assert_one_line(done, f"hydra.run.dir={folder}: .*cannot be written.* name another")
 
 
+def test_an_option_without_effect_is_refused_before_the_model_is_loaded(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    done = quick_flap(*tiny(model_dir, text_file), "calibration.count=answers")
+    assert_one_line(done, "calibration.count=answers: expected no calibration.count here, because")
+    assert not [*tmp_path.glob("outputs/*")]
+
+
 def test_a_folder_below_a_file_cannot_be_made(quick_flap: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = quick_flap("hydra.run.dir=file/run")

@@ -18,6 +18,7 @@ TEXTS = {
     "words.csv": "the,cat",
     "other.jsonl": '{"body": "the cat"}\n',
     "talk.jsonl": '{"messages": []}\n',
+    "given.jsonl": '{"prompt": "the cat sat on", "answer": "the mat and then it ran"}\n' * 50,
     "asked.jsonl": '{"prompt": "the cat"}\n',
     "broken.parquet": "no",
     "deep.jsonl": f'{{"text": {DEEP}}}\n',

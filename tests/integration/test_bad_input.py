@@ -43,7 +43,7 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     arguments = arguments.replace("{bad}", str(bad))
     arguments = arguments.replace("{long}", "x" * 241).replace("{huge}", "y" * 5000)
     with pytest.raises(ValueError) as caught:
-        run(composed(*base, *arguments.split()), run_dir)
+        run(composed(*base, *arguments.split()), run_dir, overrides=arguments.split())
     expected = (
         message.replace("{bad}", str(bad))
         .replace("{texts}", TEXTS)
