@@ -15,11 +15,16 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
     # imported here because --help should not wait seconds for pandas
+    from flap.config.paths import check_path
     from flap.results.comparison import print_comparison
     from flap.results.study_files import write_study
     from flap.storage.status import reason
 
     try:
+        for folder in given.folders:
+            check_path("folder", str(folder))
+        if given.into is not None:
+            check_path("--into", str(given.into))
         if len(given.folders) > 1 and all(map(_is_run, given.folders)):
             print_comparison(given.folders)
         else:

@@ -8,7 +8,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from flap.config import redact, redacted
+from flap.config import redact, redacted, shown
 from flap.results.pages import study_page
 from flap.results.plots import draw
 from flap.results.run_folder import RunRecord, read_run
@@ -28,7 +28,7 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
         folder A+B beside the first of the sweeps A and B.
 
     Raises:
-        ValueError: a folder cannot be read (see `read_study`).
+        ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
     """
     folder = into or _default_folder(distinct(sweeps))
     study = read_study(*sweeps, into=folder)
@@ -36,12 +36,18 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     table = study.records.to_csv(index=False, lineterminator="\n")
     page = study_page(study, plots)
 
-    for plot in plots:
-        for kind, picture in (("png", plot.png), ("svg", plot.svg)):
-            with atomic_file(folder / "plots" / f"{plot.name}.{kind}") as scratch:
-                scratch.write_bytes(picture)
-    write_text(folder / "study.csv", redact(table))
-    write_text(folder / "index.html", redact(page))
+    try:
+        for plot in plots:
+            for kind, picture in (("png", plot.png), ("svg", plot.svg)):
+                with atomic_file(folder / "plots" / f"{plot.name}.{kind}") as scratch:
+                    scratch.write_bytes(picture)
+        write_text(folder / "study.csv", redact(table))
+        write_text(folder / "index.html", redact(page))
+    except OSError as error:
+        raise ValueError(
+            f"{shown(folder)}: the study cannot be written there ({error.strerror});"
+            " --into names another folder"
+        ) from error
     return folder / "index.html"
 
 

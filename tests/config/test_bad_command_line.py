@@ -114,6 +114,22 @@ def test_a_sweep_of_which_no_cell_has_begun_leaves_nothing(quick_flap: Cli, tmp_
     assert not [*tmp_path.glob("multirun_outputs/*")]
 
 
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["study", HUGE], "folder=y+ … y+: must be at most 3,000 bytes long, but has 5,000 bytes"),
+        (["workspace", "me/mine", HUGE], "folder=y+ … y+: must be at most 3,000 bytes long"),
+        (["workspace", HUGE, "sweep"], "y+ … y+: expected an entity and a project of W&B"),
+        (["export", HUGE, "gguf"], "checkpoint=y+ … y+: must be at most 3,000 bytes long"),
+    ],
+    ids=["study", "workspace", "place", "export"],
+)
+def test_a_subcommand_refuses_a_path_that_cannot_be(
+    command: list[str], line: str, quick_flap: Cli
+) -> None:
+    assert_one_line(quick_flap(*command), line)
+
+
 def test_the_folder_of_a_sweep_that_cannot_be_made_is_named(quick_flap: Cli) -> None:
     done = quick_flap("-m", f"hydra.sweep.dir={HUGE}", "ratio=0.1,0.2")
     assert_one_line(done, r"hydra.sweep.dir=y+ … y+: cannot be written \(.*\); name another folder")

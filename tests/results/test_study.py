@@ -20,6 +20,8 @@ from flap.results.study_table import tabulate
 from flap.runs.sweeps.callbacks import StudyCallback, write_open_study
 from flap.storage import write_status
 from flap.study import main
+from tests.helpers.forked import command_line
+from tests.helpers.permissions import bound_by_permissions
 from tests.helpers.study_grid import (
     AVERAGE,
     CRASH,
@@ -419,6 +421,13 @@ def test_without_a_study_it_is_one_line(
     assert stopped.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {sweep / folder}: {why}; expected ")
+
+
+def test_a_folder_that_cannot_be_written_is_named(sweep: Path, tmp_path: Path) -> None:
+    sweep.chmod(0o500)
+    done = command_line(tmp_path, "study", "sweep", before=bound_by_permissions)
+    line = "error: sweep: the study cannot be written there (Permission denied); --into names"
+    assert done.returncode == 1 and done.stderr == f"{line} another folder\n"
 
 
 def sweep_config(folder: Path) -> DictConfig:

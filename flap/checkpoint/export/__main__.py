@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from flap.config import one_line
+from flap.config.paths import check_path
+
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
@@ -18,9 +21,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     set_verbosity_error()
     try:
+        check_path("checkpoint", str(options.checkpoint))
         print(_export(options))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

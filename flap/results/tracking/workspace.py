@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flap.config import how_to_install
+from flap.config import how_to_install, shown
+from flap.config.paths import check_path
 from flap.results.number_texts import is_efficiency
 from flap.results.pages import title
 from flap.results.run_folder import RunRecord
@@ -14,6 +15,7 @@ from flap.results.study import Study
 from flap.results.study_files import read_study
 from flap.results.tracking.login import resolve_mode
 from flap.storage.atomic_files import write_text
+from flap.storage.status import reason
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -41,9 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     try:
+        for folder in given.folders:
+            check_path("folder", str(folder))
         print(save_workspace(given.place, given.folders))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {reason(error)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -57,7 +61,7 @@ def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     """
     entity, _, project = place.partition("/")
     if not entity or not project or "/" in project:
-        raise ValueError(f"{place}: expected an entity and a project of W&B, as mine/flap")
+        raise ValueError(f"{shown(place)}: expected an entity and a project of W&B, as mine/flap")
     workspace = _workspace(entity, project, read_study(*sweeps))
     if resolve_mode("auto") == "online":
         return str(workspace.save().url)
