@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from flap import load as loaded
 from flap.config import config_dir
 from flap.storage import read_state
+from tests.helpers.permissions import bound_by_permissions
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
@@ -100,6 +101,20 @@ def test_a_failed_job_leaves_the_others_alone(
     assert (
         done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
     )
+
+
+def test_a_finished_run_in_a_folder_that_cannot_be_written_is_done_already(
+    quick_flap: Cli, base: list[str], tmp_path: Path
+) -> None:
+    arguments = [*base, "checkpoint.save=false", "hydra.run.dir=run"]
+    assert quick_flap(*arguments).returncode == 0
+    (tmp_path / "run").chmod(0o500)
+    done = quick_flap(*arguments, before=bound_by_permissions)
+    assert done.returncode == 0, done.stderr
+    assert "done already, in " in done.stderr
+    again = quick_flap(*arguments, "resume=false", before=bound_by_permissions)
+    line = f"error: hydra.run.dir={tmp_path / 'run'}: this folder cannot be written; name another"
+    assert again.returncode == 1 and line in again.stderr
 
 
 def ascii_console() -> None:

@@ -136,7 +136,9 @@ class Owner:
     @by_first
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
-        _check_writable(self.place)
+        finished = read_state(self.place) == "finished"
+        if not finished or not run.config.resume:
+            _check_writable(self.place)  # else there may be nothing to write
         old = self.place / "checkpoint"
         if not run.config.checkpoint.save and old.exists():
             log.warning(
@@ -144,7 +146,7 @@ class Owner:
                 old,
             )
         self._report_before = self._report_digest()
-        if read_state(self.place) != "finished":
+        if not finished:
             if not self._recorded:
                 self._record()
             write_status(self.place, "running")
@@ -165,9 +167,11 @@ class Owner:
         from flap.results import show
 
         unchanged = self._report_digest() == self._report_before
-        if not unchanged and self.place == self.run_dir and read_state(self.place) == "finished":
+        finished = read_state(self.place) == "finished"
+        if not unchanged and self.place == self.run_dir and finished:
             self._record()  # until now, the folder had the config of another run
-        write_status(self.place, "finished")
+        if not finished:
+            write_status(self.place, "finished")
         if self.tracked is None and self._is_to_be_sent():
             self._track(config)
         if self.tracked is not None:
