@@ -9,8 +9,7 @@ from typing import Any
 def comments(source: str, key: str) -> dict[str, str]:
     """Return the comment of each key of a source.
 
-    It is in the lines above the key, which are indented by four columns, or in the line of the key,
-    or in the lines that its value goes on for.
+    It is in the lines above the key, in the line of the key, or in a later line of its value.
 
     key: the pattern that a line with a key begins with; its first group is the key.
     """
@@ -18,8 +17,8 @@ def comments(source: str, key: str) -> dict[str, str]:
     name = ""
     above: list[str] = []
     for line in source.splitlines():
-        if line.startswith("    # "):
-            above.append(line.removeprefix("    # ").strip())
+        if line.lstrip().startswith("# "):
+            above.append(line.strip().removeprefix("# "))
             continue
         match = re.match(key, line)
         if match:

@@ -1,4 +1,4 @@
-"""The types and defaults of the configuration. The choices of each group are the YAML files in conf/."""
+"""The types and defaults of the configuration. The choices of each group are the files of conf/."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,121 +19,156 @@ CHOICES = {
 
 @dataclass
 class ModelConfig:
-    """The model to prune (a hub id or a local directory), with its data type, device and placement."""
+    """The model to prune: where it is read from, its data type, its device and its placement."""
 
-    name: str = "???"  # in the names of folders and tables
-    path: str = "???"  # a hub id or a local directory
-    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's
-    device: str = "auto"  # auto: cuda, else mps, else cpu
-    placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
+    # The model's name in tables and in the names of folders.
+    name: str = "???"
+    # An id of the Hugging Face hub, a local directory, or a GGUF file.
+    path: str = "???"
+    # The data type: float32, bfloat16, float16, or auto for the one of the checkpoint.
+    dtype: str = "auto"
+    # The device: cpu, cuda, mps, or auto for the first of cuda, mps and cpu that is there.
+    device: str = "auto"
+    # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
+    # host memory and disk, and stream reads one layer at a time.
+    placement: str = "device"
 
 
 @dataclass
 class CalibrationConfig:
-    """The texts that the statistics are computed on, and how they are cut into windows."""
+    """The texts that statistics are computed on, and how they are cut into windows."""
 
-    dataset: Any = "boolq-passages"  # name or file; [name, name]; {name: 1, file: {weight: 2, chat_template: false}}
-    num_samples: int = 128  # windows, 1 or more
-    seq_len: int = 128  # tokens in a window, 2 or more
-    batch_size: int = 8  # windows at a time, 1 or more
-    bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
-    propagate: str = (
-        "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
-    )
-    answers: str = "given"  # to prompts, also those of recover: given by their file; self: the model writes them
-    count: str = "all"  # tokens that count: all; answers: of prompts with answers only these
-    max_new_tokens: int = 64  # of an answer that the model writes, 1 or more
-    temperature: float = 0.0  # at which it samples its answers; 0: always the likeliest token
+    # The text: a name or a file, a list of them, or a mapping from names to weights or options,
+    # such as {name: 1, file: {weight: 2, chat_template: false}}.
+    dataset: Any = "boolq-passages"
+    # The number of windows, at least 1.
+    num_samples: int = 128
+    # The number of tokens in a window, at least 2.
+    seq_len: int = 128
+    # The number of windows in a forward pass, at least 1.
+    batch_size: int = 8
+    # Whether each window begins with the BOS token: true, false, or auto, which follows the
+    # tokenizer: true if it puts BOS in front of a text.
+    bos: str = "auto"
+    # Which layers compute the inputs of a layer: dense ones, or pruned ones, so that pruning is
+    # sequential (only with structure=UL-UM and UL-MM).
+    propagate: str = "dense"
+    # Who answers prompts, also those of recover: given takes the answers of the file, and with
+    # self the model writes them.
+    answers: str = "given"
+    # Which tokens count in statistics and losses: all, or, in texts that have prompts, only the
+    # answers.
+    count: str = "all"
+    # An answer that the model writes ends after this many tokens, at least 1.
+    max_new_tokens: int = 64
+    # The temperature at which the model samples its answers, at least 0. At 0 it takes the most
+    # likely token.
+    temperature: float = 0.0
 
 
 @dataclass
 class TargetConfig:
-    """What the pruned model may be at most, in its own unit. What is not null holds together."""
+    """The largest size of the pruned model. If several targets are set, all of them hold."""
 
-    parameters: float | None = None  # of the whole model, with embeddings and head
-    bytes: float | None = None  # of its weights in the checkpoint, in their type
-    kv_cache_bytes: float | None = (
-        None  # of the keys and values of one sequence of `context` tokens
-    )
-    memory: float | None = (
-        None  # bytes of its weights and of the KV cache of `sequences` times `context` tokens
-    )
-    active_parameters: float | None = (
-        None  # that a token passes through: of a mixture, not all experts
-    )
-    context: int | None = None  # None: the longest one of the model
-    sequences: int = 1  # that `memory` has room for, 1 or more
+    # At most this many parameters in the whole model, with embeddings and head.
+    parameters: float | None = None
+    # At most this many bytes of weights, in the data type of the checkpoint.
+    bytes: float | None = None
+    # At most this many bytes for the keys and values of one sequence of `context` tokens.
+    kv_cache_bytes: float | None = None
+    # At most this many bytes for the weights and for the KV cache of `sequences` times `context`
+    # tokens.
+    memory: float | None = None
+    # At most this many parameters that one token passes through: in a mixture, not all experts.
+    active_parameters: float | None = None
+    # The number of tokens in a sequence; null stands for the longest context of the model.
+    context: int | None = None
+    # The number of sequences that `memory` has room for, at least 1.
+    sequences: int = 1
 
 
 @dataclass
 class CheckpointConfig:
     """Whether and where the pruned model is saved."""
 
-    save: bool = True  # false: the pruned model is only measured
-    dir: str | None = None  # None: checkpoint/ in the run's folder
-    overwrite: bool = False  # true: a checkpoint of this program that is there already is replaced
+    # If false, the pruned model is measured and not saved.
+    save: bool = True
+    # The folder of the checkpoint; null stands for checkpoint/ in the run's folder.
+    dir: str | None = None
+    # If true, a checkpoint of flap that is already there is replaced.
+    overwrite: bool = False
 
 
 @dataclass
 class FlapConfig:
-    """The configuration of a whole run. An `Any` field holds a YAML file's choice; `_target_` names its dataclass."""
+    """The configuration of a run. A field of type `Any` holds the choice of a group of conf/."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    metric: Any = None  # a file of conf/metric: how much a channel matters
-    structure: Any = (
-        None  # a file of conf/structure: which units are removed, given the scores and the budget
-    )
-    compensation: Any = None  # a file of conf/compensation: what replaces them
-    vocabulary: Any = None  # which tokens stay; empty: all
-    recover: Any = None  # training after compression; empty: none
-    eval: Any = field(
-        default_factory=dict
-    )  # files of conf/eval by name: what is measured, dense and pruned
-    tracking: Any = None  # a file of conf/tracking: where else the numbers go
-    method: str = "flap"  # a preset over metric, structure, compensation and calibration
-    ratio: float | None = (
-        0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1; None: with a target
-    )
+    # How much each channel matters.
+    metric: Any = None
+    # Which units are removed, given the scores and the budget.
+    structure: Any = None
+    # What replaces the removed units.
+    compensation: Any = None
+    # Which tokens stay; an empty choice keeps all of them.
+    vocabulary: Any = None
+    # The training after compression; an empty choice trains nothing.
+    recover: Any = None
+    # What is measured of the dense and of the pruned model: choices by their names.
+    eval: Any = field(default_factory=dict)
+    # Where else the numbers of the run are sent.
+    tracking: Any = None
+    # A preset of metric, structure, compensation and calibration.
+    method: str = "flap"
+    # The share of the weights in the decoder's Linear layers to remove, at least 0 and below 1;
+    # null with a target or a plan.
+    ratio: float | None = 0.2
     target: TargetConfig = field(default_factory=TargetConfig)
-    plan: str | None = (
-        None  # the folder of a finished run, or its plan.json: its units stay, and nothing is scored
-    )
-    round_to: int | None = (
-        None  # 8, 32, 64, 128 or 256: every layer keeps a multiple of this many neurons
-    )
-    seed: int = 0  # of all that is drawn: windows, random scores, text that the model writes; 0 to 2**32 - 1
-    mask_only: bool = False  # true: units become zeros and the shapes stay
-    debug: Any = None  # a file of conf/debug: values that take the place of those of the keys that the run has
-    dry_run: bool = False  # print what the run will take, and read no weight
+    # The folder of a finished run, or its plan.json. The same units stay, and nothing is scored.
+    plan: str | None = None
+    # Every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or null for any number.
+    round_to: int | None = None
+    # The seed of all random numbers: windows, random scores, and text that the model writes. A
+    # whole number from 0 to 2**32 - 1.
+    seed: int = 0
+    # If true, units become zeros and the shapes of the weights stay.
+    mask_only: bool = False
+    # Values that replace those of the keys that the run has, as +debug=smoke sets them.
+    debug: Any = None
+    # If true, print what the run would take, and read no weights.
+    dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    resume: bool = (
-        True  # keep the results that the run's folder holds, and compute only what is missing
-    )
-    cache_dir: str | None = (
-        None  # null: FLAP_CACHE_DIR of the environment, else the user's cache folder
-    )
-    use_cache: bool = True  # for statistics and for the scores of the dense model
-    cache_wait_seconds: float = (
-        3600  # how long a run waits for another that computes the same, in seconds; 0 or more
-    )
-    timeout_minutes: float = (
-        120  # how long a process of torchrun or SLURM waits for another one; above 0
-    )
-    trust_remote_code: bool = False  # true: code that comes with the model may run
-    run_name: str = "flap"  # ends the name of the run's folder
+    # If true, keep the results in the run's folder and compute only what is missing.
+    resume: bool = True
+    # The folder of the cache; null stands for FLAP_CACHE_DIR, or else the user's cache folder.
+    cache_dir: str | None = None
+    # If true, results that other runs can use are kept in the cache, and read from it.
+    use_cache: bool = True
+    # How many seconds a run waits at most for another run that computes the same, at least 0.
+    cache_wait_seconds: float = 3600
+    # How many minutes a process of torchrun or SLURM waits for another one, above 0.
+    timeout_minutes: float = 120
+    # If true, code that comes with the model may run.
+    trust_remote_code: bool = False
+    # The end of the name of the run's folder, and the name of the run in a tracker.
+    run_name: str = "flap"
 
 
 ConfigStore.instance().store(name="schema", node=FlapConfig)
 
 
 def targets(target: Any) -> dict[str, float]:
-    """Return the values of a target (a TargetConfig or its node) by name, without those that are not asked for."""
-    return {name: value for name in TARGETS if (value := getattr(target, name)) is not None}
+    """Return the values of the targets that are set, by name.
+
+    target: a TargetConfig, or the node of a composed config.
+    """
+    values = {name: getattr(target, name) for name in TARGETS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def config_dir() -> str:
-    """Return the absolute path of conf/: inside the package if installed as a wheel, else in the checkout."""
+    """Return the absolute path of conf/, which a wheel has in the package and a checkout beside it."""
     package = Path(__file__).resolve().parents[1]
     packaged = package / "conf"
     return str(packaged if packaged.is_dir() else package.parent / "conf")

@@ -1,4 +1,4 @@
-"""Finding and loading models, adapters that give their parts by role, placements, and the walk over the layers."""
+"""Finding and loading models, their parts by role, their placements, and the walk over layers."""
 
 from flap.models.adapter import ModelAdapter
 from flap.models.architecture import adapt, find_family, stock_class
@@ -16,8 +16,9 @@ from flap.models.walk import Stream, Walk
 from flap.models.whole_experts import OfToken
 
 __all__ = [
-    "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter", "ModelSource", "OfToken", "OnDisk",
-    "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk", "adapt", "base_facts", "distinct_parameters",
-    "find_family", "find_gguf", "find_model", "open_checkpoint", "read_config", "read_model", "read_tokenizer",
-    "running_device", "stock_class",
+    "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter", "ModelSource",
+    "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk", "adapt",
+    "base_facts", "distinct_parameters", "find_family", "find_gguf", "find_model",
+    "open_checkpoint", "read_config", "read_model", "read_tokenizer", "running_device",
+    "stock_class",
 ]  # fmt: skip

@@ -1,12 +1,11 @@
-"""The adapter of a decoder-only model: it gives the parts of the model by role, whatever the modules are called.
+"""The adapter of a decoder-only model: it returns the parts of the model by their role.
 
-The names of a family's modules are a row of the table in `flap.modeling.families`.
+The names that a family gives to these parts are a row of the table in `flap.modeling.families`.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -18,37 +17,39 @@ from flap.data.temporary_state import forwards_replaced
 from flap.modeling.families import Family
 from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
 
-QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
+# Attributes of attention modules.
+QUERY_HEADS = ("num_heads", "num_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 
 @dataclass
 class DecoderOutput(MoeModelOutputWithPast):
-    """The output of any decoder, with all fields that a model may look for."""
+    """The output of any decoder, with all fields that a model may read."""
 
     cross_attentions: None = None
     shared_kv_states: None = None
 
 
 class ModelAdapter:
-    """The adapter of the families whose modules differ in no more than their names. Layers are counted from 0."""
+    """The adapter of families whose modules differ only in their names. Layers count from 0."""
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model = model
         self.family = family
-        self.counted_P: Tensor | None = (
-            None  # which positions of the batch that runs count; None: all
-        )
+        # The positions that count in the batch that is running. None means all.
+        self.counted_P: Tensor | None = None
 
     @property
     def base(self) -> PreTrainedModel:
-        """The model without its head; Llama 4's class with a head does not name it as its base model."""
+        """The model without its head."""
         base = self.model.base_model
-        return cast(PreTrainedModel, self.model.model if base is self.model else base)
+        if base is self.model:  # Llama 4's class with a head does not name its base model
+            base = self.model.model
+        return cast(PreTrainedModel, base)
 
     @property
     def config(self) -> PreTrainedConfig:
-        """The config of the language model: in a vision-language model a part of its config, else the model's own."""
+        """The config of the language model, which is a part of a vision-language model's config."""
         return self.model.config.get_text_config()
 
     @property
@@ -59,17 +60,22 @@ class ModelAdapter:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of final hidden states (…, D).
 
-        This runs the forward pass of the model itself without its decoder, as families cap or scale their logits.
+        This runs the forward pass of the model itself without its decoder, because some families
+        cap or scale their logits.
         """
         output = DecoderOutput(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
         any_token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
-        with forwards_replaced([self.decoder], lambda *args, **options: output):
+
+        def return_output(*args: Any, **options: Any) -> DecoderOutput:
+            return output
+
+        with forwards_replaced([self.decoder], return_output):
             logits: Tensor = self.model(input_ids=any_token, use_cache=False).logits
         return logits.reshape(*hidden.shape[:-1], -1)
 
     @property
     def decoder(self) -> PreTrainedModel:
-        """The model without its LM head."""
+        """The language model without its head."""
         return cast(PreTrainedModel, self.base.get_submodule(self.family.decoder))
 
     @property
@@ -77,7 +83,7 @@ class ModelAdapter:
         return cast(nn.ModuleList, self.decoder.get_submodule(self.family.layers))
 
     def layer_output(self, hidden: Tensor) -> Any:
-        """Return hidden states in the form in which a layer returns them."""
+        """Return hidden states as a layer of this family returns them."""
         return (hidden,) if self.family.tuples else hidden
 
     def parent(self, layer: int, path: str) -> Any:
@@ -85,9 +91,9 @@ class ModelAdapter:
         return self.layers[layer].get_submodule(path.rpartition(".")[0])
 
     def attention(self, layer: int) -> Block:
-        """Return the attention of a layer; its units are KV heads with their query heads.
+        """Return the attention of a layer. Its units are KV heads with their query heads.
 
-        An attention that cannot be divided is one unit, and as a layer keeps at least one, it stays.
+        An attention that cannot be divided is one unit. It stays, because a layer keeps one unit.
         """
         name = f"layer {layer} attention"
         family = self.family
@@ -97,89 +103,85 @@ class ModelAdapter:
                 return NoBlock.of(name, self.layers[layer])
             output = self.layers[layer].get_submodule(whole)
             return Block(name, output, split(cast(Any, output).in_features, 1), ())
+
         module = self.parent(layer, family.attention)
         output, inputs = _linears(module, family.attention, family.attention_inputs)
         queries = output.in_features
-        keys = (
-            inputs[1].out_features if len(inputs) > 1 else (inputs[0].out_features - queries) // 2
-        )
+        is_fused = len(inputs) == 1
+        keys = (inputs[0].out_features - queries) // 2 if is_fused else inputs[1].out_features
         groups = keys // self._head_dim(layer)
-        sizes = (
-            [[queries, keys, keys]]
-            if family.stacked
-            else [[linear.out_features] for linear in inputs]
-        )
-        rows = [_rows(parts, groups) for parts in sizes]
-        norms = tuple(
-            (module.get_submodule(one), inputs[i]) for i, one in enumerate(family.attention_norms)
-        )
-        vectors = tuple(
-            (module, one, split(getattr(module, one).numel(), groups))
-            for one in family.attention_vectors
-        )
+
+        if family.stacked:
+            rows = [_rows([queries, keys, keys], groups)]
+        else:
+            rows = [_rows([linear.out_features], groups) for linear in inputs]
+        norms = [
+            (module.get_submodule(path), inputs[i]) for i, path in enumerate(family.attention_norms)
+        ]
+        vectors = [
+            (module, path, split(getattr(module, path).numel(), groups))
+            for path in family.attention_vectors
+        ]
         return Block(
             name,
             output,
-            split(queries, groups),
-            tuple(zip(inputs, rows, strict=True)),
-            norms,
-            vectors,
+            columns_UC=split(queries, groups),
+            inputs=tuple(zip(inputs, rows, strict=True)),
+            norms=tuple(norms),
+            vectors=tuple(vectors),
         )
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether layers get more than hidden states: embeddings of their own (Gemma 4), or keys of earlier ones."""
-        return any(
-            getattr(self.config, key, 0)
-            for key in ("hidden_size_per_layer_input", "num_kv_shared_layers")
-        )
+        """Whether layers get more than hidden states.
+
+        Layers of Gemma 4 have embeddings of their own, or read the keys of earlier layers.
+        """
+        keys = ("hidden_size_per_layer_input", "num_kv_shared_layers")
+        return any(getattr(self.config, key, 0) for key in keys)
 
     def _shares_keys(self, layer: int) -> bool:
-        """Whether a layer reads the keys and values of another one, or another reads those of it."""
+        """Return whether a layer shares its keys and values with another layer."""
         shared = getattr(self.config, "num_kv_shared_layers", 0)
         return bool(shared) and self.config.kv_sharing_modes[layer] is not None
 
     def _has_heads(self, layer: int) -> bool:
-        whole = self.family.whole_attention
+        """Return whether a layer has an attention that can be divided into heads."""
         if self._shares_keys(layer):
             return False
-        return not whole or (
-            self._has(layer, self.family.attention) and not self._has(layer, whole)
-        )
+        whole = self.family.whole_attention
+        if not whole:
+            return True
+        return self._has(layer, self.family.attention) and not self._has(layer, whole)
 
     def _has(self, layer: int, path: str) -> bool:
         return path in dict(self.layers[layer].named_modules())
 
     def mlp(self, layer: int) -> Block:
-        """Return the MLP of a layer; its units are neurons."""
+        """Return the MLP of a layer. Its units are neurons."""
+        name = f"layer {layer} MLP"
         if not self._has(layer, self.family.mlp):
-            return NoBlock.of(f"layer {layer} MLP", self.layers[layer])
+            return NoBlock.of(name, self.layers[layer])
         module = self.parent(layer, self.family.mlp)
         output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
         neurons = output.in_features
         rows = [_rows([neurons] * (linear.out_features // neurons), neurons) for linear in inputs]
-        return Block(
-            f"layer {layer} MLP",
-            output,
-            split(neurons, neurons),
-            tuple(zip(inputs, rows, strict=True)),
-        )
+        return Block(name, output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
-        """Give the model a config that no other model has, before values of it are set."""
+        """Give the model a copy of its config, so that no other model sees later changes."""
         before = self.model.config
         config = copy.deepcopy(before)
-        own = {id(before): config} | {
-            id(getattr(before, name)): getattr(config, name) for name in before.sub_configs
-        }
+        copies = {id(before): config}
+        for name in before.sub_configs:
+            copies[id(getattr(before, name))] = getattr(config, name)
         for module in self.model.modules():
-            if (
-                hasattr(module, "config") and id(module.config) in own
-            ):  # a part that a model lacks has None
-                module.config = own[id(module.config)]
+            # The config of a part that the model lacks is None.
+            if hasattr(module, "config") and id(module.config) in copies:
+                module.config = copies[id(module.config)]
 
     def queries_per_group(self, layer: int) -> int:
-        """Return the number of query heads that share one KV head; 1 under multi-head attention."""
+        """Return the number of query heads that share one KV head: 1 in multi-head attention."""
         if not self._has_heads(layer):
             return 1
         return int(self.attention(layer).columns_UC.shape[1] // self._head_dim(layer))
@@ -190,7 +192,7 @@ class ModelAdapter:
 
     @property
     def head_dim(self) -> int | None:
-        """The number of channels of one head in all layers; None if no layer has heads to prune, or layers differ."""
+        """The number of channels of a head. None if layers differ, or no layer has heads."""
         layers = range(len(self.layers))
         dims = {self._head_dim(i) for i in layers if self._has_heads(i) or self._shares_keys(i)}
         return dims.pop() if len(dims) == 1 else None
@@ -198,7 +200,9 @@ class ModelAdapter:
     def widths(self, layer: int) -> dict[str, int]:
         """Return the numbers of heads and neurons of a layer, by their names in the config."""
         attention, mlp = self.blocks(layer)
-        widths = {self.family.neurons: mlp.num_units} if self._has(layer, self.family.mlp) else {}
+        widths: dict[str, int] = {}
+        if self._has(layer, self.family.mlp):
+            widths[self.family.neurons] = mlp.num_units
         if self._has_heads(layer):
             if self.head_dim is None:
                 widths["head_dim"] = self._head_dim(layer)
@@ -208,15 +212,14 @@ class ModelAdapter:
         elif self._shares_keys(layer):
             module = self.parent(layer, self.family.attention)
             heads = int(self.config.num_attention_heads)
-            widths |= {
-                "num_attention_heads": heads,
-                self.family.kv_heads: heads // module.num_key_value_groups,
-            }
-            widths |= {} if self.head_dim else {"head_dim": self._head_dim(layer)}
+            widths["num_attention_heads"] = heads
+            widths[self.family.kv_heads] = heads // module.num_key_value_groups
+            if self.head_dim is None:
+                widths["head_dim"] = self._head_dim(layer)
         return widths
 
     def refresh(self, layer: int) -> None:
-        """Update whatever holds a width in the modules of the layer."""
+        """Update the attributes that hold widths in the modules of a layer."""
         refresh_conv1d(self.layers[layer])
         self.refresh_mlp(layer)
         if self._has_heads(layer):
@@ -227,29 +230,25 @@ class ModelAdapter:
         block = self.attention(layer)
         heads = block.num_units * self.queries_per_group(layer)
         _update(module, dict.fromkeys(QUERY_HEADS, heads))
-        _update(
-            module,
-            dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features},
-        )
-        if (
-            self.family.stacked
-        ):  # the forward pass may read from the config how many rows are queries
+        _update(module, dict.fromkeys(KV_HEADS, block.num_units))
+        _update(module, {"split_size": block.output.in_features})
+        if self.family.stacked:
+            # The forward pass may read from the config how many rows are queries.
             module.config = copy.copy(module.config)
             module.config.num_attention_heads = heads
 
     def refresh_mlp(self, layer: int) -> None:
         if self._has(layer, self.family.mlp):
-            _update(
-                self.parent(layer, self.family.mlp),
-                {"intermediate_size": self.mlp(layer).num_units},
-            )
+            module = self.parent(layer, self.family.mlp)
+            _update(module, {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
-        """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""
+        """Return a layer's entry in `per_layer_config`: the config keys that pruning changes."""
         attention, mlp = self.blocks(layer)
-        has_bias = {"attention_output_bias": attention.output, "mlp_output_bias": mlp.output}
-        return self.widths(layer) | {
-            name: output.bias is not None for name, output in has_bias.items()
+        return {
+            **self.widths(layer),
+            "attention_output_bias": attention.output.bias is not None,
+            "mlp_output_bias": mlp.output.bias is not None,
         }
 
     def blocks(self, layer: int) -> Pair[Block]:
@@ -257,34 +256,41 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters of the experts that a token is not sent to; 0 without experts."""
+        """The number of parameters in experts that a token is not sent to. 0 without experts."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:
-        """Return the number of prunable parameters of all decoder layers: the denominator of the ratio."""
-        return sum(
-            block.num_parameters for i in range(len(self.layers)) for block in self.blocks(i)
-        )
+        """Return the number of prunable parameters in all layers: the denominator of the ratio."""
+        pairs = map(self.blocks, range(len(self.layers)))
+        return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)
 
 
 def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
-    """Return the output projection and the input projections of a module; Gemma 4 may have no value projection."""
+    """Return the output projection and the input projections of a module.
+
+    Gemma 4 has attentions without a value projection.
+    """
     name = output.rpartition(".")[2]
-    beside = [
-        as_linear(module.get_submodule(one)) for one in inputs if getattr(module, one) is not None
+    projections = [
+        as_linear(module.get_submodule(path))
+        for path in inputs
+        if getattr(module, path) is not None
     ]
-    return as_linear(module.get_submodule(name)), beside
+    return as_linear(module.get_submodule(name)), projections
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return rows_UR of a Linear with the rows of projections of these sizes, one projection after the other."""
-    starts = accumulate(sizes, initial=0)
-    return torch.cat(
-        [start + split(size, units) for start, size in zip(starts, sizes, strict=False)], dim=1
-    )
+    """Return rows_UR of a Linear that holds projections of these sizes, one after the other."""
+    rows = []
+    start = 0
+    for size in sizes:
+        rows.append(start + split(size, units))
+        start += size
+    return torch.cat(rows, dim=1)
 
 
 def _update(module: nn.Module, values: dict[str, int]) -> None:
+    """Set the attributes that a module has."""
     for name, value in values.items():
         if hasattr(module, name):
             setattr(module, name, value)

@@ -1,7 +1,7 @@
-"""The attention or the MLP of one layer as a block of the units that are pruned, and values for both of a layer.
+"""The attention or the MLP of one layer as a block, divided into the units that are pruned.
 
-Legend: U units · C input channels a unit owns in the output projection · R rows a unit owns in an input projection ·
-T tokens · M members of a block.
+Legend: U units · C input channels that a unit owns in the output projection · R rows that a unit
+owns in an input projection · T tokens · M members of a block.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +17,17 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple, Generic[T]):
-    """A value for the attention of a layer and one for its MLP: blocks, statistics, scores, units or prices."""
+    """A value for the attention of a layer and one for its MLP, such as scores, units or prices."""
 
     attention: T
     mlp: T
 
 
 class LinearLike(ABC):
-    """The base of projections that are no Linear but are read as one, and replaced by `assign(weight, bias)`."""
+    """The base class of projections that have the attributes of a Linear without being one.
+
+    Subclasses may have `assign(weight, bias)`, which replaces their tensors.
+    """
 
     @property
     @abstractmethod
@@ -43,46 +46,39 @@ class LinearLike(ABC):
 class Observed(NamedTuple):
     """What the output projections of a block's members get in a forward pass."""
 
-    activations: Sequence[
-        Tensor
-    ]  # the inputs of each member's output projection (…, C), for the tokens that reach it
-    num_tokens: int | None = (
-        None  # of all tokens, where those that do not reach a member count as zeros
-    )
-    weight_TM: Tensor | None = (
-        None  # by which the outputs of the members are multiplied, 0 where no token is sent
-    )
-    routed: Iterable[
-        Tensor
-    ] = ()  # of members that are removed whole: outputs and numbers (`whole_experts.OfToken`)
+    # The inputs (…, C) of each member's output projection, for the tokens that reach the member.
+    activations: Sequence[Tensor]
+    # The number of all tokens, if tokens that do not reach a member count as zeros.
+    num_tokens: int | None = None
+    # What the outputs of the members are multiplied by: 0 if a token does not reach the member.
+    weight_TM: Tensor | None = None
+    # For members that are removed whole: their outputs and numbers (`whole_experts.OfToken`).
+    routed: Iterable[Tensor] = ()
 
 
 @dataclass(frozen=True)
 class Block:
     """The attention or the MLP of one layer, divided into the units that are pruned.
 
-    To remove a unit means to remove its rows of the input projections and its columns of the output projection.
-    An attention unit is a KV head with the query heads that read it (under multi-head attention: one head);
-    an MLP unit is a neuron. Some blocks are groups of others, their members.
+    To remove a unit means to remove its rows of the input projections and its columns of the output
+    projection. A unit of an attention is a KV head with the query heads that read it; in multi-head
+    attention that is one head. A unit of an MLP is a neuron. Some blocks consist of other blocks,
+    their members.
     """
 
     name: str
     output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
-    inputs: tuple[
-        tuple[Any, Tensor], ...
-    ]  # the input projections, or a router, each with its rows_UR
-    norms: tuple[
-        tuple[Any, nn.Linear], ...
-    ] = ()  # each an RMS norm over all outputs of an input projection
-    vectors: tuple[
-        tuple[Any, str, Tensor], ...
-    ] = ()  # parameters or buffers beside them: module, name and rows_UR
-    num_chosen: int = 1  # of the members, how many a token reaches
+    # The input projections, or a router, each with its rows_UR.
+    inputs: tuple[tuple[Any, Tensor], ...]
+    # RMS norms, each with the input projection whose outputs it normalises.
+    norms: tuple[tuple[Any, nn.Linear], ...] = ()
+    # Parameters or buffers beside the projections: module, name and rows_UR.
+    vectors: tuple[tuple[Any, str, Tensor], ...] = ()
+    num_chosen: int = 1  # the number of members that a token reaches
 
-    unit: ClassVar[str] = (
-        "neuron"  # what a unit of an MLP is called in messages and, in the plural, in plan.json
-    )
+    # What messages call a unit. The keys of plan.json have the plural.
+    unit: ClassVar[str] = "neuron"
     whole: ClassVar[bool] = False  # whether each unit is a whole member
 
     @property
@@ -91,39 +87,46 @@ class Block:
 
     @property
     def members(self) -> "Sequence[Block]":
-        """The blocks that this one consists of, each of which has its own tokens and bias; a plain one has only itself.
+        """The blocks that this block consists of. A plain block has only itself.
 
-        Their channels and units count through, member by member. All keep the same number of units (see `whole`).
+        Each member has its own tokens and output bias. Channels and units are numbered member after
+        member. All members keep the same number of units (see `whole`).
         """
         return (self,)
 
     @property
     def idle(self) -> int:
-        """The parameters that a token does not reach: those of the members that it is not sent to."""
+        """The number of parameters in members that a token is not sent to."""
         return 0
 
     @property
     def fewest(self) -> int:
-        """The number of units that stay in any case: all of them where no input projection can lose rows."""
+        """The number of units that always stay: all if no input projection can lose rows."""
         return 0 if self.inputs else self.num_units
 
     @property
     def watched(self) -> nn.Module:
-        """The module at which calibration puts its hook; `observe` reads the arguments of its forward."""
+        """The module at which calibration puts its hook. `observe` reads the arguments it gets."""
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
     def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
-        """Return what the output projections get, from the arguments of `watched`, at the positions that count."""
-        return Observed([args[0] if counted_P is None else args[0].flatten(end_dim=-2)[counted_P]])
+        """Return what the output projections get, from the arguments of `watched`.
+
+        counted_P: The positions that count. None means all.
+        """
+        hidden = args[0]
+        if counted_P is not None:
+            hidden = hidden.flatten(end_dim=-2)[counted_P]
+        return Observed([hidden])
 
     @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
+        """The number of prunable parameters. The output's own bias is never removed."""
         inputs: list[Any] = [linear for linear, _ in self.inputs]
-        tensors: list[Tensor] = [
-            module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))
-        ]
-        tensors += [bias for linear in inputs if (bias := bias_of(linear)) is not None]
+        norms: list[Any] = [norm for norm, _ in self.norms]
+        tensors: list[Tensor] = [module.weight for module in (self.output, *inputs, *norms)]
+        biases = [bias_of(linear) for linear in inputs]
+        tensors += [bias for bias in biases if bias is not None]
         tensors += [
             getattr(module, name) for module, name, _ in self.vectors if name in module._parameters
         ]
@@ -137,7 +140,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Transposed(LinearLike):
-    """GPT-2's Conv1D with the attributes of a Linear: the same computation with the weight transposed."""
+    """A Conv1D of GPT-2 with the attributes of a Linear: its weight is transposed."""
 
     module: Any
 
@@ -156,24 +159,25 @@ class Transposed(LinearLike):
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace a buffer or a parameter of a module, or add a parameter, and update the widths of a Linear.
+    """Replace a buffer or a parameter of a module, or add a parameter.
 
-    A parameter is trainable if the old one was; a new one, if the first one beside it is.
+    Also updates the widths of a Linear. A parameter is trainable if the old one was. A new
+    parameter is trainable if the first parameter of the module is.
     """
     if name in module._buffers:
         module._buffers[name] = tensor
         return
-    old = module._parameters.get(name)
-    like = next(module.parameters(recurse=False)) if old is None else old
-    module.register_parameter(
-        name, nn.Parameter(tensor.contiguous(), requires_grad=like.requires_grad)
-    )
+    like = module._parameters.get(name)
+    if like is None:
+        like = next(module.parameters(recurse=False))
+    parameter = nn.Parameter(tensor.contiguous(), requires_grad=like.requires_grad)
+    module.register_parameter(name, parameter)
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
 
 
 def bias_of(linear: Any) -> Tensor | None:
-    """Return the bias of an input projection; most routers have none."""
+    """Return the bias of an input projection. Most routers have none."""
     return getattr(linear, "bias", None)
 
 
@@ -203,7 +207,7 @@ class NoOutput(LinearLike):
 
 
 class NoBlock(Block):
-    """The attention or the MLP of a layer that has the other alone."""
+    """The block that a layer lacks, because it has only an attention or only an MLP."""
 
     @classmethod
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
@@ -214,5 +218,5 @@ class NoBlock(Block):
 
 
 def split(channels: int, units: int) -> Tensor:
-    """Return the indices 0 … channels - 1 as (units, channels / units): each unit owns consecutive channels."""
+    """Return channel indices as (units, channels / units): a unit owns consecutive channels."""
     return torch.arange(channels).reshape(units, channels // max(units, 1))

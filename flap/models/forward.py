@@ -1,4 +1,4 @@
-"""Running a model layer by layer: what precedes the first layer, how each layer is called, what follows the last.
+"""Run a model layer by layer: what precedes the first layer, the calls of layers, what follows.
 
 Legend: N windows · T tokens a window · P positions of all windows · D hidden size.
 """
@@ -16,7 +16,7 @@ from flap.models.adapter import ModelAdapter
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments that a decoder gives to one of its layers besides the hidden states: masks, rotary angles, …"""
+    """The arguments of a layer besides the hidden states, such as masks and rotary angles."""
 
     args: tuple[Any, ...]
     options: dict[str, Any]
@@ -32,10 +32,10 @@ class Call:
 
 @torch.no_grad()
 def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
-    """Return the hidden states that the first layer gets for these windows, and the call of each layer.
+    """Return the hidden states that the first layer gets for these windows, and each layer's call.
 
-    This runs the forward pass of the model itself, so it works for any family. The layers are not run and need no
-    weights. The calls depend on the shape of the tokens and not on their values.
+    This runs the forward pass of the model itself, so that it works for any family. The layers do
+    not run and need no weights. The calls depend only on the shape of the tokens.
     """
     hidden: list[Tensor] = []
     calls: list[Call] = []
@@ -54,15 +54,17 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 def output_after_layers(
     adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor
 ) -> Any:
-    """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""
-    with forwards_replaced(
-        adapter.layers, lambda *args, **options: adapter.layer_output(hidden_NTD)
-    ):
+    """Return the output of the model, or of its decoder, from the output of its last layer."""
+
+    def skip(*args: Any, **options: Any) -> Any:
+        return adapter.layer_output(hidden_NTD)
+
+    with forwards_replaced(adapter.layers, skip):
         return model(input_ids=tokens_NT, use_cache=False)
 
 
 def final_states(adapter: ModelAdapter, tokens_NT: Tensor) -> Tensor:
-    """Return the hidden states after the last norm, hidden_PD of all P positions; with a graph, where gradients are on.
+    """Return the hidden states (P, D) after the last norm, with a graph if gradients are enabled.
 
     The whole model must be on one device.
     """

@@ -101,7 +101,7 @@ def dequantised(path: str, gguf: Path, cache: Path) -> tuple[Path, str]:
 
 
 def _key(path: str, gguf: Path) -> str:
-    """Return what distinguishes this file from others of its name. A packaged file never changes."""
+    """Return what distinguishes this file from others of its name. Packaged files never change."""
     state = gguf.stat()
     if path in PACKAGED:
         return str(state.st_size)

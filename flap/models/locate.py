@@ -19,7 +19,7 @@ from flap.data.named_texts import INSTALL
 from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.models.weights import check_weights
 
-# What the keys `general.license` and `general.languages` of packaged GGUFs say. Reading them from the
+# The values of `general.license` and `general.languages` in packaged GGUFs. Reading them from the
 # files would take seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
 # What the card of a smaller model repeats.

@@ -1,4 +1,4 @@
-"""The families with experts and a router, in all layers or in some; the other layers have a plain MLP."""
+"""The adapter of families with experts and a router. Layers without experts have a plain MLP."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from flap.models.whole_experts import whole_experts
 
 
 class MixtureAdapter(ModelAdapter):
-    """The adapter of mixtures of experts. An expert that every token is sent to (a shared one) stays as it is.
+    """The adapter of mixtures of experts. Shared experts, which every token is sent to, stay.
 
-    whole: whole experts are removed, instead of neurons of each.
+    whole: Whether whole experts are removed, instead of neurons of each.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, whole: bool) -> None:
@@ -24,16 +24,15 @@ class MixtureAdapter(ModelAdapter):
 
     def mlp(self, layer: int) -> Block:
         experts = self._experts(layer)
-        name = f"layer {layer} MLP"
         if experts is None:
             return super().mlp(layer)
+        name = f"layer {layer} MLP"
         chosen = int(getattr(self.config, self.family.chosen_experts))
-        if self.whole:
-            router = self.layers[layer].get_submodule(self.family.router)
-            return whole_experts(
-                name, experts, chosen, router, self.parent(layer, self.family.router)
-            )
-        return experts_block(name, experts, chosen)
+        if not self.whole:
+            return experts_block(name, experts, chosen)
+        router = self.layers[layer].get_submodule(self.family.router)
+        parent = self.parent(layer, self.family.router)
+        return whole_experts(name, experts, chosen, router, parent)
 
     def widths(self, layer: int) -> dict[str, int]:
         widths = super().widths(layer)
@@ -49,11 +48,11 @@ class MixtureAdapter(ModelAdapter):
         experts = self._experts(layer)
         if experts is None:
             super().refresh_mlp(layer)
-        else:
-            refresh_experts(experts)
-            if self.family.router:
-                router: Any = self.layers[layer].get_submodule(self.family.router)
-                router.num_experts = experts.num_experts
+            return
+        refresh_experts(experts)
+        if self.family.router:
+            router: Any = self.layers[layer].get_submodule(self.family.router)
+            router.num_experts = experts.num_experts
 
     def _experts(self, layer: int) -> Any:
         """Return the experts of a layer, or None if it has a plain MLP."""

@@ -1,4 +1,4 @@
-"""Models that accelerate has offloaded (model.placement=auto): device, parameters, and onloading a layer."""
+"""Models that accelerate has offloaded (model.placement=auto), and onloading their layers."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,10 +14,10 @@ from flap.data.temporary_state import replaced
 
 
 def running_device(model: PreTrainedModel) -> torch.device:
-    """Return the device that runs the embeddings of a model, also where their weights wait on the host or on disk.
+    """Return the device that runs the embeddings of a model, even if their weights are offloaded.
 
     Raises:
-        ValueError: the weights are on meta, and wait nowhere.
+        ValueError: The weights are on meta, and accelerate has not offloaded them.
     """
     device: torch.device = model.device
     if device.type != "meta":
@@ -31,31 +31,33 @@ def running_device(model: PreTrainedModel) -> torch.device:
 
 
 def is_spread(model: PreTrainedModel) -> bool:
-    """Return whether the weights of a model are on several devices, or some wait on the host or on disk."""
+    """Return whether the weights of a model are on several devices, or some are offloaded."""
     devices = {parameter.device for parameter in model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
 
 
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters of a model. Tied ones come once, also where accelerate has each on disk."""
+    """Return the parameters of a model.
+
+    Tied parameters come once, even if accelerate has a copy of each on disk.
+    """
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
-    return list(
-        {tied.get(name, name): parameter for name, parameter in model.named_parameters()}.values()
-    )
+    by_name = {tied.get(name, name): parameter for name, parameter in model.named_parameters()}
+    return list(by_name.values())
 
 
 @contextmanager
 def onloaded(layer: nn.Module) -> Iterator[None]:
     """Onload a layer: inside the block all its weights are on the device that runs it.
 
-    Parameters that are replaced inside the block are offloaded again, to the place of the old ones. The layer may run
-    inside the block, and the blocks may be nested.
+    Parameters that are replaced inside the block are offloaded to where the old ones were. The
+    layer may run inside the block, and blocks may be nested.
     """
     offloaded = [module for module in layer.modules() if _is_offloaded(module)]
     with ExitStack() as stack:
         for module in offloaded:
             stack.enter_context(align_module_device(module))
-            # it runs without accelerate's hook, which would offload the weights again after the forward pass
+            # accelerate's hook would offload the weights again after the forward pass
             stack.enter_context(replaced("forward", module._old_forward, module))
         before = [dict(module.named_parameters(recurse=False)) for module in offloaded]
         yield
@@ -64,23 +66,23 @@ def onloaded(layer: nn.Module) -> Iterator[None]:
 
 
 def _is_offloaded(module: nn.Module) -> bool:
-    parameters = list(module.parameters(recurse=False))
-    return bool(has_offloaded_params(module)) and any(
-        parameter.device.type == "meta" for parameter in parameters
-    )
+    on_meta = any(one.device.type == "meta" for one in module.parameters(recurse=False))
+    return on_meta and bool(has_offloaded_params(module))
 
 
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
-    """Give accelerate's hook the parameters that were replaced. before: the parameters that it had onloaded."""
+    """Give accelerate's hook the parameters that were replaced.
+
+    before: The parameters that the hook had onloaded.
+    """
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
     prefix = weights.prefix
-    in_memory = (
-        store if isinstance(store, dict) else store.state_dict
-    )  # a dict by accelerate.cpu_offload
+    in_memory = store if isinstance(store, dict) else store.state_dict  # dict: by cpu_offload
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
-        # on meta it was offloaded again by the hook of the parent, which reads the weights of a convolution itself
+        # A parameter on meta was offloaded again by the hook of the parent module, which reads the
+        # weights of a convolution itself.
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:

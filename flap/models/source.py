@@ -30,7 +30,7 @@ class ModelSource(ABC):
     The model is in files (`CheckpointSource`), or the caller has loaded it (`LoadedSource`).
     """
 
-    # Whether the caller holds the weights. Then no file has them, and pruning changes them in place.
+    # Whether the caller holds the weights. Then no file has them, and pruning changes them there.
     loaded: ClassVar[bool] = False
     path: str  # a directory or hub id; empty if a loaded model does not say where it came from
     origin: str  # where the model came from: a GGUF, a local directory, the hub or the caller

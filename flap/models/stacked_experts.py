@@ -1,6 +1,6 @@
-"""The experts of a mixture as transformers stores them, stacked in two parameters, which pruning reads and replaces.
+"""The experts of a layer as transformers stores them: stacked in two parameters.
 
-Neuron i of expert e is number e · I + i. After compensation each expert has its own output bias.
+Neuron i of expert e has the number e · I + i. After compensation each expert has an output bias.
 Legend: E experts · I neurons of one expert · H hidden size.
 """
 
@@ -14,40 +14,45 @@ from torch import Tensor, nn
 from flap.modeling.modeling_flap import KERNEL_MULTIPLE, add_biases
 from flap.models.block import LinearLike, set_tensor
 
-GATE_UP, UP, DOWN = "gate_up_proj", "up_proj", "down_proj"  # the parameters
-PARTS = {GATE_UP: 2, UP: 1}  # the rows that a neuron has in its input projections
+# The names of the parameters.
+GATE_UP = "gate_up_proj"
+UP = "up_proj"
+DOWN = "down_proj"
+PARTS = {GATE_UP: 2, UP: 1}  # how many rows a neuron has in these parameters
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
 
 
 @dataclass(frozen=True)
 class Stacked(LinearLike):
-    """A projection of all experts as one Linear, from or to the neurons of all, expert after expert."""
+    """The projections of all experts as one Linear, from or to the neurons of all experts."""
 
     experts: Any
-    name: str  # of the parameter: the gate and up projections, or the down projections
-    whole: bool = False  # whole experts are removed
+    name: str  # the name of the parameter
+    whole: bool = False  # whether whole experts are removed
 
     @property
     def weight(self) -> Tensor:
-        """The weights: (E · 2I, H) of gate and up, (E · I, H) of up alone, (H, E · I) of down."""
+        """The weights: gate and up (E · 2I, H), up alone (E · I, H), or down (H, E · I)."""
         weight_ERC = as_stored(self.experts, getattr(self.experts, self.name))
-        return (
-            weight_ERC.flatten(0, 1) if self.name != DOWN else weight_ERC.transpose(0, 1).flatten(1)
-        )
+        if self.name == DOWN:
+            return weight_ERC.transpose(0, 1).flatten(1)
+        return weight_ERC.flatten(0, 1)
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases of all experts, one after the other; in most families None before compensation."""
+        """The biases, expert after expert. None in most families, before compensation."""
         bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
         return None if bias_ER is None else bias_ER.flatten()
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Replace the weights, as many rows (of down: columns) for every expert, and the biases."""
-        axis = 0 if self.name != DOWN else 1
-        size = self.weight.shape[axis] // self.experts.num_experts
-        weight = weight.unflatten(
-            axis, (-1, size) if self.whole else (self.experts.num_experts, -1)
-        )
+        """Replace the weights and the biases.
+
+        All experts get the same number of rows, or columns of the down projections.
+        """
+        axis = 1 if self.name == DOWN else 0
+        number = self.experts.num_experts
+        size = self.weight.shape[axis] // number
+        weight = weight.unflatten(axis, (-1, size) if self.whole else (number, -1))
         weight_ERC = weight if axis == 0 else weight.transpose(0, 1)
         set_tensor(self.experts, self.name, as_stored(self.experts, weight_ERC))
         if bias is not None:
@@ -72,7 +77,7 @@ class DownOfOne:
 
 
 def stacked_inputs(experts: Any) -> str:
-    """Return the name of the parameter with the input projections; experts without a gate have `up_proj`."""
+    """Return the name of the parameter with the input projections."""
     return GATE_UP if hasattr(experts, GATE_UP) else UP
 
 
@@ -81,20 +86,21 @@ def num_neurons(experts: Any) -> int:
 
 
 def as_stored(experts: Any, weight: Tensor) -> Tensor:
-    """Return weights (E, output, input) as the experts store them, or the reverse.
+    """Convert weights between (E, output, input) and the order that the experts store.
 
-    Some store (E, input, output): also Llama 4's, which have no attribute that says so.
+    Some experts store (E, input, output), among them those of Llama 4, which have no attribute that
+    says so.
     """
     return weight.transpose(1, 2) if getattr(experts, "is_transposed", True) else weight
 
 
 def refresh_experts(experts: Any) -> None:
-    """Update the width and the number of experts after the tensors have changed, and choose the kernel."""
+    """Update the width and the number of experts after a change, and choose the kernel."""
     experts.num_experts = len(experts.down_proj)
     add_biases(experts)
-    if hasattr(experts, "_old_forward"):  # accelerate's, which has taken it from the class before
+    if hasattr(experts, "_old_forward"):  # accelerate's copy, which belongs to the old class
         forward = MethodType(type(experts).forward, experts)
-        if experts.forward == experts._old_forward:  # in `onloaded`, which takes the hook away
+        if experts.forward == experts._old_forward:  # inside `onloaded`, which removes the hook
             experts.forward = forward
         experts._old_forward = forward
     for name in WIDTHS:
@@ -104,12 +110,12 @@ def refresh_experts(experts: Any) -> None:
 
 
 def is_experts(module: nn.Module) -> bool:
-    """Return whether a module holds the experts of a mixture, stacked in tensors."""
+    """Return whether a module holds the stacked experts of a mixture."""
     return getattr(module._parameters.get("down_proj"), "ndim", 0) == 3
 
 
 def choose_kernel(experts: Any) -> None:
-    """Let experts of a width that the grouped kernel does not take run one after another."""
+    """Let experts run one after another if the grouped kernel does not take their width."""
     if hasattr(experts, "config") and not experts_fit_kernel(experts):
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"

@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint: which file holds which tensor, and whether all are there."""
+"""The safetensors files of a checkpoint: what each holds, and whether all are there."""
 
 from pathlib import Path
 

@@ -1,8 +1,10 @@
-"""Experts that are removed whole, with their rows of the router, which then chooses from the experts that stay.
+"""Experts that are removed whole, with their rows of the router.
 
-The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
-for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens routed to one expert.
+The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons. Here w_e is the router's
+weight of expert e for a token, which is 0 if the token is not sent to the expert. So a unit is an
+expert, and its channels are w_e a_e over all tokens.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens that are
+routed to one expert.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,17 +14,19 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from flap.models.block import Observed
+from flap.models.block import Observed, split
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
-CORRECTION = "e_score_correction_bias"  # of a router or its parent, with a value for each expert
+# An attribute of a router, or of its parent, with a value for each expert.
+CORRECTION = "e_score_correction_bias"
 
 
 class OfToken(NamedTuple):
-    """Numbers of the tokens that are sent to an expert with output f (H) and router weight g; or their means.
+    """Numbers of each token that is sent to an expert with output f (H) and router weight g.
 
-    g is what the model multiplies f with. Llama 4's router multiplies inputs instead, so there g = 1.
+    They may also be the means over tokens. g is what the model multiplies f with. The router of
+    Llama 4 multiplies inputs instead, so there g = 1.
     """
 
     norm: Tensor  # ‖f‖₂
@@ -42,25 +46,30 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters, with the output biases, which are removed."""
+        """The number of prunable parameters. It contains the output biases, which are removed."""
         bias = self.output.bias
-        return super().num_parameters + (0 if bias is None else bias.numel())
+        num_biases = 0 if bias is None else bias.numel()
+        return super().num_parameters + num_biases
 
     def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
-        """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight.
+        """Return the inputs of each expert's down projection, times the router's weight.
 
-        Also each expert's outputs for these tokens without it, and their numbers, as (R, H + numbers).
+        `routed` has the outputs of each expert, without the router's weight, and the numbers of its
+        tokens beside them: (R, H + numbers).
         """
-        inputs, weights = routed(self.output.experts, args, counted_P)
-        num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
+        experts = self.output.experts
+        inputs, weights = routed(experts, args, counted_P)
         weighted = [
-            activation_RI * weight_R[:, None]
-            for activation_RI, weight_R in zip(inputs, weights, strict=True)
+            input_RI * weight_R[:, None] for input_RI, weight_R in zip(inputs, weights, strict=True)
         ]
-        numbers = _with_numbers(down_projected(self.output.experts, inputs), weights)
-        return Observed(
-            weighted, num_tokens if counted_P is None else int(counted_P.sum()), routed=numbers
-        )
+        if counted_P is not None:
+            num_tokens = int(counted_P.sum())
+        elif len(args) == 1:  # each expert of Llama 4 takes all tokens
+            num_tokens = len(args[0]) // experts.num_experts
+        else:
+            num_tokens = len(args[0])
+        outputs = _with_numbers(down_projected(experts, inputs), weights)
+        return Observed(weighted, num_tokens, routed=outputs)
 
 
 def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -72,19 +81,23 @@ def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Itera
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
-    """Return the block of a layer's experts that are removed whole. chosen: how many of them a token is sent to.
+    """Return the block of a layer whose experts are removed whole.
 
-    parent: the module that the router is in.
+    chosen: The number of experts that a token is sent to.
+    parent: The module that holds the router.
     """
     number = experts.num_experts
     neurons = num_neurons(experts)
     projection = stacked_inputs(experts)
-    sizes = neurons, PARTS[projection] * neurons
-    columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
-    each = torch.arange(number)[:, None]
-    vectors = tuple(
-        (module, CORRECTION, each) for module in (router, parent) if hasattr(module, CORRECTION)
+    stacked = Stacked(experts, projection, whole=True)
+    expert_rows_UR = split(number * PARTS[projection] * neurons, number)
+    router_rows_UR = split(number, number)
+    corrected = [module for module in (router, parent) if hasattr(module, CORRECTION)]
+    return WholeExperts(
+        name,
+        output=Stacked(experts, DOWN, whole=True),
+        columns_UC=split(number * neurons, number),
+        inputs=((stacked, expert_rows_UR), (router, router_rows_UR)),
+        vectors=tuple((module, CORRECTION, router_rows_UR) for module in corrected),
+        num_chosen=chosen,
     )
-    inputs = ((Stacked(experts, projection, whole=True), rows_UR), (router, each))
-    down = Stacked(experts, DOWN, whole=True)
-    return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)

@@ -171,6 +171,13 @@ def test_a_model_whose_file_is_lost_meanwhile_is_named(
             placed.in_memory()
 
 
+@pytest.mark.parametrize("path", ["x" * 5000, "x" * 5000 + ".gguf"])
+def test_a_path_that_the_system_does_not_take(path: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^model\.path=x+ … .*: cannot be looked up \(") as caught:
+        found(path, tmp_path)
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(("path", "packaged"), [(SMOLLM2, True), ("some-owner/some-model", False)])
 def test_an_error_says_every_way(
     path: str, packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""The placements: where the weights of a model are. Each one is a class here and a name below."""
+"""The placements: where the weights of a model are. `model.placement` names one of them."""
 
 from flap.models.placement.base import PlacedModel, Resident
 from flap.models.placement.on_disk import OnDisk, open_checkpoint
@@ -8,9 +8,8 @@ PLACEMENTS: dict[str, type[PlacedModel]] = {
     placement.name: placement for placement in (Resident, Spread, OnDisk)
 }
 
-STREAMS = {
-    name: placed.streams for name, placed in PLACEMENTS.items()
-}  # whether layers are read from disk
+# Whether each placement reads layers from disk.
+STREAMS = {name: placed.streams for name, placed in PLACEMENTS.items()}
 
 __all__ = [
     "PLACEMENTS",

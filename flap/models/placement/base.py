@@ -1,6 +1,6 @@
-"""The base class of the placements: where a model's weights are, and how a layer comes to the device that runs it.
+"""The base class of the placements, and the plain one: the whole model on the device that runs it.
 
-The plain one is here as well: placement=device, the whole model on the device that runs it.
+A placement says where the weights of a model are, and how they get to the device.
 
 Legend: N windows · T tokens a window · D hidden size.
 """
@@ -29,40 +29,41 @@ Recorders = Sequence[AbstractContextManager[Any]]
 class PlacedModel(ABC):
     """The base class of the placements: a model whose weights may be anywhere.
 
-    `model` always has the right shapes, class and config. A layer is *present* while its weights are on the device. The
-    methods that are defined here are for models that can run as a whole: a forward pass replaces a walk.
+    `model` always has the right shapes, class and config. A layer is *present* while its weights
+    are on the device. The methods that are defined here are for models that can run as a whole, so
+    that a forward pass replaces a walk over the layers.
     """
 
-    name: ClassVar[str]  # as `model.placement` names it
-    streams: ClassVar[bool] = (
-        False  # layers are read from files when needed: work is kept, unsaved changes are lost
-    )
-    whole: ClassVar[bool] = (
-        False  # all weights are on the device that runs them: it can be timed and trained there
-    )
+    name: ClassVar[str]  # the value of `model.placement`
+    # Whether layers are read from files when they are needed. Then work is kept in files, and
+    # changes that were not written are lost.
+    streams: ClassVar[bool] = False
+    # Whether all weights are on the device that runs them, so that it can be timed and trained.
+    whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
-        self.passes = 0  # walks over all layers, and forward passes in their place
-        self.work = (
-            NOT_KEPT  # for what must not be in memory, where the placement has such a folder
-        )
+        self.passes = 0  # the number of walks over all layers, or of forward passes instead
+        self.work = NOT_KEPT  # a folder for what must not be in memory
 
     @classmethod
     @abstractmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "PlacedModel":
         """Return the model of a source at this placement.
 
-        work: for data that is too large for memory; an interrupted run resumes from it.
+        work: The folder for data that is too large for memory. An interrupted run resumes from it.
         """
 
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
-        """Return where a walk keeps its work; nowhere in memory, where it is quick, and its changes are lost."""
+        """Return where a walk keeps its work.
+
+        A model in memory keeps nothing: it is quick, and its changes are lost with the process.
+        """
         return work if self.streams else NOT_KEPT
 
     def saved_in(self, directory: Path) -> "PlacedModel":
-        """Return the model for further work after it was written to a directory: itself, or what is in the files."""
+        """Return the model for further work after it was written: itself, or one in the files."""
         return self
 
     @property
@@ -71,37 +72,49 @@ class PlacedModel(ABC):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last; their weights may be absent."""
+        """The decoder layers, first to last. Their weights may be absent."""
         return self.adapter.layers
 
     @property
     def device_map(self) -> dict[str, str]:
-        """The device of each module, by the module's name; empty if all are on one device."""
+        """The device of each module by its name. Empty if all are on one device."""
         return {}
 
     @abstractmethod
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Make a decoder layer present inside the block, and yield it; changes to it are kept."""
+        """Make a decoder layer present inside the block, and yield it. Changes to it are kept."""
 
     def copy_layer(self, index: int) -> nn.Module:
-        """Return a copy of a layer that is present; it may be changed, and run while the layer is present."""
+        """Return a copy of a layer that is present.
+
+        The copy may be changed, and may run while the layer is present.
+        """
         hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
-        # accelerate's hooks refer to all offloaded weights: the copy shares them
+        # The copy shares accelerate's hooks, which refer to all offloaded weights.
         return copy.deepcopy(self.layers[index], {id(hook): hook for hook in hooks})
 
     def ends(self) -> AbstractContextManager[None]:
-        """Make the ends of the model (embeddings, final norm and head) present inside the block."""
+        """Make the embeddings, the final norm and the head present inside the block."""
         return nullcontext()
 
     def callable(self) -> AbstractContextManager[None]:
-        """Make `model` itself run inside the block, as its `generate` needs; layers on disk are read at each call."""
+        """Make `model` itself run inside the block, as `generate` needs.
+
+        Layers on disk are read at each call.
+        """
         return nullcontext()
 
-    def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do if changes are in memory
-        """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
+    def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do in memory
+        """Restore the changes of an interrupted run to the first `layers_done` layers.
+
+        Changes of other layers are discarded.
+        """
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
-        """Return whether each process has room for the whole model, together with another one of `beside_bytes`."""
+        """Return whether each process has room for the whole model.
+
+        beside_bytes: The bytes of another model that must fit beside it.
+        """
         return all(ranks.gather(self.has_room(beside_bytes)))
 
     def has_room(self, beside_bytes: int) -> bool:
@@ -118,9 +131,10 @@ class PlacedModel(ABC):
     def observe(
         self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder
     ) -> Iterator[int]:
-        """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
+        """Run all windows once, with recorder i open at layer i.
 
-        With the work of an interrupted run, only the remaining layers.
+        Yields the index of each layer that is finished. With the work of an interrupted run, only
+        the remaining layers run.
         """
         self.passes += 1
         with ExitStack() as stack:
@@ -133,19 +147,22 @@ class PlacedModel(ABC):
 
     @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the final hidden states of each batch, after the last norm. The ends are present at each yield."""
+        """Yield the hidden states of each batch after the last norm.
+
+        The ends of the model are present at each yield.
+        """
         for batch_NT in batches_NT:
-            yield self.adapter.decoder(
-                input_ids=batch_NT.to(self.device), use_cache=False
-            ).last_hidden_state
+            output = self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
+            yield output.last_hidden_state
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
-        return cast(Tensor, self.model(input_ids=tokens_NT.to(self.device), use_cache=False).logits)
+        output = self.model(input_ids=tokens_NT.to(self.device), use_cache=False)
+        return cast(Tensor, output.logits)
 
 
 class Resident(PlacedModel):
-    """A model that is completely on one device."""
+    """A model on one device."""
 
     name = "device"
     whole = True

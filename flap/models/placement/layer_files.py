@@ -1,4 +1,4 @@
-"""The safetensors files of a model, by decoder layer. A layer that was changed has a file of its own."""
+"""The safetensors files of a model by decoder layer. A changed layer has a file of its own."""
 
 import os
 from collections import defaultdict
@@ -23,19 +23,21 @@ from flap.storage.ranks import by_first, on_first
 
 
 class LayerFiles:
-    """The files of a model on the meta device, by decoder layer; None stands for embeddings, final norm and head.
+    """The files of a model on the meta device, by decoder layer.
 
-    folder: for the files of changed layers, which the checkpoint then shares.
+    The index None stands for the ends of the model: embeddings, final norm and head.
+
+    folder: The folder for the files of changed layers. Checkpoints share these files.
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
         self.adapter = adapter
         self.source = source
         self.folder = folder
-        self.model, self.dequantiser = adapter.model, dequantiser(source.config)
-        self.prefix = next(
-            f"{name}." for name, module in self.model.named_modules() if module is adapter.layers
-        )
+        self.model = adapter.model
+        self.dequantiser = dequantiser(source.config)
+        names = {module: name for name, module in self.model.named_modules()}
+        self.prefix = f"{names[adapter.layers]}."  # begins the names of all tensors in layers
         if self.dequantiser:
             self._conversions = get_model_conversion_mapping(self.model, None, self.dequantiser)
         else:
@@ -50,16 +52,15 @@ class LayerFiles:
 
     def state(self, index: int | None) -> dict[str, Tensor]:
         """Return the entries of the model's state dict that belong to a layer, as they are now."""
-        prefix = self.prefix if index is None else f"{self.prefix}{index}."
         state = self.model.state_dict()
-        return {
-            name: tensor
-            for name, tensor in state.items()
-            if name.startswith(prefix) == (index is not None)
-        }
+        if index is None:
+            names = [name for name in state if not name.startswith(self.prefix)]
+        else:
+            names = [name for name in state if name.startswith(f"{self.prefix}{index}.")]
+        return {name: state[name] for name in names}
 
     def write(self, index: int | None) -> None:
-        """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
+        """Write a layer as it is now, with its names in the model. One process writes for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write(index)
         self._changed.add(index)
@@ -67,18 +68,16 @@ class LayerFiles:
     @by_first
     def _write(self, index: int | None) -> None:
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-        tensors = {
-            name: tensor.contiguous()
-            for name, tensor in self.state(index).items()
-            if name not in tied
-        }
+        state = self.state(index)
+        tensors = {name: state[name].contiguous() for name in state if name not in tied}
         with atomic_file(self._path(index)) as scratch:
             save_file(tensors, scratch, metadata={"format": "pt"})
 
     def link(self, index: int, target: Path) -> bool:
-        """Let `target` be the file of a changed layer as well, which takes no room; return whether that was possible.
+        """Make `target` a hard link to the file of a changed layer, and return whether it is one.
 
-        It is not from one disk to another, and on a disk without hard links.
+        It is impossible for a layer that was not changed, between two disks, and on a disk without
+        hard links.
         """
         if index not in self._changed:
             return False
@@ -89,8 +88,15 @@ class LayerFiles:
         return True
 
     def resume(self, layers_done: int) -> None:
-        """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
-        self._changed = on_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
+        """Use the files that an interrupted run has written of the first layers.
+
+        These layers get the shapes of the tensors in the files.
+        """
+
+        def changed() -> set[int | None]:
+            return {i for i in range(layers_done) if self._path(i).is_file()}
+
+        self._changed = on_first(changed)
         for i in self._changed:
             self._read_changed(i, torch.device("meta"))
 
@@ -98,7 +104,7 @@ class LayerFiles:
         return self.folder / ("ends.safetensors" if index is None else f"layer-{index}.safetensors")
 
     def _read_changed(self, index: int | None, device: torch.device) -> None:
-        """Give the layer the tensors of its own file; on the meta device, only their shapes."""
+        """Give a layer the tensors of its own file, or only their shapes on the meta device."""
         for name, tensor in load_file(self._path(index)).items():
             module, _, attribute = name.rpartition(".")
             set_tensor(self.model.get_submodule(module), attribute, tensor.to(device))
@@ -106,15 +112,16 @@ class LayerFiles:
             self.adapter.refresh(index)
 
     def _read_dense(self, index: int | None) -> None:
-        """Read the tensors of a layer, renamed, fused, dequantised and cast as transformers does it."""
-        own = getattr(self.model, "_weight_conversions", None)
+        """Read the tensors of a layer. transformers renames, fuses, dequantises and casts them."""
+        conversions = getattr(self.model, "_weight_conversions", None)
         names = self._names[index]
+        # The files are closed after each layer, because what was read from a file stays in memory
+        # while the file is open.
         with ExitStack() as files:
             opened = {
                 path: files.enter_context(safe_open(path, framework="pt"))
                 for path in sorted({self._files[name] for name in names})
             }
-            # the files are closed after each layer: while a file is open, what was read from it stays in memory
             loading.convert_and_load_state_dict_in_model(
                 self.model,
                 {name: opened[self._files[name]].get_slice(name) for name in names},
@@ -125,7 +132,7 @@ class LayerFiles:
                     hf_quantizer=self.dequantiser,
                 ),
             )
-        self.model._weight_conversions = own  # the call above keeps only those that it used
+        self.model._weight_conversions = conversions  # the call keeps only those that it used
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -133,19 +140,16 @@ class LayerFiles:
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:
-        """The names in the files of each layer's tensors."""
+        """The names of each layer's tensors in the files."""
         expected = self.model.state_dict()
-        rules = [
-            [rule for rule in self._conversions if isinstance(rule, kind)]
-            for kind in (loading.WeightRenaming, loading.WeightConverter)
-        ]
+        renamings = [one for one in self._conversions if isinstance(one, loading.WeightRenaming)]
+        converters = [one for one in self._conversions if isinstance(one, loading.WeightConverter)]
+        prefix = self.model.base_model_prefix
         names: dict[int | None, list[str]] = defaultdict(list)
         for name in self._files:
-            target, _ = loading.rename_source_key(
-                name, *rules, self.model.base_model_prefix, expected
-            )
-            inside = target.startswith(self.prefix)
-            names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(
-                name
-            )
+            target, _ = loading.rename_source_key(name, renamings, converters, prefix, expected)
+            index = None
+            if target.startswith(self.prefix):
+                index = int(target.removeprefix(self.prefix).split(".")[0])
+            names[index].append(name)
         return names

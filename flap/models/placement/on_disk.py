@@ -1,4 +1,4 @@
-"""placement=stream: the layers stay on disk. One at a time is read from the safetensors files, used and dropped."""
+"""placement=stream: the layers stay on disk. Each is read from its file, used and dropped."""
 
 import json
 import logging
@@ -33,17 +33,18 @@ log = logging.getLogger(__name__)
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    A layer that is changed inside its block is written to a file (`LayerFiles`) when the block ends, and later read
-    from that file. Its new shapes stay on the meta device.
+    A layer that is changed inside its block is written to a file when the block ends, and later
+    read from that file (`LayerFiles`). Its new shapes stay on the meta device.
     """
 
     name = "stream"
     streams = True
 
     def __init__(self, source: ModelFiles, work: WorkFolder) -> None:
-        """Take the model without reading a weight.
+        """Open the model without reading a weight.
 
-        work: for hidden states and changed layers; where it is not kept, a temporary one, deleted with this object.
+        work: The folder for hidden states and changed layers. If it is not kept, a temporary folder
+            takes its place and is deleted with this object.
         """
         super().__init__(source.read(device_map={"": "meta"}))
         self.source = source
@@ -82,7 +83,7 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def _present(self, index: int | None) -> Iterator[None]:
-        """Read a layer, or the ends, for the block, and drop it at the end; what was changed is written first."""
+        """Read a layer, or the ends, for the block. At the end, write its changes and drop it."""
         self._files.read(index)
         before = self._parameters(index)
         try:
@@ -98,7 +99,10 @@ class OnDisk(PlacedModel):
         return set(self.model.modules()) - set(self.layers.modules())
 
     def _parameters(self, index: int | None) -> set[nn.Parameter]:
-        return {one for module in self._modules(index) for one in module.parameters(recurse=False)}
+        parameters: set[nn.Parameter] = set()
+        for module in self._modules(index):
+            parameters.update(module.parameters(recurse=False))
+        return parameters
 
     @contextmanager
     def callable(self) -> Iterator[None]:
@@ -163,59 +167,65 @@ class OnDisk(PlacedModel):
         return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
-        """Write the checkpoint: a shard for each layer, and one for embeddings, final norm and head.
+        """Write the checkpoint: a shard for each layer, one for embeddings, final norm and head.
 
         Files of changed layers become files of the checkpoint.
         """
         layers = [None, *range(len(self.layers))]
-        names = (
-            f"model-{number:05d}-of-{len(layers):05d}.safetensors"
-            for number in range(1, len(layers) + 1)
-        )
-        paths = {layer: directory / name for layer, name in zip(layers, names, strict=True)}
+        paths: dict[int | None, Path] = {}
+        for number, layer in enumerate(layers, start=1):
+            paths[layer] = directory / f"model-{number:05d}-of-{len(layers):05d}.safetensors"
+
         with self.ends():
             self.model.save_pretrained(directory / "ends", state_dict=self._files.state(None))
         for file in (directory / "ends").iterdir():
             file.replace(paths[None] if file.suffix == ".safetensors" else directory / file.name)
         (directory / "ends").rmdir()
+
         for i in Walk(self, "save, layer by layer"):
             self._write_shard(i, paths[i])
+
+        weight_map: dict[str, str] = {}
+        for path in paths.values():
+            weight_map.update(dict.fromkeys(tensor_headers(path), path.name))
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         index = {
-            "metadata": {
-                "total_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-                "total_size": self.num_bytes,
-            },
-            "weight_map": {
-                name: path.name for path in paths.values() for name in tensor_headers(path)
-            },
+            "metadata": {"total_parameters": num_parameters, "total_size": self.num_bytes},
+            "weight_map": weight_map,
         }
         (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def _write_shard(self, index: int, path: Path) -> None:
-        own = self._files.state(index)
-        tensors: dict[str, Tensor] = revert_weight_conversion(self.model, own)
-        if not (_places(tensors) == _places(own) and self._files.link(index, path)):
+        state = self._files.state(index)
+        tensors: dict[str, Tensor] = revert_weight_conversion(self.model, state)
+        unchanged = _memory(tensors) == _memory(state)
+        if not (unchanged and self._files.link(index, path)):
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, path, metadata={"format": "pt"})
 
 
-def _places(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return where each tensor is in memory: a checkpoint's file may have those of the model under their own names."""
+def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return where each tensor is in memory.
+
+    Tensors with the same names and memory are the same in the checkpoint as in the model.
+    """
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
     }
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Compute the buffers that are in no file (rotary frequencies), as transformers does after loading."""
+    """Compute the buffers that are in no file, such as rotary frequencies.
+
+    transformers does the same after loading.
+    """
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-    parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
-    for part in parts:  # outer before inner: a vision tower has a rule of its own
-        for (
-            module
-        ) in part.modules():  # all of them: Falcon-H1's decoder fills buffers of its layers
+    # The outer models come first, because a vision tower initialises its modules in its own way.
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part in parts:
+        for module in part.modules():  # the decoder of Falcon-H1 fills buffers of its layers
             part._init_weights(module)
 
 
@@ -227,8 +237,9 @@ def _drop(modules: Iterable[nn.Module]) -> None:
 
 
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
-    """Return the model that this program has written to a directory, one layer at a time on a device.
+    """Open a model that this program has written, with one layer at a time on a device.
 
-    It can be compared with the model in memory without room for a second one. work: see `OnDisk`.
+    It can be compared with the model in memory without room for a second model. work: see `OnDisk`.
     """
-    return OnDisk(ModelFiles(str(directory), read_config(directory), device), work / "checkpoint")
+    files = ModelFiles(str(directory), read_config(directory), device)
+    return OnDisk(files, work / "checkpoint")

@@ -24,14 +24,14 @@ class Spread(PlacedModel):
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Spread":
-        """Load the model on the GPUs first, then in host memory, then on disk. A CPU run uses no GPU.
+        """Load the model on the GPUs first, then in host memory, then on disk.
 
-        Changes of layers that are on disk are written to a folder that is deleted with the model.
+        A run on the CPU uses no GPU. Changes of layers on disk are written to a folder that is
+        deleted with the model.
         """
         source.offload.mkdir(parents=True, exist_ok=True)
-        for lock in source.offload.glob(
-            "*.lock"
-        ):  # of processes that have ended, and of their models
+        # Remove the folders of processes that have ended.
+        for lock in source.offload.glob("*.lock"):
             remove_unused(lock.with_suffix(""))
         changes = TemporaryDirectory(dir=source.offload, ignore_cleanup_errors=True)
         use(Path(changes.name))
@@ -57,19 +57,27 @@ class Spread(PlacedModel):
             yield self.layers[index]
 
     def write(self, directory: Path) -> None:
-        """Write weights and config. Tied weights are left out here: of those on disk, transformers writes each one."""
+        """Write weights and config.
+
+        Tied weights are left out here, because transformers would write each of those on disk.
+        """
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-        state = {
-            name: tensor for name, tensor in self.model.state_dict().items() if name not in tied
-        }
-        self.model.save_pretrained(directory, state_dict=state)
+        state = self.model.state_dict()
+        untied = {name: tensor for name, tensor in state.items() if name not in tied}
+        self.model.save_pretrained(directory, state_dict=untied)
 
     def has_room(self, beside_bytes: int) -> bool:
         return True  # accelerate finds a place for any other model
 
 
 def memory_limits(device: torch.device) -> dict[int | str, int]:
-    """Return how many bytes of weights may go to each device: a part stays free for activations and covariances."""
-    used = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    limits: dict[int | str, int] = {i: free_bytes(torch.device("cuda", i)) * 7 // 10 for i in used}
-    return limits | {"cpu": free_bytes(torch.device("cpu")) * 9 // 10}
+    """Return how many bytes of weights may go to each device.
+
+    The rest stays free for activations and covariances.
+    """
+    limits: dict[int | str, int] = {}
+    if device.type == "cuda":
+        for i in range(torch.cuda.device_count()):
+            limits[i] = free_bytes(torch.device("cuda", i)) * 7 // 10
+    limits["cpu"] = free_bytes(torch.device("cpu")) * 9 // 10
+    return limits
