@@ -23,8 +23,8 @@ from flap.config import config_dir, help_text, protect_output, protect_secrets_o
 from flap.runs.owner import Owner
 from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, write_open_study
 from flap.runs.sweeps.launching import end_alone, follow
-from flap.storage import ranks
-from flap.storage.ranks import AgreedError
+from flap.runtime import ranks
+from flap.runtime.ranks import AgreedError
 from flap.storage.status import LOG, reason
 
 log = logging.getLogger(__name__)

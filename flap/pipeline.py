@@ -9,7 +9,6 @@ from flap.config import FlapConfig
 from flap.method.allocation import PruningPlan
 from flap.models import ModelSource, PlacedModel
 from flap.results import Report, described, device_name
-from flap.results.report import peak_memory, reset_peak_memory
 from flap.runs import keys, stages
 from flap.runs.measuring import measure_both, measure_dense, measure_pruned
 from flap.runs.memory import Stage
@@ -20,7 +19,8 @@ from flap.runs.reporting import report_of, write_files, write_text_files
 from flap.runs.run import Run
 from flap.runs.stages import Compressed, allocate, compress, observe, prune_in_sequence, score
 from flap.runs.trimming import trim, trimmed_run
-from flap.storage.ranks import on_first
+from flap.runtime.peak_memory import peak_memory, reset_peak_memory
+from flap.runtime.ranks import on_first
 
 
 def run(

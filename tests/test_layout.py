@@ -19,6 +19,7 @@ PACKAGE = Path(flap.__file__).parent
 # From left to right: a room imports from itself and from rooms to its left; so do the stages inside the method.
 ROOMS = [
     "config",
+    "runtime",
     "storage",
     "data",
     "modeling",

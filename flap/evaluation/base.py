@@ -12,8 +12,8 @@ from flap.data import Text
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import Document, Words
 from flap.models import PlacedModel
-from flap.storage import ranks
-from flap.storage.progress import shared_out
+from flap.runtime import ranks
+from flap.runtime.progress import shared_out
 
 T = TypeVar("T")
 Numbers = dict[str, float]

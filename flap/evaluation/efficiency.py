@@ -14,7 +14,7 @@ from flap.config import require
 from flap.evaluation.base import Evaluator, Numbers, SideBySide
 from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import distinct_parameters, running_device
-from flap.storage.progress import progress
+from flap.runtime.progress import progress
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig, PreTrainedModel
 
-from flap.data.temporary_state import replaced
 from flap.models import distinct_parameters, running_device
+from flap.runtime.temporary_state import replaced
 
 
 def generate(

@@ -16,7 +16,6 @@ from flap.data import Prompt
 from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import letters_and_digits
-from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
 from flap.evaluation.task_documents import documents_of, without_documents
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flat_numbers, margin
@@ -29,6 +28,7 @@ from flap.evaluation.zero_shot_tasks import (
     quiet,
 )
 from flap.models import PlacedModel
+from flap.runtime.temporary_state import replaced, seeded
 from flap.storage import digest
 
 log = logging.getLogger(__name__)

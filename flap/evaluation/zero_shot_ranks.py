@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from lm_eval.models.utils import Collator
 
-from flap.storage import ranks
-from flap.storage.progress import progress
+from flap.runtime import ranks
+from flap.runtime.progress import progress
 
 
 class SharedBatches(Collator):

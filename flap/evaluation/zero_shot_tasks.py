@@ -17,7 +17,7 @@ import huggingface_hub
 from flap.config import one_line, shown
 from flap.data import FORMATS
 from flap.data.named_texts import INSTALL, packaged_file
-from flap.data.temporary_state import replaced
+from flap.runtime.temporary_state import replaced
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from flap.data.temporary_state import forwards_replaced
 from flap.modeling.families import Family
 from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
+from flap.runtime.temporary_state import forwards_replaced
 
 # Attributes of attention modules.
 QUERY_HEADS = ("num_heads", "num_attention_heads")

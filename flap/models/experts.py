@@ -26,7 +26,7 @@ from flap.models.stacked_experts import (
 )
 
 
-class Routed(NamedTuple):
+class ExpertInputs(NamedTuple):
     """What each expert gets in a forward pass, in a list with an entry for each expert."""
 
     inputs: list[Tensor]  # hidden states (R, H)
@@ -136,7 +136,7 @@ def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
         return [linear(*one) for one in zip(inputs, weight_EHI, biases, strict=True)]
 
 
-def _dispatched(experts: Any, args: tuple[Any, ...]) -> Routed:
+def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
     if len(args) == 1:
         return _dispatched_by_zeros(args[0].unflatten(0, (experts.num_experts, -1)))
     hidden_TH, chosen_TK, weight_TK = args
@@ -144,14 +144,14 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> Routed:
     order = chosen_TK.flatten().argsort(stable=True)
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
     tokens = order // chosen_TK.shape[1]
-    return Routed(
+    return ExpertInputs(
         inputs=list(hidden_TH[tokens].split(counts_E)),
         weights=list(weight_TK.flatten()[order].split(counts_E)),
         tokens=list(tokens.split(counts_E)),
     )
 
 
-def _dispatched_by_zeros(input_ETH: Tensor) -> Routed:
+def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return what the experts of Llama 4 get.
 
     Each takes all tokens, times the router's weight: zeros for tokens that go to other experts.
@@ -159,7 +159,7 @@ def _dispatched_by_zeros(input_ETH: Tensor) -> Routed:
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]
     weights = [input_RH.new_ones(len(input_RH)) for input_RH in inputs]
-    return Routed(inputs, weights, tokens)
+    return ExpertInputs(inputs, weights, tokens)
 
 
 def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flap.data.temporary_state import forwards_replaced
 from flap.models.adapter import ModelAdapter
+from flap.runtime.temporary_state import forwards_replaced
 
 
 @dataclass(frozen=True)

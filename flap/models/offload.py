@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.accelerate import offload_weight
 
-from flap.data.temporary_state import replaced
+from flap.runtime.temporary_state import replaced
 
 
 def running_device(model: PreTrainedModel) -> torch.device:

@@ -15,8 +15,9 @@ from flap.data.counted import counted_positions, unmarked
 from flap.models.forward import Call, enter
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
-from flap.storage import NOT_KEPT, WorkFolder, ranks
-from flap.storage.progress import progress
+from flap.runtime import ranks
+from flap.runtime.progress import progress
+from flap.storage import NOT_KEPT, WorkFolder
 from flap.storage.work_folder import notes_are_whole
 
 Shape = tuple[int, ...]  # of a batch of windows

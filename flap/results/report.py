@@ -1,12 +1,8 @@
 """The report of a run: its file report.json, and how a notebook shows it."""
 
-import platform
-import resource
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from flap.results.record import SCHEMA, Record
 from flap.results.report_tables import tables
@@ -77,19 +73,3 @@ def read_report(path: Path) -> dict[str, Any]:
     ]:
         raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
     return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
-
-
-def peak_memory() -> dict[str, int | None]:
-    """Return the peak memory of the process on the "host" and on the "device", in bytes."""
-    unit = 1 if platform.system() == "Darwin" else 1024
-    gpus = range(torch.cuda.device_count())
-    return {
-        "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "device": sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None,
-    }
-
-
-def reset_peak_memory() -> None:
-    """Forget the peak memory of the GPUs in earlier runs."""
-    for gpu in range(torch.cuda.device_count()):
-        torch.cuda.reset_peak_memory_stats(gpu)

@@ -10,7 +10,8 @@ from flap.models import PlacedModel
 from flap.results import described, device_name
 from flap.results.configs import changes_the_model, flat
 from flap.runs.run import Run
-from flap.storage import VERSION, digest, ranks
+from flap.runtime import ranks
+from flap.storage import VERSION, digest
 
 Key = dict[str, Any]
 DECIDING = (  # the sections of the config that decide on the plan

@@ -16,7 +16,8 @@ from flap.runs.memory import Stage
 from flap.runs.opened import Opened
 from flap.runs.run import Run
 from flap.runs.texts import domain_of_task
-from flap.storage import VERSION, Store, digest, ranks
+from flap.runtime import ranks
+from flap.storage import VERSION, Store, digest
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
-from flap.storage import Artefact, Key, Label, Store, ranks
+from flap.runtime import ranks
+from flap.storage import Artefact, Key, Label, Store
 
 T = TypeVar("T")
 

@@ -27,8 +27,9 @@ from flap.config import (
 from flap.config.paths import check_path
 from flap.runs.sweeps.callbacks import FolderCallback
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
-from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
-from flap.storage.ranks import by_first
+from flap.runtime import ranks
+from flap.runtime.ranks import by_first
+from flap.storage import digest, read_json, read_state, write_status, write_text
 from flap.storage.status import SETTINGS, run_folder
 
 if TYPE_CHECKING:

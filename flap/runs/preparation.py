@@ -21,7 +21,8 @@ from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
 from flap.runs.run import Run
 from flap.runs.texts import documents_read, read_texts, without_effect
-from flap.storage import Cache, cache_root, digest, ranks
+from flap.runtime import ranks
+from flap.storage import Cache, cache_root, digest
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 

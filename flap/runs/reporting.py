@@ -21,8 +21,8 @@ from flap.runs.memory import seconds_by_stage, states
 from flap.runs.pruned import Making, Pruned
 from flap.runs.run import Run
 from flap.runs.texts import own_text_files
+from flap.runtime.ranks import by_first, on_first
 from flap.storage import VERSION, Artefact, Key, Label, read_json, to_json, write_text
-from flap.storage.ranks import by_first, on_first
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from flap.checkpoint.one_writer import only_writer
 from flap.checkpoint.save import make_label, save_checkpoint
 from flap.config import one_line
 from flap.data import Text, Windows
-from flap.data.temporary_state import seeded
 from flap.method.allocation import PruningPlan, UniformLayers
 from flap.method.calibration import STATISTICS, LayerStatistics, answers, own_text
 from flap.method.compression import (
@@ -32,8 +31,10 @@ from flap.runs import keys
 from flap.runs.memory import Stage
 from flap.runs.pruned import MADE
 from flap.runs.run import Run
-from flap.storage import NOT_KEPT, Kind, Store, WorkFolder, digest, ranks
-from flap.storage.ranks import by_first
+from flap.runtime import ranks
+from flap.runtime.ranks import by_first
+from flap.runtime.temporary_state import seeded
+from flap.storage import NOT_KEPT, Kind, Store, WorkFolder, digest
 from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flap.config.messages import one_line
+from flap.runtime.ranks import LostError
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json
 from flap.storage.locks import file_lock
 from flap.storage.new_paths import remove_paths
-from flap.storage.ranks import LostError
 
 State = Literal["running", "finished", "failed"]
 STATUS = "status.json"

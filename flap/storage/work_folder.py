@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
-from flap.storage import ranks
+from flap.runtime import ranks
 from flap.storage.artefacts import Kind, digest, file_sha256
 from flap.storage.atomic_files import atomic_file, remove_unused, write_text
 from flap.storage.locks import file_lock, lock_of

@@ -12,7 +12,6 @@ from torch.nn import Embedding
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import PreTrainedTokenizerFast
 
-from flap.data.temporary_state import replaced
 from flap.evaluation import Divergence, Measurement
 from flap.evaluation.base import Task
 from flap.evaluation.suite import prepare_suite
@@ -20,8 +19,9 @@ from flap.evaluation.zero_shot import ZeroShot
 from flap.models import PlacedModel
 from flap.runs.measuring import NoRoomError, Subject
 from flap.runs.opened import Opened
-from flap.storage import ranks
-from flap.storage.progress import Step, listening
+from flap.runtime import ranks
+from flap.runtime.progress import Step, listening
+from flap.runtime.temporary_state import replaced
 from tests.cases import tiny_model
 from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flap.storage import ranks
+from flap.runtime import ranks
 from tests.helpers.forked import command_line, forked
 
 

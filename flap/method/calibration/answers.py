@@ -17,8 +17,8 @@ from flap.data.dialogue import Asked, dialogues, question_ids, rendered
 from flap.data.token_text import continuation, without_cut_character
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
+from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, Notes, WorkFolder
-from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from flap.method.calibration.recorder import LayerRecorder, layer_statistics
 from flap.method.calibration.statistics import STATISTICS, LayerStatistics
 from flap.models import PlacedModel, Stream, Walk
 from flap.models.devices import give_back_freed
-from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
+from flap.runtime import ranks
+from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 

@@ -27,8 +27,8 @@ from flap.method.calibration.sampling import (
     sample,
 )
 from flap.models import PlacedModel
+from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
-from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from flap.method.calibration.statistics import (
 from flap.method.calibration.symmetric import Symmetric
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
-from flap.storage import ranks
+from flap.runtime import ranks
 
 
 class Comoments:

@@ -26,9 +26,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flap.data import Windows
 from flap.data.dialogue import Answers
-from flap.data.temporary_state import replaced, seeded
 from flap.models import PlacedModel
-from flap.storage import Kind, Notes, as_json, ranks
+from flap.runtime import ranks
+from flap.runtime.temporary_state import replaced, seeded
+from flap.storage import Kind, Notes, as_json
 
 log = logging.getLogger(__name__)
 

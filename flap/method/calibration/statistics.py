@@ -15,7 +15,8 @@ from torch import Tensor
 from flap.method.calibration.symmetric import Symmetric
 from flap.models import Pair
 from flap.models.devices import widest_float
-from flap.storage import Kind, ranks
+from flap.runtime import ranks
+from flap.storage import Kind
 
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the fields of Statistics that are stored
 

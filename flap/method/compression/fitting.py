@@ -16,7 +16,7 @@ from flap.method.allocation import LayerPlan
 from flap.method.calibration import LayerStatistics, Statistics
 from flap.method.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.models import Block, Pair
-from flap.storage import ranks
+from flap.runtime import ranks
 
 
 class BlockFit(NamedTuple):

@@ -17,7 +17,8 @@ from torch import Tensor
 from flap.method.calibration import LayerStatistics, Statistics, Visits
 from flap.method.importance.scores import SCORES, Scores
 from flap.models import Block, ModelAdapter, Pair
-from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
+from flap.runtime import ranks
+from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from flap.config import require
 from flap.data import HELD_OUT
 from flap.models import ModelAdapter
-from flap.storage import ranks
+from flap.runtime import ranks
 
 HELD_OUT_WINDOWS = 32  # windows of a training text that are held out
 EVALUATIONS = 10  # evaluations of a training at most

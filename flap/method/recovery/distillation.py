@@ -15,13 +15,13 @@ from torch import Tensor
 from flap.data import Windows, split_windows
 from flap.data.counted import judged, unmarked
 from flap.data.overlap import OVERLAP
-from flap.data.temporary_state import seeded
 from flap.data.text import ngrams
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student, mean_divergence
 from flap.method.recovery.trainable import trainable
 from flap.method.recovery.training import BEST, HISTORY, train
 from flap.models import PlacedModel
+from flap.runtime.temporary_state import seeded
 from flap.storage import load_json
 
 log = logging.getLogger(__name__)

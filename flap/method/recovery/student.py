@@ -12,8 +12,8 @@ from torch.nn.functional import kl_div
 from flap.data.counted import counted_predictions, unmarked
 from flap.models import PlacedModel
 from flap.models.forward import final_states
-from flap.storage import ranks
-from flap.storage.progress import shared_out
+from flap.runtime import ranks
+from flap.runtime.progress import shared_out
 
 # Size of the float32 logits of a chunk of positions. The loss has a few tensors of this size at a
 # time.

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from flap.data.temporary_state import replaced
 from flap.method.recovery.base import Recovery
 from flap.models import adapt
+from flap.runtime.temporary_state import replaced
 
 
 @contextmanager

@@ -22,10 +22,10 @@ from flap.config import one_line
 from flap.data.counted import counted_predictions
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student
+from flap.runtime.progress import progress
+from flap.runtime.ranks import by_first, on_first, size
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
-from flap.storage.progress import progress
-from flap.storage.ranks import by_first, on_first, size
 
 # Bytes of a trained parameter in Trainer's checkpoint: a float32 value and two moments.
 CHECKPOINT_BYTES = 12

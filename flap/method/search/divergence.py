@@ -23,7 +23,8 @@ from flap.method.compression.compensation import Compensation
 from flap.method.compression.fitting import BlockFit, fit_layer
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import output_after_layers
-from flap.storage import NOT_KEPT, WorkFolder, ranks
+from flap.runtime import ranks
+from flap.storage import NOT_KEPT, WorkFolder
 
 EVERY = 4  # predictions are compared at every fourth position
 COMPARED_TOKENS = 1024  # tokens whose logits are in memory at a time, in whole windows

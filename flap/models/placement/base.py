@@ -20,8 +20,9 @@ from flap.data.counted import counted_positions, unmarked
 from flap.models.architecture import adapt
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.model_files import ModelFiles
-from flap.storage import NOT_KEPT, WorkFolder, ranks
-from flap.storage.progress import progress
+from flap.runtime import ranks
+from flap.runtime.progress import progress
+from flap.storage import NOT_KEPT, WorkFolder
 
 Recorders = Sequence[AbstractContextManager[Any]]
 

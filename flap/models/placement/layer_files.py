@@ -18,8 +18,8 @@ from flap.models.adapter import ModelAdapter
 from flap.models.block import set_tensor
 from flap.models.model_files import ModelFiles, dequantiser
 from flap.models.weights import tensor_files
+from flap.runtime.ranks import by_first, on_first
 from flap.storage.atomic_files import atomic_file
-from flap.storage.ranks import by_first, on_first
 
 
 class LayerFiles:

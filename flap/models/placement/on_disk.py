@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from flap.config import gigabytes
-from flap.data.temporary_state import forwards_replaced
 from flap.models.block import set_tensor
 from flap.models.config_files import read_config
 from flap.models.devices import ROOM_TO_RUN, free_bytes
@@ -25,6 +24,7 @@ from flap.models.placement.base import PlacedModel, Recorders, Resident
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.walk import Walk
 from flap.models.weights import INDEX, tensor_headers
+from flap.runtime.temporary_state import forwards_replaced
 from flap.storage import NOT_KEPT, WorkFolder
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from flap.config import one_line, redacted
 from flap.results import Report
+from flap.runtime.progress import Step, listening
 from flap.storage import write_text
-from flap.storage.progress import Step, listening
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,10 @@ from uuid import uuid4
 
 from hydra.types import RunMode
 
-from flap.storage import ranks, read_state
+from flap.runtime import ranks
+from flap.runtime.ranks import LostError
+from flap.storage import read_state
 from flap.storage.locks import file_lock
-from flap.storage.ranks import LostError
 from flap.storage.status import note_failure
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.data import Part, Windows
 from flap.data.read_windows import beginning
-from flap.data.temporary_state import seeded
 from flap.method.calibration.own_text import Draft, write
 from flap.method.calibration.sampling import USES, attention_of_one_query, sample
 from flap.models import PLACEMENTS, Resident
+from flap.runtime.temporary_state import seeded
 from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
 from tests.helpers.placed import placed_at

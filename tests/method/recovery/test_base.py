@@ -6,7 +6,7 @@ import pytest
 from transformers import NemotronHConfig
 
 from flap.models import adapt
-from flap.storage import ranks
+from flap.runtime import ranks
 from tests.cases import random_model, tiny_model
 from tests.method.recovery.small import FULL, LORA
 from tests.models.families.test_mixtures import TestNemotronH as NemotronH

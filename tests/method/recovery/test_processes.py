@@ -12,7 +12,7 @@ from flap.config import ModelConfig
 from flap.data.counted import marked
 from flap.method.recovery.distillation import distil
 from flap.models import Resident, find_model
-from flap.storage import ranks
+from flap.runtime import ranks
 from tests.helpers.ranks import in_ranks
 from tests.method.recovery.small import FULL, SEQ_LEN, compressed, windows
 

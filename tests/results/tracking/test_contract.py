@@ -13,7 +13,7 @@ from flap.results import Report
 from flap.results.tracking import JobInfo, MLflow, Tracking
 from flap.results.tracking.base import summary
 from flap.results.tracking.in_mlflow import legal_name
-from flap.storage.progress import progress
+from flap.runtime.progress import progress
 from tests.helpers.runs import composed
 from tests.helpers.trackers import mlflow_server
 

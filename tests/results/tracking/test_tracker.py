@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from flap.results import Report
 from flap.results.tracking import JobInfo, NoTracking, Wandb, base, weights_and_biases
 from flap.results.tracking.base import kept_id, legal_id
-from flap.storage.progress import progress
+from flap.runtime.progress import progress
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 KEY = "k" * 40  # as long as W&B's own

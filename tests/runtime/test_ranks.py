@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.storage import WorkFolder, ranks
+from flap.runtime import ranks
+from flap.storage import WorkFolder
 from tests.helpers.ranks import in_ranks
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from flap.storage import ranks
+from flap.runtime import ranks
 
 log = logging.getLogger(__name__)
 

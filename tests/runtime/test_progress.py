@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flap.storage.progress import progress
+from flap.runtime.progress import progress
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_outside_a_terminal_the_log_says_how_long_a_step_takes(
 ) -> None:
     clock = count(step=seconds)  # each item takes this many seconds
     monkeypatch.setattr(
-        import_module("flap.storage.progress"),
+        import_module("flap.runtime.progress"),
         "time",
         SimpleNamespace(perf_counter=lambda: next(clock)),
     )

@@ -1,0 +1,22 @@
+"""The most memory that this process has used so far."""
+
+import platform
+import resource
+
+import torch
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Return the peak memory of the process on the "host" and on the "device", in bytes."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    gpus = range(torch.cuda.device_count())
+    return {
+        "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "device": sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None,
+    }
+
+
+def reset_peak_memory() -> None:
+    """Forget the peak memory of the GPUs in earlier runs."""
+    for gpu in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(gpu)
