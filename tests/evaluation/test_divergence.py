@@ -1,5 +1,6 @@
-"""The divergence of predictions against a float64 loop, at every placement, and beside the other numbers of a run."""
+"""The divergence of predictions: against a float64 loop, at every placement, and in a run."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.evaluation import Divergence
+from flap.evaluation import Divergence, Measurement, Task
 from flap.evaluation.divergence import compare, reference_states
 from flap.models import PlacedModel, Resident
 from flap.pipeline import run
@@ -20,10 +21,8 @@ WINDOWS = tokens(5, 17)
 BATCHES = WINDOWS.split(2)
 
 
-def found(
-    dense: PlacedModel, pruned: PlacedModel, batches: tuple[Tensor, ...] = BATCHES
-) -> dict[str, list[float]]:
-    return compare(pruned, reference_states(dense, batches), batches)
+def measured(dense: PlacedModel, pruned: PlacedModel) -> dict[str, list[float]]:
+    return compare(pruned, reference_states(dense, BATCHES), BATCHES)
 
 
 def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -33,55 +32,70 @@ def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedMo
     return tiny_model(architecture), other
 
 
+def shared_ranks(p_TV: Tensor, q_TV: Tensor, k: int) -> float:
+    """The share of the k likeliest tokens that two distributions have in common."""
+    likeliest_p = p_TV.argsort(dim=-1, descending=True)[:, :k].tolist()
+    likeliest_q = q_TV.argsort(dim=-1, descending=True)[:, :k].tolist()
+    shares = []
+    for tokens_of_p, tokens_of_q in zip(likeliest_p, likeliest_q, strict=True):
+        common = set(tokens_of_p) & set(tokens_of_q)
+        shares.append(len(common) / k)
+    return sum(shares) / len(shares)
+
+
 @torch.no_grad()
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, list[float]]:
+    """The numbers of each window, computed in float64."""
     values: dict[str, list[float]] = {name: [] for name in NAMES}
-    for window_T in WINDOWS:
-        dense_TV, pruned_TV = (
-            one(input_ids=window_T[None]).logits[0, :-1].double() for one in (dense, pruned)
-        )
-        p_TV = dense_TV.softmax(-1)
-        q_TV = pruned_TV.softmax(-1)
-        values["kl"].append((p_TV * (p_TV / q_TV).log()).sum(-1).mean().item())
-        values["acceptance"].append(torch.minimum(p_TV, q_TV).sum(-1).mean().item())
-        ranked = [
-            logits_TV.argsort(dim=-1, descending=True).tolist()
-            for logits_TV in (dense_TV, pruned_TV)
-        ]
-        for name, k in (("agreement", 1), ("top5_agreement", 5)):
-            common = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(*ranked, strict=True)]
-            values[name].append(sum(common) / len(common))
+    for window_NT in WINDOWS.split(1):
+        p_TV = dense(input_ids=window_NT).logits[0, :-1].double().softmax(-1)
+        q_TV = pruned(input_ids=window_NT).logits[0, :-1].double().softmax(-1)
+
+        nats_TV = p_TV * (p_TV / q_TV).log()
+        values["kl"].append(nats_TV.sum(-1).mean().item())
+        both_TV = torch.minimum(p_TV, q_TV)
+        values["acceptance"].append(both_TV.sum(-1).mean().item())
+        values["agreement"].append(shared_ranks(p_TV, q_TV, 1))
+        values["top5_agreement"].append(shared_ranks(p_TV, q_TV, 5))
     return values
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_a_float64_loop(architecture: str) -> None:
     dense, pruned = pair(architecture)
-    measured = found(Resident(dense), Resident(pruned))
+    found = measured(Resident(dense), Resident(pruned))
     expected = by_hand(dense, pruned)
-    assert measured.keys() == expected.keys()
+    assert found.keys() == expected.keys()
     for name in NAMES:
-        assert measured[name] == pytest.approx(expected[name], rel=1e-4)
-    assert min(measured["kl"]) > 1e-3 and 0 < min(measured["agreement"]) < 1
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    assert min(found["kl"]) > 1e-3
+    assert 0 < min(found["agreement"]) < 1
 
 
 def test_any_device_finds_the_same(device: torch.device) -> None:
     dense, pruned = pair()
-    expected = found(Resident(dense), Resident(pruned))
-    measured = found(*(Resident(one.to(device)) for one in pair()))
+    expected = measured(Resident(dense), Resident(pruned))
+    found = measured(Resident(dense.to(device)), Resident(pruned.to(device)))
     for name in NAMES:
-        assert measured[name] == pytest.approx(expected[name], rel=1e-4)
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
 
 
 def test_a_model_does_not_diverge_from_itself() -> None:
     model = Resident(tiny_model("qwen3-gqa"))
-    assert found(model, model) == {"kl": [0.0] * 5, **{name: [1.0] * 5 for name in NAMES[1:]}}
+    assert measured(model, model) == {
+        "kl": [0.0] * 5,
+        "agreement": [1.0] * 5,
+        "top5_agreement": [1.0] * 5,
+        "acceptance": [1.0] * 5,
+    }
 
 
 def test_predictions_that_are_not_finite_are_no_small_divergence() -> None:
     broken = tiny_model("llama-gqa")
     broken.model.norm.weight.data[:] = float("nan")
-    assert all(kl != kl for kl in found(Resident(tiny_model("llama-gqa")), Resident(broken))["kl"])
+    found = measured(Resident(tiny_model("llama-gqa")), Resident(broken))
+    for kl in found["kl"]:
+        assert math.isnan(kl)
 
 
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
@@ -90,13 +104,21 @@ def test_every_placement_keeps_the_same_states(
 ) -> None:
     _, pruned = pair()
     dense = placed_at(placement, model_dir, tmp_path / "work")
-    states = reference_states(dense, BATCHES)
+    found = reference_states(dense, BATCHES)
     expected = reference_states(placed_at("device", model_dir), BATCHES)
-    assert all(torch.equal(one, other) for one, other in zip(states, expected, strict=True))
-    assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
-    assert compare(Resident(pruned), states, BATCHES) == compare(
-        Resident(pruned), expected, BATCHES
-    )
+    for states, expected_states in zip(found, expected, strict=True):
+        assert torch.equal(states, expected_states)
+    for path in (tmp_path / "work").rglob("*"):
+        assert not path.is_file()
+
+    numbers = compare(Resident(pruned), found, BATCHES)
+    assert numbers == compare(Resident(pruned), expected, BATCHES)
+
+
+def measure_checkpoints(task: Task, dense_dir: Path, pruned_dir: Path) -> Measurement:
+    assert task.reference is not None
+    states = task.reference(placed_at("device", dense_dir))
+    return task.run(placed_at("device", pruned_dir), states)
 
 
 def test_a_run_compares_what_is_pruned_with_what_was_before(
@@ -106,25 +128,38 @@ def test_a_run_compares_what_is_pruned_with_what_was_before(
         "eval=[perplexity,divergence]",
         f"eval.divergence.datasets=[{text_file}]",
         "eval.divergence.seq_len=[8,16]",
+        "eval.divergence.max_tokens=160",
+        "eval.perplexity.max_tokens=160",
+        "ratio=0.4",
     ]
-    options += [f"eval.{name}.max_tokens=160" for name in ("divergence", "perplexity")]
-    report = run(composed(*tiny(model_dir, text_file), *options, "ratio=0.4"), tmp_path)
-    names = {f"words.txt/{name}@{length}" for name in NAMES for length in (8, 16)}
-    numbers = report.evaluation["pruned"]
+    report = run(composed(*tiny(model_dir, text_file), *options), tmp_path)
+
+    # only the pruned model has a divergence
     of_text = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
-    assert set(numbers) == {*of_text, *names, *(f"{name}_stderr" for name in names)}
-    assert set(report.evaluation["dense"]) == of_text == set(report.difference_stderr)
-    for length in (8, 16):
-        assert 0 < numbers[f"words.txt/kl@{length}_stderr"] < numbers[f"words.txt/kl@{length}"]
-    assert report.domains == dict.fromkeys(
-        ["words.txt/perplexity@16", "words.txt/divergence@8", "words.txt/divergence@16"],
-        "calibration",
-    )
-    task = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)[0]
-    dense = placed_at("device", model_dir)
-    pruned = placed_at("device", tmp_path / "checkpoint")
-    assert task.reference is not None
-    again = task.run(pruned, task.reference(dense))
-    assert {name: numbers[name] for name in again.numbers} == again.numbers
-    of_names = {name.rpartition("/")[2]: better for name, better in again.better.items()}
-    assert of_names == {f"{name}@16": "higher" for name in NAMES[1:]} | {"kl@16": "lower"}
+    assert set(report.evaluation["dense"]) == of_text
+    assert set(report.difference_stderr) == of_text
+    numbers = report.evaluation["pruned"]
+    names = set(of_text)
+    for name in NAMES:
+        for length in (8, 16):
+            names.add(f"words.txt/{name}@{length}")
+            names.add(f"words.txt/{name}@{length}_stderr")
+    assert set(numbers) == names
+    for name in ("words.txt/kl@8", "words.txt/kl@16"):
+        assert 0 < numbers[f"{name}_stderr"] < numbers[name]
+    assert report.domains == {
+        "words.txt/perplexity@16": "calibration",
+        "words.txt/divergence@8": "calibration",
+        "words.txt/divergence@16": "calibration",
+    }
+
+    # the saved checkpoint has the same divergence
+    [task] = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)
+    measurement = measure_checkpoints(task, model_dir, tmp_path / "checkpoint")
+    assert measurement.numbers.items() <= numbers.items()
+    assert measurement.better == {
+        "words.txt/kl@16": "lower",
+        "words.txt/agreement@16": "higher",
+        "words.txt/top5_agreement@16": "higher",
+        "words.txt/acceptance@16": "higher",
+    }

@@ -15,9 +15,22 @@ from flap.models.stacked_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of
 
+# Three tokens, each sent to two of six experts: their hidden states, experts and weights.
 HIDDEN = torch.randn(3, 32)
-CHOSEN = torch.tensor([[0, 1], [1, 5], [1, 0]])
-WEIGHTS = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]])
+CHOSEN = torch.tensor(
+    [
+        [0, 1],
+        [1, 5],
+        [1, 0],
+    ]
+)
+WEIGHTS = torch.tensor(
+    [
+        [0.5, 0.5],
+        [0.8, 0.2],
+        [1.0, 0.0],
+    ]
+)
 
 
 def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
@@ -28,14 +41,14 @@ def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
     return recorder
 
 
-def test_weights_by_hand() -> None:
+@pytest.mark.parametrize("sizes", [[3], [1, 2]], ids=["one batch", "two batches"])
+def test_weights_by_hand(sizes: list[int]) -> None:
     """Over three tokens: expert 0 has 0.25, expert 1 0.25 + 0.64 + 1, expert 5 0.04."""
     expected = pytest.approx((0.25 / 3, 1.89 / 3, 0, 0, 0, 0.04 / 3))
-    first = (HIDDEN[:1], CHOSEN[:1], WEIGHTS[:1])
-    second = (HIDDEN[1:], CHOSEN[1:], WEIGHTS[1:])
-    assert routed_power([routed((HIDDEN, CHOSEN, WEIGHTS))]) == expected
-    assert routed_power([routed(first, second)]) == expected
-    assert routed_power([routed(first), routed(second)]) == expected
+    batches = list(zip(HIDDEN.split(sizes), CHOSEN.split(sizes), WEIGHTS.split(sizes), strict=True))
+    assert routed_power([routed(*batches)]) == expected
+    one_recorder_for_each = [routed(batch) for batch in batches]
+    assert routed_power(one_recorder_for_each) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -45,24 +58,31 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     model = random_model(config_of(family))
     block = adapt(model).mlp(2)  # in Nemotron-H, layer 1 is an attention
     experts = block.watched
-    seen = []
-    experts.register_forward_hook(
-        lambda module, args, output: seen.append((block.observe(args).weight_TM, output))
-    )
+    weights = []
+    outputs = []
+
+    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        weights.append(block.observe(args).weight_TM)
+        outputs.append(output)
+
+    experts.register_forward_hook(record)
     adapt(model).decoder(input_ids=tokens())
+
     width = getattr(model.config, "moe_latent_size", None) or model.config.hidden_size
-    dense_EH = getattr(experts, "down_proj_bias", torch.zeros(EXPERTS, width))
-    experts.register_parameter(
-        "down_proj_bias", nn.Parameter(dense_EH + torch.eye(*dense_EH.shape))
-    )
+    bias_EH = getattr(experts, "down_proj_bias", torch.zeros(EXPERTS, width))
+    with_ones_EH = bias_EH + torch.eye(*bias_EH.shape)
+    experts.register_parameter("down_proj_bias", nn.Parameter(with_ones_EH))
     refresh_experts(experts)
     experts._forward_hooks.move_to_end(min(experts._forward_hooks))  # the hook above runs last
     adapt(model).decoder(input_ids=tokens())
-    (weight_TE, before), (_, after) = seen
+
+    weight_TE = weights[0]
+    before, after = outputs
+    change = (after - before)[..., :EXPERTS]
     # Llama 4 has a separate output for each expert.
-    added = (after - before)[..., :EXPERTS].reshape(-1, *weight_TE.shape).sum(dim=0)
+    added_TE = change.reshape(-1, *weight_TE.shape).sum(dim=0)
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
-    assert torch.allclose(added, weight_TE, atol=1e-5)
+    assert torch.allclose(added_TE, weight_TE, atol=1e-5)
 
 
 def recorded(*batches: Tensor) -> ResidualRecorder:
@@ -72,23 +92,35 @@ def recorded(*batches: Tensor) -> ResidualRecorder:
     return recorder
 
 
-def test_hidden_states_by_hand() -> None:
+@pytest.mark.parametrize("sizes", [[3], [1, 2]], ids=["one batch", "two batches"])
+def test_hidden_states_by_hand(sizes: list[int]) -> None:
     """Squared norms 25, 4 and 100: (0.04 + 0.25 + 0.01) / 3."""
-    hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 2.0], [6.0, 8.0]]])
-    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.1)
-    first, second = hidden_NTD[:, :1], hidden_NTD[:, 1:]
-    assert inverse_power([recorded(first, second)]) == pytest.approx(0.1)
-    assert inverse_power([recorded(first), recorded(second)]) == pytest.approx(0.1)
+    hidden_NTD = torch.tensor(
+        [
+            [
+                [3.0, 4.0],
+                [0.0, 2.0],
+                [6.0, 8.0],
+            ]
+        ]
+    )
+    batches = hidden_NTD.split(sizes, dim=1)
+    assert inverse_power([recorded(*batches)]) == pytest.approx(0.1)
+    one_recorder_for_each = [recorded(batch) for batch in batches]
+    assert inverse_power(one_recorder_for_each) == pytest.approx(0.1)
 
 
 def test_hidden_states_of_zeros_are_left_out() -> None:
-    hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]]])
-    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.04)
-    assert inverse_power([recorded(hidden_NTD[:, 1:])]) == 0.0
-    assert inverse_power([ResidualRecorder(adapt(tiny_model("llama-mha")))]) == 0.0
+    ordinary_NTD = torch.tensor([[[3.0, 4.0]]])
+    zeros_NTD = torch.tensor([[[0.0, 0.0], [1e-30, 0.0]]])
+    together_NTD = torch.cat([ordinary_NTD, zeros_NTD], dim=1)
+    assert inverse_power([recorded(together_NTD)]) == pytest.approx(0.04)
+    assert inverse_power([recorded(zeros_NTD)]) == 0.0
+    assert inverse_power([recorded()]) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_any_dtype(dtype: torch.dtype) -> None:
     hidden_NTD = torch.tensor([[[300.0, 400.0]]], dtype=dtype)  # squares beyond float16
-    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(1 / 250_000, rel=1e-5)
+    found = inverse_power([recorded(hidden_NTD)])
+    assert found == pytest.approx(1 / 250_000, rel=1e-5)

@@ -6,18 +6,23 @@ import torch
 from flap.data.counted import counted_predictions, marked
 from flap.method.recovery import student
 from flap.method.recovery.student import Student, mean_divergence
-from flap.models import Resident
+from flap.models import PlacedModel, Resident
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.method.recovery.small import compressed
+
+
+def dense_teacher() -> PlacedModel:
+    return Resident(tiny_model("llama-gqa"))
 
 
 def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         model = compressed()
-        student = Student(Resident(model), Resident(tiny_model("llama-gqa")), []).train()
+        student = Student(Resident(model), dense_teacher(), []).train()
         loss = student(tokens())["loss"]
         loss.backward()
-        return loss.detach(), model.model.layers[0].mlp.down_proj.weight.grad
+        weight = model.model.layers[0].mlp.down_proj.weight
+        return loss.detach(), weight.grad
 
     loss, gradient = loss_and_gradient()
     monkeypatch.setattr(student, "LOGITS_BYTES", 4 * VOCAB * 11)
@@ -27,10 +32,14 @@ def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
-    models = Resident(compressed()), Resident(tiny_model("llama-gqa"))
-    nats = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
+    pruned = Resident(compressed())
+    dense = dense_teacher()
+    nats = []
+    for window_NT in tokens().split(1):
+        nats.append(mean_divergence(pruned, dense, window_NT, 1))
     mean = sum(nats) / len(nats)
-    assert mean_divergence(*models, tokens(), 4) == pytest.approx(mean, rel=1e-5)
+    in_batches = mean_divergence(pruned, dense, tokens(), 4)
+    assert in_batches == pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
@@ -38,13 +47,18 @@ def test_only_predictions_of_unmarked_tokens_are_learnt(share: float) -> None:
     """The loss and its gradient are those of the formula."""
     model = compressed()
     dense = tiny_model("llama-gqa")
-    judged_NT = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < share
+    generator = torch.Generator().manual_seed(0)
+    judged_NT = torch.rand(tokens().shape, generator=generator) < share
     windows_NT = marked(tokens(), judged_NT)
-    log_p_PV = dense(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1)
-    log_q_PV = model(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1)
-    nats_P = (log_p_PV.exp() * (log_p_PV - log_q_PV)).sum(-1)
-    judged_P = counted_predictions(windows_NT)  # None: all
-    expected = nats_P.mean() if judged_P is None else nats_P[judged_P].mean()
+
+    log_p_NTV = dense(input_ids=tokens()).logits.log_softmax(-1)
+    log_q_NTV = model(input_ids=tokens()).logits.log_softmax(-1)
+    nats_NTV = log_p_NTV.exp() * (log_p_NTV - log_q_NTV)
+    nats_P = nats_NTV.sum(-1).flatten()
+    judged_P = counted_predictions(windows_NT)
+    if judged_P is not None:  # None: all
+        nats_P = nats_P[judged_P]
+    expected = nats_P.mean()
 
     student = Student(Resident(model), Resident(dense), []).train()
     loss = student(windows_NT)["loss"]
@@ -53,7 +67,8 @@ def test_only_predictions_of_unmarked_tokens_are_learnt(share: float) -> None:
     [gradient] = torch.autograd.grad(loss, weight, retain_graph=True)
     [expected_gradient] = torch.autograd.grad(expected, weight, retain_graph=True)
     torch.testing.assert_close(gradient, expected_gradient, atol=1e-6, rtol=1e-4)
-    assert all(parameter.grad is None for parameter in dense.parameters())
+    for parameter in dense.parameters():
+        assert parameter.grad is None
 
     # with batches of one window, all tokens of the last batch are marked
     windows_NT = torch.cat([windows_NT, -1 - tokens()[:1]])
