@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 SUBCOMMANDS = {
     "doctor": "flap.doctor",
     "export": "flap.checkpoint.export.__main__",
+    "reproduce": "flap.reproduce",
     "study": "flap.study",
     "workspace": "flap.results.tracking.workspace",
 }

@@ -45,7 +45,7 @@ INNER = [
     "results/tracking",
     "runs/sweeps",
 ]
-DOORS = {"api", "cli", "doctor", "pipeline", "study"}
+DOORS = {"api", "cli", "doctor", "pipeline", "reproduce", "study"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 

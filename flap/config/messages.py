@@ -32,7 +32,8 @@ ratio=0.2      share of the decoder's Linear weights to remove; or target.memory
 dry_run=true   print what a run takes, and read no weight
 
 Every key of a run, with its value: --cfg job.   A sweep: -m metric=IFV,WIFV ratio=0.2,0.5   A study: +experiment=NAME
-Its page, or runs side by side: python -m flap study FOLDER …   What this machine has: python -m flap doctor"""
+Its page, or runs side by side: python -m flap study FOLDER …   A report once more: python -m flap reproduce RUN
+What this machine has: python -m flap doctor"""
 
 
 def names_in(group: str) -> list[str]:

@@ -1,0 +1,95 @@
+"""The command `python -m flap reproduce RUN`: run a report's config again and compare all numbers."""
+
+import argparse
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the config of a report again, and print every number of both runs with a verdict.
+
+    On an error, or if a number is different, exit with code 1.
+    """
+    given = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
+    # imported here because --help should not wait seconds for torch and pandas
+    from flap.results.reproduction import Finished, print_reproduction
+    from flap.storage.status import reason
+
+    try:
+        old = Finished(given.run)
+        into = given.into or _new_folder(given.run)
+        _run_again(old.report["config"], into)
+        print(f"run again: {into}")
+        same = print_reproduction(old, Finished(into))
+    except (ValueError, OSError) as error:
+        print(f"error: {reason(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if not same:
+        raise SystemExit(1)
+
+
+def _run_again(plain: dict[str, Any], into: Path) -> None:
+    """Run a config as a report holds it. Nothing is read from the cache, and no tracker is told.
+
+    Raises:
+        ValueError: The folder exists, or the config cannot be run on this machine.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from flap.config import FlapConfig, explain, literal, typed
+    from flap.pipeline import run
+
+    changed: dict[str, Any] = {"use_cache": False, "tracking": None, "dry_run": False}
+    schema = OmegaConf.structured(FlapConfig)
+    try:
+        composed = OmegaConf.merge(schema, literal(plain | changed))
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    assert isinstance(composed, DictConfig)
+    composed.checkpoint.dir = None
+    composed.checkpoint.overwrite = False
+    config = typed(composed)
+
+    try:
+        into.mkdir(parents=True)
+    except FileExistsError:
+        raise ValueError(f"--into={into}: exists already; choose a new folder") from None
+    try:
+        run(config, into)
+    except BaseException:
+        if not any(into.iterdir()):
+            into.rmdir()
+        raise
+
+
+def _new_folder(run: Path) -> Path:
+    """Return a folder beside a run that does not exist yet: RUN-again, RUN-again-2, …"""
+    folder = run.resolve() if run.is_dir() else run.resolve().parent
+    again = folder.with_name(f"{folder.name}-again")
+    number = 2
+    while again.exists():
+        again = folder.with_name(f"{folder.name}-again-{number}")
+        number += 1
+    return again
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flap reproduce",
+        description=(
+            "Run the config of a report again, without the cache, and print every number of both "
+            "runs: equal, within the error, or different. Exit with code 1 if one is different."
+        ),
+    )
+    parser.add_argument("run", type=Path, help="the folder of a finished run, or its report.json")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        help="the folder of the new run; by default a folder beside the run, RUN-again",
+    )
+    return parser

@@ -1,0 +1,143 @@
+"""Compare a run that was repeated with the report of the first one, number by number."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Console
+
+from flap.evaluation.errors import paired
+from flap.evaluation.result_files import RESULTS, Results
+from flap.results.number_texts import is_efficiency, with_error
+from flap.results.report import read_report
+from flap.results.tables import Table
+
+EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
+# The numbers of `efficiency` that do not depend on the machine.
+SIZES = ("efficiency/parameters", "efficiency/checkpoint_bytes", "efficiency/prefill_macs")
+
+Verdict = Literal["equal", "within the error", "different", "not compared"]
+
+
+class Comparison(NamedTuple):
+    """One number of both runs, and what their difference means."""
+
+    model: str  # "dense", "compressed" or "pruned"
+    name: str  # the name of the number, as "boolq/acc"
+    old: str  # the number with its standard error; empty if it is missing
+    new: str
+    verdict: Verdict
+
+
+class Finished:
+    """A finished run: its report, and the values of each document where its folder has them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read a run's folder, or a report.json alone.
+
+        Raises:
+            ValueError: The report is missing or damaged.
+        """
+        file = path / "report.json" if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"{path}: no report of a finished run; give its folder or report.json")
+        self.report = read_report(file)
+        pruned = self.report["evaluation"]["pruned"]
+        self.documents = Results(file.parent / RESULTS).documents(pruned)
+
+    def numbers(self, model: str) -> Mapping[str, float]:
+        """Return the numbers of a model by name."""
+        return dict(self.report["evaluation"].get(model, {}))
+
+
+def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
+    """Compare every number of two runs.
+
+    Two numbers are equal if they differ by at most one millionth. They are within the error if
+    both runs have kept the values of the same documents and the paired test finds no difference,
+    or else if they differ by at most one standard error. Speeds, times and memory depend on the
+    machine and are not compared.
+    """
+    pairs = paired(old.documents, new.documents)
+    noise = {name for (name, _), difference in pairs.items() if not difference.clear}
+    comparisons = list(_sizes(old.report, new.report))
+    for model in ("dense", "compressed", "pruned"):
+        before = old.numbers(model)
+        after = new.numbers(model)
+        for name in dict.fromkeys([*before, *after]):
+            if name.endswith("_stderr"):
+                continue
+            verdict = _verdict(name, before, after)
+            if verdict == "different" and model == "pruned" and name in noise:
+                verdict = "within the error"
+            shown = (with_error(before, name), with_error(after, name))
+            comparisons.append(Comparison(model, name, *shown, verdict))
+    return comparisons
+
+
+def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Comparison]:
+    """Compare the parameters, and the widths of the layers."""
+    for name, before in old["parameters"].items():
+        after = new["parameters"].get(name)
+        verdict: Verdict = "equal" if before == after else "different"
+        yield Comparison("parameters", name, f"{before:,}", f"{after:,}", verdict)
+
+    same = sum(a == b for a, b in zip(old["layers"], new["layers"], strict=False))
+    total = len(old["layers"])
+    verdict = "equal" if same == total == len(new["layers"]) else "different"
+    yield Comparison("parameters", "layers of equal width", f"{total}", f"{same}", verdict)
+
+
+def _verdict(name: str, old: Mapping[str, float], new: Mapping[str, float]) -> Verdict:
+    before = old.get(name)
+    after = new.get(name)
+    if before is None or after is None:
+        return "different"
+    if before == after or math.isclose(before, after, rel_tol=EQUAL):
+        return "equal"
+    if is_efficiency(name) and name not in SIZES:
+        return "not compared"
+    error = old.get(f"{name}_stderr", 0.0)
+    return "within the error" if abs(after - before) <= error else "different"
+
+
+def other_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return a text for each library, device or commit that differs between two reports."""
+    texts = []
+    for name, before in old["versions"].items():
+        after = new["versions"].get(name)
+        if before != after:
+            texts.append(f"{name} {before} -> {after}")
+    if old["device"] != new["device"]:
+        texts.append(f"device {old['device']} -> {new['device']}")
+    commits = [report["git"]["commit"] or "unknown" for report in (old, new)]
+    if commits[0] != commits[1]:
+        texts.append(f"commit {commits[0][:12]} -> {commits[1][:12]}")
+    return texts
+
+
+def print_reproduction(old: Finished, new: Finished) -> bool:
+    """Print both runs side by side. Returns whether no number is different."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000  # a file or a pipe has no width, so nothing is folded
+    comparisons = compare_runs(old, new)
+    heads = ("", "number", "old", "new", "verdict")
+    console.print(Table.of(heads, comparisons).console())
+    versions = other_versions(old.report, new.report)
+    if versions:
+        console.print(f"Other versions: {'; '.join(versions)}.", soft_wrap=True)
+
+    different = [one for one in comparisons if one.verdict == "different"]
+    compared = [one for one in comparisons if one.verdict != "not compared"]
+    if different:
+        console.print(f"Not reproduced: {len(different)} of {len(compared)} numbers are different.")
+    else:
+        equal = sum(one.verdict == "equal" for one in compared)
+        console.print(
+            f"Reproduced: {equal} of {len(compared)} numbers are equal, and the "
+            "others are within their errors.",
+            soft_wrap=True,
+        )
+    return not different

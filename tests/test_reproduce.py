@@ -1,0 +1,79 @@
+"""`flap reproduce` as a user runs it: a report is run again, and each number gets a verdict."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flap.reproduce import main
+from flap.results import Report
+
+
+@pytest.fixture
+def run(run_tiny: Callable[..., Report], tmp_path: Path) -> Path:
+    """A finished run of a tiny model."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run_tiny(folder)
+    return folder
+
+
+def edit_report(folder: Path, change: Callable[[dict], None]) -> None:
+    path = folder / "report.json"
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+
+
+def test_a_run_is_reproduced_beside_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = (run / "report.json").read_bytes()
+    main([str(run)])
+    printed = capsys.readouterr().out
+    assert "Reproduced: " in printed
+    assert "different" not in printed
+    again = tmp_path / "run-again"
+    assert (again / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
+    assert (run / "report.json").read_bytes() == before
+
+
+def test_another_number_exits_with_code_1_and_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report from another machine: the file alone, with another torch and another perplexity."""
+
+    def change(report: dict) -> None:
+        report["versions"]["torch"] = "2.0.0"
+        report["evaluation"]["pruned"]["words.txt/perplexity@16"] *= 2
+
+    edit_report(run, change)
+    alone = tmp_path / "elsewhere"
+    alone.mkdir()
+    (alone / "report.json").write_bytes((run / "report.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(alone / "report.json"), "--into", str(tmp_path / "new")])
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert "torch 2.0.0 -> " in printed
+    assert "Not reproduced: 1 of " in printed
+    [line] = [row for row in printed.splitlines() if row.rstrip(" │").endswith("different")]
+    assert "words.txt/perplexity@16" in line
+
+
+def test_what_cannot_be_run_again_is_said_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = {
+        "missing: no report of a finished run": [str(tmp_path / "missing")],
+        "exists already; choose a new folder": [str(run), "--into", str(run)],
+    }
+    for expected, arguments in cases.items():
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and expected in line
