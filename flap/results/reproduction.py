@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
+from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired
 from flap.evaluation.result_files import RESULTS, Results
 from flap.results.number_texts import is_efficiency, with_error
@@ -46,7 +47,7 @@ class Finished:
         pruned = self.report["evaluation"]["pruned"]
         self.documents = Results(file.parent / RESULTS).documents(pruned)
 
-    def numbers(self, model: str) -> Mapping[str, float]:
+    def numbers(self, model: str) -> Numbers:
         """Return the numbers of a model by name."""
         return dict(self.report["evaluation"].get(model, {}))
 
@@ -89,7 +90,7 @@ def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Compariso
     yield Comparison("parameters", "layers of equal width", f"{total}", f"{same}", verdict)
 
 
-def _verdict(name: str, old: Mapping[str, float], new: Mapping[str, float]) -> Verdict:
+def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
     before = old.get(name)
     after = new.get(name)
     if before is None or after is None:
