@@ -11,51 +11,67 @@ from omegaconf import OmegaConf
 from flap.config import FlapConfig, config_dir
 
 CONF = Path(config_dir())
-FILES = sorted(
-    path.relative_to(CONF) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
-)
 
 
-def plain(path: Path) -> dict[str, Any]:
-    """What the file says, less Hydra's own list of defaults; interpolations stay as they are written."""
-    content = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=False)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items() if key != "defaults"}
+def load(path: Path) -> Any:
+    """Read a file below conf/. Interpolations stay as they are written."""
+    return OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=False)
+
+
+def options_in(path: Path) -> dict[str, Any]:
+    """The options that a file sets, without Hydra's own list of defaults."""
+    options = load(path)
+    options.pop("defaults", None)
+    return options
+
+
+def files_in(*groups: str) -> list[Path]:
+    files = []
+    for group in groups:
+        files += sorted(CONF.glob(f"{group}/*.yaml"))
+    return [file.relative_to(CONF) for file in files]
+
+
+CHOICES = [path for path in files_in("*") if "_target_" in options_in(path)]
 
 
 def default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def is_interpolation(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("${")
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "_target_" in plain(path)], ids=str)
+@pytest.mark.parametrize("path", CHOICES, ids=str)
 def test_a_choice_says_what_its_class_says(path: Path) -> None:
-    node = plain(path)
-    options = {field.name: default(field) for field in fields(get_class(node.pop("_target_")))}
-    required = {name for name, value in options.items() if value is MISSING}
-    assert node.keys() <= options.keys()
-    for name, value in node.items():
-        assert name in required or is_interpolation(value) or value == options[name], name
+    options = options_in(path)
+    choice = get_class(options.pop("_target_"))
+    defaults = {field.name: default(field) for field in fields(choice)}
+    assert options.keys() <= defaults.keys()
+    for name, value in options.items():
+        required = defaults[name] is MISSING
+        if not required and not is_interpolation(value):
+            assert value == defaults[name], name
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if path.parts[0] in ("model", "calibration")], ids=str
-)
+@pytest.mark.parametrize("path", files_in("model", "calibration"), ids=str)
 def test_a_preset_of_a_section_has_its_fields(path: Path) -> None:
     section = getattr(FlapConfig(), path.parts[0])
     assert is_dataclass(section)
-    assert plain(path).keys() <= asdict(section).keys()
+    assert options_in(path).keys() <= asdict(section).keys()
 
 
 def test_the_default_choices_say_what_the_schema_says() -> None:
-    entries = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml").defaults)
-    names = {
-        group: name for entry in entries if isinstance(entry, dict) for group, name in entry.items()
-    }
-    calibration = plain(Path("calibration") / f"{names['calibration']}.yaml")
-    schema = asdict(FlapConfig().calibration)
-    assert {key: schema[key] for key in calibration} == calibration
-    assert plain(Path("method") / f"{names['method']}.yaml") == {"method": FlapConfig().method}
+    choices = {}
+    for entry in load(Path("config.yaml"))["defaults"]:
+        if isinstance(entry, dict):
+            choices |= entry
+
+    schema = FlapConfig()
+    calibration = options_in(Path(f"calibration/{choices['calibration']}.yaml"))
+    assert calibration.items() <= asdict(schema.calibration).items()
+    method = options_in(Path(f"method/{choices['method']}.yaml"))
+    assert method == {"method": schema.method}

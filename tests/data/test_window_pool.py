@@ -17,34 +17,48 @@ def numbered(part: int, count: int) -> torch.Tensor:
     return torch.tensor([[part, i] for i in range(count)])
 
 
+TOTALS = st.integers(0, 500)
+WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=5)
+COUNTS = st.lists(st.integers(1, 80), min_size=1, max_size=4)
+
+
 @REPEATABLE
-@given(st.integers(0, 500), st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
+@given(TOTALS, WEIGHTS)
 def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: list[float]) -> None:
     shares = apportioned(total, weights)
     assert sum(shares) == total
     for share, weight in zip(shares, weights, strict=True):
-        assert abs(share - total * weight / sum(weights)) < 1
+        exact = total * weight / sum(weights)
+        assert abs(share - exact) < 1
+
+
+def assert_in_proportion(part_N: torch.Tensor, counts: list[int]) -> None:
+    """Of the first n windows, each part has its share, within two windows."""
+    for part, count in enumerate(counts):
+        for n in range(1, len(part_N) + 1):
+            windows = int((part_N[:n] == part).sum())
+            exact = n * count / sum(counts)
+            assert abs(windows - exact) < 2
 
 
 @REPEATABLE
-@given(st.lists(st.integers(1, 80), min_size=1, max_size=4))
+@given(COUNTS)
 def test_all_windows_are_mixed_each_part_in_its_order_and_in_proportion(counts: list[int]) -> None:
     parts = [numbered(p, count) for p, count in enumerate(counts)]
     together = mixed(parts)
     for p, part in enumerate(parts):
-        assert torch.equal(together[together[:, 0] == p], part)
+        of_part_N = together[:, 0] == p
+        assert torch.equal(together[of_part_N], part)
     fitting, held_out = split_windows(together)
-    for windows in (fitting, held_out):
-        for p, count in enumerate(counts):
-            for end in range(1, len(windows) + 1):
-                share = int((windows[:end, 0] == p).sum())
-                assert abs(share - end * count / sum(counts)) < 2
+    assert_in_proportion(fitting[:, 0], counts)
+    assert_in_proportion(held_out[:, 0], counts)
 
 
 def test_a_tokenizer_that_was_changed_makes_other_tokens(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    text = Text("t", " ".join(f"w{i}" for i in range(40)), "")
+    words = [f"w{i}" for i in range(40)]
+    text = Text("t", " ".join(words), "")
     changing = deepcopy(tokenizer)
     before = Pool(text, changing, bos=False).tokens_S.tolist()
     changing.add_tokens(["w1 w2"])

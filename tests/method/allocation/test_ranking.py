@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from flap.method.allocation.ranking import affordable, best_of_each, highest, in_blocks, standardise
 
@@ -11,35 +12,56 @@ PRICE_U = torch.tensor([10, 10, 30, 10, 10])
 OF_TWO_EXPERTS = torch.tensor([5.0, 8.0, 6.0, 1.0, 0.0, 2.0])
 
 
-def kept(protected: list[int], to_keep: float) -> list[int]:
-    protected_U = torch.zeros(5, dtype=torch.bool)
-    protected_U[protected] = True
-    mask_U = affordable(SCORE_U, PRICE_U, protected_U, to_keep)
+def positions(mask_U: Tensor) -> list[int]:
     return mask_U.nonzero().flatten().tolist()
 
 
+def kept(protected: list[int], to_keep: float) -> list[int]:
+    protected_U = torch.zeros(5, dtype=torch.bool)
+    protected_U[protected] = True
+    return positions(affordable(SCORE_U, PRICE_U, protected_U, to_keep))
+
+
 def test_standardise_by_hand() -> None:
+    score_U = torch.tensor([1.0, 2.0, 3.0, 4.0])
     deviation = (5 / 3) ** 0.5  # unbiased: (2.25 + 0.25 + 0.25 + 2.25) / 3
-    expected = [-1.5 / deviation, -0.5 / deviation, 0.5 / deviation, 1.5 / deviation]
-    standardised = standardise(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    assert standardised.tolist() == pytest.approx(expected, rel=1e-12)
+    expected_U = (score_U.double() - 2.5) / deviation
+    torch.testing.assert_close(standardise(score_U), expected_U, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e-30, 1e30])
-def test_a_constant_layer_becomes_zeros(value: float) -> None:
-    for count in (1, 7):
-        assert standardise(torch.full((count,), value)).tolist() == [0.0] * count
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_constant_layer_becomes_zeros(count: int, value: float) -> None:
+    standardised_U = standardise(torch.full((count,), value))
+    assert standardised_U.tolist() == [0.0] * count
 
 
-def test_highest_keeps_the_first_of_equal_scores() -> None:
+@pytest.mark.parametrize(
+    ("count", "best"),
+    [
+        (0, ()),
+        (1, (1,)),
+        (2, (1, 2)),
+        (3, (1, 2, 3)),
+        (4, (0, 1, 2, 3)),
+    ],
+)
+def test_highest_keeps_the_first_of_equal_scores(count: int, best: tuple[int, ...]) -> None:
     score_U = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0])
-    expected = [(), (1,), (1, 2), (1, 2, 3), (0, 1, 2, 3)]
-    assert [highest(score_U, count) for count in range(5)] == expected
+    assert highest(score_U, count) == best
 
 
-def test_highest_of_each_expert() -> None:
-    best = [highest(OF_TWO_EXPERTS, count, members=2) for count in range(4)]
-    assert best == [(), (1, 5), (1, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
+@pytest.mark.parametrize(
+    ("count", "best"),
+    [
+        (0, ()),
+        (1, (1, 5)),
+        (2, (1, 2, 3, 5)),
+        (3, (0, 1, 2, 3, 4, 5)),
+    ],
+)
+def test_highest_of_each_expert(count: int, best: tuple[int, ...]) -> None:
+    assert highest(OF_TWO_EXPERTS, count, members=2) == best
 
 
 def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
@@ -52,11 +74,23 @@ def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
     assert neurons_BN.tolist() == [[1, 2, 5, 3]]
 
 
-def test_affordable_is_the_prefix_nearest_to_the_budget() -> None:
+@pytest.mark.parametrize(
+    ("to_keep", "size"),
+    [
+        (11, 1),
+        (16, 2),
+        (30, 2),
+        (34, 2),
+        (36, 3),
+        (50, 3),
+        (56, 4),
+        (70, 5),
+        (1000, 5),
+    ],
+)
+def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, size: int) -> None:
     """Prefixes cost 10, 20, 50, 60 and 70. Of these, 20 is nearest to 34, and 50 to 36."""
-    sizes = {11: 1, 16: 2, 30: 2, 34: 2, 36: 3, 50: 3, 56: 4, 70: 5, 1000: 5}
-    for to_keep, size in sizes.items():
-        assert kept([], to_keep) == list(range(size))
+    assert kept([], to_keep) == list(range(size))
 
 
 @pytest.mark.parametrize(
@@ -79,12 +113,17 @@ def test_protected_units_are_always_kept(
 
 
 def test_best_of_each() -> None:
-    scores = [torch.tensor([1.0, 3.0, 2.0]), torch.tensor([5.0, 5.0]), torch.tensor([-1.0])]
-    assert best_of_each(scores, [1, 1, 1]).tolist() == [False, True, False, True, False, True]
-    assert best_of_each(scores, [2, 1, 1]).tolist() == [False, True, True, True, False, True]
+    scores = [
+        torch.tensor([1.0, 3.0, 2.0]),
+        torch.tensor([5.0, 5.0]),
+        torch.tensor([-1.0]),
+    ]
+    assert positions(best_of_each(scores, [1, 1, 1])) == [1, 3, 5]
+    assert positions(best_of_each(scores, [2, 1, 1])) == [1, 2, 3, 5]
 
 
 def test_the_worst_neuron_fills_no_block() -> None:
-    score_B, neurons_BN = in_blocks(torch.tensor([1.0, 5.0, 3.0, 3.0, 2.0]), 2)
+    score_U = torch.tensor([1.0, 5.0, 3.0, 3.0, 2.0])
+    score_B, neurons_BN = in_blocks(score_U, 2)
     assert neurons_BN.tolist() == [[1, 2], [3, 4]]
     assert score_B.tolist() == [4.0, 2.5]

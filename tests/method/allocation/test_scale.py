@@ -13,6 +13,7 @@ from flap.method.compression import BiasCompensation, slice_layer
 from flap.method.importance import WIFV, Scores, score_layers
 from flap.models import Pair, Resident, adapt
 from tests.cases import collect, tiny_model, tokens
+from tests.helpers.plans import drawn
 
 # Two layers of two heads at 10 and four neurons at 2, which are 56 parameters. Errors of units, and
 # in brackets per parameter:
@@ -20,49 +21,50 @@ from tests.cases import collect, tiny_model, tokens
 #   neurons: L0 1 2 3 4 (.5 1 1.5 2), L1 0.2 0.4 0.6 20 (.1 .2 .3 10)
 # The best of each layer (L0h1, L1h1, L0n3, L1n3) cost 24 and are kept first. Then follow L0n2 1.5,
 # L0n1 1, L0h0 .8, L0n0 .5, L1n2 .3, L1n1 and L1h0 .2, L1n0 .1.
-LAYERS = (Pair(Units(2, 10), Units(4, 2)),) * 2
-SCORES = Scores(
-    (
-        Pair(torch.tensor([[3.0, 5.0], [6.0, 6.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])),
-        Pair(torch.tensor([[1.0, 1.0], [0.0, 40.0]]), torch.tensor([0.2, 0.4, 0.6, 20.0])),
-    ),
-    inverse_power=(0.01, 0.1),
+LAYER = Pair(Units(2, 10), Units(4, 2))
+LAYERS = (LAYER, LAYER)
+FIRST_SCORES = Pair(
+    attention=torch.tensor([[3.0, 5.0], [6.0, 6.0]]),
+    mlp=torch.tensor([1.0, 2.0, 3.0, 4.0]),
 )
+SECOND_SCORES = Pair(
+    attention=torch.tensor([[1.0, 1.0], [0.0, 40.0]]),
+    mlp=torch.tensor([0.2, 0.4, 0.6, 20.0]),
+)
+SCORES = Scores((FIRST_SCORES, SECOND_SCORES), inverse_power=(0.01, 0.1))
 
 
 @pytest.mark.parametrize(
     ("scale", "to_keep", "first", "second"),
     [
-        ("error", 26, LayerPlan((1,), (2, 3)), LayerPlan((1,), (3,))),
-        ("error", 38, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((1,), (3,))),
-        ("error", 42, LayerPlan((0, 1), (0, 1, 2, 3)), LayerPlan((1,), (2, 3))),
+        ("error", 26, "01 0011", "01 0001"),
+        ("error", 38, "11 0111", "01 0001"),
+        ("error", 42, "11 1111", "01 0011"),
         # errors of layer 1 weigh ten times as much: L1n2 3, L1n1 and L1h0 2, L0n2 1.5, L1n0 and
         # L0n1 1, L0h0 .8, L0n0 .5
-        ("relative", 26, LayerPlan((1,), (3,)), LayerPlan((1,), (2, 3))),
-        ("relative", 38, LayerPlan((1,), (3,)), LayerPlan((0, 1), (1, 2, 3))),
-        ("relative", 40, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (1, 2, 3))),
+        ("relative", 26, "01 0001", "01 0011"),
+        ("relative", 38, "01 0001", "11 0111"),
+        ("relative", 40, "01 0011", "11 0111"),
     ],
 )
-def test_by_hand(scale: str, to_keep: float, first: LayerPlan, second: LayerPlan) -> None:
-    plan = ALAM(scale=scale).allocate(SCORES, Budget(LAYERS, 1 - to_keep / 56))
-    assert plan.layers == (first, second)
+def test_by_hand(scale: str, to_keep: float, first: str, second: str) -> None:
+    budget = Budget(LAYERS, 1 - to_keep / 56)
+    plan = ALAM(scale=scale).allocate(SCORES, budget)
+    assert plan.layers == (drawn(first), drawn(second))
 
 
 @pytest.mark.parametrize(
-    ("scale", "heads", "neurons"),
+    ("scale", "first", "second"),
     [
         # L1h0 leaves, and the three worst neurons of layer 1
-        ("error", [2, 1], [(0, 1, 2, 3), (3,)]),
+        ("error", "11 1111", "01 0001"),
         # L0h0 leaves; the neurons of layer 1 are worth 1, 2, 3 against .5, 1, 1.5 of layer 0
-        ("relative", [1, 2], [(2, 3), (1, 2, 3)]),
+        ("relative", "01 0011", "11 0111"),
     ],
 )
-def test_almm_ranks_heads_and_neurons_each_by_it(
-    scale: str, heads: list[int], neurons: list[tuple[int, ...]]
-) -> None:
+def test_almm_ranks_heads_and_neurons_each_by_it(scale: str, first: str, second: str) -> None:
     plan = ALMM(remove_heads=1, scale=scale).allocate(SCORES, Budget(LAYERS, 16 / 56))
-    assert [len(layer.attention) for layer in plan.layers] == heads
-    assert [layer.mlp for layer in plan.layers] == neurons
+    assert plan.layers == (drawn(first), drawn(second))
 
 
 def test_experts_by_hand() -> None:
@@ -71,24 +73,27 @@ def test_experts_by_hand() -> None:
     Of its two units, the first has an error of 2 · 0.5 + 4 · 0.1 = 1.4 and the second one of
     1 · 0.5 + 3 · 0.1 = 0.8. At a price of 4, they are 0.35 and 0.2 per parameter.
     """
-    layers = (Pair(Units(2, 10), Units(2, 4, members=2)), LAYERS[1])
+    mixture = Pair(Units(2, 10), Units(2, 4, members=2))
+    layers = (mixture, LAYER)
     scores = replace(SCORES, routed_power=((0.5, 0.1), ()))
     error = ALAM(scale="error")
     first, second = error.on_one_scale(scores, Budget(layers, 0.5))
-    assert first.mlp.unflatten(0, (2, 2)).mean(dim=0).tolist() == pytest.approx([0.2, 0.35])
+    score_EU = first.mlp.unflatten(0, (2, 2))
+    assert score_EU.mean(dim=0).tolist() == pytest.approx([0.2, 0.35])
     assert second.mlp.tolist() == pytest.approx([0.1, 0.2, 0.3, 10])
 
     # L0h1, L1h1, L1n3 and the best unit of layer 0 come first with 26; then L0h0 .8, L1n2 .3
     plan = error.allocate(scores, Budget(layers, 1 - 38 / 56))
-    assert plan.layers == (LayerPlan((0, 1), (1, 3)), LayerPlan((1,), (2, 3)))
+    assert plan.layers == (drawn("11 0101"), drawn("01 0011"))
 
 
 @torch.no_grad()
 def mlp_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
     outputs: list[torch.Tensor] = []
-    watched = adapt(model).mlp(layer).watched
+    adapter = adapt(model)
+    watched = adapter.mlp(layer).watched
     hook = watched.register_forward_hook(lambda module, args, output: outputs.append(output))
-    adapt(model).decoder(input_ids=tokens())
+    adapter.decoder(input_ids=tokens())
     hook.remove()
     return outputs[0]
 
@@ -106,14 +111,14 @@ def test_an_experts_error_is_the_error_of_its_layer() -> None:
     budget = price(adapter, 0.5)
     for i, scaled in enumerate(ALAM(scale="error").on_one_scale(scores, budget)):
         # remove the worst neuron of each expert
-        units = budget.layers[i]
-        kept = highest(scores.layers[i].mlp, units.mlp.count - 1, experts)
-        worst = sorted(set(range(units.mlp.count * experts)) - set(kept))
-        plan = LayerPlan(tuple(range(units.attention.count)), kept)
+        heads, neurons = budget.layers[i]
+        kept = highest(scores.layers[i].mlp, neurons.count - 1, experts)
+        worst = sorted(set(range(neurons.count * experts)) - set(kept))
+        plan = LayerPlan(tuple(range(heads.count)), kept)
         changed = deepcopy(model)
         slice_layer(adapt(changed), i, plan, BiasCompensation(), statistics[i])
 
         change = mlp_output(changed, i) - mlp_output(model, i)
         error = float(change.square().sum(dim=-1).mean())
-        expected = scaled.mlp[worst].mean() * units.mlp.price
+        expected = scaled.mlp[worst].mean() * neurons.price
         assert expected == pytest.approx(error, rel=0.1)

@@ -1,5 +1,7 @@
 """Plans of a budget of two layers, computed by hand, and of a layer that is the worst of all."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, St
 from flap.method.importance import Scores
 from flap.models import Pair
 from tests.cases import ARCHITECTURES
+from tests.helpers.plans import drawn
 from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
@@ -17,53 +20,67 @@ ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 #   neurons: L1n3 1.5, L0n3 1.16 (the best of their layers), L0n2 .39, L0n1 -.39, L1n0-2 -.5,
 #     L0n0 -1.16
 # The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
-TOY_LAYERS = (Pair(Units(2, 10), Units(4, 3)),) * 2
-TOY_SCORES = Scores(
-    (
-        Pair(torch.tensor([[1.0, 1.0], [3.0, 3.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])),
-        Pair(torch.tensor([[0.0, 4.0], [1.0, 1.0]]), torch.tensor([0.0, 0.0, 0.0, 8.0])),
-    )
+TOY_LAYER = Pair(Units(2, 10), Units(4, 3))
+TOY_LAYERS = (TOY_LAYER, TOY_LAYER)
+FIRST_SCORES = Pair(
+    attention=torch.tensor([[1.0, 1.0], [3.0, 3.0]]),
+    mlp=torch.tensor([1.0, 2.0, 3.0, 4.0]),
 )
+SECOND_SCORES = Pair(
+    attention=torch.tensor([[0.0, 4.0], [1.0, 1.0]]),
+    mlp=torch.tensor([0.0, 0.0, 0.0, 8.0]),
+)
+TOY_SCORES = Scores((FIRST_SCORES, SECOND_SCORES))
 
+# The kept heads and neurons of both layers.
 CASES = [
     # 16 a layer: one head and two neurons
-    (ULUM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),
+    (ULUM(), 0.5, "01 0011", "10 1001"),
     # 17.6 a layer: one head and 2.5 neurons
-    (ULUM(), 0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),
+    (ULUM(), 0.55, "01 0001", "10 0001"),
     # 8.96 a layer: a head is too much, so three neurons
-    (ULUM(), 0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),
+    (ULUM(), 0.28, "11 0001", "11 0001"),
     # 22.4 to remove: layer 1 loses the head; of the 4.1 neurons layer 0 can lose only three, so
     # layer 1 loses the fourth
-    (ULMM(remove_heads=1), 0.35, LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3))),
+    (ULMM(remove_heads=1), 0.35, "11 0001", "10 1101"),
     # 38.4 to keep: three heads at 10, and with 8.4 for neurons, three of them are nearest
-    (ALMM(remove_heads=1), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
+    (ALMM(remove_heads=1), 0.4, "01 0011", "11 0001"),
     # 32 to keep: prefixes cost 29 and 39
-    (ALAM(), 0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),
+    (ALAM(), 0.5, "01 0011", "10 0001"),
     # 38.4 to keep: 39 with L1h1
-    (ALAM(), 0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),
+    (ALAM(), 0.4, "01 0011", "11 0001"),
     # 44.8 to keep: 45 with L0n1 and L1n0
-    (ALAM(), 0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),
+    (ALAM(), 0.3, "01 0111", "11 1001"),
     # 60.8 to keep: 61 without L0n0
-    (ALAM(), 0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),
+    (ALAM(), 0.05, "11 0111", "11 1111"),
 ]
 
 
 @pytest.mark.parametrize(("structure", "ratio", "first", "second"), CASES)
-def test_by_hand(structure: Structure, ratio: float, first: LayerPlan, second: LayerPlan) -> None:
-    assert structure.allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
+def test_by_hand(structure: Structure, ratio: float, first: str, second: str) -> None:
+    plan = structure.allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio))
+    assert plan.layers == (drawn(first), drawn(second))
 
 
-@pytest.mark.parametrize(("to_keep", "neurons"), [(32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))])
-def test_experts_by_hand(to_keep: float, neurons: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("to_keep", "kept"),
+    [
+        (32, "01 0101"),
+        (38, "01 0101"),
+        (45, "01 1111"),
+    ],
+)
+def test_experts_by_hand(to_keep: float, kept: str) -> None:
     """Layer 0 has two experts of two neurons, with scores -1.16 and -.39, .39 and 1.16.
 
     A unit is one neuron of each expert at a price of 6, so their scores are .39 and -.39. Kept in
     this order: L0h1, L1h0, the first unit of layer 0 and L1n3 for 29, L1h1 for 39, the second unit
     for 45.
     """
-    layers = (Pair(Units(2, 10), Units(2, 6, members=2)), TOY_LAYERS[1])
-    plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
-    assert plan.layers[0] == LayerPlan((1,), neurons)
+    mixture = Pair(Units(2, 10), Units(2, 6, members=2))
+    budget = Budget((mixture, TOY_LAYER), 1 - to_keep / 64)
+    plan = ALAM().allocate(TOY_SCORES, budget)
+    assert plan.layers[0] == drawn(kept)
 
 
 @pytest.mark.parametrize("structure", ADAPTIVE)
@@ -73,10 +90,11 @@ def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(
 ) -> None:
     budget = budget_of(architecture, 0.7)
     groups = budget.layers[0].attention.count
-    # in the other layers, 60 % of the units are above the mean, which is more than may stay
-    good_heads = (torch.arange(groups) < 0.6 * groups).float()
-    good = Pair(good_heads[:, None].expand(-1, 4), (torch.arange(56) < 34).float())
     bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
+    # in the other layers, 60 % of the units are above the mean, which is more than may stay
+    good = Pair(torch.zeros(groups, 4), torch.zeros(56))
+    good.attention[: math.ceil(0.6 * groups)] = 1.0
+    good.mlp[:34] = 1.0
 
     plan = ADAPTIVE[structure]().allocate(Scores((good, bad, good, good)), budget)
     assert plan.layers[1] == LayerPlan((0,), (0,))

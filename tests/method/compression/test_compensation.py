@@ -12,7 +12,10 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, changed
 
 # The removed KV heads 1 and 2 have the channels 16 to 47.
 PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
-REMOVED = {"self_attn.o_proj": slice(16, 48), "mlp.down_proj": slice(0, 1)}
+REMOVED = {
+    "self_attn.o_proj": slice(16, 48),
+    "mlp.down_proj": slice(0, 1),
+}
 
 
 @pytest.mark.parametrize("biased", [True, False])
@@ -24,7 +27,9 @@ def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bo
         for (path, channels), [observed] in zip(REMOVED.items(), of_layer.blocks, strict=True):
             old = model.model.layers[i].get_submodule(path)
             new = pruned.model.layers[i].get_submodule(path)
-            expected_O = old.weight.double()[:, channels] @ observed.mean_I.double()[channels]
+            weight_OP = old.weight.double()[:, channels]
+            mean_P = observed.mean_I.double()[channels]
+            expected_O = weight_OP @ mean_P
             if biased:
                 expected_O += old.bias.double()
             torch.testing.assert_close(new.bias.double(), expected_O, atol=1e-5, rtol=1e-5)
@@ -68,8 +73,9 @@ def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) 
         pruned = changed(model, plan, COMPENSATIONS[name], statistics)
         error = first_output(pruned, path) - dense
         errors[name] = error.square().sum(-1).mean().item()
-    weight_OP = model.model.layers[0].get_submodule(path).weight[:, kept:]
-    saved_O = weight_OP @ observed.mean_I[kept:].float()
+    projection = model.model.layers[0].get_submodule(path)
+    mean_P = observed.mean_I[kept:].float()
+    saved_O = projection.weight[:, kept:] @ mean_P
     assert errors["bias"] < errors["none"]
     saved = saved_O.square().sum().item()
     assert errors["none"] - errors["bias"] == pytest.approx(saved, rel=1e-3)

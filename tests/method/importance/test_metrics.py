@@ -1,6 +1,8 @@
 """Each metric against values computed by hand, and the scores of whole models."""
 
+import math
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -11,7 +13,13 @@ from flap.models import ModelAdapter, Pair, adapt
 from tests.cases import METRICS, tiny_model
 from tests.helpers import compressed
 
-WEIGHT_OI = torch.tensor([[1.0, -2.0, 0.0, 3.0], [2.0, 2.0, 0.0, 0.0], [-2.0, 1.0, 0.0, 4.0]])
+WEIGHT_OI = torch.tensor(
+    [
+        [1.0, -2.0, 0.0, 3.0],
+        [2.0, 2.0, 0.0, 0.0],
+        [-2.0, 1.0, 0.0, 4.0],
+    ]
+)
 # Four tokens with variances 3, 5, 12 and 0.5 (divisor 3), and mean squares 4, 9, 16 and 1.
 STATISTICS = Statistics(
     num_tokens=4,
@@ -66,17 +74,16 @@ def test_random_is_seeded_and_differs_by_layer() -> None:
         return score_layers(Random(seed=seed), adapter, enumerate([None] * 4)).layers
 
     first = scores(3)
-    again = scores(3)
-    other = scores(4)
-    for i in range(4):
-        assert torch.equal(first[i].mlp, again[i].mlp)
-        assert torch.equal(first[i].attention, again[i].attention)
-        assert not torch.equal(first[i].mlp, other[i].mlp)
-        assert not torch.equal(first[i].mlp, first[i - 1].mlp)
-        assert not torch.equal(first[i].attention, first[i - 1].attention)
+    for layer, same_seed, other_seed in zip(first, scores(3), scores(4), strict=True):
+        assert torch.equal(layer.mlp, same_seed.mlp)
+        assert torch.equal(layer.attention, same_seed.attention)
+        assert not torch.equal(layer.mlp, other_seed.mlp)
+    for layer, other_layer in combinations(first, 2):
+        assert not torch.equal(layer.mlp, other_layer.mlp)
+        assert not torch.equal(layer.attention, other_layer.attention)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", METRICS)
 def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> None:
     _, statistics = calibrated("llama-gqa")

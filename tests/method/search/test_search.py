@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from flap.method.allocation import Budget, LayerPlan, PruningPlan, Units
 from flap.method.importance import Scores
@@ -24,19 +25,28 @@ def test_by_hand() -> None:
     So the first two have 0.1 each and the third 0.8. The fourth has the slope of the last level:
     0.8 · 4 / 2.
     """
-    nats_U = spread(torch.tensor([4.0, 1.0, 2.0, 1.0]), {2: 0.2, 3: 1.0})
+    score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
+    nats_U = spread(score_U, {2: 0.2, 3: 1.0})
     assert nats_U.tolist() == pytest.approx([1.6, 0.1, 0.8, 0.1], rel=1e-6)
 
 
 def test_a_later_unit_is_never_cheaper() -> None:
     """One unit was measured at 0.9 and three at 1.0: the envelope has 1/3 for each of the three."""
-    nats_U = spread(torch.tensor([1.0, 1.0, 1.0, 50.0]), {1: 0.9, 3: 1.0})
+    score_U = torch.tensor([1.0, 1.0, 1.0, 50.0])
+    nats_U = spread(score_U, {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
     # of equal units the last one leaves first, as in `highest`
     assert nats_U.argsort().tolist() == [2, 1, 0, 3]
 
 
-@pytest.mark.parametrize("scores", [[0.0] * 6, [1.0] * 6, [0.0, 0.0, 0.0, 1e30, 1.0, 2.0]])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.0] * 6,
+        [1.0] * 6,
+        [0.0, 0.0, 0.0, 1e30, 1.0, 2.0],
+    ],
+)
 @pytest.mark.parametrize("measured", [{}, {2: 0.0}, {2: 0.5, 4: 0.1}])
 def test_nats_are_finite_and_keep_the_ranking(
     scores: list[float], measured: dict[int, float]
@@ -51,15 +61,22 @@ def test_nats_are_finite_and_keep_the_ranking(
 def test_each_block_is_measured_alone_at_each_level() -> None:
     budget = budget_of("llama-gqa", 0.5)
     scores = random_scores(budget).layers[1]
-    trials = Search(levels=[0.25, 0.5]).trials(scores, budget.layers[1])
-    assert [tuple(map(len, trial)) for trial in trials] == [(3, 56), (2, 56), (4, 42), (4, 28)]
+    search = Search(levels=[0.25, 0.5])
+    trials = search.trials(scores, budget.layers[1])
+    assert [len(trial.attention) for trial in trials] == [3, 2, 4, 4]
+    assert [len(trial.mlp) for trial in trials] == [56, 56, 42, 28]
 
-    # the lowest-scored head leaves, then the lowest-scored quarter of the neurons
-    better_heads = scores.attention.sum(1).argsort()[1:].tolist()
-    assert trials[0] == LayerPlan(tuple(sorted(better_heads)), tuple(range(56)))
-    removed = set(range(56)) - set(trials[2].mlp)
-    assert trials[2].attention == (0, 1, 2, 3)
-    assert removed == set(scores.mlp.argsort()[:14].tolist())
+    # the lowest-scored head leaves
+    one_head_less = trials[0]
+    better_heads = scores.attention.sum(1).argsort()[1:]
+    assert one_head_less.attention == tuple(sorted(better_heads.tolist()))
+    assert one_head_less.mlp == tuple(range(56))
+
+    # the lowest-scored quarter of the neurons leaves
+    quarter_less = trials[2]
+    lowest_neurons = scores.mlp.argsort()[:14]
+    assert quarter_less.attention == (0, 1, 2, 3)
+    assert set(range(56)) - set(quarter_less.mlp) == set(lowest_neurons.tolist())
 
 
 def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least() -> None:
@@ -78,7 +95,8 @@ def test_neurons_of_one_rank_have_the_same_nats() -> None:
 
 
 # Two layers of eight heads at 10 and forty neurons at 3. A head has one channel.
-BUDGET = Budget((Pair(Units(8, 10), Units(40, 3)),) * 2, 0.5)
+LAYER = Pair(Units(8, 10), Units(40, 3))
+BUDGET = Budget((LAYER, LAYER), 0.5)
 
 
 def small_scores(seed: int) -> Scores:
@@ -99,21 +117,28 @@ class Unit(NamedTuple):
     best: bool  # of its block
 
 
-class Known:
+def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
+    price = getattr(LAYER, block).price
+    units = []
+    for number, nats in enumerate(nats_U.tolist()):
+        best = nats == float(nats_U.max())
+        units.append(Unit(layer, block, number, nats, price, best))
+    return units
+
+
+class KnownNats:
     """A measure of known nats. A removed unit costs its score times a factor of its block.
 
     It does not matter which other units are removed.
     """
 
     def __init__(self, scores: Scores, factors: list[Pair[float]]) -> None:
-        self.units = []
+        self.units: list[Unit] = []
         for i, (layer, factor) in enumerate(zip(scores.layers, factors, strict=True)):
-            for block in Pair._fields:
-                nats_U = getattr(factor, block) * getattr(layer, block).flatten().double()
-                price = getattr(BUDGET.layers[i], block).price
-                for u, nats in enumerate(nats_U.tolist()):
-                    best = nats == float(nats_U.max())
-                    self.units.append(Unit(i, block, u, nats, price, best))
+            nats_of_heads_U = factor.attention * layer.attention.flatten().double()
+            self.units += units_of_block(i, "attention", nats_of_heads_U)
+            nats_of_neurons_U = factor.mlp * layer.mlp.double()
+            self.units += units_of_block(i, "mlp", nats_of_neurons_U)
 
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         assert num_tokens == 300
@@ -142,7 +167,9 @@ class Known:
             kept[unit.layer, unit.block].append(unit.number)
         layers = []
         for i in range(2):
-            layers.append(LayerPlan(*(tuple(sorted(kept[i, block])) for block in Pair._fields)))
+            heads = sorted(kept[i, "attention"])
+            neurons = sorted(kept[i, "mlp"])
+            layers.append(LayerPlan(tuple(heads), tuple(neurons)))
         return PruningPlan(tuple(layers))
 
 
@@ -154,7 +181,7 @@ def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     """Whatever the scale of the scores in each block."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
-    known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
+    known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
     plan = allocated(Search(tokens=300), scores, budget, known)
     assert plan == known.cheapest(budget.total - budget.to_remove)
 
@@ -168,9 +195,18 @@ def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: 
     assert removal_counts(levels, 1) == []
 
 
-@pytest.mark.parametrize(("chosen", "removed"), [(2, [2, 4]), (6, [2]), (7, [1]), (8, [])])
+@pytest.mark.parametrize(
+    ("chosen", "removed"),
+    [
+        (2, [2, 4]),
+        (6, [2]),
+        (7, [1]),
+        (8, []),
+    ],
+)
 def test_a_trial_leaves_as_many_experts_as_a_token_is_sent_to(
     chosen: int, removed: list[int]
 ) -> None:
-    units = Pair(Units(4, 10), Units(8, 100, fewest=chosen, unit="expert", channels=24))
-    assert Search(levels=[0.25, 0.5]).removals(units).mlp == removed
+    experts = Units(8, 100, fewest=chosen, unit="expert", channels=24)
+    removals = Search(levels=[0.25, 0.5]).removals(Pair(Units(4, 10), experts))
+    assert removals.mlp == removed

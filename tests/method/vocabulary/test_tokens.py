@@ -34,7 +34,8 @@ class Both:
 def both(request: pytest.FixtureRequest) -> Both:
     old = KINDS[request.param]()
     tokens = Tokens.of(old, len(old))
-    counts_V = torch.tensor(old(COUNTED).input_ids).bincount(minlength=len(old)).double()
+    ids = torch.tensor(old(COUNTED).input_ids)
+    counts_V = ids.bincount(minlength=len(old)).double()
     ranking = Ranking.of(tokens, counts_V, torch.zeros_like(counts_V))
     kept = ranking.names[: ranking.covering(1.0)]
     assert len(tokens.stay) < len(kept) < len(old)
@@ -49,18 +50,21 @@ def there_and_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 def test_tokens_that_a_config_names_stay(both: Both) -> None:
     removed = next(token for token in both.old.get_vocab() if token not in both.kept)
     i = both.old.convert_tokens_to_ids(removed)
-    assert removed in Tokens.of(both.old, len(both.old), {i, 10**6}).stay
+    tokens = Tokens.of(both.old, len(both.old), {i, 10**6})
+    assert removed in tokens.stay
     # not if the embedding has no row for it
-    assert removed not in Tokens.of(both.old, i, {i}).stay
+    too_few_rows = Tokens.of(both.old, i, {i})
+    assert removed not in too_few_rows.stay
 
 
 def test_ids_have_no_gaps_and_keep_their_order(both: Both) -> None:
-    names = both.new.get_vocab()
-    assert set(names) == both.kept
+    ids = both.new.get_vocab()
+    assert set(ids) == both.kept
     assert len(both.new) == len(both.kept)
-    assert sorted(names.values()) == list(range(len(both.kept)))
-    old = both.old.get_vocab()
-    assert [old[token] for token in sorted(names, key=names.__getitem__)] == both.old_ids
+    in_order = sorted(ids, key=ids.__getitem__)
+    assert [ids[token] for token in in_order] == list(range(len(both.kept)))
+    old_ids = both.old.get_vocab()
+    assert [old_ids[token] for token in in_order] == both.old_ids
 
 
 @settings(max_examples=60)
@@ -78,11 +82,12 @@ def test_a_text_of_tokens_that_stay_has_the_same_tokens(both: Both, text: str) -
 
 
 def test_special_tokens_have_their_new_ids_everywhere(both: Both) -> None:
+    ids = both.new.get_vocab()
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        assert getattr(both.new, name) == getattr(both.old, name)
         token = getattr(both.new, name)
+        assert token == getattr(both.old, name)
         if token is not None:
-            assert getattr(both.new, f"{name}_id") == both.new.get_vocab()[token]
+            assert getattr(both.new, f"{name}_id") == ids[token]
     with_special = both.new(COUNTED).input_ids
     assert both.new.convert_ids_to_tokens(with_special) == pieces(both.old, COUNTED)
 
@@ -99,8 +104,10 @@ def test_it_is_read_as_it_was_saved(both: Both, tmp_path: Path) -> None:
 def test_with_the_fewest_tokens_spaces_still_go_there_and_back(kind: str) -> None:
     old = KINDS[kind]()
     tokens = Tokens.of(old, len(old))
-    new = Trimmed.of(old, KeptTokens(tokens, list(tokens.stay), 0.0), len(old)).tokenizer
-    assert there_and_back(new, "it has  spaces") == there_and_back(old, "it has  spaces")
+    fewest = KeptTokens(tokens, list(tokens.stay), 0.0)
+    new = Trimmed.of(old, fewest, len(old)).tokenizer
+    text = "it has  spaces"
+    assert there_and_back(new, text) == there_and_back(old, text)
 
 
 def test_of_two_ways_to_a_token_the_one_that_is_used_stays() -> None:
@@ -108,8 +115,13 @@ def test_of_two_ways_to_a_token_the_one_that_is_used_stays() -> None:
 
     The tokenizer makes "abc" of "a" and "bc", because "bc" has the lower rank.
     """
-    merges = [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]]
+    merges = [
+        ["b", "c"],
+        ["a", "b"],
+        ["ab", "c"],
+        ["a", "bc"],
+    ]
     spec = {"model": {"merges": merges, "byte_fallback": True}}
-    names = ["a", "b", "c", "bc", "ab", "abc"]
-    tokens = BPE(spec, {name: i for i, name in enumerate(names)}, frozenset())
+    ids = {"a": 0, "b": 1, "c": 2, "bc": 3, "ab": 4, "abc": 5}
+    tokens = BPE(spec, ids, frozenset())
     assert set(tokens.needed("abc")) == {"a", "b", "c", "bc", "abc"}
