@@ -42,12 +42,14 @@ class ManualHeads(Structure):
             require(False, "structure.remove_heads", self.remove_heads, allowed)
         feasible = self._feasible(budget)
         if self.remove_heads not in feasible:
+            fewest = feasible[0]
+            most = feasible[-1]
             groups = sorted({units.queries for units in _divided(budget)})
             steps = " or ".join(str(group * self.multiple_of_heads) for group in groups)
             sharing = " or ".join(map(str, groups))
             raise ValueError(
                 f"structure.remove_heads={self.remove_heads}: at ratio={budget.ratio} this model "
-                f"allows {feasible[0]} to {feasible[-1]}, in steps of {steps} "
+                f"allows {fewest} to {most}, in steps of {steps} "
                 f"(query heads that share a KV head: {sharing})"
             )
 
@@ -97,21 +99,26 @@ class ManualHeads(Structure):
         # the numbers that whole blocks allow
         free = {}
         for size, layers in self.by_size(budget).items():
-            free[size] = torch.zeros(sum(len(limits[i].attention.counts) - 1 for i in layers))
+            blocks = sum(len(limits[i].attention.counts) - 1 for i in layers)
+            free[size] = torch.zeros(blocks)
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
         # the numbers between which the neurons can meet the budget
-        most = least = 0
+        most = 0
+        least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
-            most += limit.mlp.counts[-1] * layer.mlp.price
-            least += limit.mlp.counts[0] * layer.mlp.price
+            price = layer.mlp.price
+            most += limit.mlp.counts[-1] * price
+            least += limit.mlp.counts[0] * price
         prices = [units.price / units.queries for units in _divided(budget)] or [math.inf]
         fewest = (budget.to_remove - most) / min(prices)
         largest = (budget.to_remove - least) / max(prices)
 
         feasible = [count for count in counts if fewest <= count <= largest]
-        return feasible or [min(counts, key=lambda count: max(fewest - count, count - largest))]
+        if feasible:
+            return feasible
+        return [min(counts, key=lambda count: max(fewest - count, count - largest))]
 
 
 def _divided(budget: Budget) -> list[Units]:
@@ -133,11 +140,13 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     """
     best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():
-        costs_of_blocks = (size * score_B.double().sort().values.cumsum(0)).tolist()
+        lowest_first_B, _ = score_B.double().sort()
+        cost_B = size * lowest_first_B.cumsum(0)
+        costs = [0.0, *cost_B.tolist()]  # of 0, 1, 2, … blocks
         smaller = best
         best = {}
         for heads, choice in smaller.items():
-            for blocks, cost in enumerate([0.0, *costs_of_blocks]):
+            for blocks, cost in enumerate(costs):
                 option = _Choice(choice.score + cost, choice.blocks | {size: blocks})
                 total = heads + blocks * size
                 if total not in best or option.score < best[total].score:

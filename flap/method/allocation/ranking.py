@@ -26,6 +26,11 @@ def standardise(score: Tensor) -> Tensor:
     return (wide - wide.mean()) / deviation
 
 
+def _from_highest(score_U: Tensor) -> Tensor:
+    """Return the order of the last dimension. Units with equal scores keep their order."""
+    return score_U.argsort(descending=True, stable=True)
+
+
 def ranked(score_U: Tensor, members: int) -> Tensor:
     """Return order_MR, the indices of each member's units from the highest score to the lowest.
 
@@ -33,8 +38,8 @@ def ranked(score_U: Tensor, members: int) -> Tensor:
     """
     units = len(score_U) // members
     score_MR = score_U.reshape(members, units)
-    start_M1 = units * torch.arange(members)[:, None]
-    return score_MR.argsort(descending=True, stable=True) + start_M1
+    start_M = units * torch.arange(members)
+    return _from_highest(score_MR) + start_M[:, None]
 
 
 def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
@@ -42,8 +47,8 @@ def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
 
     Of units with equal scores, the first ones are taken.
     """
-    order_MR = ranked(score_U, members)
-    kept = order_MR[:, :count].flatten().sort().values
+    best_MK = ranked(score_U, members)[:, :count]
+    kept, _ = best_MK.flatten().sort()
     return tuple(kept.tolist())
 
 
@@ -51,8 +56,10 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """Return a mask over the concatenated scores of the `counts[i]` best units of each layer i."""
     masks = []
     for score_U, count in zip(scores, counts, strict=True):
-        best = torch.tensor(highest(score_U, count), dtype=torch.int64)
-        masks.append(torch.isin(torch.arange(len(score_U)), best))
+        best = _from_highest(score_U)[:count]
+        mask_U = torch.zeros(len(score_U), dtype=torch.bool)
+        mask_U[best] = True
+        masks.append(mask_U)
     return torch.cat(masks)
 
 
@@ -62,10 +69,12 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
     Protected units come first in the ranking, whatever their scores, and are always kept. The
     price of the prefix includes theirs.
     """
-    order_U = score_U.masked_fill(protected_U, torch.inf).argsort(descending=True, stable=True)
+    order_U = _from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
-    nearest = int((price_of_prefix_U - to_keep).abs().argmin())
-    size = max(nearest + 1, int(protected_U.sum()))
+    difference_U = (price_of_prefix_U - to_keep).abs()
+    nearest = int(difference_U.argmin())
+    protected = int(protected_U.sum())
+    size = max(nearest + 1, protected)
 
     kept_U = torch.zeros(len(score_U), dtype=torch.bool)
     kept_U[order_U[:size]] = True
@@ -89,16 +98,16 @@ def within(
     most: for each bound, what all layers may cost together.
     """
     # 1. rank the units of all layers; those that stay in any case come first
-    score_U = torch.cat(list(scores)).masked_fill(best_of_each(scores, fewest), torch.inf)
-    order_U = score_U.argsort(descending=True, stable=True)
-    layer_of_units = [torch.full((len(score),), i) for i, score in enumerate(scores)]
-    layer_U = torch.cat(layer_of_units)[order_U]
+    always_U = best_of_each(scores, fewest)
+    order_U = _from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
+    layer_U = _layers_of(scores)[order_U]
 
     # 2. for each bound: what each unit adds to the cost, and the room beyond the cost of no units
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
-        rooms.append(limit - sum(float(cost_K[0]) for cost_K in layers))
+        cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
+        rooms.append(limit - cost_of_none)
 
     # 3. remove the first unit that exceeds a bound, with the rest of its layer, until all units fit
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
@@ -110,7 +119,14 @@ def within(
         if not exceeds_U.any():
             return torch.zeros_like(kept_U).scatter(0, order_U, kept_U)
         unit = int(exceeds_U.int().argmax())
-        kept_U[unit:] &= layer_U[unit:] != layer_U[unit]
+        in_other_layers_U = layer_U != layer_U[unit]
+        kept_U[unit:] &= in_other_layers_U[unit:]
+
+
+def _layers_of(scores: Sequence[Tensor]) -> Tensor:
+    """Return the layer of each unit of all layers."""
+    units = torch.tensor([len(score_U) for score_U in scores])
+    return torch.arange(len(scores)).repeat_interleave(units)
 
 
 def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
@@ -120,7 +136,8 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
     """
     rise_U = torch.zeros(len(layer_U), dtype=torch.float64)
     for i, cost_K in enumerate(costs):
-        rise_U[layer_U == i] = cost_K.double().diff()
+        in_layer_U = layer_U == i
+        rise_U[in_layer_U] = cost_K.double().diff()
     return rise_U
 
 
@@ -133,6 +150,7 @@ def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Ten
     """
     order_MR = ranked(score_I, members)
     blocks = order_MR.shape[1] // size
-    neurons_MBN = order_MR[:, : blocks * size].unflatten(1, (blocks, size))
+    in_blocks_MR = order_MR[:, : blocks * size]
+    neurons_MBN = in_blocks_MR.unflatten(1, (blocks, size))
     neurons_BN = neurons_MBN.transpose(0, 1).flatten(1)
     return score_I[neurons_BN].mean(dim=1), neurons_BN

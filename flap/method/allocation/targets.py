@@ -59,21 +59,24 @@ def bounds_of_shapes(
             assert context is not None
             sequences = target.sequences if name == "memory" else 1
             caches = _kv_costs(name, adapter, layers, context, itemsize * sequences)
+
         if name == "kv_cache_bytes":
             bounds.append(Bound(name, asked, 0, caches))
-            continue
-
-        size = itemsize if name in ("bytes", "memory") else 1
-        bound = _of_weights(name, asked, size, adapter, layers, biases)
-        if caches:
-            pairs = zip(bound.costs, caches, strict=True)
-            costs = tuple(
-                Pair(weights.attention + cache.attention, weights.mlp + cache.mlp)
-                for weights, cache in pairs
-            )
-            bound = replace(bound, costs=costs, beside=caches)
-        bounds.append(bound)
+        else:
+            size = itemsize if name in ("bytes", "memory") else 1
+            bound = _of_weights(name, asked, size, adapter, layers, biases)
+            bounds.append(_with_caches(bound, caches))
     return tuple(bounds)
+
+
+def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
+    """Return a bound on the weights and the keys and values of each layer, if there are any."""
+    if not caches:
+        return bound
+    costs = []
+    for weights, cache in zip(bound.costs, caches, strict=True):
+        costs.append(Pair(weights.attention + cache.attention, weights.mlp + cache.mlp))
+    return replace(bound, costs=tuple(costs), beside=caches)
 
 
 def _of_weights(

@@ -39,16 +39,17 @@ class UniformLayers(Structure):
         to the nearest neuron, or block of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
-        removed = self.removed_kv_heads(budget)
+        removed_heads = self.removed_kv_heads(budget)
         limits = [self.limits(layer).mlp for layer in budget.layers]
 
         # 1. the number of blocks of neurons, not rounded, that meets the budget of each layer
         targets = []
         prices = []
-        for layer, heads, limit in zip(budget.layers, removed, limits, strict=True):
+        for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
             remainder = limit.counts[0] * layer.mlp.price  # of neurons that fill no block
             price = max(layer.mlp.price, 1) * limit.size  # an MLP that a layer lacks costs 0
-            targets.append((self._left_for_neurons(layer, heads, budget) - remainder) / price)
+            in_blocks = self._left_for_neurons(layer, heads, budget) - remainder
+            targets.append(in_blocks / price)
             prices.append(price)
 
         # 2. whole numbers that the limits of each layer allow
@@ -57,8 +58,10 @@ class UniformLayers(Structure):
 
         quotas = []
         for i, layer in enumerate(budget.layers):
-            neurons = limits[i].counts[blocks[i]]
-            quotas.append(Pair(layer.attention.count - removed[i], layer.mlp.count - neurons))
+            removed_neurons = limits[i].counts[blocks[i]]
+            heads = layer.attention.count - removed_heads[i]
+            neurons = layer.mlp.count - removed_neurons
+            quotas.append(Pair(heads, neurons))
         return quotas
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
@@ -78,13 +81,15 @@ class UniformLayers(Structure):
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
         """Return the plan of one layer from its scores."""
-        return _best_units(scores, self.quotas(budget)[index], budget.layers[index].mlp.members)
+        quota = self.quotas(budget)[index]
+        return _best_units(scores, quota, budget.layers[index].mlp.members)
 
 
 def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
     """Return the highest-scored units of a layer. A head's score is the sum over its channels."""
     heads = highest(scores.attention.sum(dim=1), quota.attention)
-    return LayerPlan(heads, highest(scores.mlp, quota.mlp, members))
+    neurons = highest(scores.mlp, quota.mlp, members)
+    return LayerPlan(heads, neurons)
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
@@ -93,22 +98,26 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
     If a target is outside these limits, the other layers share the difference in equal numbers of
     parameters.
     """
-    counts = [min(max(target, 0.0), limit) for target, limit in zip(targets, limits, strict=True)]
+    counts = []
+    for target, limit in zip(targets, limits, strict=True):
+        counts.append(min(max(target, 0.0), limit))
+
     # each pass either removes the difference or brings one more layer to its limit
     for _ in targets:
-        missing = sum(
-            (target - count) * price
-            for target, count, price in zip(targets, counts, prices, strict=True)
-        )
+        missing = 0.0
+        for target, count, price in zip(targets, counts, prices, strict=True):
+            missing += (target - count) * price
         if missing > 0:
             free = [i for i, limit in enumerate(limits) if counts[i] < limit]
         else:
             free = [i for i, count in enumerate(counts) if count > 0]
         if not free or abs(missing) < 0.5 * min(prices):
             break
+
+        share = missing / len(free)
         for i in free:
-            shared = counts[i] + missing / len(free) / prices[i]
-            counts[i] = min(max(shared, 0.0), limits[i])
+            count = counts[i] + share / prices[i]
+            counts[i] = min(max(count, 0.0), limits[i])
     return [round(count) for count in counts]
 
 
@@ -174,7 +183,8 @@ class ULMM(UniformLayers, ManualHeads):
         removed = [counts[0] for counts in removable]
         for size, layers in self.by_size(budget).items():
             most = [len(removable[i]) - 1 for i in layers]
-            for i, blocks in zip(layers, _evenly(blocks_to_remove[size], most), strict=True):
+            blocks_of_layers = _evenly(blocks_to_remove[size], most)
+            for i, blocks in zip(layers, blocks_of_layers, strict=True):
                 removed[i] = removable[i][blocks]
         return removed
 
@@ -188,10 +198,17 @@ def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     def total(level: int) -> int:
         return sum(min(level, limit) for limit in limits)
 
-    level = max(level for level in range(max(limits) + 1) if total(level) <= number)
+    # 1. the highest level that all parts may reach, as far as their limits allow
+    levels = range(max(limits) + 1)
+    level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]
+
+    # 2. the rest adds 1 to some of the parts that may grow, evenly among them
     free = [i for i, limit in enumerate(limits) if limit > level]
     rest = number - sum(counts)
-    for k, i in enumerate(free):
-        counts[i] += (k + 1) * rest // len(free) - k * rest // len(free)
+    added = 0
+    for k, i in enumerate(free, start=1):
+        added_until_here = k * rest // len(free)
+        counts[i] += added_until_here - added
+        added = added_until_here
     return counts

@@ -21,9 +21,8 @@ class Symmetric:
     channels. Adding products takes as much less work.
     """
 
-    strips: tuple[
-        Tensor, ...
-    ]  # each strip_SJ has STRIP rows, from the diagonal of its first row on
+    # each strip_SJ has STRIP rows, from the diagonal of its first row on
+    strips: tuple[Tensor, ...]
 
     @classmethod
     def zeros(cls, size: int, device: torch.device) -> "Symmetric":
@@ -52,23 +51,28 @@ class Symmetric:
         """Return the selected rows in full, as matrix_RI."""
         matrix_RI = self.strips[0].new_empty(len(rows_R), self.size)
         for rows, strip_SJ in self._by_rows():
-            within = ((rows_R >= rows.start) & (rows_R < rows.stop)).nonzero().flatten()
-            behind = (rows_R >= rows.stop).nonzero().flatten()
+            is_behind_R = rows_R >= rows.stop
+            is_within_R = (rows_R >= rows.start) & ~is_behind_R
+            within = is_within_R.nonzero().flatten()
+            behind = is_behind_R.nonzero().flatten()
+            in_strip_R = rows_R - rows.start
             if len(within):
-                stored = strip_SJ.index_select(0, rows_R[within] - rows.start)
+                stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
             if len(behind):  # the columns of these rows in this strip, by symmetry
-                mirrored = strip_SJ.index_select(1, rows_R[behind] - rows.start).T
-                matrix_RI[:, rows].index_copy_(0, behind, mirrored)
+                mirrored = strip_SJ.index_select(1, in_strip_R[behind])
+                matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)
         return matrix_RI
 
     def form(self, map_OI: Tensor) -> Tensor:
         """Return the trace of M · A · Mᵀ, where A is this matrix and M the map."""
         total = map_OI.new_zeros(())
         for rows, strip_SJ in self._by_rows():
-            product_OJ = (map_OI[:, rows] @ strip_SJ).mul_(map_OI[:, rows.start :])
+            product_OJ = map_OI[:, rows] @ strip_SJ
+            product_OJ *= map_OI[:, rows.start :]
             # Elements beside the square block on the diagonal stand for their mirror images, too.
-            total += 2 * product_OJ.sum() - product_OJ[:, : len(strip_SJ)].sum()
+            block_OS = product_OJ[:, : len(strip_SJ)]
+            total += 2 * product_OJ.sum() - block_OS.sum()
         return total
 
     def diagonal(self) -> Tensor:
@@ -81,8 +85,11 @@ class Symmetric:
 
     def _by_rows(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the rows of each strip as a slice, and the strip."""
-        for k, strip_SJ in enumerate(self.strips):
-            yield slice(k * STRIP, k * STRIP + len(strip_SJ)), strip_SJ
+        start = 0
+        for strip_SJ in self.strips:
+            stop = start + len(strip_SJ)
+            yield slice(start, stop), strip_SJ
+            start = stop
 
 
 def strips_of(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
@@ -90,7 +97,14 @@ def strips_of(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tens
 
     They share one block of memory, so that freeing them does not fragment the memory.
     """
-    shapes = [(min(STRIP, size - start), size - start) for start in range(0, max(size, 1), STRIP)]
+    shapes = []
+    for start in range(0, max(size, 1), STRIP):
+        columns = size - start
+        shapes.append((min(STRIP, columns), columns))
+
     sizes = [rows * columns for rows, columns in shapes]
-    parts = torch.empty(sum(sizes), dtype=dtype, device=device).split(sizes)
-    return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+    memory = torch.empty(sum(sizes), dtype=dtype, device=device)
+    strips = []
+    for part, shape in zip(memory.split(sizes), shapes, strict=True):
+        strips.append(part.view(shape))
+    return tuple(strips)

@@ -45,11 +45,10 @@ class Search(Structure):
     levels: list[float] = field(default_factory=lambda: [0.25])
 
     def __post_init__(self) -> None:
-        levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
-        require(
-            levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1"
-        )
+        levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
+        allowed = "shares of a block's units between 0 and 1"
+        require(levels_fit, "structure.levels", self.levels, allowed)
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking by nats over price, from scores with divergences."""
@@ -63,10 +62,11 @@ class Search(Structure):
         neurons = tuple(range(len(score_I)))
         trials = []
         for removed in removals.attention:
-            trials.append(LayerPlan(highest(score_G, len(heads) - removed), neurons))
+            kept_heads = highest(score_G, len(heads) - removed)
+            trials.append(LayerPlan(kept_heads, neurons))
         for removed in removals.mlp:
-            kept = highest(score_I, units.mlp.count - removed, units.mlp.members)
-            trials.append(LayerPlan(heads, kept))
+            kept_neurons = highest(score_I, units.mlp.count - removed, units.mlp.members)
+            trials.append(LayerPlan(heads, kept_neurons))
         return trials
 
     def removals(self, units: Pair[Units]) -> Pair[list[int]]:
@@ -75,8 +75,9 @@ class Search(Structure):
         Of experts, this is the number of neurons that each expert loses.
         """
         heads = removal_counts(self.levels, units.attention.count)
+        counts = removal_counts(self.levels, units.mlp.count)
         most = units.mlp.count - units.mlp.fewest
-        neurons = {min(count, most) for count in removal_counts(self.levels, units.mlp.count)}
+        neurons = {min(count, most) for count in counts}
         return Pair(heads, sorted(neurons - {0}))
 
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
@@ -98,7 +99,8 @@ class Search(Structure):
             score_G, score_I = unit_scores(scores.layers[i])
             nats_G = spread_by_rank(score_G, of_heads, units.attention.members)
             nats_I = spread_by_rank(score_I, of_neurons, units.mlp.members)
-            layers.append(Pair(nats_G / prices[i].attention, nats_I / prices[i].mlp))
+            price = prices[i]
+            layers.append(Pair(nats_G / price.attention, nats_I / price.mlp))
         return layers
 
 
@@ -149,7 +151,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
         cost_U = cost_U.clamp_min(least)
     else:
         cost_U = torch.ones_like(cost_U)
-    error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
+    error = torch.zeros(len(cost_U) + 1).double()
+    error[1:] = cost_U.cumsum(0)
 
     # 2. the divergence: it rises with the error between two levels, and beyond the last one
     divergence = torch.zeros_like(error)
@@ -161,7 +164,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
         between = error[start : end + 1] - error[start]
         divergence[start : end + 1] = divergence[start] + slope * between
         start = end
-    divergence[start:] = divergence[start] + slope * (error[start:] - error[start])
+    beyond = error[start:] - error[start]
+    divergence[start:] = divergence[start] + slope * beyond
 
     # 3. the steps of its convex envelope; in a straight piece all are equal, and a factor keeps the
     # order of the scores

@@ -86,13 +86,11 @@ def add_tokenizer(
     writer.add_token_list(tokens)
     writer.add_token_types(types)
 
-    merges = [
-        merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]
-    ]
+    merges = _merges(spec)
     if kind.model == "llama":
         writer.add_token_scores(_scores(tokens, merges))
     else:
-        writer.add_token_merges([f"{left} {right}" for left, right in merges])
+        writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_add_space_prefix(kind.space_prefix)
     _add_special(writer, tokenizer, ends)
 
@@ -119,6 +117,15 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
     for name, field in fields.items():
         kind, *item_types = field.types
         writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
+
+
+def _merges(spec: dict[str, Any]) -> list[list[str]]:
+    """Return the pairs of tokens that are merged, from the first merge to the last one."""
+    merges = []
+    for merge in spec["model"]["merges"]:
+        # older files have "a b" for ["a", "b"]
+        merges.append(merge.split(" ") if isinstance(merge, str) else merge)
+    return merges
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
