@@ -20,6 +20,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from flap.data import Batch
 from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Structure
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.importance import (
@@ -143,4 +144,4 @@ def tokens(windows: int = 6, length: int = 24, seed: int = 1) -> torch.Tensor:
 
 def collect(model: PlacedModel, tokens_NT: torch.Tensor, batch_size: int) -> list[LayerStatistics]:
     """The statistics of every layer on dense inputs."""
-    return Calibration(model, tokens_NT, batch_size, []).observe()
+    return Calibration(model, Batch.of(tokens_NT), batch_size, []).observe()

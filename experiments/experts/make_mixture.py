@@ -97,9 +97,8 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 def cuts(dense: CheckpointSource) -> list[Cut]:
     """Return the mixture of each layer, from the inputs of its MLP in the dense model."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
-    tokens_NT = read_windows(
-        "calibration", TEXTS, dense.tokenizer, wanted, dense.max_length
-    ).tokens_NT
+    windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
+    tokens_NT = windows.batch.tokens_NT
     parts = list[Cut]()
     for layer, (mlp, input_TD) in enumerate(mlp_inputs(dense.open().model, tokens_NT)):
         began = time.monotonic()
@@ -261,12 +260,12 @@ def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -
     """Train the cut mixture to predict what the dense model predicts, write it, and return what `distil` reports."""
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
-    tokens_NT = read_windows("recover", TEXTS, dense.tokenizer, wanted, dense.max_length).tokens_NT
+    windows = read_windows("recover", TEXTS, dense.tokenizer, wanted, dense.max_length)
     mixture = source_of(str(cut)).open()
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")
     with TemporaryDirectory() as folder:
-        report = distil(recovery, mixture, dense.open(), tokens_NT, Path(folder), 0)
+        report = distil(recovery, mixture, dense.open(), windows.batch, Path(folder), 0)
     write(mixture.model, dense, options.target)
     return {"held_out_windows": recovery.held_out, **report}
 

@@ -1,5 +1,6 @@
 """Texts for calibration and evaluation, and their token windows."""
 
+from flap.data.batch import Batch
 from flap.data.mixture import SELF, Part, TextsInMemory, parse
 from flap.data.prompts import FORMATS, read_prompts
 from flap.data.text import Prompt, Text, repetition
@@ -13,6 +14,7 @@ __all__ = [
     "HELD_OUT",
     "NO_TOKEN",
     "SELF",
+    "Batch",
     "Part",
     "Pool",
     "Prompt",

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
 import torch
@@ -15,11 +16,20 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from flap.data.counted import marked, unmarked
+from flap.data.batch import Batch
 from flap.data.text import Span, Text
+
+W = TypeVar("W", Tensor, Batch)
 
 # Every fifth window is held out, to choose between fits.
 HELD_OUT = 5
+
+
+class TextTokens(NamedTuple):
+    """The tokens of a text."""
+
+    tokens_S: Tensor
+    mask_S: Tensor  # true for tokens of answers; in a text without answers, for all tokens
 
 
 class Pool:
@@ -33,15 +43,16 @@ class Pool:
     """
 
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
-        self.tokens_S = tokenized(text, tokenizer, bos)
+        self.tokens_S, self.mask_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
-        self.marks_bos = bool(text.counted) and tokenizer.is_fast  # BOS is not part of an answer
+        # BOS is not part of an answer
+        self.bos_counts = not (text.counted and tokenizer.is_fast)
 
-    def cut(self, seq_len: int) -> Tensor:
-        """Return all windows of this length in order, tokens_NT (int64)."""
+    def cut(self, seq_len: int) -> Batch:
+        """Return all windows of this length in order."""
         return self._windows(self._positions(seq_len))
 
-    def draw(self, num_windows: int, seq_len: int, seed: int) -> Tensor:
+    def draw(self, num_windows: int, seq_len: int, seed: int) -> Batch:
         """Return windows that are drawn at random with the seed. Returns all if there are fewer."""
         positions_NT = self._positions(seq_len)
         order_N = torch.randperm(len(positions_NT), generator=torch.Generator().manual_seed(seed))
@@ -53,12 +64,13 @@ class Pool:
         num_windows = len(self.tokens_S) // from_text
         return torch.arange(num_windows * from_text).view(-1, from_text)
 
-    def _windows(self, positions_NT: Tensor) -> Tensor:
+    def _windows(self, positions_NT: Tensor) -> Batch:
         tokens_NT = self.tokens_S[positions_NT]
-        if self.bos_token is None:
-            return tokens_NT
-        bos = -1 - self.bos_token if self.marks_bos else self.bos_token
-        return pad(tokens_NT, (1, 0), value=bos)
+        mask_NT = self.mask_S[positions_NT]
+        if self.bos_token is not None:
+            tokens_NT = pad(tokens_NT, (1, 0), value=self.bos_token)
+            mask_NT = pad(mask_NT, (1, 0), value=self.bos_counts)
+        return Batch(tokens_NT, mask_NT)
 
 
 @dataclass(frozen=True)
@@ -69,11 +81,11 @@ class _State:
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
 
 
-def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> Tensor:
-    """Return the tokens of a text, tokens_S.
+def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
+    """Return the tokens of a text.
 
-    If the text has answers, all other tokens are marked (`flap.data.counted`). If the text begins
-    with BOS by itself, as with a chat template, no second BOS stands in front of it.
+    If the text begins with BOS by itself, as with a chat template, no second BOS stands in front of
+    it.
     """
     # The steps of a tokenizer that is not fast are in its code, which cannot be compared.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
@@ -82,7 +94,7 @@ def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> Tens
 
 
 @lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenised only once
-def _tokenized(text: Text, state: _State, bos: bool) -> Tensor:
+def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
     tokenizer = state.tokenizer
     answers = text.counted_in_text if tokenizer.is_fast else []
     encoded = tokenizer(
@@ -91,14 +103,15 @@ def _tokenized(text: Text, state: _State, bos: bool) -> Tensor:
         add_special_tokens=not bos,
         return_offsets_mapping=bool(answers),
     )
-    ids_S = torch.tensor(encoded.input_ids).long()
+    tokens_S = torch.tensor(encoded.input_ids).long()
+    mask_S = torch.ones_like(tokens_S, dtype=torch.bool)
     if answers:
-        ids_S = marked(ids_S, _begins_in(answers, encoded.offset_mapping))
+        mask_S = _begins_in(answers, encoded.offset_mapping)
 
     repeated = [tokenizer.bos_token_id] * (1 if bos else 2)
-    if unmarked(ids_S)[: len(repeated)].tolist() == repeated:
-        return ids_S[1:]
-    return ids_S
+    if tokens_S[: len(repeated)].tolist() == repeated:
+        return TextTokens(tokens_S[1:], mask_S[1:])
+    return TextTokens(tokens_S, mask_S)
 
 
 def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
@@ -153,6 +166,6 @@ def _spread(counts: Sequence[int]) -> list[int]:
     return [part for _, part in sorted(positions)]
 
 
-def split_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
+def split_windows(windows: W) -> tuple[W, W]:
     """Split windows (N, …) into those to fit on, and those that are held out."""
     return windows[torch.arange(len(windows)) % HELD_OUT > 0], windows[::HELD_OUT]

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data.counted import unmarked
+from flap.data.batch import Batch
 from flap.data.dialogue import Asked
 from flap.data.mixture import SELF, Part
 from flap.data.text import Text
@@ -93,8 +93,8 @@ class Windows:
         return apportioned(self.num_samples, [part.weight for part in self.parts])
 
     @cached_property
-    def drawn(self) -> list[Tensor | None]:
-        """The windows of each part with marks, tokens_NT; None if the text is not written yet.
+    def drawn(self) -> list[Batch | None]:
+        """The windows of each part, as `in_answers` has them; None if the text is not written yet.
 
         Raises:
             ValueError: a text is too short for its windows, or no window has a token of an answer.
@@ -102,14 +102,21 @@ class Windows:
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
     @property
-    def marked_NT(self) -> Tensor:
-        """The windows of all known parts. In texts with answers, all other tokens are marked."""
-        return mixed([windows_NT for windows_NT in self.drawn if windows_NT is not None])
+    def in_answers(self) -> Batch:
+        """The windows of all known parts, with the mask of the tokens in answers.
+
+        In texts without answers, the mask is true for all tokens.
+        """
+        known = [batch for batch in self.drawn if batch is not None]
+        tokens_NT = mixed([batch.tokens_NT for batch in known])
+        mask_NT = mixed([batch.mask_NT for batch in known])
+        return Batch(tokens_NT, mask_NT)
 
     @property
-    def tokens_NT(self) -> Tensor:
-        """The windows of all known parts. Tokens that do not enter the statistics are marked."""
-        return self.marked_NT if self.counted == "answers" else unmarked(self.marked_NT)
+    def batch(self) -> Batch:
+        """The windows of all known parts, with the mask of the tokens that enter the statistics."""
+        in_answers = self.in_answers
+        return in_answers if self.counted == "answers" else Batch.of(in_answers.tokens_NT)
 
     @property
     def text_N(self) -> Tensor:
@@ -125,10 +132,10 @@ class Windows:
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
         tokens = list[str]()
-        for p, windows_NT in enumerate(self.drawn):
+        for p, batch in enumerate(self.drawn):
             from_model = p in self.asked or self.parts[p].dataset == SELF
-            if windows_NT is not None and not from_model:
-                tokens.append(tokens_sha256(windows_NT))
+            if batch is not None and not from_model:
+                tokens.append(batch_sha256(batch))
         vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
         key = {
             "parts": parts,
@@ -146,27 +153,27 @@ class Windows:
             key["counted"] = self.counted
         return key
 
-    def _draw(self, p: int, text: Text) -> Tensor:
+    def _draw(self, p: int, text: Text) -> Batch:
         """Draw the windows of a part."""
         pool = Pool(text, self.tokenizer, self.bos)
         wanted = self.counts[p]
-        tokens_NT = pool.draw(wanted, self.seq_len, self.seed)
-        if len(tokens_NT) < wanted:
+        batch = pool.draw(wanted, self.seq_len, self.seed)
+        if len(batch) < wanted:
             amount = "tokens" if self.field == "recover" else "num_samples"
             raise ValueError(
-                f"{self.field}.dataset={text.name}: {len(tokens_NT)} windows of {self.seq_len} "
+                f"{self.field}.dataset={text.name}: {len(batch)} windows of {self.seq_len} "
                 f"tokens are too few for the {wanted} that are its share of {self.num_samples}; "
                 f"lower {self.field}.{amount} or {self.field}.seq_len, or its weight, or take a "
                 "longer text or more prompts"
             )
         if self.counted == "answers" and text.counted:
-            answers = int((tokens_NT >= 0).sum())  # tokens
+            answers = int(batch.mask_NT.sum())  # tokens
             allowed = (
-                f"all, or longer windows: of {tokens_NT.numel():,} tokens of {text.name} {answers} "
+                f"all, or longer windows: of {batch.numel():,} tokens of {text.name} {answers} "
                 "are in answers"
             )
             require(answers >= wanted, "calibration.count", self.counted, allowed)
-        return tokens_NT
+        return batch
 
 
 def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
@@ -212,7 +219,7 @@ def evaluation_windows(
         ValueError: the text is shorter than one window.
     """
     pool = Pool(text, tokenizer, bos)
-    tokens_NT = pool.cut(seq_len)
+    tokens_NT = pool.cut(seq_len).tokens_NT
     if not len(tokens_NT):
         tokens = len(pool.tokens_S)
         raise ValueError(
@@ -221,6 +228,11 @@ def evaluation_windows(
     if max_tokens is None:
         return tokens_NT
     return tokens_NT[: max(1, max_tokens // seq_len)]
+
+
+def batch_sha256(batch: Batch) -> str:
+    """Return the SHA-256 of token windows and their mask. A token that does not count is -1 - token."""
+    return tokens_sha256(torch.where(batch.mask_NT, batch.tokens_NT, -1 - batch.tokens_NT))
 
 
 def tokens_sha256(tokens_NT: Tensor) -> str:

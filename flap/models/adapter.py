@@ -36,8 +36,6 @@ class ModelAdapter:
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model = model
         self.family = family
-        # The positions that count in the batch that is running. None means all.
-        self.counted_P: Tensor | None = None
 
     @property
     def base(self) -> PreTrainedModel:

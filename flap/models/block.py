@@ -1,7 +1,7 @@
 """The attention or the MLP of one layer as a block, divided into the units that are pruned.
 
 Legend: U units · C input channels that a unit owns in the output projection · R rows that a unit
-owns in an input projection · T tokens · M members of a block.
+owns in an input projection · T tokens · P positions of a batch · M members of a block.
 """
 
 from abc import ABC, abstractmethod
@@ -109,14 +109,14 @@ class Block:
         """The module at which calibration puts its hook. `observe` reads the arguments it gets."""
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
-    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
+    def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return what the output projections get, from the arguments of `watched`.
 
-        counted_P: The positions that count. None means all.
+        mask_P: The positions that count. None means all.
         """
         hidden = args[0]
-        if counted_P is not None:
-            hidden = hidden.flatten(end_dim=-2)[counted_P]
+        if mask_P is not None:
+            hidden = hidden.flatten(end_dim=-2)[mask_P]
         return Observed([hidden])
 
     @property
@@ -213,8 +213,8 @@ class NoBlock(Block):
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
         return cls(name, NoOutput(layer), split(0, 0), ())
 
-    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
-        return super().observe((args[0][..., :0],), counted_P)
+    def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
+        return super().observe((args[0][..., :0],), mask_P)
 
 
 def split(channels: int, units: int) -> Tensor:

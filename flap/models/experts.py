@@ -62,22 +62,22 @@ class ExpertsBlock(Block):
     def watched(self) -> nn.Module:
         return cast(nn.Module, self.output.experts)
 
-    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
+    def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it.
 
         The kernel that runs the experts does not matter. The router of Llama 4 multiplies the
         inputs of its experts instead of their outputs, so the weight of its outputs is 1.
         """
         experts = self.output.experts
-        activations, _ = routed(experts, args, counted_P)
-        counted = slice(None) if counted_P is None else counted_P
+        activations, _ = routed(experts, args, mask_P)
+        selected = slice(None) if mask_P is None else mask_P
         if len(args) == 1:
             sent_MT = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1)
-            return Observed(activations, weight_TM=sent_MT.T.float()[counted])
+            return Observed(activations, weight_TM=sent_MT.T.float()[selected])
         hidden_TH, chosen_TK, weight_TK = args
         weight_TE = weight_TK.new_zeros(len(hidden_TH), experts.num_experts, dtype=torch.float32)
         weight_TE.scatter_(1, chosen_TK, weight_TK.float())
-        return Observed(activations, weight_TM=weight_TE[counted])
+        return Observed(activations, weight_TM=weight_TE[selected])
 
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
@@ -105,16 +105,16 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
 
 
 def routed(
-    experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None
+    experts: Any, args: tuple[Any, ...], mask_P: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the inputs (R, I) of each expert's down projection, and the weights (R) of outputs.
 
     args: The arguments of the experts' forward pass.
-    counted_P: Which tokens count. Others are not among the R. None means that all count.
+    mask_P: Which tokens count. Others are not among the R. None means that all count.
     """
     inputs, weights, tokens = _dispatched(experts, args)
-    if counted_P is not None:
-        kept = [counted_P.to(token_R.device)[token_R] for token_R in tokens]
+    if mask_P is not None:
+        kept = [mask_P.to(token_R.device)[token_R] for token_R in tokens]
         inputs = [input_RH[kept_R] for input_RH, kept_R in zip(inputs, kept, strict=True)]
         weights = [weight_R[kept_R] for weight_R, kept_R in zip(weights, kept, strict=True)]
     with onloaded(experts):

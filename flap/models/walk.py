@@ -1,6 +1,6 @@
 """The walk: one visit to every decoder layer, first to last, with any number of streams of hidden states.
 
-Legend: N windows · T tokens a window · D hidden size.
+Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from flap.data.counted import counted_positions, unmarked
+from flap.data import Batch
 from flap.models.forward import Call, enter
 from flap.models.hidden_files import HiddenFiles
-from flap.models.placement.base import PlacedModel
+from flap.models.placement.base import PlacedModel, Recording, unrecorded
 from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
@@ -34,30 +34,38 @@ class Stream:
     batches: list[Tensor]
     calls: list[list[Call]]  # of each batch, those of all layers
     file: str | None
-    counted: Sequence[
-        Tensor | None
-    ]  # of each batch, which positions count (`ModelAdapter.counted_P`)
+    masks: Sequence[Tensor | None]  # mask_P of each batch; None: all positions count
 
-    def outputs(self, index: int, layer: nn.Module) -> Iterator[Tensor]:
-        """Yield the output of the layer for each batch; the stream stays at the input of the layer."""
-        for batch_NTD, calls, counted_P in zip(self.batches, self.calls, self.counted, strict=True):
-            self.walk.model.adapter.counted_P = counted_P
-            # a clone has the usual memory alignment, so mapped and ordinary memory use the same kernels
-            yield calls[index](layer, batch_NTD.clone())
+    def outputs(
+        self, index: int, layer: nn.Module, recording: Recording = unrecorded
+    ) -> Iterator[Tensor]:
+        """Yield the output of the layer for each batch; the stream stays at the input of the layer.
 
-    def advance(self, index: int, layer: nn.Module) -> None:
-        """Run the layer and replace the hidden states of each batch by its output; none is overwritten."""
+        recording: opened with the mask of each batch while the layer runs.
+        """
+        for batch_NTD, calls, mask_P in zip(self.batches, self.calls, self.masks, strict=True):
+            with recording(mask_P):
+                # a clone has the usual memory alignment, so mapped and ordinary memory use the same
+                # kernels
+                output_NTD = calls[index](layer, batch_NTD.clone())
+            yield output_NTD
+
+    def advance(self, index: int, layer: nn.Module, recording: Recording = unrecorded) -> None:
+        """Run the layer and replace the hidden states of each batch by its output; none is overwritten.
+
+        recording: see `outputs`.
+        """
         files = self.walk.files
         buffers = None
         if files is not None and self.batches:
             buffers, self.file = files.new(
                 [tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype
             )
-        for b, output_NTD in enumerate(self.outputs(index, layer)):
+        for b, output_NTD in enumerate(self.outputs(index, layer, recording)):
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
     def fork(self) -> "Stream":
-        return Stream(self.walk, list(self.batches), self.calls, self.file, self.counted)
+        return Stream(self.walk, list(self.batches), self.calls, self.file, self.masks)
 
 
 class Walk:
@@ -122,11 +130,12 @@ class Walk:
                 self.files.remove_others(files)
         self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
-    def enter(self, name: str, batches_NT: Sequence[Tensor]) -> Stream:
+    def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
-        if not batches_NT:  # there are fewer than processes
+        if not batches:  # there are fewer than processes
             self.streams[name] = Stream(self, [], [], None, [])
             return self.streams[name]
+        batches_NT = [batch.tokens_NT for batch in batches]
         resumed = self.files is not None and self.layers_done > 0
         windows = batches_NT
         if resumed:  # the hidden states are there, and one batch of each shape gives the calls
@@ -150,11 +159,11 @@ class Walk:
                 states, file = self.files.new(shapes, first_NTD.dtype)
                 for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
                     state_NTD.copy_(batch_NTD)
-        counted = list(map(counted_positions, batches_NT))
         of_batches = [
             calls.get(b) or calls[batch_NT.shape] for b, batch_NT in enumerate(batches_NT)
         ]
-        self.streams[name] = Stream(self, states, of_batches, file, counted)
+        masks = [batch.mask_P for batch in batches]
+        self.streams[name] = Stream(self, states, of_batches, file, masks)
         return self.streams[name]
 
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
@@ -169,7 +178,7 @@ class Walk:
         file = self.files.recorded[name]
         shapes = [tuple(batch_NTD.shape) for batch_NTD in like.batches]
         states = self.files.mapped(file, shapes, like.batches[0].dtype)
-        self.streams[name] = Stream(self, states, like.calls, file, like.counted)
+        self.streams[name] = Stream(self, states, like.calls, file, like.masks)
         return self.streams[name]
 
     def _hidden(
@@ -177,8 +186,6 @@ class Walk:
     ) -> Iterator[Tensor]:
         """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its shape."""
         for b, batch_NT in enumerate(windows):
-            batch_NTD, of_layers = enter(
-                self.model.adapter, unmarked(batch_NT).to(self.model.device)
-            )
+            batch_NTD, of_layers = enter(self.model.adapter, batch_NT.to(self.model.device))
             calls.setdefault(b if self.model.adapter.reads_tokens else batch_NT.shape, of_layers)
             yield batch_NTD

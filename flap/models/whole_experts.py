@@ -51,19 +51,19 @@ class WholeExperts(ExpertsBlock):
         num_biases = 0 if bias is None else bias.numel()
         return super().num_parameters + num_biases
 
-    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
+    def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection, times the router's weight.
 
         `routed` has the outputs of each expert, without the router's weight, and the numbers of its
         tokens beside them: (R, H + numbers).
         """
         experts = self.output.experts
-        inputs, weights = routed(experts, args, counted_P)
+        inputs, weights = routed(experts, args, mask_P)
         weighted = [
             input_RI * weight_R[:, None] for input_RI, weight_R in zip(inputs, weights, strict=True)
         ]
-        if counted_P is not None:
-            num_tokens = int(counted_P.sum())
+        if mask_P is not None:
+            num_tokens = int(mask_P.sum())
         elif len(args) == 1:  # each expert of Llama 4 takes all tokens
             num_tokens = len(args[0]) // experts.num_experts
         else:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from flap.config import FlapConfig, redact
-from flap.data import Windows
+from flap.data import Batch, Windows
 from flap.evaluation import Suite
 from flap.evaluation.result_files import Results
 from flap.method.allocation import Budget, PruningPlan
@@ -83,15 +83,15 @@ class Run:
         windows = self.texts.get("calibration")
         batch_size = self.config.calibration.batch_size
         if windows is None:
-            nothing_NT = torch.empty(0, 0, dtype=torch.long)
-            return Calibration(model, nothing_NT, batch_size, list(statistics))
+            nothing = Batch.of(torch.empty(0, 0, dtype=torch.long))
+            return Calibration(model, nothing, batch_size, list(statistics))
         return Calibration(
             model,
-            windows.marked_NT,
+            windows.batch,
             batch_size,
             list(statistics),
             windows.text_N,
-            windows.counted,
+            windows.in_answers.mask_NT,
         )
 
     @property

@@ -305,8 +305,8 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
         assert folder is not None
         teacher = run.source.open()
         answered, written = _answered_by(model, run, recovery, work)
-        windows_NT = training_windows(recovery, run.texts[recovery.use], answered)
-        trained = distil(recovery, model, teacher, windows_NT, folder, run.config.seed)
+        windows = training_windows(recovery, run.texts[recovery.use], answered)
+        trained = distil(recovery, model, teacher, windows, folder, run.config.seed)
         return {**trained, "own_text": written}
 
 

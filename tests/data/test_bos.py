@@ -46,7 +46,7 @@ def test_every_window_begins_with_it_and_holds_one_token_less(
     windows = evaluation_windows(text, adding, 16, None, True, FIELD)
     assert windows.shape == (3000 // 15, 16) and (windows[:, 0] == 1).all()
     assert torch.equal(windows[:, 1:].flatten(), ids)
-    drawn = Pool(text, adding, bos=True).draw(20, 16, seed=0)
+    drawn = Pool(text, adding, bos=True).draw(20, 16, seed=0).tokens_NT
     assert drawn.shape == (20, 16) and (drawn[:, 0] == 1).all()
 
 
@@ -62,7 +62,7 @@ def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast,
     documents = [
         f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)
     ]  # as chat templates begin
-    windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20)
+    windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20).tokens_NT
     assert (windows[0] == 1).sum() == 1 and not (
         (windows[:, 1:] == 1) & (windows[:, :-1] == 1)
     ).any()

@@ -23,7 +23,8 @@ def rows(tokens_NT: torch.Tensor) -> list[tuple[int, ...]]:
 def windows_of(
     text: Text, tokenizer: PreTrainedTokenizerFast, num_samples: int, seed: int = 0
 ) -> torch.Tensor:
-    return Windows((Part(text.name),), (text,), tokenizer, num_samples, 32, seed).tokens_NT
+    windows = Windows((Part(text.name),), (text,), tokenizer, num_samples, 32, seed)
+    return windows.batch.tokens_NT
 
 
 def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokenizerFast) -> None:

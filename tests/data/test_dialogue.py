@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Prompt, Windows
-from flap.data.counted import unmarked
 from flap.data.dialogue import Answers, answered, question, separated
 from flap.data.read_windows import Wanted, read_windows
 
@@ -244,25 +243,27 @@ def windows_of(
 
 
 def words(tokens: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> set[str]:
-    return set(tokenizer.convert_ids_to_tokens(unmarked(tokens).tolist()))
+    return set(tokenizer.convert_ids_to_tokens(tokens.tolist()))
 
 
 @pytest.mark.parametrize("bos", ["false", "true"])
 @pytest.mark.parametrize("part", [{}, {"chat_template": False}])
-def test_only_tokens_of_answers_have_no_mark(
+def test_only_tokens_of_answers_are_in_the_mask(
     part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
     path = tmp_path / "a.jsonl"
     windows = windows_of(path, chatting, "answers", bos, **part)
     of_all = windows_of(path, chatting, "all", bos, **part)
-    tokens_NT = windows.tokens_NT
-    assert torch.equal(unmarked(tokens_NT), of_all.tokens_NT)
-    assert (of_all.tokens_NT >= 0).all()
+    tokens_NT = windows.batch.tokens_NT
+    mask_NT = windows.batch.mask_NT
+    assert torch.equal(tokens_NT, of_all.batch.tokens_NT)
+    assert of_all.batch.mask_NT.all()
+    assert torch.equal(of_all.in_answers.mask_NT, mask_NT)
     assert windows.key != of_all.key
 
     end = set() if part else {"</s>"}  # only a template prints the end of a turn
-    assert words(tokens_NT[tokens_NT >= 0], chatting) == {"mat", "dog", "ran"} | end
-    others = words(tokens_NT[tokens_NT < 0], chatting)
+    assert words(tokens_NT[mask_NT], chatting) == {"mat", "dog", "ran"} | end
+    others = words(tokens_NT[~mask_NT], chatting)
     assert {"the", "cat", "sat", "on", "a"} <= others
     assert "mat" not in others
 
@@ -362,5 +363,5 @@ def test_a_bos_that_the_template_prints_is_there_once(
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos)
     [text] = windows.existing
     assert all(document.startswith("<s>") == (bos == "false") for document in text.documents)
-    of_answers = windows.tokens_NT[windows.tokens_NT >= 0]
+    of_answers = windows.batch.tokens_NT[windows.batch.mask_NT]
     assert words(of_answers, chatting) == {"mat", "dog", "ran", "</s>"}

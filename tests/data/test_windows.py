@@ -38,7 +38,7 @@ def _joined(ids: list[int]) -> str:
 def test_texts_share_the_windows_by_weight(
     mixture: Windows, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    tokens_NT = mixture.tokens_NT
+    tokens_NT = mixture.batch.tokens_NT
     text_N = mixture.text_N
     assert tokens_NT.shape == (40, 8)
     assert mixture.counts == [10, 30] == text_N.bincount().tolist()
@@ -72,7 +72,7 @@ def test_the_key_stays_when_the_model_has_written_a_text(
     after = before.written(1, text_of("self", 2))
     assert not after.to_write
     assert after.key == before.key
-    assert after.tokens_NT.shape == (40, 8)
+    assert after.batch.tokens_NT.shape == (40, 8)
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -83,7 +83,7 @@ def test_the_tokens_to_write_suffice(
     for num_samples in (7, 40):
         before = Windows((Part("self"),), (None,), tokenizer, num_samples, seq_len, seed=0, bos=bos)
         after = before.written(0, text_of("self", 2, before.tokens_to_write(0)))
-        assert after.tokens_NT.shape == (num_samples, seq_len)
+        assert after.batch.tokens_NT.shape == (num_samples, seq_len)
 
 
 def test_a_text_that_is_too_short_is_refused_with_the_number_of_its_windows(
@@ -97,7 +97,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_number_of_its_windows(
         "prompts$"
     )
     with pytest.raises(ValueError, match=message):
-        _ = windows.tokens_NT
+        _ = windows.batch
 
 
 def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from flap.data import Batch
 from flap.method.allocation import PruningPlan, price
 from flap.method.calibration import Calibration, LayerStatistics, Statistics
 from flap.method.calibration.recorder import Comoments
@@ -73,7 +74,7 @@ def covariances(
     """Statistics with co-moments of all layers at once, which only models as tiny as these allow."""
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)
-    calibration = Calibration(placed, windows_NT, batch_size, [])
+    calibration = Calibration(placed, Batch.of(windows_NT), batch_size, [])
     return [
         observed
         for _, observed in calibration.visit("calibrate", covariance=True)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import make_label, save_checkpoint
+from flap.data import Batch
 from flap.method.allocation import ALAM, PruningPlan, Structure, price
 from flap.method.calibration import Calibration
 from flap.method.compression import (
@@ -29,7 +30,8 @@ BIAS = BiasCompensation()
 
 def calibrated(model: PreTrainedModel | PlacedModel) -> Calibration:
     placed = model if isinstance(model, PlacedModel) else Resident(model)
-    return Calibration(placed, tokens(), 3, collect(placed, tokens(), batch_size=3))
+    statistics = collect(placed, tokens(), batch_size=3)
+    return Calibration(placed, Batch.of(tokens()), 3, statistics)
 
 
 def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM) -> PruningPlan:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from flap.data import Text, split_windows
-from flap.data.counted import marked
 from flap.evaluation import Measurement, Task
 from flap.method.calibration import answers
 from flap.method.recovery.distillation import training_windows
@@ -129,26 +128,27 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     of_pruned = Text("asked.jsonl", " ".join(more_words), "", counted=((0, 2000),))
     dense = windows.written(0, of_dense)
     pruned = windows.written(0, of_pruned)
-    trained_NT = training_windows(prepared.choices.recovery, dense, pruned)
+    trained = training_windows(prepared.choices.recovery, dense, pruned)
 
     # The held-out windows come first. The training is judged by answers, not by the other text.
-    held_out_NT = trained_NT[:8]
+    held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
-    assert torch.equal((held_out_NT >= 0).any(dim=1), held_out_text_N == 0)
+    assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
 
     # Every second window of the answers is the pruned model's.
-    expected_NT, _ = split_windows(dense.tokens_NT)
-    pruned_NT, _ = split_windows(pruned.tokens_NT)
+    expected_NT, _ = split_windows(dense.batch.tokens_NT)
+    pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
     # What is held out is not trained on.
-    held_out_N = (pruned_NT[:, None] == held_out_NT).all(dim=-1).any(dim=1)
+    held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()
     assert not held_out_N[of_pruned_N].all()
     left_out_N = torch.isin(torch.arange(32), of_pruned_N) & held_out_N
-    counted_NT = ~left_out_N[:, None] | (torch.arange(16) < 12)
-    assert torch.equal(trained_NT[8:], marked(expected_NT, counted_NT))
+    mask_NT = ~left_out_N[:, None] | (torch.arange(16) < 12)
+    assert torch.equal(trained[8:].tokens_NT, expected_NT)
+    assert torch.equal(trained[8:].mask_NT, mask_NT)
 
 
 def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(

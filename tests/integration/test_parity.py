@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import ModelConfig
+from flap.data import Batch
 from flap.data.named_texts import ARROW, packaged_file
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
@@ -133,9 +134,8 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
     if cell["method"] == "wanda_sp":
         model = Resident(real.fresh())
         plans: list[LayerPlan] = []
-        for i, known in Calibration(model, real.calibration_NT, 8, []).in_sequence(
-            covariance=False
-        ):
+        calibration = Calibration(model, Batch.of(real.calibration_NT), 8, [])
+        for i, known in calibration.in_sequence(covariance=False):
             plans.append(truncated(score_layer(metric, model.adapter.blocks(i), known), cell))
             slice_layer(model.adapter, i, plans[i], NoCompensation(), known)
         return PruningPlan(tuple(plans))

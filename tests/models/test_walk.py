@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.data import Batch
 from flap.method.allocation import LayerPlan
 from flap.method.compression import NoCompensation, slice_layer
 from flap.models import PlacedModel, Resident, Stream, Walk
@@ -17,13 +18,13 @@ from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
 from tests.helpers.placed import Interruption, interrupted, placed_at
 
 # Of four windows and of two.
-BATCHES = {"one": tokens().split(4), "other": tokens(seed=7).split(4)}
+BATCHES = {"one": Batch.of(tokens()).split(4), "other": Batch.of(tokens(seed=7)).split(4)}
 PLACEMENTS = ["device", "stream"]
 Visit = Callable[[int], object]
 
 
 @torch.no_grad()
-def by_itself(model: PreTrainedModel, batches_NT: Sequence[Tensor]) -> list[list[Tensor]]:
+def by_itself(model: PreTrainedModel, batches: Sequence[Batch]) -> list[list[Tensor]]:
     """What enters each layer, and the norm behind the last one, in the model's own forward pass; by batches."""
     places: list[nn.Module] = [*model.model.layers, model.model.norm]
     seen: list[list[Tensor]] = [[] for _ in places]
@@ -31,8 +32,8 @@ def by_itself(model: PreTrainedModel, batches_NT: Sequence[Tensor]) -> list[list
         place.register_forward_pre_hook(lambda _, args, held=held: held.append(args[0]))
         for place, held in zip(places, seen, strict=True)
     ]
-    for batch_NT in batches_NT:
-        model(input_ids=batch_NT)
+    for batch in batches:
+        model(input_ids=batch.tokens_NT)
     for hook in hooks:
         hook.remove()
     return seen
@@ -47,8 +48,8 @@ def go(
 ) -> dict[str, Stream]:
     """A walk with two streams that are advanced in each layer, behind `visit`."""
     walk = Walk(placed, "walk", WorkFolder(folder), changing)
-    for name, batches_NT in BATCHES.items():
-        walk.enter(name, batches_NT)
+    for name, batches in BATCHES.items():
+        walk.enter(name, batches)
     streams = walk.streams
     for i in walk:
         visit(i)
@@ -69,10 +70,10 @@ def hidden_files(folder: Path) -> set[str]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES | MIXTURES)
 def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) -> None:
     model = tiny_model(architecture)
-    expected = {name: by_itself(model, batches_NT) for name, batches_NT in BATCHES.items()}
+    expected = {name: by_itself(model, batches) for name, batches in BATCHES.items()}
     placed = Resident(model)
     walk = Walk(placed, "walk")
-    streams = {name: walk.enter(name, batches_NT) for name, batches_NT in BATCHES.items()}
+    streams = {name: walk.enter(name, batches) for name, batches in BATCHES.items()}
     for i in walk:
         for name, stream in streams.items():
             assert_equal(stream.batches, expected[name][i])

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flap.data import split_windows
-from flap.data.counted import unmarked
+from flap.data import Batch, split_windows
 from flap.method.calibration.recorder import LayerRecorder, layer_statistics
 from flap.method.calibration.statistics import STATISTICS, LayerStatistics
 from flap.models import PlacedModel, Stream, Walk
@@ -30,11 +29,12 @@ class Calibration:
     """
 
     model: PlacedModel
-    tokens_NT: Tensor  # the windows, with marks (`flap.data.counted`); empty if nothing needs any
+    windows: Batch  # its mask has the tokens that enter the statistics; empty if nothing needs any
     batch_size: int  # windows per forward pass
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs statistics
     text_N: Tensor | None = None  # the number of each window's text; None if all are from one text
-    counted: str = "all"  # "all": all tokens enter the statistics; "answers": those without a mark
+    # the tokens by which trials of pruned models are judged; None if all are
+    judged_NT: Tensor | None = None
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Collect the statistics of every layer, without covariances. Each window is run once.
@@ -49,8 +49,9 @@ class Calibration:
         model = self.model
         work = model.if_streamed(work)
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
+        recordings = [recorder.recording for recorder in recorders]
         notes = Notes(STATISTICS, work)
-        for i in model.observe(self._batches(self.tokens_NT), recorders, work):
+        for i in model.observe(self._batches(self.windows), recordings, work):
             notes.write(i, [layer_statistics(recorders[i])])
         return [notes.read(i)[0] for i in range(len(recorders))]
 
@@ -105,19 +106,17 @@ class Calibration:
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
         """Enter this process's windows into a walk, as one stream or as fitting and held-out."""
         if not separate_held_out:
-            return [walk.enter("windows", self._batches(self.tokens_NT))]
-        fitting_NT, held_out_NT = split_windows(self.tokens_NT)
+            return [walk.enter("windows", self._batches(self.windows))]
+        fitting, held_out = split_windows(self.windows)
         return [
-            walk.enter("fitting", self._batches(fitting_NT)),
-            walk.enter("held out", self._batches(held_out_NT)),
+            walk.enter("fitting", self._batches(fitting)),
+            walk.enter("held out", self._batches(held_out)),
         ]
 
-    def _batches(self, tokens_NT: Tensor) -> list[Tensor]:
+    def _batches(self, windows: Batch) -> list[Batch]:
         """Return this process's share of some windows, in batches. The share may be empty."""
-        if self.counted != "answers":
-            tokens_NT = unmarked(tokens_NT)
-        share = torch.tensor(ranks.own_share(range(len(tokens_NT))), dtype=torch.long)
-        return [batch_NT for batch_NT in tokens_NT[share].split(self.batch_size) if len(batch_NT)]
+        share = torch.tensor(ranks.own_share(range(len(windows))), dtype=torch.long)
+        return windows[share].split(self.batch_size)
 
 
 @torch.no_grad()  # not around the generators, which would keep the yielded covariances in memory
@@ -132,12 +131,12 @@ def _observe(
     """
     recorders = []
     for stream in streams:
-        with LayerRecorder(model.adapter, i, covariance) as recorder:
-            if advance:
-                stream.advance(i, model.layers[i])
-            else:
-                for _ in stream.outputs(i, model.layers[i]):
-                    pass
+        recorder = LayerRecorder(model.adapter, i, covariance)
+        if advance:
+            stream.advance(i, model.layers[i], recorder.recording)
+        else:
+            for _ in stream.outputs(i, model.layers[i], recorder.recording):
+                pass
         recorders.append(recorder)
     give_back_freed()  # memory that running the layer has freed; factorising covariances needs it
     return layer_statistics(*recorders)

@@ -1,12 +1,13 @@
 """Record the statistics of a layer with forward hooks, inside a `with` block.
 
-Legend: I input channels of an output projection · T tokens · D hidden size · M members of a block.
+Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size ·
+M members of a block.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from typing import Any
 
@@ -64,14 +65,13 @@ class Comoments:
 
 
 class BlockRecorder:
-    """A forward pre-hook that collects statistics of the inputs of a block's output projections.
+    """Collects statistics of the inputs of a block's output projections.
 
     There is one set of statistics for each member of the block. If the block has a router, the
     squares of the router's weights of each member are summed up, too.
     """
 
-    def __init__(self, adapter: ModelAdapter, block: Block, covariance: bool) -> None:
-        self.adapter = adapter
+    def __init__(self, block: Block, covariance: bool) -> None:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
@@ -79,8 +79,9 @@ class BlockRecorder:
         self.routed_M: Tensor | float = 0.0  # sums of the squares of the router's weights
         self.num_routed = 0  # tokens that the router has seen
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen = self.block.observe(args, self.adapter.counted_P)
+    def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Record a batch, as a forward pre-hook of the module. mask_P: see `Block.observe`."""
+        seen = self.block.observe(args, mask_P)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
         self.routed = _merged(self.routed, seen.routed)
         if self.comoments:
@@ -131,17 +132,17 @@ def _merged(
 
 
 class ResidualRecorder:
-    """A forward pre-hook of a decoder layer with input h that sums 1 / ‖h_t‖² over the tokens t."""
+    """Sums 1 / ‖h_t‖² over the tokens t of the input h of a decoder layer."""
 
-    def __init__(self, adapter: ModelAdapter) -> None:
-        self.adapter = adapter
+    def __init__(self) -> None:
         self.total: Tensor | float = 0.0
         self.num_tokens: Tensor | int = 0
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Record a batch, as a forward pre-hook of the layer. mask_P: see `Block.observe`."""
         hidden_TD = args[0].flatten(end_dim=-2).float()
-        if self.adapter.counted_P is not None:
-            hidden_TD = hidden_TD[self.adapter.counted_P]
+        if mask_P is not None:
+            hidden_TD = hidden_TD[mask_P]
         inverse_T = torch.linalg.vector_norm(hidden_TD, dim=-1).square().reciprocal()
         # An error relative to h_t is not defined where h_t is zero.
         finite_T = torch.isfinite(inverse_T)
@@ -150,24 +151,30 @@ class ResidualRecorder:
         self.num_tokens = self.num_tokens + finite_T.sum()
 
 
-class LayerRecorder(ExitStack):
-    """Records the input of a layer, and the inputs of its two blocks, inside a `with` block."""
+class LayerRecorder:
+    """Records the input of a layer, and the inputs of its two blocks."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
-        super().__init__()
         self.layer = adapter.layers[layer]
         attention, mlp = adapter.blocks(layer)
         self.blocks = Pair(
-            BlockRecorder(adapter, attention, covariance),
-            BlockRecorder(adapter, mlp, covariance),
+            BlockRecorder(attention, covariance),
+            BlockRecorder(mlp, covariance),
         )
-        self.residual = ResidualRecorder(adapter)
+        self.residual = ResidualRecorder()
 
-    def __enter__(self) -> "LayerRecorder":
+    @contextmanager
+    def recording(self, mask_P: Tensor | None) -> Iterator[None]:
+        """Record the batch that runs inside the block. mask_P: see `Block.observe`."""
+        hooks = [self.layer.register_forward_pre_hook(partial(self.residual.record, mask_P))]
         for recorder in self.blocks:
-            self.enter_context(recorder.block.watched.register_forward_pre_hook(recorder))
-        self.enter_context(self.layer.register_forward_pre_hook(self.residual))
-        return self
+            watched = recorder.block.watched
+            hooks.append(watched.register_forward_pre_hook(partial(recorder.record, mask_P)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:

@@ -6,14 +6,14 @@ Source: Hinton et al., arXiv 1503.02531. Legend: N windows · T tokens a window.
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flap.data import Windows, split_windows
-from flap.data.counted import judged, unmarked
+from flap.data import Batch, Windows, split_windows
+from flap.data.batch import judged
 from flap.data.overlap import OVERLAP
 from flap.data.text import ngrams
 from flap.method.recovery.base import Recovery
@@ -27,10 +27,13 @@ from flap.storage import load_json
 log = logging.getLogger(__name__)
 
 
+W = TypeVar("W", Tensor, Batch)
+
+
 def training_windows(
     recovery: Recovery, windows: Windows, by_pruned: Windows | None = None
-) -> Tensor:
-    """Return the windows of a training, tokens_NT. The first `recovery.held_out` ones are held out.
+) -> Batch:
+    """Return the windows of a training. The first `recovery.held_out` ones are held out.
 
     Held-out windows have the dense model's answers. They are judged by the answers of texts that
     have some, and by all tokens only if no text has answers.
@@ -40,50 +43,56 @@ def training_windows(
         the dense model predicts after them.
     """
     held_out = recovery.held_out
-    tokens_NT = _held_out_first(recovery, windows.tokens_NT)
-    marked_NT = _held_out_first(recovery, windows.marked_NT)
+    batch = _held_out_first(recovery, windows.batch)
+    in_answers = _held_out_first(recovery, windows.in_answers)
     text_N = _held_out_first(recovery, windows.text_N)
+    tokens_NT = batch.tokens_NT.clone()
+    mask_NT = batch.mask_NT.clone()
 
-    # 1. mark what the held-out windows are not judged by
-    without_answers = torch.tensor([not (text and text.counted) for text in windows.texts])
-    plain_N1 = without_answers[text_N[:held_out], None]
-    marked_or_plain_NT = torch.where(plain_N1, -1 - marked_NT[:held_out], marked_NT[:held_out])
-    tokens_NT[:held_out] = judged(marked_or_plain_NT, torch.zeros(held_out))
+    # 1. the tokens that the held-out windows are judged by
+    has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
+    has_answers_N1 = has_answers[text_N[:held_out], None]
+    of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1
+    held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
+    mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. take the answers of the pruned model
+    # 2. the answers of the pruned model, without what is held out
     if by_pruned is not None:
-        by_pruned_NT = _held_out_first(recovery, by_pruned.tokens_NT)
+        of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1
         for part in windows.asked:
             of_part = (text_N[held_out:] == part).nonzero().flatten()
             taken = held_out + of_part[::step]
-            tokens_NT[taken] = _mark_seen(by_pruned_NT[taken], marked_NT[:held_out])
-    return tokens_NT
+            tokens_NT[taken] = of_pruned.tokens_NT[taken]
+            unseen_NT = _unseen(of_pruned.tokens_NT[taken], tokens_NT[:held_out])
+            mask_NT[taken] = of_pruned.mask_NT[taken] & unseen_NT
+    return Batch(tokens_NT, mask_NT)
 
 
-def _mark_seen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
-    """Mark in place the tokens that end a run of OVERLAP tokens that is in a held-out window."""
-    seen = {run for row in unmarked(held_out_NT).tolist() for run in ngrams(row, OVERLAP)}
-    for row_T in tokens_NT:
-        runs = ngrams(unmarked(row_T).tolist(), OVERLAP)
+def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
+    """Return a mask without the tokens that end a run of OVERLAP tokens of a held-out window."""
+    seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
+    mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
+    for mask_T, row in zip(mask_NT, tokens_NT.tolist(), strict=True):
+        runs = ngrams(row, OVERLAP)
         ends = [end for end, run in enumerate(runs, OVERLAP - 1) if run in seen]
-        row_T[ends] = -1 - unmarked(row_T[ends])
-    return tokens_NT
+        mask_T[ends] = False
+    return mask_NT
 
 
-def _held_out_first(recovery: Recovery, tokens_NT: Tensor) -> Tensor:
+def _held_out_first(recovery: Recovery, windows: W) -> W:
     """Return the held-out windows, followed by the others."""
     if recovery.use == "recovery":
-        return tokens_NT
-    fitting_NT, held_out_NT = split_windows(tokens_NT)
-    return torch.cat([held_out_NT, fitting_NT])
+        return windows
+    fitting, held_out = split_windows(torch.arange(len(windows)))
+    return windows[torch.cat([held_out, fitting])]
 
 
 def distil(
     recovery: Recovery,
     model: PlacedModel,
     teacher: PlacedModel,
-    tokens_NT: Tensor,
+    windows: Batch,
     folder: Path,
     seed: int,
 ) -> dict[str, Any]:
@@ -92,17 +101,17 @@ def distil(
     The model is never worse than before, in the type in which it is saved.
 
     teacher: the dense model.
-    tokens_NT: the windows, of which the held-out ones are first.
+    windows: the held-out ones are first.
     folder: an interrupted training resumes from it.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    held_out_NT = tokens_NT[: recovery.held_out]
+    held_out = windows[: recovery.held_out]
     bf16 = model.model.dtype == torch.bfloat16
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
-    before = mean_divergence(model, teacher, held_out_NT, recovery.windows_a_step)
+    before = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     if not math.isfinite(before):
         raise ValueError(
             f"recover={recovery.name}: the predictions of the compressed model are not finite"
@@ -110,11 +119,11 @@ def distil(
 
     with seeded(seed), trainable(recovery, model.model) as trained:
         student = Student(model, teacher, trained)
-        train(student, recovery, tokens_NT, folder, seed, bf16)
+        train(student, recovery, windows, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
 
     # what was gained in float32 may be lost in the model's type
-    after = mean_divergence(model, teacher, held_out_NT, recovery.windows_a_step)
+    after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:
         for name, parameter in model.model.named_parameters():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from flap.data.counted import counted_predictions, unmarked
+from flap.data import Batch
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 from flap.runtime import ranks
@@ -43,22 +43,23 @@ class Student(nn.Module):
         self.placed.model.train(mode)
         return super().train(mode)
 
-    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+    def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
         """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token.
 
-        It is a mean over the positions that are not marked. The gradient at the final hidden states
-        is computed at the same time, for one chunk of positions after another, so that no logits
-        are kept or computed twice. The logits of a batch, over a whole vocabulary, would take more
-        memory than the model.
+        It is a mean over the positions that predict a token which counts. The gradient at the final
+        hidden states is computed at the same time, for one chunk of positions after another, so
+        that no logits are kept or computed twice. The logits of a batch, over a whole vocabulary,
+        would take more memory than the model.
+
+        input_ids: tokens_NT. token_mask: mask_NT, true for tokens that count.
         """
-        tokens_NT = unmarked(input_ids)
-        counted_P = counted_predictions(input_ids)
         with torch.no_grad():
-            dense_PD = final_states(self.teacher.adapter, tokens_NT)
-        hidden_PD = final_states(self.placed.adapter, tokens_NT)
-        if counted_P is not None:
-            dense_PD = dense_PD[counted_P]
-            hidden_PD = hidden_PD[counted_P]
+            dense_PD = final_states(self.teacher.adapter, input_ids)
+        hidden_PD = final_states(self.placed.adapter, input_ids)
+        predicted_P = Batch(input_ids, token_mask).predicted_P
+        if predicted_P is not None:
+            dense_PD = dense_PD[predicted_P]
+            hidden_PD = hidden_PD[predicted_P]
         leaf_PD = hidden_PD.detach().requires_grad_(hidden_PD.requires_grad)
         nats, gradient_PD = self._divergence(dense_PD, leaf_PD)
         positions = self._positions(len(input_ids), len(hidden_PD))
@@ -82,7 +83,7 @@ class Student(nn.Module):
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
-        if not len(hidden_PD):  # all tokens of these windows are marked
+        if not len(hidden_PD):  # no token of these windows counts
             return nats, gradient_PD
         chunks = zip(
             dense_PD.split(self.chunk),
@@ -122,18 +123,17 @@ def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_divergence(
-    model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int
+    model: PlacedModel, teacher: PlacedModel, windows: Batch, batch_size: int
 ) -> float:
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
     student = Student(model, teacher, []).eval()
 
-    def measure(batch_NT: Tensor) -> tuple[float, int]:
-        counted_P = counted_predictions(batch_NT)
-        positions = batch_NT.numel() if counted_P is None else int(counted_P.sum())
-        return float(student(batch_NT)["loss"].item() * positions), positions
+    def measure(batch: Batch) -> tuple[float, int]:
+        predicted_P = batch.predicted_P
+        positions = batch.numel() if predicted_P is None else int(predicted_P.sum())
+        loss = student(batch.tokens_NT, batch.mask_NT)["loss"]
+        return float(loss.item() * positions), positions
 
-    measured = shared_out(
-        tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel
-    )
+    measured = shared_out(windows.split(batch_size), "divergence, held out", measure, Batch.numel)
     nats, positions = map(sum, zip(*measured, strict=True))
     return nats / max(1, positions)

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from flap.config import one_line
-from flap.data.counted import counted_predictions
+from flap.data import Batch
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student
 from flap.runtime.progress import progress
@@ -34,7 +34,7 @@ HISTORY = "history.json"
 
 
 def train(
-    student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path, seed: int, bf16: bool
+    student: Student, recovery: Recovery, windows: Batch, folder: Path, seed: int, bf16: bool
 ) -> None:
     """Train the parameters of a student.
 
@@ -43,25 +43,25 @@ def train(
     folder, from which only tensors and numbers are read (`weights_only`). A finished training is
     not repeated.
 
-    tokens_NT: the windows, of which the held-out ones are first.
+    windows: the held-out ones are first.
     bf16: layers compute in bfloat16 (autocast).
     """
     finished, last = on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
         return
-    held_out_NT = tokens_NT[: recovery.held_out]
-    fitting_NT = tokens_NT[recovery.held_out :]
-    judged_P = counted_predictions(held_out_NT)
+    held_out = windows[: recovery.held_out]
+    fitting = windows[recovery.held_out :]
+    judged_P = held_out.predicted_P
     if judged_P is not None:
-        student.judged_positions = float(judged_P.sum()) / len(held_out_NT)
+        student.judged_positions = float(judged_P.sum()) / len(held_out)
 
     optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
     trainer = Trainer(
         student,
         _arguments(recovery, folder, student.placed.device, seed, bf16),
         # cut to whole steps, because Trainer would make a step of the rest
-        train_dataset=_dataset(fitting_NT[: recovery.windows]),
-        eval_dataset=_dataset(held_out_NT),
+        train_dataset=_dataset(fitting[: recovery.windows]),
+        eval_dataset=_dataset(held_out),
         callbacks=[
             KeepBest(student, recovery.patience, folder / BEST),
             TrainingProgress(recovery.tokens_a_step),
@@ -82,8 +82,10 @@ def train(
     by_first(write_text)(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
 
 
-def _dataset(tokens_NT: Tensor) -> list[dict[str, Tensor]]:
-    return [{"input_ids": tokens_T} for tokens_T in tokens_NT]
+def _dataset(windows: Batch) -> list[dict[str, Tensor]]:
+    """Return the arguments of `Student.forward` for each window."""
+    pairs = zip(windows.tokens_NT, windows.mask_NT, strict=True)
+    return [{"input_ids": tokens_T, "token_mask": mask_T} for tokens_T, mask_T in pairs]
 
 
 def _arguments(

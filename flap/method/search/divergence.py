@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from flap.data import split_windows
-from flap.data.counted import counted_predictions, judged, unmarked
+from flap.data import Batch, split_windows
+from flap.data.batch import judged
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.compression.apply import slice_out, write_layer
@@ -79,7 +79,7 @@ class PlanDivergence:
         self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
     ) -> list[float]:
         """Return the divergence of each plan, after one walk."""
-        tokens_NT, text_N = self.windows(num_tokens)
+        windows, text_N = self._windows(num_tokens)
         dense = dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
@@ -89,7 +89,7 @@ class PlanDivergence:
         names: list[str] = []
         for i in range(walk.layers_done):
             names = _next_streams(with_dense(i, None), names)
-        streams = {SHARED: walk.enter(SHARED, [tokens_NT])}
+        streams = {SHARED: walk.enter(SHARED, [windows])}
         for name in set(names) - {SHARED}:
             streams[name] = walk.restored(name, streams[SHARED])
 
@@ -101,18 +101,22 @@ class PlanDivergence:
             streams = forks
 
         outputs = [streams[name].batches[0] for name in names]
-        return ranks.gather_in_order(self._nats(tokens_NT, text_N, outputs))
+        return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
-    def windows(self, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Return tokens_NT and text_N of the windows that are measured."""
-        tokens_NT = self.calibration.tokens_NT
+    def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
+        """Return the windows that are measured, with the mask of the judged tokens, and text_N."""
+        tokens_NT = self.calibration.windows.tokens_NT
+        windows = Batch.of(tokens_NT)
+        if self.calibration.judged_NT is not None:
+            windows = Batch(tokens_NT, self.calibration.judged_NT)
         text_N = self.calibration.text_N
         if text_N is None:
-            text_N = torch.zeros(len(tokens_NT), dtype=torch.long)
-        _, held_out_NT = split_windows(tokens_NT)
+            text_N = torch.zeros(len(windows), dtype=torch.long)
+
+        _, held_out = split_windows(windows)
         _, held_out_N = split_windows(text_N)
         last = _last(held_out_N, math.ceil(num_tokens / tokens_NT.shape[1]))
-        return judged(held_out_NT[last], held_out_N[last]), held_out_N[last]
+        return judged(held_out[last], held_out_N[last]), held_out_N[last]
 
     def _advance(
         self,
@@ -145,7 +149,7 @@ class PlanDivergence:
         return advanced, after
 
     @torch.no_grad()
-    def _nats(self, tokens_NT: Tensor, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
+    def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
         """Return the divergence of each plan, averaged over the tokens of its worst text.
 
         hidden: the outputs of the last layer for these windows, of the dense model and then of each
@@ -156,7 +160,7 @@ class PlanDivergence:
         total_KX = torch.zeros(len(hidden) - 1, num_texts).double()
         tokens_X = torch.zeros(num_texts)
         with model.ends():
-            for part_N, part_NT, dense_NTD, *others in _compared(tokens_NT, text_N, *hidden):
+            for part_N, part_NT, dense_NTD, *others in _compared(measured, text_N, *hidden):
                 dense_NTV = log_softmax(_logits(model, part_NT, dense_NTD), dim=-1)
                 p_NTV = dense_NTV.exp()
                 for k, hidden_NTD in enumerate(others):
@@ -196,26 +200,27 @@ def _last(text_N: Tensor, num_windows: int) -> Tensor:
     return torch.tensor(sorted({*last_of_texts.values(), *last}))
 
 
-def _compared(tokens_NT: Tensor, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows.
 
     Of each window they have the positions at which predictions are compared. In texts that have
     answers, these are all positions where a token of an answer is predicted.
     """
+    tokens_NT = measured.tokens_NT
     every_T = torch.arange(tokens_NT.shape[1])
     fourth_T = every_T[min(EVERY, len(every_T)) - 1 :: EVERY]
-    with_answers = set(text_N[(tokens_NT < 0).any(dim=1)].tolist())
+    with_answers = set(text_N[~measured.mask_NT.all(dim=1)].tolist())
     windows = 1 if with_answers else max(1, COMPARED_TOKENS // len(every_T))
     for n in range(0, len(tokens_NT), windows):
         part = slice(n, n + windows)
         chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            in_answers_T = counted_predictions(tokens_NT[part])
-            chosen_T = every_T if in_answers_T is None else every_T[in_answers_T]
+            predicted_T = measured[part].predicted_P  # of a single window
+            chosen_T = every_T if predicted_T is None else every_T[predicted_T]
         for position in chosen_T.split(COMPARED_TOKENS):
             if len(position):
                 hidden = [stream[part, position] for stream in streams]
-                yield text_N[part], unmarked(tokens_NT[part, position]), *hidden
+                yield text_N[part], tokens_NT[part, position], *hidden
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

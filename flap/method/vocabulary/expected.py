@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Pool, Text
-from flap.data.counted import unmarked
 from flap.evaluation.base import over_batches
 from flap.evaluation.perplexity import chunk_size
 from flap.models import PlacedModel
@@ -25,7 +24,7 @@ BATCH = 8  # windows that run at a time
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
     """Return tokens_NT of windows from all over a text. texts: how many texts share the tokens."""
     pool = Pool(text, tokenizer, bos)
-    tokens_NT = unmarked(pool.cut(min(LENGTH, len(pool.tokens_S) + bos)))
+    tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT
     step = math.ceil(tokens_NT.numel() * texts / TOKENS)
     return tokens_NT[::step]
 

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import Windows
-from flap.data.counted import unmarked
 from flap.data.window_pool import tokenized
 from flap.method.vocabulary.expected import expected, sampled
 from flap.method.vocabulary.rows import named_ids
@@ -160,7 +159,7 @@ def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Te
     """
     counts = []
     for text in texts.existing:
-        tokens_S = unmarked(tokenized(text, tokenizer, texts.bos))
+        tokens_S = tokenized(text, tokenizer, texts.bos).tokens_S
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
     all_weights = sum(part.weight for part in texts.parts)
     all_tokens = sum(float(count_V.sum()) for count_V in counts)

@@ -2,21 +2,21 @@
 
 A placement says where the weights of a model are, and how they get to the device.
 
-Legend: N windows · T tokens a window · D hidden size.
+Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
 """
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flap.data.counted import counted_positions, unmarked
+from flap.data import Batch
 from flap.models.architecture import adapt
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.model_files import ModelFiles
@@ -24,7 +24,13 @@ from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 
-Recorders = Sequence[AbstractContextManager[Any]]
+# Opens what records a layer while a batch runs, given the mask_P of the batch. None: all count.
+Recording: TypeAlias = Callable[[Tensor | None], AbstractContextManager[Any]]
+
+
+def unrecorded(mask_P: Tensor | None) -> AbstractContextManager[None]:
+    """Record nothing."""
+    return nullcontext()
 
 
 class PlacedModel(ABC):
@@ -130,20 +136,19 @@ class PlacedModel(ABC):
 
     @torch.no_grad()
     def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder
+        self, batches: Sequence[Batch], recordings: Sequence[Recording], work: WorkFolder
     ) -> Iterator[int]:
-        """Run all windows once, with recorder i open at layer i.
+        """Run all windows once, with recording i open at layer i.
 
         Yields the index of each layer that is finished. With the work of an interrupted run, only
         the remaining layers run.
         """
         self.passes += 1
-        with ExitStack() as stack:
-            for recorder in recorders:
-                stack.enter_context(recorder)
-            for batch_NT in progress(batches_NT, "calibrate", Tensor.numel):
-                self.adapter.counted_P = counted_positions(batch_NT)
-                self.adapter.decoder(input_ids=unmarked(batch_NT).to(self.device), use_cache=False)
+        for batch in progress(batches, "calibrate", Batch.numel):
+            with ExitStack() as stack:
+                for recording in recordings:
+                    stack.enter_context(recording(batch.mask_P))
+                self.adapter.decoder(input_ids=batch.tokens_NT.to(self.device), use_cache=False)
         yield from range(len(self.layers))
 
     @torch.no_grad()

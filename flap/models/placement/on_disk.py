@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from flap.config import gigabytes
+from flap.data import Batch
 from flap.models.block import set_tensor
 from flap.models.config_files import read_config
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import output_after_layers
 from flap.models.model_files import ModelFiles
-from flap.models.placement.base import PlacedModel, Recorders, Resident
+from flap.models.placement.base import PlacedModel, Recording, Resident
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.walk import Walk
 from flap.models.weights import INDEX, tensor_headers
@@ -114,13 +115,12 @@ class OnDisk(PlacedModel):
             yield
 
     def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder
+        self, batches: Sequence[Batch], recordings: Sequence[Recording], work: WorkFolder
     ) -> Iterator[int]:
         walk = Walk(self, "calibrate, layer by layer", work)
-        stream = walk.enter("windows", batches_NT)
+        stream = walk.enter("windows", batches)
         for i in walk:
-            with recorders[i]:
-                stream.advance(i, self.layers[i])
+            stream.advance(i, self.layers[i], recordings[i])
             yield i
 
     @torch.no_grad()
@@ -132,7 +132,7 @@ class OnDisk(PlacedModel):
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
         walk = Walk(self, "evaluate, layer by layer", work, single_process=True)
-        stream = walk.enter("windows", batches_NT)
+        stream = walk.enter("windows", [Batch.of(batch_NT) for batch_NT in batches_NT])
         for i in walk:
             stream.advance(i, self.layers[i])
         with self.ends():

@@ -49,7 +49,7 @@ def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTok
         expected_T = whole_T[prompt_1T.shape[1] :]
         assert text == " " + tokenizer.decode(expected_T, skip_special_tokens=True)
     drawn = windows.written(0, text_of(written, windows, 0))
-    assert drawn.tokens_NT.shape == (4, 24) and drawn.key == windows.key
+    assert drawn.batch.tokens_NT.shape == (4, 24) and drawn.key == windows.key
     assert written["begins_with"].endswith(" prompts of my.jsonl") and written["tokens"] > 0
 
 
@@ -173,7 +173,7 @@ def test_no_more_prompts_are_answered_than_the_windows_take(
     with pytest.raises(
         ValueError, match=r"my\.jsonl: .* windows of 24 tokens are too few for the 40"
     ):
-        _ = all_of_them.written(0, text_of(written, all_of_them, 0)).tokens_NT
+        _ = all_of_them.written(0, text_of(written, all_of_them, 0)).batch
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_dropped(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.data import Batch
 from flap.method.allocation import LayerPlan
 from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits
 from flap.method.compression import BiasCompensation, slice_layer
@@ -59,7 +60,8 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
     """Visit each layer on the present outputs of the layers before it."""
-    return Calibration(placed, tokens_NT, batch_size, []).in_sequence(covariance=False)
+    calibration = Calibration(placed, Batch.of(tokens_NT), batch_size, [])
+    return calibration.in_sequence(covariance=False)
 
 
 def hooks_left(model: PreTrainedModel) -> int:

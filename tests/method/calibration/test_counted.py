@@ -1,4 +1,4 @@
-"""Marked tokens at the end of windows are left out, as if the windows ended before them.
+"""Tokens at the end of windows that do not count are left out, as if windows ended before them.
 
 Later tokens do not change the states of earlier ones, so both have the same statistics.
 """
@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.data.counted import marked
+from flap.data import Batch
 from flap.method.calibration import Calibration, LayerStatistics, Statistics
 from flap.models import PlacedModel, Resident, adapt
 from tests.cases import random_model, tiny_model, tokens
@@ -20,20 +19,25 @@ from tests.helpers.placed import placed_at
 from tests.models.families import test_mixtures as mixtures
 from tests.models.families import test_other_names as names
 
-KEPT = 13  # tokens of each window that are not marked
+KEPT = 13  # tokens of each window that count
 
 
-def ends_marked() -> Tensor:
-    """Return windows in which all tokens after the first KEPT are marked."""
+def masked() -> Batch:
+    """Return windows in which only the first KEPT tokens count."""
     tokens_NT = tokens()
-    counted_NT = torch.zeros_like(tokens_NT, dtype=torch.bool)
-    counted_NT[:, :KEPT] = True
-    return marked(tokens_NT, counted_NT)
+    mask_NT = torch.zeros_like(tokens_NT, dtype=torch.bool)
+    mask_NT[:, :KEPT] = True
+    return Batch(tokens_NT, mask_NT)
 
 
-def observed(placed: PlacedModel, windows_NT: Tensor, covariance: bool) -> list[LayerStatistics]:
+def shortened() -> Batch:
+    """Return windows that end after the first KEPT tokens."""
+    return Batch.of(tokens()[:, :KEPT])
+
+
+def observed(placed: PlacedModel, windows: Batch, covariance: bool) -> list[LayerStatistics]:
     """Collect statistics in batches of 4 windows, of which the last one is smaller."""
-    calibration = Calibration(placed, windows_NT, 4, [], counted="answers")
+    calibration = Calibration(placed, windows, 4, [])
     if not covariance:
         return calibration.observe()
     visits = calibration.visit("score", covariance=True)
@@ -88,21 +92,22 @@ CASES = [
 
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize(("make", "model", "whole"), CASES)
-def test_marked_tokens_are_left_out(
+def test_tokens_that_do_not_count_are_left_out(
     make: Callable[[Any], PreTrainedModel], model: Any, whole: bool, covariance: bool
 ) -> None:
     placed = Resident(make(model))
     placed.adapter = adapt(placed.model, whole)
-    found = observed(placed, ends_marked(), covariance)
-    expected = observed(placed, tokens()[:, :KEPT], covariance)
+    found = observed(placed, masked(), covariance)
+    expected = observed(placed, shortened(), covariance)
     for a, b in zip(found, expected, strict=True):
         assert_same(a, b)
 
 
-def test_marks_change_nothing_if_all_tokens_count() -> None:
+def test_the_tokens_that_judge_do_not_change_statistics() -> None:
     placed = Resident(tiny_model("llama-gqa"))
-    found = Calibration(placed, ends_marked(), 4, []).observe()
-    expected = Calibration(placed, tokens(), 4, []).observe()
+    windows = Batch.of(tokens())
+    found = Calibration(placed, windows, 4, [], judged_NT=masked().mask_NT).observe()
+    expected = Calibration(placed, windows, 4, []).observe()
     for layer, expected_layer in zip(found, expected, strict=True):
         [attention] = layer.blocks.attention
         [expected_attention] = expected_layer.blocks.attention
@@ -111,24 +116,24 @@ def test_marks_change_nothing_if_all_tokens_count() -> None:
 
 
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
-def test_marked_tokens_are_left_out_at_every_placement_and_in_sequence(
+def test_tokens_that_do_not_count_are_left_out_at_every_placement_and_in_sequence(
     placement: str, model_dir: Path, tmp_path: Path
 ) -> None:
     placed = placed_at(placement, model_dir, tmp_path)
-    expected = observed(placed, tokens()[:, :KEPT], covariance=True)
-    for i, found in enumerate(observed(placed, ends_marked(), covariance=True)):
+    expected = observed(placed, shortened(), covariance=True)
+    for i, found in enumerate(observed(placed, masked(), covariance=True)):
         assert_same(found, expected[i])
-    calibration = Calibration(placed, ends_marked(), 4, [], counted="answers")
+    calibration = Calibration(placed, masked(), 4, [])
     _, first = next(calibration.in_sequence(covariance=True))
     assert first is not None
     assert_same(first, expected[0])
 
 
-def test_a_batch_whose_tokens_are_all_marked_changes_nothing() -> None:
+def test_a_batch_in_which_no_token_counts_changes_nothing() -> None:
     placed = Resident(tiny_model("llama-gqa"))
-    first_NT, last_NT = tokens().split(4)
-    marked_NT = marked(first_NT, torch.zeros_like(first_NT, dtype=torch.bool))
-    found = observed(placed, torch.cat([last_NT, marked_NT]), covariance=False)
-    expected = observed(placed, last_NT, covariance=False)
+    windows = Batch.of(tokens())
+    windows.mask_NT[2:] = False  # two windows of the first batch, and the second batch
+    found = observed(placed, windows, covariance=False)
+    expected = observed(placed, windows[:2], covariance=False)
     for a, b in zip(found, expected, strict=True):
         assert_same(a, b)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from flap.data import Batch
 from flap.method.allocation import ULUM, LayerPlan, PruningPlan, price
 from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits
 from flap.method.calibration.covariance import Covariance
@@ -146,7 +147,7 @@ def assert_part(part: Statistics, activation_TI: Tensor) -> None:
 def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
     dense = collect(Resident(model), WINDOWS, batch_size=3)
-    for i, layer in Calibration(Resident(model), WINDOWS, batch_size, []).visit(
+    for i, layer in Calibration(Resident(model), Batch.of(WINDOWS), batch_size, []).visit(
         "score", covariance=True
     ):
         assert layer is not None and layer.inverse_power == pytest.approx(
@@ -164,7 +165,7 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
 def test_scores_are_the_same_without_separate_held_out_windows() -> None:
     model = tiny_model("llama-gqa")
     adapter = adapt(model)
-    calibration = Calibration(Resident(model), WINDOWS, 4, [])
+    calibration = Calibration(Resident(model), Batch.of(WINDOWS), 4, [])
     separate = score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
     visits = calibration.visit("score", covariance=True, separate_held_out=False)
     together = score_layers(OBS(), adapter, visits)
@@ -181,7 +182,7 @@ def test_scores_are_the_same_without_separate_held_out_windows() -> None:
 def test_behind_pruned_layers() -> None:
     placed = Resident(tiny_model("llama-gqa"))
     plan = LayerPlan((0, 2), tuple(range(0, 56, 2)))
-    for i, known in Calibration(placed, WINDOWS, 4, []).in_sequence(covariance=True):
+    for i, known in Calibration(placed, Batch.of(WINDOWS), 4, []).in_sequence(covariance=True):
         if i == 0:
             slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
         assert known is not None and known.blocks.mlp[0].parts is not None
@@ -221,7 +222,7 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 def test_one_layer_is_in_memory() -> None:
     """While layers are scored, tried out, compressed, or scored and compressed in turn."""
-    calibration = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
+    calibration = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     linear = LinearCompensation()
     adapter = calibration.model.adapter
     plan = PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
@@ -237,7 +238,7 @@ def test_one_layer_is_in_memory() -> None:
         )
         == 8
     )
-    another = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
+    another = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     SequentialPruning(OBS(), ULUM(), linear, slice_layer).prune(
         another, price(another.model.adapter, 0.4)
     )
@@ -247,4 +248,4 @@ def test_products_beyond_float32_name_the_layer() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[2].mlp.up_proj.weight.data *= 1e25
     with pytest.raises(ValueError, match=r"activations of layer 2 MLP.* not finite"):
-        list(Calibration(Resident(model), WINDOWS, 4, []).visit("score", covariance=True))
+        list(Calibration(Resident(model), Batch.of(WINDOWS), 4, []).visit("score", covariance=True))

@@ -35,9 +35,9 @@ WEIGHTS = torch.tensor(
 
 def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
     adapter = adapt(tiny_model("mixtral"))
-    recorder = BlockRecorder(adapter, adapter.mlp(0), covariance=False)
+    recorder = BlockRecorder(adapter.mlp(0), covariance=False)
     for batch in batches:
-        recorder(nn.Identity(), batch)
+        recorder.record(None, nn.Identity(), batch)
     return recorder
 
 
@@ -86,9 +86,9 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
 
 
 def recorded(*batches: Tensor) -> ResidualRecorder:
-    recorder = ResidualRecorder(adapt(tiny_model("llama-mha")))
+    recorder = ResidualRecorder()
     for batch in batches:
-        recorder(nn.Identity(), (batch,))
+        recorder.record(None, nn.Identity(), (batch,))
     return recorder
 
 

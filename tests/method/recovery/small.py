@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from flap.data import Batch
 from flap.method.recovery import Recovery
 from flap.method.recovery.base import HELD_OUT_WINDOWS
 from flap.method.recovery.distillation import distil
@@ -48,8 +49,9 @@ def compressed(
     return in_type(model, dtype)
 
 
-def windows(recovery: Recovery = FULL) -> Tensor:
-    return tokens(HELD_OUT_WINDOWS + recovery.steps * recovery.batch_size, recovery.seq_len, seed=3)
+def windows(recovery: Recovery = FULL) -> Batch:
+    number = HELD_OUT_WINDOWS + recovery.steps * recovery.batch_size
+    return Batch.of(tokens(number, recovery.seq_len, seed=3))
 
 
 def recovered(

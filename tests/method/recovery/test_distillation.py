@@ -65,8 +65,8 @@ def test_the_divergence_falls_and_the_model_reloads(
 
     # the divergence
     assert summary["nats_after"] < 0.9 * summary["nats_before"]
-    held_out_NT = windows(recovery)[:HELD_OUT_WINDOWS]
-    measured = mean_divergence(Resident(model), dense(architecture, dtype), held_out_NT, 8)
+    held_out = windows(recovery)[:HELD_OUT_WINDOWS]
+    measured = mean_divergence(Resident(model), dense(architecture, dtype), held_out, 8)
     assert measured == summary["nats_after"]
     _, nats_in_autocast = summary["nats_by_tokens"][0]
     assert nats_in_autocast == pytest.approx(summary["nats_before"], rel=0.03)
@@ -118,13 +118,13 @@ def test_a_dense_model_that_shares_tensors_stays(
 @pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
 def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_path: Path) -> None:
     teacher = dense()
-    tokens_NT = windows(recovery)
+    batch = windows(recovery)
     states = []
     for number in range(2):
         model = compressed()
         torch.manual_seed(number)
         before = torch.random.get_rng_state()
-        distil(recovery, Resident(model), teacher, tokens_NT, tmp_path / str(number), seed=5)
+        distil(recovery, Resident(model), teacher, batch, tmp_path / str(number), seed=5)
         assert torch.equal(torch.random.get_rng_state(), before)
         states.append(state(model))
     assert equal(*states)
@@ -174,11 +174,11 @@ def test_what_rounding_takes_back_is_not_reported(
     recovery = replace(FULL, learning_rate=learning_rate)
     model = compressed().bfloat16()
     teacher = dense()
-    tokens_NT = windows(FULL)
+    batch = windows(FULL)
     before = state(model)
-    summary = distil(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
-    held_out_NT = tokens_NT[:HELD_OUT_WINDOWS]
-    after = mean_divergence(Resident(model), teacher, held_out_NT, FULL.batch_size)
+    summary = distil(recovery, Resident(model), teacher, batch, tmp_path, 0)
+    held_out = batch[:HELD_OUT_WINDOWS]
+    after = mean_divergence(Resident(model), teacher, held_out, FULL.batch_size)
     assert summary["nats_after"] == after
     assert (after < summary["nats_before"]) == better
     assert (summary["best_after_tokens"] > 0) == better

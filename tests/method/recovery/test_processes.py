@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flap.config import ModelConfig
-from flap.data.counted import marked
 from flap.method.recovery.distillation import distil
 from flap.models import Resident, find_model
 from flap.runtime import ranks
@@ -25,10 +24,9 @@ def train(model_dir: Path, folder: Path) -> None:
     config = ModelConfig("tiny", str(model_dir), device="cpu")
     source = find_model(config, folder / "cache", trust_remote_code=False)
     model = compressed()
-    tokens_NT = windows(SHORT)
-    # nor can they share the tokens that are not marked evenly
-    tokens_NT[::3, 1:] = marked(tokens_NT[::3, 1:], torch.tensor(False))
-    summary = distil(SHORT, Resident(model), source.open(), tokens_NT, folder / "work", seed=0)
+    batch = windows(SHORT)
+    batch.mask_NT[::3, 1:] = False  # nor can they share the tokens that count evenly
+    summary = distil(SHORT, Resident(model), source.open(), batch, folder / "work", seed=0)
 
     results = folder / str(ranks.rank())
     results.mkdir(parents=True)

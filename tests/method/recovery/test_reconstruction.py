@@ -50,10 +50,11 @@ def test_the_windows_are_those_of_the_calibration(
     recovery = prepared.choices.recovery
     assert recovery is not None
     assert set(prepared.texts) == {"calibration"}
-    trained_NT = distillation.training_windows(recovery, windows)
-    fitting_NT, held_out_NT = split_windows(windows.tokens_NT)
-    assert torch.equal(trained_NT[: recovery.held_out], held_out_NT)
-    assert torch.equal(trained_NT[recovery.held_out :], fitting_NT)
+    trained = distillation.training_windows(recovery, windows)
+    fitting, held_out = split_windows(windows.batch)
+    assert torch.equal(trained[: recovery.held_out].tokens_NT, held_out.tokens_NT)
+    assert torch.equal(trained[recovery.held_out :].tokens_NT, fitting.tokens_NT)
+    assert trained.mask_NT.all()
 
 
 def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -> None:

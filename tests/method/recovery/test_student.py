@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flap.data.counted import counted_predictions, marked
+from flap.data import Batch
 from flap.method.recovery import student
 from flap.method.recovery.student import Student, mean_divergence
 from flap.models import PlacedModel, Resident
@@ -19,7 +19,8 @@ def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch
     def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         model = compressed()
         student = Student(Resident(model), dense_teacher(), []).train()
-        loss = student(tokens())["loss"]
+        windows = Batch.of(tokens())
+        loss = student(windows.tokens_NT, windows.mask_NT)["loss"]
         loss.backward()
         weight = model.model.layers[0].mlp.down_proj.weight
         return loss.detach(), weight.grad
@@ -35,33 +36,34 @@ def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
     pruned = Resident(compressed())
     dense = dense_teacher()
     nats = []
-    for window_NT in tokens().split(1):
-        nats.append(mean_divergence(pruned, dense, window_NT, 1))
+    windows = Batch.of(tokens())
+    for window in windows.split(1):
+        nats.append(mean_divergence(pruned, dense, window, 1))
     mean = sum(nats) / len(nats)
-    in_batches = mean_divergence(pruned, dense, tokens(), 4)
+    in_batches = mean_divergence(pruned, dense, windows, 4)
     assert in_batches == pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
-def test_only_predictions_of_unmarked_tokens_are_learnt(share: float) -> None:
+def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     """The loss and its gradient are those of the formula."""
     model = compressed()
     dense = tiny_model("llama-gqa")
     generator = torch.Generator().manual_seed(0)
-    judged_NT = torch.rand(tokens().shape, generator=generator) < share
-    windows_NT = marked(tokens(), judged_NT)
+    mask_NT = torch.rand(tokens().shape, generator=generator) < share
+    windows = Batch(tokens(), mask_NT)
 
     log_p_NTV = dense(input_ids=tokens()).logits.log_softmax(-1)
     log_q_NTV = model(input_ids=tokens()).logits.log_softmax(-1)
     nats_NTV = log_p_NTV.exp() * (log_p_NTV - log_q_NTV)
     nats_P = nats_NTV.sum(-1).flatten()
-    judged_P = counted_predictions(windows_NT)
-    if judged_P is not None:  # None: all
-        nats_P = nats_P[judged_P]
+    predicted_P = windows.predicted_P
+    if predicted_P is not None:  # None: all
+        nats_P = nats_P[predicted_P]
     expected = nats_P.mean()
 
     student = Student(Resident(model), Resident(dense), []).train()
-    loss = student(windows_NT)["loss"]
+    loss = student(windows.tokens_NT, windows.mask_NT)["loss"]
     torch.testing.assert_close(loss, expected)
     weight = model.model.layers[1].self_attn.q_proj.weight
     [gradient] = torch.autograd.grad(loss, weight, retain_graph=True)
@@ -70,8 +72,10 @@ def test_only_predictions_of_unmarked_tokens_are_learnt(share: float) -> None:
     for parameter in dense.parameters():
         assert parameter.grad is None
 
-    # with batches of one window, all tokens of the last batch are marked
-    windows_NT = torch.cat([windows_NT, -1 - tokens()[:1]])
+    # with batches of one window, no token of the last batch counts
+    tokens_NT = torch.cat([tokens(), tokens()[:1]])
+    mask_NT = torch.cat([mask_NT, torch.zeros_like(mask_NT[:1])])
+    windows = Batch(tokens_NT, mask_NT)
     for batch_size in (1, 4):
-        nats = mean_divergence(Resident(model), Resident(dense), windows_NT, batch_size)
+        nats = mean_divergence(Resident(model), Resident(dense), windows, batch_size)
         assert nats == pytest.approx(expected.item())

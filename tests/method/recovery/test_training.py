@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from flap.data import Batch
 from flap.method.recovery import Recovery, base
 from flap.method.recovery.base import HELD_OUT_WINDOWS
 from flap.method.recovery.distillation import distil
@@ -105,14 +106,14 @@ def test_each_window_of_a_step_is_trained_on_once_an_epoch(
     sizes: list[int] = []
     forward = Student.forward
 
-    def noted(student: Student, input_ids: torch.Tensor) -> Any:
+    def noted(student: Student, input_ids: torch.Tensor, token_mask: torch.Tensor) -> Any:
         if student.training:
             sizes.append(len(input_ids))
-        return forward(student, input_ids)
+        return forward(student, input_ids, token_mask)
 
     monkeypatch.setattr(Student, "forward", noted)
-    tokens_NT = tokens(HELD_OUT_WINDOWS + 6, FULL.seq_len)
-    summary = distil(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
+    windows = Batch.of(tokens(HELD_OUT_WINDOWS + 6, FULL.seq_len))
+    summary = distil(recovery, Resident(compressed()), dense(), windows, tmp_path, 0)
     assert sizes == [4, 4]
     assert summary["tokens"] == 2 * 4 * FULL.seq_len
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.data import HELD_OUT, split_windows
-from flap.data.counted import counted_predictions, marked, unmarked
+from flap.data import HELD_OUT, Batch, split_windows
 from flap.method.allocation import PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.compression import BiasCompensation, Compensation, LinearCompensation
@@ -22,7 +21,9 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
-WINDOWS = tokens()  # six windows, of which the first and the last are held out, with 48 tokens
+WINDOWS = Batch.of(
+    tokens()
+)  # six windows, of which the first and the last are held out, with 48 tokens
 FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
 
@@ -33,17 +34,17 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows_NT: Tensor) -> float:
+def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
     """The mean divergence over every fourth prediction.
 
-    If some tokens are marked, it is the mean over all predictions of tokens that are not.
+    If some tokens do not count, it is the mean over all predictions of tokens that do.
     """
-    p_NTV = dense(input_ids=unmarked(windows_NT)).logits.double().softmax(-1)
-    q_NTV = pruned(input_ids=unmarked(windows_NT)).logits.double().softmax(-1)
+    p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
+    q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     nats_NT = kl_divergence(p_NTV, q_NTV)
-    judged_P = counted_predictions(windows_NT)
-    if judged_P is not None:
-        return nats_NT.flatten()[judged_P].mean().item()
+    predicted_P = windows.predicted_P
+    if predicted_P is not None:
+        return nats_NT.flatten()[predicted_P].mean().item()
     every_fourth = nats_NT[:, EVERY - 1 :: EVERY]
     return every_fourth.mean().item()
 
@@ -91,11 +92,11 @@ def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation
     before = copy.deepcopy(model.state_dict())
     measured = divergences(calibration_of(model, statistics), fit, plans, 48)
 
-    _, held_out_NT = split_windows(WINDOWS)
+    _, held_out = split_windows(WINDOWS)
     expected = []
     for plan in plans:
         pruned = tried(model, plan, fit, statistics)
-        expected.append(by_hand(model, pruned, held_out_NT))
+        expected.append(by_hand(model, pruned, held_out))
     assert min(expected) > 1e-3
     assert measured == pytest.approx(expected, rel=1e-3)
     for name, tensor in model.state_dict().items():
@@ -122,27 +123,28 @@ def test_tokens_are_rounded_up_to_whole_held_out_windows(
     assert measured == pytest.approx(expected, rel=1e-3)
 
 
-# Where the marked tokens of both held-out windows end. In the second case, all tokens of the last
-# window are marked.
+# Where the tokens that do not count end in both held-out windows. In the second case, no token of
+# the last window counts.
 @pytest.mark.parametrize(("first_end", "last_end"), [(0, -3), (-3, 24)])
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     first_end: int, last_end: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flap.data.counted.FEW", 1)
+    monkeypatch.setattr("flap.data.batch.FEW", 1)
     model, statistics = calibrated("llama-gqa")
     plan = plan_for("llama-gqa")
-    windows_NT = WINDOWS.clone()
-    windows_NT[0, :first_end] = -1 - windows_NT[0, :first_end]
-    windows_NT[5, :last_end] = -1 - windows_NT[5, :last_end]
+    judged_NT = torch.ones_like(WINDOWS.mask_NT)
+    judged_NT[0, :first_end] = False
+    judged_NT[5, :last_end] = False
+    windows = Batch(WINDOWS.tokens_NT, judged_NT)
     text_N = torch.tensor([0, 0, 1, 1, 0, 1])
-    calibration = Calibration(Resident(model), windows_NT, 3, statistics, text_N)
+    calibration = Calibration(Resident(model), WINDOWS, 3, statistics, text_N, judged_NT)
     [nats] = divergences(calibration, FITS[0], [plan], 48)
 
     pruned = tried(model, plan, FITS[0], statistics)
-    first = by_hand(model, pruned, windows_NT[:1])
+    first = by_hand(model, pruned, windows[:1])
     last_has_answers = last_end < 0
-    judged_NT = windows_NT if last_has_answers else WINDOWS
-    last = by_hand(model, pruned, judged_NT[5:])
+    judging = windows if last_has_answers else WINDOWS
+    last = by_hand(model, pruned, judging[5:])
     assert nats == pytest.approx(max(first, last), rel=1e-3)
 
 
@@ -152,17 +154,18 @@ def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
     """Each digit is the text of a window. The first and the last window are held out."""
     model, statistics = calibrated("llama-gqa")
     plans = some_plans()
-    windows_NT = WINDOWS.flip(0) if reverse else WINDOWS
+    order = [5, 4, 3, 2, 1, 0] if reverse else [0, 1, 2, 3, 4, 5]
+    windows = WINDOWS[order]
     text_N = torch.tensor([int(digit) for digit in texts])
-    calibration = Calibration(Resident(model), windows_NT, 3, statistics, text_N)
+    calibration = Calibration(Resident(model), windows, 3, statistics, text_N)
     measured = divergences(calibration, FITS[0], plans, 48)
     two_texts = texts[0] != texts[-1]
     if two_texts:  # each text is measured, however few tokens are asked for
         assert divergences(calibration, FITS[0], plans, 1) == measured
     for plan, nats in zip(plans, measured, strict=True):
         pruned = tried(model, plan, FITS[0], statistics)
-        first = by_hand(model, pruned, windows_NT[[0]])
-        last = by_hand(model, pruned, windows_NT[[5]])
+        first = by_hand(model, pruned, windows[[0]])
+        last = by_hand(model, pruned, windows[[5]])
         expected = max(first, last) if two_texts else (first + last) / 2
         assert nats == pytest.approx(expected, rel=1e-3)
 
@@ -196,7 +199,7 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
     by_placement = {}
     for placement in ("device", "stream"):
         placed = placed_at(placement, model_dir)
-        calibration = Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
+        calibration = Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS.tokens_NT, 4))
         alone = []
         for plan in plans:
             alone += divergences(calibration, fit, [plan], 48)
@@ -226,19 +229,19 @@ def test_with_a_large_vocabulary_a_model_does_not_diverge_from_itself() -> None:
     assert kl(log_p_TV.exp(), log_p_TV, other_TV) == pytest.approx(expected, rel=1e-3)
 
 
-def test_with_marked_tokens_it_is_that_of_all_predictions_of_the_others(
+def test_where_some_tokens_judge_it_is_that_of_all_their_predictions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flap.data.counted.FEW", 1)
+    monkeypatch.setattr("flap.data.batch.FEW", 1)
     model, statistics = calibrated("llama-gqa")
     generator = torch.Generator().manual_seed(3)
-    judged_NT = torch.rand(WINDOWS.shape, generator=generator) < 0.3
+    judged_NT = torch.rand(WINDOWS.mask_NT.shape, generator=generator) < 0.3
     judged_NT[0] = False  # a held-out window without an answer
-    windows_NT = marked(WINDOWS, judged_NT)
+    windows = Batch(WINDOWS.tokens_NT, judged_NT)
     plans = some_plans()
-    calibration = Calibration(Resident(model), windows_NT, 4, statistics)
+    calibration = Calibration(Resident(model), WINDOWS, 4, statistics, judged_NT=judged_NT)
     measured = divergences(calibration, BiasCompensation(), plans, 1000)
     for plan, nats in zip(plans, measured, strict=True):
         pruned = tried(model, plan, BiasCompensation(), statistics)
-        expected = by_hand(model, pruned, windows_NT[::HELD_OUT])
+        expected = by_hand(model, pruned, windows[::HELD_OUT])
         assert nats == pytest.approx(expected, rel=1e-3)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flap.data import Batch
 from flap.method.allocation import price
 from flap.method.calibration import Calibration
 from flap.method.importance import Scores, score_layers
@@ -24,7 +25,7 @@ SEARCH = Search(tokens=48, levels=[0.25, 0.5])
 
 def calibration_of(architecture: str) -> Calibration:
     placed = Resident(tiny_model(architecture))
-    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
+    return Calibration(placed, Batch.of(WINDOWS), 4, collect(placed, WINDOWS, 4))
 
 
 def tried(metric: str, divergence: PlanDivergence, work: WorkFolder = NOT_KEPT) -> Scores:

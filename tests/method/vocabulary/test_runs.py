@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flap
+from flap.data import Batch
 from flap.method.recovery import distillation
 from flap.pipeline import run
 from flap.results import Report
@@ -59,7 +60,7 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
 
     After trimming there is one model and one tokenizer.
     """
-    trained: list[torch.Tensor] = []
+    trained: list[Batch] = []
     train = distillation.distil
 
     def distil(*arguments: Any) -> dict[str, Any]:
@@ -73,9 +74,9 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
 
     inputs = tiny(tmp_path / "checkpoint", words_file)
     checkpoint = prepare(composed(*inputs, "ratio=0"), tmp_path / "read")
-    [trained_NT] = trained
-    expected_NT = checkpoint.texts["calibration"].tokens_NT
-    assert sorted(trained_NT.tolist()) == sorted(expected_NT.tolist())
+    [windows] = trained
+    expected_NT = checkpoint.texts["calibration"].batch.tokens_NT
+    assert sorted(windows.tokens_NT.tolist()) == sorted(expected_NT.tolist())
 
 
 def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.load import load
+from flap.data import Batch
 from flap.method.allocation import ULUM, LayerPlan, Structure, Units, price
 from flap.method.calibration import Calibration
 from flap.method.compression import (
@@ -158,7 +159,8 @@ class FamilyContract:
 
     def test_layer_by_layer_equals_one_pass(self, model: PreTrainedModel) -> None:
         placed = Resident(model)
-        visits = Calibration(placed, tokens(), 4, []).in_sequence(covariance=False)
+        calibration = Calibration(placed, Batch.of(tokens()), 4, [])
+        visits = calibration.in_sequence(covariance=False)
         for (_, found), expected in zip(visits, collect(placed, tokens(), 4), strict=True):
             assert_same(found, expected)
 
