@@ -4,7 +4,7 @@ from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.divergence import Divergence
 from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.perplexity import Perplexity
-from flap.evaluation.suite import Suite, prepare_suite
+from flap.evaluation.suite import prepare_tasks
 
 __all__ = [
     "Divergence",
@@ -12,7 +12,6 @@ __all__ = [
     "Evaluator",
     "Measurement",
     "Perplexity",
-    "Suite",
     "Task",
-    "prepare_suite",
+    "prepare_tasks",
 ]

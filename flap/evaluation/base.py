@@ -1,8 +1,9 @@
 """The base class of evaluators, whose tasks are made before the model is loaded, so that bad input fails early."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
@@ -30,17 +31,18 @@ class Measurement:
     # The value of each document, or window, by the number's name. Their mean is the number. A perplexity is no mean;
     # its values are those of its linear approximation (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
-    better: dict[str, Better] = field(
-        default_factory=dict
-    )  # which values of a number are better, where that is known
+    # which values of a number are better, where that is known
+    better: dict[str, Better] = field(default_factory=dict)
+    # numbers of the dense model that were measured in turns with those of the pruned model
+    beside: Numbers = field(default_factory=dict)
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
         return Measurement(
-            **{
-                part.name: getattr(self, part.name) | getattr(other, part.name)
-                for part in fields(self)
-            }
+            self.numbers | other.numbers,
+            self.documents | other.documents,
+            self.better | other.better,
+            self.beside | other.beside,
         )
 
 
@@ -56,7 +58,12 @@ class Leaving:
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement of one model."""
+    """A measurement of a model.
+
+    `run` takes the model. If the task has a reference, it takes the pruned model and what
+    `reference` has returned of the dense one. If both models are measured side by side, it takes
+    the dense and the pruned model of transformers.
+    """
 
     name: str
     run: Callable[..., Measurement]
@@ -72,9 +79,11 @@ class Task:
     dataset: str = ""  # the name of its text
     leaving: Leaving | None = None  # None: it has no documents that a run could have read
     left_out: tuple[int, ...] = ()  # the numbers of the documents that are left out
-    # Returns what `run` takes of the dense model, such as its hidden states, as a second argument. A task with a
-    # reference is run on the pruned model alone.
+    # Returns what `run` takes of the dense model, such as its hidden states.
     reference: Callable[[PlacedModel], Any] | None = None
+    # Whether both models are measured in turns, as times of different moments are not comparable.
+    side_by_side: bool = False
+    evaluator: str = ""  # the name of the task's evaluator in the config's section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:
         """Return whether the task's text is of the same data set (also another part of it) or of the same documents."""
@@ -87,27 +96,18 @@ class Task:
         return same_dataset or calibration.sha256 == self.text_sha256 or bool(shared)
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """A measurement of two models side by side, because times measured at different moments are not comparable."""
-
-    name: str
-    run: Callable[..., tuple[Numbers, Numbers]]  # (dense, pruned)
-    identity: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Evaluator:
+class Evaluator(ABC):
     """The base class of the choices of the `eval` group."""
 
+    @abstractmethod
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Read and check the data, and return the tasks; none by default.
+        """Read and check the data, and return the tasks.
 
         max_length: the model's context length in tokens, or None if unlimited.
 
         Raises:
             ValueError: an option or the data is invalid.
         """
-        return []
 
     def prepare_again(
         self,
@@ -118,33 +118,23 @@ class Evaluator:
         """Return the tasks of a model that has another tokenizer now than `before`."""
         return self.prepare(tokenizer, max_length)
 
-    def comparisons(self, max_length: int | None) -> list[SideBySide]:
-        """Return the measurements that need both models at once; none by default.
-
-        Raises:
-            ValueError: an option is invalid.
-        """
-        return []
-
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:
         """Return the averages, with standard errors: tasks are independent, so the squares of theirs add up."""
-        means = Numbers()
         numbers = measured.numbers
-        averages = self.averages(measured.numbers)
-        for name, parts in averages.items():
+        means = Numbers()
+        better: dict[str, Better] = {}
+        for name, parts in self.averages(numbers).items():
             means[name] = sum(numbers[part] for part in parts) / len(parts)
-            errors = [numbers[f"{part}_stderr"] for part in parts if f"{part}_stderr" in numbers]
-            if len(errors) == len(parts):
-                means[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
-        better = {
-            name: measured.better[parts[0]]
-            for name, parts in averages.items()
-            if parts[0] in measured.better
-        }
+            errors = [numbers.get(f"{part}_stderr", math.nan) for part in parts]
+            error = math.hypot(*errors) / len(parts)
+            if math.isfinite(error):
+                means[f"{name}_stderr"] = error
+            if parts[0] in measured.better:
+                better[name] = measured.better[parts[0]]
         return Measurement(means, better=better)
 
 

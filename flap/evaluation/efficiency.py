@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.evaluation.base import Evaluator, Numbers, SideBySide
+from flap.evaluation.base import Evaluator, Measurement, Numbers, Task
 from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
-from flap.models import distinct_parameters, running_device
+from flap.models import count_parameters, running_device
 from flap.runtime.progress import progress
 
 
@@ -40,7 +40,7 @@ class Efficiency(Evaluator):
         for name, value in asdict(self).items():
             require(value >= 1, f"eval.efficiency.{name}", value, "a whole number >= 1")
 
-    def comparisons(self, max_length: int | None) -> list[SideBySide]:
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Return the measurement of both models.
 
         Raises:
@@ -51,30 +51,27 @@ class Efficiency(Evaluator):
             raise ValueError(
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's context ends at {max_length} tokens"
             )
-        return [SideBySide("efficiency", self.compare, asdict(self))]
+        return [Task("efficiency", self.compare, asdict(self), side_by_side=True)]
 
-    def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> tuple[Numbers, Numbers]:
-        """Return the numbers of the dense and of the pruned model, the latter with the ratios."""
-        dense_numbers = self._constants(dense)
-        pruned_numbers = self._constants(pruned)
-        ratios = {
-            name: pruned_numbers[name] / dense_numbers[name]
-            for name in dense_numbers
-            if dense_numbers[name]
-        }
+    def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> Measurement:
+        """Return the numbers of both models, and the ratios pruned / dense."""
+        of_dense = self._constants(dense)
+        of_pruned = self._constants(pruned)
+        ratios = Numbers()
+        for name, value in of_dense.items():
+            if value:
+                ratios[f"{name}_ratio"] = of_pruned[name] / value
+
         turns = [
             (self._speed(dense), self._speed(pruned))
             for _ in progress(range(1 + self.repeats), "efficiency")
-        ][1:]
+        ]
         for name in turns[0][0]:
-            dense_numbers[name], pruned_numbers[name] = (
-                statistics.median(turn[i][name] for turn in turns) for i in (0, 1)
-            )
-            ratios[name] = statistics.median(
-                pruned_turn[name] / dense_turn[name] for dense_turn, pruned_turn in turns
-            )
-        pruned_numbers |= {f"{name}_ratio": value for name, value in ratios.items()}
-        return dense_numbers, pruned_numbers
+            pairs = [(before[name], after[name]) for before, after in turns[1:]]
+            of_dense[name] = statistics.median(before for before, _ in pairs)
+            of_pruned[name] = statistics.median(after for _, after in pairs)
+            ratios[f"{name}_ratio"] = statistics.median(after / before for before, after in pairs)
+        return Measurement(of_pruned | ratios, beside=of_dense)
 
     def _prompt(self, model: PreTrainedModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)  # the same prompt for both models
@@ -87,9 +84,7 @@ class Efficiency(Evaluator):
     def _constants(self, model: PreTrainedModel) -> Numbers:
         prompt_NT = self._prompt(model)
         numbers = {
-            "efficiency/parameters": float(
-                sum(parameter.numel() for parameter in distinct_parameters(model))
-            ),
+            "efficiency/parameters": float(count_parameters(model)),
             "efficiency/checkpoint_bytes": float(weight_bytes(model)),
             "efficiency/prefill_macs": float(macs(model, prompt_NT)),
         }

@@ -49,11 +49,12 @@ def _without(task: Task, leaving: Leaving, overlap: Overlap) -> Task:
     try:
         remaining = leaving.without(overlap.documents)
     except ValueError as error:
-        left_out = f"{number:,} of {overlap.total:,} documents are left out"
+        are_left_out = f"{number:,} of {overlap.total:,} documents are left out"
         raise ValueError(
-            f"{error}; {left_out}, as they were read for {_readers(overlap)}"
+            f"{error}; {are_left_out}, as they were read for {_readers(overlap)}"
         ) from error
-    return replace(remaining, left_out=tuple(sorted(overlap.documents)))
+    left_out = tuple(sorted(overlap.documents))
+    return replace(remaining, left_out=left_out, evaluator=task.evaluator)
 
 
 def _readers(overlap: Overlap) -> str:

@@ -3,7 +3,7 @@
 Legend: N windows · T tokens in each window.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -44,7 +44,7 @@ class Cutting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OnTexts(Evaluator, ABC):
+class OnTexts(Evaluator):
     """A measurement of texts, one task for each text and window length; it needs no more than one layer in memory."""
 
     section: ClassVar[str]  # of the config, for error messages

@@ -36,6 +36,11 @@ def is_spread(model: PreTrainedModel) -> bool:
     return len(devices) > 1 or torch.device("meta") in devices
 
 
+def count_parameters(model: PreTrainedModel) -> int:
+    """Return the number of parameters of a model. Tied tensors are counted once."""
+    return sum(parameter.numel() for parameter in distinct_parameters(model))
+
+
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of a model.
 

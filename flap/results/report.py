@@ -1,5 +1,6 @@
 """The report of a run: its file report.json, and how a notebook shows it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ class Report(Record):
         """Return the report as report.json holds it, without the plan, which is in plan.json."""
         return asdict(replace(self, plan=None))
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Report":
+        """Return the report that `to_dict` has written as JSON; null among what was measured becomes infinity."""
+        known = {part.name: plain[part.name] for part in fields(cls) if part.name in plain}
+        return cls(**known | {part: infinite(known[part]) for part in MEASURED if part in known})
+
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
         write_text(path, to_json(self.to_dict(), indent=1) + "\n")
@@ -42,10 +49,7 @@ class Report(Record):
             ValueError: the file is missing or damaged, has another schema, or lacks a part.
         """
         try:
-            plain = read_report(path)
-            return cls(
-                **{part.name: plain[part.name] for part in fields(cls) if part.name in plain}
-            )
+            return cls.from_dict(read_report(path))
         except ValueError as error:
             raise ValueError(
                 f"{path.parent}/{error}; choose another folder, or resume=false to run it again"

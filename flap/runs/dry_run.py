@@ -12,7 +12,7 @@ from flap.config import FlapConfig, gigabytes
 from flap.data import HELD_OUT
 from flap.evaluation.perplexity import LOGITS_BYTES
 from flap.method.allocation import Budget
-from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_model
+from flap.models import Block, ModelAdapter, ModelSource, adapt, count_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.runs.choices import Choices, check_budget, choose
@@ -161,7 +161,7 @@ class DryRun:
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate as text: parameters, passes, and what each placement takes."""
-        before = sum(one.numel() for one in distinct_parameters(self.adapter.model))
+        before = count_parameters(self.adapter.model)
         checkpoint = self.source.num_bytes - self.removed * self.source.dtype.itemsize
         yield f"parameters: {before:,} before, {round(before - self.removed):,} after ({checkpoint / 1e9:.2f} GB)"
         yield f"passes over the weights: {self.passes}"

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from flap.method.allocation import PruningPlan
-from flap.models import PlacedModel
 from flap.results import described, device_name
 from flap.results.configs import changes_the_model, flat
 from flap.runs.run import Run
@@ -49,13 +48,17 @@ def dense(run: Run) -> Key:
     return {"model": run.source.fingerprint, "device": run.source.device.type}
 
 
-def statistics(run: Run, model: Any = None) -> Key:
-    """Return the key of statistics. The device counts, as self-generated text differs between devices."""
-    device = {"device": run.source.device.type}
-    return run.source.fingerprint | windows(run) | device | processes(run)
+def on_device(run: Run) -> Key:
+    """Return the key of what the dense model computes. Text that it writes differs between devices."""
+    return {**run.source.fingerprint, "device": run.source.device.type}
 
 
-def scores(run: Run, *inputs: Any) -> Key | None:
+def statistics(run: Run) -> Key:
+    """Return the key of statistics."""
+    return on_device(run) | windows(run) | processes(run)
+
+
+def scores(run: Run) -> Key | None:
     """Return the key of scores, which does not depend on the ratio. A search's scores depend on its trials.
 
     None if scores are not stored: they are made from plain statistics, or a plan is given.
@@ -126,7 +129,7 @@ def inputs(run: Run) -> dict[str, str]:
     return found
 
 
-def of_the_run(run: Run, dense_model: PlacedModel | None = None) -> Key:
+def of_the_run(run: Run) -> Key:
     """Return the key of everything that a run makes of a model: the config that changes it, and the inputs."""
     options = flat(described(run.config))
     config = {name: value for name, value in options.items() if changes_the_model(name)}

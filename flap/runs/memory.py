@@ -7,9 +7,8 @@ measures more if some tasks do not; a checkpoint that was deleted or replaced is
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from flap.runtime import ranks
 from flap.storage import Artefact, Key, Label, Store
@@ -17,76 +16,50 @@ from flap.storage import Artefact, Key, Label, Store
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Stage(Generic[T]):
-    """A step of a run whose result is remembered.
-
-    All functions take the run and then the inputs of the stage.
-    """
-
-    name: str  # under which the report gives the seconds
-    make: Callable[..., T]  # computes the result
-    key: Callable[..., Key | None]  # everything that the result depends on; None: it is not stored
-    stores: Callable[..., Sequence[Store[T]]]  # where the artefact is looked up and stored
-
-
 class Memory:
-    """The labels of the stages that a run has gone through, and how each came to its result."""
+    """The stages that a run has gone through."""
 
     def __init__(self) -> None:
-        self._open: list[list[Label]] = [[]]  # of the run, and of each stage that is running
+        self.labels: list[
+            Label
+        ] = []  # of the stages so far; each holds those of the stages inside it
 
     def remember(
-        self, name: str, key: Key | None, make: Callable[[], T], stores: Sequence[Store[T]]
+        self, stage: str, key: Key, compute: Callable[[], T], stores: Sequence[Store[T]]
     ) -> Artefact[T]:
         """Return the artefact of a stage, found by its key or computed.
 
         One run computes an artefact while others wait for it. All processes of a run have what the first process finds.
         The first process stores what they compute together.
+
+        stage: the name under which the report gives the seconds.
+        key: everything that the result depends on.
+        stores: where the artefact is looked up and stored; if there are none, it is always computed.
         """
-        if key is None:
-            stores = ()
-
         with ExitStack() as locks:
-            artefact = ranks.on_first(partial(_find, stores, key or {}, locks))
+            artefact = ranks.on_first(partial(_find, stores, key, locks))
             if artefact is None:
-                artefact = self._made(name, make)
-                if ranks.on_first(partial(_keep, stores, key or {}, artefact)):
-                    artefact = replace(artefact, label=replace(artefact.label, cache="miss"))
+                with self.timed(stage):
+                    value = compute()
+                artefact = Artefact(value, self.labels.pop())
+                if ranks.on_first(partial(_keep, stores, key, artefact)):
+                    artefact = artefact.marked("miss")
 
-        self._open[-1].append(artefact.label)
+        self.labels.append(artefact.label)
         return artefact
 
-    @property
-    def labels(self) -> list[Label]:
-        """The labels of the stages so far; each holds those of the stages inside it."""
-        return self._open[0]
-
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Time a step whose result is not stored."""
+    def timed(self, stage: str) -> Iterator[None]:
+        """Time a stage whose result is not stored."""
+        before = self.labels
+        self.labels = []
         start = time.perf_counter()
-        with self._collected() as inputs:
-            yield
-        seconds = time.perf_counter() - start - _seconds(inputs)
-        self._open[-1].append(Label(name, seconds, inputs=tuple(inputs)))
-
-    def _made(self, name: str, make: Callable[[], T]) -> Artefact[T]:
-        start = time.perf_counter()
-        with self._collected() as inputs:
-            value = make()
-        seconds = time.perf_counter() - start - _seconds(inputs)
-        return Artefact(value, Label(name, seconds, inputs=tuple(inputs)))
-
-    @contextmanager
-    def _collected(self) -> Iterator[list[Label]]:
-        """Collect the labels of the stages that run inside the block."""
-        inputs: list[Label] = []
-        self._open.append(inputs)
         try:
-            yield inputs
+            yield
+            seconds = time.perf_counter() - start - _seconds(self.labels)
+            before.append(Label(stage, seconds, inputs=tuple(self.labels)))
         finally:
-            self._open.pop()
+            self.labels = before
 
 
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
@@ -104,9 +77,8 @@ def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
     for number, store in enumerate(stores):
         artefact = store.find(key)
         if artefact is not None:
-            for earlier in stores[:number]:
-                earlier.keep(key, artefact)
-            return artefact.found()
+            _keep(stores[:number], key, artefact)
+            return artefact.marked("hit")
     return None
 
 
@@ -133,8 +105,3 @@ def seconds_by_stage(labels: Sequence[Label]) -> dict[str, float]:
             seconds[label.stage] = seconds.get(label.stage, 0.0) + label.seconds
     seconds["total"] = sum(seconds.values())
     return seconds
-
-
-def states(label: Label, stage: str) -> list[str]:
-    """Return the cache states of a stage inside another one: "hit", "miss" or "off"."""
-    return [inner.cache for inner in label.walk() if inner.stage == stage]

@@ -1,8 +1,15 @@
 """A model that is opened by the first stage that needs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
 
+from flap.evaluation import Measurement, Task
 from flap.models import PlacedModel
+
+
+class NoRoomError(RuntimeError):
+    """There is no room in memory for what a task needs, which is therefore not measured."""
 
 
 class Opened:
@@ -21,3 +28,39 @@ class Opened:
     def close(self) -> None:
         """Let go of the model. The next call opens it again."""
         self._model = None
+
+
+class Subject:
+    """A model that tasks measure. If it fits into memory, it is loaded as a whole when a task first needs it."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+
+    @cached_property
+    def _whole(self) -> PlacedModel | None:
+        """The whole model in memory; None if there is no room."""
+        model = self._opened()
+        return model.in_memory() if model.fits_in_memory() else None
+
+    def for_task(self, task: Task) -> PlacedModel:
+        """Return the model as a task takes it.
+
+        Raises:
+            NoRoomError: the task needs the whole model in memory, and there is no room.
+        """
+        if self._whole is None and task.needs_memory:
+            raise NoRoomError(task.name)
+        return self._whole or self._opened()
+
+    def measure(self, task: Task) -> Measurement:
+        """Run a task on this model. Raises: as `for_task`."""
+        return task.run(self.for_task(task))
+
+    def compare(self, task: Task, references: Mapping[str, Any]) -> Measurement:
+        """Run a task that compares this model with the dense one. Raises: as `for_task`.
+
+        references: what tasks have taken of the dense model, by the task's name.
+        """
+        if task.name not in references:  # the dense model had no room
+            raise NoRoomError(task.name)
+        return task.run(self.for_task(task), references[task.name])

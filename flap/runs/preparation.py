@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from flap.checkpoint.save import check_disk_space, check_target, followed, label_of
+from flap.checkpoint.save import check_disk_space, check_target, label_of
 from flap.config import FlapConfig, TargetConfig, refuse, require
-from flap.evaluation import Divergence, Suite, prepare_suite
+from flap.evaluation import Divergence, Task, prepare_tasks
+from flap.evaluation.left_out import without_read
 from flap.evaluation.result_files import RESULTS, Results
 from flap.method.allocation import Budget
 from flap.method.vocabulary import Tokens
@@ -53,18 +54,19 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
     require(not config.dry_run, "dry_run", True, allowed)
     choices = choose(config)
     root = cache_root(config.cache_dir)
-    target = _target(config, run_dir, root)
+    allowed = "a folder for the checkpoint, as this run has no folder of its own"
+    has_folder = run_dir or config.checkpoint.dir or not config.checkpoint.save
+    require(bool(has_folder), "checkpoint.dir", None, allowed)
     source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.experts)
-    suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length)
+    tasks = prepare_tasks(choices.evaluators, source.tokenizer, source.max_length)
     allowed = (
         f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
     )
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
-    _check_comparable(suite, source)
+    _check_comparable(tasks, source)
     _check_trainable(choices, source, adapter)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
-    suite = suite.without_read(documents_read(texts))
     _check_vocabulary(choices, source, adapter)
     return Run(
         config=config,
@@ -73,21 +75,15 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
         source=source,
         texts=texts,
         budget=_budget(config, choices, source, adapter),
-        suite=suite,
+        tasks=without_read(tasks, documents_read(texts)),
         run_dir=run_dir,
-        target=target,
         results=Results(run_dir and run_dir / RESULTS),
     )
 
 
 def in_folder(run: Run, folder: Path) -> Run:
     """Return the run with another folder for its results: that of an earlier start of it."""
-    return replace(
-        run,
-        run_dir=folder,
-        target=_target(run.config, folder, folder),
-        results=Results(folder / RESULTS),
-    )
+    return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
 def may_replace_checkpoint(run: Run) -> bool:
@@ -128,18 +124,6 @@ def _check_room(run: Run) -> None:
         check_disk_space(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
 
 
-def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
-    """Return the folder of the checkpoint. root: that of the cache, for a run that saves none."""
-    allowed = "a folder for the checkpoint, as this run has no folder of its own"
-    require(
-        bool(run_dir or config.checkpoint.dir or not config.checkpoint.save),
-        "checkpoint.dir",
-        None,
-        allowed,
-    )
-    return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
-
-
 def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
     """Check that the model can be trained after compression."""
     if (recovery := choices.recovery) is None:
@@ -153,16 +137,12 @@ def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapte
     recovery.check(adapter)
 
 
-def _check_comparable(suite: Suite, source: ModelSource) -> None:
+def _check_comparable(tasks: Sequence[Task], source: ModelSource) -> None:
     """Check that the dense model is there when both models are measured side by side."""
     kept = not source.loaded or source.placed.whole
     given = "none: a model spread over devices is pruned in place and cannot be compared"
-    require(
-        kept or not suite.comparisons,
-        "eval",
-        ", ".join(one.name for one in suite.comparisons),
-        given,
-    )
+    for task in tasks:
+        require(kept or not task.side_by_side, "eval", task.name, given)
 
 
 def _check_reloads(source: ModelSource) -> None:
@@ -225,7 +205,7 @@ def _alike(run: Run) -> Run:
     facts = {"the config": digest(described(run.config)), "the model": digest(model)}
     contents = keys.inputs(run)
     contents.pop("model")
-    for task in run.suite.tasks:
+    for task in run.tasks:
         contents[task.name] = digest([task.origin, task.text_sha256])
     for name, value in contents.items():
         facts[f"the content of {name}"] = value

@@ -3,268 +3,85 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line, redact
 from flap.evaluation import Evaluator, Measurement
-from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
 from flap.evaluation.result_files import Entry
-from flap.method.allocation import Budget, PruningPlan, Units
-from flap.models import Pair, base_facts
-from flap.results import Report, markdown, model_card
+from flap.method.allocation import PruningPlan, Units
+from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, count_parameters
+from flap.results import Report, described, device_name, markdown, model_card
 from flap.runs import keys
-from flap.runs.memory import seconds_by_stage, states
-from flap.runs.pruned import Making, Pruned
+from flap.runs.memory import seconds_by_stage
+from flap.runs.pruned import Pruned
 from flap.runs.run import Run
 from flap.runs.texts import own_text_files
 from flap.runtime.ranks import by_first, on_first
-from flap.storage import VERSION, Artefact, Key, Label, read_json, to_json, write_text
+from flap.storage import VERSION, Artefact, Key, read_json, to_json, write_text
 
 log = logging.getLogger(__name__)
 
 Averages = dict[str, list[str]]
 
 
-@dataclass
-class Measured:
-    """What a run has measured, in this start and in earlier ones."""
-
-    dense: Measurement = field(default_factory=Measurement)
-    compressed: Measurement = field(default_factory=Measurement)  # before training, if there is any
-    pruned: Measurement = field(default_factory=Measurement)
-    both: tuple[Numbers, Numbers] = field(default_factory=lambda: ({}, {}))  # side by side
-    averages: Averages = field(default_factory=dict)  # over tasks, with the numbers averaged
-    about: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # of each task, by its name
-    labels: list[Label] = field(default_factory=list)
-
-
-def report_of(run: Run, pruned: Artefact[Pruned], dense_run: Run) -> Report:
-    """Build the report of a run from its artefacts. dense_run: the run before its vocabulary was trimmed."""
-    plan = pruned.value.plan
-    making = pruned.value.making
-    measured = measured_of(run, plan, dense_run)
-    numbers = _numbers(run, measured, making)
-
-    evaluators = {about["evaluator"]: about["options"] for about in measured.about.values()}
-    config = {**making.config, "eval": evaluators}
-    recovery = dict(making.recovery)
-    if recovery:
-        recovery |= _noise(measured.compressed, measured.pruned, measured.averages)
-
-    tasks = {name: about for name, about in measured.about.items() if "source" in about}
+def begin_report(run: Run, model: PlacedModel) -> Report:
+    """Return what the report says of the dense model and of how it is going to be pruned."""
+    bos = {}
+    if "calibration" in run.texts:
+        bos["calibration"] = run.texts["calibration"].bos
     return Report(
-        config,
-        recovery=recovery,
-        repairs=making.fits,
-        plan=plan,
-        device=making.device,
-        dtype=making.dtype,
-        device_map=making.device_map,
-        processes=making.processes,
-        sources=making.sources | {name: about["source"] for name, about in tasks.items()},
-        inputs=making.inputs | {name: about["input"] for name, about in tasks.items()},
-        own_text=making.own_text,
-        warnings=making.warnings,
-        weight_passes=making.weight_passes,
-        seconds=seconds_by_stage([pruned.label, *measured.labels]),
-        peak_memory_bytes=making.peak_memory_bytes,
-        statistics_cache=next(iter(states(pruned.label, "calibrate")), "off"),
-        checkpoint=making.checkpoint,
-        loads_with=making.loads_with,
-        vocabulary=making.vocabulary,
-        versions=making.versions,
-        git=making.git,
-        **_sizes(run, config, plan, making),
-        **numbers,
+        config=described(run.config),
+        device=device_name(model.device),
+        dtype=str(run.source.dtype),
+        device_map=model.device_map,
+        processes=list(run.processes),
+        sources=run.sources,
+        inputs=keys.inputs(run),
+        warnings=run.warnings,
+        parameters={"total_before": count_parameters(model.model)},
+        bos=bos,
     )
 
 
-def measured_of(run: Run, plan: PruningPlan, dense_run: Run) -> Measured:
-    """Return everything that the run's results hold of this dense and this pruned model.
-
-    A task counts if the pruned model has its numbers. Those of the other models were measured in
-    the same way: with the same documents, options and batch size.
-    """
-    entries = on_first(lambda: list(run.results.entries().values()))
-    pruned = {
-        entry.key["task"]: entry for entry in _entries_of(entries, run, keys.pruned(run, plan))
-    }
-    dense = _entries_of(entries, dense_run, keys.dense(dense_run))
-
-    measured = Measured()
-    measured.dense = _collect(_measured_alike(dense, pruned), measured)
-    if run.choices.recovery is not None:
-        compressed = _entries_of(entries, run, keys.compressed(run, plan))
-        measured.compressed = _collect(_measured_alike(compressed, pruned), measured)
-    measured.pruned = _collect(pruned.values(), measured)
-
-    for entry in _entries_of(entries, run, keys.timed(run, plan)):
-        if not isinstance(entry.value, Measurement):
-            for numbers, more in zip(measured.both, entry.value, strict=True):
-                numbers |= more
-            _note(entry, measured)
-    return measured
-
-
-def _measured_alike(entries: Iterable[Entry], pruned: Mapping[str, Entry]) -> list[Entry]:
-    """Return the entries of a model that were measured as those of the pruned model, by task.
-
-    A start that was killed may have measured only the dense model in another way. If the vocabulary
-    was trimmed, the tokens of a text differ, and equal options show that both models were measured
-    alike.
-    """
-    found = []
-    for entry in entries:
-        other = pruned.get(entry.key["task"])
-        if other is None:
-            continue
-        same_data = plain(entry.key["data"]) == plain(other.key["data"])
-        if same_data or plain(entry.about["options"]) == plain(other.about["options"]):
-            found.append(entry)
-    return found
-
-
-def _collect(entries: Iterable[Entry], measured: Measured) -> Measurement:
-    """Return the numbers of all tasks of a model, with averages over the tasks of each evaluator."""
-    by_evaluator: dict[str, Measurement] = {}
-    options: dict[str, Any] = {}
-    for entry in entries:
-        if isinstance(entry.value, Measurement):
-            _note(entry, measured)
-            name = entry.about["evaluator"]
-            by_evaluator[name] = by_evaluator.get(name, Measurement()) | entry.value
-            options[name] = entry.about["options"]
-
-    total = Measurement()
-    for name, part in by_evaluator.items():
-        evaluator = build(f"eval.{name}", options[name], Evaluator)
-        total |= part | evaluator.summary(part)
-        measured.averages |= evaluator.averages(part.numbers)
-    return total
-
-
-def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
-    """Return the entries of a model, those of this run's tasks last: their numbers replace others of the same name.
-
-    key: of the model. The key of an entry has nothing but this key and the task.
-    """
-    names = {*key, "version", "task", "data"}
-    expected = plain(key)
-    found = []
-    for entry in entries:
-        if entry.key.keys() != names or "evaluator" not in entry.about:
-            continue
-        of_the_model = plain({name: entry.key[name] for name in key}) == expected
-        if of_the_model and entry.key["version"] == VERSION:
-            found.append(entry)
-
-    tasks = {plain(task.identity) for task in run.suite.tasks}
-    tasks |= {plain(comparison.identity) for comparison in run.suite.comparisons}
-    return sorted(found, key=lambda entry: plain(entry.key["data"]) in tasks)
-
-
-def plain(value: Any) -> str:
-    """Return a value as JSON that is equal for values that were written and read again."""
-    return json.dumps(json.loads(to_json(value)), sort_keys=True)
-
-
-def _note(entry: Entry, measured: Measured) -> None:
-    measured.about[entry.key["task"]] = entry.about
-    measured.labels.append(entry.label)
-
-
-def _numbers(run: Run, measured: Measured, making: Making) -> dict[str, Any]:
-    """Return the sections of the report that hold what was measured, with the errors of the differences."""
-    dense, pruned = measured.dense, measured.pruned
-    evaluation = {
-        "dense": dense.numbers | measured.both[0],
-        "pruned": pruned.numbers | measured.both[1],
-    }
-    if measured.compressed.numbers:
-        evaluation["compressed"] = measured.compressed.numbers
-
-    bos = dict(making.bos)
-    domains = {}
-    left_out = {}
-    for name, about in measured.about.items():
-        if "bos" in about:
-            bos[name] = about["bos"]
-        if about.get("domain"):
-            domains[name] = about["domain"]
-        if about.get("left_out"):
-            left_out[name] = about["left_out"]
-    return {
-        "evaluation": evaluation,
-        "better": dense.better | pruned.better,
-        "averages": measured.averages,
-        "bos": bos,
-        "domains": domains,
-        "left_out": left_out,
-        **_noise(dense, pruned, measured.averages),
-    }
-
-
-def _noise(
-    before: Measurement, after: Measurement, averages: Averages
-) -> dict[str, dict[str, float]]:
-    """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    found = with_averages(paired(before.documents, after.documents), averages)
-    return {
-        "difference_stderr": {name: difference.error for name, difference in found.items()},
-        "difference_p_value": {name: difference.p_value for name, difference in found.items()},
-    }
-
-
-def _sizes(
-    run: Run, config: Mapping[str, Any], plan: PruningPlan, making: Making
-) -> dict[str, Any]:
-    """Return parameters, ratios, targets and widths of both models."""
+def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
+    """Add parameters, ratios, targets and widths of both models to a report. adapter: of the pruned model."""
     budget = run.budget
-    before = making.parameters_before
     kept = budget.kept(plan)
-    after = making.parameters_after
+    before = report.parameters["total_before"]
+    after = count_parameters(adapter.model)
     if run.config.mask_only:
         # the total of a masked model has zero biases that a sliced checkpoint may not have (docs/exports.md)
         after -= budget.total - kept
 
-    layers = []
+    report.parameters |= {
+        "total_after": after,
+        "decoder_before": budget.total,
+        "decoder_after": kept,
+    }
+    report.ratio = _ratios(run, kept, 1 - after / before)
+    report.target = _targets(run, plan, after, adapter.idle_parameters)
     for units, layer in zip(budget.layers, plan.layers, strict=True):
         mlp_units = len(layer.mlp) // units.mlp.members
-        layers.append(_widths(units, len(layer.attention), mlp_units))
-    return {
-        "parameters": {
-            "total_before": before,
-            "total_after": after,
-            "decoder_before": budget.total,
-            "decoder_after": kept,
-        },
-        "ratio": _ratios(config, budget, kept, 1 - after / before),
-        "target": _targets(run, plan, after, making.idle_after),
-        "layers": layers,
-        "layers_before": [
-            _widths(units, units.attention.count, units.mlp.count) for units in budget.layers
-        ],
-    }
+        report.layers.append(_widths(units, len(layer.attention), mlp_units))
+        report.layers_before.append(_widths(units, units.attention.count, units.mlp.count))
 
 
-def _ratios(
-    config: Mapping[str, Any], budget: Budget, kept: int, of_all: float
-) -> dict[str, float]:
+def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
     """Return the realised ratios, the requested one if no target was asked for, and the cost of rounding."""
+    budget = run.budget
     decoder = 1 - kept / budget.total
     ratios = {"realised_decoder": decoder, "realised_total": of_all}
-    if budget.bounds or config["plan"] is not None:
+    if budget.bounds or run.choices.selection is None:
         return ratios
 
-    ratios = {"requested": budget.ratio, **ratios}
-    structure = config["structure"]
-    if structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1:
+    structure = run.choices.selection.structure
+    if structure.round_to or structure.multiple_of_heads > 1:
         ratios["rounding_cost"] = decoder - budget.ratio
-    return ratios
+    return {"requested": budget.ratio, **ratios}
 
 
 def _targets(
@@ -290,6 +107,131 @@ def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
         # where the units are no neurons but consist of some, these stay
         "neurons": units.mlp.channels,
         f"{units.mlp.unit}s": mlp,
+    }
+
+
+def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
+    """Build the report of a run from its artefacts. dense_run: the run before its vocabulary was trimmed.
+
+    A task counts if the pruned model has its numbers. Those of the other models were measured in
+    the same way: with the same documents, options and batch size.
+    """
+    plan = artefact.value.plan
+    entries = on_first(run.results.entries).values()
+    of_pruned = _entries_of(entries, run, keys.pruned(run, plan))
+    of_dense = _entries_of(entries, dense_run, keys.dense(dense_run))
+    of_dense = _measured_alike(of_dense, of_pruned)
+    of_compressed = []
+    if run.choices.recovery is not None:
+        of_compressed = _entries_of(entries, run, keys.compressed(run, plan))
+        of_compressed = _measured_alike(of_compressed, of_pruned)
+    of_pruned += _entries_of(entries, run, keys.timed(run, plan))
+
+    options = {entry.about["evaluator"]: entry.about["options"] for entry in of_pruned}
+    averages = Averages()
+    dense = _total(of_dense, options, averages)
+    compressed = _total(of_compressed, options, averages)
+    pruned = _total(of_pruned, options, averages)
+    evaluation = {"dense": dense.numbers | pruned.beside, "pruned": pruned.numbers}
+    if compressed.numbers:
+        evaluation["compressed"] = compressed.numbers
+
+    report = artefact.value.report
+    recovery = report.recovery
+    if recovery:
+        recovery = recovery | _noise(compressed, pruned, averages)
+    noise = _noise(dense, pruned, averages)
+    states = {label.stage: label.cache for label in artefact.label.walk()}
+    used = [*of_dense, *of_compressed, *of_pruned]
+    return replace(
+        report,
+        config={**report.config, "eval": options},
+        plan=plan,
+        recovery=recovery,
+        evaluation=evaluation,
+        better=dense.better | pruned.better,
+        averages=averages,
+        sources=report.sources | _told(used, "source"),
+        inputs=report.inputs | _told(used, "input"),
+        bos=report.bos | _told(used, "bos"),
+        domains=_told(used, "domain"),
+        left_out=_told(used, "left_out"),
+        seconds=seconds_by_stage([artefact.label, *(entry.label for entry in used)]),
+        statistics_cache=states.get("calibrate", "off"),
+        difference_stderr=noise["difference_stderr"],
+        difference_p_value=noise["difference_p_value"],
+    )
+
+
+def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
+    """Return the entries of a model, those of this run's tasks last: their numbers replace others of the same name.
+
+    key: of the model. The key of an entry has nothing but this key and the task.
+    """
+    found = []
+    for entry in entries:
+        task = {name: entry.key.get(name) for name in ("task", "data")}
+        if plain(entry.key) == plain({"version": VERSION, **key, **task}):
+            found.append(entry)
+
+    data = [plain(task.identity) for task in run.tasks]
+    return sorted(found, key=lambda entry: plain(entry.key["data"]) in data)
+
+
+def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
+    """Return the entries of a model that were measured as those of the pruned model, by task.
+
+    A start that was killed may have measured only the dense model in another way. If the vocabulary
+    was trimmed, the tokens of a text differ, and equal options show that both models were measured
+    alike.
+    """
+    pruned = {entry.key["task"]: entry for entry in of_pruned}
+    found = []
+    for entry in entries:
+        other = pruned.get(entry.key["task"])
+        if other is not None and (
+            plain(entry.key["data"]) == plain(other.key["data"])
+            or plain(entry.about["options"]) == plain(other.about["options"])
+        ):
+            found.append(entry)
+    return found
+
+
+def plain(value: Any) -> str:
+    """Return a value as JSON that is equal for values that were written and read again."""
+    return json.dumps(json.loads(to_json(value)), sort_keys=True)
+
+
+def _total(entries: Iterable[Entry], options: Mapping[str, Any], averages: Averages) -> Measurement:
+    """Return the numbers of all tasks of a model, with averages over the tasks of each evaluator.
+
+    options: of each evaluator. averages: gets the names of the averages.
+    """
+    total = Measurement()
+    for name, given in options.items():
+        part = Measurement()
+        for entry in entries:
+            if entry.about["evaluator"] == name:
+                part |= entry.value
+        evaluator = build(f"eval.{name}", given, Evaluator)
+        total |= part | evaluator.summary(part)
+        averages |= evaluator.averages(part.numbers)
+    return total
+
+
+def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
+    """Return a fact that the report says of tasks, by the task's name."""
+    return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
+
+
+def _noise(
+    before: Measurement, after: Measurement, averages: Averages
+) -> dict[str, dict[str, float]]:
+    """Return the standard errors and the p-values of the differences of two models, paired by document."""
+    found = with_averages(paired(before.documents, after.documents), averages)
+    return {
+        "difference_stderr": {name: difference.error for name, difference in found.items()},
+        "difference_p_value": {name: difference.p_value for name, difference in found.items()},
     }
 
 

@@ -4,27 +4,24 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 
+from flap.checkpoint.save import followed
 from flap.config import FlapConfig, redact
 from flap.data import Batch, Windows
-from flap.evaluation import Suite
+from flap.evaluation import Task
 from flap.evaluation.result_files import Results
 from flap.method.allocation import Budget, PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.models import ModelSource, PlacedModel
 from flap.runs.choices import Choices
-from flap.runs.memory import Memory, Stage
+from flap.runs.memory import Memory
 from flap.runs.texts import measured_again
-from flap.storage import NOT_KEPT, Artefact, Cache, WorkFolder
+from flap.storage import NOT_KEPT, Cache, WorkFolder
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,37 +35,38 @@ class Run:
     choices: Choices
     cache: Cache
     source: ModelSource
-    texts: Mapping[
-        str, Windows
-    ]  # the windows of "calibration" and "recovery", where they are needed
+    # the windows of "calibration" and "recovery", where they are needed
+    texts: Mapping[str, Windows]
     budget: Budget
-    suite: Suite
+    tasks: Sequence[Task]  # what is measured
     run_dir: Path | None  # the folder of the report; None: the report is not written
-    target: Path  # the folder of the checkpoint
     results: Results  # the numbers that have been measured
     key: str = ""  # a digest of the config and the inputs, for all that the run makes of the model
     processes: Sequence[str] = ()  # the device of each process and its machine; empty: one process
-    vocabulary: Mapping[str, float] = field(
-        default_factory=dict
-    )  # facts about a trimmed vocabulary
     work: WorkFolder = NOT_KEPT  # the working directory, in which an interrupted run continues
     memory: Memory = field(default_factory=Memory)
 
-    def remember(self, stage: Stage[T], *inputs: Any) -> T:
-        """Return the result of a stage: read if it is remembered, else computed and stored."""
-        return self.artefact(stage, *inputs).value
-
-    def artefact(self, stage: Stage[T], *inputs: Any) -> Artefact[T]:
-        """Return the result of a stage with its label, as `remember` finds or computes it."""
-        make = partial(stage.make, self, *inputs)
-        key = stage.key(self, *inputs)
-        return self.memory.remember(stage.name, key, make, stage.stores(self, *inputs))
-
     @contextmanager
-    def timed(self, name: str) -> Iterator[WorkFolder]:
-        """Time a step whose result is not stored. Yields the directory in which an interrupted step continues."""
-        with self.memory.timed(name):
-            yield self.work / name
+    def timed(self, stage: str) -> Iterator[WorkFolder]:
+        """Time a stage whose result is not stored. Yields the directory in which an interrupted stage continues."""
+        with self.memory.timed(stage):
+            yield self.work / stage
+
+    @property
+    def target(self) -> Path:
+        """The folder of the checkpoint."""
+        in_run_dir = (self.run_dir or Path()) / "checkpoint"
+        return followed(Path(self.config.checkpoint.dir or in_run_dir))
+
+    @property
+    def tasks_of_one_model(self) -> list[Task]:
+        """The tasks that measure one model at a time."""
+        return [task for task in self.tasks if not task.side_by_side]
+
+    @property
+    def tasks_of_both(self) -> list[Task]:
+        """The tasks that measure both models side by side."""
+        return [task for task in self.tasks if task.side_by_side]
 
     @property
     def given_plan(self) -> PruningPlan | None:
@@ -117,7 +115,7 @@ class Run:
             warnings.append("this is a smoke run (debug): its numbers mean nothing")
         if "quantised" in self.source.origin:
             warnings.append(f"the model is {self.source.origin}")
-        return [*warnings, *measured_again(self.texts, self.suite.tasks)]
+        return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
         """Return the run with other texts; new warnings are logged."""

@@ -2,16 +2,17 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.one_writer import only_writer
 from flap.checkpoint.save import make_label, save_checkpoint
 from flap.config import one_line
-from flap.data import Text, Windows
+from flap.data import Windows
 from flap.method.allocation import PruningPlan, UniformLayers
 from flap.method.calibration import STATISTICS, LayerStatistics, answers, own_text
 from flap.method.compression import (
@@ -25,24 +26,21 @@ from flap.method.compression import (
 from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
 from flap.method.search import PlanDivergence, score_and_try
-from flap.models import ModelAdapter, PlacedModel, adapt, distinct_parameters, find_model
+from flap.models import PlacedModel, adapt, find_model
 from flap.results.provenance import described, provenance
 from flap.runs import keys
-from flap.runs.memory import Stage
 from flap.runs.pruned import MADE
 from flap.runs.run import Run
 from flap.runtime import ranks
 from flap.runtime.ranks import by_first
 from flap.runtime.temporary_state import seeded
-from flap.storage import NOT_KEPT, Kind, Store, WorkFolder, digest
+from flap.storage import NOT_KEPT, Artefact, WorkFolder, digest
 from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Written = dict[
-    str, dict[str, Any]
-]  # facts about text that the model has written, by the text's use
+# facts about text that the model has written, by the text's use
+Written = dict[str, dict[str, Any]]
 
 
 class Compressed(NamedTuple):
@@ -55,7 +53,11 @@ class Compressed(NamedTuple):
 
 @contextmanager
 def begun(run: Run) -> Iterator[Run]:
-    """Seed all random generators and open the run's working directory for the duration of the `with` block."""
+    """Seed all random generators and open the run's working directory for the duration of the `with` block.
+
+    While the block lasts, no other run writes into the same `checkpoint.dir`. So weights, label and
+    model card of a checkpoint are always of one run.
+    """
     for warning in run.warnings:
         log.warning(warning)
 
@@ -63,27 +65,15 @@ def begun(run: Run) -> Iterator[Run]:
         forget(run)
 
     looked_up = (run.choices.search or run.to_write) and run.cache.enabled
-    with seeded(run.config.seed):
-        if not (run.source.placed.streams or looked_up or run.choices.recovery):
-            yield run
-            return
-        directory = open_working_folder(run.cache.root, keys.workspace(run), run.config.resume)
-        with ranks.held_by_first(directory) as folder:
-            yield replace(run, work=WorkFolder(folder))
-            run.suite.references.clear()  # which may be mapped files of the directory
-
-
-@contextmanager
-def checkpoint_held(run: Run) -> Iterator[None]:
-    """Keep other runs from writing into the same `checkpoint.dir` while the block lasts, or wait for them.
-
-    So weights, label and model card of a checkpoint are always of one run.
-    """
-    if run.config.checkpoint.dir is None or not run.config.checkpoint.save:
-        yield
-        return
-    with ranks.held_by_first(only_writer(run.target)):
-        yield
+    with ExitStack() as stack:
+        stack.enter_context(seeded(run.config.seed))
+        if run.source.placed.streams or looked_up or run.choices.recovery:
+            directory = open_working_folder(run.cache.root, keys.workspace(run), run.config.resume)
+            work = WorkFolder(stack.enter_context(ranks.held_by_first(directory)))
+            run = replace(run, work=work)
+        if run.config.checkpoint.dir is not None and run.config.checkpoint.save:
+            stack.enter_context(ranks.held_by_first(only_writer(run.target)))
+        yield run
 
 
 def forget(run: Run) -> None:
@@ -107,62 +97,45 @@ def open_dense(run: Run) -> PlacedModel:
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
     """Let the dense model write the texts that are still missing.
 
-    Returns the run with these texts, and facts about them. Runs with the same model and options share a text.
+    Returns the run with these texts, and facts about them.
     """
-    facts: Written = {}
+    facts = Written()
     for use in run.to_write:
         for part in run.texts[use].to_write:
-            written = run.artefact(WRITE_OWN_TEXT, model, use, part)
             windows = run.texts[use]
-            run = run.reading(
-                {**run.texts, use: windows.written(part, _own_text(run, use, part, written.value))}
-            )
+            written = _own_text(run, model, use, part)
+            name = use
+            if part in windows.asked:
+                text = answers.text_of(written.value, windows, part)
+                name = f"{use} ({windows.name(part)})"
+            else:
+                text = own_text.written_text(written.value)
 
-            name = f"{use} ({windows.name(part)})" if part in windows.asked else use
-            facts[name] = {
-                fact: value
-                for fact, value in written.value.items()
-                if fact not in ("documents", "answered")
-            }
-            facts[name]["cache"] = written.label.cache
+            run = run.reading({**run.texts, use: windows.written(part, text)})
+            facts[name] = {**written.value, "cache": written.label.cache}
+            facts[name].pop("documents", None)
+            facts[name].pop("answered", None)
     return run, facts
 
 
-def _own_text(run: Run, use: str, part: int, written: dict[str, Any]) -> Text:
-    windows = run.texts[use]
-    if part in windows.asked:
-        return answers.text_of(written, windows, part)
-    return own_text.written_text(written)
+def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dict[str, Any]]:
+    """Let the model write a part of a text, or answer its prompts.
 
-
-def _write_own_text(run: Run, model: PlacedModel, use: str, part: int) -> dict[str, Any]:
+    Runs with the same model and options share the text.
+    """
+    stage = "write own text"
     windows = run.texts[use]
     context = run.source.max_length
-    work = run.work / WRITE_OWN_TEXT.name
-    if part in windows.asked:
-        return answers.answer(model, windows, part, context, work / f"{use}{part}")
-    return own_text.write(model, own_text.Draft(windows, context), work / use)
-
-
-def _own_text_key(run: Run, model: PlacedModel, use: str, part: int) -> keys.Key:
-    windows = run.texts[use]
+    work = run.work / stage
     if part in windows.asked:
         options = answers.key(windows, part)
+        write = partial(answers.answer, model, windows, part, context, work / f"{use}{part}")
     else:
-        options = own_text.Draft(windows, run.source.max_length).key
-    return {**run.source.fingerprint, "device": run.source.device.type, **options}
-
-
-def shared(kind: Kind[T]) -> Callable[..., list[Store[T]]]:
-    """Return the stores of artefacts that other runs can use: the cache."""
-
-    def stores(run: Run, *inputs: Any) -> list[Store[T]]:
-        return [run.cache.of(kind)]
-
-    return stores
-
-
-WRITE_OWN_TEXT = Stage("write own text", _write_own_text, _own_text_key, shared(own_text.WRITTEN))
+        draft = own_text.Draft(windows, context)
+        options = draft.key
+        write = partial(own_text.write, model, draft, work / use)
+    key = keys.on_device(run) | options
+    return run.memory.remember(stage, key, write, [run.cache.of(own_text.WRITTEN)])
 
 
 # The method (FLAP, section 3): observe, score, allocate, compress
@@ -175,19 +148,18 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
     """
     if not run.choices.read_plain_statistics:
         return []
-    return run.remember(CALIBRATE, model)
-
-
-def _calibrate(run: Run, model: PlacedModel) -> list[LayerStatistics]:
-    return run.calibration(model).observe(run.work / CALIBRATE.name)
-
-
-CALIBRATE = Stage("calibrate", _calibrate, keys.statistics, shared(STATISTICS))
+    stage = "calibrate"
+    collect = partial(run.calibration(model).observe, run.work / stage)
+    stores = [run.cache.of(STATISTICS)]
+    return run.memory.remember(stage, keys.statistics(run), collect, stores).value
 
 
 def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
     """Score every unit. A search also measures the effect of pruning each block alone."""
-    return run.remember(SCORE, model, statistics)
+    key = keys.scores(run)
+    compute = partial(_score, run, model, statistics)
+    stores = [] if key is None else [run.cache.of(SCORES)]
+    return run.memory.remember("score", key or {}, compute, stores).value
 
 
 def _score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
@@ -195,7 +167,7 @@ def _score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) 
     metric = run.choices.selection.metric
     search = run.choices.search
     calibration = run.calibration(model, statistics)
-    work = run.work / SCORE.name
+    work = run.work / "score"
 
     if search is not None:
         divergence = PlanDivergence(calibration, run.choices.compensation)
@@ -203,9 +175,6 @@ def _score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) 
     work = model.if_streamed(work) if metric.needs_covariance else NOT_KEPT
     visits = calibration.visit("score", metric.needs_covariance, work, separate_held_out=False)
     return score_layers(metric, model.adapter, visits, work)
-
-
-SCORE = Stage("score", _score, keys.scores, shared(SCORES))
 
 
 def allocate(run: Run, scores: Scores) -> PruningPlan:
@@ -283,11 +252,6 @@ def _spare_parameters(run: Run, plan: PruningPlan) -> float:
     return min(
         ((bound.asked - bound.cost(widths)) / bound.size for bound in bounds), default=math.inf
     )
-
-
-def count_parameters(adapter: ModelAdapter) -> int:
-    """Return the number of parameters of a model, tied tensors counted once."""
-    return sum(parameter.numel() for parameter in distinct_parameters(adapter.model))
 
 
 # Training after compression

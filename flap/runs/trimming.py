@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.evaluation import prepare_suite
+from flap.evaluation import prepare_tasks
+from flap.evaluation.left_out import without_read
 from flap.method.vocabulary import KeptTokens, Tokens, Trimmed
 from flap.method.vocabulary.rows import cut_rows
 from flap.method.vocabulary.source import TrimmedSource
@@ -16,10 +17,11 @@ from flap.runs.run import Run
 from flap.runs.texts import documents_read, read_texts
 
 
-def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str]]:
+def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
     """Choose the tokens that stay with the dense model, and cut its other rows in place.
 
-    Returns the run with the trimmed model and tokenizer, and the tokens that stay.
+    Returns the run with the trimmed model and tokenizer, the tokens that stay, and facts for the
+    report.
     """
     assert run.choices.vocabulary is not None
     with run.timed("choose tokens"):
@@ -32,13 +34,14 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str]]:
         trimmed = Trimmed.of(before, kept, model.adapter.vocab_size)
         cut_rows(model, trimmed.rows_K)
         if not isinstance(run.source, LoadedSource):
-            return _on(run, TrimmedSource(run.source, trimmed), trimmed, before), kept.names
+            after = _on(run, TrimmedSource(run.source, trimmed), before)
+            return after, kept.names, trimmed.facts
 
         # the model and its tokenizer are the caller's, and change in place
         before = deepcopy(before)
         run.source.tokenizer._tokenizer = trimmed.tokenizer.backend_tokenizer
         source = LoadedSource(run.source.model, run.source.tokenizer)
-        return _on(run, source, trimmed, before), kept.names
+        return _on(run, source, before), kept.names, trimmed.facts
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
@@ -47,10 +50,10 @@ def trimmed_run(run: Run, tokens: list[str]) -> Run:
     rows = adapt(run.source.skeleton()).vocab_size
     kept = KeptTokens(Tokens.of(before, rows), tokens, math.nan)
     trimmed = Trimmed.of(before, kept, rows)
-    return _on(run, TrimmedSource(run.source, trimmed), trimmed, before)
+    return _on(run, TrimmedSource(run.source, trimmed), before)
 
 
-def _on(run: Run, source: ModelSource, trimmed: Trimmed, before: PreTrainedTokenizerBase) -> Run:
+def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
     """Return the run on another source: with its texts, tasks and budget. before: the tokenizer of the dense model."""
     choices = replace(run.choices, vocabulary=None)
     tokenizer = source.tokenizer
@@ -65,13 +68,12 @@ def _on(run: Run, source: ModelSource, trimmed: Trimmed, before: PreTrainedToken
         texts["vocabulary"] = run.texts["vocabulary"]
 
     adapter = adapt(source.skeleton(), choices.experts)
-    suite = prepare_suite(choices.evaluators, tokenizer, source.max_length, before)
+    tasks = prepare_tasks(choices.evaluators, tokenizer, source.max_length, before)
     return replace(
         run,
         source=source,
         choices=choices,
         texts=texts,
         budget=check_budget(adapter, choices, run.config, source),
-        suite=suite.without_read(documents_read(texts)),
-        vocabulary=trimmed.facts,
+        tasks=without_read(tasks, documents_read(texts)),
     )

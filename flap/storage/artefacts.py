@@ -63,9 +63,9 @@ class Artefact(Generic[T]):
     value: T
     label: Label
 
-    def found(self) -> "Artefact[T]":
-        """Return the artefact as a later run finds it."""
-        return replace(self, label=replace(self.label, cache="hit"))
+    def marked(self, cache: str) -> "Artefact[T]":
+        """Return the artefact with another state of the cache in its label."""
+        return replace(self, label=replace(self.label, cache=cache))
 
 
 @dataclass(frozen=True)

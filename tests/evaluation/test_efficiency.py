@@ -31,9 +31,9 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
         return next(times[model])
 
     monkeypatch.setattr(efficiency, "request_seconds", request_seconds)
-    of_dense, of_pruned = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3).compare(
-        dense, pruned
-    )
+    efficiency_of = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3)
+    measured = efficiency_of.compare(dense, pruned)
+    of_dense, of_pruned = measured.beside, measured.numbers
     assert turns == [dense, pruned] * 4  # the first turn warms up
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0  # 20 tokens in 1, 2, 4 seconds

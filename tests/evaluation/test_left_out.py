@@ -10,9 +10,10 @@ from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
 from flap.data.overlap import ReadText
-from flap.evaluation import Perplexity, Task, prepare_suite
+from flap.evaluation import Perplexity, Task, prepare_tasks
 from flap.evaluation.base import Evaluator
 from flap.evaluation.generation import Generation
+from flap.evaluation.left_out import without_read
 from flap.evaluation.zero_shot import ZeroShot
 from flap.models import Resident
 from tests.cases import tiny_model
@@ -52,7 +53,7 @@ def read(*texts: str, use: str = "calibration", section: str = "calibration") ->
 
 
 def tasks(evaluator: Evaluator, tokenizer: PreTrainedTokenizerFast, *texts: ReadText) -> list[Task]:
-    return prepare_suite({"mine": evaluator}, tokenizer, 128).without_read(texts).tasks
+    return without_read(prepare_tasks({"mine": evaluator}, tokenizer, 128), texts)
 
 
 def written(folder: Path, name: str, rows: list[dict[str, str]]) -> str:

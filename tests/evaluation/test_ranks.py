@@ -14,11 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.evaluation import Divergence, Measurement
 from flap.evaluation.base import Task
-from flap.evaluation.suite import prepare_suite
+from flap.evaluation.suite import prepare_tasks
 from flap.evaluation.zero_shot import ZeroShot
 from flap.models import PlacedModel
-from flap.runs.measuring import NoRoomError, Subject
-from flap.runs.opened import Opened
+from flap.runs.opened import NoRoomError, Opened, Subject
 from flap.runtime import ranks
 from flap.runtime.progress import Step, listening
 from flap.runtime.temporary_state import replaced
@@ -66,7 +65,7 @@ def measure(
     with only_toys(own / "toys"), listening(steps.append), room, counting:
         divergence = Divergence([str(text_file)], seq_len=100, max_tokens=1100, batch_size=3)
         evaluators = {"divergence": divergence, "zero_shot": ZeroShot(TOYS, batch_size=2)}
-        tasks = prepare_suite(evaluators, tokenizer, 128).tasks
+        tasks = prepare_tasks(evaluators, tokenizer, 128)
         found = measured_by(tasks, dense, pruned)
     (own / "found.json").write_text(json.dumps([*map(asdict, found), len(calls), len(steps)]))
 

