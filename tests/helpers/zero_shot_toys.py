@@ -112,7 +112,7 @@ def only_toys(folder: Path) -> Iterator[None]:
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)
-        patch.setattr(zero_shot_tasks, "hub_reachable", lambda: False)
+        patch.setattr("flap.data.hub.hub_reachable", lambda: False)
         yield
 
 
