@@ -8,7 +8,7 @@ tests/config/test_bad_command_line.py, what is said of an object alone in the te
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
 WITH_PROMPTS = TEXTS.replace(
-    "ptb, or", "ptb, boolq-questions, siqa-questions, repeat-passages, asked-passages, or"
+    "ptb, or", "ptb, boolq-questions, siqa-questions, repeat-passages, asked-passages, self, or"
 )
 
 LLAMA = """

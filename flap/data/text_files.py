@@ -20,6 +20,7 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
+WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")  # the sections that may name the text `self`
 NAMES = (*DATASETS, *PROMPTS, SELF)  # what `calibration.dataset` can name besides files
 
 
@@ -44,6 +45,8 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
         names = list(DATASETS)
         if split == "calibration":
             names += PROMPTS
+        if field.startswith(WRITTEN_BY_THE_MODEL):
+            names.append(SELF)
         expected = ", ".join(names)
         raise ValueError(
             f"{where}: {reason}; expected {expected}, or a .txt, .jsonl or .parquet file"

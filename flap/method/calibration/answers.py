@@ -56,6 +56,22 @@ class _Collected:
         document = rendered(prompt, text, tokenizer, self.asked.chat)
         self.tokens += len(tokenizer(document, verbose=False).input_ids)
 
+    def warn_or_refuse(self, prompts: int) -> None:
+        """Log that the answers are too few for the windows. prompts: how many there are.
+
+        Raises:
+            ValueError: most answers are empty or loops, so that fewer windows would not help.
+        """
+        line = (
+            f"{self.windows.field}.dataset={self.asked.name}: {len(self.pairs)} of {prompts} "
+            f"prompts are answered; {self.too_long} are too long for the context, "
+            f"{self.dropped} answers are empty or loops"
+        )
+        if self.dropped > len(self.pairs):
+            instead = "calibration.temperature=1, other prompts, or calibration.answers=given"
+            raise ValueError(f"{line}; take {instead}, which reads the answers of the file")
+        log.warning("%s", line)
+
 
 def answer(
     model: PlacedModel,
@@ -73,6 +89,9 @@ def answer(
     part: the number of the text in the mixture.
     context: the context of the model in tokens; None if it is unlimited.
     work: the batches that an interrupted run has written there are not written again.
+
+    Raises:
+        ValueError: most answers are empty or loops, and the others are too few for the windows.
     """
     asked = windows.asked[part]
     needed = windows.tokens_to_write(part)
@@ -93,16 +112,7 @@ def answer(
                 break
 
     if collected.tokens < needed - windows.seq_len:
-        log.warning(
-            "%s.dataset=%s: %d of %d prompts are answered; %d are too long for the context, "
-            "%d answers are empty or loops",
-            windows.field,
-            asked.name,
-            len(collected.pairs),
-            len(prompts),
-            collected.too_long,
-            collected.dropped,
-        )
+        collected.warn_or_refuse(len(prompts))
     return {
         "answered": [[list(prompt.messages), text] for prompt, text in collected.pairs],
         "tokens": collected.answer_tokens,

@@ -191,6 +191,21 @@ def test_a_prompt_that_does_not_fit_the_context_is_dropped(
     )
 
 
+def test_a_model_that_answers_in_loops_is_refused_without_advice_to_draw_less(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = asking(tokenizer, Answers("self", max_new_tokens=40), 12)
+    monkeypatch.setattr(
+        "flap.method.calibration.answers.continued", lambda _, rows, *__: [[5] * 40] * len(rows)
+    )
+    with pytest.raises(
+        ValueError, match=r"0 of 12 prompts are answered; .* 12 answers are"
+    ) as told:
+        answer(Resident(tiny_model("llama-gqa")), windows, 0, context=64)
+    assert "; take calibration.temperature=1, other prompts" in str(told.value)
+    assert "num_samples" not in str(told.value)
+
+
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_an_interrupted_run_writes_what_is_missing(
     placement: str,
