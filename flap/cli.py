@@ -19,7 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from flap.config import config_dir, help_text, protect_output, protect_secrets_of, typed
+from flap.config import (
+    check_arguments,
+    config_dir,
+    config_folders,
+    help_text,
+    one_line,
+    protect_output,
+    protect_secrets_of,
+    typed,
+)
 from flap.runs.owner import Owner
 from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, write_open_study
 from flap.runs.sweeps.launching import end_alone, follow
@@ -102,14 +111,18 @@ def main() -> None:
     if arguments and arguments[0] in SUBCOMMANDS:
         import_module(SUBCOMMANDS[arguments[0]]).main(arguments[1:])
         return
-    if arguments == ["--help"]:
-        print(help_text())
+    if {"-h", "--help"} & {*arguments}:
+        print(help_text(config_folders(arguments)))
         return
     if arguments == ["--version"]:
         print(f"flap {version('flap-pruning')}")
         return
 
     follow()
+    try:
+        check_arguments(arguments)
+    except ValueError as error:
+        raise SystemExit(f"error: {one_line(error)}") from None
     logging.raiseExceptions = False  # a full disk under a log must not print tracebacks
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks

@@ -4,9 +4,18 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.compose import build, literal, refuse, settled_by, timeout, typed
+from flap.config.arguments import check_arguments, config_folders
+from flap.config.compose import (
+    build,
+    check_measurements,
+    literal,
+    refuse,
+    settled_by,
+    timeout,
+    typed,
+)
+from flap.config.explanations import explain
 from flap.config.messages import (
-    explain,
     gigabytes,
     help_text,
     how_to_install,
@@ -27,8 +36,8 @@ from flap.config.schema import (
 from flap.config.secrets import has_secrets, recorded, redact, redacted, with_quoted_password
 
 __all__ = [
-    "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing",
-    "config_dir", "explain", "gigabytes", "has_secrets", "help_text", "how_to_install",
+    "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "check_arguments", "check_measurements",
+    "composing", "config_dir", "config_folders", "explain", "gigabytes", "has_secrets", "help_text", "how_to_install",
     "literal", "name_method", "one_line", "protect_output", "protect_secrets_of", "recorded",
     "redact", "redacted", "refuse", "require", "settled_by", "shown", "targets", "timeout",
     "typed", "with_quoted_password",

@@ -16,7 +16,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import as_share, explain, one_line, reason_of, require, shown
+from flap.config.explanations import as_share, explain
+from flap.config.messages import one_line, reason_of, require, shown
 from flap.config.methods import name_method
 from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
@@ -91,21 +92,10 @@ def typed(config: DictConfig) -> FlapConfig:
     Raises:
         ValueError: one line that names the field, its value and what is allowed.
     """
-    _refuse_unknown(config, FlapConfig, "")
-    config = copy.deepcopy(config)
-    _set_values(config, config.get("debug") or {})
-    for name in (field.name for field in fields(FlapConfig)):
-        deleted = name not in config or (
-            config[name] is None and name in ("metric", "structure", "compensation")
-        )
-        require(
-            not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one"
-        )
     try:
-        checked = OmegaConf.to_object(config)
+        checked = _as_dataclasses(config)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
-    assert isinstance(checked, FlapConfig)
     timeout(checked.timeout_minutes)
     _check_amount(checked.ratio, checked.target, checked.plan)
     if checked.plan is not None:
@@ -123,6 +113,27 @@ def typed(config: DictConfig) -> FlapConfig:
         checked.cache_dir = home_replaced("cache_dir", checked.cache_dir)
     if checked.plan is not None:
         checked.plan = home_replaced("plan", checked.plan)
+    return checked
+
+
+def _as_dataclasses(config: DictConfig) -> FlapConfig:
+    """Return the config as dataclasses, after keys and choices that a run needs are checked.
+
+    Raises:
+        ValueError: a key is unknown, or a choice is missing.
+        OmegaConfBaseException: a value has another type, or an interpolation cannot be resolved.
+    """
+    _refuse_unknown(config, FlapConfig, "")
+    config = copy.deepcopy(config)
+    _set_values(config, config.get("debug") or {})
+    for name in (field.name for field in fields(FlapConfig)):
+        deleted = name not in config
+        if name in ("metric", "structure", "compensation"):
+            deleted = deleted or config[name] is None
+        allowed = "another choice, as --help lists them: each run has one"
+        require(not deleted, f"~{name}", None, allowed)
+    checked = OmegaConf.to_object(config)
+    assert isinstance(checked, FlapConfig)
     return checked
 
 
@@ -205,6 +216,40 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
         key = override.lstrip("+~").partition("=")[0]
         if f"{key}.".startswith(f"{name}."):
             raise ValueError(f"{shown(override)}: expected no {name} here, because {reason}")
+
+
+def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
+    """Check that a config has options only of measurements that are chosen.
+
+    An experiment sets options of the measurements that it chooses. They stay when the command line
+    chooses others.
+
+    chosen: The section `eval` of a composed config.
+    overrides: The words of the command line.
+
+    Raises:
+        ValueError: the keys that have no effect, and how to change the command.
+    """
+    measured = []
+    unmeasured = []
+    keys = []
+    for name, options in (chosen or {}).items():
+        if not isinstance(options, Mapping) or "_target_" in options:
+            measured.append(name)
+        else:
+            unmeasured.append(name)
+            keys += [f"eval.{name}.{key}" for key in options]
+    if not unmeasured:
+        return
+
+    experiments = [word for word in overrides if word.startswith("+experiment=")]
+    source = experiments[0] if experiments else "a file of the config or the command line"
+    wider = ",".join(map(str, [*measured, *unmeasured]))
+    without = " ".join(f"'~eval.{name}'" for name in unmeasured)
+    raise ValueError(
+        f"{', '.join(keys)}: set by {source}, but this run does not measure "
+        f"{' and '.join(unmeasured)}; write 'eval=[{wider}]', or drop these keys with {without}"
+    )
 
 
 def settled_by(plan: Any) -> dict[str, str]:

@@ -12,7 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import explain, names_in
+from flap.config.explanations import explain
+from flap.config.messages import names_in
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from flap.config import (
     FlapConfig,
     build,
+    check_measurements,
     recorded,
     redacted,
     refuse,
@@ -89,6 +90,7 @@ class Owner:
             _check_writable(self.run_dir)
         if state != "finished" and not foreign:
             self._record()
+        check_measurements(self.config.get("eval"), self.overrides)
         config = typed(self.config)
         refuse(self.overrides, settled_by(config.plan))
         from flap.runs.dry_run import dry_run

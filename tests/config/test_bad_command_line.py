@@ -4,14 +4,19 @@ What does not compose is answered without torch in half a second; of what the pi
 these are a few.
 """
 
+import os
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import huggingface_hub
 import pytest
 
+from flap.config import help_text
 from tests.helpers.damaged import damage
 from tests.helpers.permissions import bound_by_permissions
 from tests.helpers.runs import tiny
@@ -59,7 +64,7 @@ DOES_NOT_COMPOSE = [
     ("evaluation=none", "evaluation: unknown key; did you mean eval\\?"),
     (
         "eval=none,paper",
-        r"eval=none,paper: several values; write 'eval=\[none,paper\]' for all in one run, or -m",
+        r"eval=none,paper: several values; .* -m eval=none,paper; .* 'eval=\[none,paper\]'",
     ),
     ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),
     (
@@ -83,11 +88,53 @@ DOES_NOT_COMPOSE = [
         f"calibration.dataset={'[' * 500}{']' * 500}",
         "the command line, or a file of the config, is nested too deeply",
     ),
+    ("ratio=0.2,0.3", "ratio=0.2,0.3: several values; for a run of each, write -m ratio=0.2,0.3$"),
+    ("--ratio=0.2", "--ratio=0.2: write ratio=0.2$"),
+    ("-ratio=0.2", "-ratio=0.2: write ratio=0.2$"),
+    ("--verbose", "--verbose: unknown option; write key=value"),
+    ("prune", "prune: expected key=value without spaces, such as ratio=0.2"),
+    ("experiment=transfer", r"experiment=transfer: write \+experiment=transfer$"),
+    ("debug=smoke", r"debug=smoke: write \+debug=smoke$"),
+    ("calibration=my.txt", ".*expected one of answers, .*; .* use calibration.dataset=my.txt$"),
+    (
+        "eval=my.jsonl",
+        r".*'eval.perplexity.datasets=\[my.jsonl\]' .*tasks=\[my.jsonl\]' for prompts",
+    ),
+    ("structure=[AL-AM]", r"structure=\[AL-AM\]: expected one name .*; write structure=AL-AM$"),
+    ("model=[llama-7b,gpt-5]", ".*; for a run of each, write -m model=llama-7b,gpt-5$"),
+    ("calibration=[c4]", r".*; for other texts, write 'calibration.dataset=\[c4\]'$"),
+    ("run_name=a(b", r"run_name=a\(b: Hydra cannot read it .*; quote a value with special"),
+    ("hydra.run.dir=/proc/nope", "hydra.run.dir=/proc/nope: cannot be written"),
     (
         "recover.tokens=2048",
         r"recover.tokens: unknown key; recover has no .* it is swept, write 'recover.tokens=choice\(…\)'",
     ),
 ]
+
+
+# Words that are a mistake together.
+WORDS = [
+    (["--ratio", "0.2"], "--ratio: write ratio=0.2$"),
+    (["ratio", "0.2"], "ratio 0.2: write ratio=0.2$"),
+    (["-m", "calibration.seq_len", "64"], "calibration.seq_len 64: write calibration.seq_len=64$"),
+    (
+        ["eval=[perplexity,", "divergence]"],
+        r"eval=\[perplexity, divergence\]: quote the list, or remove the spaces: "
+        r"'eval=\[perplexity,divergence\]'$",
+    ),
+    (
+        ["calibration.dataset={c4:1,", "self:2}"],
+        r".*remove the spaces: 'calibration.dataset=\{c4:1,self:2\}'$",
+    ),
+    (["-m", "structure=[AL-AM],[UL-UM]"], ".*write -m structure=AL-AM,UL-UM$"),
+    (
+        ["+experiment=smollm2_grid", "eval=[perplexity]"],
+        r"eval.zero_shot.source, eval.zero_shot.limit, eval.efficiency.repeats: "
+        r"set by \+experiment=smollm2_grid, but .* write "
+        r"'eval=\[perplexity,zero_shot,efficiency\]', .* '~eval.zero_shot' '~eval.efficiency'$",
+    ),
+]
+LONG = "x" * 400
 
 
 def assert_one_line(done: "CompletedProcess[str]", line: str) -> None:
@@ -98,6 +145,68 @@ def assert_one_line(done: "CompletedProcess[str]", line: str) -> None:
 
 def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -> None:
     assert_one_line(flap(DOES_NOT_COMPOSE[0][0]), DOES_NOT_COMPOSE[0][1])
+
+
+@pytest.mark.parametrize("more", [[], ["dry_run=true"]], ids=["run", "dry-run"])
+def test_a_long_path_is_told_without_a_word_of_omegaconf(
+    more: list[str], quick_flap: Cli, tmp_path: Path
+) -> None:
+    done = quick_flap(f"model.path={LONG}", "hydra.run.dir=run", *more)
+    assert_one_line(done, "model.path=x+ … x+: each name in it must be at most 255 bytes long")
+    assert "full_key" not in done.stderr and not [*tmp_path.iterdir()]
+
+
+def test_a_real_process_tells_a_long_path_in_one_line_too(flap: Cli) -> None:
+    done = flap(f"model.path={LONG}", "hydra.run.dir=run")
+    assert_one_line(done, "model.path=x+ … x+: each name in it must be at most 255 bytes long")
+    assert "full_key" not in done.stderr
+
+
+@pytest.mark.parametrize(("words", "line"), WORDS)
+def test_words_that_are_a_mistake_together_are_one_line(
+    words: list[str], line: str, quick_flap: Cli, tmp_path: Path
+) -> None:
+    assert_one_line(quick_flap(*words), line)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
+    words = ["+experiment=smollm2_grid", "eval=[perplexity]", "~eval.zero_shot", "~eval.efficiency"]
+    done = quick_flap(*words, "hydra.mode=RUN", "ratio=0", "dry_run=true", "model.path=/none")
+    assert "model.path=/none" in done.stderr  # which is looked up after the keys are checked
+
+
+@pytest.mark.parametrize("words", [["-h"], ["-m", "ratio=0.2,0.3", "--help"]])
+def test_help_is_the_same_wherever_it_is_asked_for(words: list[str], quick_flap: Cli) -> None:
+    done = quick_flap(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{help_text()}\n", "")
+
+
+def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own" / "metric").mkdir(parents=True)
+    (tmp_path / "own" / "metric" / "mine.yaml").touch()
+    for words in (["--config-dir=own", "--help"], ["--config-dir", "own", "-h"]):
+        assert "magnitude, mine, random" in quick_flap(*words).stdout
+
+
+def without_a_hub(connections: int) -> None:
+    """Let the hub be a port that refuses every connection; more than a few attempts are an error."""
+    attempts = count()
+
+    def refuse(*_: object) -> None:
+        if next(attempts) >= connections:
+            os._exit(3)
+        raise ConnectionRefusedError
+
+    patch = pytest.MonkeyPatch()  # for the rest of the forked process
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    patch.setattr("socket.socket.connect", refuse)
+
+
+def test_a_model_of_the_hub_fails_at_once_without_a_network(quick_flap: Cli) -> None:
+    done = quick_flap("model=llama-3.1-8b", before=partial(without_a_hub, 2))
+    assert_one_line(done, "model.path=meta-llama/Llama-3.1-8B: no model in a local directory or on")
 
 
 @pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE)

@@ -17,8 +17,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import build, explain, has_secrets, one_line, protect_secrets_of, shown
-from flap.runs.sweeps.launching import make_jobs_private, remove_finished_jobs, unfit
+from flap.config import (
+    build,
+    check_measurements,
+    explain,
+    has_secrets,
+    one_line,
+    protect_secrets_of,
+    shown,
+)
+from flap.runs.sweeps.launching import check_jobs, make_jobs_private, remove_finished_jobs
 from flap.storage.new_paths import missing_paths, remove_paths
 from flap.storage.status import FIRST_FILES, LOG, STATUS, read_status
 
@@ -61,8 +69,12 @@ class StudyCallback(Callback):
         """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
-        if line := unfit(config):
-            raise SystemExit(f"error: {line}")  # of an exception Hydra would make a warning
+        try:
+            check_measurements(config.get("eval"), config.hydra.overrides.task)
+            check_jobs(config)
+        except ValueError as error:
+            # Hydra would turn any other exception into a warning
+            raise SystemExit(f"error: {one_line(error)}") from None
         if has_secrets(config):
             with suppress(OSError):  # Hydra will say that the folder cannot be made
                 make_jobs_private(config)

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from hydra.types import RunMode
 
+from flap.config import require
 from flap.runtime import ranks
 from flap.runtime.ranks import LostError
 from flap.storage import read_state
@@ -39,20 +40,26 @@ def check_launcher(hydra: Any) -> None:
         )
 
 
-def unfit(config: Any) -> str:
-    """Return why what a sweep asks of each job does not go together; empty if it does. config: with Hydra's part."""
+def check_jobs(config: Any) -> None:
+    """Check that what a sweep asks of each job goes together.
+
+    config: The composed config with Hydra's part.
+
+    Raises:
+        ValueError: a field, its value and what is allowed.
+    """
     job = config.hydra.launcher
-    spread = {"auto": True}.get(config.model.placement, False)
-    tasks, nodes, gpus = (
-        job.get(name) or 1 for name in ("tasks_per_node", "nodes", "gpus_per_node")
+    tasks = job.get("tasks_per_node") or 1
+    nodes = job.get("nodes") or 1
+    gpus = job.get("gpus_per_node") or tasks
+    over_gpus = config.model.placement
+    is_spread = over_gpus == "auto"  # one process takes all GPUs of its job
+    one_process = "device or stream with tasks_per_node or nodes > 1"
+    require(not is_spread or tasks * nodes == 1, "model.placement", over_gpus, one_process)
+    one_gpu_each = (
+        f"{tasks}, as tasks_per_node: each cell is a job, each process of it takes one GPU"
     )
-    if spread:
-        return (
-            "model.placement=auto: expected device or stream with tasks_per_node or nodes > 1"
-            * (tasks * nodes > 1)
-        )
-    why = f"hydra.launcher.gpus_per_node={gpus}: expected {tasks}, as tasks_per_node: each cell is a job, each process"
-    return f"{why} of it takes one GPU" * (bool(job.get("gpus_per_node")) and gpus != tasks)
+    require(is_spread or gpus == tasks, "hydra.launcher.gpus_per_node", gpus, one_gpu_each)
 
 
 def make_jobs_private(config: Any) -> None:

@@ -1,0 +1,128 @@
+"""Mistakes in the words of a command line, which are answered before Hydra reads them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flap.config.messages import ADDED, MEASUREMENTS, groups, shown
+from flap.config.schema import FlapConfig
+
+FLAGS = {
+    "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-m", "--multirun",
+}  # fmt: skip
+# The options of Hydra that take a value: "--config-dir=conf" or "--config-dir conf".
+CONFIG_DIR = ("--config-dir", "-cd")
+VALUED = {
+    *CONFIG_DIR, "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name",
+    "--experimental-rerun", "-i", "--info",
+}  # fmt: skip
+COMPLETION = {"-sc", "--shell-completion"}
+OPENING = "[{("
+CLOSING = "]})"
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Check that each word of a command line is an option of Hydra, or `key=value` in one word.
+
+    Raises:
+        ValueError: the word, and what to type instead.
+    """
+    if COMPLETION & {*arguments}:
+        return
+    for number, word in enumerate(arguments):
+        if number > 0 and arguments[number - 1] in VALUED:
+            continue
+        following = arguments[number + 1 :]
+        if word.startswith("-"):
+            _check_option(word, following)
+        elif "=" in word:
+            _check_override(word, following)
+        elif not word.startswith("~"):
+            _refuse_word(word, following)
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders that `--config-dir` names."""
+    folders = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option in CONFIG_DIR:
+            folders.append(Path(value or following))
+    return folders
+
+
+def _check_option(word: str, following: Sequence[str]) -> None:
+    """Refuse `--ratio 0.2`, `--ratio=0.2` and `-ratio=0.2`."""
+    option, _, value = word.partition("=")
+    options = FLAGS | VALUED
+    is_short_for_one = len(option) > 2 and any(one.startswith(option) for one in options)
+    if option in options or is_short_for_one:
+        return
+    if not value and following and "=" not in following[0]:
+        value = following[0]
+    key = option.lstrip("-")
+    if key and value:
+        raise ValueError(f"{shown(word)}: write {shown(f'{key}={value}')}")
+    raise ValueError(
+        f"{shown(word)}: unknown option; write key=value, such as ratio=0.2 (--help lists the keys)"
+    )
+
+
+def _refuse_word(word: str, following: Sequence[str]) -> None:
+    """Refuse `ratio 0.2` and other words without a value."""
+    key = word.partition(".")[0]
+    keys = {*FlapConfig.__dataclass_fields__, *ADDED, "hydra"}
+    if key in keys and following and "=" not in following[0]:
+        instead = f"{word}={following[0]}"
+        raise ValueError(f"{shown(f'{word} {following[0]}')}: write {shown(instead)}")
+    raise ValueError(
+        f"{shown(word)}: expected key=value without spaces, such as ratio=0.2 "
+        "(--help lists the keys)"
+    )
+
+
+def _check_override(word: str, following: Sequence[str]) -> None:
+    """Refuse a list that spaces divide into words, and a list of names where a group takes one."""
+    key, _, value = word.partition("=")
+    whole = _closed(value, following)
+    if whole != value:
+        without_spaces = re.sub(r"([,:]) ", r"\1", whole)
+        quoted = f"'{key}={without_spaces}'"
+        raise ValueError(
+            f"{shown(f'{key}={whole}')}: quote the list, or remove the spaces: {shown(quoted)}"
+        )
+    group = key.lstrip("+")
+    if value.startswith("[") and group in groups() and group != MEASUREMENTS:
+        names = ",".join(_names(value))
+        instead = f"write {group}={names}"
+        if "," in names:
+            instead = f"for a run of each, write -m {group}={names}"
+        if group == "calibration":
+            instead += f"; for other texts, write 'calibration.dataset=[{names}]'"
+        raise ValueError(f"{shown(word)}: expected one name and no list; {instead}")
+
+
+def _closed(value: str, following: Sequence[str]) -> str:
+    """Return a value together with the words after it, up to the one that closes its brackets.
+
+    Returns the value alone if its brackets are closed, or if no word closes them.
+    """
+    whole = value
+    for word in following:
+        if _open_brackets(whole) <= 0:
+            break
+        whole += f" {word}"
+    return whole if _open_brackets(whole) == 0 else value
+
+
+def _open_brackets(text: str) -> int:
+    opened = sum(text.count(bracket) for bracket in OPENING)
+    return opened - sum(text.count(bracket) for bracket in CLOSING)
+
+
+def _names(value: str) -> Iterator[str]:
+    """Yield the names in a list, or in several lists of a sweep."""
+    for name in value.split(","):
+        stripped = name.strip("[] \"'")
+        if stripped:
+            yield stripped

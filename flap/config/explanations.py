@@ -1,0 +1,151 @@
+"""Why a command line does not compose, in one line: key, value, what is wrong and what to type."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+
+from flap.config.messages import MEASUREMENTS, names_in, one_line, reason_of, shown
+from flap.config.schema import config_dir
+
+# What OmegaConf puts before the message of a function of flap/config/resolvers.py.
+RESOLVING = "ValueError raised while resolving interpolation: "
+TAKES_LIST = re.compile(
+    r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
+)
+TEXT_FILES = (".txt", ".jsonl", ".parquet")
+
+
+def explain(error: Exception) -> str:
+    """Return one line that says why a command line does not compose."""
+    return one_line(_explanation(error))
+
+
+def as_share(percent: Any) -> str:
+    """Return what to write for a ratio in per cent. Returns an empty text for any other value."""
+    number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
+    value = float(number[1]) if number else 0.0
+    return f"; {value:g} % is ratio={value / 100:g}" if 1 < value < 100 else ""
+
+
+def _explanation(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        options = [name for name in error.options or () if not name.startswith("_")]
+        return _unknown_choice(error.missing_cfg_file, options)
+
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return _unknown_key(cause)
+    if isinstance(cause, InterpolationResolutionError):
+        message = str(cause.msg or cause).splitlines()[0]
+        if message.startswith(RESOLVING):
+            return message.removeprefix(RESOLVING)
+    if isinstance(cause, OmegaConfBaseException):
+        line = f"{cause.full_key}: {reason_of(cause)}"
+        if line.startswith("ratio: Value '"):
+            line += as_share(cause.value)
+        return line
+    return _unreadable(error) or shown(one_line(error))
+
+
+def _unknown_choice(file: str, options: list[str]) -> str:
+    """Return what to write instead of a choice that its group does not have. file: "metric/wifv"."""
+    group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
+    names = options or names_in(group)
+    lower = {one.lower(): one for one in names}
+    hint = ""
+    for similar in get_close_matches(name.lower(), lower, n=1):
+        hint = f"did you mean {lower[similar]}? "
+    expected = f"{hint}expected one of {', '.join(names)}{_elsewhere(group, name)}"
+    return f"{group}={shown(name)}: {expected}"
+
+
+def _elsewhere(group: str, name: str) -> str:
+    """Return the key that takes a model, a text or a file, as the end of a message."""
+    name = shown(name)
+    if group == "model":
+        return f"; a model of the hub or of a directory is model.path={name}"
+    if group == "calibration":
+        return f"; for another text or a file use calibration.dataset={name}"
+    if group == MEASUREMENTS and name.endswith(TEXT_FILES):
+        text = f"'eval.perplexity.datasets=[{name}]' for a text"
+        prompts = f"'eval=[generation]' 'eval.generation.tasks=[{name}]' for prompts with answers"
+        return f"; use {text}, or {prompts}"
+    return ""
+
+
+def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
+    """Return what to write instead of a key that its section does not have."""
+    section, _, key = str(error.full_key).rpartition(".")
+    keys = [str(name) for name in error.parent_node or ()]
+    if section == MEASUREMENTS and key in names_in(section):
+        chosen = ",".join([*keys, key])
+        return f"{error.full_key}: this run does not measure it; choose it with 'eval=[{chosen}]'"
+
+    keys.sort()
+    similar = [name for name in keys if key.startswith(name)]
+    similar = similar or get_close_matches(key, keys, n=1)
+    hint = f"did you mean {similar[0]}? " if similar else ""
+    has = f"{section or 'the config'} has {', '.join(keys) or 'no keys'}"
+    line = f"{error.full_key}: unknown key; {hint}{has}"
+    if section and _have_key(section, key):
+        sweep = f"where it is swept, write '{error.full_key}=choice(…)'"
+        line += f"; other choices of {section} have it: {sweep}"
+    return line
+
+
+def _have_key(group: str, key: str) -> bool:
+    """Return whether a choice of a group has a key."""
+    files = (Path(config_dir()) / group).glob("*.yaml")
+    return any(f"\n{key}:" in path.read_text() for path in files)
+
+
+def _unreadable(error: Exception) -> str:
+    """Return what to write instead of a word that Hydra does not read.
+
+    Returns an empty text where Hydra says so itself.
+    """
+    text = str(error)
+    if "group override must be" in text:
+        return (
+            "a group takes the name of one of its options, as --help lists them, "
+            "and not null or a number"
+        )
+    several = re.match(r"Ambiguous value for argument '(.*?)=(.*)'", text)
+    if several:
+        return _several_values(*several.groups())
+    tilde = re.search(r"([\w.]+)=(~\S*)", text)
+    if tilde:
+        key, path = tilde.groups()
+        expanded = shown(Path(path).expanduser())
+        return f"{key}={shown(path)}: no shell replaces ~ here; write {key}={expanded}"
+    added = re.match(r"Could not override '(.+?)'.*use (\+\S+)", text, re.DOTALL)
+    if added:
+        word = added[2]
+        return f"{shown(word[1:])}: write {shown(word)}"
+    if text.startswith("Only one of --run, --multirun, --cfg"):
+        return (
+            "--cfg: leave out -m; of one cell, as 'python -m flap hydra/launcher=slurm --cfg hydra'"
+        )
+    if isinstance(error, OverrideParseException):
+        reason = one_line(text.splitlines()[0])
+        quoted = "quote a value with special characters twice, as \"run_name='a(b)'\""
+        return f"{shown(error.override)}: Hydra cannot read it ({shown(reason)}); {quoted}"
+    return ""
+
+
+def _several_values(key: str, values: str) -> str:
+    """Return what to write instead of several values without -m."""
+    word = f"{key}={shown(values)}"
+    line = f"{word}: several values; for a run of each, write -m {word}"
+    if TAKES_LIST.fullmatch(key):
+        line += f"; for all in one run, write '{key}=[{shown(values)}]'"
+    return line
