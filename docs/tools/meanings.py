@@ -1,4 +1,4 @@
-"""What an option means: the comment beside it in a file or a class, or the words on it in the class's docstring."""
+"""The meaning of an option: the comment at its key or field, or a sentence in the class's docstring."""
 
 import re
 from dataclasses import MISSING, Field, is_dataclass
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def comments(source: str, key: str) -> dict[str, str]:
-    """Return the comment of each key of a source.
+    """Return the comment at each key of a source text.
 
     It is in the lines above the key, in the line of the key, or in a later line of its value.
 
-    key: the pattern that a line with a key begins with; its first group is the key.
+    key: the regular expression of a line with a key. Its first group is the name of the key.
     """
     meanings: dict[str, str] = {}
     name = ""
@@ -33,7 +33,10 @@ def comments(source: str, key: str) -> dict[str, str]:
 
 
 def from_class(target: type, name: str) -> str:
-    """Return what a class or its bases say of an option: beside its field, or in the docstring as "name: meaning."."""
+    """Return the meaning of an option from a class or its bases.
+
+    It is the comment at the field, or "name: meaning." in the docstring.
+    """
     for base in filter(is_dataclass, target.__mro__):
         if comment := comments(getsource(base), r"    (\w+): ").get(name):
             return comment
@@ -58,13 +61,13 @@ def default_of(field: Field[Any]) -> Any:
 
 
 def type_of(field: Field[Any]) -> str:
-    """Return the type of a field in words; empty where several are taken."""
+    """Return the type of a field in words; empty if the field takes values of several types."""
     name = field.type.__name__ if type(field.type) is type else str(field.type)
     return "" if field.type is Any else name.replace(" | ", " or ")
 
 
 def as_typed(value: Any) -> str:
-    """Return a value as the command line takes it."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, str) and value.startswith("${"):
         return f"that of `{value[2:-1]}`"
     words = {"None": "null", "True": "true", "False": "false"}

@@ -1,4 +1,4 @@
-"""The page of every option: keys, types and defaults from the dataclasses, meanings from the comments beside them."""
+"""The page of every option: keys, types and defaults from the dataclasses, meanings from comments."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -16,9 +16,16 @@ from flap.config import FlapConfig, config_dir
 CONF = Path(config_dir())
 INTRODUCTION = """# Every option
 
-`python -m flap key=value …` sets them, and `python -m flap --cfg job` prints all of a run. A group takes the name of
-one of its choices, `metric=WIFV`; `eval` takes a list, `eval=[perplexity,zero_shot]`. What a launcher takes is in
-[Run on SLURM or several GPUs](clusters.md)."""
+Look up here what an option means and what its default is. Write options as `key=value` behind
+`python -m flap`. To see all options of a run with their values, add `--cfg job`.
+
+- A *group*, such as `metric`, takes the name of one of its choices: `metric=WIFV`. Only `eval` takes a list:
+  `eval=[perplexity,zero_shot]`.
+- An option below a group, such as `metric.ridge`, exists for the choices in the column "of".
+- `null` stands for no value.
+
+The options of launchers are in [Run on SLURM or several GPUs](clusters.md). Examples of most options are in
+[Prune my model](prune.md), and the formulas behind them in [The method](method.md)."""
 
 
 def options_page() -> str:

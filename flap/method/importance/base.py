@@ -32,7 +32,7 @@ class Metric(ABC):
     # whole experts are scored instead of the channels of their output projections
     scores_experts: ClassVar[bool] = False
 
-    # square the scores of attention channels, as the official code does and the paper does not
+    # If true, scores of attention channels are squared. The official code does so, the paper does not.
     square_attention: bool = False
 
     @abstractmethod

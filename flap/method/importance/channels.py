@@ -25,7 +25,7 @@ class IFV(Metric):
         python -m flap metric=IFV
     """
 
-    # square the scores of attention channels, as the official code does
+    # If true, scores of attention channels are squared, as in the official code.
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
@@ -47,7 +47,7 @@ class WIFV(Metric):
     """
 
     measures_error: ClassVar[bool] = True
-    # square the scores of attention channels, as the official code does
+    # If true, scores of attention channels are squared, as in the official code.
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
@@ -69,7 +69,7 @@ class WIFN(Metric):
         python -m flap metric=WIFN
     """
 
-    # square the scores of attention channels, as the official code does
+    # If true, scores of attention channels are squared, as in the official code.
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:

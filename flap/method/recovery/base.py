@@ -13,46 +13,49 @@ from flap.models import ModelAdapter
 from flap.runtime import ranks
 
 HELD_OUT_WINDOWS = 32  # windows of a training text that are held out
-EVALUATIONS = 10  # evaluations of a training at most
-EVERY = 4  # windows trained on between two evaluations, at least, for each window evaluated on
+EVALUATIONS = 10  # the most evaluations of a training
+# At least this many windows are trained on between two evaluations, for each held-out window.
+EVERY = 4
 RISING = 0.05  # share of the steps with a rising learning rate
 WRITERS = ("dense", "pruned", "both")
-# Tokens a step at least, unless a batch size is given. With steps of 128 tokens at the same rate,
+# The fewest tokens in a step, unless a batch size is given. With steps of 128 tokens at the same rate,
 # training made SmolLM2 worse.
 STEP = 1024
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """The options of a training.
+    """Train all weights, or low-rank updates, to predict what the dense model predicts.
 
     The learning rate rises for a twentieth of the steps and falls as a cosine (`share_of_rate`).
     With a rank, updates W + 2 B A of all Linear modules are trained, A with `rank` rows, and merged
     at the end (LoRA, arXiv 2106.09685).
     """
 
-    # a text or mixture, as for calibration; None: the calibration windows
+    # a text or mixture, as for calibration; None stands for the calibration windows
     dataset: Any
-    # tokens to train on in whole steps, each `epochs` times; at least one step
+    # tokens to train on, in whole steps and each of them `epochs` times; at least one step
     tokens: int
-    # learning rate of AdamW at its highest, above 0; without a rank, times the root mean square of
-    # each tensor
+    # highest learning rate of AdamW, above 0; without a rank, it is a multiple of the root mean
+    # square of each tensor
     learning_rate: float
-    # rank of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
+    # The rank of low-rank updates, at least 1. Without a rank, all weights but embeddings and head
+    # are trained.
     rank: int | None = None
     # tokens in a window, 2 or more
     seq_len: int = 256
-    # windows a step, a multiple of the processes; None: as few as have STEP tokens
+    # windows in a step, a multiple of the number of processes; None takes as few as have STEP tokens
     batch_size: int | None = 8
-    # evaluations without a new best after which training ends, 1 or more
+    # the training ends after this many evaluations without a new best, 1 or more
     patience: int = 2
-    # True: activations are computed again instead of kept, which takes less memory and more time
+    # if true, activations are computed again instead of kept, which takes less memory and more time
     gradient_checkpointing: bool = False
-    # times that each window is trained on, 1 or more
+    # How many times each window is trained on, at least 1.
     epochs: int = 1
-    # held-out windows; the divergence on them decides which weights are best, and is reported
+    # The number of held-out windows. The divergence on them decides which weights are the best.
     held_out: int = HELD_OUT_WINDOWS
-    # the use whose windows are trained on, "recovery" or "calibration"
+    # Which windows are trained on: recovery stands for those of `dataset`, and calibration for the
+    # calibration windows.
     use: str = "recovery"
     # who answers the prompts that are trained on: the dense model, the pruned one, or both in turns
     writer: str = "dense"
@@ -80,19 +83,19 @@ class Recovery:
 
     @property
     def windows_a_step(self) -> int:
-        """The windows of one step, equally many in each process."""
+        """The number of windows in one step; every process has equally many."""
         enough = math.ceil(STEP / (self.seq_len * ranks.size()))
         most = self.tokens // self.seq_len // ranks.size()
         return self.batch_size or max(1, min(enough, most)) * ranks.size()
 
     @property
     def tokens_a_step(self) -> int:
-        """The tokens of one step."""
+        """The number of tokens in one step."""
         return self.windows_a_step * self.seq_len
 
     @property
     def windows(self) -> int:
-        """The windows of an epoch, in whole steps."""
+        """The number of windows in an epoch, in whole steps."""
         return self.tokens // self.tokens_a_step * self.windows_a_step
 
     @property
@@ -102,7 +105,7 @@ class Recovery:
 
     @property
     def steps_an_evaluation(self) -> int:
-        """The steps between two measurements of the divergence on the held-out windows."""
+        """The number of steps between two evaluations on the held-out windows."""
         steps_of_windows = EVERY * self.held_out / self.windows_a_step
         return math.ceil(max(self.steps / EVALUATIONS, steps_of_windows))
 
@@ -140,9 +143,9 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The options of a training on the calibration windows alone.
+    """Train all weights on the calibration windows alone.
 
-    It reads nothing that pruning has not read. `Recovery` explains the options. The windows that
+    The training reads nothing that pruning has not read. `Recovery` explains the options. The windows that
     are held out when fits are chosen are held out here as well.
     """
 
@@ -155,7 +158,7 @@ class Reconstruction:
     writer: str = "dense"
 
     def on(self, num_samples: int, seq_len: int) -> Recovery:
-        """Return the training on so many calibration windows of so many tokens.
+        """Return the training on `num_samples` calibration windows of `seq_len` tokens.
 
         Raises:
             ValueError: an option is out of range, or there are too few windows.

@@ -95,20 +95,20 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Trim:
-    """The tokens that stay: those that are most often in texts, or most expected there.
+    """Keep the tokens that occur most often in texts, or that the model most expects there.
 
-    All tokens that they are made of stay as well. Special, added and byte tokens stay, so that any
-    text can still be written; a text with removed tokens takes more tokens. In a text of tokens
-    that stay, tokens and logits are those of the dense model.
+    All tokens that a kept token is made of stay as well. Special, added and byte tokens stay, so
+    that any text can still be written. A text with removed tokens takes more tokens. A text of kept
+    tokens has the same tokens and logits as in the dense model.
 
     Command: python -m flap ratio=0 vocabulary=trim vocabulary.size=32768
     """
 
-    # tokens that stay; or coverage
+    # the number of tokens that stay, unless coverage is set
     size: int | None = None
     # share of the counted tokens that stay, above 0 and at most 1
     coverage: float | None = None
-    # a text or mixture in which tokens are counted; None: that of calibration
+    # the text or mixture in which tokens are counted; None stands for that of calibration
     dataset: Any = None
 
     def __post_init__(self) -> None:
