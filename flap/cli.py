@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -31,6 +32,7 @@ from flap.config import (
 )
 from flap.runs.owner import Owner
 from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, write_open_study
+from flap.runs.sweeps.continuing import interrupted_line
 from flap.runs.sweeps.launching import end_alone, follow
 from flap.runtime import ranks
 from flap.runtime.ranks import AgreedError
@@ -38,6 +40,7 @@ from flap.storage.status import LOG, reason
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as of a shell
 SUBCOMMANDS = {
     "doctor": "flap.doctor",
     "export": "flap.checkpoint.export.__main__",
@@ -102,7 +105,8 @@ def _attempt(config: DictConfig) -> str | None:
 def main() -> None:
     """Run the command line.
 
-    On an error, print one line that says what to change and exit with code 1.
+    On an error, print one line that says what to change and exit with code 1. After Ctrl-C, print
+    the command that continues the work and exit with code 130.
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
@@ -130,7 +134,8 @@ def main() -> None:
         else:
             _run_with_short_errors()
     finally:
-        write_open_study()  # Hydra calls no callback if a job has failed
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C
+            write_open_study()  # Hydra calls no callback if a job has failed
 
 
 def _run_with_short_errors() -> None:
@@ -139,7 +144,10 @@ def _run_with_short_errors() -> None:
     begin = time.time()  # the folder of a sweep may have failed cells of an earlier command
     try:
         task()
-    except (Exception, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        print(interrupted_line(), file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
         print(*failure_lines(error, begin), sep="\n", file=sys.stderr, flush=True)
         if ranks.size() > 1 and not isinstance(error, RunFailedError):
             os._exit(1)  # Hydra failed in this process, while the other ones may go on

@@ -169,8 +169,6 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         return [f"error: {_explain_file(error.__cause__)}"]  # a log that cannot be opened
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         return [f"error: {explain(error)}"]
-    if isinstance(error, KeyboardInterrupt):
-        return ["interrupted: the same command goes on"]
     if isinstance(error, OSError):
         return [f"error: {_explain_file(error)}"]
     raise error

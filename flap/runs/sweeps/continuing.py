@@ -1,0 +1,42 @@
+"""What to type after Ctrl-C, so that the work continues where it was interrupted."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from flap.config import redacted
+from flap.runs.sweeps.callbacks import StudyCallback
+
+WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)  # a value that Hydra reads as it is
+
+
+def interrupted_line() -> str:
+    """Return what the console shows after Ctrl-C: the command that continues, without secrets."""
+    sweep = StudyCallback.open_sweep
+    if sweep is not None:
+        command = _command_in("hydra.sweep.dir", Path(sweep.hydra.sweep.dir))
+    elif HydraConfig.initialized():
+        command = _command_in("hydra.run.dir", Path(HydraConfig.get().run.dir))
+    else:
+        return "interrupted before the run began"
+    return f"interrupted; continue with: {command}"
+
+
+def _command_in(key: str, folder: Path) -> str:
+    """Return the command line of this process with another folder. key: of the folder."""
+    words = [word for word in redacted(sys.argv[1:]) if not word.startswith(f"{key}=")]
+    path = folder.absolute()
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return shlex.join(["python", "-m", "flap", *words, f"{key}={_quoted(str(path))}"])
+
+
+def _quoted(value: str) -> str:
+    """Return a value in the quotes of Hydra, if it has special characters."""
+    if WITHOUT_QUOTES.fullmatch(value):
+        return value
+    escaped = re.sub(r"\\+(?=$|')", r"\g<0>\g<0>", value).replace("'", r"\'")
+    return f"'{escaped}'"
