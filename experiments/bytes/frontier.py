@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import flap
-from flap.data import evaluation_windows, read_text, retokenised, text_bytes, uses_bos
+from flap.data import Batch, evaluation_windows, read_text, retokenised, text_bytes, uses_bos
 from flap.evaluation.perplexity import window_losses
 from flap.models import Resident
 
@@ -80,15 +80,17 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
 
 def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
-) -> tuple[Tensor, Tensor]:
-    """The tokens of the windows of a text, and how many bytes of each are scored."""
+) -> tuple[Batch, Tensor]:
+    """Return the windows of a text, and how many bytes of each are scored."""
     bos = uses_bos(dense, "auto", "bos")
-    tokens_NT = evaluation_windows(
-        read_text(name, "evaluation", "text"), dense, SEQ_LEN, TOKENS, bos
-    )
+    text = read_text(name, "evaluation", "text")
+    tokens_NT = evaluation_windows(text, dense, SEQ_LEN, TOKENS, bos, "text")
+    cut = Batch.of(tokens_NT)
     if own.get_vocab() != dense.get_vocab():
-        tokens_NT = retokenised(tokens_NT, dense, own, bos)
-    return tokens_NT, text_bytes(tokens_NT[:, 1:], own).sum(dim=1)
+        cut = retokenised(tokens_NT, dense, own, bos)
+    scored = cut[:, 1:]
+    bytes_NT = text_bytes(scored.tokens_NT, own)
+    return cut, torch.where(scored.mask_NT, bytes_NT, 0).sum(dim=1)
 
 
 def size_of_f16(checkpoint: Path) -> int:
@@ -130,12 +132,9 @@ def main() -> None:
             else:
                 size -= quantised(model, kind)
             for cell, text in zip(cells, options.texts, strict=True):
-                tokens_NT, bytes_N = windows(text, dense, own)
-                bits_N = (
-                    window_losses(Resident(model), tokens_NT, 8)
-                    * (tokens_NT[:, 1:] >= 0).sum(dim=1)
-                    / math.log(2)
-                )
+                cut, bytes_N = windows(text, dense, own)
+                tokens_N = cut.mask_NT[:, 1:].sum(dim=1)
+                bits_N = window_losses(Resident(model), cut, 8) * tokens_N / math.log(2)
                 value = (bits_N.sum() / bytes_N.sum()).item()
                 found = dict(zip(("model", "form", "type", "text"), cell, strict=True)) | {
                     "bytes": size,

@@ -21,7 +21,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from flap.config import ModelConfig
-from flap.data import evaluation_windows, read_text
+from flap.data import Batch, evaluation_windows, read_text
 from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.recovery import Recovery
@@ -294,7 +294,7 @@ def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
     for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:
         held_out = read_text(name, "evaluation", "text")
         tokens_NT = evaluation_windows(held_out, source.tokenizer, SEQ_LEN, 8_192, False, "text")
-        numbers[Path(name).stem] = perplexity(window_losses(model, tokens_NT, 8))
+        numbers[Path(name).stem] = perplexity(window_losses(model, Batch.of(tokens_NT), 8))
     return numbers
 
 

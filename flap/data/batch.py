@@ -2,7 +2,7 @@
 
 The model reads all tokens of a window. Statistics are collected at the tokens that count, and
 models are compared by their predictions of these. In texts with answers, the tokens of answers may
-be the only ones that count.
+be the only ones that count. Tokens that pad a short window never count.
 
 Legend: N windows · T tokens per window · P positions of all windows, window after window.
 """
@@ -31,9 +31,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens_NT)
 
-    def __getitem__(self, windows: Any) -> "Batch":
-        """Return some of the windows, which are selected by a slice or a tensor."""
-        return Batch(self.tokens_NT[windows], self.mask_NT[windows])
+    def __getitem__(self, index: Any) -> "Batch":
+        """Return the part of the tokens, and of the mask, that an index of tensors selects."""
+        return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:
         """Return batches of this many windows. The last batch may have fewer."""

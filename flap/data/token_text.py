@@ -11,7 +11,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-NO_TOKEN = -1  # pads windows that are shorter than others
+from flap.data.batch import Batch
+
+PADDING = 0  # a token that pads windows which are shorter than others; it does not count
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # The bytes that are left of a character which the beginning or the end of a window cuts.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
@@ -23,7 +25,7 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
     A byte-level token has one character for each byte, so a part of a character has a part of its
     bytes. In other tokens, "▁" stands for a space, and a name such as <0x0A> for a byte. An added
-    token stands for its own text, and NO_TOKEN for nothing.
+    token stands for its own text.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
@@ -42,15 +44,16 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
             bytes_V[i] = 1
         else:
             bytes_V[i] = len(token.replace("▁", " ").encode())
-    return torch.where(tokens_NT == NO_TOKEN, 0, bytes_V[tokens_NT])
+    return bytes_V[tokens_NT]
 
 
 def retokenised(
     tokens_NT: Tensor, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, bos: bool
-) -> Tensor:
+) -> Batch:
     """Return windows of one tokenizer with the same text in tokens of another tokenizer.
 
-    A character that the edge of a window cuts is left out. Shorter windows end with NO_TOKEN.
+    A character that the edge of a window cuts is left out. Shorter windows end with tokens that do
+    not count.
 
     bos: each window begins with the beginning-of-sequence token.
     """
@@ -69,8 +72,9 @@ def retokenised(
     for ids in after(texts, add_special_tokens=False).input_ids:
         windows.append([*beginning, *ids[len(mark_ids) :]])
     longest = max(map(len, windows))
-    padded = [window + [NO_TOKEN] * (longest - len(window)) for window in windows]
-    return torch.tensor(padded)
+    padded = [window + [PADDING] * (longest - len(window)) for window in windows]
+    length_N1 = torch.tensor([len(window) for window in windows])[:, None]
+    return Batch(torch.tensor(padded), torch.arange(longest) < length_N1)
 
 
 def continuation(

@@ -139,8 +139,8 @@ class Evaluator(ABC):
 
 
 def own_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the final hidden states of those batches that are this process's. A token below 0 is read as 0."""
-    return model.hidden_states([batch_NT.clamp(min=0) for batch_NT in ranks.own_share(batches_NT)])
+    """Yield the final hidden states of those batches that are this process's."""
+    return model.hidden_states(ranks.own_share(batches_NT))
 
 
 def over_batches(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
+from flap.data import Batch
 from flap.evaluation.base import Measurement, Task, over_batches, own_hidden_states
 from flap.evaluation.errors import averaged
 from flap.evaluation.perplexity import chunk_size
@@ -53,11 +54,9 @@ class Divergence(OnTexts):
         """Return no task: predictions over another vocabulary do not compare."""
         return []
 
-    def task(
-        self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any
-    ) -> Task:
+    def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
-        batches_NT = tokens_NT.split(self.batch_size)
+        batches_NT = windows.tokens_NT.split(self.batch_size)
 
         def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
             measured = Measurement()

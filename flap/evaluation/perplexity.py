@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from flap.data import NO_TOKEN
+from flap.data import Batch
 from flap.evaluation.base import Measurement, Task, over_batches
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
@@ -34,28 +34,26 @@ class Perplexity(OnTexts):
 
     section: ClassVar[str] = "eval.perplexity"
 
-    def task(
-        self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any
-    ) -> Task:
+    def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows, whose name is that of its first number."""
         names = f"{text}/perplexity@{seq_len}", f"{text}/bits_per_byte@{seq_len}"
         return Task(
             names[0],
-            partial(self._measure, names=names, tokens_NT=tokens_NT, bytes_N=bytes_N),
+            partial(self._measure, names=names, windows=windows, bytes_N=bytes_N),
             **about,
         )
 
     def _measure(
-        self, model: PlacedModel, names: tuple[str, str], tokens_NT: Tensor, bytes_N: Tensor
+        self, model: PlacedModel, names: tuple[str, str], windows: Batch, bytes_N: Tensor
     ) -> Measurement:
-        tokens_N = (tokens_NT[:, 1:] != NO_TOKEN).sum(dim=1)
-        nats_N = window_losses(model, tokens_NT, self.batch_size) * tokens_N
+        tokens_N = windows.mask_NT[:, 1:].sum(dim=1)
+        nats_N = window_losses(model, windows, self.batch_size) * tokens_N
         losses_N = ratio_values(nats_N, tokens_N)
         bits_N = ratio_values(nats_N / math.log(2), bytes_N)
         numbers = dict(zip(names, (perplexity(losses_N), bits_N.mean().item()), strict=True))
         values = dict(zip(names, (linearised(losses_N), bits_N), strict=True))
-        windows = {name: values[name].tolist() for name in names if math.isfinite(numbers[name])}
-        return Measurement(numbers, windows, better=dict.fromkeys(names, "lower"))
+        finite = {name: values[name].tolist() for name in names if math.isfinite(numbers[name])}
+        return Measurement(numbers, finite, better=dict.fromkeys(names, "lower"))
 
 
 def perplexity(losses_N: Tensor) -> float:
@@ -83,10 +81,10 @@ def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Tensor:
+def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor:
     """Return the mean negative log-likelihood of tokens 2 … T of each window, in nats: losses_N in float64.
 
-    Logits are float32. A shorter window ends with NO_TOKEN, which is not scored.
+    Logits are float32. Tokens that do not count are not scored.
     """
     chunk = chunk_size(model.adapter.vocab_size)
 
@@ -94,18 +92,19 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
         hidden_PD = hidden_NTD[:, :-1].flatten(0, 1)
         target_P = batch_NT[:, 1:].to(model.device).flatten()
         pairs = zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True)
-        losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
-        scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1)
-        return losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N.clamp(min=1)
+        losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs])
+        return losses_P.double().view(len(batch_NT), -1)
 
-    return torch.cat(over_batches(model, tokens_NT.split(batch_size), "perplexity", measure))
+    batches_NT = windows.tokens_NT.split(batch_size)
+    losses_NT = torch.cat(over_batches(model, batches_NT, "perplexity", measure))
+    scored_NT = windows.mask_NT[:, 1:]
+    nats_N = torch.where(scored_NT, losses_NT, 0).sum(dim=1)
+    return nats_N / scored_NT.sum(dim=1).clamp(min=1)
 
 
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
     logits_PV = adapter.logits(hidden_PD).float()
-    return cross_entropy(
-        logits_PV, target_P.to(logits_PV.device), ignore_index=NO_TOKEN, reduction="none"
-    ).cpu()
+    return cross_entropy(logits_PV, target_P.to(logits_PV.device), reduction="none").cpu()
 
 
 def chunk_size(vocab_size: int) -> int:

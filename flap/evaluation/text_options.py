@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import (
+    Batch,
     Text,
+    batch_sha256,
     evaluation_windows,
     read_text,
     retokenised,
@@ -35,12 +38,12 @@ class Cutting(NamedTuple):
     bos: bool  # windows begin with the beginning-of-sequence token
     max_length: int | None  # tokens of a window at most, after it is read again
 
-    def in_tokens(self, windows_NT: Tensor) -> Tensor:
+    def in_tokens(self, windows_NT: Tensor) -> Batch:
         """Return windows of `cut_by` in tokens of `tokenizer`."""
         if self.tokenizer is self.cut_by:
-            return windows_NT
-        again_NT = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)
-        return again_NT[:, : self.max_length]
+            return Batch.of(windows_NT)
+        again = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)
+        return again[:, : self.max_length]
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,7 @@ class OnTexts(Evaluator):
         return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
     @abstractmethod
-    def task(
-        self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any
-    ) -> Task:
+    def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows.
 
         text: its name. seq_len: the length that is asked for. bytes_N: of UTF-8 that the scored tokens of each window
@@ -141,10 +142,12 @@ class OnTexts(Evaluator):
         windows_NT = evaluation_windows(
             text, cutting.cut_by, seq_len, self.max_tokens, cutting.bos, self.field
         )
-        tokens_NT = cutting.in_tokens(windows_NT)
-        bytes_N = text_bytes(tokens_NT[:, 1:], cutting.tokenizer).sum(dim=1)
+        windows = cutting.in_tokens(windows_NT)
+        scored = windows[:, 1:]
+        bytes_NT = text_bytes(scored.tokens_NT, cutting.tokenizer)
+        bytes_N = torch.where(scored.mask_NT, bytes_NT, 0).sum(dim=1)
         identity = {
-            "tokens": tokens_sha256(tokens_NT),
+            "tokens": batch_sha256(windows),
             "bytes": tokens_sha256(bytes_N),
             "bos": cutting.bos,
             "batch_size": self.batch_size,
@@ -152,7 +155,7 @@ class OnTexts(Evaluator):
         return self.task(
             text.name,
             seq_len,
-            tokens_NT,
+            windows,
             bytes_N,
             identity=identity,
             origin=text.origin,

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from flap.data import NO_TOKEN, retokenised, text_bytes
+from flap.data import retokenised, text_bytes
 from tests.helpers.tokenizers import KINDS, TEXT, TRICKY
 from tests.method.vocabulary.kinds import unigram
 
@@ -35,7 +35,7 @@ def test_the_bytes_of_tokens_add_up_to_those_of_the_text(kind: str) -> None:
 def test_a_part_of_a_character_has_a_part_of_its_bytes(kind: str) -> None:
     tokenizer = KINDS[kind]()
     ids = tokenizer("\N{GRINNING FACE}", add_special_tokens=False).input_ids
-    assert text_bytes(torch.tensor([*ids, NO_TOKEN]), tokenizer).tolist() == [1, 1, 1, 1, 0]
+    assert text_bytes(torch.tensor(ids), tokenizer).tolist() == [1, 1, 1, 1]
 
 
 class InPython(PreTrainedTokenizer):
@@ -74,7 +74,7 @@ def test_a_tokenizer_in_python_has_the_bytes_of_a_fast_one(kind: str) -> None:
 def test_the_ids_of_a_tokenizer_may_have_a_gap() -> None:
     backend = Tokenizer(models.WordLevel({"old": 0, "tree": 7}, unk_token="old"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    assert text_bytes(torch.tensor([0, 7, NO_TOKEN]), tokenizer).tolist() == [3, 4, 0]
+    assert text_bytes(torch.tensor([0, 7]), tokenizer).tolist() == [3, 4]
 
 
 def mistral() -> LlamaTokenizer:
@@ -103,8 +103,9 @@ def test_windows_keep_their_tokens_with_a_copy_of_the_tokenizer_wherever_they_be
     tokenizer = make()
     ids = tokenizer(text, add_special_tokens=False).input_ids
     windows_NT = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
-    found_NT = retokenised(windows_NT, tokenizer, deepcopy(tokenizer), bos=False)
-    assert torch.equal(found_NT, windows_NT)
+    found = retokenised(windows_NT, tokenizer, deepcopy(tokenizer), bos=False)
+    assert torch.equal(found.tokens_NT, windows_NT)
+    assert found.mask_NT.all()
 
 
 @pytest.mark.parametrize(
@@ -116,5 +117,5 @@ def test_only_the_character_that_an_edge_cuts_is_left_out(first: int, last: int,
     # The characters have 3, 3, 2 and 4 bytes.
     ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]
     window_1T = torch.tensor([ids[first:last]])
-    [found] = retokenised(window_1T, tokenizer, tokenizer, bos=False).tolist()
+    [found] = retokenised(window_1T, tokenizer, tokenizer, bos=False).tokens_NT.tolist()
     assert tokenizer.decode(found) == text

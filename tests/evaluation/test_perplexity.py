@@ -3,16 +3,16 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import one_hot
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import NO_TOKEN
+from flap.data import Batch
 from flap.evaluation import Divergence, Perplexity, perplexity
 from flap.evaluation.perplexity import linearised, ratio_values, window_losses
 from flap.models import PlacedModel, Resident
@@ -35,14 +35,14 @@ def model_that_says_five(logit: float) -> Resident:
 
 
 def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
-    losses_N = window_losses(model, tokens_NT, batch_size)
+    losses_N = window_losses(model, Batch.of(tokens_NT), batch_size)
     return perplexity.perplexity(losses_N)
 
 
-def numbers_of(model: PlacedModel, tokens_NT: Tensor, num_bytes: list[int]) -> dict[str, float]:
+def numbers_of(model: PlacedModel, windows: Batch, num_bytes: list[int]) -> dict[str, float]:
     """The numbers of a task of windows that have these numbers of bytes."""
-    length = tokens_NT.shape[1]
-    task = Perplexity(["words"]).task("w", length, tokens_NT, torch.tensor(num_bytes))
+    length = windows.tokens_NT.shape[1]
+    task = Perplexity(["words"]).task("w", length, windows, torch.tensor(num_bytes))
     return task.run(model).numbers
 
 
@@ -193,12 +193,12 @@ def test_the_error_of_bits_per_byte_is_the_jackknifes() -> None:
 class Windows(NamedTuple):
     """The windows of a task, and the bytes of text that each of them has."""
 
-    tokens_NT: Tensor
+    batch: Batch
     bytes_N: Tensor
 
 
-def windows_of(arguments: dict[str, Tensor]) -> Windows:
-    return Windows(arguments["tokens_NT"], arguments["bytes_N"])
+def windows_of(arguments: dict[str, Any]) -> Windows:
+    return Windows(arguments["windows"], arguments["bytes_N"])
 
 
 @pytest.fixture
@@ -219,10 +219,11 @@ def test_windows_of_another_tokenizer_hold_the_same_text(tricky_file: Path) -> N
 
     old_windows = windows_of(before.run.keywords)
     new_windows = windows_of(after.run.keywords)
-    pairs = zip(old_windows.tokens_NT.tolist(), new_windows.tokens_NT.tolist(), strict=True)
-    for old_ids, new_ids in pairs:
-        text = new.decode([i for i in new_ids if i != NO_TOKEN])
-        assert text == old.decode(old_ids).strip("\ufffd")
+    assert len(old_windows.batch) == len(new_windows.batch)
+    for n, old_ids in enumerate(old_windows.batch.tokens_NT.tolist()):
+        new_T = new_windows.batch.tokens_NT[n]
+        new_ids = new_T[new_windows.batch.mask_NT[n]].tolist()
+        assert new.decode(new_ids) == old.decode(old_ids).strip("\ufffd")
 
 
 def test_windows_of_another_tokenizer_end_with_the_context(tricky_file: Path) -> None:
@@ -231,36 +232,36 @@ def test_windows_of_another_tokenizer_end_with_the_context(tricky_file: Path) ->
     [unlimited] = evaluator.prepare_again(gemma(), None, smollm())
     short = windows_of(limited.run.keywords)
     long = windows_of(unlimited.run.keywords)
-    assert torch.equal(short.tokens_NT, long.tokens_NT[:, :16])
-    assert long.tokens_NT.shape[1] > 16
+    assert torch.equal(short.batch.tokens_NT, long.batch.tokens_NT[:, :16])
+    assert long.batch.tokens_NT.shape[1] > 16
     assert (short.bytes_N <= long.bytes_N).all()
 
 
 def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
     model = Resident(tiny_model("qwen3-gqa"))
-    windows_NT = tokens(3, 12)
-    filled_NT = pad(windows_NT, (0, 5), value=NO_TOKEN)
-    filled_NT[0, 9:] = NO_TOKEN
+    filled = Batch.of(tokens(3, 17))
+    filled.mask_NT[:, 12:] = False
+    filled.mask_NT[0, 9:] = False
 
-    short_N = window_losses(model, windows_NT[:1, :9], 1)
-    long_N = window_losses(model, windows_NT[1:], 1)
+    short_N = window_losses(model, Batch.of(filled.tokens_NT[:1, :9]), 1)
+    long_N = window_losses(model, Batch.of(filled.tokens_NT[1:, :12]), 1)
     expected_N = torch.cat([short_N, long_N])
-    torch.testing.assert_close(window_losses(model, filled_NT, 2), expected_N, rtol=1e-5, atol=0)
+    torch.testing.assert_close(window_losses(model, filled, 2), expected_N, rtol=1e-5, atol=0)
 
     predictions_N = torch.tensor([8.0, 11.0, 11.0]).double()
-    nats = (window_losses(model, filled_NT, 1) @ predictions_N).item()
+    nats = (window_losses(model, filled, 1) @ predictions_N).item()
     bits = nats / math.log(2)
-    numbers = numbers_of(model, filled_NT, [30, 40, 41])
+    numbers = numbers_of(model, filled, [30, 40, 41])
     assert numbers["w/perplexity@17"] == pytest.approx(math.exp(nats / 30))
     assert numbers["w/bits_per_byte@17"] == pytest.approx(bits / 111)
 
 
 def test_a_window_of_which_nothing_is_left_counts_nothing() -> None:
     model = Resident(tiny_model("qwen3-gqa"))
-    windows_NT = tokens(3, 12)
-    windows_NT[1, 1:] = NO_TOKEN
-    with_it = numbers_of(model, windows_NT, [40, 0, 41])
-    without_it = numbers_of(model, windows_NT[::2], [40, 41])
+    windows = Batch.of(tokens(3, 12))
+    windows.mask_NT[1, 1:] = False
+    with_it = numbers_of(model, windows, [40, 0, 41])
+    without_it = numbers_of(model, windows[::2], [40, 41])
     assert with_it == pytest.approx(without_it)
 
 
@@ -271,7 +272,7 @@ def test_overflow_is_infinite() -> None:
 
 
 def test_an_infinite_perplexity_has_no_values_of_windows() -> None:
-    task = Perplexity(["words"]).task("words", 5, FIVES, torch.tensor([10]))
+    task = Perplexity(["words"]).task("words", 5, Batch.of(FIVES), torch.tensor([10]))
     measurement = task.run(model_that_says_five(logit=2900.0))
     bits = 2900 / math.log(2)
     assert measurement.numbers == {

@@ -84,7 +84,9 @@ class Real:
     def perplexity(self, plan: PruningPlan, compensation: Compensation) -> float:
         model = self.fresh()
         compress_layers(adapt(model), plan, compensation, enumerate(self.exact), slice_layer)
-        return perplexity(window_losses(Resident(model), self.evaluation_NT, batch_size=8))
+        return perplexity(
+            window_losses(Resident(model), Batch.of(self.evaluation_NT), batch_size=8)
+        )
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -125,7 +127,7 @@ def test_perplexity(real: Real, name: str) -> None:
 
 def test_the_dense_model_is_the_reference_model(real: Real) -> None:
     assert adapt(real.model).num_parameters() == OFFICIAL["decoder_linear_parameters_dense"]
-    found = perplexity(window_losses(Resident(real.model), real.evaluation_NT, 8))
+    found = perplexity(window_losses(Resident(real.model), Batch.of(real.evaluation_NT), 8))
     assert found == pytest.approx(OFFICIAL["evaluation"]["dense_perplexity"], rel=1e-3)
 
 

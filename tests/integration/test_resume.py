@@ -13,6 +13,7 @@ import pytest
 from torch import Tensor
 
 from flap import cli, pipeline
+from flap.data import Batch
 from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
@@ -34,11 +35,11 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
     measured: list[int] = []
     original = perplexity.window_losses
 
-    def spy(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Tensor:
+    def spy(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor:
         if len(measured) + 1 == fail_at:
             raise KeyboardInterrupt
-        measured.append(tokens_NT.shape[1])
-        return original(model, tokens_NT, batch_size)
+        measured.append(windows.tokens_NT.shape[1])
+        return original(model, windows, batch_size)
 
     monkeypatch.setattr(perplexity, "window_losses", spy)
     return measured

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from flap.data import Batch
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Statistics
@@ -240,7 +241,7 @@ def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architectur
     statistics = covariances(model, tokens(windows=20), 4)
     without_copies = LayerPlan(tuple(range(groups - 1)), tuple(range(28)))
     plan = PruningPlan((without_copies,) * 4)
-    unseen = tokens(windows=8, seed=9)
+    unseen = Batch.of(tokens(windows=8, seed=9))
 
     def measured(model: PreTrainedModel) -> float:
         return perplexity(window_losses(Resident(model), unseen, 4))
