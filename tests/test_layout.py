@@ -24,9 +24,9 @@ ROOMS = [
     "data",
     "modeling",
     "models",
-    "evaluation",
     "method",
     "checkpoint",
+    "evaluation",
     "results",
     "runs",
 ]
@@ -38,6 +38,37 @@ STAGES = [
     "search",
     "vocabulary",
     "recovery",
+]
+# The files of models, in the order in which they are read: a file imports only from those before it.
+MODELS = [
+    # what a layer consists of
+    "devices",
+    "offload",
+    "block",
+    "stacked_experts",
+    "experts",
+    "whole_experts",
+    "adapter",
+    "mixture_adapter",
+    "architecture",
+    "forward",
+    # the files of a model
+    "weights",
+    "config_files",
+    "gguf_header",
+    "gguf_file",
+    "locate",
+    "model_files",
+    # where its weights are
+    "placed_model",
+    "predictions",
+    "hidden_files",
+    "walk",
+    "placement",
+    # finding it
+    "source",
+    "loaded_source",
+    "find",
 ]
 INNER = [
     *(f"method/{stage}" for stage in STAGES),
@@ -93,6 +124,19 @@ def test_a_room_imports_only_from_its_left(room: str) -> None:
 def test_a_stage_of_the_method_imports_only_from_its_left(stage: str) -> None:
     imported = rooms_imported(*(PACKAGE / "method" / stage).rglob("*.py"), inside="flap.method")
     assert imported <= set(STAGES[: STAGES.index(stage) + 1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_of_models_imports_only_from_those_before_it(name: str) -> None:
+    file = PACKAGE / "models" / f"{name}.py"
+    files = [file] if file.exists() else sorted((PACKAGE / "models" / name).glob("*.py"))
+    imported = rooms_imported(*files, inside="flap.models")
+    assert imported <= set(MODELS[: MODELS.index(name) + 1])
+
+
+def test_every_file_of_models_has_its_place() -> None:
+    found = {path.stem for path in (PACKAGE / "models").iterdir() if not path.stem.startswith("__")}
+    assert found == set(MODELS)
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

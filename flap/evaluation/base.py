@@ -2,21 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Text
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import Document, Words
 from flap.models import PlacedModel
-from flap.runtime import ranks
-from flap.runtime.progress import shared_out
 
-T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
@@ -136,24 +132,3 @@ class Evaluator(ABC):
             if parts[0] in measured.better:
                 better[name] = measured.better[parts[0]]
         return Measurement(means, better=better)
-
-
-def own_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the final hidden states of those batches that are this process's."""
-    return model.hidden_states(ranks.own_share(batches_NT))
-
-
-def over_batches(
-    model: PlacedModel,
-    batches_NT: Sequence[Tensor],
-    stage: str,
-    measure: Callable[[Tensor, Tensor], T],
-) -> list[T]:
-    """Return what `measure` finds of each batch, from its tokens_NT and its final hidden states, hidden_NTD.
-
-    The processes of a run share the batches. stage: what the progress bar says.
-    """
-    states = own_hidden_states(model, batches_NT)
-    return shared_out(
-        batches_NT, stage, lambda batch_NT: measure(batch_NT, next(states)), Tensor.numel
-    )

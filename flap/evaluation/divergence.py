@@ -17,12 +17,12 @@ from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Batch
-from flap.evaluation.base import Measurement, Task, over_batches, own_hidden_states
+from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
-from flap.evaluation.perplexity import chunk_size
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
+from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
 
@@ -76,7 +76,7 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
     Raises:
         ValueError: the disk has no room for them.
     """
-    states = own_hidden_states(model, batches_NT)
+    states = shared_hidden_states(model, batches_NT)
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def compare(
 
     dense: the dense model's final hidden states of the batches that are this process's.
     """
-    chunk = max(1, chunk_size(model.adapter.vocab_size) // COPIES)
+    chunk = max(1, positions_per_chunk(model.adapter.vocab_size) // COPIES)
     of_dense = iter(dense)
 
     def measure(batch_NT: Tensor, pruned_NTD: Tensor) -> dict[str, list[float]]:
@@ -110,7 +110,7 @@ def compare(
                 )
         return of_windows
 
-    of_batches = over_batches(model, batches_NT, "divergence", measure)
+    of_batches = map_batches(model, batches_NT, "divergence", measure)
     return {
         name: [value for of_batch in of_batches for value in of_batch[name]]
         for name in of_batches[0]

@@ -13,12 +13,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from flap.data import Batch
-from flap.evaluation.base import Measurement, Task, over_batches
+from flap.evaluation.base import Measurement, Task
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
-
-# The size of the logits in memory: positions are scored in chunks of this size, whatever the vocabulary.
-LOGITS_BYTES = 2**28
+from flap.models.predictions import map_batches, positions_per_chunk
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor
 
     Logits are float32. Tokens that do not count are not scored.
     """
-    chunk = chunk_size(model.adapter.vocab_size)
+    chunk = positions_per_chunk(model.adapter.vocab_size)
 
     def measure(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
         hidden_PD = hidden_NTD[:, :-1].flatten(0, 1)
@@ -96,7 +94,7 @@ def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor
         return losses_P.double().view(len(batch_NT), -1)
 
     batches_NT = windows.tokens_NT.split(batch_size)
-    losses_NT = torch.cat(over_batches(model, batches_NT, "perplexity", measure))
+    losses_NT = torch.cat(map_batches(model, batches_NT, "perplexity", measure))
     scored_NT = windows.mask_NT[:, 1:]
     nats_N = torch.where(scored_NT, losses_NT, 0).sum(dim=1)
     return nats_N / scored_NT.sum(dim=1).clamp(min=1)
@@ -105,8 +103,3 @@ def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
     logits_PV = adapter.logits(hidden_PD).float()
     return cross_entropy(logits_PV, target_P.to(logits_PV.device), reduction="none").cpu()
-
-
-def chunk_size(vocab_size: int) -> int:
-    """Return the number of positions whose float32 logits fit into LOGITS_BYTES."""
-    return max(1, LOGITS_BYTES // (4 * vocab_size))

@@ -10,7 +10,8 @@ from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts
 from flap.models.model_files import read_model
 from flap.models.offload import count_parameters, distinct_parameters, running_device
-from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
+from flap.models.placed_model import PlacedModel
+from flap.models.placement import PLACEMENTS, OnDisk, Resident, Spread, open_checkpoint
 from flap.models.source import CheckpointSource, ModelSource
 from flap.models.walk import Stream, Walk
 from flap.models.whole_experts import OfToken

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import ModelConfig, require
 from flap.models.offload import is_spread, running_device
-from flap.models.placement import PlacedModel, Resident, Spread
+from flap.models.placed_model import PlacedModel
+from flap.models.placement import Resident, Spread
 from flap.models.source import ModelSource
 from flap.storage import NOT_KEPT, WorkFolder
 

@@ -16,7 +16,7 @@ from flap.models.architecture import sees_images
 from flap.models.config_files import read_tokenizer
 from flap.models.locate import commit, file_state, not_found
 from flap.models.model_files import ModelFiles
-from flap.models.placement.base import PlacedModel
+from flap.models.placed_model import PlacedModel
 from flap.models.weights import QUIET
 from flap.storage import NOT_KEPT, WorkFolder, digest
 

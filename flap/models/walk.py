@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flap.data import Batch
 from flap.models.forward import Call, enter
 from flap.models.hidden_files import HiddenFiles
-from flap.models.placement.base import PlacedModel, Recording, unrecorded
+from flap.models.placed_model import PlacedModel, Recording, unrecorded
 from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder

@@ -10,11 +10,11 @@ import torch
 
 from flap.config import FlapConfig, gigabytes
 from flap.data import HELD_OUT
-from flap.evaluation.perplexity import LOGITS_BYTES
 from flap.method.allocation import Budget
 from flap.models import Block, ModelAdapter, ModelSource, adapt, count_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
+from flap.models.predictions import LOGITS_BYTES
 from flap.runs.choices import Choices, check_budget, choose
 from flap.runs.texts import check_prompts_fit
 from flap.storage import cache_root

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.data import Batch
 from flap.evaluation import Divergence, Perplexity, perplexity
 from flap.evaluation.perplexity import linearised, ratio_values, window_losses
-from flap.models import PlacedModel, Resident
+from flap.models import PlacedModel, Resident, predictions
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 from tests.helpers.tokenizers import TRICKY, gemma, smollm
 
@@ -75,7 +75,7 @@ def test_logits_are_made_in_chunks_which_change_nothing(
     def note_size(module: Module, args: tuple[Tensor], logits: Tensor) -> None:
         sizes.append(logits.shape[-2])
 
-    monkeypatch.setattr(perplexity, "LOGITS_BYTES", positions * 4 * VOCAB)
+    monkeypatch.setattr(predictions, "LOGITS_BYTES", positions * 4 * VOCAB)
     model.lm_head.register_forward_hook(note_size)
     found = measured(Resident(model), tokens(), batch_size=2)
     assert found == pytest.approx(expected, rel=1e-6)

@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Pool, Text
-from flap.evaluation.base import over_batches
-from flap.evaluation.perplexity import chunk_size
 from flap.models import PlacedModel
+from flap.models.predictions import map_batches, positions_per_chunk
 
 TOKENS = 16384  # tokens that the model reads; with more, almost the same tokens stay
 LENGTH = 256  # tokens of a window
@@ -45,7 +44,7 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
         for batch_NT in cut_NT.split(BATCH):
             batches.append(batch_NT)
             weight_of_batches.append(weight / cut_NT.numel())
-    chunk = chunk_size(model.adapter.vocab_size)
+    chunk = positions_per_chunk(model.adapter.vocab_size)
 
     def summed(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
         """Return the sum of the probabilities of each token over the positions of a batch."""
@@ -55,7 +54,7 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
             sums.append(p_PV.sum(dim=0))
         return torch.stack(sums).double().sum(dim=0).cpu()
 
-    sums = over_batches(model, batches, "expected tokens", summed)
+    sums = map_batches(model, batches, "expected tokens", summed)
     weighted = [weight * sum_V for weight, sum_V in zip(weight_of_batches, sums, strict=True)]
     total_V = torch.stack(weighted).sum(dim=0)
     return total_V / total_V.sum()

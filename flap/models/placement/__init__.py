@@ -1,7 +1,8 @@
 """The placements: where the weights of a model are. `model.placement` names one of them."""
 
-from flap.models.placement.base import PlacedModel, Resident
+from flap.models.placed_model import PlacedModel
 from flap.models.placement.on_disk import OnDisk, open_checkpoint
+from flap.models.placement.resident import Resident
 from flap.models.placement.spread import Spread
 
 PLACEMENTS: dict[str, type[PlacedModel]] = {
@@ -15,7 +16,6 @@ __all__ = [
     "PLACEMENTS",
     "STREAMS",
     "OnDisk",
-    "PlacedModel",
     "Resident",
     "Spread",
     "open_checkpoint",

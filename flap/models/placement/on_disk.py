@@ -21,8 +21,9 @@ from flap.models.config_files import read_config
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import output_after_layers
 from flap.models.model_files import ModelFiles
-from flap.models.placement.base import PlacedModel, Recording, Resident
+from flap.models.placed_model import PlacedModel, Recording
 from flap.models.placement.layer_files import LayerFiles
+from flap.models.placement.resident import Resident
 from flap.models.walk import Walk
 from flap.models.weights import INDEX, tensor_headers
 from flap.runtime.temporary_state import forwards_replaced

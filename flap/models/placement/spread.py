@@ -11,7 +11,7 @@ from torch import nn
 from flap.models.devices import free_bytes
 from flap.models.model_files import ModelFiles
 from flap.models.offload import onloaded, running_device
-from flap.models.placement.base import PlacedModel
+from flap.models.placed_model import PlacedModel
 from flap.storage import WorkFolder
 from flap.storage.atomic_files import remove_unused
 from flap.storage.locks import use

@@ -1,6 +1,6 @@
-"""The base class of the placements, and the plain one: the whole model on the device that runs it.
+"""A model whose weights may be anywhere: the base class of the placements.
 
-A placement says where the weights of a model are, and how they get to the device.
+A placement says where the weights of a model are, and how they get to the device that runs them.
 
 Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
 """
@@ -8,7 +8,7 @@ Legend: N windows · T tokens a window · P positions of a batch · D hidden siz
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -34,7 +34,7 @@ def unrecorded(mask_P: Tensor | None) -> AbstractContextManager[None]:
 
 
 class PlacedModel(ABC):
-    """The base class of the placements: a model whose weights may be anywhere.
+    """A model at one of the placements.
 
     `model` always has the right shapes, class and config. A layer is *present* while its weights
     are on the device. The methods that are defined here are for models that can run as a whole, so
@@ -165,19 +165,3 @@ class PlacedModel(ABC):
     def logits(self, tokens_NT: Tensor) -> Tensor:
         output = self.model(input_ids=tokens_NT.to(self.device), use_cache=False)
         return cast(Tensor, output.logits)
-
-
-class Resident(PlacedModel):
-    """A model on one device."""
-
-    name = "device"
-    whole = True
-
-    @classmethod
-    def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
-        """Return the model, loaded on the device of its source."""
-        return cls(source.on_device())
-
-    @contextmanager
-    def layer(self, index: int) -> Iterator[nn.Module]:
-        yield self.layers[index]

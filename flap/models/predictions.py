@@ -1,0 +1,50 @@
+"""Read the predictions of a model on batches of windows, which the processes of a run share.
+
+Logits are computed for a chunk of positions at a time. Those of a batch, over a whole vocabulary,
+may be larger than the model.
+
+Legend: N windows · T tokens in each window · D hidden size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+from flap.models.placed_model import PlacedModel
+from flap.runtime import ranks
+from flap.runtime.progress import shared_out
+
+T = TypeVar("T")
+
+LOGITS_BYTES = 2**28  # of the float32 logits of a chunk
+
+
+def positions_per_chunk(vocab_size: int) -> int:
+    """Return the number of positions whose float32 logits fit into LOGITS_BYTES."""
+    return max(1, LOGITS_BYTES // (4 * vocab_size))
+
+
+def shared_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the final hidden states of each batch in this process's share."""
+    return model.hidden_states(ranks.own_share(batches_NT))
+
+
+def map_batches(
+    model: PlacedModel,
+    batches_NT: Sequence[Tensor],
+    stage: str,
+    function: Callable[[Tensor, Tensor], T],
+) -> list[T]:
+    """Return the results of a function of each batch: of its tokens_NT and final hidden_NTD.
+
+    While the function runs, the head of the model is present.
+
+    stage: the text of the progress bar.
+    """
+    states = shared_hidden_states(model, batches_NT)
+
+    def result(batch_NT: Tensor) -> T:
+        return function(batch_NT, next(states))
+
+    return shared_out(batches_NT, stage, result, Tensor.numel)
