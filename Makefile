@@ -3,13 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Three processes with one thread each on two cores: a fifth of the time a test waits for a disk, a daemon or another
-# process. Processes with two threads each would stand in each other's way.
+# Three processes with one thread each are best on two cores, because tests wait for a disk, a daemon or
+# another process for a fifth of the time. Processes with two threads each would slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 ENGINES := .venv-engines/bin/python
 LOWEST := .venv-lowest/bin/python
-# Nothing is compiled before it is imported, which takes half of an installation; what is, is kept for later processes.
+# Packages are compiled when they are imported, and not while they are installed, which takes half of the
+# time. The compiled files are kept for later processes.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -34,13 +35,13 @@ $(VENV)/.ready: $(VENV)/.demo
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.demo ## Prune SmolLM2-135M by 20 % on the CPU and show dense and pruned side by side
+demo: $(VENV)/.demo ## Prune the packaged model by 20 % on the CPU, and show dense and pruned side by side
 	$(BIN)/python -m flap metric=WIFV structure=AL-AM ratio=0.2 eval.perplexity.max_tokens=4096
 
-test: setup ## Run the tests, without the long ones that `make checks` adds
+test: setup ## Run the tests, without the long ones, which `make checks` adds
 	$(PYTEST) -m "not long"
 
-checks: setup ## What CI runs: format, lint, types, tests
+checks: setup ## Check format, lint and types, and run all tests, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,7 +53,7 @@ checks: setup ## What CI runs: format, lint, types, tests
 	$(ENGINES) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and through llama.cpp's converter, in an environment of their own
+engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and through llama.cpp's converter, in a separate environment
 	rm -rf build/engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines $(ENGINES)
 	OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines
@@ -62,11 +63,11 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and throug
 	$(LOWEST) -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable . pytest hypothesis
 	@touch $@
 
-lowest: .venv-lowest/.ready ## Whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
+lowest: .venv-lowest/.ready ## Test whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
 	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each tests/test_api.py tests/test_cli.py tests/method/recovery/test_training.py \
 		tests/checkpoint/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
 
-docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
+docs: $(VENV)/.docs ## Build the documentation site into site/; a broken link or an unlisted page is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo site/index.html
 
@@ -74,18 +75,18 @@ $(VENV)/.docs: $(VENV)/.ready
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
-gpu: setup ## On CUDA devices (tests of several processes take all): the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
+gpu: setup ## Run the tests marked `gpu` on all CUDA devices, then a benchmark, which writes gpu.json
 	@began=$$(date +%s); failed=0; \
 	$(BIN)/python -m pytest -m gpu || failed=$$?; \
 	[ $$failed != 5 ] || { echo "No test is marked gpu here: this machine has no CUDA device."; failed=0; }; \
 	$(BIN)/python benchmarks/gpu.py --since $$began || failed=$$?; \
 	exit $$failed
 
-screenshots: setup ## Make the pictures of the documentation anew (needs chromium; three minutes)
+screenshots: setup ## Take the pictures of the documentation again (needs chromium; three minutes)
 	$(BIN)/python tools/screenshots.py
 
-release: setup ## VERSION=0.2.0: the changelog's section, and a checked sdist and wheel in dist/; uploads nothing
-	$(if $(VERSION),,$(error say which version: make release VERSION=0.2.0))
+release: setup ## Make the release VERSION=0.2.0: changelog, checked sdist and wheel in dist/; uploads nothing
+	$(if $(VERSION),,$(error name the version: make release VERSION=0.2.0))
 	$(BIN)/python tools/release.py $(VERSION)
 
 format: setup ## Format and sort imports

@@ -1,8 +1,11 @@
-"""What calibration costs: `python benchmarks/calibration.py`.
+"""Measure what calibration costs: `python benchmarks/calibration.py`.
 
-Time: the stage `calibrate` of `flap.prune` over a bare forward pass of the same decoder on as many tokens, interleaved
-in one process, median of the pairwise ratios (target: at most 1.05). Memory: peak of pruning over the loaded model, in
-fresh processes, for 64 and for 1024 samples (target: within 5 % of each other).
+Time: the stage `calibrate` of `flap.prune`, divided by a bare forward pass of the same decoder over
+as many tokens. Both alternate in one process, and the result is the median of the ratios (target:
+at most 1.05).
+
+Memory: the peak of pruning above the loaded model, in a fresh process, for 64 and for 1,024 windows
+(target: within 5 % of each other).
 """
 
 import argparse
@@ -27,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # a peak well above the few MiB by which any process drifts
+MEMORY_BATCH_SIZE = 64  # so large that the peak is far above the few MiB by which memory varies
 
 
 def calibrate_seconds(
@@ -64,7 +67,10 @@ def time_ratio(num_samples: int, repeats: int) -> float:
 
 
 def memory_over_model(num_samples: int) -> None:
-    """Run in its own process: prints the peak memory of pruning beyond that of the loaded model, in bytes."""
+    """Print the peak memory of pruning above that of the loaded model, in bytes.
+
+    This runs in a process of its own.
+    """
     source = packaged()
     model = loaded(source)
     held = reset_peak()

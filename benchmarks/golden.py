@@ -1,9 +1,11 @@
-"""The golden table: what must not change when the house is rebuilt. Plans, weights and numbers of 23 runs.
+"""Compare plans, weights and numbers of 23 runs before and after a change that must not change
+them.
 
-    python benchmarks/golden.py write FOLDER       # on the commit before; and again, into another one, after
-    python benchmarks/golden.py compare OLD NEW    # plans bit for bit, weights and numbers to 1e-6
+    python benchmarks/golden.py write FOLDER       # at the commit before, and again after it
+    python benchmarks/golden.py compare OLD NEW    # plans to the bit, weights and numbers to 1e-6
 
-Runs go through the command line alone, with one thread, so that any two commits can be compared on one machine.
+All runs go through the command line, with one thread, so that any two commits can be compared on
+one machine.
 """
 
 import argparse
@@ -28,7 +30,7 @@ TOLERANCE = 1e-6
 
 
 def cells(mixture: Path) -> dict[str, list[str]]:
-    """Every run of the table by name, as overrides of the command line."""
+    """Return the overrides of every run, by its name."""
     grid = {
         f"{structure} {metric} {compensation}": [
             f"structure={structure}", f"metric={metric}", f"compensation={compensation}",
@@ -57,7 +59,7 @@ def cells(mixture: Path) -> dict[str, list[str]]:
 
 
 def make_mixture(folder: Path) -> Path:
-    """A tiny random Mixtral with the packaged model's tokenizer."""
+    """Write a tiny random Mixtral with the packaged model's tokenizer, and return its folder."""
     from measuring import packaged
 
     source = packaged()
@@ -81,7 +83,7 @@ def make_mixture(folder: Path) -> Path:
 
 
 def write(folder: Path) -> None:
-    """Run every cell that the folder does not hold yet, and print its row."""
+    """Run every cell that the folder does not contain yet, and print its digests and numbers."""
     os.environ |= {"FLAP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     mixture = folder / "mixture"
     if not (mixture / "config.json").is_file():
@@ -104,7 +106,7 @@ def write(folder: Path) -> None:
 
 
 def row(run_dir: Path) -> str:
-    """Digests of plan and weights, and the pruned model's numbers."""
+    """Return the digests of plan and weights, and the numbers of the pruned model, as text."""
     numbers = json.loads((run_dir / "report.json").read_text())["evaluation"]["pruned"]
     return f"plan {plan_digest(run_dir)} weights {weights_digest(run_dir)} {numbers}"
 
@@ -114,7 +116,7 @@ def plan_digest(run_dir: Path) -> str:
 
 
 def weights_digest(run_dir: Path) -> str:
-    """Of all tensors by name, whatever shards they lie in."""
+    """Return a digest of all tensors by name, in whichever shards they are."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors(run_dir).items()):
         total.update(name.encode() + tensor.numpy().tobytes())
@@ -130,7 +132,7 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def compare(old: Path, new: Path) -> bool:
-    """Print for each cell what changed; whether nothing did."""
+    """Print what changed in each cell, and return whether nothing did."""
     same = True
     for name in cells(old / "mixture"):
         a, b = (folder / name.replace(" ", "_") for folder in (old, new))
@@ -145,14 +147,20 @@ def compare(old: Path, new: Path) -> bool:
 
 
 def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """The largest difference, relative to the largest value of its tensor; infinite where names or shapes differ."""
+    """Return the largest difference, relative to the largest value of its tensor.
+
+    It is infinite if names or shapes differ.
+    """
     if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
         return float("inf")
     return max(float((a[n] - b[n]).abs().max() / a[n].abs().max().clamp(min=1e-30)) for n in a)
 
 
 def number_difference(a: Path, b: Path) -> float:
-    """The largest relative difference of a measured number; infinite where one is missing."""
+    """Return the largest relative difference of a measured number.
+
+    It is infinite if a number is missing.
+    """
     old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
     differences: list[float] = [
         abs(float(new[which].get(name, "inf")) / value - 1)
@@ -163,7 +171,9 @@ def number_difference(a: Path, b: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What must not change when the house is rebuilt.")
+    parser = argparse.ArgumentParser(
+        description="Plans, weights and numbers that must stay as they are."
+    )
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("folders", type=Path, nargs="+")
     options = parser.parse_args()

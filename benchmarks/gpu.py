@@ -1,14 +1,20 @@
-"""What pruning takes on a GPU: `python benchmarks/gpu.py`; `make gpu` runs the tests marked `gpu` first.
+"""Measure what pruning takes on a GPU: `python benchmarks/gpu.py`.
 
-A randomly initialised model of Llama-2-7B's shape (but the packaged tokenizer's vocabulary of 49,152), bfloat16, made
-on the GPU: a bare forward pass over as many windows as FLAP calibrates on, and FLAP at ratio 0.2. Then a smaller
-one with model.placement=auto, half of its layers on the host because accelerate may fill no more of the GPU, beside the
-same model on the GPU alone. Then flap_plus with few tokens: on two layers, from which the seconds of all are reckoned,
-and on all of them.
+`make gpu` runs the tests marked `gpu` first, and then this. The models are random, in bfloat16, and
+made on the GPU. There are five steps:
 
-A step that would not end in time is not begun, one that goes on beyond is stopped, and one that fails does not take the
-others' figures along; the table and the file (JSON) say which. Seconds of a stage are the report's. Peaks of the GPU
-are a step's own, those of the host the process's so far. GB are 10^9 bytes. `--device cpu --tiny` only tries the code.
+1. A bare forward pass of a model of Llama-2-7B's shape, over as many windows as FLAP calibrates on.
+   The vocabulary is that of the packaged tokenizer, 49,152.
+2. FLAP on this model, with a ratio of 0.2.
+3. FLAP on a smaller model with model.placement=auto. accelerate may fill so little of the GPU that
+   half of the layers are on the host. The same model on the GPU alone is measured for comparison.
+4. flap_plus with few tokens, on two layers. Its seconds are an estimate for the next step.
+5. flap_plus on all layers.
+
+A step is not begun if it would not end in time, and it is stopped if it takes too long. If a step
+fails, the others still run. The table and the JSON file say what happened. Seconds of a stage are
+those of the report. The peak on the GPU is that of a step, the peak on the host that of the process
+so far. GB are 10^9 bytes. `--device cpu --tiny` only tries the code.
 """
 
 import argparse
@@ -46,7 +52,7 @@ SEVEN_B = COMMON | {
     "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32,
     "num_hidden_layers": 32,
 }  # fmt: skip
-ONE_B = COMMON | {  # Llama-3.2-1B's layers, half of them
+ONE_B = COMMON | {  # half of the layers of Llama-3.2-1B
     "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
     "num_hidden_layers": 8, "head_dim": 64,
 }  # fmt: skip
@@ -55,18 +61,20 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }  # fmt: skip
 PROBE_LAYERS = 2
-SLOWER = 4  # times the seconds of a bare pass that a search's few windows may take, which wait on the host
-MISSING = ("not_begun", "stopped", "failed")  # why a step has no figures
+# A pass over the few windows of a search may take this many times as long per token as a bare pass,
+# because it waits for the host.
+SLOWER = 4
+MISSING = ("not_begun", "stopped", "failed")  # why a step has no numbers
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
 
 
 class OutOfTimeError(Exception):
-    """The minutes are over."""
+    """A step did not end before the deadline."""
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Leave the block by an OutOfTimeError when it takes longer."""
+    """Raise an OutOfTimeError if the block takes longer than this."""
 
     def ring(*_: object) -> None:
         raise OutOfTimeError
@@ -81,7 +89,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class StepTable:
-    """The steps' figures: a row is printed and the file written anew as soon as a step ends."""
+    """The numbers of all steps. When a step ends, its row is printed and the file is written again."""
 
     def __init__(self, output: Path, about: Figures, deadline: float) -> None:
         self.output = output
@@ -92,7 +100,10 @@ class StepTable:
         print("|" + "---|" * len(COLUMNS), flush=True)
 
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
-        """Do the work, unless the seconds that it needs are not left; infinite: nobody knows."""
+        """Run a step, unless fewer seconds are left than it needs.
+
+        needs: the seconds that it is expected to take. If they are infinite, it is not run.
+        """
         left = max(0.0, self.deadline - time.time())
         self.steps[name] = figures = (
             _attempt(work, left) if left > needs else {"not_begun": _why(needs, left)}
@@ -115,14 +126,14 @@ def _attempt(work: Callable[[], Figures], left: float) -> Figures:
             return work()
     except OutOfTimeError:
         return {"stopped": f"after {left:.0f} s, when the minutes were over"}
-    except Exception as error:  # on the day of a GPU, the other steps' figures count
+    except Exception as error:  # the other steps still run, because GPU time is scarce
         traceback.print_exc()
         return {"failed": " ".join(str(error).split())[:300]}
 
 
 def _why(needs: float, left: float) -> str:
     if math.isinf(needs):
-        return "steps that its seconds are reckoned from have none"
+        return "a step that its seconds are estimated from has none"
     return f"{left:.0f} s are left" + (f", and it would take about {needs:.0f}" if needs else "")
 
 
@@ -138,14 +149,14 @@ def _row(name: str, figures: Figures) -> list[str]:
 
 
 def now(device: str) -> float:
-    """The time when all that was asked of the device is done."""
+    """Return the time after the device has finished all of its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
-    """A model that was never anywhere but on the device."""
+    """Return a random model, made on the device."""
     torch.manual_seed(0)
     with torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -155,7 +166,7 @@ def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
 
 
 def composed(options: argparse.Namespace, *overrides: str) -> FlapConfig:
-    """The checked config that the command line would make; nothing is measured, saved or kept."""
+    """Return the checked config of a command line that measures, saves and caches nothing."""
     model = ["model.name=random", "model.path=random", f"model.device={options.device}"]
     sizes = [
         "calibration=boolq-passages",
@@ -179,7 +190,9 @@ def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
 
 
 def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
-    """One forward pass of the decoder over as many windows as FLAP's, a first batch for warm-up aside."""
+    """Measure one forward pass of the decoder over as many windows as FLAP reads, after a warm-up
+    batch.
+    """
     tokens_NT = random_windows(model, num_windows)
     bare_forward(model, tokens_NT[:BATCH_SIZE])
     if device == "cuda":
@@ -200,7 +213,7 @@ def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
 
 
 def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
-    """All of a run from the loaded model to the pruned one."""
+    """Measure a run from the loaded model to the pruned one."""
     report = run(config, run_dir, source=source)
     stages = {
         stage: took
@@ -219,7 +232,7 @@ def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None)
 
 
 def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | None) -> Figures:
-    """model.placement=auto with half of the layers where accelerate puts what the device may not hold."""
+    """Measure model.placement=auto with half of the layers outside the device's memory."""
     with TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         source.model.save_pretrained(folder / "dense")
@@ -253,9 +266,10 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
 
 
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
-    """Bytes that accelerate may fill: of the device embeddings and half of the layers, of the host what is free.
+    """Return the bytes that accelerate may fill on each place.
 
-    accelerate keeps as much free as the largest module takes, so that any can be brought.
+    On the device this is room for the embeddings and half of the layers, on the host all that is
+    free. accelerate keeps as much free as the largest module takes, so that it can load any module.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [
@@ -268,9 +282,11 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
 
 
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
-    """The seconds of flap_plus on all layers, from those on PROBE_LAYERS and those of a bare pass.
+    """Estimate the seconds of flap_plus on all layers, from those on PROBE_LAYERS and of a bare
+    pass.
 
-    Fits grow with the layers; but a search's windows, for each plan of a layer, pass all layers behind it, too.
+    Fits take time in proportion to the number of layers. The windows of a search also pass through
+    all layers behind the layer that is tried.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
@@ -281,7 +297,7 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
 
 
 def measure(table: StepTable, options: argparse.Namespace) -> None:
-    """All steps; each makes its own model, since pruning changes it."""
+    """Run all steps. Each makes its own model, because pruning changes it."""
     large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
     tokenizer = packaged("cpu").tokenizer
     config = flap_config(options)
@@ -316,7 +332,7 @@ def measure(table: StepTable, options: argparse.Namespace) -> None:
 
 
 def circumstances(options: argparse.Namespace) -> Figures:
-    """Where and when the figures were taken."""
+    """Return where and when the numbers were measured."""
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
     on_gpu = device.type == "cuda"
     return {
@@ -337,26 +353,26 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--tiny", action="store_true", help="four small layers and few windows, to try the code"
     )
-    parser.add_argument("--minutes", type=float, default=8.5, help="all steps end within them")
+    parser.add_argument("--minutes", type=float, default=8.5, help="all steps end within this time")
     parser.add_argument(
         "--since",
         type=float,
         default=time.time(),
-        help="when they began, in seconds since the epoch",
+        help="when this time began, in seconds since the epoch",
     )
     parser.add_argument(
         "--windows",
         type=int,
-        help=f"FLAP's, of {SEQ_LEN} tokens; default: the paper's 1024; tiny: 16",
+        help=f"FLAP's windows of {SEQ_LEN} tokens; default: the paper's 1024; tiny: 16",
     )
     parser.add_argument("--samples", type=int, help="flap_plus's windows; default: 128; tiny: 16")
     parser.add_argument(
         "--tokens",
         type=int,
-        help="that its search compares predictions on; default: 512; tiny: 128",
+        help="tokens that its search compares predictions on; default: 512; tiny: 128",
     )
     parser.add_argument(
-        "--folder", help="where 1.4 GB of a model lie for a while; default: the system's"
+        "--folder", help="where a model of 1.4 GB is stored for a while; default: the system's"
     )
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()

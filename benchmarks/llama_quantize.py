@@ -1,4 +1,4 @@
-"""llama.cpp's own quantiser, called in its library, where the tool llama-quantize is not at hand."""
+"""Call llama.cpp's quantiser through its library, where the tool llama-quantize is not installed."""
 
 import ctypes
 from pathlib import Path
@@ -7,7 +7,7 @@ FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15, "Q6_K": 18}  # llama.h: enum llama
 
 
 class QuantizeParams(ctypes.Structure):
-    """llama.h: struct llama_model_quantize_params, with room for fields of later versions."""
+    """The struct llama_model_quantize_params of llama.h, with room for fields of later versions."""
 
     _fields_ = (
         ("nthread", ctypes.c_int32), ("ftype", ctypes.c_int), ("output_tensor_type", ctypes.c_int),
@@ -16,7 +16,10 @@ class QuantizeParams(ctypes.Structure):
 
 
 def quantise(libraries: Path, source: Path, target: Path, kind: str) -> None:
-    """Make a file of an f16 one by llama.cpp's quantiser, as `llama-quantize` does. libraries: their folder."""
+    """Quantise an f16 file with llama.cpp's quantiser, as `llama-quantize` does.
+
+    libraries: the folder of llama.cpp's libraries.
+    """
     for name in ("libggml-base*", "libggml.*"):
         ctypes.CDLL(str(next(libraries.glob(name))), ctypes.RTLD_GLOBAL)
     llama = ctypes.CDLL(str(next(libraries.glob("libllama.*"))))

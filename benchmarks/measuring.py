@@ -1,4 +1,4 @@
-"""What several benchmarks share: the packaged model, windows, a bare forward pass, and the memory of this process."""
+"""Shared code of the benchmarks: the packaged model, windows, a bare forward pass, and memory."""
 
 from pathlib import Path
 
@@ -16,12 +16,15 @@ BATCH_SIZE = 8
 
 
 def packaged(device: str = "auto") -> CheckpointSource:
-    """The packaged SmolLM2-135M and its tokenizer, not loaded yet."""
+    """Return the packaged SmolLM2-135M-Instruct and its tokenizer, not loaded yet."""
     return find_model(ModelConfig("smollm2-135m", SMOLLM2, device=device), cache_root(None), False)
 
 
 def loaded(source: CheckpointSource) -> PreTrainedModel:
-    """A model whose weights are all in memory: a file is mapped, and a weight comes with the first that reads it."""
+    """Return a model with all of its weights in memory.
+
+    The file is mapped, and a weight is read when it is used first. So each weight is used once.
+    """
     model: PreTrainedModel = source.open().model
     for parameter in model.parameters():
         parameter.sum()
@@ -29,7 +32,7 @@ def loaded(source: CheckpointSource) -> PreTrainedModel:
 
 
 def random_windows(model: PreTrainedModel, number: int) -> Tensor:
-    """Windows of random tokens: a forward pass takes as long for any."""
+    """Return windows of random tokens, because a forward pass takes equally long for any tokens."""
     tokens_NT = torch.randint(
         model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0)
     )
@@ -38,13 +41,16 @@ def random_windows(model: PreTrainedModel, number: int) -> Tensor:
 
 @torch.no_grad()
 def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
-    """Run the decoder in the batches of a calibration, and nothing else."""
+    """Run the decoder alone, in batches of the size that calibration has."""
     for batch_NT in tokens_NT.split(BATCH_SIZE):
         model.base_model(input_ids=batch_NT, use_cache=False)
 
 
 def status_bytes(field: str) -> int:
-    """A size from /proc/self/status: VmRSS is held now, VmHWM the peak since the last reset (Linux)."""
+    """Return a size from /proc/self/status, in bytes (Linux).
+
+    VmRSS is what the process holds now, VmHWM the peak since the last reset.
+    """
     line = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -54,6 +60,6 @@ def status_bytes(field: str) -> int:
 
 
 def reset_peak() -> int:
-    """Begin the peak (VmHWM) anew, and return what is held now."""
+    """Reset the peak (VmHWM), and return the bytes that are held now."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes("VmRSS")

@@ -1,9 +1,11 @@
-"""What quality costs: `python benchmarks/quality_cost.py` (SmolLM2-135M).
+"""Measure what each method costs: `python benchmarks/quality_cost.py`, on SmolLM2-135M-Instruct.
 
-Time: `flap.prune` over a bare forward pass of the same decoder on as many tokens, interleaved in one process, median
-of the pairwise ratios. Nothing comes from a cache. `--clock cpu` counts the seconds that the process itself had, where
-others share the machine; it misses the disk's. Targets: bias at most 1.1, linear 2; flap_plus by its search, which is
-printed. Memory: peak over the loaded model, in fresh processes.
+Time: `flap.prune`, divided by a bare forward pass of the same decoder over as many tokens. Both
+alternate in one process, and the result is the median of the ratios. Nothing is read from a cache.
+`--clock cpu` counts the processor seconds of this process, for machines that others use as well; it
+does not see time that the disk takes. Targets: 1.1 with a bias, 2 with least squares.
+
+Memory: the peak above the loaded model, in a fresh process.
 """
 
 import argparse
@@ -37,8 +39,8 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class Variant(NamedTuple):
     """One way to prune."""
 
-    target: float  # the bare forward passes that it may take
-    choices: dict[str, Any]  # of `flap.prune`
+    target: float  # the most bare forward passes that it may take
+    choices: dict[str, Any]  # arguments of `flap.prune`
     overrides: tuple[str, ...] = ()
 
 
@@ -63,7 +65,10 @@ def prune(
     tokenizer: PreTrainedTokenizerBase,
     options: argparse.Namespace,
 ) -> dict[str, float]:
-    """Prune the model in place; return the seconds of the stages, and print what a search measured with."""
+    """Prune the model in place, and return the seconds of the stages.
+
+    The options of a search are printed.
+    """
     _, choices, overrides = VARIANTS[name]
     windows: dict[str, Any] = {
         "num_samples": options.samples,
@@ -80,7 +85,7 @@ def prune(
 
 
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """The median ratio of each variant; every repeat prunes a fresh copy of the model."""
+    """Return the median ratio of each variant. Every repeat prunes a fresh copy of the model."""
     dense, tokenizer = load(options)
     tokens_NT = random_windows(dense, options.samples)
     clock = CLOCKS[options.clock]
@@ -103,7 +108,10 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
 
 
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
-    """Run in its own process: prints the peak memory of pruning beyond that of the loaded model, in bytes (Linux)."""
+    """Print the peak memory of pruning above that of the loaded model, in bytes (Linux).
+
+    This runs in a process of its own.
+    """
     model, tokenizer = load(options)
     held = reset_peak()
     prune(name, model, tokenizer, options)

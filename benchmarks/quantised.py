@@ -1,14 +1,22 @@
-"""What quantisation adds to pruning: `python benchmarks/quantised.py --folder DIR` (SmolLM2-135M).
+"""Measure what quantisation costs dense and pruned models: `python benchmarks/quantised.py --folder
+DIR`.
 
-Dense and pruned by 20 % (AL-AM, round_to=32, so that rows divide into blocks of 32), each as it is and quantised. A row
-a form: bytes of the weights, and perplexity on held-out BoolQ passages, windows of 128 tokens, the same tokens for all.
-GGUF files are measured in llama.cpp, one token after the other, everything else in transformers, on the CPU.
+The model is SmolLM2-135M-Instruct, dense and pruned by 20 % (AL-AM, and round_to=32, so that rows
+can be divided into blocks of 32). There is one row for each form: the bytes of the weights, and the
+perplexity of the same held-out BoolQ passages in windows of 128 tokens. GGUF files are measured in
+llama.cpp, one token after the other, and all other forms in transformers, on the CPU.
 
-Forms: GGUF f16 and q8_0 as `flap export` writes them; Q8_0, Q5_1 (6.0 bits a weight) and Q4_K_M by llama.cpp's own
-quantiser, from the f16 file; int8, int6 and int4 weights by torchao; W8A8 by llm-compressor. `--llama` is the folder of
-llama.cpp's libraries (libllama, libggml): the wheel xllamacpp has no quantiser. A form whose package is missing is one
-line that says so. llm-compressor needs other versions of transformers and so an environment of its own, from where the
-same command measures the checkpoints that are in the folder already.
+The forms are
+
+- GGUF f16 and q8_0, as `python -m flap export` writes them;
+- Q8_0, Q5_1 (6.0 bits per weight) and Q4_K_M by llama.cpp's own quantiser, from the f16 file.
+  `--llama` is the folder of llama.cpp's libraries (libllama, libggml), because the wheel xllamacpp
+  has no quantiser;
+- int8, int6 and int4 weights by torchao;
+- W8A8 by llm-compressor, which needs other versions of transformers. Run the same command in an
+  environment of its own: it measures the checkpoints that are in the folder already.
+
+If the package of a form is missing, its row says so.
 """
 
 import argparse
@@ -33,7 +41,10 @@ Measured = tuple[int, float]  # bytes, perplexity
 
 
 def checkpoint(folder: Path, name: str) -> Path:
-    """The checkpoint of this name, which `python -m flap` writes where it is missing, with its f16 and q8_0 files."""
+    """Return a checkpoint with its f16 and q8_0 files.
+
+    If it is missing, `python -m flap` writes it.
+    """
     target = folder / name
     if not target.is_dir():
         options = ["eval=none", f"checkpoint.dir={target}", f"hydra.run.dir={target}-run"]
@@ -57,7 +68,7 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def read_windows(directory: Path, num_windows: int) -> Tensor:
-    """The first windows of the held-out passages, (N, T)."""
+    """Return the first windows of the held-out passages, (N, T)."""
     from flap.data import evaluation_windows, read_text
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -66,7 +77,10 @@ def read_windows(directory: Path, num_windows: int) -> Tensor:
 
 
 def in_transformers(directory: Path, tokens_NT: Tensor, bits: int = 16, **options: Any) -> Measured:
-    """A checkpoint in transformers, computed in float32. bits: of an integer weight, whatever it is stored as."""
+    """Measure a checkpoint in transformers, computed in float32.
+
+    bits: the bits of an integer weight, whatever type stores it.
+    """
     model = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=True, dtype=torch.float32, **options
     )
@@ -87,16 +101,19 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
 
 
 def stored(tensor: Tensor, bits: int) -> int:
-    """Bytes in a file: integers with so many bits, all other numbers with 16."""
+    """Return the bytes of a tensor in a file: integers take `bits` bits, all other numbers 16."""
     if hasattr(
         tensor, "__tensor_flatten__"
-    ):  # a quantised weight: its integers, scales and zero points
+    ):  # a quantised weight, which has integers, scales and zero points
         return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8
 
 
 def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
-    """Weights of so many bits: 8 with a scale for each row, fewer with one for each 32 columns."""
+    """Return the measurement of integer weights.
+
+    With 8 bits each row has a scale, with fewer bits each group of 32 columns has one.
+    """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
         from torchao.quantization import IntxWeightOnlyConfig
@@ -115,7 +132,9 @@ def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
 
 
 def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
-    """Weights of 8 bits with a scale for each row, activations rounded to 8 bits token by token."""
+    """Measure weights of 8 bits with a scale for each row, and activations of 8 bits for each
+    token.
+    """
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -139,7 +158,11 @@ def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
 
 
 def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Tensor], Measured]:
-    """The GGUF of a kind in llama.cpp. libraries: of the quantiser that makes it from the f16 file."""
+    """Return the measurement of a GGUF in llama.cpp.
+
+    libraries: the libraries of the quantiser, which makes the file from the f16 file if it is
+    missing.
+    """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
         gguf = directory / f"model-{kind}.gguf"
@@ -151,7 +174,11 @@ def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Te
 
 
 def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
-    """Each next token is forced, and its log-probability is that before the forcing."""
+    """Return the perplexity of a GGUF.
+
+    The server is forced to generate each next token, and reports its log-probability without the
+    force.
+    """
     import xllamacpp
 
     options = xllamacpp.CommonParams()
@@ -179,7 +206,10 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
 
 
 def _forced(address: str, prompt: list[int], token: int) -> float | None:
-    """The log-probability of a token after a prompt; None where llama.cpp keeps back a part of a character."""
+    """Return the log-probability of a token after a prompt.
+
+    Returns None if llama.cpp withholds the token, because it is a part of a character.
+    """
     asked = {
         "prompt": prompt,
         "n_predict": 1,
@@ -202,9 +232,11 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, required=True, help="where checkpoints and files are kept"
     )
-    parser.add_argument("--windows", type=int, default=16, help=f"of {SEQ_LEN} tokens each")
+    parser.add_argument(
+        "--windows", type=int, default=16, help=f"number of windows of {SEQ_LEN} tokens"
+    )
     parser.add_argument("--llama", type=Path, help="the folder with llama.cpp's libraries")
-    parser.add_argument("--forms", nargs="+", help="only these; default: all")
+    parser.add_argument("--forms", nargs="+", help="the forms to measure; default: all")
     parser.add_argument("--models", nargs="+", choices=PRUNED, default=list(PRUNED))
     options = parser.parse_args()
 

@@ -1,15 +1,16 @@
-"""What a model takes that is pruned from disk: `python benchmarks/scale.py` (Linux; 10 GB of disk, half an hour).
+"""Measure what it takes to prune a model from disk: `python benchmarks/scale.py`.
 
-Random LLaMA-shaped models with grouped-query attention that grow in depth alone are written shard by shard and pruned
-by 30 % with model.placement=stream, each in a fresh process, on 16 windows of 128 tokens. Printed is the peak of the
-resident memory over that of an interpreter that has imported torch: all of it, files that are mapped into memory too
-(the kernel's VmHWM), and how much of it no file stands behind (RssAnon, polled). Target: at most 1.2 GB for the
-largest, and flat. GB are 10^9 bytes.
+It needs Linux, 10 GB of disk and half an hour. Random models of LLaMA's shape with grouped-query
+attention, which differ only in depth, are written shard by shard. Each is pruned by 30 % with
+model.placement=stream, in a fresh process, on 16 windows of 128 tokens.
 
-Beside the peak of memory and of disk (polled) stands the estimate of `dry_run=true` and what share of the measured peak
-it is; it should be within 0.75 and 1.25. `--shape mixtral` or `qwen3_moe` takes a mixture of experts, and
-`qwen3-30b-a3b` four of that model's layers; other arguments are passed on to the run:
-`--gb 1 --shape mixtral method=flap_plus`.
+The table has the peak of the resident memory, minus that of an interpreter that has imported torch.
+The peak includes files that are mapped into memory (the kernel's VmHWM). The column `anonymous`
+leaves them out (RssAnon, polled). Target: at most 1.2 GB for the largest model, and not more for
+deeper models. GB are 10^9 bytes.
+
+`--shape mixtral` or `qwen3_moe` prunes a mixture of experts, and `qwen3-30b-a3b` four layers of
+that model. Other arguments are passed on to the run: `--gb 1 --shape mixtral method=flap_plus`.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# Llama-3.2-1B's layers: 60.8 million parameters each, 121.6 MB in bfloat16. SmolLM2's tokenizer, untied embeddings.
+# The layers are those of Llama-3.2-1B: 60.8 million parameters each, 121.6 MB in bfloat16. The
+# tokenizer is SmolLM2's, and the embeddings are not tied.
 ENDS = {
     "vocab_size": 49152,
     "tie_word_embeddings": False,
@@ -35,7 +37,8 @@ ENDS = {
 LLAMA = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
 }  # fmt: skip
-# Mixtures of experts: 53 million parameters a layer, of which a token passes a quarter and an eighth of the experts.
+# Mixtures of experts with 53 million parameters in a layer. A token passes through a quarter of the
+# experts (Mixtral), or through an eighth of them (Qwen3-MoE).
 MIXTRAL = {
     "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4,
     "num_local_experts": 8, "num_experts_per_tok": 2,
@@ -44,14 +47,15 @@ QWEN3_MOE = {
     "hidden_size": 1024, "moe_intermediate_size": 256, "num_attention_heads": 16, "num_key_value_heads": 4,
     "num_experts": 64, "num_experts_per_tok": 8,
 }  # fmt: skip
-# The layers of Qwen3-30B-A3B, 622 million parameters each, 1.24 GB in bfloat16.
+# The layers of Qwen3-30B-A3B have 622 million parameters each, 1.24 GB in bfloat16.
 QWEN3_30B = {
     "hidden_size": 2048, "moe_intermediate_size": 768, "num_attention_heads": 32, "num_key_value_heads": 4,
     "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True,
 }  # fmt: skip
 LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
-# Of each shape the model type, what its config has besides `ENDS`, and the decoder layers of so many GB of weights.
+# For each shape: the model type, the values of its config besides `ENDS`, and the number of decoder
+# layers by the GB of weights.
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "llama": ("llama", LLAMA, LAYERS),
     "mixtral": ("mixtral", MIXTRAL, LAYERS_OF_EXPERTS),
@@ -67,7 +71,10 @@ WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibrat
 
 
 def write_model(directory: Path, shape: str, num_layers: int) -> int:
-    """A random model with one shard for each layer and one for the rest, never more than one of them in memory."""
+    """Write a random model, and return its bytes.
+
+    There is one shard for each layer and one for the rest. Only one of them is in memory at a time.
+    """
     import torch
     from measuring import packaged
     from safetensors.torch import save_file
@@ -76,7 +83,8 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     from transformers.core_model_loading import revert_weight_conversion
 
     tokenizer = packaged("cpu").tokenizer
-    # SmolLM's own steps, by which a GGUF knows it; transformers does not read the first one from the packaged GGUF
+    # These are SmolLM's own steps, by which a GGUF recognises it. transformers does not read the
+    # first one from the packaged GGUF.
     steps = [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -119,7 +127,7 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 
 
 def prune(directory: Path, arguments: list[str]) -> None:
-    """The command line, in this process; its processor time and peak are printed last."""
+    """Run the command line in this process. At the end, print its processor time and its peak."""
     chosen = {argument.split("=")[0] for argument in arguments}
     usual = [argument for argument in (*RUN, *WINDOWS) if argument.split("=")[0] not in chosen]
     sys.argv = ["flap", f"model.path={directory / 'dense'}", f"cache_dir={directory / 'cache'}"]
@@ -129,35 +137,38 @@ def prune(directory: Path, arguments: list[str]) -> None:
 
 
 def peak_bytes() -> int:
-    """The largest that this process's resident memory has been."""
+    """Return the largest resident memory that this process has had, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def disk_bytes(*folders: Path) -> int:
-    """What the files in these folders take on the disk at this moment; one with two names counts once."""
+    """Return the bytes that the files in these folders take on the disk now.
+
+    A file with two names (hard links) counts once.
+    """
     sizes: dict[tuple[int, int], int] = {}
     walks = (
         walk for folder in folders for walk in os.walk(folder)
-    )  # it goes on where a folder has gone
+    )  # os.walk ignores folders that disappear
     for file in (Path(folder, name) for folder, _, names in walks for name in names):
-        with suppress(OSError):  # files come and go
+        with suppress(OSError):  # a file may disappear
             found = file.stat()
             sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())
 
 
 class Watched(NamedTuple):
-    """A process: its peak, the largest part of it without a file behind it, the most on disk, and its output."""
+    """The largest memory and disk use of a process, and its output."""
 
-    peak: int
-    anonymous: int
-    disk: int
-    output: str
+    peak: int  # largest resident memory in bytes
+    anonymous: int  # largest memory that is not mapped from a file, in bytes
+    disk: int  # most bytes in the watched folders
+    output: str  # what the process has printed
 
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
-    """Run this script in a fresh process and watch its memory and these folders."""
+    """Run this script in a fresh process, and watch its memory and these folders."""
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -183,7 +194,7 @@ def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
 
 
 def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
-    """Write, prune and reload one model; prints a row of the table."""
+    """Write, prune and reload one model, and print its row of the table."""
     layers = SHAPES[shape][2][size]
     num_bytes = int(
         watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0]
@@ -212,7 +223,7 @@ def measure(directory: Path, shape: str, size: int, bare: Watched, options: list
 
 
 def reload(directory: Path) -> None:
-    """Load the checkpoint as a whole, and run it."""
+    """Load the checkpoint as a whole, and run it once."""
     import torch
 
     from flap import load
@@ -241,7 +252,7 @@ def main() -> None:
         import torch  # noqa: F401
 
         print(f"peak {peak_bytes()}")
-        time.sleep(0.5)  # to be polled
+        time.sleep(0.5)  # so that the other process can poll this one
     else:
         bare = watched("--bare")
         print(

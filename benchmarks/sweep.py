@@ -1,9 +1,12 @@
-"""What a sweep costs: `python benchmarks/sweep.py`.
+"""Measure what a sweep costs: `python benchmarks/sweep.py`.
 
-The 24 cells of 3 metrics x 4 structures x 2 ratios on the packaged model, nothing evaluated and nothing saved, as one
-`python -m flap -m` with an empty statistics cache. Printed: the sweep's wall time over one calibration plus 24 times
-score, allocate and slice, by the stages of `flap.prune` in this process (target: at most 2.0); seconds a cell inside
-the jobs, calibration and model load aside (target: under 1.5); how many cells calibrated (target: one).
+One `python -m flap -m` with an empty cache prunes the packaged model in 24 cells: 3 metrics x 4
+structures x 2 ratios. Nothing is evaluated and nothing is saved. Three numbers are printed:
+
+- the wall time of the sweep, divided by one calibration and 24 times score, allocate and slice, as
+  the stages of `flap.prune` take in this process (target: at most 2.0);
+- the seconds inside the job of each cell, without calibration and loading (target: under 1.5);
+- how many cells calibrated (target: one).
 """
 
 import argparse
@@ -35,7 +38,7 @@ CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
-    """One calibration and 24 times score, allocate, slice: the seconds of these stages, with nothing around them."""
+    """Return the seconds of one calibration and of 24 times score, allocate and slice."""
     source = packaged()
     shared = ["calibration=boolq-passages"]
     total = 0.0
@@ -48,7 +51,10 @@ def bare_seconds() -> float:
 
 
 def sweep_seconds(folder: Path) -> float:
-    """The real command in a fresh process, with the model at hand and no statistics."""
+    """Return the wall seconds of the real command in a fresh process.
+
+    The model is in the cache, and no statistics are.
+    """
     cache = folder / "cache"
     cache.mkdir(parents=True)
     (cache / "models").symlink_to(Path(packaged().path).parent)
@@ -67,9 +73,10 @@ def sweep_seconds(folder: Path) -> float:
 
 
 def inside(sweep: Path) -> tuple[list[float], int]:
-    """Wall seconds of each cell's job, calibration and load taken off, and how many cells calibrated.
+    """Return the wall seconds of each cell's job, and how many cells calibrated.
 
-    A job lasts from its folder's first file to its last one.
+    A job lasts from the first file in its folder to the last one. Calibration and loading are
+    subtracted.
     """
     seconds = []
     misses = 0

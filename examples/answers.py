@@ -1,8 +1,11 @@
-"""How far a model can be pruned for one's own prompts: `python examples/answers.py PROMPTS FOLDER [key=value ...]`.
+"""Find out how far a model can be pruned for your own prompts.
 
-PROMPTS: a .jsonl file, lines {"prompt": "…", "answer": "…"} or {"messages": […]} that end with the answer. The model is
-calibrated on two rows of three, with answers of its own; the third is asked, before pruning and after it. A few hundred
-rows are enough for calibration.num_samples=16.
+    python examples/answers.py PROMPTS FOLDER [key=value ...]
+
+PROMPTS is a .jsonl file with lines {"prompt": "…", "answer": "…"}, or {"messages": […]} that end
+with the answer. Two of three rows become the calibration text, and the model answers them itself.
+The third row is asked, before and after pruning. With calibration.num_samples=16, a few hundred
+rows are enough.
 """
 
 import subprocess

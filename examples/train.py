@@ -1,6 +1,7 @@
-"""Train a pruned checkpoint on a text with LoRA, and save it: `python examples/train.py CHECKPOINT TEXT FOLDER`.
+"""Train a pruned checkpoint on a text with LoRA: `python examples/train.py CHECKPOINT TEXT FOLDER`.
 
-The checkpoint is an ordinary transformers model. `recover=lora` instead trains towards the dense model's predictions.
+The checkpoint is an ordinary transformers model. With `recover=lora`, flap itself trains it, to
+predict what the dense model predicts.
 """
 
 import sys

@@ -1,6 +1,8 @@
-"""Make a release, `make release VERSION=0.2.0`: the changelog's section, and a checked sdist and wheel in dist/.
+"""Make a release: `make release VERSION=0.2.0`.
 
-The work is done on a copy of the last commit. The checkout changes only after every check; nothing is uploaded.
+It dates the section of the changelog, and builds and checks an sdist and a wheel in dist/. The work
+is done on a copy of the last commit. The checkout changes only after every check, and nothing is
+uploaded.
 """
 
 import argparse
@@ -19,7 +21,7 @@ OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # "## [Unreleased]", or "## [0.1.0] - Unr
 
 
 def main() -> None:
-    """Make a release of the checkout that this file is in; on an error, print it and exit with code 1."""
+    """Make a release of this checkout. On an error, print it and exit with code 1."""
     parser = argparse.ArgumentParser(
         description="The changelog's section, and a checked sdist and wheel in dist/."
     )
@@ -57,7 +59,11 @@ def release(root: Path, version: str, today: date) -> list[str]:
 
 
 def refuse(root: Path, version: str) -> None:
-    """Check that this version can be released. Raises: ValueError: see `release`."""
+    """Check that this version can be released.
+
+    Raises:
+        ValueError: it cannot; see `release`.
+    """
     try:
         usual = str(Version(version))
     except InvalidVersion:
@@ -98,13 +104,13 @@ def versioned(root: Path, version: str, today: date) -> dict[str, str]:
 
 
 def write(root: Path, texts: dict[str, str]) -> None:
-    """Write files of the folder `root`."""
+    """Write texts to files of the folder `root`."""
     for name, text in texts.items():
         (root / name).write_text(text)
 
 
 def exported(root: Path, folder: Path) -> Path:
-    """Copy what the last commit holds into a new folder, and return it."""
+    """Copy the files of the last commit into a new folder, and return it."""
     archive = subprocess.run(
         ["git", "archive", "HEAD"], cwd=root, check=True, capture_output=True
     ).stdout
@@ -114,7 +120,7 @@ def exported(root: Path, folder: Path) -> Path:
 
 
 def build(source: Path, folder: Path) -> list[Path]:
-    """Build the sdist, and from it the wheel, into a folder; return both."""
+    """Build the sdist, and from it the wheel. Return both files."""
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True
     )
@@ -122,7 +128,11 @@ def build(source: Path, folder: Path) -> list[Path]:
 
 
 def check(files: list[Path], environment: Path) -> None:
-    """Check the files' metadata, and that the wheel works in a new environment. Raises: see `release`."""
+    """Check the metadata of the files, and that the wheel works in a new environment.
+
+    Raises:
+        CalledProcessError: a check has failed; it has printed why.
+    """
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
     [wheel] = [file for file in files if file.suffix == ".whl"]
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)

@@ -1,7 +1,8 @@
-"""Make the pictures of the documentation anew, `make screenshots`: run what they show, and photograph it.
+"""Take the pictures of the documentation: `make screenshots`.
 
-docs/study.png: the page of a sweep over methods and ratios, with failed cells. docs/layers.png: what each layer of one
-of its models kept, and where its error arises. All are of SmolLM2-135M and take about three minutes on two cores.
+docs/study.png is the page of a sweep over methods and ratios, with failed cells. docs/layers.png
+shows what each layer of one of its models keeps, and where its error arises. The model is
+SmolLM2-135M-Instruct. This takes about three minutes on two cores.
 """
 
 import shutil
@@ -30,11 +31,14 @@ SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
 WIDTH = 1280
 HEIGHT = 1000
 SCALE = 1.5
-COLOURS = 128  # of a picture's palette, which makes its file a third as large
+COLOURS = 128  # colours in the palette of a picture; its file is then a third as large
 
 
 def main() -> None:
-    """Run the sweep in a folder of its own, so that no page names a path of this machine, and take the pictures."""
+    """Run the sweep and take the pictures.
+
+    The sweep has a temporary folder, so that no page names a path of this machine.
+    """
     with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
         sweep.mkdir(parents=True)
@@ -63,7 +67,7 @@ def chromium() -> Iterator[Page]:
 
 
 def photograph(page: Page, target: Path) -> None:
-    """Save what a page shows."""
+    """Save a picture of a page."""
     page.screenshot(path=target)
     Image.open(target).convert("RGB").quantize(COLOURS).save(target, optimize=True)
 

@@ -1,7 +1,7 @@
-"""MkDocs hook: pages of the site whose text stands elsewhere in the repository, or is made from the code.
+"""MkDocs hook: add the pages whose text is elsewhere in the repository, or is made from the code.
 
-A page is written once: README.md is the site's first page, write-ups of experiments are those of experiments/, and
-links between the files, which a reader of the repository follows, are made to lead to the pages.
+No page is written twice: README.md is the first page of the site, and the pages of experiments are
+those of experiments/. Links between these files are changed so that they lead to the pages.
 """
 
 import posixpath
@@ -29,8 +29,8 @@ COPIED = (
     "experiments/**/*.csv",
     "experiments/**/*.png",
 )
-LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # a relative one, without its anchor
-API = "api/"  # the entry of the navigation that the pages of the rooms replace
+LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # a relative link, without its anchor
+API = "api/"  # in the navigation, the pages of the rooms replace this entry
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -39,7 +39,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the files that are not in docs/, and the pages that are made from the code."""
+    """Add the files outside docs/, and the pages that are made from the code."""
     for path in _elsewhere():
         files.append(File.generated(config, _uri(path), abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "options.md", content=options_page()))
@@ -48,7 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make links between files of the repository lead to the pages of the site."""
+    """Change links between files of the repository so that they lead to the pages of the site."""
     uri = page.file.src_uri
     origin = next((path for path in _elsewhere() if _uri(path) == uri), f"docs/{uri}")
     folder = posixpath.dirname(origin)
@@ -62,7 +62,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give the theme's search a name, which readers of screens need."""
+    """Give the search of the theme a name, which screen readers need."""
     return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)
 
 
@@ -77,12 +77,14 @@ def _elsewhere() -> list[str]:
 
 
 def _uri(path: str) -> str:
-    """Return where a file of the repository is in the site."""
+    """Return the address of a file of the repository in the site."""
     return PAGES.get(path, path.removeprefix("docs/"))
 
 
 def _rooms() -> dict[str, list[str]]:
-    """Return the modules of each room of the package, and those of `flap` itself."""
+    """Return the modules of each room of the package. The room `flap` has those of the package
+    itself.
+    """
     rooms: dict[str, list[str]] = {"flap": []}
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -96,14 +98,14 @@ def _rooms() -> dict[str, list[str]]:
 
 
 def _reference(room: str, modules: list[str]) -> str:
-    """Return the page of a room: its docstring, and what its modules define."""
+    """Return the page of a room: its docstring, and the documentation of its modules."""
     package = "flap" if room == "flap" else f"flap.{room}"
     own = f"::: {package}\n    options: {{heading_level: 1, members: false}}"
     return "\n\n".join([own, *(f"::: {module}" for module in modules)])
 
 
 def _replace(nav: Any, pages: list[Any]) -> None:
-    """Replace the entry `API` of a navigation, at any depth, by pages."""
+    """Replace the entry `API` of a navigation by pages, at any depth."""
     for entry in nav:
         for title, value in entry.items() if isinstance(entry, dict) else ():
             if value == API:

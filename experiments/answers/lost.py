@@ -1,10 +1,13 @@
-"""What of its answers a pruned model has lost: at which of their tokens, and in which blocks.
+"""Measure which part of its answers a pruned model has lost: at which tokens, and in which blocks.
 
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
-The dense model answers questions of SciQ after five examples; both models read these answers. KL(dense || pruned), nats
-a token, by the token's place, and whether the passage has it; then with the dense model's attention or MLP in place of
-the pruned one's, in one third of the layers at a time: the share of KL that comes back.
+The dense model answers 50 questions of SciQ after five examples, and both models read these
+answers. Printed is KL(dense || pruned) in nats per token, by the position of the token in the
+answer, and by whether the passage contains the token.
+
+Then one third of the layers at a time gets the attention or the MLPs of the dense model. Printed is
+the share of KL that this takes away.
 """
 
 import sys
@@ -22,7 +25,7 @@ COLUMNS = ["support", "question", "correct_answer"]
 
 
 def prompts(count: int) -> list[tuple[str, str]]:
-    """Prompts with five examples, and the passage of each."""
+    """Return prompts with five examples, each with its passage."""
     documents = [
         row for row in rows("sciq-passages", "sciq", "allenai/sciq", COLUMNS)[0] if row["support"]
     ]
@@ -39,14 +42,14 @@ def prompts(count: int) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
-    """Log-probabilities of the tokens of an answer that begins at `start`."""
+    """Return the log-probabilities at the tokens of an answer that begins at `start`."""
     logits_SV: Tensor = model(ids_S[None]).logits[0, start - 1 : -1]
     return logits_SV.float().log_softmax(-1)
 
 
 @torch.no_grad()
 def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
-    """The prompt with the model's likeliest answer, up to the end of its line."""
+    """Return the prompt with the model's greedy answer, up to the end of its line."""
     written_S: Tensor = model.generate(
         prompt_S[None], max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=newline
     )[0]
@@ -56,13 +59,13 @@ def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
 def divergence(
     dense: list[Tensor], model: PreTrainedModel, texts: list[tuple[Tensor, int]]
 ) -> list[Tensor]:
-    """KL(dense || model) of each token of each answer, nats; lower is better."""
+    """Return KL(dense || model) of each token of each answer, in nats; lower is better."""
     log_q = [predictions(model, *text) for text in texts]
     return [(p.exp() * (p - q)).sum(-1) for p, q in zip(dense, log_q, strict=True)]
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print what is lost."""
+    """Print what is lost, and which blocks have lost it."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

@@ -1,13 +1,16 @@
-"""Bits per byte of checkpoints at the types of a GGUF, against the size of the file; what is done is not done again.
+"""Measure bits per byte of checkpoints in the types of a GGUF, against the size of the file.
 
-python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT --texts wikitext-2-raw-test.txt \
-    hellaswag-passages --forms trimmed=CHECKPOINT "flap_plus 0.1=CHECKPOINT" ...
+    python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \\
+        --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...
 
-Each checkpoint needs its `model-f16.gguf`: by `python -m flap export` where layers differ in width, else by
-llama.cpp's `convert_hf_to_gguf.py`. A weight of a type is what its GGUF holds, dequantised: matrices by the `gguf`
-package's quantiser, the embedding among them, all else as it is; K-quants by llama.cpp's own (`--llama`: the folder
-of its libraries), which chooses a type for each matrix. Windows are cut by the dense model's tokenizer, and each form
-reads the same text.
+Results that are in the file already are not measured again. Each checkpoint needs its
+`model-f16.gguf`. `python -m flap export` writes it if layers differ in width, and otherwise
+llama.cpp's `convert_hf_to_gguf.py`.
+
+To measure a type, every matrix is rounded to what its GGUF would contain, also the embedding. The
+quantiser is that of the package `gguf`. For K-quants it is llama.cpp's own (`--llama`: the folder
+of its libraries), which chooses a type for each matrix. Windows are cut by the dense model's
+tokenizer, and each form reads the same text.
 """
 
 import argparse
@@ -31,14 +34,16 @@ from llama_quantize import quantise
 
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
 K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
-SEQ_LEN, TOKENS = 256, 16_384  # of the dense tokenizer
+# tokens of the dense tokenizer: in a window, and in all windows of a text
+SEQ_LEN, TOKENS = 256, 16_384
 
 
 @torch.no_grad()
 def quantised(model: nn.Module, kind: str) -> int:
-    """Round the matrices to a type, in place; return by how many bytes the file is smaller than that of f16.
+    """Round the matrices to a type in place, and return how many bytes the file is smaller than in
+    f16.
 
-    Rows of another length than a multiple of 32 get zeros at their end, which count.
+    Rows whose length is no multiple of 32 get zeros at their end, which are counted.
     """
     if TYPES[kind] is None:
         return 0
@@ -54,9 +59,10 @@ def quantised(model: nn.Module, kind: str) -> int:
 
 @torch.no_grad()
 def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) -> int:
-    """Round the matrices to what llama.cpp's quantiser makes of them, in place; return the bytes of its file.
+    """Round the matrices as llama.cpp's quantiser does, in place, and return the bytes of its file.
 
-    Only `ffn_down` has rows long enough for a K-quant here; llama.cpp gives the others blocks of 32, row by row.
+    Here only the rows of `ffn_down` are long enough for a K-quant. llama.cpp gives the other
+    matrices blocks of 32, row by row.
     """
     file = checkpoint / f"model-{kind}.gguf"
     if not file.is_file():
@@ -71,7 +77,7 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         quant = tensor.tensor_type
         if quant.name.startswith("Q") and not quant.name.endswith(
             "_K"
-        ):  # of the model's own order of heads
+        ):  # quantised again, because the file has the heads in another order
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)
         weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])
@@ -81,7 +87,7 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
 def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
 ) -> tuple[Batch, Tensor]:
-    """Return the windows of a text, and how many bytes of each are scored."""
+    """Return the windows of a text, and how many bytes are scored in each."""
     bos = uses_bos(dense, "auto", "bos")
     text = read_text(name, "evaluation", "text")
     tokens_NT = evaluation_windows(text, dense, SEQ_LEN, TOKENS, bos, "text")
@@ -94,7 +100,7 @@ def windows(
 
 
 def size_of_f16(checkpoint: Path) -> int:
-    """Return the bytes of a checkpoint's GGUF."""
+    """Return the bytes of the f16 GGUF of a checkpoint."""
     return (checkpoint / "model-f16.gguf").stat().st_size
 
 

@@ -1,4 +1,6 @@
-"""The tables and the plot of `frontier.py`: python experiments/bytes/table.py results.jsonl ..."""
+"""Print the tables of `frontier.py`, and draw its plot: python experiments/bytes/table.py
+results.jsonl ...
+"""
 
 import json
 import sys
@@ -11,12 +13,15 @@ from torch import tensor
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
-Cell = dict  # of a line of the results
+Cell = dict  # a line of the results
 DENSE = ("dense", "f16")
 
 
 def against(one: Cell, other: Cell) -> str:
-    """How much more bits the first one takes than the other, in per cent, with its error, paired by windows."""
+    """Return how many more bits the first cell takes than the other, in per cent.
+
+    The error is paired by windows.
+    """
     values = [
         ratio_values(tensor(cell["bits_N"]), tensor(cell["bytes_N"])) for cell in (one, other)
     ]
@@ -29,7 +34,7 @@ def against(one: Cell, other: Cell) -> str:
 
 
 def front(cells: list[Cell]) -> list[Cell]:
-    """Those with fewer bits than all smaller ones."""
+    """Return the cells with fewer bits than all cells of a smaller file."""
     found = []
     best = float("inf")
     for cell in sorted(cells, key=lambda one: one["bytes"]):

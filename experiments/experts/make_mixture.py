@@ -1,9 +1,16 @@
-"""Make a trained mixture of experts from SmolLM2-135M: `python experiments/experts/make_mixture.py TARGET`.
+"""Make a trained mixture of experts: `python experiments/experts/make_mixture.py TARGET`.
 
-Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication, arXiv 2110.01786; LLaMA-MoE, arXiv
-2406.16554); a router is fitted that sends a token to 8 of them; then `distil` trains all layers to predict what the
-dense model predicts. TARGET gets a stock Mixtral checkpoint. `--text FILE` is evaluated on, besides boolq-passages.
-Legend: N windows · T tokens, of all windows or of one · D hidden size · I neurons · E experts · K experts of a token.
+It is made from SmolLM2-135M-Instruct, and written to TARGET as a stock Mixtral checkpoint:
+
+1. Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication,
+   arXiv 2110.01786; LLaMA-MoE, arXiv 2406.16554).
+2. A router is fitted, which sends a token to 8 of them.
+3. `distil` trains all layers to predict what the dense model predicts.
+
+The mixture is evaluated on boolq-passages and sciq-passages, and on `--text FILE`.
+
+Legend: N windows · T tokens, of all windows or of one · D hidden size · I neurons · E experts · K
+experts of a token.
 """
 
 import argparse
@@ -30,42 +37,40 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXTS = ["boolq-passages", "hellaswag-passages"]  # the parts for calibration, in equal shares
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # in equal shares
 EXPERTS = 16
 CHOSEN = 8
 SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-ACTIVE = 0.25  # of a token's neurons count as active: those with the largest |activation| · ‖column of down‖
-RIDGE = 1e-2  # of the mean eigenvalue
-SHARPNESS = (
-    0.05,
-    0.2,
-    0.5,
-    1.0,
-)  # logits, as multiples of the predicted deviations, of which the best is taken
+# This share of the neurons counts as active for a token: those with the largest
+# |activation| · ‖column of down‖.
+ACTIVE = 0.25
+RIDGE = 1e-2  # relative to the mean eigenvalue
+# factors of the router's logits that are tried; the best one is taken
+SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 
 class Cut(NamedTuple):
-    """One layer's mixture."""
+    """The mixture of one layer."""
 
-    order_I: Tensor  # the neurons, expert after expert
+    order_I: Tensor  # the numbers of the neurons, expert after expert
     error: float  # `layer_error` on held-out tokens
     router_ED: Tensor
-    scale_E: Tensor  # of the down projections, as the router's weights add up to 1
+    scale_E: Tensor  # factors of the down projections, because the router's weights add up to 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path)
     parser.add_argument("--text", type=Path, help="a text file to evaluate on")
-    parser.add_argument("--tokens", type=int, default=49_152, help="to recover with")
+    parser.add_argument("--tokens", type=int, default=49_152, help="tokens to recover with")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of the recovery")
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    if not (cut / "config.json").exists():  # as a killed run has left it
+    if not (cut / "config.json").exists():  # a killed run may have written it
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
         "dense": measured(dense, options.text),
@@ -95,7 +100,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """Return the mixture of each layer, from the inputs of its MLP in the dense model."""
+    """Return the mixture of each layer, made from the inputs of its MLP in the dense model."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT
@@ -108,7 +113,10 @@ def cuts(dense: CheckpointSource) -> list[Cut]:
 
 
 def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield each layer's MLP and its inputs, a layer at a time, so that the inputs of one layer are in memory."""
+    """Yield the MLP of each layer and its inputs.
+
+    Only the inputs of one layer are in memory at a time.
+    """
     decoder = model.base_model
     hidden_NTD = decoder.embed_tokens(tokens_NT)
     positions = decoder.rotary_emb(hidden_NTD, torch.arange(tokens_NT.shape[1])[None])
@@ -127,7 +135,7 @@ def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.M
 
 
 def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
-    """Cluster the neurons of an MLP, and fit the router to them."""
+    """Cluster the neurons of an MLP, and fit the router to the clusters."""
     some_T = torch.randperm(ROUTER_TOKENS, generator=draw)[:CLUSTER_TOKENS]
     order_I = clusters(activations(mlp, input_TD[some_T]), mlp.down_proj.weight, draw).argsort(
         stable=True
@@ -135,7 +143,7 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
     gram_TEE /= gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)[
         :, None, None
-    ]  # or a few tokens would outweigh all others
+    ]  # without this, a few tokens would outweigh all others
     input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
     train, held_out = (
         (input_TD[part] / size, gram_TEE[part])
@@ -158,7 +166,10 @@ def activations(mlp: nn.Module, input_TD: Tensor) -> Tensor:
 def clusters(
     activation_TI: Tensor, down_DI: Tensor, draw: torch.Generator, rounds: int = 10
 ) -> Tensor:
-    """Return the expert of each neuron: k-means with clusters of equal size, on which tokens a neuron is active for."""
+    """Return the expert of each neuron, by k-means with clusters of equal size.
+
+    Neurons are near each other if they are active for the same tokens.
+    """
     size_TI = activation_TI.float().abs() * down_DI.float().norm(dim=0)
     least_T1 = size_TI.topk(int(ACTIVE * size_TI.shape[1]), dim=1).values[:, -1:]
     active_TI = normalize((size_TI >= least_T1).float(), dim=0)
@@ -172,7 +183,10 @@ def clusters(
 
 
 def filled(cosine_IE: Tensor) -> Tensor:
-    """Return an expert for each neuron, as many neurons for each: the nearest pairs first, until an expert is full."""
+    """Return an expert for each neuron, so that all experts have equally many neurons.
+
+    The nearest pairs come first, until an expert is full.
+    """
     neurons, experts = cosine_IE.shape
     expert_I = [-1] * neurons
     room_E = [neurons // experts] * experts
@@ -192,7 +206,11 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 
 
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return the router that predicts the norm of each expert's output, less the token's mean, in deviations."""
+    """Return the router that predicts the norm of each expert's output.
+
+    The mean over the experts of a token is subtracted, and the result is divided by the standard
+    deviation.
+    """
     norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
     target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
     square_DD = input_TD.T @ input_TD
@@ -201,14 +219,16 @@ def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 
 
 def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
-    """Return what a mixture weighs the outputs of its experts with: the softmax over the K likeliest, 0 for others."""
+    """Return the weights of the experts' outputs: the softmax over the K most likely experts, and
+    0.
+    """
     logit_TE = input_TD @ router_ED.T
     least_T1 = logit_TE.topk(CHOSEN, dim=-1).values[:, -1:]
     return logit_TE.where(logit_TE >= least_T1, -torch.inf).softmax(dim=-1)
 
 
 def scales(router_ED: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return the factors of the experts' outputs with the least error, in closed form."""
+    """Return the factors of the experts' outputs that give the least error, in closed form."""
     weight_TE = weights(router_ED, input_TD)
     square_EE = torch.einsum("te,tef,tf->ef", weight_TE, gram_TEE, weight_TE)
     product_E = torch.einsum("te,tef->e", weight_TE, gram_TEE)
@@ -216,16 +236,18 @@ def scales(router_ED: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 
 
 def layer_error(router_ED: Tensor, scale_E: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return ‖mixture - MLP‖² / Σ_e ‖f_e‖², the mean over tokens; lower is better.
+    """Return ‖mixture - MLP‖² / Σ_e ‖f_e‖², as a mean over tokens; lower is better.
 
-    The MLP is Σ f_e over all experts, the mixture Σ s_e w_e f_e over K of them.
+    The MLP is Σ f_e over all experts, the mixture is Σ s_e w_e f_e over K of them.
     """
     missing_TE = 1 - scale_E * weights(router_ED, input_TD)
     return torch.einsum("te,tef,tf->", missing_TE, gram_TEE, missing_TE) / len(gram_TEE)
 
 
 def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
-    """Return the Mixtral model: SmolLM2's embeddings, norms and attention, and the experts."""
+    """Return the Mixtral model, with SmolLM2's embeddings, norms and attention, and with the
+    experts.
+    """
     names = [
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
         "num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
@@ -257,7 +279,10 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Train the cut mixture to predict what the dense model predicts, write it, and return what `distil` reports."""
+    """Train the mixture to predict what the dense model predicts, and write it.
+
+    Returns what `distil` reports.
+    """
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
     windows = read_windows("recover", TEXTS, dense.tokenizer, wanted, dense.max_length)
@@ -273,9 +298,10 @@ def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -
 def all_at_once(
     experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor
 ) -> Tensor:
-    """Return the outputs of a layer's experts as those of one MLP, weighed with 0 where a token is not sent to one.
+    """Return the outputs of a layer's experts, computed as one MLP.
 
-    Twice the operations, in large products that a processor is far faster at, forward and backward.
+    The weight is 0 for tokens that are not sent to an expert. This takes twice the operations, but
+    in large products, which a processor computes far faster, forward and backward.
     """
     weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
         1, chosen_TK, weight_TK
@@ -288,7 +314,7 @@ def all_at_once(
 
 
 def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
-    """Return the perplexity of 8,192 tokens of each text at a window of 256; lower is better."""
+    """Return the perplexity of 8,192 tokens of each text in windows of 256; lower is better."""
     model = source.open()
     numbers = dict[str, float]()
     for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:

@@ -1,7 +1,8 @@
-"""The tables of a sweep over metrics for experts: `python experiments/experts/table.py SWEEP [SWEEP …]`.
+"""Print the tables of a sweep over metrics for experts: `python experiments/experts/table.py SWEEP
+...`.
 
-Means over seeds. A difference is paired by window and seed; its error is the root of two squared errors: over windows,
-of the means of seeds, and over seeds, of the means of windows.
+The numbers are means over seeds. A difference is paired by window and seed. Its error is the root
+of two squared errors: over windows, of the means of seeds, and over seeds, of the means of windows.
 """
 
 import sys
@@ -58,7 +59,10 @@ def main(sweeps: list[Path]) -> None:
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:
-    """Return the values of windows in nats a token; those of a perplexity p are p · (1 + loss - mean loss)."""
+    """Return the values of windows in nats per token.
+
+    The values of a perplexity p are stored as p · (1 + loss - mean loss).
+    """
     if "perplexity" not in name:
         return value_N
     return value_N / value_N.mean() - 1 + value_N.mean().log()

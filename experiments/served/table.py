@@ -1,4 +1,6 @@
-"""What pruned models answer, and how often they agree: `python experiments/served/table.py SWEEP …`."""
+"""Print what pruned models answer, and how often they agree: `python experiments/served/table.py
+SWEEP …`.
+"""
 
 import json
 import sys
@@ -14,12 +16,12 @@ NAMES = (
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
-    """Return a number with its error; nothing where it was not measured."""
+    """Return a number with its error. The text is empty if the number was not measured."""
     return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}" if name in numbers else ""
 
 
 def described(report: dict[str, Any]) -> str:
-    """Return what distinguishes a run of these sweeps."""
+    """Return the method and the ratio of a run, which distinguish the runs of these sweeps."""
     config = report["config"]
     return f"{config['method']} {config['ratio']}"
 

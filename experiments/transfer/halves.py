@@ -1,7 +1,8 @@
-"""Cut a text into two halves at a line's end: `python experiments/transfer/halves.py wikitext-2-raw-test.txt`.
+"""Cut a text into two halves at the end of a line: `python experiments/transfer/halves.py FILE`.
 
-The halves are written beside it: NAME-first.txt to calibrate on, NAME-second.txt to evaluate on, as peers do with the
-test part of WikiText-2 where there is no network for its training part.
+The halves are written beside the file: NAME-first.txt to calibrate on, and NAME-second.txt to
+evaluate on. Other projects do this with the test part of WikiText-2 if there is no network for its
+training part.
 """
 
 import sys

@@ -1,8 +1,12 @@
-"""The share of flap's nats that flap_plus leaves: `python experiments/transfer/shares.py SWEEP [SWEEP ...]`.
+"""Print the share of FLAP's loss that flap_plus leaves: `python experiments/transfer/shares.py
+SWEEP ...`.
 
-share = ln(perplexity / dense) / ln(perplexity of flap / dense), for each run of `method=flap_plus` and the run of
-`method=flap` with the same ratio and seed; *left* is the same of a trained model against itself before (`recover`). The
-error of a run is paired over the windows of the text; that of a mean is over seeds. Prints Markdown.
+    share = ln(perplexity / dense) / ln(perplexity of flap / dense)
+
+It is computed for each run of `method=flap_plus` and the run of `method=flap` with the same ratio
+and seed. *left* is the share of a trained model in its loss before training (`recover`). The error
+of a run is paired over the windows of the text, the error of a mean is over seeds. The output is
+Markdown.
 """
 
 import gzip
@@ -14,11 +18,14 @@ from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
-Losses = list[float]  # of windows, in nats
+Losses = list[float]  # one of each window, in nats
 
 
 def losses(run: Path, which: str) -> dict[str, Losses]:
-    """Return the losses of windows by the name of the perplexity. which: "dense", "pruned", or "trained" after that."""
+    """Return the losses of windows, by the name of the perplexity.
+
+    which: "dense", "pruned", or "trained" after that.
+    """
     entries = json.loads((run / "evaluation.json").read_text())
     documents = json.loads(gzip.decompress((run / "documents.json.gz").read_bytes()))
     found = {}
@@ -28,7 +35,7 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
             for name, values in of_names.items():
                 if (
                     "perplexity@" in name
-                ):  # values are p · (1 + loss - mean loss), with the perplexity p
+                ):  # stored as p · (1 + loss - mean loss), where p is the perplexity
                     number = entries[entry]["numbers"][name]
                     found[name] = [math.log(number) + value / number - 1 for value in values]
     return found
