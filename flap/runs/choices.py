@@ -2,10 +2,10 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
 from flap.checkpoint.stock import takes_output_biases
@@ -19,6 +19,9 @@ from flap.method.search import Search
 from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
 from flap.storage import digest
+
+# Packages whose files do not count as code of the user.
+OF_FLAP = ("flap", "builtins", "abc", "typing")
 
 
 class Selection(NamedTuple):
@@ -48,14 +51,11 @@ class Choices:
         are read once, when a run begins. A class without a file, as in a notebook, differs from
         the classes of every other run.
         """
-        chosen = [type(one) for one in (*(self.selection or ()), self.compensation)]
-        modules = {base.__module__ for cls in chosen for base in cls.__mro__}
-        foreign = sorted(
-            name
-            for name in modules
-            if name.partition(".")[0] not in ("flap", "builtins", "abc", "typing")
-        )
-        return {"code": digest(list(map(_source, foreign)))} if foreign else {}
+        modules = set[str]()
+        for choice in (*(self.selection or ()), self.compensation):
+            modules |= {base.__module__ for base in type(choice).__mro__}
+        others = sorted(name for name in modules if name.partition(".")[0] not in OF_FLAP)
+        return {"code": digest([_source(name) for name in others])} if others else {}
 
     @property
     def experts(self) -> bool:
@@ -72,8 +72,9 @@ class Choices:
     @property
     def search(self) -> Search | None:
         """The structure if it is a search, which measures trials; else None."""
-        structure = self.selection and self.selection.structure
-        return structure if isinstance(structure, Search) else None
+        if self.selection is None or not isinstance(self.selection.structure, Search):
+            return None
+        return self.selection.structure
 
     @property
     def in_sequence(self) -> bool:
@@ -95,11 +96,8 @@ class Choices:
     @property
     def read_plain_statistics(self) -> bool:
         """Whether a choice needs statistics of the dense model without covariances."""
-        if self.in_sequence:
-            return False
-        return any(
-            reader.needs_statistics and not reader.needs_covariance for reader in self._readers
-        )
+        plain = [one for one in self._readers if not one.needs_covariance]
+        return not self.in_sequence and any(reader.needs_statistics for reader in plain)
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
@@ -120,74 +118,76 @@ def choose(config: FlapConfig) -> Choices:
         recovery = build("recover", config.recover, Recovery, Reconstruction)
     if isinstance(recovery, Reconstruction):
         recovery = recovery.on(config.calibration.num_samples, config.calibration.seq_len)
+
     vocabulary = None
     if config.vocabulary:
         vocabulary = build("vocabulary", config.vocabulary, Trim)
-    selection = given = None
+
+    selection = None
+    given = None
     if config.plan is None:
         metric = build("metric", config.metric, Metric)
         selection = Selection(metric, build("structure", config.structure, Structure))
     else:
         given = GivenPlan.read(config.plan)
-    choices = Choices(
-        selection=selection,
-        given=given,
-        compensation=build("compensation", config.compensation, Compensation),
-        evaluators={
-            name: build(f"eval.{name}", node, Evaluator)
-            for name, node in (config.eval or {}).items()
-        },
-        propagate=config.calibration.propagate,
-        recovery=recovery,
-        vocabulary=vocabulary,
-    )
-    for valid, field, value, allowed in _rules(choices, config):
-        require(valid, field, value, allowed)
+
+    evaluators = {}
+    for name, options in (config.eval or {}).items():
+        evaluators[name] = build(f"eval.{name}", options, Evaluator)
+    compensation = build("compensation", config.compensation, Compensation)
+    propagate = config.calibration.propagate
+    choices = Choices(selection, given, compensation, evaluators, propagate, recovery, vocabulary)
+    _check_together(choices, config)
     return choices
 
 
-def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, Any, str]]:
-    """Yield what choices ask of each other: whether it is given; field, value and expected value if it is not."""
-    masked = config.mask_only
-    training = f"false with recover={getattr(choices.recovery, 'name', '')}, which would train the masked units, too"
-    yield not (masked and choices.recovery), "mask_only", True, training
-    yield (
-        not (masked and choices.vocabulary),
-        "mask_only",
-        True,
-        "false with vocabulary=trim, whose rows are removed",
-    )
-    router = "false with structure.experts=true, as a router cannot be masked"
-    yield not (masked and choices.experts), "mask_only", True, router
-    known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
-    known = known if config.plan is None else "dense with plan"
-    yield (
-        choices.propagate == "dense" or choices.layer_by_layer,
-        "calibration.propagate",
-        choices.propagate,
-        known,
-    )
+def _check_together(choices: Choices, config: FlapConfig) -> None:
+    """Check that the choices can be combined."""
+    if config.mask_only:
+        training = getattr(choices.recovery, "name", "")
+        allowed = f"false with recover={training}, which would train the masked units, too"
+        require(choices.recovery is None, "mask_only", True, allowed)
+        allowed = "false with vocabulary=trim, whose rows are removed"
+        require(choices.vocabulary is None, "mask_only", True, allowed)
+        allowed = "false with structure.experts=true, as a router cannot be masked"
+        require(not choices.experts, "mask_only", True, allowed)
+
+    if choices.propagate != "dense":
+        allowed = "dense with plan"
+        if choices.selection is not None:
+            allowed = (
+                "structure=UL-UM or UL-MM, because an adaptive plan is known only after every "
+                "layer has its statistics"
+            )
+        field = "calibration.propagate"
+        require(choices.layer_by_layer, field, choices.propagate, allowed)
+
     if choices.selection is not None:
-        yield from _selection_rules(*choices.selection)
-    samples = config.calibration.num_samples
-    judged = "at least 2, as what is fitted on some is judged on others"
-    yield samples >= 2 or not choices.need_covariance, "calibration.num_samples", samples, judged
+        _check_selection(*choices.selection)
+
+    if choices.need_covariance:
+        samples = config.calibration.num_samples
+        allowed = "at least 2, as what is fitted on some is judged on others"
+        require(samples >= 2, "calibration.num_samples", samples, allowed)
 
 
-def _selection_rules(metric: Metric, structure: Structure) -> Iterator[tuple[bool, str, Any, str]]:
-    """Yield what a metric and a structure ask of each other, as `_rules` does."""
-    scale = getattr(structure, "scale", "")
-    errors = "metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
-    yield metric.measures_error or not structure.ranks_errors, "structure.scale", scale, errors
-    squares = f"false with structure.scale={scale}: squared scores are not output errors"
-    yield (
-        not (structure.ranks_errors and metric.square_attention),
-        "metric.square_attention",
-        True,
-        squares,
-    )
-    whole = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
-    yield structure.experts or not metric.scores_experts, "structure.experts", False, whole
+def _check_selection(metric: Metric, structure: Structure) -> None:
+    """Check that a metric and a structure can be combined."""
+    if structure.ranks_errors:
+        scale = getattr(structure, "scale", "")
+        allowed = (
+            "metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
+        )
+        require(metric.measures_error, "structure.scale", scale, allowed)
+        allowed = f"false with structure.scale={scale}: squared scores are not output errors"
+        require(not metric.square_attention, "metric.square_attention", True, allowed)
+
+    if metric.scores_experts:
+        allowed = (
+            "true with a metric that scores the whole experts of a mixture; WIFV and others score "
+            "neurons"
+        )
+        require(structure.experts, "structure.experts", False, allowed)
 
 
 def _source(module: str) -> str:

@@ -63,44 +63,48 @@ def scores(run: Run) -> Key | None:
 
     None if scores are not stored: they are made from plain statistics, or a plan is given.
     """
-    options = described(run.config)
     search = run.choices.search
+    selection = run.choices.selection
+    options = described(run.config)
     key: Key = {"metric": options["metric"]}
     if search is not None:
         key["trials"] = {"tokens": search.tokens, "levels": search.levels}
         key["compensation"] = options["compensation"]
-    elif run.choices.selection is None or not run.choices.selection.metric.needs_covariance:
+    elif selection is None or not selection.metric.needs_covariance:
         return None
-    return {**statistics(run), **run.choices.code, **key}
+    return statistics(run) | run.choices.code | key
 
 
 def counted_texts(run: Run) -> Key:
     """Return the key of the texts whose tokens are counted for `vocabulary=trim`; empty if all tokens stay."""
-    if run.choices.vocabulary is None:
-        return {}
     texts = run.texts.get("vocabulary", run.texts.get("calibration"))
-    return {"counted": [text.sha256 for text in texts.existing]} if texts else {}
+    if run.choices.vocabulary is None or texts is None:
+        return {}
+    return {"counted": [text.sha256 for text in texts.existing]}
 
 
 def recovery(run: Run) -> Key:
     """Return the key of the training after compression; empty if there is none."""
-    if run.choices.recovery is None:
+    training = run.choices.recovery
+    if training is None:
         return {}
-    options = asdict(run.choices.recovery)
-    text = run.texts[run.choices.recovery.use]
-    return {"recover": {**options, "windows": text.key, **processes(run)}}
+    text = run.texts[training.use]
+    return {"recover": {**asdict(training), "windows": text.key, **processes(run)}}
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
     """Return the key of a compressed model: the dense model, the plan, and how units are removed."""
     options = described(run.config)
-    key = dense(run) | processes(run) | run.choices.code
-    key["plan"] = digest(plan.to_dict())
-    key["calibration"] = windows(run)
-    key["propagate"] = run.config.calibration.propagate
-    for name in ("compensation", "mask_only"):
-        key[name] = options[name]
-    return key
+    return {
+        **dense(run),
+        **processes(run),
+        **run.choices.code,
+        "plan": digest(plan.to_dict()),
+        "calibration": windows(run),
+        "propagate": run.config.calibration.propagate,
+        "compensation": options["compensation"],
+        "mask_only": options["mask_only"],
+    }
 
 
 def pruned(run: Run, plan: PruningPlan) -> Key:
@@ -116,26 +120,25 @@ def timed(run: Run, plan: PruningPlan) -> Key:
 
 def inputs(run: Run) -> dict[str, str]:
     """Return a digest of each thing that is not in the config and changes the pruned model: weights and texts."""
-    found = {"model": digest(run.source.fingerprint), **run.choices.code}
+    found = {"model": run.source.fingerprint, "vocabulary": counted_texts(run), **recovery(run)}
     if "calibration" in run.texts:
-        found["calibration"] = digest(run.texts["calibration"].key)
-    counted = counted_texts(run)
-    if counted:
-        found["vocabulary"] = digest(counted)
-    for use, key in recovery(run).items():
-        found[use] = digest(key)
+        found["calibration"] = run.texts["calibration"].key
     if run.choices.given is not None:
-        found["plan"] = digest(run.choices.given.plan.to_dict())
-    return found
+        found["plan"] = run.choices.given.plan.to_dict()
+    return run.choices.code | {name: digest(value) for name, value in found.items() if value}
 
 
 def of_the_run(run: Run) -> Key:
     """Return the key of everything that a run makes of a model: the config that changes it, and the inputs."""
     options = flat(described(run.config))
-    config = {name: value for name, value in options.items() if changes_the_model(name)}
     saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}
-    key: Key = {"version": VERSION, "config": config, "checkpoint": saved}
-    return key | {"inputs": inputs(run)} | processes(run)
+    return {
+        "version": VERSION,
+        "config": {name: value for name, value in options.items() if changes_the_model(name)},
+        "checkpoint": saved,
+        "inputs": inputs(run),
+        **processes(run),
+    }
 
 
 def workspace(run: Run) -> Key:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,40 +43,48 @@ def prepare(
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run = ranks.agreed(lambda: _prepare(config, run_dir, source))
-    ranks.agreed(lambda: refuse(overrides, without_effect(config.calibration, run.texts)))
+    run = ranks.agreed(partial(_prepare, config, run_dir, source, overrides))
     if ranks.size() > 1:
-        run = ranks.agreed(lambda: _alike(run))
+        run = ranks.agreed(partial(_alike, run))
     return replace(run, key=digest(keys.of_the_run(run)))
 
 
-def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None) -> Run:
+def _prepare(
+    config: FlapConfig,
+    run_dir: Path | None,
+    source: ModelSource | None,
+    overrides: Sequence[str],
+) -> Run:
     allowed = "false; only the command line prints what a run will take"
     require(not config.dry_run, "dry_run", True, allowed)
     choices = choose(config)
     root = cache_root(config.cache_dir)
+    has_place = run_dir or config.checkpoint.dir or not config.checkpoint.save
     allowed = "a folder for the checkpoint, as this run has no folder of its own"
-    has_folder = run_dir or config.checkpoint.dir or not config.checkpoint.save
-    require(bool(has_folder), "checkpoint.dir", None, allowed)
+    require(bool(has_place), "checkpoint.dir", None, allowed)
     source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.experts)
+
     tasks = prepare_tasks(choices.evaluators, source.tokenizer, source.max_length)
-    allowed = (
-        f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
-    )
+    placement = f"model.placement={source.placement}"
+    allowed = f"true with {placement}, whose result is nowhere but on disk"
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     _check_comparable(tasks, source)
     _check_trainable(choices, source, adapter)
+
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
+    tasks = without_read(tasks, documents_read(texts))
     _check_vocabulary(choices, source, adapter)
+    budget = _budget(config, choices, source, adapter)
+    refuse(overrides, without_effect(config.calibration, texts))
     return Run(
         config=config,
         choices=choices,
         cache=Cache(root, config.use_cache, config.cache_wait_seconds),
         source=source,
         texts=texts,
-        budget=_budget(config, choices, source, adapter),
-        tasks=without_read(tasks, documents_read(texts)),
+        budget=budget,
+        tasks=tasks,
         run_dir=run_dir,
         results=Results(run_dir and run_dir / RESULTS),
     )
@@ -102,31 +111,36 @@ def check_room_to_make(run: Run) -> None:
     Raises:
         ValueError: there is none.
     """
-    ranks.agreed(lambda: _check_room(run))
+    ranks.agreed(partial(_check_room, run))
 
 
 def _check_room(run: Run) -> None:
-    config = run.config
     source = run.source
     budget = run.budget
-    adapter = adapt(source.skeleton(), run.choices.experts)
     left = working_folder(run.cache.root, keys.workspace(run))  # of an interrupted start
-    estimate = DryRun(config, run.choices, source, adapter, budget, max(1, len(run.processes)))
+    adapter = adapt(source.skeleton(), run.choices.experts)
+    processes = max(1, len(run.processes))
+    estimate = DryRun(run.config, run.choices, source, adapter, budget, processes)
     estimate.check(run.cache.root, bytes_below(left))
-    if config.checkpoint.save:
-        _check_reloads(source)
-        remove_leftovers(run.target)
-        model = Path(source.path) if source.path else None
-        check_target(run.target, may_replace_checkpoint(run), model)
-        check_inputs_stay(config, run.target)
-        removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
-        # files of layers that an interrupted start has left become files of the checkpoint
-        check_disk_space(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
+    if not run.config.checkpoint.save:
+        return
+
+    _check_reloads(source)
+    remove_leftovers(run.target)
+    model = Path(source.path) if source.path else None
+    check_target(run.target, may_replace_checkpoint(run), model)
+    check_inputs_stay(run.config, run.target)
+    num_bytes = source.num_bytes
+    if not run.config.mask_only:
+        num_bytes -= int(budget.to_remove * source.dtype.itemsize)
+    # files of layers that an interrupted start has left become files of the checkpoint
+    check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
 
 
 def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
     """Check that the model can be trained after compression."""
-    if (recovery := choices.recovery) is None:
+    recovery = choices.recovery
+    if recovery is None:
         return
     given = (
         "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
@@ -200,28 +214,33 @@ def _alike(run: Run) -> Run:
         ValueError: they have not; names the first process that is not as the first one of all.
     """
     source = run.source
-    samples = run.config.calibration.num_samples
-    model = {k: v for k, v in source.fingerprint.items() if k not in ("commit", "files")}
-    facts = {"the config": digest(described(run.config)), "the model": digest(model)}
-    contents = keys.inputs(run)
-    contents.pop("model")
-    for task in run.tasks:
-        contents[task.name] = digest([task.origin, task.text_sha256])
-    for name, value in contents.items():
-        facts[f"the content of {name}"] = value
-    (first, _, expected), *others = everywhere = ranks.gather(
-        (ranks.name(), device_name(source.device), facts)
-    )
-    for name, _, theirs in others:
-        if differ := [
-            fact for fact in {**expected, **theirs} if theirs.get(fact) != expected.get(fact)
-        ]:
-            raise ValueError(f"{name}: {', '.join(differ)} is not as on {first}")
+    own = (ranks.name(), device_name(source.device), _contents(run))
+    everywhere = ranks.gather(own)
+    first, _, expected = everywhere[0]
+    for name, _, contents in everywhere:
+        differing = sorted(dict(contents.items() ^ expected.items()))
+        if differing:
+            raise ValueError(f"{name}: {', '.join(differing)} is not as on {first}")
+
+    valid = source.placed.whole or source.placed.streams
     allowed = "device or stream with several processes"
-    require(
-        source.placed.whole or source.placed.streams, "model.placement", source.placement, allowed
-    )
+    require(valid, "model.placement", source.placement, allowed)
     if run.choices.need_windows:
+        samples = run.config.calibration.num_samples
         allowed = f"{len(everywhere)} windows or more, one for each process"
         require(samples >= len(everywhere), "calibration.num_samples", samples, allowed)
     return replace(run, processes=[f"{name}: {device}" for name, device, _ in everywhere])
+
+
+def _contents(run: Run) -> dict[str, str]:
+    """Return a digest of each thing that all processes of a run must have, by its name in error messages."""
+    model = dict(run.source.fingerprint)
+    for name in ("commit", "files"):  # of the copy of the model on this machine
+        model.pop(name, None)
+    contents = {"the config": digest(described(run.config)), "the model": digest(model)}
+    for name, value in keys.inputs(run).items():
+        if name != "model":
+            contents[f"the content of {name}"] = value
+    for task in run.tasks:
+        contents[f"the content of {task.name}"] = digest([task.origin, task.text_sha256])
+    return contents

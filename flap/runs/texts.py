@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
@@ -15,13 +16,20 @@ from flap.data.dialogue import GIVEN, Answers
 from flap.data.overlap import ReadText
 from flap.data.read_windows import Wanted, check_prompts, read_parts, read_windows
 from flap.evaluation import Task
-from flap.method.recovery import Recovery
 from flap.models import ModelSource
 from flap.runs.choices import Choices
 
 # Characters that Windows, or a server for it, refuses in the name of a file.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 LONGEST_FILE = 240  # bytes; a name may have 255, and while a file is written it has a longer one
+
+
+class Needed(NamedTuple):
+    """A text that a run needs windows of."""
+
+    section: str  # the section of the config that names the text
+    dataset: Any
+    wanted: Wanted
 
 
 def read_texts(
@@ -34,40 +42,22 @@ def read_texts(
             the model's context.
     """
     texts = {}
-    own = config.calibration
+    for use, needed in _needed(config, choices).items():
+        texts[use] = read_windows(
+            needed.section, needed.dataset, tokenizer, needed.wanted, max_length
+        )
+
+    vocabulary = choices.vocabulary
+    if vocabulary is not None and (vocabulary.dataset or not choices.need_windows):
+        texts["vocabulary"] = _counted_text(config, vocabulary.dataset, tokenizer)
+
     recovery = choices.recovery
-    if choices.need_windows:
-        texts["calibration"] = read_windows(
-            "calibration", own.dataset, tokenizer, _calibration_windows(config), max_length
-        )
-    if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
-        section = "vocabulary" if choices.vocabulary.dataset else "calibration"
-        dataset = choices.vocabulary.dataset or own.dataset
-        parts = parse(dataset, f"{section}.dataset")
-        answers = answers_of(own) if section == "calibration" else GIVEN
-        wanted = Wanted(1, 2, config.seed, own.bos, answers)
-        counted = read_parts(section, parts, tokenizer, wanted)  # no window is drawn
-        allowed = (
-            "texts or files; what the model writes is counted where calibration windows are read "
-            "that have it"
-        )
-        require(not counted.to_write, f"{section}.dataset", dataset, allowed)
-        texts["vocabulary"] = counted
-    if recovery is not None:
-        if recovery.use == "recovery":
-            texts["recovery"] = read_windows(
-                "recover",
-                recovery.dataset,
-                tokenizer,
-                _recovery_windows(config, recovery),
-                max_length,
-            )
+    if recovery is not None and recovery.writer != "dense":
         allowed = (
             "dense, as no prompts are answered; take calibration.answers=self and a text with "
             "prompts"
         )
-        answered = recovery.writer == "dense" or bool(texts[recovery.use].asked)
-        require(answered, "recover.writer", recovery.writer, allowed)
+        require(bool(texts[recovery.use].asked), "recover.writer", recovery.writer, allowed)
     return texts
 
 
@@ -85,25 +75,47 @@ def check_prompts_fit(config: FlapConfig, choices: Choices, source: ModelSource)
         tokenizer = source.tokenizer
     except ValueError:  # a dry run needs only the model's config
         return
+    for section, dataset, wanted in _needed(config, choices).values():
+        check_prompts(section, dataset, tokenizer, wanted, source.max_length)
+
+
+def _needed(config: FlapConfig, choices: Choices) -> dict[str, Needed]:
+    """Return the texts that the run needs windows of, by their use."""
+    own = config.calibration
+    answers = answers_of(own)
+    needed = {}
     if choices.need_windows:
-        wanted = _calibration_windows(config)
-        dataset = config.calibration.dataset
-        check_prompts("calibration", dataset, tokenizer, wanted, source.max_length)
+        wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers)
+        needed["calibration"] = Needed("calibration", own.dataset, wanted)
+
     recovery = choices.recovery
     if recovery is not None and recovery.use == "recovery":
-        wanted = _recovery_windows(config, recovery)
-        check_prompts("recover", recovery.dataset, tokenizer, wanted, source.max_length)
+        num_windows = recovery.windows + recovery.held_out
+        wanted = Wanted(num_windows, recovery.seq_len, config.seed, own.bos, answers)
+        needed["recovery"] = Needed("recover", recovery.dataset, wanted)
+    return needed
 
 
-def _calibration_windows(config: FlapConfig) -> Wanted:
+def _counted_text(config: FlapConfig, dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Windows:
+    """Read the text in which tokens are counted for `vocabulary=trim`. No window is drawn from it.
+
+    dataset: None: that of calibration.
+    """
     own = config.calibration
-    return Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers_of(own))
-
-
-def _recovery_windows(config: FlapConfig, recovery: Recovery) -> Wanted:
-    own = config.calibration
-    num_windows = recovery.windows + recovery.held_out
-    return Wanted(num_windows, recovery.seq_len, config.seed, own.bos, answers_of(own))
+    section = "vocabulary"
+    answers = GIVEN
+    if not dataset:
+        section = "calibration"
+        dataset = own.dataset
+        answers = answers_of(own)
+    wanted = Wanted(1, 2, config.seed, own.bos, answers)
+    counted = read_parts(section, parse(dataset, f"{section}.dataset"), tokenizer, wanted)
+    allowed = (
+        "texts or files; what the model writes is counted where calibration windows are read that "
+        "have it"
+    )
+    require(not counted.to_write, f"{section}.dataset", dataset, allowed)
+    return counted
 
 
 def answers_of(own: CalibrationConfig) -> Answers:
@@ -112,16 +124,11 @@ def answers_of(own: CalibrationConfig) -> Answers:
     Raises:
         ValueError: an option is out of range.
     """
-    require(
-        own.max_new_tokens >= 1,
-        "calibration.max_new_tokens",
-        own.max_new_tokens,
-        "a whole number >= 1",
-    )
-    require(
-        0 <= own.temperature < math.inf, "calibration.temperature", own.temperature, "a number >= 0"
-    )
-    return Answers(own.answers, own.count, own.max_new_tokens, own.temperature)
+    tokens = own.max_new_tokens
+    require(tokens >= 1, "calibration.max_new_tokens", tokens, "a whole number >= 1")
+    valid = 0 <= own.temperature < math.inf
+    require(valid, "calibration.temperature", own.temperature, "a number >= 0")
+    return Answers(own.answers, own.count, tokens, own.temperature)
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
@@ -139,18 +146,13 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
     Options that have their defaults are left out, and so are all options if no text is read: then
     no other option of calibration has an effect either, as for one method in a sweep of several.
     """
-    if not texts:
+    if not texts or any(windows.asked for windows in texts.values()):
         return {}
-    has_answers = any(text.counted for windows in texts.values() for text in windows.existing)
-    is_asked = any(windows.asked for windows in texts.values())
-    names: tuple[str, ...] = ()
-    reason = ""
-    if not is_asked and not has_answers:
-        names = ("answers", "count", "max_new_tokens", "temperature")
+    names = ["max_new_tokens", "temperature"]
+    reason = "the files give the answers; with calibration.answers=self the model writes them"
+    if not any(text.counted for windows in texts.values() for text in windows.existing):
+        names += ["answers", "count"]
         reason = "no text of this run has prompts"
-    elif not is_asked:
-        names = ("max_new_tokens", "temperature")
-        reason = "the files give the answers; with calibration.answers=self the model writes them"
     default = CalibrationConfig()
     changed = [name for name in names if getattr(own, name) != getattr(default, name)]
     return {f"calibration.{name}": reason for name in changed}
@@ -187,18 +189,15 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
     """Return warnings about tasks that are measured on a text of calibration or recovery itself."""
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):
-        for text in windows.named:
-            if task.text_sha256 == text.sha256:
-                warnings.append(f"{task.name} is measured on the {use} text itself")
-    return list(dict.fromkeys(warnings))
+        if task.text_sha256 in [text.sha256 for text in windows.named]:
+            warnings.append(f"{task.name} is measured on the {use} text itself")
+    return warnings
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
     """Return whether a task's domain is that of a text of calibration or recovery: "calibration" or "other".
 
-    Empty if no text was read. Text that the model has still to write has no domain.
+    Text that the model has still to write has no domain.
     """
-    if not texts:
-        return ""
     read = [text for windows in texts.values() for text in windows.named]
     return "calibration" if any(map(task.is_of_domain, read)) else "other"
