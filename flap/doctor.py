@@ -1,4 +1,4 @@
-"""The command `python -m flap doctor`: the versions, devices, extras, cache folder and W&B of this machine."""
+"""The command `python -m flap doctor`: check versions, devices, extras, the cache folder and W&B."""
 
 import os
 import platform
@@ -16,7 +16,10 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print one line for each; exit with code 1 where a package is missing or the cache cannot be written."""
+    """Print one line for each check.
+
+    Exit with code 1 if a package is missing, or if the cache cannot be written.
+    """
     lines = {
         "versions": installed_versions(),
         "devices": devices(),
@@ -29,7 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def installed_versions() -> str:
-    """Return the versions of the most important packages, or which ones are not as this version of flap asks."""
+    """Return the versions of the most important packages.
+
+    If a package is missing or has a version that flap does not allow, return how to install it.
+    """
     if wrong := unmet(needed()):
         return f"problem: pip install {' '.join(wrong)}"
     return ", ".join(
@@ -38,7 +44,10 @@ def installed_versions() -> str:
 
 
 def needed(extra: str = "") -> list[Requirement]:
-    """Return what flap needs on this platform, with an extra."""
+    """Return the requirements of flap on this platform.
+
+    extra: also those of this extra.
+    """
     requirements = map(Requirement, requires(PACKAGE) or [])
     return [
         one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})
@@ -46,7 +55,7 @@ def needed(extra: str = "") -> list[Requirement]:
 
 
 def unmet(needs: list[Requirement]) -> list[str]:
-    """Return the requirements that are not met, as words of a shell: "'torch<3,>=2.6'"."""
+    """Return the requirements that are not met, quoted for a shell: "'torch<3,>=2.6'"."""
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
     there = ((one, installed.get(one.name.lower())) for one in needs)
     return [
@@ -57,8 +66,8 @@ def unmet(needs: list[Requirement]) -> list[str]:
 
 
 def devices() -> str:
-    """Return the devices with their memory."""
-    import torch  # here: it takes seconds
+    """Return the devices of this machine with their free memory."""
+    import torch  # imported here because it takes seconds
 
     free = [decimal(torch.cuda.mem_get_info(i)[0]) for i in range(torch.cuda.device_count())]
     devices = [
@@ -76,13 +85,13 @@ def devices() -> str:
 
 
 def extras() -> str:
-    """Return which extras are installed whole."""
+    """Return for each extra whether all of its packages are installed."""
     names = metadata(PACKAGE).get_all("Provides-Extra") or []
     return ", ".join(f"{name} {'no' if unmet(needed(name)) else 'yes'}" for name in names)
 
 
 def cache() -> str:
-    """Return where the cache is, and how much room there is."""
+    """Return the folder of the cache, and the free space there."""
     try:
         root = cache_root(None).absolute()
     except ValueError as error:
@@ -95,10 +104,12 @@ def cache() -> str:
 
 
 def wandb() -> str:
-    """Return the mode of tracking=wandb."""
+    """Return the mode that tracking=wandb would have."""
     try:
         mode = resolve_mode("auto")
-    except RuntimeError as error:  # of a user without a home, where W&B looks for its settings
+    except (
+        RuntimeError
+    ) as error:  # W&B looks for its settings in the user's home, and there is none
         return f"none: {error}"
     return (
         "offline; online after `wandb login`, or with WANDB_API_KEY" if mode == "offline" else mode

@@ -41,14 +41,16 @@ def run(
     source: ModelSource | None = None,
     overrides: Sequence[str] = (),
 ) -> Report:
-    """Prune a model, evaluate it before and after, and return the report. Checks come before the weights are loaded.
+    """Prune a model, evaluate it before and after, and return the report.
 
-    source: the model, if the caller has it already; `config.model` describes it. run_dir: the folder for the report
-    and the plan; None: they are not written. overrides: what the user has written, "key=value", of
-    which options without effect are refused.
+    Everything that can be checked without weights is checked before they are loaded.
+
+    source: the model, if the caller has it already; `config.model` describes it.
+    run_dir: the folder for the report and the plan; if None, they are not written.
+    overrides: what the user has written, as "key=value". Options without effect are refused.
 
     Raises:
-        ValueError: bad input, in one line that names the field.
+        ValueError: an input is wrong; one line that names the field.
     """
     prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
@@ -56,10 +58,10 @@ def run(
 
 
 def check_room(run: Run) -> None:
-    """Check that there is room for what the run has still to make.
+    """Check that there is enough memory and disk for what the run has still to compute.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is not.
     """
     if plan_of_earlier_start(run) is None:
         check_room_to_make(run)
@@ -82,7 +84,7 @@ def execute(run: Run) -> Report:
         measure_pruned(after, model, keys.pruned(after, pruned.plan), references)
         if dense_again is not None:
             measure_both(after, dense_again, model, pruned.plan)
-        references.clear()  # which may be mapped files of the working directory
+        references.clear()  # these may be mapped files of the working directory
 
         report = report_of(after, artefact, run)
         write_files(after, report)
@@ -92,16 +94,19 @@ def execute(run: Run) -> Report:
 def prune(run: Run, model: PlacedModel) -> Compressed:
     """Remove units from a model in place (FLAP, section 3).
 
-    Every unit is scored, the best ones within the budget stay, and the others are removed with compensation. A given
-    plan says which units stay, so that nothing is scored.
+    Every unit is scored, and the best ones within the budget stay. The others are removed, with
+    compensation. If a plan is given, nothing is scored.
     """
-    statistics = observe(run, model)  # of the inputs of each output projection
+    statistics = observe(run, model)  # statistics of the inputs of each output projection
     plan = run.given_plan or allocate(run, score(run, model, statistics))
     return compress(run, model, statistics, plan)
 
 
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
-    """Make the pruned model of a run: text of its own, fewer tokens, fewer units, training, and the checkpoint."""
+    """Make the pruned model of a run, and save it.
+
+    The steps are: let the model write texts, trim the vocabulary, remove units, train, save.
+    """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)
     model = dense()
@@ -121,7 +126,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    dense.close()  # it is not dense any more
+    dense.close()  # the model is not dense any more
 
     if run.choices.recovery is not None:
         measure_pruned(run, Opened(lambda: model), keys.compressed(run, plan), references)
@@ -148,8 +153,12 @@ def plan_of_earlier_start(run: Run) -> PruningPlan | None:
 def _open_pruned(
     run: Run, dense: Opened, pruned: Pruned, make: Callable[[], Pruned]
 ) -> PlacedModel:
-    """Open the pruned model: as it was just made, from its checkpoint, or, if it has none, made once more."""
-    dense.close()  # both need not be in memory at once
+    """Open the pruned model.
+
+    It is the one that was just made, or the saved checkpoint. If there is neither, it is made
+    again.
+    """
+    dense.close()  # the two models need not be in memory at the same time
     if pruned.model is None and run.config.checkpoint.save:
         pruned.model = stages.open_checkpoint_of(run)
     if pruned.model is None:

@@ -179,7 +179,7 @@ def literal(value: Any) -> Any:
         return {str(key): literal(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [literal(one) for one in value]
-    return value.item() if hasattr(value, "item") else value  # of numpy and torch
+    return value.item() if hasattr(value, "item") else value  # a scalar of numpy or torch
 
 
 def _set_values(config: Any, values: Mapping[str, Any]) -> None:

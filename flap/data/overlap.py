@@ -1,7 +1,9 @@
-"""Which documents have been read: the rule by which nothing is measured on what a model was calibrated on.
+"""Find the documents that a run has read, so that nothing is measured on a calibration text.
 
-Two texts overlap if they share 13 words in a row. A text of fewer words overlaps with another one only as a whole: it
-is that text, or a line of it. Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
+Two texts overlap if they share 13 consecutive words, called a run of words. A text with fewer words
+overlaps with another text only as a whole: it is that text, or a line of it.
+
+Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
 
 import re
@@ -11,16 +13,18 @@ from typing import NamedTuple
 
 from flap.data.text import Prompt, ngrams
 
-OVERLAP = 13  # words in a row that two texts share only if one quotes the other, or both a third
-FEWEST = 3  # words of a line or a field that tells something as a whole: "Who wrote Hamlet?", but not "yes"
-INSTRUCTIONS = (
-    10  # words that more documents share, and more than half of a task's, are its instructions
-)
-LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # stands before a text in a prompt: "Question: "
+# If two texts share this many consecutive words, one quotes the other, or both quote a third one.
+OVERLAP = 13
+# A line or a field with fewer words, such as "yes", does not identify a document. "Who wrote
+# Hamlet?" does.
+FEWEST = 3
+# Words are instructions if more than this many documents share them, and more than half of a task.
+INSTRUCTIONS = 10
+LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")
 
 Words = Callable[[str], list[str]]  # how a text is split into the words that are compared
-Runs = set[int]  # of words, each by its hash
+Runs = set[int]  # hashes of runs of words
 
 
 class ReadText(NamedTuple):
@@ -35,15 +39,17 @@ class Document(NamedTuple):
     """The runs of words by which a document of a task is recognised."""
 
     runs: Runs
-    parts: Runs  # of short texts, which count only if no other document has them: a question such as "What is it?"
+    # runs of short texts, such as the question "What is it?"; they count only if no other document
+    # has them
+    parts: Runs
 
 
 class Overlap(NamedTuple):
     """The documents of a task that a run has read."""
 
-    documents: frozenset[int]  # their numbers, in order from 0
-    total: int  # documents of the task
-    read: tuple[ReadText, ...]  # the texts that they are in
+    documents: frozenset[int]  # the numbers of the documents that were read, from 0
+    total: int  # the number of all documents of the task
+    read: tuple[ReadText, ...]  # the texts that contain them
 
 
 def as_written(text: str) -> list[str]:
@@ -52,17 +58,22 @@ def as_written(text: str) -> list[str]:
 
 
 def letters_and_digits(text: str) -> list[str]:
-    """Return the words of a text without punctuation and case, which prompts of a task may change."""
+    """Return the words of a text without punctuation and case, because prompts of a task may change
+    these.
+    """
     return WORD.findall(text.lower())
 
 
 def word_runs(text: str, words: Words = as_written) -> Runs:
-    """Return every run of OVERLAP words of a text. Of a shorter text, return the run of all its words."""
+    """Return all runs of OVERLAP words in a text. A shorter text has one run: all of its words."""
     return _runs_in(words(text), fewest=1)
 
 
 def line_runs(text: str, words: Words) -> Runs:
-    """Return the run of each short line of a text, without a label such as "Question: " before it."""
+    """Return the words of each short line of a text as a run.
+
+    A label at the beginning of a line, such as "Question: ", is left out.
+    """
     runs = Runs()
     for line in text.splitlines():
         label = LABEL.match(line)
@@ -73,10 +84,10 @@ def line_runs(text: str, words: Words) -> Runs:
 
 
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
-    """Return a document by its texts.
+    """Return a document, given its texts.
 
-    whole: the text that tells what the document is, even if it is short. others: further texts, such as a question
-    about a passage.
+    whole: the text that identifies the document, even if it is short.
+    others: further texts of the document, such as a question about a passage.
     """
     runs = word_runs(whole, words)
     parts = Runs()
@@ -90,17 +101,18 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
 
 
 def _runs_in(words: list[str], fewest: int) -> Runs:
-    """Return the runs of words as `word_runs` does. Of fewer than `fewest` words, return nothing."""
+    """Return the runs of words, as `word_runs` does, or none for fewer than `fewest` words."""
     if len(words) >= OVERLAP:
         return set(map(hash, ngrams(words, OVERLAP)))
     return {hash(tuple(words))} if len(words) >= fewest else set()
 
 
 def turns(prompt: Prompt) -> list[str]:
-    """Return the texts of a prompt by which it is recognised; the last turn before the answer comes first.
+    """Return the texts by which a prompt is recognised. The last turn before the answer comes
+    first.
 
-    Instructions of the system are left out, as many prompts have the same ones. Short answers, such as "yes", are left
-    out, too.
+    System instructions are left out, because many prompts have the same ones. Short answers, such
+    as "yes", are left out, too.
     """
     *earlier, last = prompt.messages
     answers = [str(one.get("content", "")) for one in earlier if one["role"] == "assistant"]
@@ -116,7 +128,7 @@ def turns(prompt: Prompt) -> list[str]:
 def overlaps(
     tasks: Sequence[Sequence[Document]], read: Sequence[ReadText], words: Words
 ) -> list[Overlap]:
-    """Return which documents of each task a run has read. The texts are gone through once for all tasks."""
+    """Return which documents of each task a run has read, with one pass over the texts."""
     telling = [_telling(documents) for documents in tasks]
     wanted = Runs()
     for documents in telling:
@@ -133,9 +145,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents of a task without runs of words that do not tell them from others.
+    """Return the documents of a task, without the words that do not identify a single document.
 
-    Words that most documents have are instructions. A short part that two documents have tells neither.
+    Words that most documents share are instructions. A short part that two documents share
+    identifies neither.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)
@@ -146,7 +159,7 @@ def _telling(documents: Sequence[Document]) -> list[Document]:
 
 
 def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
-    """Return those of the wanted runs that are in a text."""
+    """Return the wanted runs of words that a text contains."""
     runs = Runs()
     for part in text.texts:
         runs |= (word_runs(part, words) | line_runs(part, words)) & wanted
@@ -154,7 +167,7 @@ def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
 
 
 def _containing(documents: Sequence[Document], runs: Runs) -> frozenset[int]:
-    """Return the numbers of the documents that have one of these runs."""
+    """Return the numbers of the documents that have one of these runs of words."""
     return frozenset(
         n
         for n, document in enumerate(documents)

@@ -1,4 +1,4 @@
-"""Prompts from a file: what a model is asked, and the right answers where the file has them."""
+"""Prompts from a file: what a model is asked, and the right answers if the file has them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ JSON = str | list | dict | bool | int | float
 
 
 def read_prompts(path: str, field: str) -> list[Prompt]:
-    """Return the rows of a .jsonl or .parquet file, in order. field: the config key that error messages name.
+    """Return the rows of a .jsonl or .parquet file as prompts, in order.
 
-    A row has `messages`, a conversation whose last turn is the answer if it is the assistant's; or `prompt`, which is
-    one turn of a user. Else `answer` is the answer, if there is one.
+    A row has `messages`, a conversation, or `prompt`, which is one turn of a user. If the last turn
+    of `messages` is the assistant's, it is the answer. Otherwise the answer is in the column
+    `answer`, if there is one.
+
+    field: the config key that error messages name.
 
     Raises:
         ValueError: the file is missing, empty or unreadable, or a row is no prompt.
@@ -37,7 +40,7 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
 
 
 def holds_prompts(path: str) -> bool:
-    """Return whether a file has prompts; a file that cannot be read is not known to."""
+    """Return whether a file has prompts. Returns False if the file cannot be read."""
     try:
         names = (
             set(read_rows(Path(path), path, COLUMNS)[1]) if Path(path).suffix in FORMATS else set()
@@ -48,7 +51,7 @@ def holds_prompts(path: str) -> bool:
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
-    """Return the prompt of a row; of one that has both, the conversation."""
+    """Return the prompt of a row. If a row has `messages` and `prompt`, the conversation counts."""
     if row.get("messages") is not None:
         turns = _checked_messages(row["messages"], where)
         answered = turns[-1]["role"] == "assistant"
@@ -63,14 +66,15 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         )
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
-    answer = answer if answer and answer.strip() else None  # as of a turn that calls a tool
+    answer = answer if answer and answer.strip() else None  # a turn that calls a tool has no text
     return Prompt(tuple(turns), answer, row.get("messages") is not None)
 
 
 def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
-    """Return the messages of a conversation, without the keys that are null."""
+    """Return the messages of a conversation, without keys whose value is null."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    # a key with null is one that a message has not, and no template reads times or bytes
+    # In a Parquet file, a message has null for the keys that only other messages have. Templates
+    # read no times or bytes.
     given = (
         [{key: value for key, value in one.items() if isinstance(value, JSON)} for one in messages]
         if valid

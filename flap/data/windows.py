@@ -35,7 +35,7 @@ class Windows:
     tokenizer: PreTrainedTokenizerBase
     num_samples: int  # windows
     seq_len: int  # tokens per window
-    seed: int  # of the random draw
+    seed: int  # seed of the random draw
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the section of the config, for error messages
     # for each part that the model answers, by the number of the part: its prompts

@@ -44,7 +44,7 @@ class ExpertsBlock(Block):
     def members(self) -> Sequence[Block]:
         """A block for each expert. The input projections belong to the block of all experts."""
         experts = self.output.experts
-        channels = self.columns_UC.shape[1]  # of a unit, which may be a whole expert
+        channels = self.columns_UC.shape[1]  # channels of a unit, which may be a whole expert
         columns_UC = torch.arange(num_neurons(experts)).reshape(-1, channels)
         return [
             Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ())

@@ -21,7 +21,7 @@ ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that becomes a part of the
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
 # The numbers of layers by which llama.cpp recognises the 27B models of Gemma.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
-SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # in a GGUF and in a config
+SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # keys of a GGUF and of a config
 
 
 class GGUFHeader:

@@ -24,15 +24,19 @@ from flap.storage.atomic_files import sync, write_text
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
-# What an interruption may cost: checksums and syncing of many streams take longer than a layer of a small model.
+# An interruption may cost this many seconds of work. Records are not made more often, because the
+# checksums and the syncing of many streams can take longer than a layer of a small model.
 SECONDS_BETWEEN_RECORDS = 10.0
 Shapes = Sequence[tuple[int, ...]]
 
 
 class HiddenFiles:
-    """The hidden states of a walk in a folder. A journal says how many layers are done and which files belong to that.
+    """The hidden states of a walk, in a folder.
 
-    layers_done: how many layers an interrupted walk had finished whose files are whole; 0 for a new walk.
+    A journal says how many layers are done, and which files hold the hidden states after them.
+
+    layers_done: the number of layers that an interrupted walk has finished, if its files are whole;
+    0 for a new walk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +46,8 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def new(self, shapes: Shapes, dtype: torch.dtype) -> tuple[list[Tensor], str]:
-        """Allocate a file for tensors of these shapes; return the tensors and the file's name.
+        """Allocate a file for tensors of these shapes. Return the tensors, and the name of the
+        file.
 
         Raises:
             ValueError: the disk has no room.
@@ -54,7 +59,7 @@ class HiddenFiles:
             with path.open("wb") as opened:
                 if hasattr(
                     os, "posix_fallocate"
-                ):  # a sparse file would end in SIGBUS on a full disk
+                ):  # writing to a sparse file would kill the process on a full disk (SIGBUS)
                     os.posix_fallocate(opened.fileno(), 0, num_bytes)
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -72,13 +77,19 @@ class HiddenFiles:
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
-        """Return whether it is time for a record; what is not recorded is done again after an interruption."""
+        """Return whether it is time for a record.
+
+        Layers that are not recorded are computed again after an interruption.
+        """
         return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
 
     def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:
-        """Record that these layers are done and that these files, by the names of their streams, are what follows.
+        """Record that these layers are done, and the file of each stream after them.
 
-        Files are synced first. wait: for all processes, which record the same layer.
+        The files are synced first.
+
+        files: the file of each stream, by the name of the stream.
+        wait: waits for all processes, which record the same layer.
         """
         self.recorded = dict(files)
         contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
@@ -89,13 +100,16 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def remove_others(self, files: Mapping[str, str]) -> None:
-        """Remove the files that are neither recorded nor these."""
+        """Remove all files that are neither recorded nor among these."""
         for path in self.folder.glob("hidden-*"):
             if path.name not in {*self.recorded.values(), *files.values()}:
                 path.unlink()
 
     def _read(self) -> tuple[int, dict[str, str]]:
-        """Return how many layers the journal has as done, and the file of each stream, if these are whole."""
+        """Return how many layers are done according to the journal, and the file of each stream.
+
+        Returns 0 layers and no files if a file is damaged.
+        """
         if not (self.folder / JOURNAL).is_file():
             return 0, {}
         try:

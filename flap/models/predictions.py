@@ -17,7 +17,7 @@ from flap.runtime.progress import shared_out
 
 T = TypeVar("T")
 
-LOGITS_BYTES = 2**28  # of the float32 logits of a chunk
+LOGITS_BYTES = 2**28  # bytes of the float32 logits of a chunk of positions
 
 
 def positions_per_chunk(vocab_size: int) -> int:

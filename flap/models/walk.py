@@ -20,7 +20,7 @@ from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 from flap.storage.work_folder import notes_are_whole
 
-Shape = tuple[int, ...]  # of a batch of windows
+Shape = tuple[int, ...]  # the shape of a batch of windows
 
 
 @dataclass(eq=False)
@@ -32,14 +32,14 @@ class Stream:
 
     walk: "Walk"
     batches: list[Tensor]
-    calls: list[list[Call]]  # of each batch, those of all layers
+    calls: list[list[Call]]  # for each batch, the calls of all layers
     file: str | None
     masks: Sequence[Tensor | None]  # mask_P of each batch; None: all positions count
 
     def outputs(
         self, index: int, layer: nn.Module, recording: Recording = unrecorded
     ) -> Iterator[Tensor]:
-        """Yield the output of the layer for each batch; the stream stays at the input of the layer.
+        """Yield the output of the layer for each batch. The stream stays at the input of the layer.
 
         recording: opened with the mask of each batch while the layer runs.
         """
@@ -51,9 +51,9 @@ class Stream:
             yield output_NTD
 
     def advance(self, index: int, layer: nn.Module, recording: Recording = unrecorded) -> None:
-        """Run the layer and replace the hidden states of each batch by its output; none is overwritten.
+        """Run the layer, and replace the hidden states of each batch by its output.
 
-        recording: see `outputs`.
+        The inputs are not overwritten. recording: see `outputs`.
         """
         files = self.walk.files
         buffers = None
@@ -69,14 +69,17 @@ class Stream:
 
 
 class Walk:
-    """One visit to every layer of a model at any placement; iteration yields each layer's index while it is present.
+    """One visit to every layer of a model, at any placement.
 
-    streams: the streams of the walk, by name. Where work is kept, their hidden states are files that are mapped into
-    memory (the page cache holds them while the host has free memory), and a journal is written after each layer, so
-    that a killed walk resumes after the last finished layer.
+    Iteration yields the index of each layer while the layer is present. If work is kept, hidden
+    states are in files that are mapped into memory, and a journal is written after each layer. A
+    killed walk then resumes after the last finished layer. The page cache holds the files while the
+    host has free memory.
+
+    streams: the streams of the walk, by name.
 
     Raises:
-        ValueError: the folder's disk has no room for the hidden states.
+        ValueError: the disk has no room for the hidden states.
     """
 
     def __init__(
@@ -128,11 +131,15 @@ class Walk:
                     if ranks.on_first(self.files.is_due):
                         self.files.record(self.layers_done, files, ranks.barrier)
                 self.files.remove_others(files)
-        self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
+        # Each stream refers to the walk. This cycle would keep the files until it is collected.
+        self.streams = {}
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
-        """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
-        if not batches:  # there are fewer than processes
+        """Return a new stream of these windows at the first layer.
+
+        In a resumed walk, the stream is at the layer where the walk resumes.
+        """
+        if not batches:  # there are fewer batches than processes
             self.streams[name] = Stream(self, [], [], None, [])
             return self.streams[name]
         batches_NT = [batch.tokens_NT for batch in batches]
@@ -140,9 +147,8 @@ class Walk:
         windows = batches_NT
         if resumed:  # the hidden states are there, and one batch of each shape gives the calls
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
-        calls: dict[
-            Shape | int, list[Call]
-        ] = {}  # of all batches of a shape; of each, where it depends on the tokens
+        # by the shape of a batch, or by its number if the calls depend on the tokens
+        calls: dict[Shape | int, list[Call]] = {}
         with self.model.ends():
             hidden = self._hidden(windows, calls)
             first_NTD = next(hidden)
@@ -167,13 +173,18 @@ class Walk:
         return self.streams[name]
 
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
-        """Replace some streams of the walk, given by name, by others, such as their forks."""
+        """Replace streams of the walk by other streams, such as their forks.
+
+        streams: the new streams, by the name of the replaced one.
+        """
         for name in before:
             del self.streams[name]
         self.streams |= after
 
     def restored(self, name: str, like: Stream) -> Stream:
-        """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""
+        """Return a stream that an interrupted walk had forked. It has the shapes of the stream
+        `like`.
+        """
         assert self.files is not None
         file = self.files.recorded[name]
         shapes = [tuple(batch_NTD.shape) for batch_NTD in like.batches]
@@ -184,7 +195,7 @@ class Walk:
     def _hidden(
         self, windows: Iterable[Tensor], calls: dict[Shape | int, list[Call]]
     ) -> Iterator[Tensor]:
-        """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its shape."""
+        """Yield the hidden states of each batch at the first layer. Store the calls of all layers."""
         for b, batch_NT in enumerate(windows):
             batch_NTD, of_layers = enter(self.model.adapter, batch_NT.to(self.model.device))
             calls.setdefault(b if self.model.adapter.reads_tokens else batch_NT.shape, of_layers)

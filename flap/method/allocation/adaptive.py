@@ -148,7 +148,7 @@ class Blocks(NamedTuple):
     units_BN: Tensor  # numbers of the units of each block
     price: int  # parameters of one block
     fewest: int  # blocks that the layer keeps at least
-    costs: list[Tensor]  # for each bound, what the blocks cost by how many of them stay
+    costs: list[Tensor]  # for each bound, the cost by the number of blocks that stay
 
 
 def one_ranking(

@@ -13,7 +13,7 @@ from flap.models import Block, ModelAdapter, Pair
 
 # The numbers of units that each layer keeps; of a block with members, the units of one member.
 Widths = Sequence[Pair[int]]
-STEPS = 40  # of a bisection of ratios
+STEPS = 40  # steps of a bisection of ratios
 LEAST_PRICE = 1e-9  # as a share of the highest price, so that scores can be divided by all prices
 
 

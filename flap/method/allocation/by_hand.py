@@ -142,7 +142,7 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     for size, score_B in scores.items():
         lowest_first_B, _ = score_B.double().sort()
         cost_B = size * lowest_first_B.cumsum(0)
-        costs = [0.0, *cost_B.tolist()]  # of 0, 1, 2, … blocks
+        costs = [0.0, *cost_B.tolist()]  # costs of removing 0, 1, 2, … blocks
         smaller = best
         best = {}
         for heads, choice in smaller.items():

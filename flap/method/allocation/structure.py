@@ -49,11 +49,12 @@ class Structure(ABC):
     min_heads: int = 1
     # neurons that every layer keeps at least, 1 or more
     min_neurons: int = 1
-    # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
+    # every layer keeps a multiple of this many attention units; from 1 to the KV heads of a layer
     multiple_of_heads: int = 1
-    # every layer keeps a multiple of so many neurons, 8, 32, 64, 128 or 256; None: any number
+    # every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or None for any number
     round_to: int | None = None
-    # whole experts of a mixture are removed; a layer keeps as many as a token is sent to or more
+    # If true, whole experts of a mixture are removed. A layer keeps at least as many as a token is
+    # sent to.
     experts: bool = False
 
     # whether the plan of a layer depends on the scores of this layer only

@@ -46,7 +46,7 @@ class UniformLayers(Structure):
         targets = []
         prices = []
         for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
-            remainder = limit.counts[0] * layer.mlp.price  # of neurons that fill no block
+            remainder = limit.counts[0] * layer.mlp.price  # the price of neurons that fill no block
             price = max(layer.mlp.price, 1) * limit.size  # an MLP that a layer lacks costs 0
             in_blocks = self._left_for_neurons(layer, heads, budget) - remainder
             targets.append(in_blocks / price)

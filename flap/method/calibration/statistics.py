@@ -63,7 +63,7 @@ class Statistics:
 class LayerStatistics:
     """Statistics of one layer: at the inputs of the output projections of attention and MLP."""
 
-    blocks: Pair[tuple[Statistics, ...]]  # of each member of a block
+    blocks: Pair[tuple[Statistics, ...]]  # for each member of a block
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
     # E[w²] of the router's weights w of each member (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()

@@ -23,7 +23,7 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 FITS = as_json("fits")  # the fit reports of a layer
 # A function that writes the fit of a block's kept units into the block.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
-Reports: TypeAlias = dict[str, FitReport]  # by the name of the block
+Reports: TypeAlias = dict[str, FitReport]  # the fit report of each block, by its name
 # A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[
     [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports
@@ -47,7 +47,7 @@ def compress_layers(
     notes = Notes(FITS, work)
     for i, observed in statistics:
         notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
-        del observed  # with its covariances, before the next layer's are collected
+        del observed  # free its covariances before those of the next layer are collected
     return joined(map(notes.read, range(len(plan.layers))))
 
 

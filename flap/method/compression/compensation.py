@@ -37,7 +37,7 @@ class Fit(NamedTuple):
 
     weight_OK: Tensor
     bias_O: Tensor | None  # what is added to the old bias; None: nothing
-    report: FitReport | None = None  # of a linear fit
+    report: FitReport | None = None  # how good a linear fit is
 
 
 @dataclass(frozen=True)

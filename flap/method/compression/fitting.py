@@ -22,8 +22,8 @@ from flap.runtime import ranks
 class BlockFit(NamedTuple):
     """The new output projection of a block."""
 
-    weight_OK: Tensor  # in the model's type
-    bias_O: Tensor | None  # in the model's type
+    weight_OK: Tensor  # has the data type of the model
+    bias_O: Tensor | None  # has the data type of the model
     reports: dict[str, FitReport]  # fit reports of the members by their names
 
 

@@ -96,7 +96,7 @@ class PlanDivergence:
         for i, observed in self.calibration.along(walk, covariance):
             layer_plans = with_dense(i, observed)
             forks, names = self._advance(i, layer_plans, observed, streams, names)
-            del observed  # with its covariances, before the next layer's are collected
+            del observed  # free its covariances before those of the next layer are collected
             walk.replace(streams, forks)
             streams = forks
 
@@ -215,7 +215,7 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
         part = slice(n, n + windows)
         chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            predicted_T = measured[part].predicted_P  # of a single window
+            predicted_T = measured[part].predicted_P  # the positions of a single window
             chosen_T = every_T if predicted_T is None else every_T[predicted_T]
         for position in chosen_T.split(COMPARED_TOKENS):
             if len(position):
@@ -245,7 +245,7 @@ def pruned_layer(
     if fits == (None, None):
         yield dense
         return
-    layers[i] = model.copy_layer(i)  # in the model, where the adapter finds it
+    layers[i] = model.copy_layer(i)  # the adapter finds layers only in the model
     try:
         write_layer(slice_out, model.adapter, i, plan, fits)
         copied = layers[i]

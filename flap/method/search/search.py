@@ -144,7 +144,9 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     measured: the divergence in nats a token, by the number of lowest-scored units that are removed.
     """
     # 1. the error of the scores when the lowest-scored units are removed: 0, 1, 2, … of them
-    order_U = score_U.argsort(descending=True, stable=True).flip(0)  # as `highest` removes them
+    order_U = score_U.argsort(descending=True, stable=True).flip(
+        0
+    )  # the order in which `highest` removes them
     cost_U = score_U[order_U].double()
     if (cost_U > 0).any():
         least = LEAST_COST * float(cost_U.max())
