@@ -88,7 +88,7 @@ def _attempt(config: DictConfig) -> str | None:
             owner.begin(run)
             report = execute(run)
             if ranks.is_first():
-                owner.finish(report, run.config)
+                owner.finish(report, run)
     except Exception as error:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, AgreedError):

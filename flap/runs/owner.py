@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import (
-    FlapConfig,
     build,
     check_measurements,
     recorded,
@@ -43,23 +42,18 @@ log = logging.getLogger(__name__)
 TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, and which one
 
 
-@dataclass
 class Owner:
     """What the first process has for all: the run's folder and its status, the tracker, and the console."""
 
-    config: DictConfig
-    hydra: Any  # Hydra's own part of the config
-    held: ExitStack = field(default_factory=ExitStack)  # the folder's lock and the tracker
-    tracked: "TrackedRun | None" = None
-
-    def __post_init__(self) -> None:
-        self.run_dir = Path(self.hydra.runtime.output_dir)
-        # where the results are; an earlier start of the cell may have had another job number
-        self.place = self.run_dir
-        self._report_before = ""
-        self._recorded = False  # whether the composed config of this command is in .hydra
-        self.overrides = list(self.hydra.overrides.task)  # what the user has written
-        self.in_sweep = bool(self.hydra.mode == RunMode.MULTIRUN)
+    def __init__(self, config: DictConfig, hydra: Any) -> None:
+        self.config = config
+        self.hydra = hydra  # Hydra's own part of the config
+        self.held = ExitStack()  # the folder's lock and the tracker
+        self.run_dir = Path(hydra.runtime.output_dir)
+        self.overrides = list(hydra.overrides.task)  # what the user has written
+        self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
+        self._tracked: TrackedRun | None = None
+        self._report_before = ""  # a digest of the report of an earlier start
 
     def timeout(self) -> timedelta:
         """Return how long the processes of this run wait for one another.
@@ -84,25 +78,29 @@ class Owner:
         """Check the config, and return the folder of the run; None for a dry run, which is printed."""
         self.held.enter_context(self._own_folder())
         state = read_state(self.run_dir)
-        foreign = state is None and (self.run_dir / SETTINGS).exists()  # of another program
         if state != "finished":
             check_path("hydra.run.dir", str(self.run_dir))
             _check_writable(self.run_dir)
-        if state != "finished" and not foreign:
+        of_another_program = state is None and (self.run_dir / SETTINGS).exists()
+        if state != "finished" and not of_another_program:
             self._record()
         check_measurements(self.config.get("eval"), self.overrides)
         config = typed(self.config)
         refuse(self.overrides, settled_by(config.plan))
+
         from flap.runs.dry_run import dry_run
 
         _quieten_libraries()
         if config.dry_run:
             print(config.run_name, *dry_run(config).lines(), sep="\n")
             return None
+
         check_launcher(self.hydra)
-        shares_gpus = "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu"
-        if shares_gpus and (gpu := claim_gpu(Path(self.hydra.sweep.dir))):
-            log.info("GPU %s", gpu)
+        if "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu":
+            gpu = claim_gpu(Path(self.hydra.sweep.dir))
+            if gpu is not None:
+                log.info("GPU %s", gpu)
+
         from flap.results.tracking import Tracking
 
         build("tracking", config.tracking, Tracking).check()
@@ -119,17 +117,15 @@ class Owner:
         """
         from flap.runs.preparation import in_folder
 
-        self.place = self._find_home(run)
-        return run if self.place == self.run_dir else in_folder(run, self.place)
+        return in_folder(run, self._find_home(run))
 
     @by_first
     def _find_home(self, run: "Run") -> Path:
         from flap.runs.home import check_home, earlier_start
 
-        if not run.config.resume:
-            return self.run_dir
-        check_home(run)
-        if not self.in_sweep:
+        if run.config.resume:
+            check_home(run)
+        if not (run.config.resume and self.in_sweep):
             return self.run_dir
         folder = earlier_start(run) or self.run_dir
         if folder != self.run_dir:
@@ -139,77 +135,61 @@ class Owner:
     @by_first
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
-        finished = read_state(self.place) == "finished"
+        folder = _folder_of(run)
+        finished = read_state(folder) == "finished"
         if not finished or not run.config.resume:
-            _check_writable(self.place)  # else there may be nothing to write
-        old = self.place / "checkpoint"
+            _check_writable(folder)  # else there may be nothing to write
+        old = folder / "checkpoint"
         if not run.config.checkpoint.save and old.exists():
             log.warning(
                 "%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it",
                 old,
             )
-        self._report_before = self._report_digest()
+        self._report_before = _report_digest(folder)
         if not finished:
-            if not self._recorded:
-                self._record()
-            write_status(self.place, "running")
-            self._track(run.config)
+            self._record()
+            write_status(folder, "running")
+            self._track(run)
 
-    def _track(self, config: FlapConfig) -> None:
-        plain = asdict(config) | {
-            "choices": dict(self.hydra.runtime.choices)
-        }  # {"metric": "WIFV"}, beside its class
-        from flap.results.tracking import Tracking
-
-        tracking = build("tracking", config.tracking, Tracking)
-        started = tracking.start(plain, self.place, self._job_info())
-        self.tracked = self.held.enter_context(started)
-
-    def finish(self, report: "Report", config: FlapConfig) -> None:
+    def finish(self, report: "Report", run: "Run") -> None:
         """Say that the run has finished, send its report to the tracker, and print what is new."""
         from flap.results import show
 
-        unchanged = self._report_digest() == self._report_before
-        finished = read_state(self.place) == "finished"
-        if not unchanged and self.place == self.run_dir and finished:
+        folder = _folder_of(run)
+        is_new = _report_digest(folder) != self._report_before
+        if read_state(folder) != "finished":
+            write_status(folder, "finished")
+        elif is_new and folder == self.run_dir:
             self._record()  # until now, the folder had the config of another run
-        if not finished:
-            write_status(self.place, "finished")
-        if self.tracked is None and self._is_to_be_sent():
-            self._track(config)
-        if self.tracked is not None:
-            self._send(report)
+        self._send(report, run)
         self.held.close()
-        if unchanged:
-            log.info("done already, in %s (resume=false runs it again)", self.place)
+        if is_new:
+            show(report, folder)
         else:
-            show(report, self.place)
+            log.info("done already, in %s (resume=false runs it again)", folder)
 
-    def _is_to_be_sent(self) -> bool:
-        """Return whether the tracker does not have this report yet."""
-        return not self._has_tracker or read_json(self.place / TRACKED) != self._sent
+    def _track(self, run: "Run") -> None:
+        from flap.results.tracking import Tracking
 
-    def _report_digest(self) -> str:
-        """Return a digest of the report that is in the folder; empty if there is none."""
-        file = self.place / "report.json"
-        return digest(file.read_text(encoding="utf-8")) if file.is_file() else ""
+        # {"metric": "WIFV"}, beside its class
+        plain = asdict(run.config) | {"choices": dict(self.hydra.runtime.choices)}
+        tracking = build("tracking", run.config.tracking, Tracking)
+        folder = _folder_of(run)
+        self._tracked = self.held.enter_context(tracking.start(plain, folder, self._job(folder)))
 
-    def _send(self, report: "Report") -> None:
-        """Send a report to the tracker, and note in the folder which one has it."""
-        assert self.tracked is not None
-        self.tracked.finish(report)
-        if self._has_tracker:
+    def _send(self, report: "Report", run: "Run") -> None:
+        """Send a report to the tracker, unless it has this report. tracked.json notes which tracker has which one."""
+        folder = _folder_of(run)
+        tracker = self.config.tracking._target_
+        sent = {tracker: _report_digest(folder)}
+        if self._tracked is None and read_json(folder / TRACKED) != sent:
+            self._track(run)
+        if self._tracked is None:
+            return
+        self._tracked.finish(report)
+        if "NoTracking" not in tracker:
             with suppress(OSError):  # a full disk: it is sent again
-                write_text(self.place / TRACKED, json.dumps(self._sent))
-
-    @property
-    def _has_tracker(self) -> bool:
-        return "NoTracking" not in self.config.tracking._target_
-
-    @property
-    def _sent(self) -> dict[str, str]:
-        """The tracker of this command, and the report that it gets."""
-        return {self.config.tracking._target_: self._report_digest()}
+                write_text(folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:
         """Write the composed config into .hydra without secrets.
@@ -221,25 +201,32 @@ class Owner:
         parts = {
             "config": recorded(self.config),
             "hydra": recorded(hydra),
-            "overrides": redacted(list(self.hydra.overrides.task)),
+            "overrides": redacted(self.overrides),
         }
         for name, part in parts.items():
             write_text(self.run_dir / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(part))
-        self._recorded = True
 
-    def _job_info(self) -> "JobInfo":
+    def _job(self, folder: Path) -> "JobInfo":
         """Return the names of the run for its tracker."""
         from flap.results.tracking import JobInfo
 
         choices = self.hydra.runtime.choices
-        name = str(self.config.run_name)
-        sweep = (
-            {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"}
-            if self.in_sweep
-            else {}
-        )
-        tags = (choices["metric"], choices["structure"]) if self.config.plan is None else ("plan",)
-        return JobInfo(str(self.place.resolve()), name, tags=tags, **sweep)
+        tags = ("plan",) if self.config.plan else (choices["metric"], choices["structure"])
+        job = JobInfo(str(folder.resolve()), str(self.config.run_name), tags=tags)
+        if not self.in_sweep:
+            return job
+        return replace(job, group=Path(self.hydra.sweep.dir).resolve().name, job_type="sweep")
+
+
+def _folder_of(run: "Run") -> Path:
+    assert run.run_dir is not None  # as in all runs of the command line
+    return run.run_dir
+
+
+def _report_digest(folder: Path) -> str:
+    """Return a digest of the report that is in a folder; empty if there is none."""
+    file = folder / "report.json"
+    return digest(file.read_text(encoding="utf-8")) if file.is_file() else ""
 
 
 def _check_writable(folder: Path) -> None:
@@ -256,6 +243,5 @@ def _quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    logging.getLogger(
-        "huggingface_hub"
-    ).handlers.clear()  # what it says reaches ours, which print it once
+    # what it says reaches the handlers of this program, which print it once
+    logging.getLogger("huggingface_hub").handlers.clear()

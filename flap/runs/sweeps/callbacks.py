@@ -61,9 +61,8 @@ def _missing(config: DictConfig, key: str, names: Iterable[str]) -> list[Path]:
 class StudyCallback(Callback):
     """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep."""
 
-    open_sweep: ClassVar[DictConfig | None] = (
-        None  # that is running in this process, or was just ended by an error
-    )
+    # the sweep that is running in this process, or was just ended by an error
+    open_sweep: ClassVar[DictConfig | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
@@ -83,16 +82,15 @@ class StudyCallback(Callback):
         """Write the page again, but at most once in a minute, as that takes some seconds."""
         page = Path(config.hydra.sweep.dir) / "index.html"
         fresh = page.exists() and time.time() - page.stat().st_mtime < 60
-        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and not fresh:
+        if config.hydra.mode == RunMode.MULTIRUN and not fresh:
             _write(config, ended=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the study of the sweep, unless its runs were dry ones."""
+        """Write the study of the sweep."""
         StudyCallback.open_sweep = None
         if has_secrets(config):
             remove_finished_jobs(config)
-        if not config.get("dry_run"):
-            _write(config, ended=True)
+        _write(config, ended=True)
 
 
 def write_open_study() -> None:
@@ -115,7 +113,12 @@ def write_open_study() -> None:
 
 
 def _write(config: DictConfig, ended: bool) -> None:
-    """Write the study of a sweep; of one that has ended say where it is, and track its table."""
+    """Write the study of a sweep, unless its runs are dry ones.
+
+    If the sweep has ended, also print where the study is, and track its table.
+    """
+    if config.get("dry_run"):
+        return
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
@@ -136,9 +139,8 @@ def _write(config: DictConfig, ended: bool) -> None:
 class RunFailedError(Exception):
     """A run of a sweep failed; its error is in its own log. Arguments: the sweep's folder, the error in one line."""
 
-    lines: ClassVar[
-        list[str]
-    ] = []  # of all cells; those of other processes come with the results that Hydra gets
+    # of all cells; those of other processes come with the results that Hydra gets
+    lines: ClassVar[list[str]] = []
 
     def __init__(self, folder: str, line: str) -> None:
         super().__init__(folder, line)
@@ -149,29 +151,29 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
     """Return the lines that say why a command has failed that began then; an error that nobody expects is raised."""
     if isinstance(error, RunFailedError):
         lines = failures(Path(error.args[0]), begin)
-        refused = [
-            line
-            for line in dict.fromkeys(error.lines)
-            if not any(one.endswith(line) for one in lines)
-        ]
-        return [
-            *lines,
-            *(f"failed: {line}" for line in refused),
-        ]  # whose folders keep what they have
-    if isinstance(error, RecursionError):
-        return ["error: the command line, or a file of the config, is nested too deeply"]
+        noted = tuple(lines)
+        for line in dict.fromkeys(error.lines):
+            if not any(one.endswith(line) for one in noted):  # its folder keeps what it has
+                lines.append(f"failed: {line}")
+        return lines
+
+    lines = []
     no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
-    if isinstance(error, RuntimeError) or no_command:  # from submitting: runs catch their own
-        sweep = StudyCallback.open_sweep
-        of_cells = failures(Path(sweep.hydra.sweep.dir), begin) if sweep is not None else []
-        return [*of_cells, f"error: {explain_launch(error)}"]
-    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
-        return [f"error: {_explain_file(error.__cause__)}"]  # a log that cannot be opened
-    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-        return [f"error: {explain(error)}"]
-    if isinstance(error, OSError):
-        return [f"error: {_explain_file(error)}"]
-    raise error
+    if isinstance(error, RecursionError):
+        reason = "the command line, or a file of the config, is nested too deeply"
+    elif isinstance(error, RuntimeError) or no_command:  # from submitting: runs catch their own
+        if StudyCallback.open_sweep is not None:
+            lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
+        reason = explain_launch(error)
+    elif isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
+        reason = _explain_file(error.__cause__)  # a log that cannot be opened
+    elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        reason = explain(error)
+    elif isinstance(error, OSError):
+        reason = _explain_file(error)
+    else:
+        raise error
+    return [*lines, f"error: {reason}"]
 
 
 def _explain_file(error: OSError) -> str:
@@ -185,19 +187,18 @@ def _explain_file(error: OSError) -> str:
             if path.stem in argument and not argument.startswith("hydra."):
                 return f"{shown(argument)}: too long for the name of a key or of a choice"
     field = "hydra.run.dir" if StudyCallback.open_sweep is None else "hydra.sweep.dir"
-    folder = path.parent if path.name in (LOG, "multirun.yaml") else path
+    folder = path.parent if path.name in (LOG, SWEEP_FILE) else path
     return f"{field}={shown(folder)}: cannot be written ({error.strerror}); name another folder"
 
 
 def failures(sweep: Path, since: float = 0) -> list[str]:
     """Return one line for each run of a sweep that has failed since a time."""
-    paths = [path for path in sorted(sweep.glob(f"*/{STATUS}")) if path.stat().st_mtime >= since]
-    runs = {path.parent: read_status(path.parent) for path in paths}
-    return [
-        f"failed: {run}: {status.get('error')}"
-        for run, status in runs.items()
-        if status.get("state") == "failed"
-    ]
+    lines = []
+    for path in sorted(sweep.glob(f"*/{STATUS}")):
+        status = read_status(path.parent)
+        if path.stat().st_mtime >= since and status.get("state") == "failed":
+            lines.append(f"failed: {path.parent}: {status.get('error')}")
+    return lines
 
 
 def explain_launch(error: BaseException) -> str:
@@ -207,4 +208,4 @@ def explain_launch(error: BaseException) -> str:
             "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "
             "or hydra/launcher=submitit_local or joblib"
         )
-    return "hydra/launcher: " + " ".join(str(error).split("Error stream produced:")[0].split())
+    return "hydra/launcher: " + one_line(str(error).partition("Error stream produced:")[0])

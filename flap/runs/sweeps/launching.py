@@ -25,18 +25,17 @@ from flap.storage.status import note_failure
 
 log = logging.getLogger(__name__)
 
-_claimed = (
-    ExitStack()
-)  # the lock of a GPU, held until this process ends, because CUDA cannot change its GPU
+# the lock of a GPU, held until this process ends, because CUDA cannot change its GPU
+_claimed = ExitStack()
 
 
 def check_launcher(hydra: Any) -> None:
     """Refuse a launcher for a single run, which would run here, as on a login node. hydra: its part of the config."""
     name = hydra.runtime.choices.get("hydra/launcher", "basic")
-    command = shlex.join(["-m", *sys.argv[1:]])
     if hydra.mode == RunMode.RUN and name != "basic":
+        command = shlex.join(["python", "-m", "flap", "-m", *sys.argv[1:]])
         raise ValueError(
-            f"hydra/launcher={name}: without -m the run would be here; write: python -m flap {command}"
+            f"hydra/launcher={name}: without -m the run would be here; write: {command}"
         )
 
 
@@ -49,38 +48,41 @@ def check_jobs(config: Any) -> None:
         ValueError: a field, its value and what is allowed.
     """
     job = config.hydra.launcher
+    placement = config.model.placement
     tasks = job.get("tasks_per_node") or 1
-    nodes = job.get("nodes") or 1
-    gpus = job.get("gpus_per_node") or tasks
-    over_gpus = config.model.placement
-    is_spread = over_gpus == "auto"  # one process takes all GPUs of its job
-    one_process = "device or stream with tasks_per_node or nodes > 1"
-    require(not is_spread or tasks * nodes == 1, "model.placement", over_gpus, one_process)
-    one_gpu_each = (
-        f"{tasks}, as tasks_per_node: each cell is a job, each process of it takes one GPU"
-    )
-    require(is_spread or gpus == tasks, "hydra.launcher.gpus_per_node", gpus, one_gpu_each)
+    if placement == "auto":  # one process takes all GPUs of its job
+        processes = tasks * (job.get("nodes") or 1)
+        allowed = "device or stream with tasks_per_node or nodes > 1"
+        require(processes == 1, "model.placement", placement, allowed)
+    else:
+        gpus = job.get("gpus_per_node") or tasks
+        allowed = (
+            f"{tasks}, as tasks_per_node: each cell is a job, each process of it takes one GPU"
+        )
+        require(gpus == tasks, "hydra.launcher.gpus_per_node", gpus, allowed)
 
 
 def make_jobs_private(config: Any) -> None:
     """Let nobody but the user read what submitit stores of jobs: with the config, it pickles the secrets in it."""
-    for folder in _submitit_folder(config):
+    folder = _submitit_folder(config)
+    if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
 
 
 def remove_finished_jobs(config: Any) -> None:
     """Remove what submitit has pickled of those jobs that have ended. Other jobs of the sweep may still need it."""
-    for folder in _submitit_folder(config):
-        for result in [*folder.rglob("*_result.pkl")]:
-            for path in result.parent.glob("*.pkl"):
-                path.unlink(missing_ok=True)
+    folder = _submitit_folder(config)
+    results = [] if folder is None else list(folder.rglob("*_result.pkl"))
+    for result in results:
+        for path in result.parent.glob("*.pkl"):
+            path.unlink(missing_ok=True)
 
 
-def _submitit_folder(config: Any) -> list[Path]:
-    """Return the folder in which submitit has a folder for each job; none for other launchers."""
+def _submitit_folder(config: Any) -> Path | None:
+    """Return the folder in which submitit has a folder for each job; None for other launchers."""
     of_jobs = config.hydra.launcher.get("submitit_folder")  # SWEEP/.submitit/%j
-    return [Path(str(of_jobs).partition("%")[0])] if of_jobs else []
+    return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
 
 @cache
@@ -102,8 +104,10 @@ def claim_gpu(sweep: Path) -> str | None:
             os.environ["CUDA_VISIBLE_DEVICES"] = name
             return name
         if state == "none":
-            why = "no locks there, by which processes share GPUs; take a folder on another disk, or one process"
-            raise ValueError(f"hydra.sweep.dir={sweep}: {why}")
+            raise ValueError(
+                f"hydra.sweep.dir={sweep}: no locks there, by which processes share GPUs; take a "
+                "folder on another disk, or one process"
+            )
     raise ValueError(
         f"hydra.launcher.n_jobs: expected at most {len(names)}, one process for each GPU"
     )
@@ -111,7 +115,8 @@ def claim_gpu(sweep: Path) -> str | None:
 
 def _visible_gpus() -> list[str]:
     """Return the names of the GPUs of CUDA_VISIBLE_DEVICES, otherwise the numbers of all GPUs."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
         return [name for name in visible.split(",") if name]
     import torch  # here: --help and --cfg should not wait seconds for it
 
@@ -128,9 +133,10 @@ def follow() -> None:
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"  # Hydra's copy of a sweep's config
     atexit.register(shutil.rmtree, unused, ignore_errors=True)
-    folders = ["hydra.run.dir=.", f"hydra.sweep.dir={unused}", "hydra.sweep.subdir=."]
     sys.argv += [
-        *folders,
+        "hydra.run.dir=.",
+        f"hydra.sweep.dir={unused}",
+        "hydra.sweep.subdir=.",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
         "~hydra.callbacks.study",
@@ -139,8 +145,10 @@ def follow() -> None:
 
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
     """End this process, which has failed while others go on, and say so, unless it is because another one has."""
-    if run_dir and not (isinstance(error, LostError) and read_state(run_dir) == "failed"):
-        note_failure(run_dir, line := f"{ranks.name()}: {line}")
+    another_failed = run_dir and isinstance(error, LostError) and read_state(run_dir) == "failed"
+    if run_dir and not another_failed:
+        line = f"{ranks.name()}: {line}"
+        note_failure(run_dir, line)
         log.exception("%s", line)
         if not ranks.is_first():  # which logs nothing
             print(f"error: {line}", file=sys.__stderr__, flush=True)
