@@ -129,7 +129,9 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     dense.close()  # the model is not dense any more
 
     if run.choices.recovery is not None:
-        measure_pruned(run, Opened(lambda: model), keys.compressed(run, plan), references)
+        compressed_model = Opened(lambda: model)
+        key = keys.compressed(run, plan)
+        measure_pruned(run, compressed_model, key, references, "compressed model")
         report.recovery = stages.recover(run, model, plan)
 
     add_sizes(report, run, plan, model.adapter)

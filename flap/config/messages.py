@@ -115,3 +115,11 @@ class ConsoleFormatter(logging.Formatter):
         """Return the message, after its level if that is a warning or worse."""
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         return f"{prefix}{record.getMessage()}"
+
+
+class ConsoleFilter(logging.Filter):
+    """A filter of the console that leaves out records for the log file alone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the console shows a record."""
+        return not getattr(record, "only_in_files", False)

@@ -12,6 +12,7 @@ from flap.data import Text
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import Document, Words
 from flap.models import PlacedModel
+from flap.runtime.agenda import Workload
 
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
@@ -79,6 +80,8 @@ class Task:
     reference: Callable[[PlacedModel], Any] | None = None
     # Whether both models are measured in turns, as times of different moments are not comparable.
     side_by_side: bool = False
+    # How much a model has to do, for estimates of time; all zero: unknown.
+    workload: Workload = field(default_factory=Workload)
     evaluator: str = ""  # the name of the task's evaluator in the config's section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:

@@ -14,6 +14,7 @@ from flap.config import require
 from flap.evaluation.base import Evaluator, Measurement, Numbers, Task
 from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import count_parameters, running_device
+from flap.runtime.agenda import Workload
 from flap.runtime.progress import progress
 
 
@@ -51,7 +52,11 @@ class Efficiency(Evaluator):
             raise ValueError(
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's context ends at {max_length} tokens"
             )
-        return [Task("efficiency", self.compare, asdict(self), side_by_side=True)]
+        # of both models: the turns, a warm-up, the multiply-accumulates, and the memory twice
+        requests = 2 * self.batch_size * (self.repeats + 4)
+        workload = Workload(requests * self.prefill_len, requests * self.decode_len)
+        about = asdict(self)
+        return [Task("efficiency", self.compare, about, side_by_side=True, workload=workload)]
 
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> Measurement:
         """Return the numbers of both models, and the ratios pruned / dense."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flap.evaluation.task_documents import LONGEST
 from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_tasks import LoadedTask, expand
-
-LONGEST = 256  # tokens of an answer, where the task does not say; this is lm-eval's
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig, PreTrainedModel
 
 from flap.models import distinct_parameters, running_device
+from flap.runtime.agenda import Speed
 from flap.runtime.temporary_state import replaced
 
 
@@ -66,6 +67,18 @@ def request_seconds(
     generate(model, prompt_NT, new_tokens, clock)
     _wait_for(model)
     return times[1] - times[0], time.perf_counter() - times[0]
+
+
+def measured_speed(model: PreTrainedModel) -> Speed:
+    """Return the speed of a model, from one request of a few sequences."""
+    prompt_NT = torch.ones(8, 32, dtype=torch.long, device=running_device(model))
+    new_tokens = 9
+    request_seconds(model, prompt_NT, 2)  # the first request is slower
+    prefill, total = request_seconds(model, prompt_NT, new_tokens)
+    return Speed(
+        read=prefill / prompt_NT.numel(),
+        written=(total - prefill) / (len(prompt_NT) * (new_tokens - 1)),
+    )
 
 
 def _wait_for(model: PreTrainedModel) -> None:

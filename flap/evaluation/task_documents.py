@@ -1,5 +1,6 @@
 """The documents of a loaded task: by what they are recognised, and the task without some of them."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,13 @@ from datasets import Dataset
 from flap.data import Prompt
 from flap.data.overlap import OVERLAP, Document, document_of, letters_and_digits, turns
 from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
+from flap.runtime.agenda import Workload
+
+LONGEST = 256  # tokens of an answer, where the task does not say; this is lm-eval's
+# For estimates of time.
+SAMPLE = 20  # documents of a task
+CHARACTERS_PER_TOKEN = 4
+SHARE_WRITTEN = 0.5  # of the longest answer, as most answers end earlier
 
 
 def documents_of(task: LoadedTask) -> list[Document]:
@@ -44,6 +52,36 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
             _keep(subtask, kept)
             remaining[name] = subtask
     return replace(task, loaded={**task.loaded, "tasks": remaining})
+
+
+def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) -> Workload:
+    """Estimate the tokens that a model reads and writes for a task, from some of its documents.
+
+    limit, num_fewshot: as in `ZeroShot`.
+    """
+    read = 0.0
+    written = 0.0
+    for subtask in task.loaded["tasks"].values():
+        documents = subtask.eval_docs
+        count = min(limit or len(documents), len(documents))
+        sample = [documents[n] for n in range(0, count, math.ceil(count / SAMPLE))]
+        shots = num_fewshot
+        if shots is None:
+            shots = subtask.get_config("num_fewshot") or 0
+        characters = sum(_characters(subtask, document) for document in sample) / len(sample)
+        read += count * (1 + shots) * characters / CHARACTERS_PER_TOKEN
+        if subtask.OUTPUT_TYPE == "generate_until":
+            options = subtask.get_config("generation_kwargs") or {}
+            written += count * options.get("max_gen_toks", LONGEST) * SHARE_WRITTEN
+    return Workload(read, written)
+
+
+def _characters(task: Any, document: Any) -> int:
+    """Return the characters that a model reads for a document, one time for each choice."""
+    question = len(str(task.doc_to_text(document)))
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return question
+    return sum(question + len(str(choice)) for choice in task.doc_to_choice(document))
 
 
 def _of_prompt(prompt: Prompt) -> Document:

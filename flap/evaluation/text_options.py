@@ -28,6 +28,7 @@ from flap.data import (
 from flap.data.named_texts import HUB
 from flap.data.overlap import Document, as_written, document_of
 from flap.evaluation.base import Evaluator, Leaving, Task
+from flap.runtime.agenda import Workload
 
 
 class Cutting(NamedTuple):
@@ -162,6 +163,7 @@ class OnTexts(Evaluator):
             text_sha256=text.sha256,
             needs_memory=False,
             dataset=text.name,
+            workload=Workload(read=windows.numel()),
             leaving=self._leaving(text, seq_len, cutting),
         )
 

@@ -17,7 +17,7 @@ from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import letters_and_digits
 from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
-from flap.evaluation.task_documents import documents_of, without_documents
+from flap.evaluation.task_documents import documents_of, without_documents, workload_of
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flat_numbers, margin
 from flap.evaluation.zero_shot_tasks import (
     SOURCES,
@@ -187,6 +187,7 @@ class ZeroShot(Evaluator):
             origin,
             shares_text_with=shared,
             leaving=self._leaving(task, asking),
+            workload=workload_of(task, self.limit, self.num_fewshot),
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:

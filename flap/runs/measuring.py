@@ -12,9 +12,11 @@ from flap.models import ModelSource
 from flap.results.provenance import described
 from flap.runs import keys
 from flap.runs.opened import NoRoomError, Opened, Subject
+from flap.runs.outlook import do_next, name_of
 from flap.runs.run import Run
 from flap.runs.texts import domain_of_task
 from flap.runtime import ranks
+from flap.runtime.agenda import Workload
 from flap.storage import VERSION, Key, Store, digest
 
 log = logging.getLogger(__name__)
@@ -28,30 +30,41 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
     Runs that measure the same share the numbers. plan: the plan, if an earlier start of the run has
     made the pruned model; then nothing is taken for tasks whose numbers are known.
     """
+    run.agenda.plan(_to_measure(run, plan))
     subject = Subject(dense)
     references = References()
 
     def measure(task: Task) -> None:
+        name = name_of(task, "dense model")
         if task.reference is None:
-            work = partial(subject.measure, task)
+            work = partial(do_next, run, name, partial(subject.measure, task), subject)
             _remember(run, task, keys.dense(run), work, run.cache.of(DENSE))
-        elif plan is None or not _is_measured(run, task, keys.pruned(run, plan)):
+        elif plan is None or not _is_known(run, task, keys.pruned(run, plan)):
             with run.timed("evaluate"):
-                references[task.name] = task.reference(subject.for_task(task))
+                take = partial(task.reference, subject.for_task(task))
+                references[task.name] = do_next(run, name, take, subject)
+        run.agenda.drop(name)
 
     _measure_each(run.tasks_of_one_model, measure, "the whole model in memory")
     return references
 
 
-def measure_pruned(run: Run, pruned: Opened, key: Key, references: References) -> None:
-    """Measure the pruned model, or the compressed one before it is trained. key: of that model."""
+def measure_pruned(
+    run: Run, pruned: Opened, key: Key, references: References, model: str = "pruned model"
+) -> None:
+    """Measure the pruned model, or the compressed one before it is trained.
+
+    key: of that model. model: what progress calls it.
+    """
     subject = Subject(pruned)
 
     def measure(task: Task) -> None:
-        work = partial(subject.measure, task)
+        name = name_of(task, model)
+        measure_alone = partial(subject.measure, task)
         if task.reference is not None:
-            work = partial(subject.compare, task, references)
-        _remember(run, task, key, work)
+            measure_alone = partial(subject.compare, task, references)
+        _remember(run, task, key, partial(do_next, run, name, measure_alone, subject))
+        run.agenda.drop(name)
 
     _measure_each(run.tasks_of_one_model, measure, "the whole model in memory")
 
@@ -101,7 +114,8 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
     both = BothInMemory(dense, pruned)
 
     def measure(task: Task) -> None:
-        _remember(run, task, keys.timed(run, plan), partial(both.measure, task))
+        work = partial(do_next, run, name_of(task, "both models"), partial(both.measure, task))
+        _remember(run, task, keys.timed(run, plan), work)
 
     _measure_each(run.tasks_of_both, measure, "both models in memory at once")
 
@@ -136,7 +150,31 @@ def task_key(task: Task, key: Key) -> Key:
     return {"version": VERSION, "task": task.name, "data": task.identity, **key}
 
 
-def _is_measured(run: Run, task: Task, key: Key) -> bool:
+def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
+    """Return the tasks whose numbers are not in the run's results. plan: as in `measure_dense`.
+
+    Numbers of the dense model may be in the cache. Then the task is dropped when its turn comes.
+    """
+    keys_of: dict[str, Key | None] = {"dense model": keys.dense(run)}
+    if plan is not None:
+        keys_of["pruned model"] = keys.pruned(run, plan)
+    else:
+        if run.choices.recovery is not None:
+            keys_of["compressed model"] = None
+        keys_of["pruned model"] = None
+
+    workloads = {}
+    for model, key in keys_of.items():
+        for task in run.tasks_of_one_model:
+            if key is None or not _is_known(run, task, key):
+                workloads[name_of(task, model)] = task.workload
+    for task in run.tasks_of_both:
+        if plan is None or not _is_known(run, task, keys.timed(run, plan)):
+            workloads[name_of(task, "both models")] = task.workload
+    return workloads
+
+
+def _is_known(run: Run, task: Task, key: Key) -> bool:
     """Return whether the numbers of a task are in the run's results. key: of the model."""
     store = run.results.of({})
     return ranks.on_first(partial(store.find, task_key(task, key))) is not None

@@ -37,7 +37,7 @@ class Subject:
         self._opened = opened
 
     @cached_property
-    def _whole(self) -> PlacedModel | None:
+    def whole(self) -> PlacedModel | None:
         """The whole model in memory; None if there is no room."""
         model = self._opened()
         return model.in_memory() if model.fits_in_memory() else None
@@ -48,9 +48,9 @@ class Subject:
         Raises:
             NoRoomError: the task needs the whole model in memory, and there is no room.
         """
-        if self._whole is None and task.needs_memory:
+        if self.whole is None and task.needs_memory:
             raise NoRoomError(task.name)
-        return self._whole or self._opened()
+        return self.whole or self._opened()
 
     def measure(self, task: Task) -> Measurement:
         """Run a task on this model. Raises: as `for_task`."""

@@ -19,6 +19,7 @@ from flap.models import ModelSource, PlacedModel
 from flap.runs.choices import Choices
 from flap.runs.memory import Memory
 from flap.runs.texts import measured_again
+from flap.runtime.agenda import Agenda
 from flap.storage import NOT_KEPT, Cache, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Run:
     processes: Sequence[str] = ()  # the device of each process and its machine; empty: one process
     work: WorkFolder = NOT_KEPT  # the working directory, in which an interrupted run continues
     memory: Memory = field(default_factory=Memory)
+    agenda: Agenda = field(default_factory=Agenda)  # what is still to be measured
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[WorkFolder]:

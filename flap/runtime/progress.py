@@ -1,23 +1,26 @@
-"""The progress of long steps: a bar on standard error, and listeners such as the W&B tracker."""
+"""The progress of long steps: a bar in a terminal, else one line a minute, which is also in the log."""
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from flap.runtime import ranks
+from flap.runtime.agenda import about, current_agenda
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
-LONG = 10.0  # seconds; the log says of longer steps how long they will take
+SECONDS_BETWEEN_LINES = 60.0
+# Extra of records that a terminal does not show, because it shows a bar.
+ONLY_IN_FILES = {"only_in_files": True}
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,14 @@ class Step:
     """The progress of a long step."""
 
     stage: str  # the name of the step
-    done: int  # items that are done: batches, layers, requests
-    total: int | None  # number of items; None: unknown
+    done: int  # items that are done: batches, layers, requests, tokens
+    total: int  # number of items
     tokens: int  # tokens that are done; 0 if the step does not count tokens
     seconds: float  # since the step began
 
 
 Listener = Callable[[Step], None]
+Reach = Callable[..., None]  # takes how many items are done, and how many tokens
 _listeners: list[Listener] = []
 
 
@@ -46,40 +50,34 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def progress(
-    items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
+    items: Sequence[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
 ) -> Iterator[T]:
-    """Yield the items, and show how many are done and how long the others will take.
+    """Yield the items, and show how many are done and how long the others will take."""
+    tokens = 0
+    with showing(stage, len(items)) as reach:
+        for done, item in enumerate(items, start=1):
+            yield item
+            tokens += count_tokens(item)
+            reach(done, tokens)
 
-    Outside a terminal the log says after the first item how long the others will take, and only the
-    last state of the bar is printed. On every process except rank 0 nothing is shown.
+
+@contextmanager
+def showing(stage: str, total: int) -> Iterator[Reach]:
+    """Show the progress of a step for the duration of the `with` block.
+
+    Yields a function that takes how many items are done so far. On every process except rank 0
+    nothing is shown.
     """
     if not ranks.is_first():
-        yield from items
+        yield _show_nothing
         return
-
-    total = len(items) if isinstance(items, Sized) else None
-    start = time.perf_counter()
-    tokens = 0
-    console = Console(stderr=True)
-    bar = track(items, description=f"{stage:<28}", total=total, console=console)
-    for done, item in enumerate(bar, start=1):
-        yield item
-
-        tokens += count_tokens(item)
-        seconds = time.perf_counter() - start
-        if done == 1 and total and not console.is_terminal:
-            _log_estimate(stage, seconds * (total - 1))
-        for listener in _listeners:
-            listener(Step(stage, done, total, tokens, seconds))
-
-
-def _log_estimate(stage: str, seconds_left: float) -> None:
-    if seconds_left > LONG:
-        log.info("%s: about %s to go", stage, timedelta(seconds=round(seconds_left)))
+    shown = _Shown(stage, total)
+    with shown.bar:
+        yield shown.reach
 
 
 def shared_out(
-    items: Iterable[T],
+    items: Sequence[T],
     stage: str,
     work: Callable[[T], R],
     count_tokens: Callable[[T], int] = lambda item: 0,
@@ -90,3 +88,60 @@ def shared_out(
     """
     share = progress(ranks.own_share(items), stage, count_tokens)
     return ranks.gather_in_order([work(item) for item in share])
+
+
+def _show_nothing(done: int, tokens: int = 0) -> None:
+    pass
+
+
+class _Shown:
+    """A step whose progress is shown."""
+
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage = stage
+        self.total = total
+        self.start = time.perf_counter()
+        self.next_line = self.start + SECONDS_BETWEEN_LINES
+        # What an interrupted run has left is read within a second, and tells nothing of the speed.
+        self.read_by = self.start
+        self.read = 0  # items
+        console = Console(stderr=True)
+        self.in_terminal = console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not self.in_terminal,
+        )
+        self.row = self.bar.add_task(f"{stage:<28}", total=total)
+
+    def reach(self, done: int, tokens: int = 0) -> None:
+        """Show that as many items are done so far. tokens: those of these items."""
+        now = time.perf_counter()
+        if now - self.start < 1:
+            self.read_by = now
+            self.read = done
+        self.bar.update(self.row, completed=done)
+        if now >= self.next_line and done < self.total:
+            self.next_line = now + SECONDS_BETWEEN_LINES
+            extra = ONLY_IN_FILES if self.in_terminal else None
+            log.info(self._line(done, now), extra=extra)
+        for listener in _listeners:
+            listener(Step(self.stage, done, self.total, tokens, now - self.start))
+
+    def _line(self, done: int, now: float) -> str:
+        share = done / self.total
+        left = "time left unknown"
+        if done > self.read:
+            seconds_each = (now - self.read_by) / (done - self.read)
+            left = f"{timedelta(seconds=round(seconds_each * (self.total - done)))} left"
+        line = f"{100 * share:.0f} %, {left}"
+        agenda = current_agenda()
+        if agenda is None:
+            return f"{self.stage}: {line}"
+        all_left = agenda.seconds_left(share)
+        if all_left is not None:
+            line += f"; all tasks about {about(all_left)}"
+        return f"{agenda.title}: {line}"

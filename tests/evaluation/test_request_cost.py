@@ -5,7 +5,14 @@ import time
 import pytest
 import torch
 
-from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
+from flap.evaluation.request_cost import (
+    generate,
+    macs,
+    measured_speed,
+    peak_bytes,
+    request_seconds,
+    weight_bytes,
+)
 from flap.models import adapt
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model
 
@@ -55,6 +62,11 @@ def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[st
     )
     generate(model, torch.ones(2, 10, dtype=torch.long), 4)
     assert shapes == [(2, 10), (2, 1), (2, 1), (2, 1)]
+
+
+def test_the_speed_of_a_model_is_measured_with_one_request() -> None:
+    speed = measured_speed(tiny_model("llama-gqa"))
+    assert 0 < speed.read < speed.written < 1  # seconds; a token that is written is a whole pass
 
 
 def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:

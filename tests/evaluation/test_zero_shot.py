@@ -20,7 +20,15 @@ from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_results import flat_numbers
 from flap.models import Resident
 from tests.cases import tiny_model
-from tests.helpers.zero_shot_toys import CHAT, by_hand, log_likelihoods, mean, only_toys
+from tests.helpers.zero_shot_toys import (
+    ANIMALS,
+    CHAT,
+    QUESTIONS,
+    by_hand,
+    log_likelihoods,
+    mean,
+    only_toys,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -367,3 +375,21 @@ def test_what_lm_eval_would_ignore_or_refuse_late(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ZeroShot([task], num_fewshot=num_fewshot).prepare(tokenizer, 128)
+
+
+def test_the_workload_counts_documents_choices_and_examples(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    def read(name: str, **options: Any) -> float:
+        [task] = ZeroShot([name], **options).prepare(tokenizer, 128)
+        return task.workload.read
+
+    questions = [len(question) for question in QUESTIONS["animals"]]
+    choices = sum(map(len, ANIMALS))
+    whole = sum(len(ANIMALS) * characters + choices for characters in questions) / 4
+    assert read("animals") == pytest.approx(whole)
+    assert read("animals", num_fewshot=2) == pytest.approx(3 * whole)
+    assert read("own_shots") == pytest.approx(2 * whole)
+    assert read("animals", limit=2) < whole / 2
+    [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
+    assert written.workload == (sum(questions) / 4, 6 * 1)  # half of at most two tokens each

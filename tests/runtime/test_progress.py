@@ -1,4 +1,4 @@
-"""A long step says how long it will take, in its bar or in the log."""
+"""A long step says how long it will take: in its bar, or in one line a minute."""
 
 import logging
 from importlib import import_module
@@ -7,28 +7,70 @@ from types import SimpleNamespace
 
 import pytest
 
-from flap.runtime.progress import progress
+from flap.config.messages import ConsoleFilter
+from flap.runtime.agenda import Agenda, Workload
+from flap.runtime.progress import progress, showing
 
 
-@pytest.mark.parametrize(
-    ("seconds", "terminal", "said"),
-    [(4, False, ["calibrate: about 0:01:16 to go"]), (0.5, False, []), (4, True, [])],
-    ids=["long", "short", "in a terminal"],
-)
-def test_outside_a_terminal_the_log_says_how_long_a_step_takes(
-    seconds: float,
-    terminal: bool,
-    said: list[str],
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each item takes 25 seconds."""
+    times = count(step=25.0)
+    clock = SimpleNamespace(perf_counter=lambda: next(times))
+    monkeypatch.setattr(import_module("flap.runtime.progress"), "time", clock)
+
+
+LINES = [
+    "calibrate: 15 %, 0:07:05 left",
+    "calibrate: 30 %, 0:05:50 left",
+    "calibrate: 45 %, 0:04:35 left",
+    "calibrate: 60 %, 0:03:20 left",
+    "calibrate: 75 %, 0:02:05 left",
+    "calibrate: 90 %, 0:00:50 left",
+]
+
+
+@pytest.mark.parametrize("in_terminal", [False, True], ids=["redirected", "in a terminal"])
+def test_there_is_a_line_a_minute(
+    in_terminal: bool,
+    clock: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clock = count(step=seconds)  # each item takes this many seconds
-    monkeypatch.setattr(
-        import_module("flap.runtime.progress"),
-        "time",
-        SimpleNamespace(perf_counter=lambda: next(clock)),
-    )
-    monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
+    monkeypatch.setenv("FORCE_COLOR", "1" if in_terminal else "")
     with caplog.at_level(logging.INFO, "flap"):
         assert list(progress(range(20), "calibrate")) == list(range(20))
-    assert caplog.messages == said
+    assert caplog.messages == LINES
+    console = ConsoleFilter()
+    # a terminal shows the bar, and the lines are in the log file
+    assert {console.filter(record) for record in caplog.records} == {not in_terminal}
+    assert bool(capsys.readouterr().err) == in_terminal
+
+
+def test_a_line_of_a_task_tells_of_all_tasks(
+    clock: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = count(step=100.0)
+    clock = SimpleNamespace(perf_counter=lambda: next(times))
+    monkeypatch.setattr(import_module("flap.runtime.agenda"), "time", clock)
+    agenda = Agenda()
+    agenda.plan({f"zero_shot: {name}": Workload(1000) for name in ("boolq", "piqa")})
+    with caplog.at_level(logging.INFO, "flap"), agenda.doing("zero_shot: boolq"):
+        list(progress(range(4), "boolq"))
+    # the task has taken 100 s for three quarters by its own clock, and one and a quarter are left
+    assert caplog.messages == [
+        "zero_shot, task 1 of 2 (boolq): 75 %, 0:00:25 left; all tasks about 3 min"
+    ]
+
+
+def test_what_an_interrupted_run_has_left_tells_nothing_of_the_speed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter([0.0, 0.5, 61.0])
+    clock = SimpleNamespace(perf_counter=lambda: next(times))
+    monkeypatch.setattr(import_module("flap.runtime.progress"), "time", clock)
+    with caplog.at_level(logging.INFO, "flap"), showing("write own text", 1000) as reach:
+        reach(900)
+        reach(910)
+    assert caplog.messages == ["write own text: 91 %, 0:09:04 left"]

@@ -17,7 +17,7 @@ from flap.data.dialogue import Asked, dialogues, question_ids, rendered
 from flap.data.token_text import continuation, without_cut_character
 from flap.method.calibration.sampling import BATCH, DISTINCT, batches, continued, ready_to_write
 from flap.models import PlacedModel
-from flap.runtime.progress import progress
+from flap.runtime.progress import showing
 from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,13 @@ def answer(
     written = batches(windows, write, lambda number: len(chunks) - number, notes)
     answers: Iterator[Answered] = chain.from_iterable(batch["texts"] for batch in written)
     collected = _Collected(windows, asked)
-    with in_memory.callable():
-        pairs = zip(prompts, answers, strict=True)
-        for prompt, (text, ended) in progress(pairs, "the model answers"):
+    with in_memory.callable(), showing("the model answers", needed) as reach:
+        for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)
+            # the prompts may come to an end before there are enough tokens
+            share_of_prompts = number / len(prompts)
+            tokens = max(collected.tokens, int(share_of_prompts * needed))
+            reach(min(tokens, needed), collected.tokens)
             if collected.tokens >= needed:
                 break
 

@@ -9,7 +9,6 @@ import logging
 import math
 import sys
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from flap.method.calibration.sampling import (
     sample,
 )
 from flap.models import PlacedModel
-from flap.runtime.progress import progress
+from flap.runtime.progress import Reach, showing
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
 
 log = logging.getLogger(__name__)
@@ -87,6 +86,11 @@ class Draft:
         """How many tokens are still to be written."""
         return self.needed - self.tokens
 
+    def show(self, reach: Reach, beside: int = 0) -> None:
+        """Show how much of the text is written. beside: tokens of a batch that is being written."""
+        tokens = min(self.tokens + beside, self.needed)
+        reach(tokens, tokens)
+
     def add(self, sequence_T: Tensor) -> None:
         """Add a sequence, unless it is empty or repeats itself.
 
@@ -127,16 +131,21 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
         )
     in_memory = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}")
     notes = Notes(BATCH, work)
-    written = batches(
-        draft.windows,
-        write=lambda _: _batch(in_memory, draft),
-        at_once=lambda _: _batches_at_once(draft),
-        notes=notes,
-    )
-    sequences = chain.from_iterable(torch.tensor(batch["tokens"]) for batch in written)
-    with in_memory.callable(), attention_of_one_query(in_memory):
-        for sequence_T in progress(sequences, "write own text", len):
-            draft.add(sequence_T)
+    with (
+        showing("write own text", draft.needed) as reach,
+        in_memory.callable(),
+        attention_of_one_query(in_memory),
+    ):
+        written = batches(
+            draft.windows,
+            write=lambda _: _batch(in_memory, draft, reach),
+            at_once=lambda _: _batches_at_once(draft),
+            notes=notes,
+        )
+        for batch in written:
+            for sequence_T in torch.tensor(batch["tokens"]):
+                draft.add(sequence_T)
+            draft.show(reach)
     return {
         "documents": draft.documents,
         "tokens": draft.tokens,
@@ -166,10 +175,15 @@ def _batches_at_once(draft: Draft) -> int:
     return 1 + max(0, others)
 
 
-def _batch(model: PlacedModel, draft: Draft) -> dict[str, Any]:
-    """Write the tokens_NT of the next batch."""
+def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
+    """Write the tokens_NT of the next batch. reach: shows how many tokens the text has."""
     # The text has fewer tokens when it is tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)
     if sequences >= 1.5 * draft.sequences:
         sequences = draft.sequences
-    return {"tokens": sample(model, draft.start, sequences, draft.seq_len).tolist()}
+
+    def show(tokens_of_each: int) -> None:
+        draft.show(reach, sequences * tokens_of_each)
+
+    tokens_NT = sample(model, draft.start, sequences, draft.seq_len, show)
+    return {"tokens": tokens_NT.tolist()}

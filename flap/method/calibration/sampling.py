@@ -88,16 +88,24 @@ def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
 
 
 @torch.no_grad()
-def sample(model: PlacedModel, first: int, num_sequences: int, length: int) -> Tensor:
+def sample(
+    model: PlacedModel,
+    first: int,
+    num_sequences: int,
+    length: int,
+    on_token: Callable[[int], None] | None = None,
+) -> Tensor:
     """Sample sequences at temperature 1 that begin with the token `first`. Returns tokens_NT.
 
     The options in the model's generation_config, such as penalties or stop tokens, are ignored.
+
+    on_token: called with how many tokens each sequence has, before each further token.
     """
     start_NT = torch.full((num_sequences, 1), first, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - 1))
     with replaced("generation_config", GenerationConfig(), model.model):
         mask_NT = torch.ones_like(start_NT)
-        drawn = LogitsProcessorList([Drawn()])
+        drawn = LogitsProcessorList([Drawn(on_token)])
         tokens_NT: Tensor = model.model.generate(
             start_NT, attention_mask=mask_NT, logits_processor=drawn, generation_config=options
         )
@@ -157,10 +165,17 @@ class Drawn(LogitsProcessor):
     This takes one uniform random number per drawn token. The option `do_sample` of transformers
     takes an exponential random number for each token of the vocabulary, which took half of the time
     on a CPU.
+
+    on_token: called with how many tokens each sequence has, before each further token.
     """
+
+    def __init__(self, on_token: Callable[[int], None] | None = None) -> None:
+        self.on_token = on_token
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return log-probabilities: 0 for the drawn token, minus infinity for all others."""
+        if self.on_token is not None:
+            self.on_token(input_ids.shape[1])
         cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)
         point = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, point).clamp(max=scores.shape[1] - 1)

@@ -1,0 +1,66 @@
+"""What a run says of the time that its evaluation takes."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flap.results import Report
+from flap.runs import outlook
+from flap.runtime.agenda import Speed
+
+WARNING = "the evaluation will take about 3.6 h, for 4 tasks"
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes ten seconds for each token."""
+    monkeypatch.setattr(outlook, "FEW", 0)
+    monkeypatch.setattr(outlook, "measured_speed", lambda model: Speed(10.0, 100.0))
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in caplog.messages if line.startswith("the evaluation")]
+
+
+def test_an_evaluation_of_more_than_an_hour_says_so_before_it_starts(
+    slow: None,
+    run_tiny: Callable[..., Report],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # two models, twice 320 tokens
+    arguments = ["eval.perplexity.seq_len=[16,32]", "checkpoint.save=false"]
+    places = [f"cache_dir={tmp_path / 'cache'}"]
+    measured_when_told = []
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("the evaluation"):
+            measured_when_told.append((tmp_path / "run" / "evaluation.json").exists())
+        return True
+
+    caplog.handler.addFilter(note)
+    run_tiny(tmp_path / "run", *arguments, *places)
+    assert [line.partition(";")[0] for line in told(caplog)] == [WARNING]
+    assert measured_when_told == [False]
+
+    # the numbers of the dense model are known now
+    caplog.clear()
+    run_tiny(tmp_path / "other", *arguments, *places, "ratio=0.2")
+    assert told(caplog) == ["the evaluation will take about 1.8 h, for 2 tasks"]
+    caplog.clear()
+    run_tiny(tmp_path / "other", *arguments, *places, "ratio=0.2")
+    assert told(caplog) == []
+
+
+def test_a_short_one_does_not(
+    run_tiny: Callable[..., Report],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outlook, "FEW", 0)
+    run_tiny(tmp_path / "run", "checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}")
+    assert told(caplog) == []
