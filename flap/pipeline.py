@@ -26,6 +26,7 @@ from flap.runs.stages import (
     allocate,
     begun,
     compress,
+    keep_all,
     observe,
     prune_in_sequence,
     score,
@@ -95,8 +96,12 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
     """Remove units from a model in place (FLAP, section 3).
 
     Every unit is scored, and the best ones within the budget stay. The others are removed, with
-    compensation. If a plan is given, nothing is scored.
+    compensation. If a plan is given, or if the budget asks for no removal, nothing is scored.
     """
+    if run.choices.keep_everything(run.budget):
+        return keep_all(run)
+    if run.choices.in_sequence:
+        return prune_in_sequence(run, model)
     statistics = observe(run, model)  # statistics of the inputs of each output projection
     plan = run.given_plan or allocate(run, score(run, model, statistics))
     return compress(run, model, statistics, plan)
@@ -121,7 +126,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
         # from here on, the run has one smaller model and its tokenizer
         run, tokens, report.vocabulary = trim(run, model)
 
-    compressed = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
+    compressed = prune(run, model)
     plan = compressed.plan
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}

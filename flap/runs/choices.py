@@ -81,6 +81,16 @@ class Choices:
         """Whether pruning is sequential: each layer is pruned before the next one is calibrated (Wanda-sp)."""
         return self.propagate == "pruned" and self.need_windows
 
+    def keep_everything(self, budget: Budget) -> bool:
+        """Return whether no unit is removed, so that nothing has to be scored.
+
+        Widths that have to be multiples may remove units although the budget asks for none.
+        """
+        if self.selection is None or budget.to_remove:
+            return False
+        limits = [self.selection.structure.limits(layer) for layer in budget.layers]
+        return all(block.counts[0] == 0 for pair in limits for block in pair)
+
     @property
     def need_windows(self) -> bool:
         """Whether a choice needs calibration windows."""

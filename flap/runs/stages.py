@@ -26,7 +26,7 @@ from flap.method.compression import (
 from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
 from flap.method.search import PlanDivergence, score_and_try
-from flap.models import PlacedModel, adapt, find_model
+from flap.models import Pair, PlacedModel, adapt, find_model
 from flap.results.provenance import described, provenance
 from flap.runs import keys
 from flap.runs.pruned import MADE
@@ -198,6 +198,16 @@ def compress(
         change = _compress_layer(run)
         fits = compress_layers(model.adapter, plan, compensation, visits, change, work)
         return _compressed(run, model, plan, fits)
+
+
+def keep_all(run: Run) -> Compressed:
+    """Return the model as it is, with a plan that keeps all units. Nothing has to be scored."""
+    layers = []
+    for attention, mlp in run.budget.layers:
+        heads = tuple(range(attention.count * attention.members))
+        layers.append(Pair(heads, tuple(range(mlp.count * mlp.members))))
+    plan = run.budget.named(PruningPlan(tuple(layers)))
+    return Compressed(plan, fits={}, loads_with="")
 
 
 def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
