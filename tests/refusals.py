@@ -281,8 +281,8 @@ structure.experts=false recover=lora recover.tokens=2432 recover.seq_len=16 -> r
 # With vocabulary=trim and vocabulary.size=320, on a byte-level tokenizer of 376 tokens.
 WORDS = """
 vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay… to 376, all tokens
-vocabulary.size=null -> vocabulary=trim: expected one of …=0.9999
-vocabulary.coverage=0.5 -> vocabulary=size and coverage: expected one of
+vocabulary.size=null vocabulary.coverage=0 -> vocabulary.coverage=0.0: expected a number above 0 and at most 1
+vocabulary.coverage=0.5 -> vocabulary.coverage=0.5: expected no vocabulary.coverage here, because vocabulary.size=320 s
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; what the model writes is counted where
 vocabulary.dataset={huge}.txt -> vocabulary.dataset=yyy…: must be at most 3,000 bytes long, but has 5,004 bytes

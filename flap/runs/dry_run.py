@@ -16,7 +16,8 @@ from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.models.predictions import LOGITS_BYTES
 from flap.runs.choices import Choices, check_budget, choose
-from flap.runs.texts import check_prompts_fit
+from flap.runs.texts import check_prompts_fit, read_texts
+from flap.runs.trimming import Trimming, check_trimming, estimate
 from flap.storage import cache_root
 
 MARGIN = (
@@ -53,6 +54,7 @@ class DryRun:
     adapter: ModelAdapter  # of the skeleton
     budget: Budget
     processes: int = 1
+    trimming: Trimming | None = None  # how far the vocabulary is trimmed first
 
     @property
     def removed(self) -> float:
@@ -62,6 +64,8 @@ class DryRun:
     @property
     def passes(self) -> int:
         """How often pruning goes over the weights: `weight_passes` of the report."""
+        if self.choices.keep_everything(self.budget):
+            return 0
         scored = self.config.plan is None
         return 1 if self.choices.in_sequence else 1 + scored + self.choices.read_plain_statistics
 
@@ -162,8 +166,12 @@ class DryRun:
     def lines(self) -> Iterator[str]:
         """Yield the estimate as text: parameters, passes, and what each placement takes."""
         before = count_parameters(self.adapter.model)
-        checkpoint = self.source.num_bytes - self.removed * self.source.dtype.itemsize
-        yield f"parameters: {before:,} before, {round(before - self.removed):,} after ({checkpoint / 1e9:.2f} GB)"
+        trimmed = before if self.trimming is None else self.trimming.parameters
+        after = trimmed - self.removed
+        checkpoint = self.source.num_bytes - (before - after) * self.source.dtype.itemsize
+        yield f"parameters: {before:,} before, {round(after):,} after ({checkpoint / 1e9:.2f} GB)"
+        if self.trimming is not None:
+            yield from self.trimming.lines(self.budget)
         yield f"passes over the weights: {self.passes}"
         rows = {name: astuple(self.needs(name))[:-1] for name in STREAMS}
         rows["free here"] = free(self.source.device, cache_root(self.config.cache_dir))
@@ -177,7 +185,7 @@ def dry_run(config: FlapConfig) -> DryRun:
     """Estimate what a run takes from the configs alone, without reading weights.
 
     If the model has a tokenizer, prompts that the model is to answer are read and must fit into its
-    context.
+    context. With vocabulary=trim, texts are read as well, to count their tokens.
 
     Raises:
         ValueError: the config has an error that can be seen so far; names the field.
@@ -187,7 +195,14 @@ def dry_run(config: FlapConfig) -> DryRun:
     source = find_model(config.model, root, config.trust_remote_code, weights=False)
     check_prompts_fit(config, choices, source)
     adapter = adapt(source.skeleton(), choices.experts)
-    return DryRun(config, choices, source, adapter, check_budget(adapter, choices, config, source))
+    smaller = adapter
+    trimming = None
+    if choices.vocabulary is not None:
+        check_trimming(choices, source, adapter)
+        texts = read_texts(config, choices, source.tokenizer, source.max_length)
+        trimming, smaller = estimate(choices, source, adapter, texts)
+    budget = check_budget(smaller, choices, config, source)
+    return DryRun(config, choices, source, adapter, budget, trimming=trimming)
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from flap.method.allocation import PruningPlan
 from flap.results import described, device_name
 from flap.results.configs import changes_the_model, flat
 from flap.runs.run import Run
+from flap.runs.texts import counted_in
 from flap.runtime import ranks
 from flap.storage import VERSION, digest
 
@@ -77,10 +78,9 @@ def scores(run: Run) -> Key | None:
 
 def counted_texts(run: Run) -> Key:
     """Return the key of the texts whose tokens are counted for `vocabulary=trim`; empty if all tokens stay."""
-    texts = run.texts.get("vocabulary", run.texts.get("calibration"))
-    if run.choices.vocabulary is None or texts is None:
+    if run.choices.vocabulary is None:
         return {}
-    return {"counted": [text.sha256 for text in texts.existing]}
+    return {"counted_texts": [text.sha256 for text in counted_in(run.texts).existing]}
 
 
 def recovery(run: Run) -> Key:

@@ -1,20 +1,17 @@
 """The preparation of a run, once and in all of its processes: what needs no weights is made and checked before them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from flap.checkpoint.save import check_disk_space, check_target, label_of
 from flap.config import FlapConfig, TargetConfig, refuse, require
-from flap.evaluation import Divergence, Task, prepare_tasks
+from flap.data import Windows
+from flap.evaluation import Task, prepare_tasks
 from flap.evaluation.left_out import without_read
 from flap.evaluation.result_files import RESULTS, Results
 from flap.method.allocation import Budget
-from flap.method.vocabulary import Tokens
-from flap.method.vocabulary.rows import cut_rows_of, named_ids
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.results import described, device_name
 from flap.runs import keys
@@ -23,6 +20,7 @@ from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
 from flap.runs.run import Run
 from flap.runs.texts import documents_read, read_texts, without_effect
+from flap.runs.trimming import check_trimming, estimate
 from flap.runtime import ranks
 from flap.storage import Cache, cache_root, digest
 from flap.storage.atomic_files import bytes_below, remove_leftovers
@@ -74,9 +72,12 @@ def _prepare(
 
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     tasks = without_read(tasks, documents_read(texts))
-    _check_vocabulary(choices, source, adapter)
-    budget = _budget(config, choices, source, adapter)
-    refuse(overrides, without_effect(config.calibration, texts))
+    check_trimming(choices, source, adapter)
+    budget = _budget(config, choices, source, adapter, texts)
+    settled = without_effect(config.calibration, texts)
+    if choices.vocabulary is not None:
+        settled |= choices.vocabulary.without_effect
+    refuse(overrides, settled)
     return Run(
         config=config,
         choices=choices,
@@ -172,25 +173,14 @@ def _check_reloads(source: ModelSource) -> None:
         )
 
 
-def _check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
-    """Check that tokens of this model can be removed."""
-    if choices.vocabulary is None:
-        return
-    whole = "none for this model, which has embeddings of tokens for each layer, too"
-    require(
-        not getattr(adapter.config, "hidden_size_per_layer_input", 0), "vocabulary", "trim", whole
-    )
-    tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
-    choices.vocabulary.check(tokens)
-    compared = any(isinstance(one, Divergence) for one in choices.evaluators.values())
-    allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"
-    require(not compared, "eval", "divergence", allowed)
-
-
 def _budget(
-    config: FlapConfig, choices: Choices, source: ModelSource, adapter: ModelAdapter
+    config: FlapConfig,
+    choices: Choices,
+    source: ModelSource,
+    adapter: ModelAdapter,
+    texts: Mapping[str, Windows],
 ) -> Budget:
-    """Return the budget of the dense model, or of the fewest tokens that may stay with vocabulary=trim.
+    """Return the budget of the dense model, or of the model with as many tokens as will stay.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
@@ -200,11 +190,8 @@ def _budget(
     if source.loaded:  # its shapes are those of the weights, which are not trimmed yet
         return check_budget(adapter, choices, replace(config, target=TargetConfig()), source)
 
-    tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
-    rows = choices.vocabulary.size or len(tokens.stay)
-    model = source.skeleton()
-    cut_rows_of(model, adapt(model), torch.arange(rows))
-    return check_budget(adapt(model, choices.experts), choices, config, source)
+    _, smaller = estimate(choices, source, adapter, texts)
+    return check_budget(smaller, choices, config, source)
 
 
 def _alike(run: Run) -> Run:

@@ -61,6 +61,11 @@ def read_texts(
     return texts
 
 
+def counted_in(texts: Mapping[str, Windows]) -> Windows:
+    """Return the texts whose tokens `vocabulary=trim` counts: its own ones, or those of calibration."""
+    return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
+
+
 def check_prompts_fit(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
     """Check that prompts which the model is to answer fit into its context, for a dry run.
 

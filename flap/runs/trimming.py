@@ -1,20 +1,115 @@
-"""The stage of `vocabulary=trim`: from there on, a run has one model and one tokenizer, without the removed tokens."""
+"""The stage of `vocabulary=trim`, and what is known of it before.
 
+From this stage on, a run has one model and one tokenizer, without the removed tokens.
+"""
+
+import logging
 import math
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from flap.evaluation import prepare_tasks
+from flap.config import require
+from flap.data import Windows
+from flap.evaluation import Divergence, prepare_tasks
 from flap.evaluation.left_out import without_read
+from flap.method.allocation import Budget
+from flap.method.calibration.answers import without_answers
 from flap.method.vocabulary import KeptTokens, Tokens, Trimmed
-from flap.method.vocabulary.rows import cut_rows
+from flap.method.vocabulary.rows import cut_rows, cut_rows_of, named_ids
 from flap.method.vocabulary.source import TrimmedSource
-from flap.models import LoadedSource, ModelSource, PlacedModel, adapt
-from flap.runs.choices import check_budget
+from flap.models import (
+    LoadedSource,
+    ModelAdapter,
+    ModelSource,
+    PlacedModel,
+    adapt,
+    count_parameters,
+)
+from flap.runs.choices import Choices, check_budget
 from flap.runs.run import Run
-from flap.runs.texts import documents_read, read_texts
+from flap.runs.texts import counted_in, documents_read, read_texts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trimming:
+    """How far trimming reduces a model."""
+
+    before: int  # tokens of the dense model
+    after: int  # tokens that stay
+    parameters: int  # of the model without the other tokens
+    # "about " or "at most " if the model has still to write texts that are counted
+    roughly: str = ""
+
+    def lines(self, budget: Budget) -> Iterator[str]:
+        """Yield what trimming gives, and what pruning has to give then. budget: after trimming."""
+        yield (
+            f"vocabulary: {self.roughly}{self.after:,} of {self.before:,} tokens stay, "
+            f"in a model of {self.roughly}{self.parameters:,} parameters"
+        )
+        if budget.to_remove:
+            yield (
+                f"units: {self.roughly}{budget.to_remove:,.0f} parameters, {budget.ratio:.1%} of those "
+                "that can be pruned, are removed after that"
+            )
+        elif budget.bounds:
+            yield "units: none is removed, as trimming alone reaches the target"
+        else:
+            yield "units: none is removed"
+
+
+def check_trimming(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
+    """Check that tokens of this model can be removed.
+
+    Raises:
+        ValueError: they cannot, or a choice does not go with fewer tokens.
+    """
+    if choices.vocabulary is None:
+        return
+    whole = "none for this model, which has embeddings of tokens for each layer, too"
+    of_layers = getattr(adapter.config, "hidden_size_per_layer_input", 0)
+    require(not of_layers, "vocabulary", "trim", whole)
+    choices.vocabulary.check(_tokens(source, adapter))
+    compared = any(isinstance(one, Divergence) for one in choices.evaluators.values())
+    allowed = (
+        "none with vocabulary=trim: predictions of two tokenizers are of other tokens; "
+        "eval=perplexity has bits"
+    )
+    require(not compared, "eval", "divergence", allowed)
+
+
+def estimate(
+    choices: Choices, source: ModelSource, adapter: ModelAdapter, texts: Mapping[str, Windows]
+) -> tuple[Trimming, ModelAdapter]:
+    """Return how far trimming reduces a model, and the skeleton of the smaller model.
+
+    No weight is read. The number of tokens is exact unless the model has still to write texts that
+    are counted; then prompts are counted alone.
+    """
+    assert choices.vocabulary is not None
+    windows = counted_in(texts)
+    known = without_answers(windows) if windows.to_write else windows
+    rows = adapter.vocab_size
+    roughly = ""
+    if choices.vocabulary.size is None and windows.to_write:
+        roughly = "about " if known.existing else "at most "
+    after = rows
+    if roughly != "at most ":
+        after = choices.vocabulary.number(_tokens(source, adapter), known, rows)
+
+    model = source.skeleton()
+    cut_rows_of(model, adapt(model), torch.arange(after))
+    smaller = adapt(model, choices.experts)
+    return Trimming(rows, after, count_parameters(smaller.model), roughly), smaller
+
+
+def _tokens(source: ModelSource, adapter: ModelAdapter) -> Tokens:
+    return Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
 
 
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
@@ -25,23 +120,25 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
     """
     assert run.choices.vocabulary is not None
     with run.timed("choose tokens"):
-        texts = run.texts.get("vocabulary", run.texts.get("calibration"))
-        assert texts is not None
-        kept = run.choices.vocabulary.choose(run.source.tokenizer, model, texts)
+        kept = run.choices.vocabulary.choose(model, counted_in(run.texts))
 
     with run.timed("trim"):
         before = run.source.tokenizer
-        trimmed = Trimmed.of(before, kept, model.adapter.vocab_size)
+        rows = model.adapter.vocab_size
+        trimmed = Trimmed.of(before, kept, rows)
         cut_rows(model, trimmed.rows_K)
-        if not isinstance(run.source, LoadedSource):
-            after = _on(run, TrimmedSource(run.source, trimmed), before)
-            return after, kept.names, trimmed.facts
+        source: ModelSource = TrimmedSource(run.source, trimmed)
+        if isinstance(run.source, LoadedSource):
+            # the model and its tokenizer are the caller's, and change in place
+            before = deepcopy(before)
+            run.source.tokenizer._tokenizer = trimmed.tokenizer.backend_tokenizer
+            source = LoadedSource(run.source.model, run.source.tokenizer)
+        smaller = _on(run, source, before)
 
-        # the model and its tokenizer are the caller's, and change in place
-        before = deepcopy(before)
-        run.source.tokenizer._tokenizer = trimmed.tokenizer.backend_tokenizer
-        source = LoadedSource(run.source.model, run.source.tokenizer)
-        return _on(run, source, before), kept.names, trimmed.facts
+    parameters = count_parameters(model.model)
+    for line in Trimming(rows, len(kept.names), parameters).lines(smaller.budget):
+        log.info("%s", line)
+    return smaller, kept.names, trimmed.facts
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:

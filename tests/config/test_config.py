@@ -32,7 +32,6 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
     config = composed(
         f"{group}=[{name}]" if group == "eval" else f"{group}={name}",
         f"structure.experts={name in EXPERT_METRICS}",
-        *(["vocabulary.size=4096"] if group == "vocabulary" and name != "none" else []),
     )
     choose(config)
     chosen = asdict(config)[group]
@@ -50,8 +49,6 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         for key, value in node.items()
         if key != "defaults" and not str(value).startswith("${")
     }
-    if name == "trim":
-        written["size"] = 4096
     assert OmegaConf.merge(chosen, written) == chosen
     if "_target_" in node:
         assert type(build(group, chosen, object)) is get_class(node["_target_"])

@@ -5,7 +5,7 @@ Source: RESP, arXiv 2512.02185, section 3: the dense model answers prompts of th
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -142,6 +142,30 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
     asked = windows.asked[part]
     pairs = [(Prompt(tuple(messages), None), text) for messages, text in written["answered"]]
     return dialogues(asked, pairs, windows.tokenizer, windows.bos)
+
+
+def without_answers(windows: Windows) -> Windows:
+    """Return windows as far as they are known before the model has written anything.
+
+    Prompts have the answers of their file, or none. The text `self` is left out. It is an estimate
+    of what the windows will hold.
+    """
+    for part, asked in windows.asked.items():
+        pairs = list[tuple[Prompt, str]]()
+        tokens = 0
+        for prompt in _shuffled(asked.prompts, windows.seed):
+            pairs.append((prompt, prompt.answer or ""))
+            tokens += len(question_ids(prompt, windows.tokenizer, asked.chat))
+            if tokens >= windows.tokens_to_write(part):
+                break
+        windows = windows.written(part, dialogues(asked, pairs, windows.tokenizer, windows.bos))
+    known = [part for part, text in enumerate(windows.texts) if text is not None]
+    return replace(
+        windows,
+        parts=tuple(windows.parts[part] for part in known),
+        texts=tuple(windows.texts[part] for part in known),
+        asked={},
+    )
 
 
 def _shuffled(prompts: tuple[Prompt, ...], seed: int) -> list[Prompt]:

@@ -36,16 +36,16 @@ class Ranking:
     counts_R: Tensor
 
     @classmethod
-    def of(cls, tokens: Tokens, counts_V: Tensor, share_V: Tensor) -> "Ranking":
+    def of(cls, tokens: Tokens, counts_V: Tensor, share_V: Tensor | None = None) -> "Ranking":
         """Return the ranking of tokens. Of equal worth, the token with the lower id comes first.
 
             worth_v = c_v + Σ_t p(v | x_<t)
 
         c: how often a token is in the texts. The sum is how often the model expects it in a text of
         as many tokens, from share_V (see `expected`). So, of the tokens that occur in no text, the
-        likely ones stay. The formula is ours.
+        likely ones stay. The formula is ours. Without share_V the worth is the count alone.
         """
-        worth_V = counts_V + counts_V.sum() * share_V
+        worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
         names = dict.fromkeys(sorted(tokens.stay, key=tokens.ids.__getitem__))
 
@@ -95,29 +95,35 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Trim:
-    """Keep the tokens that occur most often in texts, or that the model most expects there.
+    """Keep the tokens that occur most often in texts, and in the model's own answers.
 
-    All tokens that a kept token is made of stay as well. Special, added and byte tokens stay, so
-    that any text can still be written. A text with removed tokens takes more tokens. A text of kept
+    With `coverage`, the counts alone decide, so that the number of tokens is known before weights
+    are read. With `size`, tokens that the model most expects in the texts stay as well (`Ranking`).
+
+    All tokens that a kept token is made of stay, too. Special, added and byte tokens stay, so that
+    any text can still be written. A text with removed tokens takes more tokens. A text of kept
     tokens has the same tokens and logits as in the dense model.
 
-    Command: python -m flap ratio=0 vocabulary=trim vocabulary.size=32768
+    Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the number of tokens that stay, unless coverage is set
+    # the most frequent tokens stay, up to this share of the counted tokens, above 0 and at most 1
+    coverage: float = 0.999
+    # the number of tokens that stay, instead of a coverage
     size: int | None = None
-    # share of the counted tokens that stay, above 0 and at most 1
-    coverage: float | None = None
     # the text or mixture in which tokens are counted; None stands for that of calibration
     dataset: Any = None
 
     def __post_init__(self) -> None:
-        options = {"size": self.size, "coverage": self.coverage}
-        given = {name: value for name, value in options.items() if value is not None}
-        allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
-        require(len(given) == 1, "vocabulary", " and ".join(given) or "trim", allowed)
-        valid = self.coverage is None or 0 < self.coverage <= 1
+        valid = 0 < self.coverage <= 1
         require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The options that change nothing, each with the reason."""
+        if self.size is None:
+            return {}
+        return {"vocabulary.coverage": f"vocabulary.size={self.size} says how many tokens stay"}
 
     def check(self, tokens: Tokens) -> None:
         """Check that so many tokens can stay.
@@ -132,34 +138,43 @@ class Trim:
         allowed = f"{fewest} ({which}) to {most}, all tokens"
         require(valid, "vocabulary.size", self.size, allowed)
 
-    def choose(
-        self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows
-    ) -> KeptTokens:
+    def number(self, tokens: Tokens, texts: Windows, rows: int) -> int:
+        """Return how many tokens stay. rows: the rows of the embedding."""
+        if self.size is not None:
+            return self.size
+        return Ranking.of(tokens, counted(texts, rows)).covering(self.coverage)
+
+    def choose(self, model: PlacedModel, texts: Windows) -> KeptTokens:
         """Return the tokens that stay. texts: the texts in which they are counted and expected."""
         rows = model.adapter.vocab_size
-        tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
-
-        # 1. how often the tokens are in the texts, and how often the model expects them there
-        counts_V = counted(texts, tokenizer, rows)
-        number = len(texts.existing)
-        windows = [sampled(text, tokenizer, texts.bos, number) for text in texts.existing]
-        share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
-
-        # 2. the tokens of most worth, as many as `size` or `coverage` says
-        ranking = Ranking.of(tokens, counts_V, share_V)
-        size = self.size if self.coverage is None else ranking.covering(self.coverage)
+        tokens = Tokens.of(texts.tokenizer, rows, named_ids(model.model))
+        counts_V = counted(texts, rows)
+        if self.size is None:
+            ranking = Ranking.of(tokens, counts_V)
+            size = ranking.covering(self.coverage)
+        else:
+            ranking = Ranking.of(tokens, counts_V, _expected_in(texts, model))
+            size = self.size
         covered = float(ranking.counts_R[:size].sum() / ranking.counts_R.sum())
         return KeptTokens(tokens, ranking.names[:size], covered)
 
 
-def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
+def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
+    """Return share_V, how often the model expects each token in the texts."""
+    number = len(texts.existing)
+    windows = [sampled(text, texts.tokenizer, texts.bos, number) for text in texts.existing]
+    share_V = expected(model, windows, [part.weight for part in texts.parts])
+    return share_V[: model.adapter.vocab_size]
+
+
+def counted(texts: Windows, rows: int) -> Tensor:
     """Return counts_V, how often each token is in the texts.
 
     The counts of each text are scaled to its weight. Together they are all tokens of the texts.
     """
     counts = []
     for text in texts.existing:
-        tokens_S = tokenized(text, tokenizer, texts.bos).tokens_S
+        tokens_S = tokenized(text, texts.tokenizer, texts.bos).tokens_S
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
     all_weights = sum(part.weight for part in texts.parts)
     all_tokens = sum(float(count_V.sum()) for count_V in counts)

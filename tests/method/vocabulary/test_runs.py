@@ -189,21 +189,3 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
     flap.prune(model, tokenizer, ratio=0, **options)
     assert len(tokenizer) == model.config.vocab_size == SIZE
     assert len(other.get_input_embeddings().weight) == other.config.vocab_size == VOCAB
-
-
-def test_a_target_counts_the_rows_that_are_removed(
-    trimmed: Trimmed, words_dir: Path, tmp_path: Path
-) -> None:
-    """If trimming alone reaches the target, no layer changes; else some units are removed, too."""
-    dense = load_file(words_dir / "model.safetensors")
-    rows = (VOCAB - SIZE) * 32 * 4  # bytes of the removed rows of the tied matrix, in float32
-    size = sum(tensor.nbytes for tensor in dense.values())
-    enough = trimmed("ratio=null", f"target.bytes={size - rows}")
-    assert enough.ratio["realised_decoder"] == 0
-    assert enough.target["bytes"]["realised"] <= size - rows
-
-    fewer = trimmed("ratio=null", f"target.bytes={size - rows - 4000}", "resume=false")
-    assert fewer.ratio["realised_decoder"] > 0
-    assert fewer.target["bytes"]["realised"] <= size - rows - 4000
-    written = sum(file.stat().st_size for file in (tmp_path / "checkpoint").glob("*.safetensors"))
-    assert written <= size - rows - 4000 + 10_000  # with the header of the file

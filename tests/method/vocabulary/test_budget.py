@@ -1,0 +1,151 @@
+"""One budget: the vocabulary is trimmed first, and units are removed for what is then too large."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from flap.models import CheckpointSource
+from flap.pipeline import run
+from flap.results import Report
+from flap.runs.dry_run import dry_run
+from tests.helpers.runs import composed, tiny
+from tests.helpers.tokenizers import TEXT, VOCAB
+
+WIDTH = 32  # of a row of the tied embedding
+HEAD = 1536  # parameters of a KV head with its query heads, and more than those of a neuron
+CONTEXT = ("target.context=100",)
+CACHE = (
+    2 * 4 * 4 * 4 * 100 * 8
+)  # keys and values: floats of 4 layers, 4 heads, 100 tokens, 8 channels
+TARGETS = {  # what a parameter costs, and what the dense model costs besides its parameters
+    "bytes": (4, 0),
+    "parameters": (1, 0),
+    "memory": (4, CACHE),
+    "active_parameters": (1, 0),
+}
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture
+def arguments(words_dir: Path, words_file: Path) -> Arguments:
+    """The arguments of a tiny run that trims: arguments("target.bytes=200e3", …)."""
+    fixed = ["vocabulary=trim", "eval=none", "ratio=null", "model.device=cpu", "use_cache=false"]
+    return lambda *options: [*tiny(words_dir, words_file)[:5], *fixed, *options]
+
+
+def dense_parameters(model_dir: Path) -> int:
+    return sum(tensor.numel() for tensor in load_file(model_dir / "model.safetensors").values())
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines of the log on the two parts of the budget."""
+    return [text for text in caplog.messages if text.startswith(("vocabulary:", "units:"))]
+
+
+def run_with(arguments: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> Report:
+    """A run, whose two parts have to be those of its dry run."""
+    planned = dry_run(composed(*arguments))
+    with caplog.at_level(logging.INFO):
+        report = run(composed(*arguments), folder)
+    assert told(caplog) == list(planned.lines())[1:3]
+    assert report.vocabulary["after"] == planned.trimming.after
+    assert report.weight_passes == planned.passes
+    caplog.clear()
+    return report
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_units_are_removed_only_for_what_is_too_large_after_trimming(
+    target: str,
+    arguments: Arguments,
+    words_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    price, beside = TARGETS[target]
+    dense = price * dense_parameters(words_dir) + beside
+    enough = run_with(
+        arguments(f"target.{target}={dense - 1}", *CONTEXT), tmp_path / "enough", caplog
+    )
+    removed_rows = price * WIDTH * (VOCAB - enough.vocabulary["after"])
+    assert removed_rows > 0
+    assert enough.target[target]["realised"] == dense - removed_rows
+    assert enough.ratio["realised_decoder"] == 0
+    assert enough.weight_passes == 0
+
+    asked = dense - removed_rows - 10 * price * HEAD
+    fewer = run_with(arguments(f"target.{target}={asked}", *CONTEXT), tmp_path / "fewer", caplog)
+    assert fewer.vocabulary == enough.vocabulary
+    assert fewer.ratio["realised_decoder"] > 0
+    assert asked - price * HEAD - CACHE / 16 < fewer.target[target]["realised"] <= asked
+
+
+def test_trimming_makes_no_cache_smaller(
+    arguments: Arguments, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = run_with(arguments(f"target.kv_cache_bytes={CACHE / 2}", *CONTEXT), tmp_path, caplog)
+    assert report.vocabulary["after"] < VOCAB
+    assert report.target["kv_cache_bytes"]["realised"] == CACHE / 2
+
+
+def test_what_is_told_if_trimming_reaches_the_target(
+    arguments: Arguments, words_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = dense_parameters(words_dir)
+    options = (f"target.parameters={size - 1}", "vocabulary.size=320")
+    report = run_with(arguments(*options), tmp_path, caplog)
+    trimmed = size - WIDTH * (VOCAB - 320)
+    assert report.parameters["total_after"] == trimmed
+    assert list(dry_run(composed(*arguments(*options))).lines())[:3] == [
+        f"parameters: {size:,} before, {trimmed:,} after (0.00 GB)",
+        f"vocabulary: 320 of 512 tokens stay, in a model of {trimmed:,} parameters",
+        "units: none is removed, as trimming alone reaches the target",
+    ]
+
+
+def test_what_the_model_answers_is_counted(
+    arguments: Arguments, words_dir: Path, tmp_path: Path
+) -> None:
+    """Before the model has answered, a dry run counts the prompts alone, and says so."""
+    rows = [{"prompt": f"{number} {TEXT[0]}"} for number in range(40)]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    options = (
+        "ratio=0",
+        f"calibration.dataset={prompts}",
+        "calibration.answers=self",
+        "calibration.max_new_tokens=8",
+        "vocabulary.coverage=1",
+    )
+    planned = list(dry_run(composed(*arguments(*options))).lines())
+    assert planned[1].startswith("vocabulary: about ")
+
+    report = run(composed(*arguments(*options)), tmp_path / "run")
+    answered = (tmp_path / "run" / "self_calibration_prompts.jsonl").read_text().splitlines()
+    old = AutoTokenizer.from_pretrained(words_dir)
+    kept = AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint").get_vocab()
+    for line in answered:
+        assert set(old.tokenize(json.loads(line)["text"])) <= kept.keys()
+    assert report.vocabulary["covered"] == 1
+
+
+def test_text_of_the_model_alone_is_not_known_before_it_is_written(arguments: Arguments) -> None:
+    planned = list(dry_run(composed(*arguments("ratio=0", "calibration.dataset=self"))).lines())
+    assert planned[1].startswith("vocabulary: at most 512 of 512 tokens stay")
+
+
+def test_too_small_a_target_is_refused_before_a_weight_is_read(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed(*arguments("target.parameters=15000"))
+    line = r"^target\.parameters=15000: .* at least "
+    with pytest.raises(ValueError, match=line):
+        dry_run(config)
+    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
+    with pytest.raises(ValueError, match=line):
+        run(config, tmp_path)
