@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         old = Finished(given.run)
         into = given.into or _new_folder(given.run)
-        _run_again(old.report["config"], into)
+        _run_again(old.report.config, into)
         print(f"run again: {into}")
         same = print_reproduction(old, Finished(into))
     except (ValueError, OSError) as error:

@@ -1,19 +1,17 @@
-"""The configs of runs as dotted keys and texts, and the keys in which they differ.
-
-A flat config is {"calibration.num_samples": "128"}.
-"""
+"""The configs of runs as dotted keys and texts, and the keys in which they differ."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from flap.storage import to_json
 
+Config = dict[str, Any]  # nested plain data
+FlatConfig = dict[str, str]  # {"calibration.num_samples": "128"}
+
 # The choices that a run is described by. Other choices that differ are its `options`.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
-# Keys that need no place in a flat config: a `RunRecord` has the choices and the names as fields.
-FIELDS = (*CHOICES, "model.name", "run_name")
-# Keys that do not change the result of a run.
+# Keys and sections that do not change the result of a run.
 BOOKKEEPING = (
     "cache_dir",
     "use_cache",
@@ -21,6 +19,7 @@ BOOKKEEPING = (
     "resume",
     "tracking",
     "dry_run",
+    "checkpoint.dir",
     "checkpoint.overwrite",
     "timeout_minutes",
 )
@@ -28,7 +27,12 @@ BOOKKEEPING = (
 
 def is_bookkeeping(key: str) -> bool:
     """Return whether a key, such as "tracking.project", does not change the result of a run."""
-    return any(key == name or key.startswith(f"{name}.") for name in BOOKKEEPING)
+    return key in BOOKKEEPING or key.partition(".")[0] in BOOKKEEPING
+
+
+def is_setting(key: str) -> bool:
+    """Return whether a flat config has a key: not bookkeeping, nor a field of `RunRecord`."""
+    return key not in (*CHOICES, "model.name", "run_name") and not is_bookkeeping(key)
 
 
 def changes_the_model(key: str) -> bool:
@@ -36,28 +40,25 @@ def changes_the_model(key: str) -> bool:
     return not is_bookkeeping(key) and not key.startswith(("eval.", "checkpoint."))
 
 
-def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values of a config as texts: "null", "true", "[128, 1024]".
-
-    Keys that a `RunRecord` has as fields, and keys that do not change the result, are left out.
+def flatten(config: Config, choices: Config) -> FlatConfig:
+    """Return the settings of a config as texts: "null", "true", "[128, 1024]".
 
     choices: the chosen options of the config's groups, such as {"compensation": "linear"}. They
         stand for the classes that they name.
     """
-    values = {key: value for key, value in flat(config).items() if not key.endswith("_target_")}
+    values = flat(config)
     for group, choice in choices.items():
         if group in config and isinstance(choice, str):
             values[group] = choice
 
     texts = {}
     for key, value in values.items():
-        if key in FIELDS or is_bookkeeping(key):
-            continue
-        texts[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if is_setting(key) and not key.endswith("_target_"):
+            texts[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return texts
 
 
-def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
     """Return the keys that have more than one value among the configs, with their values, sorted.
 
     A value with an interpolation is unknown: the config of a run without a report is not resolved.
@@ -65,12 +66,9 @@ def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     values: dict[str, set[str]] = {}
     for config in configs:
         for key, value in config.items():
-            of_key = values.setdefault(key, set())
             if "${" not in value:
-                of_key.add(value)
-
-    different = {key: texts for key, texts in sorted(values.items()) if len(texts) > 1}
-    return {key: sorted(texts, key=_order) for key, texts in different.items()}
+                values.setdefault(key, set()).add(value)
+    return {key: sorted(values[key], key=_order) for key in sorted(values) if len(values[key]) > 1}
 
 
 def _order(value: str) -> tuple[bool, float, str]:
@@ -81,29 +79,23 @@ def _order(value: str) -> tuple[bool, float, str]:
         return True, 0.0, value
 
 
-def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys in which two configs give different results, with the differences."""
-    there = flat(json.loads(to_json(stored)))
+def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
+    """Describe each key in which two configs lead to different pruned models."""
+    there = flat(stored)
     here = flat(json.loads(to_json(requested)))
-
-    found = {}
-    for key in sorted(there | here):
-        if not is_bookkeeping(key) and there.get(key) != here.get(key):
-            found[key] = f"{key} is {there.get(key)} there and {here.get(key)} here"
-    return found
-
-
-def changes_of_the_model(differences: Mapping[str, str]) -> list[str]:
-    """Return the texts of those differences that lead to another pruned model."""
-    return [text for key, text in differences.items() if changes_the_model(key)]
+    changes = []
+    for key in filter(changes_the_model, sorted(there | here)):
+        if there.get(key) != here.get(key):
+            changes.append(f"{key} is {there.get(key)} there and {here.get(key)} here")
+    return changes
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Config, separator: str = ".", prefix: str = "") -> Config:
     """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
-    level: dict[str, Any] = {}
+    level: Config = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
-            level |= flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict):
+            level |= flat(value, separator, f"{prefix}{key}{separator}")
         else:
             level[f"{prefix}{key}"] = value
     return level

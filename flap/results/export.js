@@ -14,8 +14,8 @@
   const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 
   function csv() {
-    const { columns, rows } = JSON.parse(document.getElementById("records").textContent);
-    const byCell = Object.fromEntries(rows.map((row) => [row[0], row]));
+    const { columns, data } = JSON.parse(document.getElementById("records").textContent);
+    const byCell = Object.fromEntries(data.map((row) => [row[0], row]));
     const lines = [columns, ...shown().map((row) => byCell[row.dataset.folder])];
     return lines.map((line) => line.map((value) => quoted(String(value ?? ""))).join(",") + "\n").join("");
   }

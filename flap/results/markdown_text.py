@@ -3,34 +3,33 @@
 Names of models, texts and folders may hold characters to which Markdown or HTML give a meaning.
 """
 
+import html
 import re
 
-MEANINGFUL = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^[#+-](?= )|^\d+(?=[.)] )")
-IN_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+MEANINGFUL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^[#+-](?= )|^\d+(?=[.)] ))")
 
 
 def escaped(text: str) -> str:
     """Return a text on one line that Markdown shows as it is, also in the cell of a table."""
-    line = " ".join(text.split())
-    for character, entity in IN_HTML.items():
-        line = line.replace(character, entity)
-    return MEANINGFUL.sub(lambda match: f"\\{match[0]}", line)
+    line = html.escape(" ".join(text.split()), quote=False)
+    return MEANINGFUL.sub(r"\\\1", line)
 
 
 def code_span(text: str) -> str:
     """Return a text on one line as code in a sentence."""
     line = " ".join(text.split())
-    ticks = "`" * (_longest_run(line) + 1)
-    space = " " if len(ticks) > 1 else ""  # separates the text's own backticks; Markdown drops it
-    return f"{ticks}{space}{line}{space}{ticks}"
+    ticks = _ticks(line, 1)
+    # spaces separate the text's own backticks; Markdown drops them
+    return f"{ticks}{line}{ticks}" if len(ticks) == 1 else f"{ticks} {line} {ticks}"
 
 
 def code_block(text: str, language: str = "") -> str:
     """Return lines of code as a block."""
-    fence = "`" * max(3, _longest_run(text) + 1)
+    fence = _ticks(text, 3)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _longest_run(text: str) -> int:
-    """Return the length of the longest run of backticks."""
-    return max(map(len, re.findall("`+", text)), default=0)
+def _ticks(code: str, least: int) -> str:
+    """Return as many backticks as enclose code that may hold backticks itself."""
+    longest = max(map(len, re.findall("`+", code)), default=0)
+    return "`" * max(least, longest + 1)

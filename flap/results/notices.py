@@ -1,125 +1,109 @@
-"""The notices of a run, as sentences in report.md."""
+"""The notices of a run: sentences in report.md that tell how to take its numbers."""
 
+from collections.abc import Iterator
 from statistics import median
 
 from flap.evaluation.base import TEMPLATED
-from flap.results.number_texts import domain_of, is_perplexity
+from flap.results.number_texts import domain_of, in_order, is_perplexity
 from flap.results.record import Record
 
-DESTROYED = 3.0  # times the dense perplexity, from which on a reader is told what helps
+DESTROYED = 3.0  # times the dense perplexity, from which on a notice says what helps
+
+LITTLE_LEFT = (
+    "{name} is {times:,.1f} times the dense one: little of the model is left. "
+    "What helps: a lower ratio, {preset}or prompts of your use (calibration=answers)."
+)
+ONE_DOMAIN = (
+    "Measured only on text like the calibration's; "
+    "add an out-of-domain text to eval.perplexity.datasets."
+)
+LEFT_OUT = "Documents left out, because the run has read them in its texts: {}."
+IN_CHAT = "Asked through the tokenizer's chat template: {}."
+UNANSWERED = "The dense model answers nothing of {}, which tells nothing at this size."
+OWN_TEXT = (
+    "The model wrote {tokens:,} tokens of its {use} text itself, from {begins_with}, "
+    "in {seconds:.0f} seconds; "
+    "{dropped} sequences were dropped as loops, too short or too long{end}."
+)
+CUT = ", {cut} answers end at calibration.max_new_tokens"
+COMPENSATION = (
+    "Linear compensation leaves {left:.1%} (median over blocks) of the error that the bias leaves "
+    "on held-out calibration tokens. "
+    "It was no better there in {biased} of {count} blocks and experts: the bias stays."
+)
+RECOVERY = (
+    "Trained after compression (recover={choice}) on {tokens:,} tokens: the divergence from the "
+    "dense model on held-out windows went from {nats_before:.4f} to {nats_after:.4f} nats a token."
+    "{early} These numbers are not training-free."
+)
+EARLY = (
+    " It ended early, because it got no better; what it had after {best_after_tokens:,} is kept."
+)
 
 
 def notices(report: Record) -> list[str]:
-    """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
-    others = [
-        text
-        for of in (_in_chat, _unanswered, _own_text, _compensation, _recovery)
-        for text in of(report)
-    ]
-    return [f"Warning: {warning}" for warning in report.warnings] + remarks(report) + others
+    """Return the notices, one paragraph each: warnings, remarks, texts, training, compensation."""
+    warnings = [f"Warning: {warning}" for warning in report.warnings]
+    return [*warnings, *remarks(report), *_on_tasks(report), *_on_the_method(report)]
 
 
 def remarks(report: Record) -> list[str]:
-    """Return the notices that stand on the console, too: how to take the numbers."""
-    return [*_destroyed(report), *_one_domain(report), *_left_out(report)]
+    """Return the notices that the console shows, too: how to take the numbers."""
+    found = []
+    name, times = _most_lost(report)
+    if times > DESTROYED:
+        preset = "" if report.config["method"] == "flap_plus" else "method=flap_plus, "
+        found.append(LITTLE_LEFT.format(name=name, times=times, preset=preset))
+    domains = {domain_of(name, report.domains) for name in report.evaluation["pruned"]}
+    if domains - {""} == {"calibration"}:
+        found.append(ONE_DOMAIN)
+    if report.left_out:
+        numbers = [f"{number:,} of {task}" for task, number in report.left_out.items()]
+        found.append(LEFT_OUT.format(", ".join(numbers)))
+    return found
 
 
-def _destroyed(report: Record) -> list[str]:
-    """Return a notice of the text that lost most, where its perplexity is far above the dense one: what helps."""
+def _most_lost(report: Record) -> tuple[str, float]:
+    """Return the perplexity that grew most, and how many times the dense one it is."""
     before = report.evaluation["dense"]
-    after = report.evaluation["pruned"]
-    times = {
-        name: after[name] / before[name]
-        for name in after
-        if is_perplexity(name) and before.get(name)
-    }
-    worst = max(times, key=times.__getitem__, default="")
-    if times.get(worst, 0) <= DESTROYED:
-        return []
-    plus = "method=flap_plus, " * (report.config["method"] != "flap_plus")
-    helps = f"a lower ratio, {plus}or prompts of your use (calibration=answers)"
-    return [
-        f"{worst} is {times[worst]:,.1f} times the dense one: little of the model is left. What helps: {helps}."
-    ]
+    most = ("", 0.0)
+    for name, perplexity in report.evaluation["pruned"].items():
+        if is_perplexity(name) and before.get(name):
+            most = max(most, (name, perplexity / before[name]), key=lambda pair: pair[1])
+    return most
 
 
-def _own_text(report: Record) -> list[str]:
-    return [
-        f"The model wrote {own['tokens']:,} tokens of its {use} text itself, from {own['begins_with']}, in "
-        f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops, too short or too long"
-        + (f", {own['cut']} answers end at calibration.max_new_tokens." if own.get("cut") else ".")
-        for use, own in (report.own_text | report.recovery.get("own_text", {})).items()
-    ]
+def _on_tasks(report: Record) -> Iterator[str]:
+    in_chat = [task for task, origin in report.sources.items() if origin.endswith(TEMPLATED)]
+    if in_chat:
+        yield IN_CHAT.format(", ".join(in_chat))
 
-
-def _recovery(report: Record) -> list[str]:
-    trained = report.recovery
-    if not trained:
-        return []
-    best = trained["best_after_tokens"]
-    early = ""
-    if trained["stopped_early"]:
-        early = f" It ended early, because it got no better; what it had after {best:,} is kept."
-    return [
-        f"Trained after compression (recover={trained['choice']}) on {trained['tokens']:,} tokens: the divergence from "
-        f"the dense model on held-out windows went from {trained['nats_before']:.4f} to {trained['nats_after']:.4f} "
-        f"nats a token.{early} These numbers are not training-free."
-    ]
-
-
-def _compensation(report: Record) -> list[str]:
-    """Return a sentence on the fit reports of linear compensation: the error left, and how many blocks keep the bias.
-
-    Experts that no held-out token was sent to have no error, and keep the bias.
-    """
-    fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
-    if not fits:
-        return []
-    ratio = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)
-    biased = sum(fit["ridge"] is None for fit in fits)
-    return [
-        f"Linear compensation leaves {ratio:.1%} (median over blocks) of the error that the bias leaves on held-out "
-        f"calibration tokens. It was no better there in {biased} of {len(fits)} blocks and experts: the bias stays."
-    ]
-
-
-def _one_domain(report: Record) -> list[str]:
-    """Return a notice if all numbers of a known domain were measured on text of the calibration's domain."""
-    if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {
-        "calibration"
-    }:
-        return []
-    return [
-        "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
-    ]
-
-
-def _left_out(report: Record) -> list[str]:
-    """Return a notice of the documents that were read before, and are therefore not measured on."""
-    if not report.left_out:
-        return []
-    numbers = [f"{number:,} of {task}" for task, number in report.left_out.items()]
-    return [
-        f"Documents left out, because the run has read them in its texts: {', '.join(numbers)}."
-    ]
-
-
-def _in_chat(report: Record) -> list[str]:
-    names = ", ".join(task for task, origin in report.sources.items() if origin.endswith(TEMPLATED))
-    return [f"Asked through the tokenizer's chat template: {names}."] if names else []
-
-
-def _unanswered(report: Record) -> list[str]:
-    """Return a notice of the tasks of which the dense model answers nothing: at most two standard errors above 0."""
+    # a task, such as gsm8k, may have several filters
     dense = report.evaluation["dense"]
-    answered = dict[str, bool]()
-    for name, value in dense.items():
-        if "/exact_match" in name and not name.endswith("_stderr") and name not in report.averages:
-            task = name.partition("/")[0]  # which may have several filters, as gsm8k
-            answered[task] = answered.get(task, False) or value > 2 * dense.get(f"{name}_stderr", 0)
-    names = ", ".join(task for task, any_right in answered.items() if not any_right)
-    return (
-        [f"The dense model answers nothing of {names}, which tells nothing at this size."]
-        if names
-        else []
-    )
+    answered: dict[str, bool] = {}
+    for name in in_order(dense, {}):
+        task, _, measure = name.partition("/")
+        if measure.startswith("exact_match") and name not in report.averages:
+            above_noise = dense[name] > 2 * dense.get(f"{name}_stderr", 0)
+            answered[task] = answered.get(task, False) or above_noise
+    unanswered = [task for task, any_right in answered.items() if not any_right]
+    if unanswered:
+        yield UNANSWERED.format(", ".join(unanswered))
+
+
+def _on_the_method(report: Record) -> Iterator[str]:
+    trained = report.recovery
+    for use, own in (report.own_text | trained.get("own_text", {})).items():
+        end = CUT.format(**own) if own.get("cut") else ""
+        yield OWN_TEXT.format(use=use, end=end, **own)
+
+    # experts that no held-out token was sent to have no error, and keep the bias
+    fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
+    if fits:
+        left = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)
+        biased = sum(fit["ridge"] is None for fit in fits)
+        yield COMPENSATION.format(left=left, biased=biased, count=len(fits))
+
+    if trained:
+        early = EARLY.format(**trained) if trained["stopped_early"] else ""
+        yield RECOVERY.format(early=early, **trained)

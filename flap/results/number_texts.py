@@ -5,10 +5,12 @@ Numbers have names such as "wikitext2/perplexity@128" and "piqa/acc_stderr".
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import filterfalse
 
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
+Domains = Mapping[str, str]  # "calibration" or "other", by the name of a task
 SMALL = ("/kl@", "/bits_per_byte@", "margin")  # numbers in nats or bits, which need more digits
 
 
@@ -35,35 +37,32 @@ def is_efficiency(name: str) -> bool:
     return name.startswith("efficiency/")
 
 
-def domain_of(name: str, domains: Mapping[str, str]) -> str:
-    """Return the domain of a number's text, "calibration" or "other"; empty if it is unknown.
+def domain_of(name: str, domains: Domains) -> str:
+    """Return the domain of a number's text; empty if it is unknown.
 
-    domains: the domain of each task by its name: "boolq", or "c4/perplexity@128" for a text and
-        what is measured on it.
+    The names of tasks are "boolq", or "c4/perplexity@128" for a text and what is measured on it.
     """
     text = name.rpartition("/")[0]
-    if not text:
-        return ""
     for task, domain in domains.items():
-        if text in (task, task.rpartition("/")[0]):
+        if text and text in (task, task.rpartition("/")[0]):
             return domain
     return ""
 
 
-def in_order(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
-    """Return the names sorted: perplexities first, then bits per byte, then all others.
+def in_order(names: Iterable[str], domains: Domains) -> list[str]:
+    """Return the names of numbers in the order of tables, without those of standard errors.
 
-    Perplexities and bits per byte are sorted by window length, and by domain: texts of the
-    calibration's domain come before other texts.
+    Perplexities come first, then bits per byte, and efficiency last. Perplexities and bits per
+    byte are sorted by window length, and texts of the calibration's domain come before others.
     """
 
-    def key(name: str) -> tuple[int, int, bool]:
-        if not is_of_text(name):
-            return 2, 0, False
+    def by_window(name: str) -> tuple[bool, int, bool]:
         window = int(name.rpartition("@")[2])
-        return int(is_bits_per_byte(name)), window, domain_of(name, domains) != "calibration"
+        return is_bits_per_byte(name), window, domain_of(name, domains) != "calibration"
 
-    return sorted(names, key=key)
+    measured = dict.fromkeys(name for name in names if not name.endswith("_stderr"))
+    of_text = sorted(filter(is_of_text, measured), key=by_window)
+    return of_text + sorted(filterfalse(is_of_text, measured), key=is_efficiency)
 
 
 def _decimals(name: str) -> int:
@@ -78,9 +77,8 @@ def with_error(numbers: Numbers, name: str) -> str:
     value = numbers.get(name)
     if value is None:
         return ""
-    decimals = _decimals(name)
-    text = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{decimals}f}"
-
+    decimals = 0 if abs(value) >= 1e6 else _decimals(name)
+    text = f"{value:,.{decimals}f}"
     error = numbers.get(f"{name}_stderr")
     return text if error is None else f"{text} ± {error:.{decimals}f}"
 
@@ -89,12 +87,9 @@ def short(value: float) -> str:
     """Return a number with few digits."""
     if isinstance(value, int):
         return f"{value:,}"
-    if abs(value) >= 1e12:
-        return f"{value:.2e}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) >= 10:
-        return f"{value:.2f}"
+    for limit, digits in ((1e12, ".2e"), (1000, ",.0f"), (10, ".2f")):
+        if abs(value) >= limit:
+            return f"{value:{digits}}"
     return f"{value:.4g}"
 
 
@@ -111,9 +106,9 @@ def change(
     difference within the noise says so. The text is empty for efficiency, and if a number is
     missing or infinite.
     """
-    before = first.get(name)
-    after = second.get(name)
-    if before is None or after is None or is_efficiency(name) or not math.isfinite(after - before):
+    before = first.get(name, math.nan)
+    after = second.get(name, math.nan)
+    if is_efficiency(name) or not math.isfinite(after - before):
         return ""
 
     decimals = 2 if is_perplexity(name) else _decimals(name)

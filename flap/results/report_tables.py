@@ -1,18 +1,17 @@
 """The report for people: its tables on the console and in report.md."""
 
 from collections import Counter
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from flap.evaluation.base import Numbers
 from flap.results.markdown_text import escaped
 from flap.results.notices import notices, remarks
-from flap.results.number_texts import change, domain_of, in_order, with_error
+from flap.results.number_texts import change, domain_of, in_order, short, with_error
 from flap.results.record import Record
-from flap.results.tables import Columns, Table
+from flap.results.tables import Table
 
 UNITS = {
     "query_heads": "query heads",
@@ -21,8 +20,9 @@ UNITS = {
     "experts": "experts",
 }
 MODELS = ("dense", "compressed", "pruned")  # in the order of the columns
+VOCABULARY = ("{before:,}", "{after:,} ({covered:.2%} of the counted tokens)")
 
-Row = tuple[str, str, str]  # name, of the dense model, of the pruned model
+Row = tuple[str, str, str]  # a name, and its value for the dense and the pruned model
 
 
 def tables(report: Record) -> list[Table]:
@@ -31,7 +31,7 @@ def tables(report: Record) -> list[Table]:
     Tables and rows without a value are left out.
     """
     facts = [row for row in _facts(report) if any(row[1:])]
-    both = [measured(report), Table.of(("", "dense", "pruned"), facts)]
+    both = [measured(report), Table(("", "dense", "pruned"), facts)]
     return [table for table in both if table.rows]
 
 
@@ -42,39 +42,47 @@ def measured(report: Record) -> Table:
     what the training changed.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
-    columns: Columns = {name: partial(with_error, numbers) for name, numbers in models.items()}
-    for before in models:
-        if before != "pruned":
-            columns[f"pruned - {before}"] = partial(_change, report, before)
+    *earlier, _ = models
+    heads = ["", *models, *(f"pruned - {before}" for before in earlier)]
     if report.domains:
-        columns["domain"] = partial(domain_of, domains=report.domains)
+        heads.append("domain")
 
-    names = [name for name in models["dense"] | models["pruned"] if not name.endswith("_stderr")]
-    return Table.over(in_order(names, report.domains), columns)
+    rows = []
+    for name in in_order(models["dense"] | models["pruned"], report.domains):
+        row = [name, *(with_error(numbers, name) for numbers in models.values())]
+        row += [_change(report, before, name) for before in earlier]
+        if report.domains:
+            row.append(domain_of(name, report.domains))
+        rows.append(row)
+    return Table(heads, rows)
 
 
 def _change(report: Record, before: str, name: str) -> str:
     """Return how a number of the pruned model differs from that of an earlier model."""
-    if before == "dense":
-        errors = report.difference_stderr
-        p_values = report.difference_p_value
-    else:
-        errors = report.recovery.get("difference_stderr", {})
-        p_values = report.recovery.get("difference_p_value", {})
-    models = report.evaluation
-    return change(name, models[before], models["pruned"], errors.get(name), p_values.get(name))
+    noise = vars(report) if before == "dense" else report.recovery
+    return change(
+        name,
+        report.evaluation[before],
+        report.evaluation["pruned"],
+        noise.get("difference_stderr", {}).get(name),
+        noise.get("difference_p_value", {}).get(name),
+    )
 
 
 def _facts(report: Record) -> list[Row]:
-    rows = [*sizes(report), ("ratio removed", "", _ratio(report))]
+    rows = [*sizes(report), ("ratio removed", "", _ratio(report.ratio))]
     for name, target in report.target.items():
-        rows.append((f"target.{name}", _in_digits(target["dense"]), _realised(target)))
+        realised = f"{short(target['realised'])} of {short(target['asked'])} asked"
+        rows.append((f"target.{name}", short(target["dense"]), realised))
 
+    if report.device_map:
+        counts = Counter(report.device_map.values()).items()
+        modules = ", ".join(f"{device}: {count}" for device, count in counts)
+        rows.append(("placement", "", f"modules on {modules}"))
     with_bos = [name for name, begins in report.bos.items() if begins]
     times = [f"{stage} {value:.1f}" for stage, value in report.seconds.items()]
     return [
         *rows,
-        ("placement", "", _placement(report)),
         ("windows begin with BOS", "", ", ".join(with_bos)),
         ("seconds", "", ", ".join(times)),
         ("loads with", "", report.loads_with),
@@ -85,46 +93,23 @@ def sizes(report: Record) -> list[Row]:
     """Return the rows of all parameters, of the decoder's Linears, and of a trimmed vocabulary."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
-        before = report.parameters[f"{which}_before"]
-        after = report.parameters[f"{which}_after"]
-        rows.append((label, f"{before:,}", f"{after:,} ({after / before:.1%})"))
-
-    tokens = report.vocabulary
-    if tokens:
-        share = f"({tokens['covered']:.2%} of the counted tokens)"
-        rows.append(("vocabulary", f"{tokens['before']:,}", f"{tokens['after']:,} {share}"))
+        dense = report.parameters[f"{which}_before"]
+        pruned = report.parameters[f"{which}_after"]
+        rows.append((label, f"{dense:,}", f"{pruned:,} ({pruned / dense:.1%})"))
+    if report.vocabulary:
+        before, after = (text.format(**report.vocabulary) for text in VOCABULARY)
+        rows.append(("vocabulary", before, after))
     return rows
 
 
-def _ratio(report: Record) -> str:
+def _ratio(ratio: Numbers) -> str:
     """Return the realised ratio, the requested one, and what rounding changed."""
-    text = f"{report.ratio.get('realised_decoder'):.4f}"
-    requested = report.ratio.get("requested")
-    if requested is None:
-        return text
-    text += f" of {requested:g} asked"
-
-    cost = report.ratio.get("rounding_cost")
-    if cost is not None:
-        rounded = round(cost, 4) + 0.0  # no negative zero
-        text += f" ({rounded:+.4f} by whole blocks)"
-    return text
-
-
-def _realised(target: Mapping[str, float]) -> str:
-    return f"{_in_digits(target['realised'])} of {_in_digits(target['asked'])} asked"
-
-
-def _in_digits(value: float) -> str:
-    return f"{value:,.0f}" if value % 1 == 0 else f"{value:,.1f}"
-
-
-def _placement(report: Record) -> str:
-    """Return how many modules are on each device; empty if the whole model is on one."""
-    if not report.device_map:
-        return ""
-    counts = Counter(report.device_map.values())
-    return "modules on " + ", ".join(f"{device}: {count}" for device, count in counts.items())
+    text = "{realised_decoder:.4f}"
+    if "requested" in ratio:
+        text += " of {requested:g} asked"
+    if "rounding_cost" in ratio:
+        text += " ({rounding_cost:+z.4f} by whole blocks)"
+    return text.format(**ratio)
 
 
 def show(report: Record, folder: Path) -> None:
@@ -133,26 +118,31 @@ def show(report: Record, folder: Path) -> None:
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
         console.print(table.console())
-    for remark in remarks(report):
-        print(remark)
-    print(report.checkpoint or "checkpoint: not saved")
-    print(folder / "report.md")
+    print(
+        *remarks(report),
+        report.checkpoint or "checkpoint: not saved",
+        folder / "report.md",
+        sep="\n",
+    )
 
 
 def markdown(report: Record) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
-    parts = [f"# {escaped(report.config['run_name'])}"]
-    parts += [table.markdown() for table in tables(report)]
-    parts.append(f"Checkpoint: {escaped(report.checkpoint or 'not saved')}")
-    parts += [escaped(notice) for notice in notices(report)]
-    parts += ["![kept units by layer](layers.png)", _layers(report).markdown()]
-    return "\n\n".join(parts) + "\n"
+    paragraphs = [
+        f"# {escaped(report.config['run_name'])}",
+        *(table.markdown() for table in tables(report)),
+        f"Checkpoint: {escaped(report.checkpoint or 'not saved')}",
+        *map(escaped, notices(report)),
+        "![kept units by layer](layers.png)",
+        _widths(report).markdown(),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
-def _layers(report: Record) -> Table:
-    """Return the table of the widths of each layer."""
-    keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
+def _widths(report: Record) -> Table:
+    """Return the table of what each layer keeps."""
+    units = [unit for unit in UNITS if any(unit in layer for layer in report.layers)]
     rows = []
     for i, layer in enumerate(report.layers):
-        rows.append([str(i), *(str(layer.get(key, "")) for key in keys)])
-    return Table.of(["layer", *(UNITS[key] for key in keys)], rows)
+        rows.append([str(i), *(str(layer.get(unit, "")) for unit in units)])
+    return Table(["layer", *(UNITS[unit] for unit in units)], rows)

@@ -1,17 +1,18 @@
 """Compare a run that was repeated with the report of the first one, number by number."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from rich.console import Console
 
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired
 from flap.evaluation.result_files import RESULTS, Results
-from flap.results.number_texts import is_efficiency, with_error
-from flap.results.report import read_report
+from flap.results.number_texts import in_order, is_efficiency, with_error
+from flap.results.report import Report
 from flap.results.tables import Table
 
 EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
@@ -43,13 +44,9 @@ class Finished:
         file = path / "report.json" if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"{path}: no report of a finished run; give its folder or report.json")
-        self.report = read_report(file)
-        pruned = self.report["evaluation"]["pruned"]
-        self.documents = Results(file.parent / RESULTS).documents(pruned)
-
-    def numbers(self, model: str) -> Numbers:
-        """Return the numbers of a model by name."""
-        return dict(self.report["evaluation"].get(model, {}))
+        self.report = Report.load(file)
+        results = Results(file.parent / RESULTS)
+        self.documents = results.documents(self.report.evaluation["pruned"])
 
 
 def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
@@ -63,12 +60,10 @@ def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
     pairs = paired(old.documents, new.documents)
     noise = {name for (name, _), difference in pairs.items() if not difference.clear}
     comparisons = list(_sizes(old.report, new.report))
-    for model in ("dense", "compressed", "pruned"):
-        before = old.numbers(model)
-        after = new.numbers(model)
-        for name in dict.fromkeys([*before, *after]):
-            if name.endswith("_stderr"):
-                continue
+    for model in old.report.evaluation | new.report.evaluation:
+        before = old.report.evaluation.get(model, {})
+        after = new.report.evaluation.get(model, {})
+        for name in in_order(before | after, {}):
             verdict = _verdict(name, before, after)
             if verdict == "different" and model == "pruned" and name in noise:
                 verdict = "within the error"
@@ -77,17 +72,17 @@ def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
     return comparisons
 
 
-def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Comparison]:
+def _sizes(old: Report, new: Report) -> Iterator[Comparison]:
     """Compare the parameters, and the widths of the layers."""
-    for name, before in old["parameters"].items():
-        after = new["parameters"].get(name)
+    for name, before in old.parameters.items():
+        after = new.parameters[name]
         verdict: Verdict = "equal" if before == after else "different"
         yield Comparison("parameters", name, f"{before:,}", f"{after:,}", verdict)
 
-    same = sum(a == b for a, b in zip(old["layers"], new["layers"], strict=False))
-    total = len(old["layers"])
-    verdict = "equal" if same == total == len(new["layers"]) else "different"
-    yield Comparison("parameters", "layers of equal width", f"{total}", f"{same}", verdict)
+    same = sum(a == b for a, b in zip(old.layers, new.layers, strict=False))
+    verdict = "equal" if old.layers == new.layers else "different"
+    total = len(old.layers)
+    yield Comparison("parameters", "layers of equal width", str(total), str(same), verdict)
 
 
 def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
@@ -95,7 +90,7 @@ def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
     after = new.get(name)
     if before is None or after is None:
         return "different"
-    if before == after or math.isclose(before, after, rel_tol=EQUAL):
+    if math.isclose(before, after, rel_tol=EQUAL):
         return "equal"
     if is_efficiency(name) and name not in SIZES:
         return "not compared"
@@ -103,19 +98,18 @@ def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
     return "within the error" if abs(after - before) <= error else "different"
 
 
-def other_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def other_versions(old: Report, new: Report) -> list[str]:
     """Return a text for each library, device or commit that differs between two reports."""
-    texts = []
-    for name, before in old["versions"].items():
-        after = new["versions"].get(name)
-        if before != after:
-            texts.append(f"{name} {before} -> {after}")
-    if old["device"] != new["device"]:
-        texts.append(f"device {old['device']} -> {new['device']}")
-    commits = [report["git"]["commit"] or "unknown" for report in (old, new)]
-    if commits[0] != commits[1]:
-        texts.append(f"commit {commits[0][:12]} -> {commits[1][:12]}")
-    return texts
+    before, after = (
+        {
+            **report.versions,
+            "device": report.device,
+            "commit": (report.git["commit"] or "unknown")[:12],
+        }
+        for report in (old, new)
+    )
+    changed = [name for name in before if before[name] != after.get(name)]
+    return [f"{name} {before[name]} -> {after.get(name)}" for name in changed]
 
 
 def print_reproduction(old: Finished, new: Finished) -> bool:
@@ -124,20 +118,19 @@ def print_reproduction(old: Finished, new: Finished) -> bool:
     if not console.is_terminal:
         console.width = 1000  # a file or a pipe has no width, so nothing is folded
     comparisons = compare_runs(old, new)
-    heads = ("", "number", "old", "new", "verdict")
-    console.print(Table.of(heads, comparisons).console())
+    console.print(Table(("", "number", "old", "new", "verdict"), comparisons).console())
     versions = other_versions(old.report, new.report)
     if versions:
         console.print(f"Other versions: {'; '.join(versions)}.", soft_wrap=True)
 
-    different = [one for one in comparisons if one.verdict == "different"]
-    compared = [one for one in comparisons if one.verdict != "not compared"]
+    counts = Counter(one.verdict for one in comparisons)
+    different = counts["different"]
+    compared = counts.total() - counts["not compared"]
     if different:
-        console.print(f"Not reproduced: {len(different)} of {len(compared)} numbers are different.")
+        console.print(f"Not reproduced: {different} of {compared} numbers are different.")
     else:
-        equal = sum(one.verdict == "equal" for one in compared)
         console.print(
-            f"Reproduced: {equal} of {len(compared)} numbers are equal, and the "
+            f"Reproduced: {counts['equal']} of {compared} numbers are equal, and the "
             "others are within their errors.",
             soft_wrap=True,
         )

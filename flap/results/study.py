@@ -3,20 +3,38 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
+from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from pandas import DataFrame
 
-from flap.results.configs import CHOICES
-from flap.results.number_texts import is_bits_per_byte, is_efficiency, is_perplexity
+from flap.results.configs import flat
+from flap.results.number_texts import domain_of, in_order
 from flap.results.run_folder import RunRecord
 
-CHOICE_COLUMNS = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
-SIZE_COLUMNS = ("ratio", "realised_ratio", "seed", "parameters_after")
-LAST_COLUMNS = ("seconds_total", "statistics_cache", "calibration_domain", "error")
-UNSHOWN = ("requested", "parameters_before")  # columns of the frame that study.csv does not have
+COLUMNS = [
+    "cell",
+    "state",
+    "sweep",
+    "model",
+    "method",
+    "metric",
+    "structure",
+    "options",
+    "ratio",
+    "realised_ratio",
+    "seed",
+    "parameters_after",
+    "seconds_total",
+    "statistics_cache",
+    "calibration_domain",
+    "error",
+    "requested",
+    "parameters_before",
+]
+UNSHOWN = ["requested", "parameters_before"]  # columns of the frame that study.csv does not have
 
 
 @dataclass(frozen=True)
@@ -27,8 +45,16 @@ class Study:
     """
 
     folder: Path  # where the files of the study are written
-    commands: tuple[str, ...]  # the commands that started the sweeps, as far as they are recorded
-    runs: tuple[RunRecord, ...]
+    commands: list[str]  # the commands that started the sweeps, as far as they are recorded
+    runs: list[RunRecord]
+
+    @property
+    def title(self) -> str:
+        """The models, and the choices that differ between the runs."""
+        title = f"Pruning {', '.join(self.values('model')) or self.folder.name}"
+        choices = ("method", "metric", "structure", "ratio", "seed", "options")
+        different = [name for name in choices if len(self.values(name)) > 1]
+        return f"{title}: {' × '.join(different)}" if different else title
 
     @cached_property
     def frame(self) -> DataFrame:
@@ -37,22 +63,15 @@ class Study:
         None stands for a number that was not measured, "nan" for one that is not finite.
         """
         rows = [_row(run) for run in self.runs]
-        columns = [*CHOICE_COLUMNS, *SIZE_COLUMNS]
-        for section in ("dense", "pruned", "difference_stderr"):
-            names = (name for row in rows for name in row if name.startswith(f"{section}/"))
-            columns += dict.fromkeys(names)
-        columns += [*LAST_COLUMNS, *UNSHOWN]
-
-        values = [[row.get(name) for name in columns] for row in rows]
-        return DataFrame(values, columns=columns, dtype=object)
+        numbers = [name for name in dict.fromkeys(chain(*rows)) if "/" in name]
+        frame = DataFrame(rows, columns=COLUMNS + numbers, dtype=object).replace(inf, "nan")
+        return frame.where(frame.notna(), None)
 
     @cached_property
     def records(self) -> DataFrame:
         """The part of the frame that study.csv has."""
-        unshown = [*UNSHOWN]
-        if not self.values("sweep"):
-            unshown.append("sweep")
-        return self.frame.drop(columns=unshown)
+        sweep = [] if self.values("sweep") else ["sweep"]
+        return self.frame.drop(columns=UNSHOWN + sweep)
 
     @cached_property
     def results(self) -> DataFrame:
@@ -66,7 +85,7 @@ class Study:
         return finished.astype(dict.fromkeys(numbers, float))
 
     @property
-    def finished(self) -> tuple[RunRecord, ...]:
+    def finished(self) -> list[RunRecord]:
         """The finished runs."""
         return self.of(self.results)
 
@@ -78,44 +97,37 @@ class Study:
         run that was measured in fewer ways than another adds nothing.
         """
         first: dict[frozenset[str], int] = {}
-        for i, run in enumerate(self.runs):
-            if run.state == "finished":
-                first.setdefault(run.dense_identity, i)
+        for i in self.results.index:
+            first.setdefault(self.runs[i].dense_identity, i)
         rows = [i for ways, i in first.items() if not any(ways < other for other in first)]
         return self.results.loc[rows]
 
     @property
     def measured(self) -> list[str]:
-        """The names of the pruned models' numbers without standard errors.
+        """The names of the pruned models' numbers without standard errors, sorted."""
+        return in_order(chain(*(run.report.evaluation["pruned"] for run in self.runs)), {})
 
-        Perplexities come first, then bits per byte, and efficiency last.
-        """
-        names: dict[str, None] = {}
-        for run in self.runs:
-            names |= dict.fromkeys(n for n in run.numbers("pruned") if not n.endswith("_stderr"))
-
-        def key(name: str) -> tuple[bool, bool, bool]:
-            return not is_perplexity(name), not is_bits_per_byte(name), is_efficiency(name)
-
-        return sorted(names, key=key)
-
-    def of(self, rows: DataFrame) -> tuple[RunRecord, ...]:
+    def of(self, rows: DataFrame) -> list[RunRecord]:
         """Return the runs of rows of the frame."""
-        return tuple(self.runs[i] for i in rows.index)
+        return [self.runs[i] for i in rows.index]
 
     def domain(self, name: str) -> str:
         """Return the domain of a number's text.
 
         It is empty if the runs disagree, as they do with different calibration texts.
         """
-        return _agreed(run.domain(name) for run in self.finished)
+        return _agreed(domain_of(name, run.report.domains) for run in self.finished)
 
     def better(self, name: str) -> str:
         """Return which values of a number are better, "lower" or "higher".
 
         The text is empty if no run says, or if they disagree.
         """
-        return _agreed(run.value("better", name) or "" for run in self.runs)
+        return _agreed(run.report.better.get(name, "") for run in self.runs)
+
+    def dense_name(self, model: str) -> str:
+        """Return what plots and the page call a dense model."""
+        return f"dense {model}" if len(self.values("model")) > 1 else "dense"
 
     def values(self, name: str) -> list[Any]:
         """Return the distinct values of a column, sorted; unknown values are left out."""
@@ -123,30 +135,25 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the values of a run by the columns of the frame."""
-    row: dict[str, Any] = {}
-    for which in ("dense", "pruned"):
-        for name, value in run.numbers(which).items():
-            row[f"{which}/{name}"] = value if isfinite(value) else "nan"
-    for name, error in run.report.get("difference_stderr", {}).items():
-        row[f"difference_stderr/{name}"] = error
-    for name in ("state", "sweep", *CHOICES, "options", "error"):
-        row[name] = getattr(run, name)
-
-    of_calibration = []
-    for name in run.numbers("pruned"):
-        if not name.endswith("_stderr") and run.domain(name) == "calibration":
-            of_calibration.append(name)
-    return row | {
-        "cell": run.folder,
-        "realised_ratio": run.value("ratio", "realised_decoder"),
-        "requested": run.requested,
-        "parameters_before": run.value("parameters", "total_before"),
-        "parameters_after": run.value("parameters", "total_after"),
-        "seconds_total": run.value("seconds", "total"),
-        "statistics_cache": run.report.get("statistics_cache"),
-        "calibration_domain": "; ".join(of_calibration),
+    """Return the values of a run by the columns of the frame, among others."""
+    report = run.report
+    numbers = {
+        "dense": report.evaluation["dense"],
+        "pruned": report.evaluation["pruned"],
+        "difference_stderr": report.difference_stderr,
     }
+    measured = in_order(report.evaluation["pruned"], {})
+    inside = [name for name in measured if domain_of(name, report.domains) == "calibration"]
+    facts = {
+        "cell": run.folder,
+        "realised_ratio": report.ratio.get("realised_decoder"),
+        "parameters_before": report.parameters.get("total_before"),
+        "parameters_after": report.parameters.get("total_after"),
+        "seconds_total": report.seconds.get("total"),
+        "statistics_cache": report.statistics_cache,
+        "calibration_domain": "; ".join(inside),
+    }
+    return vars(run) | facts | flat(numbers, separator="/")
 
 
 def _agreed(values: Iterable[str]) -> str:

@@ -1,14 +1,16 @@
 """A study on disk: read from the folders of sweeps, written as a table, plots and a page."""
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
-from os.path import relpath
+from os.path import commonpath, relpath
 from pathlib import Path
 from typing import Any
 
 from flap.config import redact, redacted, shown
+from flap.results.configs import FlatConfig, flat, varying
 from flap.results.pages import study_page
 from flap.results.plots import draw
 from flap.results.run_folder import RunRecord, read_run
@@ -30,7 +32,10 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
     """
-    folder = into or _default_folder(distinct(sweeps))
+    places = [*_places(sweeps)]
+    folder = into or sweeps[0]
+    if into is None and len(places) > 1:
+        folder = places[0].with_name("+".join(place.name for place in places))
     study = read_study(*sweeps, into=folder)
     plots = draw(study)
     table = study.records.to_csv(index=False, lineterminator="\n")
@@ -51,12 +56,6 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     return folder / "index.html"
 
 
-def _default_folder(folders: list[Path]) -> Path:
-    if len(folders) == 1:
-        return folders[0]
-    return folders[0].resolve().parent / "+".join(folder.resolve().name for folder in folders)
-
-
 def read_study(*sweeps: Path, into: Path | None = None) -> Study:
     """Read every sub-folder of the sweeps that has a status.json, and return the study.
 
@@ -67,38 +66,23 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
         ValueError: a folder does not exist or has no run.
     """
     into = into or sweeps[0]
-    folders = distinct(sweeps)
-    names = _names(folders) if len(folders) > 1 else [""]
-
+    places = _places(sweeps)
+    together = commonpath(places)
     runs = []
-    commands = []
-    for folder, name in zip(folders, names, strict=True):
+    for place, folder in places.items():
+        sweep = relpath(place, together) if len(places) > 1 else ""
         for run in _read_sweep(folder):
-            runs.append(replace(run, sweep=name, folder=relpath(folder / run.folder, into)))
-        command = command_of(folder)
-        if command:
-            commands.append(command)
+            runs.append(replace(run, sweep=sweep, folder=relpath(folder / run.folder, into)))
 
-    study = Study(into, tuple(commands), tuple(_with_options(runs)))
+    commands = list(filter(None, map(command_of, places)))
+    study = Study(into, commands, _with_options(runs))
     first_number = next(iter(study.measured), "")
-    ordered = sorted(study.runs, key=lambda run: _rank(run, first_number))
-    return replace(study, runs=tuple(ordered))
+    return replace(study, runs=sorted(study.runs, key=lambda run: _rank(run, first_number)))
 
 
-def distinct(folders: Sequence[Path]) -> list[Path]:
-    """Return the folders without repetitions, also under other names."""
-    by_place: dict[Path, Path] = {}
-    for folder in folders:
-        by_place.setdefault(folder.resolve(), folder)
-    return list(by_place.values())
-
-
-def _names(folders: list[Path]) -> list[str]:
-    """Return a name for each sweep: that of its folder, or all paths where two have one name."""
-    names = [folder.resolve().name for folder in folders]
-    if len({*names}) < len(names):
-        return [str(folder) for folder in folders]
-    return names
+def _places(folders: Iterable[Path]) -> dict[Path, Path]:
+    """Return the folders by their real paths, without repetitions."""
+    return {folder.resolve(): folder for folder in folders}
 
 
 def _read_sweep(folder: Path) -> list[RunRecord]:
@@ -127,7 +111,7 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
     return kept
 
 
-def _cell(run: RunRecord) -> tuple[str, dict[str, str]]:
+def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
     """Return what all starts of a cell share: the name without job number, and overrides."""
     return run.folder.partition("_")[2], run.overrides
 
@@ -138,16 +122,13 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     If one sweep sets what another sweep has by default, that is no difference. Which evaluations
     are chosen is no option, because they do not change the model.
     """
-    different = []
-    for key in dict.fromkeys(key for run in runs for key in run.overrides):
-        is_evaluation = key.split(".")[0] == "eval" and key.count(".") < 2
-        values = {run.overrides.get(key, run.config.get(key)) for run in runs}
-        if not is_evaluation and len(values) > 1:
-            different.append(key)
-
+    different = varying(run.config | run.overrides for run in runs)
     found = []
     for run in runs:
-        options = [f"{key}={run.overrides[key]}" for key in different if key in run.overrides]
+        options = []
+        for key, value in sorted(run.overrides.items()):
+            if key in different and not re.fullmatch(r"eval(\.\w+)?", key):
+                options.append(f"{key}={value}")
         found.append(replace(run, options=" ".join(options)))
     return found
 
@@ -155,22 +136,21 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run: finished first, then ratio, the named number, and folder."""
     ratio = inf if run.ratio is None else run.ratio
-    quality = run.numbers("pruned").get(number, inf)
+    quality = run.report.evaluation["pruned"].get(number, inf)
     return run.state != "finished", ratio, quality, run.folder
 
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep without secrets; empty if there is no record of it."""
-    # redacted, because sweeps of earlier versions have recorded their secrets
-    record = redacted(read_yaml(sweep / "multirun.yaml"))
+    # a sweeper other than Hydra's basic one records secrets
+    record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:
-        overrides = record["hydra"]["overrides"]
-        of_hydra = [word for word in overrides["hydra"] if word != "hydra.mode=MULTIRUN"]
-        folders = []
-        for source in record["hydra"]["runtime"]["config_sources"]:
+        words = ["python", "-m", "flap", "-m"]
+        for source in record["hydra.runtime.config_sources"]:
             if source["provider"] == "command-line":
-                folders.append(f"--config-dir={source['path']}")
-        words = ["python", "-m", "flap", "-m", *folders, *overrides["task"], *of_hydra]
+                words.append(f"--config-dir={source['path']}")
+        words += record["hydra.overrides.task"]
+        words += [word for word in record["hydra.overrides.hydra"] if word != "hydra.mode=MULTIRUN"]
         return shlex.join(words)
     except (LookupError, TypeError):
         return ""

@@ -1,136 +1,138 @@
 """The table of a study: the choices and results of each run, and marks of what is best."""
 
-from collections.abc import Callable
 from math import isfinite
-
-from pandas import Series
+from typing import Any, Literal, NamedTuple
 
 from flap.results.number_texts import short
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
-from flap.results.tables import Mark, Table, TableEntry
 
-CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
-# Columns that are left out if all runs agree.
-VARYING = ("sweep", "model", "method", "options", "seed")
+CHOICES = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
+ALWAYS_SHOWN = ("metric", "structure", "ratio")  # other choices are left out if all runs agree
+# The formats of the results that were counted and not measured.
+FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
+# The best number of a ratio is marked "best", or "near" like others that are within its noise.
+Mark = Literal["best", "near", ""]
 Marks = dict[tuple[int, str], Mark]  # by the run's row in `study.frame` and the number's name
 
 
-def choices(study: Study) -> tuple[str, ...]:
-    """Return the columns of a study's table that are choices; the others are results."""
-    return tuple(name for name in CHOSEN if name not in VARYING or len(study.values(name)) > 1)
+class TableEntry(NamedTuple):
+    """A value of the table."""
+
+    text: str = ""
+    mark: Mark = ""
+    key: float | str | None = None  # the value to sort by; rows with None come last
 
 
-def tabulate(study: Study, which: str = "pruned") -> Table:
-    """Return the table of the runs, or with "dense" of the dense models.
+class StudyTable(NamedTuple):
+    """The table of a study."""
 
-    Standard errors stand next to their numbers, and the best number of each ratio is marked. A
-    dense model has no choices but the model.
-    """
-    columns = choices(study)
-    if which == "dense":
-        runs = study.of(study.dense)
-        marks: Marks = {}
-        filled: tuple[str, ...] = ("model",)
-    else:
-        runs = study.runs
-        marks = _marks(study)
-        filled = columns
+    choices: list[str]  # the first columns
+    results: list[str]  # the other columns
+    rows: list[list[TableEntry]]  # for each run, its choices and its results
+    dense: list[list[TableEntry]]  # for each dense model, its results
 
-    results = ["removed", "parameters"]
-    if any(run.value("vocabulary", "after") for run in study.runs):
-        results.append("vocabulary")
-    results += [*study.measured, "seconds"]
 
+def tabulate(study: Study) -> StudyTable:
+    """Return the table of a study. Standard errors stand next to their numbers."""
+    choices = [name for name in CHOICES if name in ALWAYS_SHOWN or len(study.values(name)) > 1]
+    results = ["removed", "parameters", *study.measured, "seconds"]
+    if any(run.report.vocabulary for run in study.runs):
+        results.insert(2, "vocabulary")
+
+    marks = _marks(study)
     rows = []
-    for i, run in enumerate(runs):
-        row = [_choice(run, name) if name in filled else TableEntry() for name in columns]
-        for name in results:
-            row.append(_result(run, name, which)._replace(mark=marks.get((i, name), "")))
-        rows.append(tuple(row))
-    return Table((*columns, *results), rows)
+    for i, run in enumerate(study.runs):
+        numbers = _numbers_of_pruned(run)
+        row = [_choice(getattr(run, name)) for name in choices]
+        row += [_result(numbers, name, marks.get((i, name), "")) for name in results]
+        rows.append(row)
+
+    dense = []
+    for run in study.of(study.dense):
+        numbers = _numbers_of_dense(run)
+        dense.append([_result(numbers, name) for name in results])
+    return StudyTable(choices, results, rows, dense)
 
 
-def _choice(run: RunRecord, name: str) -> TableEntry:
-    value = getattr(run, name)
+def _choice(value: Any) -> TableEntry:
     return TableEntry() if value is None else TableEntry(str(value), key=value)
 
 
-def _result(run: RunRecord, name: str, which: str) -> TableEntry:
-    """Return the value of a result column for a run's "pruned" or "dense" model."""
-    value, text_of = _sizes(run, which).get(name) or _measured(run, name, which)
+def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
+    value = numbers.get(name)
+    error = numbers.get(f"{name}_stderr")
     if value is None:
         return TableEntry()
-    return TableEntry(text_of(value), key=value) if isfinite(value) else TableEntry("not finite")
-
-
-Sized = tuple[float | None, Callable[[float], str]]  # a value, and the function that formats it
-
-
-def _sizes(run: RunRecord, which: str) -> dict[str, Sized]:
-    """Return by column what a run's report says of a model besides what was measured."""
-    if which == "dense":
-        when = "before"
-        removed: float | None = 0.0
-        seconds = None
+    if not isfinite(value):
+        return TableEntry("not finite")
+    if name in FORMATS:
+        text = FORMATS[name].format(value)
+    elif error is None:
+        text = short(value)
     else:
-        when = "after"
-        removed = run.value("ratio", "realised_decoder")
-        seconds = run.value("seconds", "total")
-    return {
-        "removed": (removed, "{:.4f}".format),
-        "parameters": (run.value("parameters", f"total_{when}"), short),
-        "vocabulary": (run.value("vocabulary", when), "{:,}".format),
-        "seconds": (seconds, "{:,.1f}".format),
+        text = f"{value:.4f} ± {error:.4f}"
+    return TableEntry(text, mark, value)
+
+
+def _numbers_of_pruned(run: RunRecord) -> dict[str, Any]:
+    report = run.report
+    return report.evaluation["pruned"] | {
+        "removed": report.ratio.get("realised_decoder"),
+        "parameters": report.parameters.get("total_after"),
+        "vocabulary": report.vocabulary.get("after"),
+        "seconds": report.seconds.get("total"),
     }
 
 
-def _measured(run: RunRecord, name: str, which: str) -> Sized:
-    numbers = run.numbers(which)
-    error = numbers.get(f"{name}_stderr")
-    if error is None:
-        return numbers.get(name), short
-    return numbers.get(name), lambda value: f"{value:.4f} ± {error:.4f}"
+def _numbers_of_dense(run: RunRecord) -> dict[str, Any]:
+    report = run.report
+    return report.evaluation["dense"] | {
+        "removed": 0.0,
+        "parameters": report.parameters.get("total_before"),
+        "vocabulary": report.vocabulary.get("before"),
+    }
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of the quality numbers among the runs of one model and ratio.
+    """Return the marks of the quality numbers among the runs of one model and ratio."""
+    marks: Marks = {}
+    for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
+        for name in study.measured:
+            better = study.better(name)
+            if better:
+                values = rows[f"pruned/{name}"].dropna()
+                ranked = values.sort_values(ascending=better == "lower", kind="stable")
+                marks |= _marks_of(study, list(ranked.index), name)
+    return marks
+
+
+def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
+    """Return the marks of a number.
 
     "best": the number is better than that of every other run, clear of the noise.
     "near": it is within the noise of the best number, or it is the best one and others are within
     its noise.
 
     The difference to the best number has no known error if the runs have kept no documents, or
-    not the same ones. Then nothing is marked "best". If the runs do not say whether higher or
-    lower values of a number are better, nothing is marked.
+    not the same ones. Then nothing is marked "best".
+
+    ranked: the rows of the runs that have the number, the best one first.
     """
-    marks: Marks = {}
-    for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
-        for name in study.measured:
-            if study.better(name):
-                marks |= _marks_of(study, rows[f"pruned/{name}"].dropna(), name)
-    return marks
-
-
-def _marks_of(study: Study, values: Series, name: str) -> Marks:
-    """Return the marks of the runs that have a number. values: by the run's row."""
-    ranked = values.sort_values(ascending=study.better(name) == "lower", kind="stable")
     if len(ranked) < 2:
         return {}
 
-    marks: Marks = {}
+    best, *others = ranked
+    near = []
     unknown = False
-    best, *others = ranked.index
     for i in others:
-        difference = study.runs[i].differences_to(study.runs[best], [name]).get(name)
+        difference = study.runs[i].difference_to(study.runs[best], name)
         if difference is None:
             unknown = True
         elif not difference.clear:
-            marks[i, name] = "near"
+            near.append(i)
 
-    if marks:
-        marks[best, name] = "near"
-    elif not unknown:
-        marks[best, name] = "best"
-    return marks
+    if near:
+        return {(i, name): "near" for i in (best, *near)}
+    return {} if unknown else {(best, name): "best"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flap.config.resolvers import folder_name
 from flap.results import Report, described
-from flap.results.configs import changes_of_the_model, differences
+from flap.results.configs import changes_of_the_model
 from flap.runs import keys
 from flap.runs.pruned import MADE
 from flap.runs.run import Run
@@ -27,9 +27,13 @@ def check_home(run: Run) -> None:
     if folder is None or read_state(folder) != "finished":
         return
 
-    report = Report.load(folder / "report.json")
+    try:
+        report = Report.load(folder / "report.json")
+    except ValueError as error:
+        advice = "choose another folder, or resume=false to run it again"
+        raise ValueError(f"{error}; {advice}") from error
     config = described(run.config)
-    changes = changes_of_the_model(differences(report.config | {"eval": config["eval"]}, config))
+    changes = changes_of_the_model(report.config, config)
     if changes:
         raise ValueError(
             f"{folder}: holds a finished run of another config ({'; '.join(changes[:3])}); choose another folder, or "

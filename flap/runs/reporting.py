@@ -15,6 +15,7 @@ from flap.evaluation.result_files import Entry
 from flap.method.allocation import PruningPlan, Units
 from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, count_parameters
 from flap.results import Report, described, device_name, markdown, model_card
+from flap.results.provenance import git_state, versions
 from flap.runs import keys
 from flap.runs.memory import seconds_by_stage
 from flap.runs.pruned import Pruned
@@ -44,6 +45,8 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
         warnings=run.warnings,
         parameters={"total_before": count_parameters(model.model)},
         bos=bos,
+        versions=versions(),
+        git=git_state(),
     )
 
 

@@ -116,4 +116,4 @@ def test_a_plan_that_has_changed_is_applied_again(
     assert "done already" in quick_flap(*arguments).stderr
     found = read_run(tmp_path / "out")
     assert (found.metric, found.structure, found.method) == ("plan", "plan", "custom")
-    assert found.report["config"]["run_name"] == "tiny_plan-mine_s0"
+    assert found.report.config["run_name"] == "tiny_plan-mine_s0"

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from flap.checkpoint.card import CARD, MARK
 from flap.models import base_facts
 from flap.results import Report, model_card
-from flap.results.card_text import PLACE, loading
+from flap.results.card_text import PLACE
 from tests.cases import tokens
 
 APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}
@@ -71,13 +71,14 @@ def test_it_names_the_base_and_its_licence_and_what_was_removed(made: tuple[Repo
     )
 
 
-def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
+def test_engines_are_named_whose_files_are_there(made: tuple[Report, Path], tmp_path: Path) -> None:
+    report, _ = made
     for config, trust in (
         ('{"model_type": "llama"}', False),
         ('{"model_type": "flap_llama", "auto_map": {}}', True),
     ):
         (tmp_path / "config.json").write_text(config)
-        text = loading(tmp_path)
+        text = model_card(report, tmp_path, {})
         assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
         assert (
             "`flap` on PyPI is another program" in text
@@ -85,7 +86,7 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
         assert f"```\nvllm serve {PLACE}\n```" in text
         assert "llama-cli" not in text
     (tmp_path / "model-q8_0.gguf").touch()
-    assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in loading(tmp_path)
+    assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in model_card(report, tmp_path, {})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pandas import DataFrame
 
-from flap.results.pareto import COSTS, front, fronts, points
+from flap.results.pareto import COSTS, front, points
 from flap.results.plots import draw
 from flap.results.series import series_of
 from flap.results.study_files import read_study
@@ -61,12 +61,9 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     assert list(points(study, series, PERPLEXITY, SPEEDS).itertuples(index=False, name=None)) == [
         (1.125, 50.0, "IFV AL-AM 0.5", 0), (1.375, 32.0, "WIFV AL-AM 0.2", 1), (1.0, 20.0, "dense", -1),
     ]  # fmt: skip
-    assert (
-        fronts(study, series, [PERPLEXITY], SPEEDS)
-        == f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense."
-    )
     assert [cost.measured(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
-    assert "WIFV AL-AM 0.2, dense." in {plot.name: plot.caption for plot in draw(study)}["speed"]
+    caption = {plot.name: plot.caption for plot in draw(study)}["speed"]
+    assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")
 
 
 @pytest.mark.filterwarnings(

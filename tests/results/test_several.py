@@ -61,7 +61,7 @@ def test_sweeps_of_one_name_are_told_by_their_paths(tmp_path: Path, report: Repo
     for folder in folders:
         folder.mkdir(parents=True)
         add_cell(folder, report, "WIFV", "AL-AM", 0.2)
-    assert read_study(*folders).values("sweep") == [str(folder) for folder in folders]
+    assert read_study(*folders).values("sweep") == ["a/sweep", "b/sweep"]
     assert write_study(*folders) == tmp_path / "a" / "sweep+sweep" / "index.html"
 
 
@@ -121,12 +121,12 @@ def test_runs_of_different_models_and_versions_are_told(
         "model": report["config"]["model"] | {"name": "other"},
     }
     config["eval"] = {"perplexity": report["config"]["eval"]["perplexity"] | {"max_tokens": 64}}
-    change(cell, config=config, versions=report["versions"] | {"torch": "9.9"})
+    change(cell, config=config, versions=report["versions"] | {"torch": "9.9.9"})
     torch = report["versions"]["torch"]
     assert list(mismatches(read_study(*sweeps).finished)) == [
         "Runs of different models: other, tiny. Their perplexities can be compared only where the models have the same "
         "tokenizer.",
-        f"Runs of different versions, from which differences may come: torch {torch} and 9.9.",
+        f"Runs of different versions, from which differences may come: torch {torch} and 9.9.9.",
         "Not measured alike: eval.perplexity.max_tokens is 64 or 320.",
     ]
     text = write_study(*sweeps).read_text()

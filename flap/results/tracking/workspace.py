@@ -1,15 +1,14 @@
-"""`python -m flap workspace <entity/project> <folder> …`: the comparisons of a page, for the runs that W&B has."""
+"""`python -m flap workspace <entity/project> <folder> …`: the comparisons of a study page, in W&B."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flap.config import how_to_install, shown
 from flap.config.paths import check_path
 from flap.results.number_texts import is_efficiency
-from flap.results.pages import title
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 from flap.results.study_files import read_study
@@ -20,7 +19,7 @@ from flap.storage.status import reason
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# of a run's summary: what a quality is shown over
+# The costs over which qualities are shown, by their names in the summary of a run.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",
@@ -52,12 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
-    """Save the workspace in W&B and return its address; offline, write workspace.json beside the page, and return that.
+    """Save the workspace in W&B and return its address.
+
+    Offline, write workspace.json beside the page instead, and return its path.
 
     place: "entity/project", where the sweeps' runs are.
 
     Raises:
-        ValueError: the place is not one, a folder cannot be read (see `read_study`), or wandb-workspaces is missing.
+        ValueError: the place is no entity and project, a folder cannot be read (see `read_study`),
+            or wandb-workspaces is missing.
     """
     entity, _, project = place.partition("/")
     if not entity or not project or "/" in project:
@@ -66,12 +68,8 @@ def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     if resolve_mode("auto") == "online":
         return str(workspace.save().url)
     file = sweeps[0] / "workspace.json"
-    # what `save` sends; the package has no public name for it
-    write_text(
-        file,
-        workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2)
-        + "\n",
-    )
+    spec = workspace._to_model().spec  # what `save` sends; the package has no public name for it
+    write_text(file, spec.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
     return str(file)
 
 
@@ -85,34 +83,32 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
         filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"],
         pinned_columns=list(COLUMNS),
     )
-    name = title(study).replace("×", "x")  # which the package takes for an emoji
+    name = study.title.replace("×", "x")  # the package takes × for an emoji
     return ws.Workspace(
         entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs
     )
 
 
 def _group(study: Study, run: RunRecord) -> str:
-    tracking = run.report.get("config", {}).get("tracking") or {}
+    tracking = run.report.config.get("tracking") or {}
     return str(tracking.get("group") or (study.folder / run.folder).resolve().parent.name)
 
 
 def _sections(study: Study) -> list["Section"]:
-    """Return a section for each cost, with a panel for each quality; the layers; what differs between the runs."""
+    """Return a section for each cost with a panel for each quality, then layers and differences."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    names = [name for name in study.measured if not is_efficiency(name)]
-    costs = [
-        cost
-        for cost in OVER
-        if not cost.startswith("pruned/") or cost.removeprefix("pruned/") in study.measured
-    ]
-    panels: dict[str, list[Any]] = {
-        f"Quality over {cost}": [
-            wr.ScatterPlot(title=name, x=cost, y=f"pruned/{name}") for name in names
-        ]
-        for cost in costs
-    }
-    panels["Layers"] = [wr.MediaBrowser(media_keys=["picture"])]
-    panels["What differs"] = [wr.RunComparer(diff_only="split")]
-    return [ws.Section(name=name, panels=those, is_open=True) for name, those in panels.items()]
+    qualities = [name for name in study.measured if not is_efficiency(name)]
+    sections = []
+    for cost in OVER:
+        if cost.startswith("pruned/") and cost.removeprefix("pruned/") not in study.measured:
+            continue
+        panels = [wr.ScatterPlot(title=name, x=cost, y=f"pruned/{name}") for name in qualities]
+        sections.append(ws.Section(name=f"Quality over {cost}", panels=panels, is_open=True))
+
+    pictures = wr.MediaBrowser(media_keys=["picture"])
+    differences = wr.RunComparer(diff_only="split")
+    sections.append(ws.Section(name="Layers", panels=[pictures], is_open=True))
+    sections.append(ws.Section(name="What differs", panels=[differences], is_open=True))
+    return sections
