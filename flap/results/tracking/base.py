@@ -1,6 +1,6 @@
-"""What a run tells its tracker, whichever that is, and the tracker that does nothing.
+"""What a run sends to its tracker, and the tracker that does nothing.
 
-A tracker is one file: a `Tracking` that opens a `RunInTracker`, whose six methods are all that is asked of it.
+A tracker is one file: a `Tracking` that opens a `RunInTracker`, which has six methods.
 """
 
 import hashlib
@@ -16,14 +16,30 @@ from typing import Any
 from uuid import uuid4
 
 from flap.config import one_line, redacted
+from flap.evaluation.base import Numbers
 from flap.results import Report
+from flap.results.configs import Config, flat
 from flap.runtime.progress import Step, listening
 from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # between two records of one stage
+PROGRESS_SECONDS = 1.0  # seconds between two records of the progress of one stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
+# The sections of a report that the summary of a run has.
+SUMMARIZED = (
+    "difference_stderr",
+    "difference_p_value",
+    "ratio",
+    "parameters",
+    "target",
+    "seconds",
+    "peak_memory_bytes",
+    "statistics_cache",
+    "checkpoint",
+)
+
+Rows = list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -32,8 +48,8 @@ class JobInfo:
 
     id: str  # any text that is unique on this machine, such as the run's folder
     name: str
-    group: str | None = None
-    job_type: str = "run"  # or "sweep", "study"
+    group: str | None = None  # the name of the sweep
+    job_type: str = "run"  # "run", "sweep" for a job of a sweep, "study" for the table of a sweep
     tags: tuple[str, ...] = ()
 
 
@@ -41,15 +57,15 @@ class RunInTracker(ABC):
     """A run that a tracker has opened. Any of its methods may raise anything."""
 
     @abstractmethod
-    def log(self, values: dict[str, float]) -> None:
-        """Send numbers of this moment."""
+    def log(self, values: Numbers) -> None:
+        """Send numbers, such as the progress, as they are now."""
 
     @abstractmethod
-    def summarize(self, values: dict[str, Any]) -> None:
+    def summarize(self, values: Config) -> None:
         """Send the results of the run."""
 
     @abstractmethod
-    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+    def log_table(self, name: str, columns: list[str], rows: Rows) -> None:
         """Send a table."""
 
     @abstractmethod
@@ -58,7 +74,7 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log_lineage(self, report: Report) -> None:
-        """Send the dense model as what the run used, and the checkpoint as what it made."""
+        """Send the dense model as the input of the run, and the checkpoint as its output."""
 
     @abstractmethod
     def finish(self, failed: bool) -> None:
@@ -67,30 +83,33 @@ class RunInTracker(ABC):
 
 @dataclass
 class TrackedRun:
-    """A run and its tracker, whose first error is logged in one line; later ones are ignored, none ends the run."""
+    """A run and its tracker.
 
-    tracker: str
+    The first error of the tracker is logged in one line. Later errors are ignored, and none ends
+    the run.
+    """
+
+    tracker: str  # name of the tracker, for messages
     run_dir: Path
-    there: RunInTracker | None = None
+    there: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    _due: dict[str, float] = field(
-        default_factory=dict
-    )  # stage -> when its next record may be sent
+    _due: Numbers = field(default_factory=dict)  # by stage: when a record may be sent
 
     def warn(self, error: Exception) -> None:
         """Log the first error in one line."""
-        if not self._warned:
-            log.warning(
-                "%s: %s: %s; the run goes on, its files in %s do not depend on it",
-                self.tracker,
-                type(error).__name__,
-                one_line(error),
-                self.run_dir,
-            )
+        if self._warned:
+            return
         self._warned = True
+        log.warning(
+            "%s: %s: %s; the run goes on, its files in %s do not depend on it",
+            self.tracker,
+            type(error).__name__,
+            one_line(error),
+            self.run_dir,
+        )
 
     def send(self, action: Callable[[RunInTracker], object]) -> None:
-        """Call `action` with the run in the tracker, if there is one, and log its error, if any."""
+        """Call `action` with the run in the tracker, if there is one. An error is only logged."""
         try:
             if self.there is not None:
                 action(self.there)
@@ -98,21 +117,25 @@ class TrackedRun:
             self.warn(error)
 
     def progress(self, step: Step) -> None:
-        """Send the progress of a step (share, items, tokens per second), at most once a second, and at its end."""
+        """Send the progress of a step: its share, items, and tokens per second.
+
+        A stage sends at most one record a second, and one at its end.
+        """
         now = time.monotonic()
         if step.done != step.total and now < self._due.get(step.stage, 0.0):
             return
         self._due[step.stage] = now + PROGRESS_SECONDS
-        name = f"progress/{step.stage.partition(',')[0]}"  # of "calibrate, layer by layer"
-        values: dict[str, float] = {f"{name}/items": step.done}
+
+        stage, _, _ = step.stage.partition(",")  # "calibrate" of "calibrate, layer by layer"
+        values: Numbers = {f"progress/{stage}/items": step.done}
         if step.total:
-            values[name] = step.done / step.total
+            values[f"progress/{stage}"] = step.done / step.total
         if step.tokens and step.seconds:
-            values[f"{name}/tokens_per_second"] = step.tokens / step.seconds
+            values[f"progress/{stage}/tokens_per_second"] = step.tokens / step.seconds
         self.send(lambda there: there.log(values))
 
     def finish(self, report: Report) -> None:
-        """Track a finished run, whose files are written: numbers, layer widths, files, what became of the model."""
+        """Send a finished run, whose files are written: numbers, widths, files and lineage."""
         columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
         self.send(lambda there: there.summarize(redacted(summary(report))))
         self.send(lambda there: there.log_table("layers", columns, layer_rows(report)))
@@ -121,41 +144,24 @@ class TrackedRun:
             self.send(lambda there: there.log_lineage(report))
 
 
-def layer_rows(report: Report) -> list[list[Any]]:
-    """Return for each layer its index, and its widths before and after."""
-    pairs = zip(report.layers_before, report.layers, strict=True)
-    return [
-        [i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)
-    ]
+def layer_rows(report: Report) -> Rows:
+    """Return for each layer its index, its widths before, and its widths after."""
+    rows = []
+    for i, layers in enumerate(zip(report.layers_before, report.layers, strict=True)):
+        rows.append([i, *(layer[width] for layer in layers for width in WIDTHS)])
+    return rows
 
 
-def summary(report: Report) -> dict[str, Any]:
-    """Return the report's numbers by flat names: "pruned/wikitext2/perplexity@2048", "ratio/realised_decoder"."""
-    names = (
-        "difference_stderr",
-        "difference_p_value",
-        "ratio",
-        "parameters",
-        "seconds",
-        "peak_memory_bytes",
-    )
-    sections: dict[str, Any] = {
-        **report.evaluation,
-        **{name: getattr(report, name) for name in names},
-    }
-    sections |= {f"target/{name}": values for name, values in report.target.items()}
-    numbers = {
-        f"{section}/{name}": value
-        for section, entries in sections.items()
-        for name, value in entries.items()
-    }
-    return numbers | {"statistics_cache": report.statistics_cache, "checkpoint": report.checkpoint}
+def summary(report: Report) -> Config:
+    """Return the report's numbers by flat names: "pruned/piqa/acc", "ratio/realised_decoder"."""
+    sections = {name: getattr(report, name) for name in SUMMARIZED}
+    return flat(report.evaluation | sections, separator="/")
 
 
 class Tracking(ABC):
     """The base class of the choices of the `tracking` group."""
 
-    name = ""  # of the tracker, in messages
+    name = ""  # name of the tracker, for messages
 
     @abstractmethod
     def check(self) -> None:
@@ -166,16 +172,19 @@ class Tracking(ABC):
         """
 
     @abstractmethod
-    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker | None:
-        """Return the run that the tracker has begun; None: it tracks nothing."""
+    def open(self, config: Config, job: JobInfo, run: TrackedRun) -> RunInTracker | None:
+        """Begin a run in the tracker and return it; None if nothing is tracked.
+
+        config: the config of the run as plain data, without secrets.
+        """
 
     def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
-        """Return what the tracker needs around a run, such as environment variables."""
+        """Return a context that the tracker needs around a run, such as environment variables."""
         return nullcontext()
 
     @contextmanager
-    def start(self, config: dict[str, Any], run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
-        """Track a run for as long as the block lasts; if the block raises, the run is marked failed."""
+    def start(self, config: Config, run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
+        """Track a run while the block lasts. If the block raises, the run is marked as failed."""
         run = TrackedRun(self.name, run_dir)
         failed = True
         with self.surroundings(run_dir):
@@ -190,28 +199,33 @@ class Tracking(ABC):
             finally:
                 run.send(lambda there: there.finish(failed))
 
-    def log_study(self, sweep_dir: Path, columns: list[str], rows: list[list[Any]]) -> None:
-        """Track the table of a sweep, in a run of the sweep's group; a repeated call updates the same run."""
-        job = JobInfo(
-            f"{sweep_dir}/study", f"{sweep_dir.name} study", group=sweep_dir.name, job_type="study"
-        )
+    def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
+        """Track the table of a sweep, in a run of the sweep's group.
+
+        A repeated call updates the same run.
+        """
+        group = sweep_dir.name
+        job = JobInfo(f"{sweep_dir}/study", f"{group} study", group, job_type="study")
         with self.start({}, sweep_dir, job) as tracked:
             tracked.send(lambda there: there.log_table("study", columns, redacted(rows)))
 
 
 @dataclass(frozen=True)
 class NoTracking(Tracking):
-    """The tracker that does nothing: the run's files are the only record."""
+    """Track nothing: the files of a run are its only record."""
 
     def check(self) -> None:
         """Do nothing: there are no options."""
 
-    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
+    def open(self, config: Config, job: JobInfo, run: TrackedRun) -> None:
         """Track nothing."""
 
 
 def kept_id(folder: Path, text: str) -> str:
-    """Return the id that a run keeps in a folder of its tracker; made once, it is unique, also across machines."""
+    """Return the id that a run keeps in a folder of its tracker.
+
+    It is made once, and is unique across machines.
+    """
     file = folder / "id"
     if not file.is_file():
         write_text(file, f"{legal_id(text)}-{uuid4().hex[:8]}")

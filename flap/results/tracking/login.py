@@ -10,7 +10,10 @@ MODES = ("auto", "online", "offline")
 
 
 def resolve_mode(mode: str) -> str:
-    """Return the mode of W&B; for "auto": offline without a key, else as WANDB_MODE and `wandb offline` say."""
+    """Return the mode of W&B.
+
+    "auto" is offline if there is no key, else the mode that WANDB_MODE and `wandb offline` set.
+    """
     import wandb
 
     if mode != "auto":
@@ -20,8 +23,8 @@ def resolve_mode(mode: str) -> str:
 
 
 def _has_key() -> bool:
-    """Return whether W&B finds a key in the environment, in netrc or in its settings, without asking the user."""
-    # wandb.login() is public, but finds none while a run is open, and rewrites the user's settings file
+    """Return whether W&B finds a key in the environment, in netrc or in its settings."""
+    # wandb.login() is public, but finds no key while a run is open, and rewrites the user's settings file
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
@@ -50,7 +53,7 @@ def require_key() -> None:
 
 @contextmanager
 def environment(**defaults: str) -> Iterator[None]:
-    """Set environment variables for as long as the block lasts, unless they are set already."""
+    """Set those environment variables that are not set yet, while the block lasts."""
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:

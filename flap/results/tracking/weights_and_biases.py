@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flap.evaluation.base import Numbers
 from flap.results import Report
+from flap.results.configs import Config
 from flap.results.tracking.base import (
     JobInfo,
+    Rows,
     RunInTracker,
     TrackedRun,
     Tracking,
@@ -23,21 +26,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INIT_SECONDS = 20.0  # a server that does not answer for this long is unreachable
-FINISH_SECONDS = 120.0  # after this, the rest is left to `wandb sync`
+INIT_SECONDS = 20.0  # a server that does not answer within this time is unreachable
+FINISH_SECONDS = 120.0  # what is not sent within this time is left to `wandb sync`
 
 
 @dataclass(frozen=True)
 class Wandb(Tracking):
     """Track runs with Weights & Biases."""
 
-    project: str = "flap"  # of W&B
-    entity: str | None = None  # the user's default
-    mode: str = "auto"  # online with a key, else offline; or "online", "offline"
-    group: str | None = None  # the sweep's folder
-    tags: list[str] = field(
-        default_factory=list
-    )  # each of 1 to 64 characters; the metric and structure are added
+    project: str = "flap"  # name of the project in W&B
+    entity: str | None = None  # user or team; defaults to the user's own setting
+    mode: str = "auto"  # "online", "offline"; "auto" is online if there is a key
+    group: str | None = None  # defaults to the name of the sweep's folder
+    # 1 to 64 characters each; the names of the metric and the structure are added
+    tags: list[str] = field(default_factory=list)
 
     name = "W&B"
 
@@ -62,8 +64,8 @@ class Wandb(Tracking):
             WANDB_SILENT="true", WANDB_CACHE_DIR=f"{folder}/cache", WANDB_DATA_DIR=f"{folder}/data"
         )
 
-    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> "WandbRun":
-        """Start the W&B run; start it offline if that fails, as with an unreachable server."""
+    def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "WandbRun":
+        """Start the W&B run. If that fails, as with an unreachable server, start it offline."""
         import wandb
 
         try:
@@ -73,17 +75,15 @@ class Wandb(Tracking):
             wandb.teardown()  # otherwise the half-started run would keep its id
             there = self._init("offline", config, job, run.run_dir)
         if there.offline:
-            log.info(
-                "W&B: recorded offline; send it with: wandb sync %s",
-                shlex.quote(str(Path(there.dir).parent)),
-            )
-        elif there.url:  # none if WANDB_MODE=disabled
+            folder = shlex.quote(str(Path(there.dir).parent))
+            log.info("W&B: recorded offline; send it with: wandb sync %s", folder)
+        elif there.url:  # a disabled run has none
             log.info("W&B: %s", there.url)
         there.define_metric("progress/*", summary="none")
-        there.summary["folder"] = str(run.run_dir.resolve())  # what `python -m flap study` takes
+        there.summary["folder"] = str(run.run_dir.resolve())  # for `python -m flap study`
         return WandbRun(there)
 
-    def _init(self, mode: str, config: dict[str, Any], job: JobInfo, run_dir: Path) -> "wandb.Run":
+    def _init(self, mode: Any, config: Config, job: JobInfo, run_dir: Path) -> "wandb.Run":
         import wandb
 
         settings = wandb.Settings(
@@ -94,13 +94,20 @@ class Wandb(Tracking):
             finish_timeout_raises=True,
         )
         return wandb.init(
-            project=self.project, entity=self.entity, mode=mode,  # type: ignore[arg-type]
-            id=kept_id(run_dir / "wandb", job.id), resume="allow",  # a requeued job continues its own run
+            project=self.project,
+            entity=self.entity,
+            mode=mode,
+            id=kept_id(run_dir / "wandb", job.id),
+            resume="allow",  # a requeued job continues its own run
             reinit="finish_previous",  # one run for each job, also if all jobs run in one process
-            name=job.name, group=self.group or job.group, job_type=job.job_type,
+            name=job.name,
+            group=self.group or job.group,
+            job_type=job.job_type,
             tags=list(dict.fromkeys([*job.tags, *self.tags])),
-            config=config, dir=run_dir, settings=settings,
-        )  # fmt: skip
+            config=config,
+            dir=run_dir,
+            settings=settings,
+        )
 
 
 @dataclass
@@ -109,49 +116,49 @@ class WandbRun(RunInTracker):
 
     run: "wandb.Run"
 
-    def log(self, values: dict[str, float]) -> None:
-        """Send numbers as a step of the history."""
+    def log(self, values: Numbers) -> None:
+        """Send numbers as one step of the history."""
         self.run.log(values)
 
-    def summarize(self, values: dict[str, Any]) -> None:
+    def summarize(self, values: Config) -> None:
         """Send results as the summary."""
         self.run.summary.update(values)
 
-    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Send a table, whose columns may have values of several types."""
+    def log_table(self, name: str, columns: list[str], rows: Rows) -> None:
+        """Send a table. Its columns may have values of several types."""
         import wandb
 
-        self.run.log({name: wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)})
+        table = wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)
+        self.run.log({name: table})
 
     def log_files(self, run_dir: Path) -> None:
         """Send the picture, and report.json as an artifact."""
         import wandb
 
-        if (picture := run_dir / "layers.png").is_file():
+        picture = run_dir / "layers.png"
+        if picture.is_file():
             self.run.log({"picture": wandb.Image(str(picture))})
         artifact = wandb.Artifact(f"report-{self.run.id}", type="report")
         artifact.add_file(str(run_dir / "report.json"))
         self.run.log_artifact(artifact)
 
     def log_lineage(self, report: Report) -> None:
-        """Send references to the places of both models as artifacts."""
+        """Send references to both models as artifacts."""
         import wandb
 
         path = str(report.config["model"]["path"])
-        source = report.sources.get("model")
-        dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata={"source": source})
-        place = (
-            Path(path).resolve().as_uri()
-            if Path(path).is_dir()
-            else f"https://huggingface.co/{path}"
-        )
-        dense.add_reference(place, name="model", checksum=False)  # its weights are not read
+        address = f"https://huggingface.co/{path}"
+        if Path(path).is_dir():
+            address = Path(path).resolve().as_uri()
+        source = {"source": report.sources.get("model")}
+        dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata=source)
+        dense.add_reference(address, name="model", checksum=False)  # its weights are not read
         # run.use_artifact does the same, but refuses offline runs, and waits for the server in others
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
+
+        loads_with = {"loads_with": report.loads_with}
+        made = wandb.Artifact(f"model-{self.run.id}", type="model", metadata=loads_with)
         checkpoint = Path(report.checkpoint or "").resolve()
-        made = wandb.Artifact(
-            f"model-{self.run.id}", type="model", metadata={"loads_with": report.loads_with}
-        )
         made.add_reference(checkpoint.as_uri(), name="checkpoint", checksum=False)
         self.run.log_artifact(made)
 
