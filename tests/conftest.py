@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tests.helpers.pixel  # noqa: F401 - runs draw no picture
-from flap.models import hidden_files
+from flap.models import CheckpointSource, hidden_files
 from flap.pipeline import run
 from flap.results import Report
 from flap.storage.atomic_files import cache_root
@@ -137,6 +137,17 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 def base(model_dir: Path, text_file: Path) -> list[str]:
     """What makes any command line a run of a second or two."""
     return tiny(model_dir, text_file)
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if it loads the weights of a model."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        pytest.fail("the weights were loaded")
+
+    monkeypatch.setattr(CheckpointSource, "open", fail)
+    monkeypatch.setattr(CheckpointSource, "read", fail)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,66 @@ def report_of(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
+FILES_OF_A_RUN = {
+    "report.json",
+    "report.md",
+    "plan.json",
+    "layers.png",
+    "flap.log",
+    ".hydra/config.yaml",
+    "checkpoint/config.json",
+    "checkpoint/model.safetensors",
+    "checkpoint/flap.json",
+}
+SHOWN_OF_A_RUN = [
+    "dense",
+    "pruned",
+    "words.txt/perplex",
+    "words.txt/bits_pe",
+    "parameters",
+    "ratio removed",
+    "seconds",
+]
+SAME_TEXT = "words.txt/perplexity@16 is measured on the calibration text itself"
+
+
+def assert_all_files(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert names >= FILES_OF_A_RUN
+    assert not list(run.rglob(".checkpoint*"))
+    assert OmegaConf.load(run / ".hydra" / "config.yaml").ratio == 0.5
+    assert (run / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert SAME_TEXT in (run / "report.md").read_text()
+    assert loaded(run).num_parameters() == loaded(run / "checkpoint").num_parameters()
+
+
+def assert_report(run: Path) -> None:
+    report = report_of(run)
+    assert report["checkpoint"] == str(run / "checkpoint")
+    assert report["warnings"] == [SAME_TEXT]
+    numbers = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
+    assert report["evaluation"]["dense"].keys() == numbers
+    assert report["evaluation"]["pruned"].keys() == numbers
+
+    ratio = report["ratio"]
+    one_head = 1536 / 46080  # the share of one KV head of the tiny model
+    assert ratio["requested"] == 0.5
+    assert abs(ratio["realised_decoder"] - 0.5) < one_head
+    plan = json.loads((run / "plan.json").read_text())
+    neurons = [len(layer["neurons"]) for layer in plan["layers"]]
+    assert [layer["neurons"] for layer in report["layers"]] == neurons
+
+
+def assert_console(done: "CompletedProcess[str]", run: Path) -> None:
+    assert f"warning: {SAME_TEXT}" in done.stderr
+    assert "[transformers]" not in done.stderr  # no warnings that say nothing to the user
+    assert "_target_" not in done.stdout + done.stderr  # no dump of the config
+    for word in SHOWN_OF_A_RUN:
+        assert word in done.stdout
+    # each on a line of its own, however narrow the console
+    assert done.stdout.splitlines()[-2:] == [str(run / "checkpoint"), str(run / "report.md")]
+
+
 def test_a_run_leaves_its_report_checkpoint_and_log(
     flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
@@ -33,57 +93,9 @@ def test_a_run_leaves_its_report_checkpoint_and_log(
     assert done.returncode == 0, done.stderr
     run = only(tmp_path, "outputs/*/*")
     assert run.name.endswith("_tiny_WIFV_AL-AM_r0.5_s0")
-    files = {str(path.relative_to(run)) for path in run.rglob("*")}
-    beside = {
-        "report.json",
-        "report.md",
-        "plan.json",
-        "layers.png",
-        "flap.log",
-        ".hydra/config.yaml",
-    }
-    assert files >= beside | {
-        "checkpoint/config.json",
-        "checkpoint/model.safetensors",
-        "checkpoint/flap.json",
-    }
-    assert not [name for name in files if Path(name).name.startswith(".checkpoint")]
-    assert OmegaConf.load(run / ".hydra" / "config.yaml").ratio == 0.5
-    assert (run / "layers.png").read_bytes().startswith(b"\x89PNG")
-
-    report = report_of(run)
-    assert report["checkpoint"] == str(run / "checkpoint")
-    assert report["ratio"]["requested"] == 0.5
-    assert (
-        abs(report["ratio"]["realised_decoder"] - 0.5) < 1536 / 46080
-    )  # one KV head of the tiny model
-    both = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
-    assert report["evaluation"]["dense"].keys() == report["evaluation"]["pruned"].keys() == both
-    plan = json.loads((run / "plan.json").read_text())["layers"]
-    assert [len(layer["neurons"]) for layer in plan] == [
-        layer["neurons"] for layer in report["layers"]
-    ]
-
-    same_text = "words.txt/perplexity@16 is measured on the calibration text itself"
-    assert report["warnings"] == [same_text]
-    assert f"warning: {same_text}" in done.stderr
-    assert same_text in (run / "report.md").read_text()
-
-    assert "_target_" not in done.stdout + done.stderr  # no dump of the config
-    assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
-    for word in (
-        "dense",
-        "pruned",
-        "words.txt/perplex",
-        "words.txt/bits_pe",
-        "parameters",
-        "ratio removed",
-        "seconds",
-    ):
-        assert word in done.stdout
-    # each on a line of its own, however narrow the console
-    assert done.stdout.splitlines()[-2:] == [str(run / "checkpoint"), str(run / "report.md")]
-    assert loaded(run).num_parameters() == loaded(run / "checkpoint").num_parameters()
+    assert_all_files(run)
+    assert_report(run)
+    assert_console(done, run)
 
 
 def test_a_failed_job_leaves_the_others_alone(

@@ -9,6 +9,7 @@ from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
+WEIGHTS = "model.safetensors"
 TENSOR = "model.layers.2.mlp.up_proj.weight"
 DEEP = "[" * 5000 + "]" * 5000
 TEXTS = {
@@ -65,31 +66,42 @@ PLANS = {  # of four layers with four KV heads and 56 neurons
 
 
 def damage(root: Path, model_dir: Path) -> Path:
-    """Fill the folder `root`: directories are models, files are texts, but for a few."""
-    for name in (
-        "no-weights",
-        "pickled",
-        "truncated",
-        "lacking",
-        "misshapen",
-        "nan",
-        "bloom",
-        "no-tokenizer",
-    ):
-        shutil.copytree(model_dir, root / name)
+    """Fill a folder with models (directories), texts, plans and GGUF files that are damaged."""
+    _damage_weights(root, model_dir)
+    _damage_configs(root, model_dir)
+    for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
+        _damage_sharded(root / name, model_dir)
+    _damage_gguf(root)
+
+    for name, text in TEXTS.items():
+        (root / name).write_text(text)
+    (root / "latin1.txt").write_bytes("café".encode("latin1"))
+    for name, plan in PLANS.items():
+        (root / name).write_text(json.dumps(plan))
+    _occupy(root)
+    return root
+
+
+def _damage_weights(root: Path, model_dir: Path) -> None:
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(model_dir, root / name))
+
+    (copied("no-weights") / WEIGHTS).unlink()
+    pickled = copied("pickled")
+    (pickled / WEIGHTS).unlink()
+    torch.save({}, pickled / "pytorch_model.bin")
+    _cut(copied("truncated") / WEIGHTS)
+    _rewrite(copied("lacking"), None)
+    _rewrite(copied("misshapen"), torch.zeros(3, 3))
+    _rewrite(copied("nan"), torch.full((56, 32), torch.nan))
+    bloom = BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)
+    BloomForCausalLM(bloom).save_pretrained(copied("bloom"))
+
+
+def _damage_configs(root: Path, model_dir: Path) -> None:
+    shutil.copytree(model_dir, root / "no-tokenizer")
     for file in (root / "no-tokenizer").glob("*token*"):
         file.unlink()
-    for name in ("no-weights", "pickled"):
-        (root / name / "model.safetensors").unlink()
-    torch.save({}, root / "pickled" / "pytorch_model.bin")
-    whole = (root / "truncated" / "model.safetensors").read_bytes()
-    (root / "truncated" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    _rewrite(root / "lacking", None)
-    _rewrite(root / "misshapen", torch.zeros(3, 3))
-    _rewrite(root / "nan", torch.full((56, 32), torch.nan))
-    BloomForCausalLM(
-        BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)
-    ).save_pretrained(root / "bloom")
     for name, file, content in FILES:
         shutil.copytree(model_dir, root / name)
         (root / name / file).write_text(content)
@@ -97,30 +109,34 @@ def damage(root: Path, model_dir: Path) -> Path:
         shutil.copytree(model_dir, root / name)
         config = json.loads((model_dir / "config.json").read_text()) | values
         (root / name / "config.json").write_text(json.dumps(config))
-    for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
-        _damage_sharded(root / name, model_dir)
-    for name, text in TEXTS.items():
-        (root / name).write_text(text)
+
+
+def _damage_gguf(root: Path) -> None:
     for architecture in ("llama", "mpt"):
         _write_gguf(root / f"{architecture}.gguf", architecture)
-    whole = (root / "llama.gguf").read_bytes()
-    (root / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+    _cut(Path(shutil.copy(root / "llama.gguf", root / "cut.gguf")))
     (root / "text.gguf").write_text("the cat sat on the mat")
-    for name, plan in PLANS.items():
-        (root / name).write_text(json.dumps(plan))
-    (root / "latin1.txt").write_bytes("café".encode("latin1"))
+
+
+def _occupy(root: Path) -> None:
+    """Make paths at which a run cannot write."""
     (root / "occupied").mkdir()
     (root / "occupied" / "precious").write_text("mine")
     (root / "a-file").write_text("mine")
     (root / "a-loop").symlink_to(root / "a-loop")
     (root / "nowhere").symlink_to(root / "absent")
-    return root
+
+
+def _cut(file: Path) -> None:
+    """Keep the first half of a file."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
 
 
 def _damage_sharded(model: Path, model_dir: Path) -> None:
-    """The same model in several files; one of them, or the index, damaged as the folder's name says."""
+    """Save a model in several files. The name of the folder says which one is damaged, and how."""
     shutil.copytree(model_dir, model)
-    (model / "model.safetensors").unlink()
+    (model / WEIGHTS).unlink()
     AutoModelForCausalLM.from_pretrained(model_dir).save_pretrained(model, max_shard_size="40KB")
     index = model / "model.safetensors.index.json"
     shard = sorted(model.glob("*.safetensors"))[2]
@@ -152,8 +168,8 @@ def _write_gguf(path: Path, architecture: str) -> None:
 
 def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:
     """Put another tensor, or none, in the place of TENSOR."""
-    tensors = load_file(model / "model.safetensors")
+    tensors = load_file(model / WEIGHTS)
     del tensors[TENSOR]
     if tensor is not None:
         tensors[TENSOR] = tensor
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})

@@ -1,6 +1,7 @@
-"""Real llama.cpp (the wheel xllamacpp), in a process of its own: it starts threads and ends the process on some errors.
+"""Real llama.cpp (the wheel xllamacpp), in a process of its own.
 
-As a script it reads a job from its standard input and writes the answers to the file that its argument names.
+It starts threads, and ends its process on some errors. As a script, this module reads questions from
+its standard input and writes the answers to the file that its argument names.
 """
 
 import json
@@ -10,16 +11,38 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What llama.cpp is to compute of a GGUF file."""
+
+    gguf: str
+    # the log-probabilities of every id after every prefix of these tokens
+    tokens: Sequence[int] = ()
+    # so many tokens are only read, as log-probabilities of a large vocabulary take long to be
+    # written and read
+    first: int = 0
+    # any id whose text is whole UTF-8; it is the one to be sampled, whatever its probability,
+    # because llama.cpp holds a part of a character back, and with it the probabilities there
+    plain: int = 0
+    # the greedy continuation of a prompt by so many tokens
+    prompt: Any = ""
+    new_tokens: int = 0
+    # the ids of these texts
+    texts: Sequence[str] = ()
+
+
 def llama_cpp(gguf: Path, **questions: Any) -> dict[str, Any]:
-    """What llama.cpp makes of a file; `questions` are the arguments of `answer`."""
+    """Return the answers of llama.cpp to `Questions` about a file."""
+    asked = Questions(str(gguf), **questions)
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(
             [sys.executable, __file__, answers.name],
-            input=json.dumps({"gguf": str(gguf)} | questions),
+            input=json.dumps(asdict(asked)),
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
@@ -39,8 +62,11 @@ def serve(gguf: str) -> Any:
     options.n_gpu_layers = 0
     options.port = 0
     options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = options.n_threads_http = 1
+    options.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
+    options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    options.cpuparams.n_threads = 1
+    options.cpuparams_batch.n_threads = 1
+    options.n_threads_http = 1
     options.cache_ram_mib = 0
     options.warmup = False
     return xllamacpp.Server(options)
@@ -56,47 +82,45 @@ def ask(server: Any, path: str, question: dict[str, Any]) -> dict[str, Any]:
         return json.load(answer)
 
 
-def answer(
-    gguf: str,
-    tokens: Sequence[int] = (),
-    plain: int = 0,
-    new_tokens: int = 0,
-    prompt: Any = "",
-    texts: Sequence[str] = (),
-    first: int = 0,
-) -> dict[str, Any]:
-    """Log-probabilities of every id after every prefix of `tokens`; the greedy continuation of a prompt; ids of texts.
+def answer(asked: Questions) -> dict[str, Any]:
+    server = serve(asked.gguf)
+    continued = continuation(server, asked) if asked.new_tokens else {}
+    return {
+        "logprobs": logprobs(server, asked),
+        "greedy": continued.get("tokens"),
+        "text": continued.get("content"),
+        "ids": [token_ids(server, text) for text in asked.texts],
+    }
 
-    first: so many tokens are only read; log-probabilities of a large vocabulary take long to be written and read.
-    plain: any id whose text is whole UTF-8. It is the one to be sampled, whatever its probability, because llama.cpp
-    holds a part of a character back, and with it the probabilities at that position.
-    """
-    server = serve(gguf)
-    once = {"n_predict": 1, "n_probs": 100_000, "logit_bias": [[plain, 1000.0]]}
+
+def continuation(server: Any, asked: Questions) -> dict[str, Any]:
     greedy = {
-        "n_predict": new_tokens,
+        "n_predict": asked.new_tokens,
         "temperature": 0,
         "ignore_eos": True,
         "return_tokens": True,
-        "prompt": prompt,
+        "prompt": asked.prompt,
     }
-    probed = [
-        ask(server, "/completion", once | {"prompt": tokens[: i + 1]})
-        for i in range(first, len(tokens))
-    ]
-    continued = ask(server, "/completion", greedy) if new_tokens else {}
-    encode = {"add_special": True, "parse_special": True}
-    return {
-        "logprobs": [_by_id(one["completion_probabilities"][0]["top_logprobs"]) for one in probed],
-        "greedy": continued.get("tokens"),
-        "text": continued.get("content"),
-        "ids": [ask(server, "/tokenize", encode | {"content": text})["tokens"] for text in texts],
-    }
+    return ask(server, "/completion", greedy)
 
 
-def _by_id(found: list[dict[str, Any]]) -> list[float]:
-    return [one["logprob"] for one in sorted(found, key=lambda one: one["id"])]
+def logprobs(server: Any, asked: Questions) -> list[list[float]]:
+    once = {"n_predict": 1, "n_probs": 100_000, "logit_bias": [[asked.plain, 1000.0]]}
+    rows = []
+    for i in range(asked.first, len(asked.tokens)):
+        prefix = asked.tokens[: i + 1]
+        completion = ask(server, "/completion", once | {"prompt": prefix})
+        [predicted] = completion["completion_probabilities"]
+        by_id = sorted(predicted["top_logprobs"], key=lambda token: token["id"])
+        rows.append([token["logprob"] for token in by_id])
+    return rows
+
+
+def token_ids(server: Any, text: str) -> list[int]:
+    encode = {"add_special": True, "parse_special": True, "content": text}
+    return ask(server, "/tokenize", encode)["tokens"]
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(answer(**json.load(sys.stdin))))
+    answers = answer(Questions(**json.load(sys.stdin)))
+    Path(sys.argv[1]).write_text(json.dumps(answers))

@@ -2,9 +2,10 @@
 
 import copy
 import json
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from flap.evaluation import Measurement
 from flap.evaluation.result_files import Results
@@ -40,40 +41,59 @@ def altered(
     return other
 
 
-def add_cell(
-    sweep: Path,
-    report: Report | None,
-    metric: str,
-    structure: str,
-    ratio: float,
-    seed: int = 0,
-    state: str = "finished",
-    error: str | None = None,
-    overrides: tuple[str, ...] = (),
-) -> Path:
-    """A cell's folder as Hydra and the run leave it."""
-    folder = sweep / f"{len(list(sweep.glob('*/')))}_tiny_{metric}_{structure}_r{ratio}_s{seed}"
+@dataclass(frozen=True)
+class Cell:
+    """A job of a sweep: what it was started with, and how it ended."""
+
+    metric: str
+    structure: str
+    ratio: float
+    seed: int = 0
+    state: State = "finished"
+    error: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"tiny_{self.metric}_{self.structure}_r{self.ratio}_s{self.seed}"
+
+    def config(self, report: Report | None) -> dict[str, Any]:
+        """The config of the report, changed by the options of the cell."""
+        config = dict(report["config"]) if report else {}
+        config["model"] = {"name": "tiny"}
+        config["method"] = "flap"
+        config["ratio"] = self.ratio
+        config["seed"] = self.seed
+        for override in self.overrides:
+            key, _, value = override.partition("=")
+            section, _, name = key.partition(".")
+            config[section] = {name: value} if name else value
+        return config
+
+    def command_line(self) -> list[str]:
+        return [
+            f"metric={self.metric}",
+            f"structure={self.structure}",
+            f"ratio={self.ratio}",
+            f"seed={self.seed}",
+            *self.overrides,
+        ]
+
+
+def add_cell(sweep: Path, report: Report | None, cell: Cell) -> Path:
+    """Write the folder of a cell as Hydra and the run leave it."""
+    number = len(list(sweep.glob("*/")))
+    folder = sweep / f"{number}_{cell.name}"
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True)
-    config = {"model": {"name": "tiny"}, "method": "flap", "ratio": ratio, "seed": seed}
-    if report is not None:
-        config = report["config"] | config
-    for key, _, value in (override.partition("=") for override in overrides):
-        config |= {key.split(".")[0]: {key.split(".")[1]: value}} if "." in key else {key: value}
+    config = cell.config(report)
+    choices = {"metric": cell.metric, "structure": cell.structure, "method": "flap"}
     # JSON is YAML
     (hydra / "config.yaml").write_text(json.dumps(config))
-    choices = {"metric": metric, "structure": structure, "method": "flap"}
     (hydra / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
-    lines = [
-        f"metric={metric}",
-        f"structure={structure}",
-        f"ratio={ratio}",
-        f"seed={seed}",
-        *overrides,
-    ]
-    (hydra / "overrides.yaml").write_text(json.dumps(lines))
-    assert state in get_args(State)
-    write_status(folder, state, error)  # type: ignore[arg-type]
+    (hydra / "overrides.yaml").write_text(json.dumps(cell.command_line()))
+
+    write_status(folder, cell.state, cell.error)
     (folder / "flap.log").write_text("what happened\n")
     if report is not None:
         (folder / "report.json").write_text(json.dumps(report | {"config": config}))
@@ -87,10 +107,15 @@ def keep_documents(
     documents: dict[str, list[float]] | None = None,
     data: str = "the same",
 ) -> None:
-    """What a run keeps of documents; by default two a number, whose differences between cells are always the same."""
-    values = documents or {
-        name: [value - 1, value + 1] for name, value in numbers.items() if "_stderr" not in name
-    }
+    """Write the values of the documents of a run.
+
+    By default each number has two documents, whose differences between cells are always the same.
+    """
+    values = documents or {}
+    if documents is None:
+        for name, value in numbers.items():
+            if "_stderr" not in name:
+                values[name] = [value - 1, value + 1]
     key = {"task": "all", "data": data, "plan": ""}
     measured = Artefact(Measurement(numbers, values), Label("evaluate"))
     Results(folder / "evaluation.json").of({}).keep(key, measured)
@@ -126,12 +151,15 @@ def full_grid(sweep: Path, report: Report) -> Path:
     }
     for i, (metric, structure, ratio) in enumerate(product(METRICS, STRUCTURES, RATIOS)):
         pruned = {
-            PERPLEXITY: 20.0 * 10 ** (4 * ratio) + i, AVERAGE: 0.6 - ratio / 2 - i / 1000, f"{SPEED}_ratio": 1 + ratio,
-            "piqa/acc": 0.7 - ratio / 2 + i / 1000, "piqa/acc_stderr": 0.0123,
-        }  # fmt: skip
-        keep_documents(
-            add_cell(sweep, altered(report, ratio, dense, pruned), metric, structure, ratio), pruned
-        )
-    add_cell(sweep, None, "WIFV", "UL-UM", 0.7, state="failed", error=CRASH)
-    add_cell(sweep, None, "IFV", "UL-UM", 0.6, state="running")
+            PERPLEXITY: 20.0 * 10 ** (4 * ratio) + i,
+            AVERAGE: 0.6 - ratio / 2 - i / 1000,
+            f"{SPEED}_ratio": 1 + ratio,
+            "piqa/acc": 0.7 - ratio / 2 + i / 1000,
+            "piqa/acc_stderr": 0.0123,
+        }
+        of_cell = altered(report, ratio, dense, pruned)
+        folder = add_cell(sweep, of_cell, Cell(metric, structure, ratio))
+        keep_documents(folder, pruned)
+    add_cell(sweep, None, Cell("WIFV", "UL-UM", 0.7, state="failed", error=CRASH))
+    add_cell(sweep, None, Cell("IFV", "UL-UM", 0.6, state="running"))
     return sweep

@@ -1,5 +1,9 @@
-"""What runs that are not in memory hold, measure, share and leave. Their results: test_same_result.py."""
+"""What runs that are not in memory hold, measure, share and leave.
 
+test_same_result.py compares their results.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,54 +16,65 @@ from flap.pipeline import run
 from tests.helpers.runs import composed
 
 
+def parts_in_memory(model: nn.Module) -> set[str]:
+    """The numbers of the layers that have weights in memory, and "rest" for other weights."""
+    parts = set()
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "meta":
+            parts.add(name.split(".")[2] if "layers" in name else "rest")
+    return parts
+
+
+class Observed:
+    """What models on disk hold in memory whenever a layer or the rest is read, and how often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.in_memory: list[set[str]] = []
+        self.visits: Counter[int] = Counter()
+        layer = OnDisk.layer
+        ends = OnDisk.ends
+
+        @contextmanager
+        def observed_layer(placed: OnDisk, index: int) -> Iterator[nn.Module]:
+            self.visits[index] += 1
+            with layer(placed, index) as present:
+                self.in_memory.append(parts_in_memory(placed.model))
+                yield present
+                self.in_memory.append(parts_in_memory(placed.model))
+
+        @contextmanager
+        def observed_ends(placed: OnDisk) -> Iterator[None]:
+            with ends(placed):
+                self.in_memory.append(parts_in_memory(placed.model))
+                yield
+                self.in_memory.append(parts_in_memory(placed.model))
+
+        monkeypatch.setattr(OnDisk, "layer", observed_layer)
+        monkeypatch.setattr(OnDisk, "ends", observed_ends)
+
+
 @pytest.mark.parametrize("choice", ["method=flap", "method=wanda_sp", "method=flap_plus"])
 def test_one_layer_or_the_rest_is_in_memory(
     choice: str, base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[set[str]] = []
-    visits: list[int] = []
-    layer = OnDisk.layer
-    ends = OnDisk.ends
-
-    def note(placed: OnDisk) -> None:
-        there = {
-            name
-            for name, parameter in placed.model.named_parameters()
-            if parameter.device.type != "meta"
-        }
-        held.append({name.split(".")[2] if "layers" in name else "rest" for name in there})
-
-    @contextmanager
-    def noted_layer(self: OnDisk, index: int) -> Iterator[nn.Module]:
-        visits.append(index)
-        with layer(self, index) as present:
-            note(self)
-            yield present
-            note(self)
-
-    @contextmanager
-    def noted_ends(self: OnDisk) -> Iterator[None]:
-        with ends(self):
-            note(self)
-            yield
-            note(self)
-
-    monkeypatch.setattr(OnDisk, "layer", noted_layer)
-    monkeypatch.setattr(OnDisk, "ends", noted_ends)
+    observed = Observed(monkeypatch)
     options = [
         "model.placement=stream",
         f"cache_dir={tmp_path / 'cache'}",
         "calibration.batch_size=3",
         "ratio=0.4",
+        "eval.perplexity.max_tokens=320",
     ]
-    run(composed(*base, *options, "eval.perplexity.max_tokens=320", choice), tmp_path / "run")
-    assert all(len(parts) == 1 for parts in held), held
-    assert set.union(*held) == {*"0123", "rest"}
-    assert len({visits.count(i) for i in range(4)}) == 1
-    if (
-        choice == "method=flap"
-    ):  # to calibrate, score, compress and write; to compare what it was with what is there
-        assert visits.count(0) == 6
+    run(composed(*base, *options, choice), tmp_path / "run")
+
+    for parts in observed.in_memory:
+        assert len(parts) == 1, observed.in_memory
+    assert set.union(*observed.in_memory) == {"0", "1", "2", "3", "rest"}
+    assert observed.visits.keys() == {0, 1, 2, 3}
+    assert len(set(observed.visits.values())) == 1
+    if choice == "method=flap":
+        # to calibrate, score, compress and write; and the comparison reads both models
+        assert observed.visits[0] == 6
 
 
 def test_statistics_are_shared_with_runs_in_memory(base: list[str], tmp_path: Path) -> None:

@@ -200,28 +200,25 @@ def test_the_result_is_that_of_one_process_in_memory(
     inputs: Callable[[str], list[str]],
     in_memory: Callable[[str, str], Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = in_memory(model, choices)
     arguments = [*inputs(model), "ratio=0.4", *choices.split()]
-    size = sum(
-        file.stat().st_size for file in Path(arguments[0].partition("=")[2]).glob("*.safetensors")
-    )
-    with monkeypatch.context() as patch:
+    _, _, model_dir = arguments[0].partition("=")
+    size = sum(file.stat().st_size for file in Path(model_dir).glob("*.safetensors"))
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flap.models.placement.spread.free_bytes", lambda device: size * 6 // 10)
         if place.processes == 1:
             run_at(place, arguments, tmp_path)
         else:
-            assert (
-                in_ranks(place.processes, run_at, place, arguments, tmp_path)
-                == [0] * place.processes
-            )
+            codes = in_ranks(place.processes, run_at, place, arguments, tmp_path)
+            assert codes == [0] * place.processes
+
     assert_same_run(tmp_path / "run", expected, place.exact)
     report = Report.load(tmp_path / "run" / "report.json")
-    assert set(report.device_map.values()) == (
-        {"cpu", "disk"} if place.placement == "auto" else set()
-    )
-    assert len(report.processes) == (place.processes if place.processes > 1 else 0)
+    devices = {"cpu", "disk"} if place.placement == "auto" else set()
+    assert set(report.device_map.values()) == devices
+    processes = place.processes if place.processes > 1 else 0
+    assert len(report.processes) == processes
 
 
 def assert_same_run(found: Path, expected: Path, exact: bool) -> None:

@@ -1,4 +1,4 @@
-"""A tracker of one's own on the command line: one run a job, whose numbers are the report's, and one of the sweep."""
+"""A user's own tracker on the command line: it gets each job's report, and a run of the sweep."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
 import torch
 
 from flap.results import Report
@@ -46,47 +47,57 @@ class Noting(Tracking):
         return there
 
 
+@pytest.fixture
+def bad_model(model_dir: Path, tmp_path: Path) -> Path:
+    """A model with weights that are not finite, which a run finds in the midst of its work."""
+    path = tmp_path / "bad"
+    shutil.copytree(model_dir, path)
+    model = tiny_model("llama-gqa")
+    model.model.layers[2].mlp.up_proj.weight.data[:] = torch.nan
+    model.save_pretrained(path)
+    return path
+
+
+def assert_job(noted: dict[str, Any], model: Path, failed: bool) -> None:
+    assert noted["failed"] == failed
+    assert noted["job"]["group"] == "mine"
+    assert noted["job"]["job_type"] == "sweep"
+    assert noted["config"]["model"]["path"] == str(model)
+
+
+def assert_study(noted: dict[str, Any]) -> None:
+    assert noted["job"]["group"] == "mine"
+    assert noted["job"]["job_type"] == "study"
+    assert not noted["failed"]
+    name, columns, rows = noted["given"]["log_table"]
+    assert name == "study"
+    assert len(rows) == 2
+    assert len(rows[0]) == len(columns)
+
+
 def test_a_job_is_a_run_whatever_failed(
-    quick_flap: Cli, base: list[str], model_dir: Path, tmp_path: Path
+    quick_flap: Cli, base: list[str], model_dir: Path, bad_model: Path, tmp_path: Path
 ) -> None:
     sweep = tmp_path / "sweeps" / "mine"
-    bad = tmp_path / "bad"
-    shutil.copytree(model_dir, bad)
-    model = tiny_model("llama-gqa")
-    model.model.layers[2].mlp.up_proj.weight.data[:] = (
-        torch.nan
-    )  # which is found in the midst of the work
-    model.save_pretrained(bad)
     options = [
         f"tracking._target_={__name__}.Noting",
         "+tracking.file=noted.json",
         "checkpoint.save=false",
+        f"hydra.sweep.dir={sweep}",
+        f"model.path={bad_model},{model_dir}",
     ]
-    done = quick_flap(
-        "-m", *base[1:], *options, f"hydra.sweep.dir={sweep}", f"model.path={bad},{model_dir}"
-    )
-    assert done.returncode == 1 and done.stderr.count("failed: ") == 1
+    done = quick_flap("-m", *base[1:], *options)
+    assert done.returncode == 1
+    assert done.stderr.count("failed: ") == 1
+
     failed, finished = (read_json(folder / "noted.json") for folder in sorted(sweep.glob("[01]_*")))
-    assert (
-        failed["failed"] and not finished["failed"] and failed["job"]["id"] != finished["job"]["id"]
-    )
-    assert [(one["job"]["group"], one["job"]["job_type"]) for one in (failed, finished)] == [
-        ("mine", "sweep")
-    ] * 2
+    assert_job(failed, bad_model, failed=True)
+    assert_job(finished, model_dir, failed=False)
+    assert failed["job"]["id"] != finished["job"]["id"]
     assert finished["job"]["tags"] == ["WIFV", "AL-AM"]
-    choices = finished["config"]["choices"]
-    assert (choices["metric"], choices["structure"], choices["method"]) == ("WIFV", "AL-AM", "flap")
-    assert [one["config"]["model"]["path"] for one in (failed, finished)] == [
-        str(bad),
-        str(model_dir),
-    ]
+    choices = {"metric": "WIFV", "structure": "AL-AM", "method": "flap"}
+    assert choices.items() <= finished["config"]["choices"].items()
     [path] = sweep.glob("1_*/report.json")
-    assert finished["given"]["summarize"] == [json.loads(json.dumps(summary(Report.load(path))))]
-    study = read_json(sweep / "noted.json")
-    assert (study["job"]["group"], study["job"]["job_type"], study["failed"]) == (
-        "mine",
-        "study",
-        False,
-    )
-    name, columns, rows = study["given"]["log_table"]
-    assert name == "study" and len(rows) == 2 and len(rows[0]) == len(columns)
+    numbers = json.dumps(summary(Report.load(path)))
+    assert finished["given"]["summarize"] == [json.loads(numbers)]
+    assert_study(read_json(sweep / "noted.json"))

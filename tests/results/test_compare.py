@@ -12,7 +12,15 @@ from flap.results.comparison import config_table, numbers_table, read_runs
 from flap.results.run_folder import RunRecord
 from flap.storage import write_status
 from flap.study import main
-from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altered, keep_documents
+from tests.helpers.study_grid import (
+    PERPLEXITY,
+    SPEED,
+    Cell,
+    Report,
+    add_cell,
+    altered,
+    keep_documents,
+)
 
 
 @pytest.fixture
@@ -23,7 +31,9 @@ def runs(tmp_path: Path, report: Report) -> list[Path]:
         numbers = {PERPLEXITY: sum(documents) / 2, SPEED: documents[0]}
         folders.append(
             add_cell(
-                tmp_path, altered(report, 0.2, {PERPLEXITY: 20.0}, numbers), "WIFV", structure, 0.2
+                tmp_path,
+                altered(report, 0.2, {PERPLEXITY: 20.0}, numbers),
+                Cell("WIFV", structure, 0.2),
             )
         )
         keep_documents(folders[-1], numbers, {PERPLEXITY: documents})
@@ -62,7 +72,7 @@ def test_the_command_is_study_and_the_old_one_says_so(
 
 def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report: Report) -> None:
     numbers = {PERPLEXITY: 30.0, "piqa/acc": 0.5}
-    other = add_cell(tmp_path, altered(report, 0.2, {}, numbers), "IFV", "AL-AM", 0.2)
+    other = add_cell(tmp_path, altered(report, 0.2, {}, numbers), Cell("IFV", "AL-AM", 0.2))
     keep_documents(other, numbers, data="others")
     found = {
         name: list(map(str, row)) for name, *row in numbers_table(read_runs([runs[0], other])).rows

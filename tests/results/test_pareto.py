@@ -9,7 +9,7 @@ from flap.results.pareto import COSTS, front, points
 from flap.results.plots import draw
 from flap.results.series import series_of
 from flap.results.study_files import read_study
-from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altered
+from tests.helpers.study_grid import PERPLEXITY, SPEED, Cell, Report, add_cell, altered
 
 PARAMETERS, BYTES, SPEEDS = COSTS
 
@@ -44,7 +44,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     speedup = f"{SPEED}_ratio"
     for seed, perplexity, speed in ((0, 30.0, 1.25), (1, 34.0, 1.5)):
         pruned = altered(report, 0.2, dense, {PERPLEXITY: perplexity, speedup: speed})
-        add_cell(tmp_path, pruned, "WIFV", "AL-AM", 0.2, seed=seed)
+        add_cell(tmp_path, pruned, Cell("WIFV", "AL-AM", 0.2, seed=seed))
     for ratio, perplexity in (
         (0.5, 50.0),
         (0.7, None),
@@ -52,9 +52,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
         add_cell(
             tmp_path,
             altered(report, ratio, dense, {PERPLEXITY: perplexity, speedup: 1.125}),
-            "IFV",
-            "AL-AM",
-            ratio,
+            Cell("IFV", "AL-AM", ratio),
         )
     study = read_study(tmp_path)
     series = series_of(study)
@@ -74,9 +72,7 @@ def test_parameters_are_those_of_the_whole_model(tmp_path: Path, report: Report)
     add_cell(
         tmp_path,
         altered(report, 0.2, {PERPLEXITY: 20.0} | many, {PERPLEXITY: 30.0}),
-        "WIFV",
-        "AL-AM",
-        0.2,
+        Cell("WIFV", "AL-AM", 0.2),
     )
     study = read_study(tmp_path)
     costs = points(study, series_of(study), PERPLEXITY, PARAMETERS).cost.tolist()

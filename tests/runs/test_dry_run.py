@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from flap.models.source import CheckpointSource
 from flap.pipeline import run
 from flap.runs import dry_run as module
 from flap.runs.dry_run import MARGIN, DryRun, dry_run
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed
 
 Dry = Callable[..., DryRun]
 PLENTY = 10**12
@@ -47,9 +46,10 @@ def test_the_config_alone_is_enough(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("use", ["calibration", "recover"])
 def test_prompts_that_no_context_holds_are_refused_before_a_weight_is_read(
-    use: str, dry: Dry, base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    use: str, dry: Dry, base: list[str], tmp_path: Path
 ) -> None:
     prompts = tmp_path / "long.jsonl"
     prompts.write_text(json.dumps({"prompt": "the cat sat " * 50}) + "\n")
@@ -61,7 +61,6 @@ def test_prompts_that_no_context_holds_are_refused_before_a_weight_is_read(
     )
     with pytest.raises(ValueError, match=line):
         dry(*arguments)
-    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
     with pytest.raises(ValueError, match=line):
         run(composed(*base, *arguments), tmp_path / "run")
 
@@ -93,6 +92,7 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
     assert dry("metric=OBS").needs("device").statistics > device.statistics  # covariances
 
 
+@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize(
     ("arguments", "room", "line"),
     [
@@ -127,21 +127,17 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     arguments: tuple[str, ...],
     room: tuple[int, int, int],
     line: str,
-    model_dir: Path,
-    text_file: Path,
+    base: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
     monkeypatch.setattr(module, "free", lambda *_: room)
+    config = composed(*base, f"cache_dir={tmp_path / 'cache'}", *arguments)
     with pytest.raises(ValueError, match=line) as caught:
-        run(
-            composed(*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", *arguments),
-            tmp_path / "run",
-        )
-    assert "\n" not in str(caught.value) and "(dry_run=true shows all placements)" in str(
-        caught.value
-    )
+        run(config, tmp_path / "run")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "(dry_run=true shows all placements)" in message
 
 
 def test_what_may_fit_is_not_refused(

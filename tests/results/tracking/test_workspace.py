@@ -10,7 +10,7 @@ import wandb_workspaces.workspaces as ws
 
 from flap.results.tracking import workspace
 from flap.results.tracking.workspace import main
-from tests.helpers.study_grid import PERPLEXITY, SPEED, add_cell, altered
+from tests.helpers.study_grid import PERPLEXITY, SPEED, Cell, add_cell, altered
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def sweep(tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     folder = tmp_path / "mine"
     for ratio in (0.2, 0.5):
         numbers = {PERPLEXITY: 30.0 + ratio, "piqa/acc": 0.6, SPEED: 40.0}
-        add_cell(folder, altered(report, ratio, numbers, numbers), "WIFV", "AL-AM", ratio)
-    add_cell(folder, None, "IFV", "AL-AM", 0.7, state="failed", error="ValueError")
+        add_cell(folder, altered(report, ratio, numbers, numbers), Cell("WIFV", "AL-AM", ratio))
+    add_cell(folder, None, Cell("IFV", "AL-AM", 0.7, state="failed", error="ValueError"))
     return folder
 
 
