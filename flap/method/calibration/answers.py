@@ -56,6 +56,20 @@ class _Collected:
         document = rendered(prompt, text, tokenizer, self.asked.chat)
         self.tokens += len(tokenizer(document, verbose=False).input_ids)
 
+    def result(self, notes: Notes) -> dict[str, Any]:
+        """Return the answers and their counts, in a form that can be stored as JSON.
+
+        notes: the batches that were written.
+        """
+        return {
+            "answered": [[list(prompt.messages), text] for prompt, text in self.pairs],
+            "tokens": self.answer_tokens,
+            "dropped": self.dropped + self.too_long,
+            "cut": self.cut,
+            "begins_with": f"{len(self.pairs)} prompts of {self.asked.name}",
+            "seconds": sum(batch["seconds"] for batch in notes),
+        }
+
     def warn_or_refuse(self, prompts: int) -> None:
         """Log that the answers are too few for the windows. prompts: how many there are.
 
@@ -104,7 +118,18 @@ def answer(
     written = batches(windows, write, lambda number: len(chunks) - number, notes)
     answers: Iterator[Answered] = chain.from_iterable(batch["texts"] for batch in written)
     collected = _Collected(windows, asked)
-    with in_memory.callable(), showing("the model answers", needed) as reach:
+    with in_memory.callable():
+        _collect(collected, prompts, answers, needed)
+    if collected.tokens < needed - windows.seq_len:
+        collected.warn_or_refuse(len(prompts))
+    return collected.result(notes)
+
+
+def _collect(
+    collected: _Collected, prompts: list[Prompt], answers: Iterator[Answered], needed: int
+) -> None:
+    """Add answers until there are enough tokens, and show how many there are."""
+    with showing("the model answers", needed) as reach:
         for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)
             # the prompts may come to an end before there are enough tokens
@@ -112,18 +137,7 @@ def answer(
             tokens = max(collected.tokens, int(share_of_prompts * needed))
             reach(min(tokens, needed), collected.tokens)
             if collected.tokens >= needed:
-                break
-
-    if collected.tokens < needed - windows.seq_len:
-        collected.warn_or_refuse(len(prompts))
-    return {
-        "answered": [[list(prompt.messages), text] for prompt, text in collected.pairs],
-        "tokens": collected.answer_tokens,
-        "dropped": collected.dropped + collected.too_long,
-        "cut": collected.cut,
-        "begins_with": f"{len(collected.pairs)} prompts of {asked.name}",
-        "seconds": sum(batch["seconds"] for batch in notes),
-    }
+                return
 
 
 def key(windows: Windows, part: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from flap.data import Batch, Windows, split_windows
 from flap.data.batch import judged
@@ -113,9 +113,8 @@ def distil(
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
     before = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     if not math.isfinite(before):
-        raise ValueError(
-            f"recover={recovery.name}: the predictions of the compressed model are not finite"
-        )
+        wrong = "the predictions of the compressed model are not finite"
+        raise ValueError(f"recover={recovery.name}: {wrong}")
 
     with seeded(seed), trainable(recovery, model.model) as trained:
         student = Student(model, teacher, trained)
@@ -126,10 +125,14 @@ def distil(
     after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:
-        for name, parameter in model.model.named_parameters():
-            parameter.data = start[name].to(parameter.device)
+        _put_back(model.model, start)
     summary = _summary(recovery, load_json(folder / HISTORY), better)
-    return {"nats_before": before, "nats_after": min(before, after), **summary}
+    return {"nats_before": before, "nats_after": min(before, after)} | summary
+
+
+def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.data = values[name].to(parameter.device)
 
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:

@@ -49,26 +49,8 @@ def train(
     finished, last = on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
         return
-    held_out = windows[: recovery.held_out]
-    fitting = windows[recovery.held_out :]
-    judged_P = held_out.predicted_P
-    if judged_P is not None:
-        student.judged_positions = float(judged_P.sum()) / len(held_out)
-
-    optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
-    trainer = Trainer(
-        student,
-        _arguments(recovery, folder, student.placed.device, seed, bf16),
-        # cut to whole steps, because Trainer would make a step of the rest
-        train_dataset=_dataset(fitting[: recovery.windows]),
-        eval_dataset=_dataset(held_out),
-        callbacks=[
-            KeepBest(student, recovery.patience, folder / BEST),
-            TrainingProgress(recovery.tokens_a_step),
-        ],
-        optimizers=(optimizer, LambdaLR(optimizer, recovery.share_of_rate)),
-    )
-    trainer.remove_callback(PrinterCallback)
+    arguments = _arguments(recovery, folder, student.placed.device, seed, bf16)
+    trainer = _trainer(student, recovery, windows, arguments)
     try:
         trainer.train(resume_from_checkpoint=last)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -76,10 +58,41 @@ def train(
         needed = CHECKPOINT_BYTES * sum(map(Tensor.numel, student.trained))
         if shutil.disk_usage(folder).free > needed:
             raise
-        raise OSError(
-            f"{folder}: no room for the state of the training ({one_line(error, 120)})"
-        ) from error
-    by_first(write_text)(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
+        reason = one_line(error, 120)
+        raise OSError(f"{folder}: no room for the state of the training ({reason})") from error
+    nats_by_step = list(history(trainer.state).items())
+    by_first(write_text)(folder / HISTORY, json.dumps(nats_by_step))
+
+
+def _trainer(
+    student: Student, recovery: Recovery, windows: Batch, arguments: TrainingArguments
+) -> Trainer:
+    """Return Trainer with the data, the optimiser and the callbacks of a training.
+
+    windows: the held-out ones are first.
+    """
+    held_out = windows[: recovery.held_out]
+    fitting = windows[recovery.held_out :]
+    judged_P = held_out.predicted_P
+    if judged_P is not None:
+        student.judged_positions = float(judged_P.sum()) / len(held_out)
+
+    optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
+    best = Path(arguments.output_dir) / BEST
+    trainer = Trainer(
+        student,
+        arguments,
+        # cut to whole steps, because Trainer would make a step of the rest
+        train_dataset=_dataset(fitting[: recovery.windows]),
+        eval_dataset=_dataset(held_out),
+        callbacks=[
+            KeepBest(student, recovery.patience, best),
+            TrainingProgress(recovery.tokens_a_step),
+        ],
+        optimizers=(optimizer, LambdaLR(optimizer, recovery.share_of_rate)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _dataset(windows: Batch) -> list[dict[str, Tensor]]:
