@@ -1,3 +1,5 @@
+"""Run flap as `python -m flap`."""
+
 from flap.cli import main
 
 main()

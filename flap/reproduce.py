@@ -68,7 +68,7 @@ def _run_again(plain: dict[str, Any], into: Path) -> None:
 
 
 def _new_folder(run: Path) -> Path:
-    """Return a folder beside a run that does not exist yet: RUN-again, RUN-again-2, …"""
+    """Return a folder beside a run that does not exist yet, such as RUN-again or RUN-again-2."""
     folder = run.resolve() if run.is_dir() else run.resolve().parent
     again = folder.with_name(f"{folder.name}-again")
     number = 2

@@ -152,7 +152,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def run_tiny(base: list[str]) -> Callable[..., Report]:
-    """A whole run of the pipeline on the tiny model: run_tiny(folder, "ratio=0.5", ...)."""
+    """A function of a folder and overrides that runs the whole pipeline on the tiny model."""
     inputs = [
         *base, "model.device=cpu", "calibration.num_samples=6", "eval.perplexity.max_tokens=320",
         "ratio=0.4", "run_name=tiny",
@@ -169,7 +169,7 @@ def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The real command line in a real process, in an empty folder: flap("ratio=0.5", ...)."""
+    """A function of arguments that starts the real command line in an empty folder."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -50,7 +50,7 @@ Prune = Callable[..., Report]
 
 @pytest.fixture
 def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
-    """Return `flap.prune` with eight windows of the local text: prune(model, ratio=0.5, ...)."""
+    """`flap.prune` with eight windows of the local text."""
     text = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
 
     def prune_on_text(model: PreTrainedModel, **options: Any) -> Report:

@@ -1,4 +1,4 @@
-"""Measure bits per byte of checkpoints in the types of a GGUF, against the size of the file.
+r"""Measure bits per byte of checkpoints in the types of a GGUF, against the size of the file.
 
     python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \\
         --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...

@@ -40,9 +40,13 @@ OVERRIDE = re.compile(r"([+~]{0,2}[\w./@ -]+)=(.*)", re.DOTALL)
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")  # names a secret and does not hold it
 
 # A value that is a URI. Its password ends at the last @: not everybody encodes a / or @ in it.
-URI = re.compile(r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.I)
+URI = re.compile(
+    r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.IGNORECASE
+)
 # A URI somewhere in a text, where it ends at a space or a quote.
-URI_IN_TEXT = re.compile(r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.I)
+URI_IN_TEXT = re.compile(
+    r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.IGNORECASE
+)
 ENV_SET_IN_TEXT = re.compile(
     r"""(hydra\.job\.env_set[\w.]*=)(?!\*\*\*)('[^']*'|"[^"]*"|\{[^}]*\}|[^\s'"<>]+)"""
 )

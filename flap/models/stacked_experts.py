@@ -82,6 +82,7 @@ def stacked_inputs(experts: Any) -> str:
 
 
 def num_neurons(experts: Any) -> int:
+    """Return the number of neurons of each expert."""
     return as_stored(experts, experts.down_proj).shape[2]
 
 

@@ -320,7 +320,7 @@ def test_it_is_one_line_and_the_log_of_a_run_that_began_has_the_traceback(
     assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, (
         done.stderr
     )
-    assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1
+    assert len(re.findall(r"^error: \S+: ", done.stderr, re.MULTILINE)) == 1
     assert "Traceback" not in done.stderr + done.stdout
     if argument == REAL[0]:  # refused before it began
         assert not [*tmp_path.glob("outputs/*")]

@@ -1,5 +1,7 @@
-"""From tokens back to text: the bytes of tokens add up to those of the text, and windows of one
-tokenizer keep their text in another, except for characters that an edge cuts.
+"""From tokens back to text.
+
+The bytes of tokens add up to those of the text, and windows of one tokenizer keep their text in
+another, except for characters that an edge cuts.
 """
 
 from collections.abc import Callable

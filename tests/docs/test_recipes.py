@@ -52,7 +52,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 ROWS = {
     row.group(1): row.groups()[1:]
     for row in re.finditer(
-        r"^\| (.+?\d\S*B?) \| `.+` \| (\S+) \| (\S+) \| (.+) \|$", PAGE.read_text(), re.M
+        r"^\| (.+?\d\S*B?) \| `.+` \| (\S+) \| (\S+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE
     )
 }
 

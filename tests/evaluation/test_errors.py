@@ -74,7 +74,7 @@ def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -
 
 
 def test_other_values_have_the_t_test() -> None:
-    """t = 2 / 1 with two degrees of freedom: p = 1 - t / √(2 + t²)."""
+    """With t = 2 / 1 and two degrees of freedom, p = 1 - t / √(2 + t²)."""
     root = math.sqrt(3)
     dense = [0.5, 7.0, 9.0]
     pruned = [0.5 + 2 - root, 7.0 + 2, 9.0 + 2 + root]

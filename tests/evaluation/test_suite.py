@@ -19,7 +19,7 @@ LEFT_OUT = "not measured, because there is no room for"
 
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A run with every kind of measurement: measured("stream") or measured("device")."""
+    """A function of a placement that makes a run with every kind of measurement."""
 
     def make(placement: str, *more: str) -> Report:
         folder = tmp_path_factory.mktemp(placement)

@@ -64,7 +64,10 @@ def test_a_model_in_memory_is_pruned_and_its_files_are_read(
 def test_spread_over_it_and_the_host(
     device: torch.device, embeddings: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """accelerate dispatches to it. The map is given: it would choose one by the free memory of CUDA devices."""
+    """The layers that accelerate dispatches to the device compute what they compute on the host.
+
+    The map is given, because accelerate chooses one by the free memory of CUDA devices.
+    """
     expected = model_on(CPU)
     directory = tmp_path / "dense"
     for part in (expected, tokenizer):

@@ -153,7 +153,7 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> Callable[[str], list[str]]:
-    """inputs(model): the arguments of all runs of a model, whose layers lie across shards."""
+    """A function that saves a model, with layers across shards. It returns arguments of runs."""
     root = tmp_path_factory.mktemp("models")
     of_text = f"[{text_file}] eval.divergence.seq_len=16 eval.divergence.max_tokens=96 eval.perplexity.max_tokens=96"
 
@@ -181,7 +181,7 @@ def inputs(
 def in_memory(
     inputs: Callable[[str], list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
-    """in_memory(model, choices): the folder of a run in the CPU's memory, made once."""
+    """A function that runs a model in the CPU's memory once and returns the folder of the run."""
 
     @cache
     def made(model: str, choices: str) -> Path:

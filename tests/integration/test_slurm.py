@@ -46,7 +46,7 @@ def arguments(base: list[str], tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def start(cluster: Path, arguments: list[str], tmp_path: Path) -> Start:
-    """Start a sweep of tiny runs in a process of its own, in tmp_path: start("ratio=0.2,0.4")."""
+    """A function of arguments that starts a sweep of tiny runs in another process, in tmp_path."""
 
     def process(*more: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

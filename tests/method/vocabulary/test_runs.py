@@ -29,7 +29,7 @@ Trimmed = Callable[..., Report]
 
 @pytest.fixture
 def trimmed(words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path) -> Trimmed:
-    """A whole run in the folder of the test: trimmed("ratio=0.4", ...)."""
+    """A function of options that does a whole run in the folder of the test."""
     texts = (f"eval.perplexity.datasets=[{other_file}]", "eval.perplexity.max_tokens=320")
     inputs = [*tiny(words_dir, words_file), *texts]
     return lambda *options: run(composed(*inputs, *TRIM, *options), tmp_path)

@@ -84,8 +84,11 @@ def found(
     all_uniform: dict[str, Saved],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, torch.Tensor]:
-    """What all of them compute in one fresh process without this package: first, without trust in anybody's code,
-    those of one width that claim to be stock; then those with other widths in each layer."""
+    """What all checkpoints compute in one fresh process without this package.
+
+    Those of one width, which claim to be stock, come first, without trust in remote code. Those
+    with other widths in each layer follow.
+    """
     remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
     return in_a_fresh_process(tmp_path_factory.mktemp("fresh"), stock=stock, remote=remote)

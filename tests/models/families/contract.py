@@ -32,11 +32,18 @@ COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 
 
 class FamilyContract:
-    """configs: every variant that is tested. features: config keys that must still matter once the model is pruned and
-    reloaded, each with a value that none of the variants has. neurons: the config key for the width of an MLP. uniform:
-    what gives it a width for all layers that its own config can hold; holds_biases: those of compensation, too; stock:
-    whether there is one at all. rounding: by how much logits may differ where tensors begin at other addresses. stays:
-    parts of the names of the matrices in a layer that are not pruned."""
+    """The tests of a family. A subclass names what the family has.
+
+    configs: every variant that is tested.
+    features: config keys that must still matter once the model is pruned and reloaded, each with a
+        value that none of the variants has.
+    neurons: the config key for the width of an MLP.
+    uniform: what gives the family one width for all layers, which its own config can hold.
+    holds_biases: whether its own config can also hold the biases of compensation.
+    stock: whether there is a stock form at all.
+    rounding: by how much logits may differ where tensors begin at other addresses.
+    stays: parts of the names of the matrices in a layer that are not pruned.
+    """
 
     configs: ClassVar[dict[str, PreTrainedConfig]]
     features: ClassVar[dict[str, Any]] = {}
