@@ -72,7 +72,8 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
-# Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain MLP.
+# Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain
+# MLP.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
@@ -80,7 +81,8 @@ MIXTURES: dict[str, PreTrainedConfig] = {
         **_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]
     ),
 }
-# Layers whose attention cannot be divided into heads, the first one too, or with 2 and 4 query heads a KV head.
+# Layers whose attention cannot be divided into heads, the first one too, or with 2 and 4 query
+# heads a KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,

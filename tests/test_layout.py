@@ -16,7 +16,8 @@ from flap.config import config_dir
 from flap.modeling.modeling_flap import FlapLlamaConfig
 
 PACKAGE = Path(flap.__file__).parent
-# From left to right: a room imports from itself and from rooms to its left; so do the stages inside the method.
+# From left to right: a room imports from itself and from rooms to its left; so do the stages inside
+# the method.
 ROOMS = [
     "config",
     "runtime",
@@ -39,7 +40,8 @@ STAGES = [
     "vocabulary",
     "recovery",
 ]
-# The files of models, in the order in which they are read: a file imports only from those before it.
+# The files of models, in the order in which they are read: a file imports only from those before
+# it.
 MODELS = [
     # what a layer consists of
     "devices",

@@ -2,17 +2,19 @@
 
     python experiments/answers/sciq.py sciq.jsonl held_out.jsonl contaminated.jsonl
 
-sciq.jsonl: prompts for calibration. Each has five questions with their right answers, and a sixth that is asked.
-`calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads them.
+sciq.jsonl: prompts for calibration. Each has five questions with their right answers, and a sixth
+that is asked. `calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads them.
 
 held_out.jsonl: documents that share no passage and no question with any prompt of sciq.jsonl.
-`eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks them as the task `sciq_answers` asks,
-after five examples. The examples are other documents of this file.
+`eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks them as the task
+`sciq_answers` asks, after five examples. The examples are other documents of this file.
 
-contaminated.jsonl: the documents of which sciq.jsonl consists, in the form of held_out.jsonl. A model that was
-calibrated on sciq.jsonl has read them. Measure on them only to see what that changes.
+contaminated.jsonl: the documents of which sciq.jsonl consists, in the form of held_out.jsonl. A
+model that was calibrated on sciq.jsonl has read them. Measure on them only to see what that
+changes.
 
-Do not measure such a model on `sciq_answers` itself. Most documents of that task are in sciq.jsonl with their answers.
+Do not measure such a model on `sciq_answers` itself. Most documents of that task are in sciq.jsonl
+with their answers.
 """
 
 import json

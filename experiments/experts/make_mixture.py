@@ -95,7 +95,8 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
     dense.tokenizer.save_pretrained(target)
 
 
-# --- the cut --------------------------------------------------------------------------------------------------------
+# --- the cut
+# --------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -275,7 +276,8 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
     return mixture.eval().to(torch.bfloat16)
 
 
-# --- training and numbers -------------------------------------------------------------------------------------------
+# --- training and numbers
+# -------------------------------------------------------------------------------------------
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:

@@ -36,8 +36,8 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
         instantiated.
 
     Raises:
-        ValueError: No choice was made, its class is of another kind, or an option is unknown, of the wrong
-            type, or out of range.
+        ValueError: No choice was made, its class is of another kind, or an option is unknown, of
+            the wrong type, or out of range.
     """
     bases = (base, *others)
     if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):

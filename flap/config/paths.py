@@ -16,8 +16,8 @@ def check_path(field: str, path: str) -> None:
     """Check that a file or folder of this path, or a data set of this name, can exist.
 
     Raises:
-        ValueError: The path, or one of the names in it, is too long, or is not text in UTF-8, so that
-            no report could name it.
+        ValueError: The path, or one of the names in it, is too long, or is not text in UTF-8, so
+            that no report could name it.
     """
     try:
         size = len(path.encode())

@@ -127,7 +127,8 @@ class FlapConfig:
     target: TargetConfig = field(default_factory=TargetConfig)
     # The folder of a finished run, or its plan.json. The same units stay, and nothing is scored.
     plan: str | None = None
-    # Every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or null for any number.
+    # Every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or null for any
+    # number.
     round_to: int | None = None
     # The seed of all random numbers: windows, random scores, and text that the model writes. A
     # whole number from 0 to 2**32 - 1.

@@ -35,7 +35,8 @@ def offline_without_hub(*libraries: Any) -> Iterator[None]:
 
     HF_HUB_OFFLINE=1 has this effect on a whole process.
 
-    libraries: Modules of other libraries that have a flag HF_HUB_OFFLINE, such as `datasets.config`.
+    libraries: Modules of other libraries that have a flag HF_HUB_OFFLINE, such as
+        `datasets.config`.
     """
     if hub_reachable():
         yield

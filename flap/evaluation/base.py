@@ -25,8 +25,9 @@ class Measurement:
     """Named numbers such as {"wikitext2/perplexity@2048": 5.68}, and what some of them are the means of."""
 
     numbers: Numbers = field(default_factory=dict)
-    # The value of each document, or window, by the number's name. Their mean is the number. A perplexity is no mean;
-    # its values are those of its linear approximation (`flap.evaluation.perplexity`).
+    # The value of each document, or window, by the number's name. Their mean is the number. A
+    # perplexity is no mean; its values are those of its linear approximation
+    # (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
     # which values of a number are better, where that is known
     better: dict[str, Better] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Divergence of the pruned model from the dense model in their predictions, on any text.
 
-Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K likeliest tokens.
+Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K
+likeliest tokens.
 """
 
 from collections import defaultdict
@@ -24,22 +25,25 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
+# as large as the logits of one model, of which perplexity has one: both models', and what is made
+# of them
+COPIES = 4
 
 
 @dataclass(frozen=True)
 class Divergence(OnTexts):
     """How far the pruned model's predictions q are from the dense model's p, at the positions that perplexity scores.
 
-    `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is better.
-    `agreement`: share of positions with the same likeliest token; `top5_agreement`: share of the dense model's five
-    likeliest tokens that are among the pruned model's five; higher is better. `acceptance`: a = Σ min(p, q), the
-    probability that the dense model accepts a token that the pruned one drafts, where both draw; where both are greedy
-    it is the agreement; higher is better. Standard errors are over windows. Of the dense model the final hidden states
-    are kept, and the head, which is not changed, makes logits of them. Options: `OnTexts`.
+    `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is
+    better. `agreement`: share of positions with the same likeliest token; `top5_agreement`: share
+    of the dense model's five likeliest tokens that are among the pruned model's five; higher is
+    better. `acceptance`: a = Σ min(p, q), the probability that the dense model accepts a token that
+    the pruned one drafts, where both draw; where both are greedy it is the agreement; higher is
+    better. Standard errors are over windows. Of the dense model the final hidden states are kept,
+    and the head, which is not changed, makes logits of them. Options: `OnTexts`.
 
-    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan et al., ICML
-    2023, arXiv 2211.17192, corollary 3.6.
+    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
+    et al., ICML 2023, arXiv 2211.17192, corollary 3.6.
     Command: python -m flap eval=[divergence] eval.divergence.datasets=[boolq-passages]
     """
 

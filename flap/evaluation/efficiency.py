@@ -22,12 +22,14 @@ from flap.runtime.progress import progress
 class Efficiency(Evaluator):
     """The size, work, speed and memory of a request: a prompt of `prefill_len` tokens, then `decode_len` new tokens.
 
-    The models are timed in turns, after one warm-up each; a speed or time is the median over `repeats` turns. The
-    pruned model also has `<name>_ratio`, pruned / dense (of a speed or time: the median of the turns' ratios).
+    The models are timed in turns, after one warm-up each; a speed or time is the median over
+    `repeats` turns. The pruned model also has `<name>_ratio`, pruned / dense (of a speed or time:
+    the median of the turns' ratios).
 
-    Lower is better: `parameters`, `checkpoint_bytes` of the weights, `prefill_macs` (multiply-accumulates of the
-    prompt), `peak_memory_bytes`, `latency_ms`. Higher is better: `prefill_tokens_per_second` of all prompts, until the
-    first new token, and `decode_tokens_per_second`.
+    Lower is better: `parameters`, `checkpoint_bytes` of the weights, `prefill_macs`
+    (multiply-accumulates of the prompt), `peak_memory_bytes`, `latency_ms`. Higher is better:
+    `prefill_tokens_per_second` of all prompts, until the first new token, and
+    `decode_tokens_per_second`.
 
     Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128
     """

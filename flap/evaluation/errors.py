@@ -17,7 +17,8 @@ K = TypeVar("K")
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of the mean, s / √n, where s is the sample's standard deviation (n - 1).
 
-    The values must be independent. NaN if there is only one, or one is not finite; infinite if a square is.
+    The values must be independent. NaN if there is only one, or one is not finite; infinite if a
+    square is.
     """
     if len(values) < 2 or not numpy.isfinite(values).all():
         return math.nan
@@ -53,8 +54,9 @@ def paired(
 ) -> dict[K, Difference]:
     """Return the difference after - before of each number that both models have by document, if its error is finite.
 
-    Both have seen the same documents, so the error is that of the mean of the documents' differences. How hard a
-    document is cancels: the error comes from the documents on which the models differ.
+    Both have seen the same documents, so the error is that of the mean of the documents'
+    differences. How hard a document is cancels: the error comes from the documents on which the
+    models differ.
     """
     pairs = {
         key: _paired(before[key], after[key])
@@ -69,8 +71,8 @@ def with_averages(
 ) -> dict[str, Difference]:
     """Return the differences, with those of averages.
 
-    averages: the names of the numbers that each average is the mean of. They are of independent documents: the squares
-    of their errors add up.
+    averages: the names of the numbers that each average is the mean of. They are of independent
+    documents: the squares of their errors add up.
     """
     parts = {
         name: [numbers[part] for part in names if part in numbers]

@@ -14,9 +14,10 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, expand
 class Generation(ZeroShot):
     """How often a model writes the right answer, always its likeliest word; from 0 to 1, higher is better.
 
-    `triviaqa/exact_match,remove_whitespace`: the share of documents whose answer is one of the right ones, by the rules
-    of the task; `triviaqa/f1`: how many words it shares with the best of them (`zero_shot_results.f1`). A pruned model
-    may still choose among given answers and not find its own. Other options: `ZeroShot`.
+    `triviaqa/exact_match,remove_whitespace`: the share of documents whose answer is one of the
+    right ones, by the rules of the task; `triviaqa/f1`: how many words it shares with the best of
+    them (`zero_shot_results.f1`). A pruned model may still choose among given answers and not find
+    its own. Other options: `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa] eval.generation.limit=200
@@ -37,7 +38,8 @@ class Generation(ZeroShot):
         """Check that a task can be measured.
 
         Raises:
-            ValueError: as `check_shots`; it has no answers to write, or they are longer than the model's context.
+            ValueError: as `check_shots`; it has no answers to write, or they are longer than the
+                model's context.
         """
         super().check(task, max_length)
         for subtask in task.loaded["tasks"].values():

@@ -23,9 +23,10 @@ from flap.models.predictions import map_batches, positions_per_chunk
 class Perplexity(OnTexts):
     """The perplexity of texts, exp(-Σ log p(x_t | x_<t) / n) of their n scored tokens x_t; lower is better.
 
-    Also -Σ log₂ p(x_t | x_<t) / B, bits per byte, of the B bytes of UTF-8 that these tokens stand for; lower is better.
-    Alone of the two it compares models with different tokenizers. The first token of a window is not scored. Options:
-    `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao et al., arXiv 2101.00027, section 3.1.
+    Also -Σ log₂ p(x_t | x_<t) / B, bits per byte, of the B bytes of UTF-8 that these tokens stand
+    for; lower is better. Alone of the two it compares models with different tokenizers. The first
+    token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao
+    et al., arXiv 2101.00027, section 3.1.
 
     Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2] eval.perplexity.seq_len=2048
     """
@@ -63,8 +64,8 @@ def perplexity(losses_N: Tensor) -> float:
 def linearised(losses_N: Tensor) -> Tensor:
     """Return one value for each window whose mean is the perplexity: p · (1 + loss - mean loss).
 
-    It is linear in the losses, with the slope of exp at their mean. So the standard error of a mean of these values, or
-    of the differences between those of two models, is that of the delta method.
+    It is linear in the losses, with the slope of exp at their mean. So the standard error of a mean
+    of these values, or of the differences between those of two models, is that of the delta method.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 

@@ -20,8 +20,8 @@ FEWEST = 32  # tokens that an answer may have; more where half the bytes of the 
 class PromptsTask(ConfigurableTask):
     """The rows of a file, in order. The examples are other questions of the file, as earlier turns.
 
-    A question that is in several rows is one example, with the answer of the first of these rows. Files with
-    conversations have no examples.
+    A question that is in several rows is one example, with the answer of the first of these rows.
+    Files with conversations have no examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:

@@ -27,7 +27,8 @@ def generate(
 ) -> None:
     """Decode exactly `new_tokens` tokens greedily, with a KV cache. on_token: called after each of them.
 
-    The model's own generation config is left out: with beams or without a cache it would be another request.
+    The model's own generation config is left out: with beams or without a cache it would be another
+    request.
     """
 
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
@@ -96,7 +97,8 @@ def weight_bytes(model: PreTrainedModel) -> int:
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     """Return the multiply-accumulates (MACs) of one forward pass over the prompt: half of torch's FLOP count.
 
-    Attention is counted as if there were no causal mask; only the experts that the router chooses are counted.
+    Attention is counted as if there were no causal mask; only the experts that the router chooses
+    are counted.
     """
     eager = replaced(
         "_experts_implementation", "eager", model.config
@@ -109,8 +111,8 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     """Return the peak memory of `work` in bytes: the weights, and what it allocates in addition.
 
-    On a GPU, torch counts it; on Linux, the resident set of the process is measured; elsewhere the result is None.
-    Anything else in memory, such as another model, is not counted.
+    On a GPU, torch counts it; on Linux, the resident set of the process is measured; elsewhere the
+    result is None. Anything else in memory, such as another model, is not counted.
     """
     if running_device(model).type == "cuda":
         gpus = range(torch.cuda.device_count())

@@ -1,7 +1,8 @@
 """The numbers of a run: each is stored as soon as it is measured, so that a later start of the run finds it.
 
-evaluation.json has for each entry its key, the numbers, which of their values are better, what the report says of the
-task, and the label. documents.json.gz, beside it, has for each entry the values of the documents.
+evaluation.json has for each entry its key, the numbers, which of their values are better, what the
+report says of the task, and the label. documents.json.gz, beside it, has for each entry the values
+of the documents.
 """
 
 import gzip
@@ -80,7 +81,8 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # documents first: an entry without them is measured again, documents without an entry are dropped
+        # documents first: an entry without them is measured again, documents without an entry are
+        # dropped
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 

@@ -93,8 +93,8 @@ def _of_prompt(prompt: Prompt) -> Document:
 def _of_row(row: Mapping[str, Any]) -> Document:
     """Return by what a row of a data set is recognised: its strings.
 
-    The longest one tells what is asked: a passage, or a question without a passage. In lists are choices and answers,
-    of which short ones tell nothing.
+    The longest one tells what is asked: a passage, or a question without a passage. In lists are
+    choices and answers, of which short ones tell nothing.
     """
     fields = [value for value in row.values() if isinstance(value, str)]
     in_lists = [text for value in row.values() for text in _long_strings(value)]

@@ -59,7 +59,8 @@ class OnTexts(Evaluator):
     )
     max_tokens: int | None = 16384  # tokens of each text, at least one window; None: all
     batch_size: int = 8  # windows at a time; 1 or more
-    bos: str = "auto"  # windows begin with the BOS token: "true", "false"; "auto": where the tokenizer puts one there
+    # windows begin with the BOS token: "true", "false"; "auto": where the tokenizer puts one there
+    bos: str = "auto"
 
     def __post_init__(self) -> None:
         require(bool(self.datasets), f"{self.section}.datasets", "[]", "at least one text")
@@ -99,15 +100,16 @@ class OnTexts(Evaluator):
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows.
 
-        text: its name. seq_len: the length that is asked for. bytes_N: of UTF-8 that the scored tokens of each window
-        stand for. about: the fields of `Task` that tell of the text.
+        text: its name. seq_len: the length that is asked for. bytes_N: of UTF-8 that the scored
+        tokens of each window stand for. about: the fields of `Task` that tell of the text.
         """
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Read the texts and return one task for each text and window length.
 
         Raises:
-            ValueError: a window is longer than the model's context, or a text cannot be read or is too short.
+            ValueError: a window is longer than the model's context, or a text cannot be read or is
+                too short.
         """
         if max_length is not None and (longest := max(self.windows)) > max_length:
             raise ValueError(

@@ -65,9 +65,10 @@ class Asking(NamedTuple):
 class ZeroShot(Evaluator):
     """The accuracies of tasks, from 0 to 1, higher is better, as `piqa/acc_norm` with `piqa/acc_norm_stderr` beside it.
 
-    acc: the share of documents whose right choice is the likeliest; acc_norm: with log-likelihoods divided by the
-    characters of the choice. `piqa/margin`: the mean log-likelihood by which the right choice is ahead of the others
-    (`zero_shot_results`). Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
+    acc: the share of documents whose right choice is the likeliest; acc_norm: with log-likelihoods
+    divided by the characters of the choice. `piqa/margin`: the mean log-likelihood by which the
+    right choice is ahead of the others (`zero_shot_results`). Source: lm-evaluation-harness,
+    github.com/EleutherAI/lm-evaluation-harness.
 
     Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
@@ -121,8 +122,9 @@ class ZeroShot(Evaluator):
         """Load the documents of all tasks, and return the tasks.
 
         Raises:
-            ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`; or the
-                tokenizer has no token for what the tasks begin or end with, or no chat template where one is asked for.
+            ValueError: a task is unknown, its documents cannot be read, or it does not support
+                `num_fewshot`; or the tokenizer has no token for what the tasks begin or end with,
+                or no chat template where one is asked for.
         """
         _ = self._template(tokenizer, [])  # fails before anything is read
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
@@ -251,7 +253,8 @@ class ZeroShot(Evaluator):
         shared = replaced("Collator", SharedBatches, huggingface)
         # errors of what is no mean would take 100,000 draws in forks of this process: minutes
         undrawn = replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics)
-        # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes with
+        # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes
+        # with
         end = getattr(placed.model.generation_config, "eos_token_id", None)
         plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
         with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
@@ -284,8 +287,8 @@ class ZeroShot(Evaluator):
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.
 
-        If a task has no accuracy, or no margin, there is no such average: means over different tasks are not
-        comparable.
+        If a task has no accuracy, or no margin, there is no such average: means over different
+        tasks are not comparable.
         """
         tasks = expand(self.tasks)
         averages = {

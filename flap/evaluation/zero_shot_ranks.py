@@ -1,8 +1,9 @@
 """lm-eval's batches of requests, each run by one process of the run.
 
-lm-eval's own ranks share out documents, and give other numbers than one process: each rank draws the few-shot examples
-of its first document with the same seed, documents come back in another order, and a rank without any is an error.
-Here all processes make all requests, and have all answers before anything is computed from them.
+lm-eval's own ranks share out documents, and give other numbers than one process: each rank draws
+the few-shot examples of its first document with the same seed, documents come back in another
+order, and a rank without any is an error. Here all processes make all requests, and have all
+answers before anything is computed from them.
 """
 
 from collections.abc import Callable, Iterable, Iterator

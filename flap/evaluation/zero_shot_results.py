@@ -20,8 +20,9 @@ Samples = Mapping[
 def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
     """Return lm-eval's results as flat numbers: {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
-    A filter other than "none" stays in the name. A standard error has its number's name and "_stderr". Values that are
-    not finite numbers are left out: names, aliases, and "N/A" for an error that cannot be estimated.
+    A filter other than "none" stays in the name. A standard error has its number's name and
+    "_stderr". Values that are not finite numbers are left out: names, aliases, and "N/A" for an
+    error that cannot be estimated.
     """
     return {
         _flat_name(task, *key.split(",", 1)): float(value)
@@ -70,11 +71,13 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
 def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool) -> Measurement:
     """Return the mean margin of a multiple-choice task with its standard error, in nats; higher is better.
 
-    The margin of a document is the log-likelihood of the right choice less the largest of the other choices. It is
-    above 0 where the answer counts as right, and moves with the model where the answer does not change. normalised:
-    log-likelihoods are divided by the number of characters of the choice, as for acc_norm; then nats a character.
+    The margin of a document is the log-likelihood of the right choice less the largest of the other
+    choices. It is above 0 where the answer counts as right, and moves with the model where the
+    answer does not change. normalised: log-likelihoods are divided by the number of characters of
+    the choice, as for acc_norm; then nats a character.
 
-    Nothing is returned for a task that has another way to choose, or a document without a right or a wrong choice.
+    Nothing is returned for a task that has another way to choose, or a document without a right or
+    a wrong choice.
     """
     if (
         task.OUTPUT_TYPE != "multiple_choice"

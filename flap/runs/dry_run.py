@@ -141,7 +141,8 @@ class DryRun:
     def check(self, cache: Path, left: int = 0) -> None:
         """Check that the run may fit into the memory and onto the disk that are free.
 
-        left: bytes below `cache` that an interrupted start of this run has left, which it uses again.
+        left: bytes below `cache` that an interrupted start of this run has left, which it uses
+            again.
 
         Raises:
             ValueError: it surely does not; says what it takes and what is free.

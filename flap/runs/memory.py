@@ -1,7 +1,8 @@
 """What a run remembers. Each stage's result is an artefact: it is found by its key, or computed and stored, once.
 
-Nobody but this module knows which of the two happened. A run is done already if every stage finds its artefact; it
-measures more if some tasks do not; a checkpoint that was deleted or replaced is a stage that has to run again.
+Nobody but this module knows which of the two happened. A run is done already if every stage finds
+its artefact; it measures more if some tasks do not; a checkpoint that was deleted or replaced is a
+stage that has to run again.
 """
 
 import time
@@ -29,12 +30,13 @@ class Memory:
     ) -> Artefact[T]:
         """Return the artefact of a stage, found by its key or computed.
 
-        One run computes an artefact while others wait for it. All processes of a run have what the first process finds.
-        The first process stores what they compute together.
+        One run computes an artefact while others wait for it. All processes of a run have what the
+        first process finds. The first process stores what they compute together.
 
         stage: the name under which the report gives the seconds.
         key: everything that the result depends on.
-        stores: where the artefact is looked up and stored; if there are none, it is always computed.
+        stores: where the artefact is looked up and stored; if there are none, it is always
+            computed.
         """
         with ExitStack() as locks:
             artefact = ranks.on_first(partial(_find, stores, key, locks))
@@ -85,8 +87,9 @@ def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
 def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
     """Store an artefact in each store, and return whether one has it.
 
-    The last store comes first: if the process is killed, a store that is looked up first never has what a later one
-    was about to get, and whose half-written files the next start would then not meet.
+    The last store comes first: if the process is killed, a store that is looked up first never has
+    what a later one was about to get, and whose half-written files the next start would then not
+    meet.
     """
     stored = [store.keep(key, artefact) for store in reversed(stores)]
     return any(stored)

@@ -109,11 +109,12 @@ class Owner:
     def at_home(self, run: "Run") -> "Run":
         """Return the run in the folder of an earlier start of it: its own, or that of a cell beside in a sweep.
 
-        A wider sweep gives a cell another job number, and so another folder. The folder of the earlier start is then
-        held, too.
+        A wider sweep gives a cell another job number, and so another folder. The folder of the
+        earlier start is then held, too.
 
         Raises:
-            ValueError: the run's own folder holds a finished run of another config, or of another version.
+            ValueError: the run's own folder holds a finished run of another config, or of another
+                version.
         """
         from flap.runs.preparation import in_folder
 
@@ -194,7 +195,8 @@ class Owner:
     def _record(self) -> None:
         """Write the composed config into .hydra without secrets.
 
-        Hydra would write it with them, and before the folder is known to be free (`hydra.output_subdir`).
+        Hydra would write it with them, and before the folder is known to be free
+        (`hydra.output_subdir`).
         """
         hydra = HydraConfig.instance().cfg
         assert isinstance(hydra, DictConfig)

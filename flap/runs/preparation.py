@@ -99,7 +99,8 @@ def in_folder(run: Run, folder: Path) -> Run:
 def may_replace_checkpoint(run: Run) -> bool:
     """Return whether an existing checkpoint in the target may be replaced.
 
-    It may on request, if it is in the run's own folder, or if an earlier start of this run has written it.
+    It may on request, if it is in the run's own folder, or if an earlier start of this run has
+    written it.
     """
     if run.config.checkpoint.overwrite or run.config.checkpoint.dir is None:
         return True

@@ -57,7 +57,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     before = report.parameters["total_before"]
     after = count_parameters(adapter.model)
     if run.config.mask_only:
-        # the total of a masked model has zero biases that a sliced checkpoint may not have (docs/exports.md)
+        # the total of a masked model has zero biases that a sliced checkpoint may not have
+        # (docs/exports.md)
         after -= budget.total - kept
 
     report.parameters |= {

@@ -322,8 +322,8 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, which has to reload to the same logits; return the model for further work.
 
-    Its label has the key of the run, by which a later start knows the checkpoint as its own. overwrite: a checkpoint
-    that is there already is replaced.
+    Its label has the key of the run, by which a later start knows the checkpoint as its own.
+    overwrite: a checkpoint that is there already is replaced.
     """
     label = make_label(plan.to_dict(), provenance(described(run.config)), run.key)
 

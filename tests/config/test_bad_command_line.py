@@ -1,7 +1,7 @@
 """Bad input on the real command line: one line on the console, exit code 1, the traceback in the log, nothing left.
 
-What does not compose is answered without torch in half a second; of what the pipeline refuses (test_bad_input.py)
-these are a few.
+What does not compose is answered without torch in half a second; of what the pipeline refuses
+(test_bad_input.py) these are a few.
 """
 
 import os

@@ -69,7 +69,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # choices compose alike with any number: all choices with the first numbers, all numbers with the first choices
+    # choices compose alike with any number: all choices with the first numbers, all numbers with
+    # the first choices
     one, *_ = cells
     cells = [
         cell

@@ -5,7 +5,8 @@ BY_LAYER = (  # families that are tested with widths by layer alone
     "gpt_oss", "granitemoe", "hunyuan_v1_dense", "minimax_m2", "ministral3", "nemotron", "olmo3", "olmoe", "phi",
     "qwen2_moe", "seed_oss", "stablelm",
 )  # fmt: skip
-# Mixtures that are also tested with widths by layer and no bias, so that vLLM's kernels run their experts.
+# Mixtures that are also tested with widths by layer and no bias, so that vLLM's kernels run their
+# experts.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 MIXTURES = (  # whose experts are scored as llm-compressor's REAP scores them
     "deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next",
@@ -20,8 +21,8 @@ REFUSED_FAMILIES = {
     "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
-# By the scheme of examples/quantise.py. On CPUs with AMX, vLLM's Transformers backend and its kernel of W8A8 do not fit
-# together: that scheme is tested with a stock checkpoint.
+# By the scheme of examples/quantise.py. On CPUs with AMX, vLLM's Transformers backend and its
+# kernel of W8A8 do not fit together: that scheme is tested with a stock checkpoint.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
 # That llama.cpp's converter and llama.cpp take, by how they are pruned: docs/exports.md names them.
 ALL_HEADS = ("granite", "starcoder2")

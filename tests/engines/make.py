@@ -1,7 +1,8 @@
 """Makes the checkpoints that engines read in their environment, and notes what transformers makes of them in this one.
 
-Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (greedy), `logprobs_NT` of both together.
-In experts/ are whole mixtures, with `metric=REAP` of each layer and the tokens that it is of in scores.safetensors.
+Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (greedy), `logprobs_NT`
+of both together. In experts/ are whole mixtures, with `metric=REAP` of each layer and the tokens
+that it is of in scores.safetensors.
 """
 
 import subprocess

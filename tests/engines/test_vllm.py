@@ -32,7 +32,8 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
-    # relative: the third token of SmolLM2's first prompt, -17.16, has a massive activation in float32, 4e-4 off itself
+    # relative: the third token of SmolLM2's first prompt, -17.16, has a massive activation in
+    # float32, 4e-4 off itself
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
     )

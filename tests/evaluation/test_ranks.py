@@ -26,8 +26,8 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# Six documents and two, which is less than three processes; choices of one word, which share a call; examples that are
-# drawn for each document, and text that is drawn.
+# Six documents and two, which is less than three processes; choices of one word, which share a
+# call; examples that are drawn for each document, and text that is drawn.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 

@@ -18,7 +18,8 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# Which variant of a family's contract, and what else its config has: what real models of the family have.
+# Which variant of a family's contract, and what else its config has: what real models of the family
+# have.
 VARIANTS = {
     "gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel", "gpt2": "untied",
     "falcon": "one-kv-head", "deepseek_v3": "queries", "gemma4_text": "mixture",

@@ -43,9 +43,10 @@ RUN = "hydra.run.dir=run"
 class Scenario:
     """A command line that is walked through, in a folder where another one has been run before.
 
-    kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the new result.
-    step: a fault is put at each step-th operation. Most operations are five on one file, so that with 47 each meets
-    another one.
+    kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the
+        new result.
+    step: a fault is put at each step-th operation. Most operations are five on one file, so that
+    with 47 each meets another one.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Runs in which one file operation fails, or in which the process ends at it, as SQLite is tested.
 
-An operation is an opening for writing, a write, a rename, a sync, a new folder, a reservation of room or a mapping, of
-a path below a run's folder. Deleting is none: it needs no room, and where it fails the program has nothing to do.
+An operation is an opening for writing, a write, a rename, a sync, a new folder, a reservation of
+room or a mapping, of a path below a run's folder. Deleting is none: it needs no room, and where it
+fails the program has nothing to do.
 """
 
 import builtins

@@ -25,7 +25,8 @@ from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]  # which is registered for no pruned model
-gc.freeze()  # no collection goes through what was imported, nor copies its pages into a forked process
+# no collection goes through what was imported, nor copies its pages into a forked process
+gc.freeze()
 SERVER = multiprocessing.get_context(
     "forkserver"
 )  # imports once, and forks before any thread is started

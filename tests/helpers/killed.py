@@ -24,9 +24,9 @@ def start(
 ) -> tuple[int, list[str]]:
     """Run in `folder`, and be killed as a step ends for the n-th time, before anything goes on.
 
-    Returns the exit code and all steps: "sample", where a batch of the model's own text was drawn; "calibrate 2", where
-    hidden states moved behind layer 2 in that stage; "write 2", where the changed layer was written; "compare", where
-    the checkpoint was found to be right.
+    Returns the exit code and all steps: "sample", where a batch of the model's own text was drawn;
+    "calibrate 2", where hidden states moved behind layer 2 in that stage; "write 2", where the
+    changed layer was written; "compare", where the checkpoint was found to be right.
     """
     folder.mkdir(exist_ok=True)
     (folder / "journal").write_text("")

@@ -1,7 +1,7 @@
 """Real llama.cpp (the wheel xllamacpp), in a process of its own.
 
-It starts threads, and ends its process on some errors. As a script, this module reads questions from
-its standard input and writes the answers to the file that its argument names.
+It starts threads, and ends its process on some errors. As a script, this module reads questions
+from its standard input and writes the answers to the file that its argument names.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Real mlx-lm on the CPU, in a process of its own, because its import lowers this process's limit of open files.
 
-As a script it reads jobs from its standard input and writes the answers to the file that its argument names.
+As a script it reads jobs from its standard input and writes the answers to the file that its
+argument names.
 """
 
 import json

@@ -15,7 +15,8 @@ import pytest
 def as_on_nfs(folder: Path) -> Iterator[None]:
     """For as long as the block lasts, open or mapped files below the folder are renamed instead of unlinked.
 
-    As `.nfs00000001` they cannot be unlinked, and their folder cannot be removed, until nobody has them open.
+    As `.nfs00000001` they cannot be unlinked, and their folder cannot be removed, until nobody has
+    them open.
     """
     unlink = os.unlink
     rmdir = os.rmdir

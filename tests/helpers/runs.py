@@ -32,7 +32,8 @@ def tiny(model_dir: Path, text_file: Path) -> list[str]:
 def composed(*overrides: str) -> FlapConfig:
     """The checked config that the command line would make of these arguments.
 
-    Hydra reads some twenty files for that, as long as half a tiny run takes; here once for each choice of files.
+    Hydra reads some twenty files for that, as long as half a tiny run takes; here once for each
+    choice of files.
     """
     given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
     of_files = [

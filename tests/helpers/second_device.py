@@ -1,13 +1,14 @@
 """A device made in Python, "second:0": real values, computed on the CPU, strictly apart from CPU tensors.
 
-It refuses what a GPU refuses: an operation on its tensors and CPU tensors together. Numbers in tensors without
-dimensions and indices may be on the CPU, as beside a GPU, and `.numpy()` needs `.cpu()` first. Importing this module
-registers the device for the whole process, which cannot be undone.
+It refuses what a GPU refuses: an operation on its tensors and CPU tensors together. Numbers in
+tensors without dimensions and indices may be on the CPU, as beside a GPU, and `.numpy()` needs
+`.cpu()` first. Importing this module registers the device for the whole process, which cannot be
+undone.
 
-It has no kernels of its own, so it cannot say whether a type or an operation is missing on another device (float64 on
-mps), and it has no generator, no streams and no memory of its own. Operations that give a tensor another shape in place
-are refused. `torch.tensor(..., device="second:0")` does not work. transformers' key-value cache needs it, so models run
-with `use_cache=False` alone.
+It has no kernels of its own, so it cannot say whether a type or an operation is missing on another
+device (float64 on mps), and it has no generator, no streams and no memory of its own. Operations
+that give a tensor another shape in place are refused. `torch.tensor(..., device="second:0")` does
+not work. transformers' key-value cache needs it, so models run with `use_cache=False` alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,8 +42,8 @@ class OnSecond(Tensor):
     def __new__(cls, host: Tensor, requires_grad: bool | None = None) -> Any:
         """Wrap a CPU tensor, without a copy.
 
-        With `requires_grad` return a parameter instead, on the device of the tensor, whichever it is: accelerate makes
-        a new parameter by calling the class of the old one.
+        With `requires_grad` return a parameter instead, on the device of the tensor, whichever it
+        is: accelerate makes a new parameter by calling the class of the old one.
         """
         if requires_grad is not None:
             return torch.nn.Parameter(host, requires_grad)
@@ -185,9 +186,11 @@ WITHOUT_CPU_KERNEL: dict[str, Callable[..., Any]] = {"aten::histc": _count}
 
 backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
-# torch's gradient checkpointing asks each device for its types of mixed precision, whichever one it runs on.
+# torch's gradient checkpointing asks each device for its types of mixed precision, whichever one it
+# runs on.
 torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
-# What has no tensor among its arguments, such as `torch.zeros`. Kept, as the registrations end with these objects.
+# What has no tensor among its arguments, such as `torch.zeros`. Kept, as the registrations end with
+# these objects.
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")

@@ -1,8 +1,9 @@
 """Parity with the official implementation on a real model: what it prunes is in data/flap_official.json.
 
-The official code knows multi-head attention alone, so SmolLM2's 3 KV heads are repeated into 9. Its running variance
-drops the first sample and measures the others against a mean that is still moving; with exact statistics some 0.5 % of
-the neurons are therefore decided otherwise, and with that variance, imitated here, none.
+The official code knows multi-head attention alone, so SmolLM2's 3 KV heads are repeated into 9. Its
+running variance drops the first sample and measures the others against a mean that is still moving;
+with exact statistics some 0.5 % of the neurons are therefore decided otherwise, and with that
+variance, imitated here, none.
 """
 
 import hashlib
@@ -53,8 +54,8 @@ def name_of(cell: Cell) -> str:
 
 
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
-# The units are compared in each cell. Perplexity, which takes half a minute, adds what compensation does to them: most
-# where half is removed.
+# The units are compared in each cell. Perplexity, which takes half a minute, adds what compensation
+# does to them: most where half is removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 

@@ -1,9 +1,10 @@
 """Wherever a run goes on, it makes the same plan and the same tensors: devices x placements x processes.
 
-Each case runs in the CPU's memory in one process, and again at each place. On the CPU and in one process all is equal
-to the bit. Elsewhere plans are equal and numbers are compared to ROUNDING of the largest: other kernels and other
-orders of sums differed by 3e-6 at most, a wrong unit or a missing bias by more than 1e-2. The second device
-(tests/helpers/second_device.py) refuses what a GPU refuses.
+Each case runs in the CPU's memory in one process, and again at each place. On the CPU and in one
+process all is equal to the bit. Elsewhere plans are equal and numbers are compared to ROUNDING of
+the largest: other kernels and other orders of sums differed by 3e-6 at most, a wrong unit or a
+missing bias by more than 1e-2. The second device (tests/helpers/second_device.py) refuses what a
+GPU refuses.
 """
 
 from collections.abc import Callable, Iterator
@@ -62,11 +63,12 @@ PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("de
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
-# 19 windows do not divide by 2 or 3, nor do 3 held-out ones; a quarter of a block alone costs a tiny model hardly more
-# nats than rounding does.
+# 19 windows do not divide by 2 or 3, nor do 3 held-out ones; a quarter of a block alone costs a
+# tiny model hardly more nats than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Model, choices, and the places that `make test` goes to; of all others every third is `long`, the rest `thorough`.
+# Model, choices, and the places that `make test` goes to; of all others every third is `long`, the
+# rest `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -95,7 +97,8 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Phi3", "", [AUTO, SECOND]),
     ("OPT", "", [STREAM, SECOND]),
 ]
-OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"  # the second device has no key-value cache
+# the second device has no key-value cache
+OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"
 ANSWERS = (
     "calibration.dataset=repeat-passages calibration.answers=self calibration.count=answers "
     "calibration.max_new_tokens=8 calibration.num_samples=20 calibration.seq_len=24"
@@ -105,8 +108,8 @@ ANSWERS = (
 def goes(model: str, place: Place) -> bool:
     """Whether a model is run at a place.
 
-    The search of this GPT-2 has a near tie, which other orders of sums decide otherwise, and torch runs no attention as
-    Falcon's on a device made in Python.
+    The search of this GPT-2 has a near tie, which other orders of sums decide otherwise, and torch
+    runs no attention as Falcon's on a device made in Python.
     """
     return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
 

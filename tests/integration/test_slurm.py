@@ -20,7 +20,8 @@ COMMANDS = ["sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", *DAEMONS
 Start = Callable[..., "subprocess.Popen[str]"]
 SWEEP = [
     "-m", "hydra.sweep.dir=sweep",
-    "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",  # no more than any machine has
+    # no more than any machine has
+    "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
 ]  # fmt: skip
 
 
@@ -149,7 +150,8 @@ def test_a_killed_job_is_taken_up_again(
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
-    # seconds of work: the first job, which is killed, calibrates or waits for the second, which does
+    # seconds of work: the first job, which is killed, calibrates or waits for the second, which
+    # does
     slow = [
         f"calibration.dataset={long_text}",
         "calibration.num_samples=1000",

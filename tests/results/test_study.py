@@ -221,7 +221,9 @@ def rights(*wrong: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("wrong", "data", "marks"),
-    [  # five lost and none won is p = 0.06 in McNemar's test, which comparisons have, too; 0.02 in the t-test
+    # five lost and none won is p = 0.06 in McNemar's test, which comparisons have, too; 0.02 in the
+    # t-test
+    [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),
         ((1, 20), ("one", "other"), ["", ""]),

@@ -175,8 +175,8 @@ def test_a_run_takes_what_is_estimated(
 ) -> None:
     """The peak of the process, of the packaged model: within a factor of 1.5.
 
-    A process takes over the peak of the one that starts it, and a worker of pytest may have grown large: so a small
-    shell stands between the two.
+    A process takes over the peak of the one that starts it, and a worker of pytest may have grown
+    large: so a small shell stands between the two.
     """
     arguments = [
         *choices.split(),

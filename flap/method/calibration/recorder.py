@@ -1,7 +1,7 @@
 """Record the statistics of a layer with forward hooks, inside a `with` block.
 
-Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size ·
-M members of a block.
+Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size
+· M members of a block.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

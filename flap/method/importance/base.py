@@ -32,7 +32,8 @@ class Metric(ABC):
     # whole experts are scored instead of the channels of their output projections
     scores_experts: ClassVar[bool] = False
 
-    # If true, scores of attention channels are squared. The official code does so, the paper does not.
+    # If true, scores of attention channels are squared. The official code does so, the paper does
+    # not.
     square_attention: bool = False
 
     @abstractmethod

@@ -18,8 +18,8 @@ EVALUATIONS = 10  # the most evaluations of a training
 EVERY = 4
 RISING = 0.05  # share of the steps with a rising learning rate
 WRITERS = ("dense", "pruned", "both")
-# The fewest tokens in a step, unless a batch size is given. With steps of 128 tokens at the same rate,
-# training made SmolLM2 worse.
+# The fewest tokens in a step, unless a batch size is given. With steps of 128 tokens at the same
+# rate, training made SmolLM2 worse.
 STEP = 1024
 
 
@@ -44,7 +44,8 @@ class Recovery:
     rank: int | None = None
     # tokens in a window, 2 or more
     seq_len: int = 256
-    # windows in a step, a multiple of the number of processes; None takes as few as have STEP tokens
+    # windows in a step, a multiple of the number of processes; None takes as few as have STEP
+    # tokens
     batch_size: int | None = 8
     # the training ends after this many evaluations without a new best, 1 or more
     patience: int = 2
@@ -145,8 +146,8 @@ class Recovery:
 class Reconstruction:
     """Train all weights on the calibration windows alone.
 
-    The training reads nothing that pruning has not read. `Recovery` explains the options. The windows that
-    are held out when fits are chosen are held out here as well.
+    The training reads nothing that pruning has not read. `Recovery` explains the options. The
+    windows that are held out when fits are chosen are held out here as well.
     """
 
     # times that each window is trained on, 1 or more

@@ -1,7 +1,8 @@
 """Track runs with Weights & Biases or MLflow, or not at all.
 
-The run's files come first: the tracker gets a copy, and its errors are only logged as one warning. The packages are
-imported inside functions, because that takes most of a second. The names of all that is tracked: docs/tracking.md.
+The run's files come first: the tracker gets a copy, and its errors are only logged as one warning.
+The packages are imported inside functions, because that takes most of a second. The names of all
+that is tracked: docs/tracking.md.
 """
 
 from flap.results.tracking.base import JobInfo, NoTracking, TrackedRun, Tracking

@@ -89,8 +89,8 @@ def _submitit_folder(config: Any) -> Path | None:
 def claim_gpu(sweep: Path) -> str | None:
     """Reserve a GPU that no other process of the sweep uses, hide the others from this process, and return its name.
 
-    With fewer than two GPUs, do nothing and return None. The GPUs are those of CUDA_VISIBLE_DEVICES, otherwise all. To
-    be called before CUDA starts.
+    With fewer than two GPUs, do nothing and return None. The GPUs are those of
+    CUDA_VISIBLE_DEVICES, otherwise all. To be called before CUDA starts.
 
     Raises:
         ValueError: there are more processes than GPUs, or the folder's disk has no locks.

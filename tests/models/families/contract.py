@@ -212,7 +212,8 @@ class FamilyContract:
         models = [random_model(config).to(place) for place in (torch.device("cpu"), device)]
         plans = []
         for model in models:
-            model.tie_weights()  # moving a model to a device made in Python gives it new tensors, each by itself
+            # moving a model to a device made in Python gives it new tensors, each by itself
+            model.tie_weights()
             plans.append(plan_of(model, 0.4))
             known = collect(Resident(model), tokens(), batch_size=3)
             compress_layers(
