@@ -46,14 +46,14 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
         if step == killed_at and next(times) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def note_advance(stream: Stream, index: int, *given: Any) -> None:
+        stage, _, _ = stream.walk.stage.partition(",")
+        note(f"{stage} {index}")
+
     flap.method.calibration.own_text.SEQUENCES = SEQUENCES
     hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # each layer, however quick it was
     _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
-    _after(
-        Stream,
-        "advance",
-        lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"),
-    )
+    _after(Stream, "advance", note_advance)
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))
     _after(flap.checkpoint.save, "verify", lambda *given: note("compare"))
     run(composed(*arguments), Path("run"))
