@@ -42,22 +42,41 @@ from flap.models.architecture import auto_class
 
 VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {
-    "IFV": IFV, "WIFV": WIFV, "WIFN": WIFN, "magnitude": Magnitude, "wanda": Wanda, "random": Random,
+    "IFV": IFV,
+    "WIFV": WIFV,
+    "WIFN": WIFN,
+    "magnitude": Magnitude,
+    "wanda": Wanda,
+    "random": Random,
     "OBS": OBS,
-}  # fmt: skip
+}
 EXPERT_METRICS: dict[str, Callable[[], Metric]] = {
-    "REAP": REAP, "EAN": EAN, "MoNE": MoNE,
-}  # fmt: skip
+    "REAP": REAP,
+    "EAN": EAN,
+    "MoNE": MoNE,
+}
 STRUCTURES: dict[str, Callable[[], Structure]] = {
-    "UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM, "search": Search,
-}  # fmt: skip
+    "UL-UM": ULUM,
+    "UL-MM": ULMM,
+    "AL-MM": ALMM,
+    "AL-AM": ALAM,
+    "search": Search,
+}
 RATIOS = (0.1, 0.2, 0.35, 0.5, 0.7)
 
 _TINY = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 4, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 8, "max_position_embeddings": 128,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 _MHA = _TINY | {"num_key_value_heads": 8}
 _SLIDING = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
 
@@ -85,24 +104,44 @@ MIXTURES: dict[str, PreTrainedConfig] = {
 # heads a KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
-    "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-}  # fmt: skip
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 HYBRIDS: dict[str, PreTrainedConfig] = {
     "qwen3_5": Qwen3_5TextConfig(**_LINEAR),
     "qwen3_next": Qwen3NextConfig(
-        **_LINEAR, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24
+        **_LINEAR,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=24,
     ),
     "gemma4": Gemma4TextConfig(
-        **_TINY | {"num_hidden_layers": 6}, global_head_dim=16, hidden_size_per_layer_input=0, sliding_window=8,
-        attention_k_eq_v=True, num_global_key_value_heads=2,
+        **_TINY | {"num_hidden_layers": 6},
+        global_head_dim=16,
+        hidden_size_per_layer_input=0,
+        sliding_window=8,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=2,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
     ),
     "deepseek_v3": DeepseekV3Config(
-        **_TINY | {"num_key_value_heads": 8}, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
-        n_group=1, topk_group=1, q_lora_rank=None, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8,
-        v_head_dim=8, first_k_dense_replace=1,
+        **_TINY | {"num_key_value_heads": 8},
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        n_group=1,
+        topk_group=1,
+        q_lora_rank=None,
+        kv_lora_rank=16,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        first_k_dense_replace=1,
     ),
-}  # fmt: skip
+}
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:

@@ -21,9 +21,25 @@ from tests.cases import VOCAB, tiny_model
 from tests.helpers.runs import composed, tiny
 
 WORDS = [
-    "the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "then", "it", "was", "red", "blue",
-    "old", "new",
-]  # fmt: skip
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "red",
+    "blue",
+    "old",
+    "new",
+]
 
 collect_ignore = ["engines"]  # in an environment of their own: make engines
 
@@ -154,9 +170,13 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_tiny(base: list[str]) -> Callable[..., Report]:
     """A function of a folder and overrides that runs the whole pipeline on the tiny model."""
     inputs = [
-        *base, "model.device=cpu", "calibration.num_samples=6", "eval.perplexity.max_tokens=320",
-        "ratio=0.4", "run_name=tiny",
-    ]  # fmt: skip
+        *base,
+        "model.device=cpu",
+        "calibration.num_samples=6",
+        "eval.perplexity.max_tokens=320",
+        "ratio=0.4",
+        "run_name=tiny",
+    ]
 
     return lambda folder, *overrides: run(composed(*inputs, *overrides), folder)
 

@@ -22,9 +22,12 @@ ROWS = [
     {"messages": [USER, {"role": "assistant", "tool_calls": []}], "text": "a"},
 ]
 PROMPTS = [
-    Prompt((SYSTEM, USER), "sat", True), Prompt((USER, ASSISTANT, USER), "ran", True),
-    Prompt((USER,), "sat"), Prompt((USER,), None), Prompt((USER,), None, True),
-]  # fmt: skip
+    Prompt((SYSTEM, USER), "sat", True),
+    Prompt((USER, ASSISTANT, USER), "ran", True),
+    Prompt((USER,), "sat"),
+    Prompt((USER,), None),
+    Prompt((USER,), None, True),
+]
 
 
 def written(folder: Path, *rows: Any) -> str:

@@ -25,30 +25,56 @@ LLAMA = {
 }
 QWEN = {"num_attention_heads": 32, "head_dim": 128, "vocab_size": 151936}
 VISION = {
-    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
-    "image_size": 896, "patch_size": 14,
-}  # fmt: skip
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 896,
+    "patch_size": 14,
+}
 GEMMA = {
-    "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208,
-}  # fmt: skip
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262208,
+}
 SMOLLM2 = {
-    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-    "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
-}  # fmt: skip
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "Llama 3.1 8B": LlamaConfig(**LLAMA, num_hidden_layers=32, vocab_size=128256),
     "Qwen3 8B": Qwen3Config(
-        **QWEN, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_key_value_heads=8
+        **QWEN,
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=36,
+        num_key_value_heads=8,
     ),
     "Qwen3 30B-A3B": Qwen3MoeConfig(
-        **QWEN, hidden_size=2048, intermediate_size=6144, moe_intermediate_size=768, num_hidden_layers=48,
-        num_key_value_heads=4, num_experts=128, num_experts_per_tok=8,
+        **QWEN,
+        hidden_size=2048,
+        intermediate_size=6144,
+        moe_intermediate_size=768,
+        num_hidden_layers=48,
+        num_key_value_heads=4,
+        num_experts=128,
+        num_experts_per_tok=8,
     ),
     "Gemma 3 4B": Gemma3Config(text_config=GEMMA, vision_config=VISION),
-    "Mistral 7B": MistralConfig(**LLAMA, num_hidden_layers=32, vocab_size=32768, sliding_window=None),
+    "Mistral 7B": MistralConfig(
+        **LLAMA, num_hidden_layers=32, vocab_size=32768, sliding_window=None
+    ),
     "SmolLM2 135M": LlamaConfig(**SMOLLM2),
-}  # fmt: skip
+}
 ROWS = {
     row.group(1): row.groups()[1:]
     for row in re.finditer(

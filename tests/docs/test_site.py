@@ -14,9 +14,13 @@ from tests.helpers.browser import opened
 
 pytestmark = pytest.mark.long
 PAGES = [
-    "index.html", "tour.html", "method.html", "options.html", "api/method.importance.html",
+    "index.html",
+    "tour.html",
+    "method.html",
+    "options.html",
+    "api/method.importance.html",
     "experiments/beyond_flap/index.html",
-]  # fmt: skip
+]
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 390, "height": 800}
 FORMS = ((WIDE, "light"), (NARROW, "dark"))

@@ -1,16 +1,43 @@
 """What is refused of the checkpoints of `make.py`, and with what words; vLLM must compute everything else."""
 
 BY_LAYER = (  # families that are tested with widths by layer alone
-    "apertus", "arcee", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma4_text", "glm4", "glm4_moe",
-    "gpt_oss", "granitemoe", "hunyuan_v1_dense", "minimax_m2", "ministral3", "nemotron", "olmo3", "olmoe", "phi",
-    "qwen2_moe", "seed_oss", "stablelm",
-)  # fmt: skip
+    "apertus",
+    "arcee",
+    "cohere2",
+    "deepseek_v3",
+    "ernie4_5",
+    "exaone4",
+    "gemma",
+    "gemma4_text",
+    "glm4",
+    "glm4_moe",
+    "gpt_oss",
+    "granitemoe",
+    "hunyuan_v1_dense",
+    "minimax_m2",
+    "ministral3",
+    "nemotron",
+    "olmo3",
+    "olmoe",
+    "phi",
+    "qwen2_moe",
+    "seed_oss",
+    "stablelm",
+)
 # Mixtures that are also tested with widths by layer and no bias, so that vLLM's kernels run their
 # experts.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 MIXTURES = (  # whose experts are scored as llm-compressor's REAP scores them
-    "deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next",
-)  # fmt: skip
+    "deepseek_v3",
+    "glm4_moe",
+    "gpt_oss",
+    "granitemoe",
+    "mixtral",
+    "olmoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_next",
+)
 REFUSED_FAMILIES = {
     "llama4_text": r"too many values to unpack \(expected 2\)",
     "falcon": r"exceeds dimension size \(1\)",

@@ -46,19 +46,28 @@ SIZES = {
 }
 OWN_SIZES = {  # heads of two sizes, and latents
     "gemma4_text": {
-        "allow_global_per_layer_attribute_access": True, "per_layer_config": {2: {"head_dim": 2 * HEAD}},
+        "allow_global_per_layer_attribute_access": True,
+        "per_layer_config": {2: {"head_dim": 2 * HEAD}},
     },
     "deepseek_v3": {
-        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-        "head_dim": 64, "qk_head_dim": 192,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "head_dim": 64,
+        "qk_head_dim": 192,
     },
-}  # fmt: skip
+}
 PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
 LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # English that does not change
 EXAMPLES = Path(flap.__file__).parents[1] / "examples"
 QUICK = (
-    "eval=none", "ratio=0.2", "calibration=boolq-passages", "calibration.num_samples=8", "calibration.seq_len=128",
-)  # fmt: skip
+    "eval=none",
+    "ratio=0.2",
+    "calibration=boolq-passages",
+    "calibration.num_samples=8",
+    "calibration.seq_len=128",
+)
 PACKAGED = {
     "smollm2-flap": ("method=flap",),
     "smollm2-flap_plus": ("method=flap_plus", "calibration=boolq-self", "structure.tokens=128"),

@@ -11,9 +11,14 @@ from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
 NAMES = {
-    "parameters", "checkpoint_bytes", "prefill_macs", "peak_memory_bytes", "prefill_tokens_per_second",
-    "decode_tokens_per_second", "latency_ms",
-}  # fmt: skip
+    "parameters",
+    "checkpoint_bytes",
+    "prefill_macs",
+    "peak_memory_bytes",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "latency_ms",
+}
 
 
 def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,10 +30,16 @@ def entries(*filters: str, answers: list[tuple[float, bool]] = ANSWERS) -> list[
 @pytest.mark.parametrize(
     ("gold", "normalised", "expected"),
     [
-        (1, False, 2.0), (0, False, -3.0), ("c", False, -2.0), ([0, 2], False, -2.0), (["bb", "c"], False, 3.0),
-        (1, True, 0.5), (2, True, -2.5), (0, True, -0.5),
+        (1, False, 2.0),
+        (0, False, -3.0),
+        ("c", False, -2.0),
+        ([0, 2], False, -2.0),
+        (["bb", "c"], False, 3.0),
+        (1, True, 0.5),
+        (2, True, -2.5),
+        (0, True, -0.5),
     ],
-)  # fmt: skip
+)
 def test_right_choices_against_the_best_of_the_others(
     gold: Any, normalised: bool, expected: float
 ) -> None:
@@ -52,10 +58,13 @@ def test_answers_without_a_question_and_other_filters_are_not_looked_at() -> Non
 @pytest.mark.parametrize(
     "other",
     [
-        task(-100), task("neither"), task([0, 1, 2]), task(1, OUTPUT_TYPE="generate_until"),
+        task(-100),
+        task("neither"),
+        task([0, 1, 2]),
+        task(1, OUTPUT_TYPE="generate_until"),
         task(1, config=SimpleNamespace(process_results=print)),
     ],
-)  # fmt: skip
+)
 def test_where_there_is_no_margin(other: Any) -> None:
     assert margin("mine", other, entries("none"), False).numbers == {}
     assert margin("mine", task(1), [], False).numbers == {}
@@ -134,12 +143,23 @@ def test_no_f1_where_a_task_judges_answers_in_its_own_way() -> None:
 @pytest.mark.parametrize(
     ("right", "answer", "expected"),
     [
-        ("-5", "5", 0.0), ("-5", "(-5).", 1.0), ("3.5", "35", 0.0), ("3.5 kg", "3.5kg.", 0.0), ("1,000", "1000.", 1.0),
-        ("1914-18", "191418", 1.0), ("U.S.", "us", 1.0), ("well-known", "wellknown", 1.0),
-        ("A", " a ", 1.0), ("A", "B", 0.0), ("The", "a", 0.0), ("A", "", 0.0), ("+", "+", 1.0),
-        ("vitamin A", "A", 0.0), ("vitamin A", "vitamin", 1.0),
+        ("-5", "5", 0.0),
+        ("-5", "(-5).", 1.0),
+        ("3.5", "35", 0.0),
+        ("3.5 kg", "3.5kg.", 0.0),
+        ("1,000", "1000.", 1.0),
+        ("1914-18", "191418", 1.0),
+        ("U.S.", "us", 1.0),
+        ("well-known", "wellknown", 1.0),
+        ("A", " a ", 1.0),
+        ("A", "B", 0.0),
+        ("The", "a", 0.0),
+        ("A", "", 0.0),
+        ("+", "+", 1.0),
+        ("vitamin A", "A", 0.0),
+        ("vitamin A", "vitamin", 1.0),
     ],
-)  # fmt: skip
+)
 def test_f1_of_numbers_and_of_answers_without_words(
     right: str, answer: str, expected: float
 ) -> None:

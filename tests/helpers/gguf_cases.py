@@ -15,9 +15,13 @@ from tests.helpers.tokenizers import VOCAB
 
 TOKENS = torch.randint(3, VOCAB, (1, 24), generator=torch.Generator().manual_seed(1))
 LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
-}  # fmt: skip
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 YARN = LINEAR | {"rope_type": "yarn", "original_max_position_embeddings": 32}
 

@@ -23,10 +23,14 @@ GROUPS = {
 def tiny(model_dir: Path, text_file: Path) -> list[str]:
     """What makes any command line a run of a second or two: the tiny model and the local text."""
     return [
-        f"model.path={model_dir}", "model.name=tiny",
-        f"calibration.dataset={text_file}", "calibration.num_samples=8", "calibration.seq_len=16",
-        f"eval.perplexity.datasets=[{text_file}]", "eval.perplexity.seq_len=16",
-    ]  # fmt: skip
+        f"model.path={model_dir}",
+        "model.name=tiny",
+        f"calibration.dataset={text_file}",
+        "calibration.num_samples=8",
+        "calibration.seq_len=16",
+        f"eval.perplexity.datasets=[{text_file}]",
+        "eval.perplexity.seq_len=16",
+    ]
 
 
 def composed(*overrides: str) -> FlapConfig:

@@ -48,9 +48,13 @@ class OnSecond(Tensor):
         if requires_grad is not None:
             return torch.nn.Parameter(host, requires_grad)
         made: OnSecond = Tensor._make_wrapper_subclass(
-            cls, host.shape, strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype,
+            cls,
+            host.shape,
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
             device=torch.device(NAME, 0),
-        )  # fmt: skip
+        )
         made.host = host
         return made
 

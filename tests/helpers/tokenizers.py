@@ -172,8 +172,15 @@ def _named(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 KINDS = {
-    "smollm": smollm, "llama-bpe": llama_bpe, "qwen2": qwen2, "llama-spm": llama_spm,
-    "llama-spm-legacy": llama_spm_legacy, "llama-spm-file": llama_spm_file,
-    "gemma": gemma, "olmo2": olmo2, "gpt2": gpt2, "gpt_neox": gpt_neox,
+    "smollm": smollm,
+    "llama-bpe": llama_bpe,
+    "qwen2": qwen2,
+    "llama-spm": llama_spm,
+    "llama-spm-legacy": llama_spm_legacy,
+    "llama-spm-file": llama_spm_file,
+    "gemma": gemma,
+    "olmo2": olmo2,
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
     "cohere": cohere,
-}  # fmt: skip
+}

@@ -99,8 +99,10 @@ def write_toys(folder: Path) -> Path:
     for name, tasks in GROUPS.items():
         (folder / f"{name}.yaml").write_text(GROUP.format(name=name, tasks=tasks))
     for name, drawn, more in (
-        ("written", "false", ""), ("drawn", "true, temperature: 1.0", ""), ("asked", "false", "training_split: train"),
-    ):  # fmt: skip
+        ("written", "false", ""),
+        ("drawn", "true, temperature: 1.0", ""),
+        ("asked", "false", "training_split: train"),
+    ):
         (folder / f"{name}.yaml").write_text(WRITTEN.format(name=name, drawn=drawn, more=more))
     (folder / "whole.yaml").write_text(WHOLE)
     return folder

@@ -51,19 +51,40 @@ def folder_of(sweep: Path, number: int) -> Path:
 @pytest.mark.parametrize(
     ("launcher", "expected", "absent"),
     [
-        (["slurm"], {"array": "0-1%2", "time": "240", "cpus-per-task": "4", "mem": "16GB", "job-name": "flap"},
-         {"partition", "account", "gpus-per-node", "gres"}),
-        (["slurm", *(f"hydra.launcher.{one}" for one in SITE)],
-         {"partition": "gpu", "account": "lab", "time": "90", "gpus-per-node": "2",
-          "mem": "64GB", "cpus-per-task": "3"},
-         {"gres"}),
+        (
+            ["slurm"],
+            {
+                "array": "0-1%2",
+                "time": "240",
+                "cpus-per-task": "4",
+                "mem": "16GB",
+                "job-name": "flap",
+            },
+            {"partition", "account", "gpus-per-node", "gres"},
+        ),
+        (
+            ["slurm", *(f"hydra.launcher.{one}" for one in SITE)],
+            {
+                "partition": "gpu",
+                "account": "lab",
+                "time": "90",
+                "gpus-per-node": "2",
+                "mem": "64GB",
+                "cpus-per-task": "3",
+            },
+            {"gres"},
+        ),
     ],
     ids=["slurm", "slurm with a site's values"],
-)  # fmt: skip
+)
 def test_the_launchers_keys_reach_sbatch(
-    quick_flap: Cli, tmp_path: Path, refusing_cluster: str, launcher: list[str], expected: dict[str, str],
+    quick_flap: Cli,
+    tmp_path: Path,
+    refusing_cluster: str,
+    launcher: list[str],
+    expected: dict[str, str],
     absent: set[str],
-) -> None:  # fmt: skip
+) -> None:
     first, *others = launcher
     done = quick_flap(
         "-m", f"hydra/launcher={first}", *others, "ratio=0.2,0.4", PATH=refusing_cluster

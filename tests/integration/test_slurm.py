@@ -19,10 +19,13 @@ DAEMONS = ["munged", "slurmctld", "slurmd"]
 COMMANDS = ["sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", *DAEMONS]
 Start = Callable[..., "subprocess.Popen[str]"]
 SWEEP = [
-    "-m", "hydra.sweep.dir=sweep",
+    "-m",
+    "hydra.sweep.dir=sweep",
     # no more than any machine has
-    "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
-]  # fmt: skip
+    "hydra/launcher=slurm",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.mem_gb=1",
+]
 
 
 @pytest.fixture(scope="session")

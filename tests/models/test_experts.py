@@ -84,8 +84,10 @@ def test_statistics_are_those_of_the_tokens_routed_to_each_expert(
         wide_TI = activation_TI.double()
         assert one.num_tokens == len(wide_TI)
         for found, expected in (
-            (one.mean_I, wide_TI.mean(0)), (one.var_I, wide_TI.var(0)), (one.msq_I, wide_TI.square().mean(0)),
-        ):  # fmt: skip
+            (one.mean_I, wide_TI.mean(0)),
+            (one.var_I, wide_TI.var(0)),
+            (one.msq_I, wide_TI.square().mean(0)),
+        ):
             torch.testing.assert_close(found.float(), expected.float(), rtol=1e-4, atol=1e-6)
 
 

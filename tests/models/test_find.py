@@ -69,15 +69,23 @@ def test_a_local_directory(
     }
 
 
-@pytest.mark.parametrize(("has", "asked", "slow"), [
-    ({"amx_bf16": False}, "auto", True), ({"amx_bf16": False}, "float32", False),
-    ({"avx512_bf16": True}, "auto", False),
-    ({}, "auto", False),  # an older torch tells nothing
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("has", "asked", "slow"),
+    [
+        ({"amx_bf16": False}, "auto", True),
+        ({"amx_bf16": False}, "float32", False),
+        ({"avx512_bf16": True}, "auto", False),
+        ({}, "auto", False),  # an older torch tells nothing
+    ],
+)
 def test_a_type_in_which_the_processor_is_slow(
-    has: dict[str, bool], asked: str, slow: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    has: dict[str, bool],
+    asked: str,
+    slow: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     tiny_model("llama-gqa").bfloat16().save_pretrained(tmp_path / "tiny")
     found(tmp_path / "tiny", tmp_path, dtype=asked)

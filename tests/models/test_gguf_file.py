@@ -26,9 +26,15 @@ from tests.helpers.runs import composed
 from tests.helpers.tokenizers import TEXT, VOCAB
 
 WIDE = {
-    "vocab_size": VOCAB, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
 
 
 def found(path: Path, cache: Path) -> CheckpointSource:

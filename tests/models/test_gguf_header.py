@@ -18,9 +18,15 @@ from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.tokenizers import VOCAB
 
 NARROW = {
-    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "sliding_window": 8,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "sliding_window": 8,
+}
 TOKENS = list(range(5, 29))
 
 

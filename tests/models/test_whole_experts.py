@@ -24,13 +24,19 @@ from tests.models.families import test_mixtures
 from tests.models.families.contract import is_stock
 
 FAMILIES = {
-    "mixtral": test_mixtures.TestMixtral, "qwen3_moe": test_mixtures.TestQwen3Moe,
-    "qwen2_moe": test_mixtures.TestQwen2Moe, "olmoe": test_mixtures.TestOlmoe,
-    "gpt_oss": test_mixtures.TestGptOss, "qwen3_next": test_mixtures.TestQwen3Next,
-    "granitemoe": test_mixtures.TestGraniteMoe, "glm4_moe": test_mixtures.TestGlm4Moe,
-    "deepseek_v3": test_mixtures.TestDeepseekV3, "llama4_text": test_mixtures.TestLlama4,
-    "minimax_m2": test_mixtures.TestMiniMaxM2, "nemotron_h": test_mixtures.TestNemotronH,
-}  # fmt: skip
+    "mixtral": test_mixtures.TestMixtral,
+    "qwen3_moe": test_mixtures.TestQwen3Moe,
+    "qwen2_moe": test_mixtures.TestQwen2Moe,
+    "olmoe": test_mixtures.TestOlmoe,
+    "gpt_oss": test_mixtures.TestGptOss,
+    "qwen3_next": test_mixtures.TestQwen3Next,
+    "granitemoe": test_mixtures.TestGraniteMoe,
+    "glm4_moe": test_mixtures.TestGlm4Moe,
+    "deepseek_v3": test_mixtures.TestDeepseekV3,
+    "llama4_text": test_mixtures.TestLlama4,
+    "minimax_m2": test_mixtures.TestMiniMaxM2,
+    "nemotron_h": test_mixtures.TestNemotronH,
+}
 TOP_K = 2
 EXPERTS = 6
 
@@ -156,9 +162,10 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
     expected_TEI = routed_activations(model, 1, tokens()).double()
     for one, expected_TI in zip(known, expected_TEI.unbind(1), strict=True):
         for found, expected in (
-            (one.mean_I, expected_TI.mean(0)), (one.var_I, expected_TI.var(0)),
+            (one.mean_I, expected_TI.mean(0)),
+            (one.var_I, expected_TI.var(0)),
             (one.msq_I, expected_TI.square().mean(0)),
-        ):  # fmt: skip
+        ):
             torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
 
 

@@ -92,14 +92,19 @@ def test_engines_are_named_whose_files_are_there(made: tuple[Report, Path], tmp_
 @pytest.mark.parametrize(
     ("card", "facts"),
     [
-        ("---\nbase_model: org/dense\nlicense: apache-2.0\nlanguage: en\ntags: [chat]\n---\n# Mine\n", APACHE),
-        ("---\nlicense: other\nlicense_name: theirs\nlicense_link: LICENSE\n---\n",
-         {"license": "other", "license_name": "theirs", "license_link": "LICENSE"}),
+        (
+            "---\nbase_model: org/dense\nlicense: apache-2.0\nlanguage: en\ntags: [chat]\n---\n# Mine\n",
+            APACHE,
+        ),
+        (
+            "---\nlicense: other\nlicense_name: theirs\nlicense_link: LICENSE\n---\n",
+            {"license": "other", "license_name": "theirs", "license_link": "LICENSE"},
+        ),
         ("---\n: [\n---\n", {}),
         (None, {}),
     ],
     ids=["a card", "a licence of its own", "no YAML", "no card"],
-)  # fmt: skip
+)
 def test_a_directorys_card_names_base_and_licence(
     card: str | None, facts: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -7,19 +7,28 @@ import pytest
 from flap.results.number_texts import change, domain_of, in_order
 
 DOMAINS = {
-    "a/perplexity@128": "other", "b/divergence@128": "calibration", "boolq": "calibration", "piqa": "other",
-}  # fmt: skip
+    "a/perplexity@128": "other",
+    "b/divergence@128": "calibration",
+    "boolq": "calibration",
+    "piqa": "other",
+}
 
 
 @pytest.mark.parametrize(
     ("name", "domain"),
     [
-        ("a/perplexity@128", "other"), ("b/kl@128", "calibration"), ("b/kl@128_stderr", "calibration"),
-        ("c/perplexity@128", ""), ("removed", ""),
-        ("boolq/acc", "calibration"), ("boolq/acc_stderr", "calibration"), ("piqa/acc_norm,none", "other"),
-        ("zero_shot/average", ""), ("efficiency/latency_ms", ""),
+        ("a/perplexity@128", "other"),
+        ("b/kl@128", "calibration"),
+        ("b/kl@128_stderr", "calibration"),
+        ("c/perplexity@128", ""),
+        ("removed", ""),
+        ("boolq/acc", "calibration"),
+        ("boolq/acc_stderr", "calibration"),
+        ("piqa/acc_norm,none", "other"),
+        ("zero_shot/average", ""),
+        ("efficiency/latency_ms", ""),
     ],
-)  # fmt: skip
+)
 def test_domain_of_a_number(name: str, domain: str) -> None:
     assert domain_of(name, DOMAINS) == domain
 
@@ -41,13 +50,17 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
 @pytest.mark.parametrize(
     ("name", "dense", "pruned", "text"),
     [
-        ("a/perplexity@128", 20.0, 25.0, "+5.00 (+25.0%)"), ("a/perplexity@128", 20.0, 19.9, "-0.10 (-0.5%)"),
-        ("a/perplexity@128", 20.0, 20020.0, "+20,000.00 (+100,000.0%)"), ("a/perplexity@128", 20.0, math.inf, ""),
-        ("a/perplexity@128", math.inf, math.inf, ""), ("a/perplexity@128", None, 25.0, ""),
+        ("a/perplexity@128", 20.0, 25.0, "+5.00 (+25.0%)"),
+        ("a/perplexity@128", 20.0, 19.9, "-0.10 (-0.5%)"),
+        ("a/perplexity@128", 20.0, 20020.0, "+20,000.00 (+100,000.0%)"),
+        ("a/perplexity@128", 20.0, math.inf, ""),
+        ("a/perplexity@128", math.inf, math.inf, ""),
+        ("a/perplexity@128", None, 25.0, ""),
         ("a/bits_per_byte@128", 1.0, 1.0123, "+0.0123 (+1.2%)"),
-        ("piqa/acc", 0.7, 0.65, "-0.050"), ("efficiency/latency_ms", 2.0, 1.0, ""),
+        ("piqa/acc", 0.7, 0.65, "-0.050"),
+        ("efficiency/latency_ms", 2.0, 1.0, ""),
     ],
-)  # fmt: skip
+)
 def test_change(name: str, dense: float | None, pruned: float, text: str) -> None:
     assert change(name, {} if dense is None else {name: dense}, {name: pruned}) == text
 
@@ -55,10 +68,12 @@ def test_change(name: str, dense: float | None, pruned: float, text: str) -> Non
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a/perplexity@128", "+0.25 ± 0.12 (+25.0%)"), ("piqa/acc", "+0.250 ± 0.123"),
-        ("piqa/margin", "+0.2500 ± 0.1230"), ("zero_shot/average_margin", "+0.2500 ± 0.1230"),
+        ("a/perplexity@128", "+0.25 ± 0.12 (+25.0%)"),
+        ("piqa/acc", "+0.250 ± 0.123"),
+        ("piqa/margin", "+0.2500 ± 0.1230"),
+        ("zero_shot/average_margin", "+0.2500 ± 0.1230"),
     ],
-)  # fmt: skip
+)
 def test_change_with_its_error(name: str, text: str) -> None:
     models = {name: 1.0}, {name: 1.25}
     assert change(name, *models, 0.123) == change(name, *models, 0.123, 0.049) == text

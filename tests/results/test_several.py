@@ -48,8 +48,9 @@ def test_two_sweeps_are_one_page_beside_them(
     with (index.parent / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["sweep"], row["cell"]) for row in rows] == [
-        ("first", "../first/0_tiny_WIFV_AL-AM_r0.2_s0"), ("second", "../second/0_tiny_WIFV_AL-AM_r0.2_s1"),
-    ]  # fmt: skip
+        ("first", "../first/0_tiny_WIFV_AL-AM_r0.2_s0"),
+        ("second", "../second/0_tiny_WIFV_AL-AM_r0.2_s1"),
+    ]
     assert all((index.parent / row["cell"] / "report.json").is_file() for row in rows)
     text = index.read_text()
     assert "python -m flap -m seed=0" in text and "python -m flap -m seed=1" in text

@@ -60,13 +60,27 @@ def test_the_csv_of_cells_with_and_without_a_result(sweep: Path, report: Plain) 
     write_study(sweep)
     low, high, *others = read_csv(sweep)
     assert (low["cell"], high["cell"]) == ("1_tiny_IFV_AL-AM_r0.2_s0", "0_tiny_IFV_AL-AM_r0.5_s0")
-    assert low | {
-        "state": "finished", "model": "tiny", "method": "flap", "metric": "IFV", "structure": "AL-AM", "ratio": "0.2",
-        "realised_ratio": str(0.2 + 0.0004), "seed": "0", "error": "", "statistics_cache": report["statistics_cache"],
-        "parameters_after": str(report["parameters"]["total_after"]), f"dense/{PERPLEXITY}": "20.0",
-        f"pruned/{PERPLEXITY}": "31.25", "pruned/piqa/acc_stderr": "0.01",
-        "seconds_total": str(report["seconds"]["total"]),
-    } == low  # fmt: skip
+    assert (
+        low
+        | {
+            "state": "finished",
+            "model": "tiny",
+            "method": "flap",
+            "metric": "IFV",
+            "structure": "AL-AM",
+            "ratio": "0.2",
+            "realised_ratio": str(0.2 + 0.0004),
+            "seed": "0",
+            "error": "",
+            "statistics_cache": report["statistics_cache"],
+            "parameters_after": str(report["parameters"]["total_after"]),
+            f"dense/{PERPLEXITY}": "20.0",
+            f"pruned/{PERPLEXITY}": "31.25",
+            "pruned/piqa/acc_stderr": "0.01",
+            "seconds_total": str(report["seconds"]["total"]),
+        }
+        == low
+    )
     assert high[f"pruned/{PERPLEXITY}"] == "nan"
     killed, failed = sorted(others, key=lambda row: row["state"], reverse=True)
     assert (failed["state"], failed["metric"], failed["structure"], failed["seed"]) == (
@@ -183,10 +197,11 @@ def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain
 @pytest.mark.parametrize(
     ("said", "best", "headed"),
     [
-        (("lower", "lower"), "0.3", "lower"), (("higher", "higher"), "0.6", "higher"),
+        (("lower", "lower"), "0.3", "lower"),
+        (("higher", "higher"), "0.6", "higher"),
         (("lower", "higher"), None, None),
     ],
-)  # fmt: skip
+)
 def test_the_best_is_what_the_runs_say_is_better(
     tmp_path: Path, report: Plain, said: tuple[str, str], best: str | None, headed: str | None
 ) -> None:

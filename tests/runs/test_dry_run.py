@@ -66,9 +66,13 @@ def test_prompts_that_no_context_holds_are_refused_before_a_weight_is_read(
 
 
 PASSES = [
-    ((), 3), (("method=wanda_sp",), 1), (("method=mag_sp",), 2), (("method=flap_plus",), 2),
-    (("compensation=linear",), 3), (("metric=OBS", "compensation=linear"), 2),
-]  # fmt: skip
+    ((), 3),
+    (("method=wanda_sp",), 1),
+    (("method=mag_sp",), 2),
+    (("method=flap_plus",), 2),
+    (("compensation=linear",), 3),
+    (("metric=OBS", "compensation=linear"), 2),
+]
 
 
 @pytest.mark.parametrize(("arguments", "passes"), PASSES)

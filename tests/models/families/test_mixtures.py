@@ -84,8 +84,11 @@ class TestGptOss(FamilyContract):
 
 class TestQwen2Moe(FamilyContract):
     own = {
-        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24,
-    }  # fmt: skip
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 24,
+    }
     sliding = {"use_sliding_window": True, **SOME_LAYERS_SLIDE}
     configs = both(
         Qwen2MoeConfig, {"norm_topk_prob": True, **TIED}, {"mlp_only_layers": [1]}, **own, **sliding
@@ -117,9 +120,14 @@ class TestQwen3Moe(FamilyContract):
 
 class TestGlm4Moe(FamilyContract):
     own = {
-        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1,
-        "routed_scaling_factor": 1.5, "head_dim": 8,
-    }  # fmt: skip
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "n_group": 2,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.5,
+        "head_dim": 8,
+    }
     normed = {"use_qk_norm": True, "first_k_dense_replace": 0, **TIED}
     configs = both(
         Glm4MoeConfig, normed, {"attention_bias": True, "first_k_dense_replace": 1}, **own
@@ -138,9 +146,13 @@ class TestGlm4Moe(FamilyContract):
 
 class TestDeepseekV3(FamilyContract):
     own = TestGlm4Moe.own | {
-        "num_key_value_heads": 8, "intermediate_size": 56, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
-        "qk_nope_head_dim": 8, "v_head_dim": 8,
-    }  # fmt: skip
+        "num_key_value_heads": 8,
+        "intermediate_size": 56,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
     del own["head_dim"]
     configs = {
         "queries": DeepseekV3Config(
@@ -161,9 +173,14 @@ class TestDeepseekV3(FamilyContract):
 
 class TestLlama4(FamilyContract):
     own = {
-        "num_local_experts": 4, "intermediate_size": 32, "intermediate_size_mlp": 56, "head_dim": 8,
-        "attention_chunk_size": 8, "no_rope_layers": [1, 0, 1], "floor_scale": 4,
-    }  # fmt: skip
+        "num_local_experts": 4,
+        "intermediate_size": 32,
+        "intermediate_size_mlp": 56,
+        "head_dim": 8,
+        "attention_chunk_size": 8,
+        "no_rope_layers": [1, 0, 1],
+        "floor_scale": 4,
+    }
     biased = {"num_experts_per_tok": 1, "attention_bias": True, "moe_layers": [0, 2]}
     configs = both(Llama4TextConfig, {"num_experts_per_tok": 2, **TIED}, biased, **own)
     features = {"attention_chunk_size": 16, "attn_scale": 1.0}
@@ -187,9 +204,13 @@ TYPES = [
 
 class TestGemma4(FamilyContract):
     own = {
-        "head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 0, "final_logit_softcapping": 3.0,
-        "sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
-    }  # fmt: skip
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 0,
+        "final_logit_softcapping": 3.0,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    }
     mixture = {
         "enable_moe_block": True,
         "num_experts": 4,
@@ -240,9 +261,13 @@ class TestGemma4(FamilyContract):
 
 class TestQwen35(FamilyContract):
     own = {
-        "head_dim": 8, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-        "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-    }  # fmt: skip
+        "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
     configs = both(Qwen3_5TextConfig, TIED, {"attention_bias": True}, **own)
     stock = False
     stays = ("linear_attn.in_proj", "linear_attn.conv1d.")
@@ -254,8 +279,11 @@ class TestQwen35(FamilyContract):
 
 class TestQwen3Next(FamilyContract):
     own = TestQwen35.own | {
-        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24,
-    }  # fmt: skip
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 24,
+    }
     configs = both(Qwen3NextConfig, TIED, {"attention_bias": True, "mlp_only_layers": [1]}, **own)
     features = {"num_experts_per_tok": 1}
     stock = False
@@ -266,10 +294,18 @@ class TestQwen3Next(FamilyContract):
 
 class TestNemotronH(FamilyContract):
     own = {
-        "head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-        "moe_shared_expert_intermediate_size": 24, "routed_scaling_factor": 1.5, "n_groups": 1, "chunk_size": 16,
-        "mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8,
-    }  # fmt: skip
+        "head_dim": 8,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 24,
+        "routed_scaling_factor": 1.5,
+        "n_groups": 1,
+        "chunk_size": 16,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "ssm_state_size": 8,
+    }
     configs = {
         "latent": NemotronHConfig(
             **MHA | own,
@@ -305,10 +341,18 @@ class TestNemotronH(FamilyContract):
 
 class TestFalconH1(FamilyContract):
     own = {
-        "head_dim": 8, "mamba_chunk_size": 16, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
-        "mamba_d_state": 8, "mamba_n_groups": 1, "key_multiplier": 0.5, "attention_in_multiplier": 0.7,
-        "attention_out_multiplier": 0.6, "lm_head_multiplier": 0.4,
-    }  # fmt: skip
+        "head_dim": 8,
+        "mamba_chunk_size": 16,
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "key_multiplier": 0.5,
+        "attention_in_multiplier": 0.7,
+        "attention_out_multiplier": 0.6,
+        "lm_head_multiplier": 0.4,
+    }
     configs = both(FalconH1Config, TIED, BIASES, **own)
     features = {"key_multiplier": 1.0, "attention_out_multiplier": 1.0, "lm_head_multiplier": 1.0}
     holds_biases = True

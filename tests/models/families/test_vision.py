@@ -126,9 +126,15 @@ QWEN = {
     "vision_end_token_id": 92,
 }
 QWEN_VISION = {
-    "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
-    "temporal_patch_size": 2, "out_hidden_size": 32,
-}  # fmt: skip
+    "depth": 2,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 32,
+}
 SMOL = {"image_token_id": IMAGE, "scale_factor": 2, "pad_token_id": 0}
 
 
@@ -145,9 +151,10 @@ class TestLlava(SeesImages, FamilyContract):
 
 class TestMistral3(SeesImages, FamilyContract):
     own = {
-        "vision_config": PixtralVisionConfig(**VISION, head_dim=8, image_size=16), "image_token_index": IMAGE,
+        "vision_config": PixtralVisionConfig(**VISION, head_dim=8, image_size=16),
+        "image_token_index": IMAGE,
         "spatial_merge_size": 2,
-    }  # fmt: skip
+    }
     configs = {
         "mha": Mistral3Config(text_config=MistralConfig(**MHA, sliding_window=None, **TIED), **own),
         "gqa": Mistral3Config(
@@ -161,9 +168,12 @@ class TestMistral3(SeesImages, FamilyContract):
 class TestGemma3Vision(SeesImages, FamilyContract):
     text = {"head_dim": 8, "query_pre_attn_scalar": 8, **SOME_LAYERS_SLIDE}
     own = {
-        "vision_config": SiglipVisionConfig(**VISION, image_size=8), "image_token_index": IMAGE,
-        "mm_tokens_per_image": PATCHES, "boi_token_index": 93, "eoi_token_index": 94,
-    }  # fmt: skip
+        "vision_config": SiglipVisionConfig(**VISION, image_size=8),
+        "image_token_index": IMAGE,
+        "mm_tokens_per_image": PATCHES,
+        "boi_token_index": 93,
+        "eoi_token_index": 94,
+    }
     configs = {
         "mha": Gemma3Config(text_config=Gemma3TextConfig(**MHA, **text), **own),
         "gqa": Gemma3Config(
@@ -238,15 +248,26 @@ class TestGemma4Vision(SeesImages, FamilyContract):
     text = {**Gemma4.own, "use_bidirectional_attention": "vision"}
     own = {
         "vision_config": Gemma4VisionConfig(
-            **VISION, num_key_value_heads=2, head_dim=8, pooling_kernel_size=2, position_embedding_size=8,
-            standardize=True, use_clipped_linears=True,
+            **VISION,
+            num_key_value_heads=2,
+            head_dim=8,
+            pooling_kernel_size=2,
+            position_embedding_size=8,
+            standardize=True,
+            use_clipped_linears=True,
         ),
-        "image_token_id": IMAGE, "video_token_id": None, "audio_token_id": AUDIO,
-    }  # fmt: skip
+        "image_token_id": IMAGE,
+        "video_token_id": None,
+        "audio_token_id": AUDIO,
+    }
     audio = Gemma4AudioConfig(
-        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, subsampling_conv_channels=[16, 4],
-        conv_kernel_size=3, output_proj_dims=12,
-    )  # fmt: skip
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        subsampling_conv_channels=[16, 4],
+        conv_kernel_size=3,
+        output_proj_dims=12,
+    )
     configs = {
         "26B": Gemma4Config(text_config=Gemma4TextConfig(**MHA | text | Gemma4.mixture), **own),
         "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),

@@ -8,9 +8,15 @@ from tests.cases import VOCAB
 
 # Heads of 4 channels, as hidden_size / heads, where the config does not say otherwise.
 TINY = {
-    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 8,
-    "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 MHA = TINY | {"num_key_value_heads": 8, "intermediate_size": 56}
 GQA = TINY | {"num_key_value_heads": 4, "intermediate_size": 56}
 TIED = {"tie_word_embeddings": True}
@@ -21,8 +27,11 @@ SOME_LAYERS_SLIDE = SLIDING | {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]
 }
 MULTIPLIERS = {
-    "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0,
-}  # fmt: skip
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.7,
+    "logits_scaling": 2.0,
+}
 
 
 def both(

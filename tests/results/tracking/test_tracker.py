@@ -140,9 +140,15 @@ def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> 
     [run] = runs
     names = ("project", "name", "job_type", "group", "tags", "config", "resume", "reinit")
     assert {name: run.options[name] for name in names} == {
-        "project": "other", "name": "tiny", "job_type": "run", "group": "own", "tags": ["WIFV", "AL-AM", "mine"],
-        "config": {"ratio": 0.4}, "resume": "allow", "reinit": "finish_previous",
-    }  # fmt: skip
+        "project": "other",
+        "name": "tiny",
+        "job_type": "run",
+        "group": "own",
+        "tags": ["WIFV", "AL-AM", "mine"],
+        "config": {"ratio": 0.4},
+        "resume": "allow",
+        "reinit": "finish_previous",
+    }
     assert run.id.startswith(f"{legal_id(JOB.id)}-") and run.options["settings"].console == "off"
     assert (run.summary, run.exit_code) == ({"folder": str(tmp_path)}, 0)
 
