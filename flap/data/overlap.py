@@ -58,9 +58,7 @@ def as_written(text: str) -> list[str]:
 
 
 def letters_and_digits(text: str) -> list[str]:
-    """Return the words of a text without punctuation and case, because prompts of a task may change
-    these.
-    """
+    """Return the words of a text without punctuation and case, which prompts of a task may change."""
     return WORD.findall(text.lower())
 
 
@@ -108,10 +106,9 @@ def _runs_in(words: list[str], fewest: int) -> Runs:
 
 
 def turns(prompt: Prompt) -> list[str]:
-    """Return the texts by which a prompt is recognised. The last turn before the answer comes
-    first.
+    """Return the texts by which a prompt is recognised.
 
-    System instructions are left out, because many prompts have the same ones. Short answers, such
+    The last turn before the answer comes first. System instructions are left out, because many prompts have the same ones. Short answers, such
     as "yes", are left out, too.
     """
     *earlier, last = prompt.messages

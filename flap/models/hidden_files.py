@@ -46,8 +46,7 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def new(self, shapes: Shapes, dtype: torch.dtype) -> tuple[list[Tensor], str]:
-        """Allocate a file for tensors of these shapes. Return the tensors, and the name of the
-        file.
+        """Allocate a file for tensors of these shapes. Return the tensors and the file's name.
 
         Raises:
             ValueError: the disk has no room.

@@ -182,9 +182,7 @@ class Walk:
         self.streams |= after
 
     def restored(self, name: str, like: Stream) -> Stream:
-        """Return a stream that an interrupted walk had forked. It has the shapes of the stream
-        `like`.
-        """
+        """Return a stream that an interrupted walk had forked. `like` has the same shapes."""
         assert self.files is not None
         file = self.files.recorded[name]
         shapes = [tuple(batch_NTD.shape) for batch_NTD in like.batches]
