@@ -108,8 +108,8 @@ def _runs_in(words: list[str], fewest: int) -> Runs:
 def turns(prompt: Prompt) -> list[str]:
     """Return the texts by which a prompt is recognised.
 
-    The last turn before the answer comes first. System instructions are left out, because many prompts have the same ones. Short answers, such
-    as "yes", are left out, too.
+    The last turn before the answer comes first. System instructions are left out, because many
+    prompts have the same ones. Short answers, such as "yes", are left out, too.
     """
     *earlier, last = prompt.messages
     answers = [str(one.get("content", "")) for one in earlier if one["role"] == "assistant"]

@@ -33,7 +33,7 @@ Arguments = Callable[..., list[str]]
 
 @pytest.fixture
 def arguments(words_dir: Path, words_file: Path) -> Arguments:
-    """The arguments of a tiny run that trims: arguments("target.bytes=200e3", …)."""
+    """A function of options that returns the arguments of a tiny run that trims."""
     fixed = ["vocabulary=trim", "eval=none", "ratio=null", "model.device=cpu", "use_cache=false"]
     return lambda *options: [*tiny(words_dir, words_file)[:5], *fixed, *options]
 
