@@ -15,21 +15,31 @@ from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices, remarks
 from flap.results.report_tables import tables
 
-# section 3 of the design: what programs may rely on
+# What programs may rely on: the keys of report.json, and those of its sections.
 SCHEMA_1: dict[str, set[str]] = {
-    "schema": set(), "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},
-    "versions": {"python", "torch", "transformers", "flap-pruning"}, "git": {"commit", "dirty"}, "device": set(),
+    "schema": set(),
+    "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},
+    "versions": {"python", "torch", "transformers", "flap-pruning"},
+    "git": {"commit", "dirty"},
+    "device": set(),
     "parameters": {"total_before", "total_after", "decoder_before", "decoder_after"},
-    "ratio": {"requested", "realised_decoder", "realised_total"}, "layers": set(), "evaluation": {"dense", "pruned"},
+    "ratio": {"requested", "realised_decoder", "realised_total"},
+    "layers": set(),
+    "evaluation": {"dense", "pruned"},
     "seconds": {"load", "calibrate", "score", "allocate", "compress", "save", "evaluate", "total"},
-    "peak_memory_bytes": {"host", "device"}, "statistics_cache": set(), "checkpoint": set(),
-}  # fmt: skip
+    "peak_memory_bytes": {"host", "device"},
+    "statistics_cache": set(),
+    "checkpoint": set(),
+}
 NAME = "words.txt/perplexity@16"
 DESTROYED = (
-    "words.txt/perplexity@16 is 4.0 times the dense one: little of the model is left. What helps: a lower ratio, "
-    "method=flap_plus, or prompts of your use (calibration=answers)."
+    "words.txt/perplexity@16 is 4.0 times the dense one: little of the model is left. What helps: "
+    "a lower ratio, method=flap_plus, or prompts of your use (calibration=answers)."
 )
-NOTICE = "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
+NOTICE = (
+    "Measured only on text like the calibration's; add an out-of-domain text to "
+    "eval.perplexity.datasets."
+)
 
 
 def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
@@ -38,9 +48,9 @@ def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
     for section, keys in SCHEMA_1.items():
         if keys:
             assert report[section].keys() >= keys, section
-    assert [layer.keys() for layer in report["layers"]] == [
-        {"query_heads", "kv_heads", "neurons"}
-    ] * 4
+    assert len(report["layers"]) == 4
+    for layer in report["layers"]:
+        assert layer.keys() == {"query_heads", "kv_heads", "neurons"}
 
 
 def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
@@ -61,7 +71,7 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 def test_what_travels_says_nothing_of_trackers_and_is_json(
     run_tiny: Callable[..., Report], tmp_path: Path
 ) -> None:
-    """Also where an option is infinite, as `cache_wait_seconds=inf`: the config is written into each of these files."""
+    """The config, which is in each of these files, may have an infinite option."""
     run_tiny(
         tmp_path,
         "tracking=mlflow",
@@ -71,62 +81,79 @@ def test_what_travels_says_nothing_of_trackers_and_is_json(
     for file in ("report.json", "evaluation.json", "checkpoint/flap.json"):
         json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
     label = json.loads((tmp_path / "checkpoint" / "flap.json").read_text())
-    assert not {"tracking", "cache_dir"} & label["provenance"]["config"].keys()
-    assert str(tmp_path) not in json.dumps(label["provenance"]["config"]["checkpoint"])
-    assert (
-        json.loads((tmp_path / "report.json").read_text())["config"]["tracking"]["uri"]
-        == "http://127.0.0.1:9"
-    )
-    assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    config = label["provenance"]["config"]
+    assert not {"tracking", "cache_dir"} & config.keys()
+    assert str(tmp_path) not in json.dumps(config["checkpoint"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["config"]["tracking"]["uri"] == "http://127.0.0.1:9"
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"s3cret" not in path.read_bytes()
 
 
-def test_report_says_what_the_files_hold(finished: Path, report: dict[str, Any]) -> None:
+def test_layers_and_parameters_are_those_of_the_plan_and_the_checkpoint(
+    finished: Path, report: dict[str, Any]
+) -> None:
+    """The decoder has 4 layers with 4 KV heads at 1536 parameters and 56 neurons at 96."""
     plan = PruningPlan.load(finished / "plan.json")
+    decoder_after = 0
+    for reported, kept in zip(report["layers"], plan.layers, strict=True):
+        heads = len(kept.attention)
+        neurons = len(kept.mlp)
+        assert reported == {"query_heads": 2 * heads, "kv_heads": heads, "neurons": neurons}
+        decoder_after += 1536 * heads + 96 * neurons
+
     parameters = report["parameters"]
-    ratio = report["ratio"]
-    assert report["layers"] == [
-        {
-            "query_heads": 2 * len(one.attention),
-            "kv_heads": len(one.attention),
-            "neurons": len(one.mlp),
-        }
-        for one in plan.layers
-    ]
-    assert parameters["decoder_before"] == 46080  # 4 x (4 KV heads at 1536 + 56 neurons at 96)
-    assert parameters["decoder_after"] == sum(
-        1536 * len(one.attention) + 96 * len(one.mlp) for one in plan.layers
-    )
-    assert ratio["requested"] == 0.4
-    assert ratio["realised_decoder"] == pytest.approx(1 - parameters["decoder_after"] / 46080)
-    assert ratio["realised_total"] == pytest.approx(
-        1 - parameters["total_after"] / parameters["total_before"]
-    )
+    assert parameters["decoder_before"] == 46080
+    assert parameters["decoder_after"] == decoder_after
     saved = load_file(Path(report["checkpoint"]) / "model.safetensors")
-    assert sum(tensor.numel() for tensor in saved.values()) == parameters["total_after"]
-    stages = [seconds for stage, seconds in report["seconds"].items() if stage != "total"]
-    assert report["seconds"]["total"] == pytest.approx(sum(stages))
-    assert {kind: list(values) for kind, values in report["evaluation"].items()} == {
-        which: [NAME, "words.txt/bits_per_byte@16"] for which in ("dense", "pruned")
-    }
+    assert parameters["total_after"] == sum(tensor.numel() for tensor in saved.values())
+
+    ratio = report["ratio"]
+    kept_share = parameters["total_after"] / parameters["total_before"]
+    assert ratio["requested"] == 0.4
+    assert ratio["realised_decoder"] == pytest.approx(1 - decoder_after / 46080)
+    assert ratio["realised_total"] == pytest.approx(1 - kept_share)
+
+
+def test_seconds_numbers_and_warnings_are_complete(report: dict[str, Any]) -> None:
+    stages = dict(report["seconds"])
+    total = stages.pop("total")
+    assert total == pytest.approx(sum(stages.values()))
+    assert list(report["evaluation"]) == ["dense", "pruned"]
+    for numbers in report["evaluation"].values():
+        assert list(numbers) == [NAME, "words.txt/bits_per_byte@16"]
     assert any(NAME in warning and "calibration text" in warning for warning in report["warnings"])
 
 
 def test_markdown_holds_the_numbers(finished: Path, report: dict[str, Any]) -> None:
     text = (finished / "report.md").read_text()
-    parameters = report["parameters"]
-    dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
+    dense = report["evaluation"]["dense"][NAME]
+    pruned = report["evaluation"]["pruned"][NAME]
     error = report["difference_stderr"][NAME]
     assert 0 < error < pruned
+    change = pruned - dense
+    relative_change = pruned / dense - 1
     noise = " within noise" if report["difference_p_value"][NAME] >= 0.05 else ""
-    change = f"{pruned - dense:+.2f} ± {error:.2f} ({pruned / dense - 1:+.1%}){noise}"
-    assert f"| {NAME} | {dense:.3f} | {pruned:.3f} | {change} | calibration |" in text
-    for stem in ("total", "decoder"):
-        before = parameters[f"{stem}_before"]
-        after = parameters[f"{stem}_after"]
-        assert f"| {before:,} | {after:,} ({after / before:.1%}) |" in text
+    shown_change = f"{change:+.2f} ± {error:.2f} ({relative_change:+.1%}){noise}"
+    assert f"| {NAME} | {dense:.3f} | {pruned:.3f} | {shown_change} | calibration |" in text
+
+
+def test_markdown_holds_the_parameters_and_the_layers(
+    finished: Path, report: dict[str, Any]
+) -> None:
+    text = (finished / "report.md").read_text()
+    parameters = report["parameters"]
+    for part in ("total", "decoder"):
+        before = parameters[f"{part}_before"]
+        after = parameters[f"{part}_after"]
+        share = after / before
+        assert f"| {before:,} | {after:,} ({share:.1%}) |" in text
     assert f"{report['ratio']['realised_decoder']:.4f} of 0.4 asked" in text
-    for i, one in enumerate(report["layers"]):
-        assert f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |" in text
+    for i, layer in enumerate(report["layers"]):
+        cells = [i, layer["query_heads"], layer["kv_heads"], layer["neurons"]]
+        row = " | ".join(map(str, cells))
+        assert f"| {row} |" in text
 
 
 def test_standard_errors_stand_beside_their_numbers() -> None:
@@ -140,7 +167,10 @@ def test_standard_errors_stand_beside_their_numbers() -> None:
     report.difference_stderr = {"piqa/acc": 0.044}
     report.difference_p_value = {"piqa/acc": 0.7}
     report.parameters = {
-        f"{which}_{when}": 1 for which in ("total", "decoder") for when in ("before", "after")
+        "total_before": 1,
+        "total_after": 1,
+        "decoder_before": 1,
+        "decoder_after": 1,
     }
     report.ratio = {"realised_decoder": 0.2, "requested": 0.2}
     assert tables(report)[0].rows == [
@@ -160,53 +190,63 @@ def test_numbers_of_the_calibrations_domain_alone_are_told() -> None:
 def test_documents_that_were_left_out_are_told() -> None:
     numbers = {"dense": {}, "pruned": {"boolq/acc": 0.7}}
     left_out = {"boolq": 1553, "sciq_answers": 667}
-    line = "Documents left out, because the run has read them in its texts: 1,553 of boolq, 667 of sciq_answers."
+    line = (
+        "Documents left out, because the run has read them in its texts: 1,553 of boolq, "
+        "667 of sciq_answers."
+    )
     report = Report({}, evaluation=numbers, left_out=left_out)
-    assert remarks(report) == [line] and line in notices(report)
+    assert remarks(report) == [line]
+    assert line in notices(report)
 
 
 def test_a_report_of_an_earlier_version_left_nothing_out(
     report: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "report.json"
-    path.write_text(json.dumps({k: v for k, v in report.items() if k != "left_out"}))
+    earlier = dict(report)
+    del earlier["left_out"]
+    path.write_text(json.dumps(earlier))
     assert Report.load(path).left_out == {}
 
 
 def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
     report = run_tiny(tmp_path, "ratio=0.25", "round_to=32", "structure.min_heads=3")
-    assert all(layer["neurons"] == 32 and layer["kv_heads"] >= 3 for layer in report.layers)
-    met = report.ratio["realised_decoder"]
-    assert (
-        met
-        in [  # 24 of 56 neurons at 96 leave each layer, and to remove 11520 one or two KV heads at 1536
-            pytest.approx((4 * 24 * 96 + heads * 1536) / 46080) for heads in (1, 2)
-        ]
-    )
-    assert report.ratio["rounding_cost"] == met - 0.25
-    assert (
-        f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)"
-        in (tmp_path / "report.md").read_text()
-    )
+    for layer in report.layers:
+        assert layer["neurons"] == 32
+        assert layer["kv_heads"] >= 3
+
+    # 11520 are to be removed: each layer loses 24 neurons at 96, and one or two KV heads at 1536
+    # leave the model
+    realised = report.ratio["realised_decoder"]
+    removed_heads = (realised * 46080 - 4 * 24 * 96) / 1536
+    assert removed_heads in (pytest.approx(1), pytest.approx(2))
+    cost = realised - 0.25
+    assert report.ratio["rounding_cost"] == cost
+    line = f"{realised:.4f} of 0.25 asked ({cost:+.4f} by whole blocks)"
+    assert line in (tmp_path / "report.md").read_text()
 
 
 def test_what_is_not_finite_is_valid_json_and_back(report: dict[str, Any], tmp_path: Path) -> None:
     infinite = {
-        "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}}, "difference_stderr": {NAME: math.inf},
+        "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}},
+        "difference_stderr": {NAME: math.inf},
         "target": {"bytes": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},
-    }  # fmt: skip
-    Report(**report | infinite).save(tmp_path / "report.json")
-    written = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    }
+    path = tmp_path / "report.json"
+    Report(**report | infinite).save(path)
+    written = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert written["evaluation"] == {"dense": {NAME: 5.0}, "pruned": {NAME: None}}
-    again = Report.load(tmp_path / "report.json")
-    assert {part: getattr(again, part) for part in infinite} == infinite
+    again = Report.load(path)
+    for section, content in infinite.items():
+        assert getattr(again, section) == content
     assert f"| {NAME} | 5.000 | inf |  |" in markdown(again)
 
 
 def test_there_is_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
-    named = report["config"] | {"run_name": "$a{_$"}  # as it is, and no formula
-    draw_layers(Report(**report | {"config": named}), tmp_path / "layers.png")
-    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    config = report["config"] | {"run_name": "$a{_$"}  # as it is, and no formula
+    picture = tmp_path / "layers.png"
+    draw_layers(Report(**report | {"config": config}), picture)
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_experts_that_no_held_out_token_was_sent_to_have_no_error() -> None:
@@ -214,11 +254,15 @@ def test_experts_that_no_held_out_token_was_sent_to_have_no_error() -> None:
         return {"ridge": ridge, "held_out_error": error, "held_out_error_of_bias": of_bias}
 
     unseen = {f"layer 0 MLP expert {expert}": fit(None, 0.0, 0.0) for expert in range(5)}
-    seen = {"layer 0 attention": fit(0.1, 1.0, 4.0), "layer 1 attention": fit(None, 2.0, 2.0)}
+    seen = {
+        "layer 0 attention": fit(0.1, 1.0, 4.0),
+        "layer 1 attention": fit(None, 2.0, 2.0),
+    }
     assert notices(Report({}, repairs=unseen)) == notices(Report({}))
     assert notices(Report({}, repairs=seen | unseen))[-1] == (
-        "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves on held-out "
-        "calibration tokens. It was no better there in 1 of 2 blocks and experts: the bias stays."
+        "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves "
+        "on held-out calibration tokens. It was no better there in 1 of 2 blocks and experts: the "
+        "bias stays."
     )
 
 
@@ -239,7 +283,8 @@ def test_names_are_no_markup(report: dict[str, Any]) -> None:
     assert "<script>" not in text
     lines = text.splitlines()
     assert lines[0] == f"# {SHOWN}"
-    assert f"Checkpoint: {SHOWN}" in lines and f"Warning: {SHOWN}" in lines
+    assert f"Checkpoint: {SHOWN}" in lines
+    assert f"Warning: {SHOWN}" in lines
     [row] = [line for line in lines if "perplexity@16 |" in line]
     assert row.startswith(f"| {SHOWN}/perplexity@16 | 5.000 | 50.000 | ")
     assert f"| loads with |  | {SHOWN} |" in lines

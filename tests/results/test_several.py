@@ -11,7 +11,7 @@ from flap.results.comparison import mismatches
 from flap.results.configs import varying
 from flap.results.study_files import read_study, write_study
 from flap.study import main
-from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, add_command, altered
+from tests.helpers.study_grid import PERPLEXITY, Cell, Report, add_cell, add_command, altered
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def sweeps(tmp_path: Path, report: Report) -> tuple[Path, Path]:
     for seed, folder in enumerate(folders):
         folder.mkdir()
         one = altered(report, 0.2, {PERPLEXITY: 20.0}, {PERPLEXITY: 30.0 + seed})
-        add_cell(folder, one, "WIFV", "AL-AM", 0.2, seed=seed)
+        add_cell(folder, one, Cell("WIFV", "AL-AM", 0.2, seed=seed))
         add_command(folder, f"seed={seed}")
     return folders
 
@@ -61,7 +61,7 @@ def test_sweeps_of_one_name_are_told_by_their_paths(tmp_path: Path, report: Repo
     folders = [tmp_path / place / "sweep" for place in ("a", "b")]
     for folder in folders:
         folder.mkdir(parents=True)
-        add_cell(folder, report, "WIFV", "AL-AM", 0.2)
+        add_cell(folder, report, Cell("WIFV", "AL-AM", 0.2))
     assert read_study(*folders).values("sweep") == ["a/sweep", "b/sweep"]
     assert write_study(*folders) == tmp_path / "a" / "sweep+sweep" / "index.html"
 
@@ -76,7 +76,7 @@ def test_what_is_set_here_and_default_there_is_no_difference(
         ("c", ("calibration.seq_len=64",)),
     ):
         (tmp_path / name).mkdir()
-        cell = add_cell(tmp_path / name, report, "WIFV", "AL-AM", 0.2, overrides=overrides)
+        cell = add_cell(tmp_path / name, report, Cell("WIFV", "AL-AM", 0.2, overrides=overrides))
         change(cell, config=json.loads((cell / "report.json").read_text())["config"])
     alike = read_study(tmp_path / "a", tmp_path / "b")
     assert [cell.options for cell in alike.runs] == ["", ""]
@@ -87,13 +87,13 @@ def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -
     """Also one that no override names, as in a sweep of an experiment's file; of bookkeeping none is."""
     config = report["config"]
     for i, samples in enumerate((128, 16, 128)):
-        cell = add_cell(tmp_path, report, "WIFV", "AL-AM", 0.2, seed=i)
+        cell = add_cell(tmp_path, report, Cell("WIFV", "AL-AM", 0.2, seed=i))
         calibration = config["calibration"] | {"num_samples": samples, "seq_len": 128 if i else 64}
         change(
             cell,
             config=config | {"calibration": calibration, "cache_dir": str(i), "run_name": str(i)},
         )
-    running = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.4, state="running")
+    running = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.4, state="running"))
     unresolved = {
         "calibration": {"num_samples": "${other}"},
         "compensation": {"_target_": "flap.Linear"},

@@ -26,6 +26,7 @@ from tests.helpers.study_grid import (
     AVERAGE,
     CRASH,
     PERPLEXITY,
+    Cell,
     add_cell,
     add_command,
     altered,
@@ -43,10 +44,14 @@ def sweep(tmp_path: Path, report: Plain) -> Path:
     folder = tmp_path / "sweep"
     folder.mkdir()
     dense = {PERPLEXITY: 20.0, "piqa/acc": 0.7, "piqa/acc_stderr": 0.01}
-    add_cell(folder, altered(report, 0.5, dense, dense | {PERPLEXITY: None}), "IFV", "AL-AM", 0.5)
-    add_cell(folder, altered(report, 0.2, dense, dense | {PERPLEXITY: 31.25}), "IFV", "AL-AM", 0.2)
-    add_cell(folder, None, "WIFV", "UL-UM", 0.2, seed=3, state="failed", error=CRASH)
-    add_cell(folder, None, "WIFV", "AL-AM", 0.2, state="running")
+    add_cell(
+        folder, altered(report, 0.5, dense, dense | {PERPLEXITY: None}), Cell("IFV", "AL-AM", 0.5)
+    )
+    add_cell(
+        folder, altered(report, 0.2, dense, dense | {PERPLEXITY: 31.25}), Cell("IFV", "AL-AM", 0.2)
+    )
+    add_cell(folder, None, Cell("WIFV", "UL-UM", 0.2, seed=3, state="failed", error=CRASH))
+    add_cell(folder, None, Cell("WIFV", "AL-AM", 0.2, state="running"))
     (folder / "4_done_elsewhere").mkdir()
     return folder
 
@@ -110,9 +115,7 @@ def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report:
         add_cell(
             tmp_path,
             altered(report, ratio, numbers, numbers) | {"domains": domains},
-            "IFV",
-            "AL-AM",
-            ratio,
+            Cell("IFV", "AL-AM", ratio),
         )
     index = write_study(tmp_path)
     inside = "boolq-passages/perplexity@128; boolq/acc"
@@ -124,13 +127,17 @@ def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report:
         "boolq": "calibration",
     }
     add_cell(
-        tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6
+        tmp_path,
+        altered(report, 0.6, numbers, numbers) | {"domains": swapped},
+        Cell("IFV", "AL-AM", 0.6),
     )
     assert [read_study(tmp_path).domain(name) for name in names[:3]] == ["", "", "calibration"]
 
 
 def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) -> None:
-    add_cell(tmp_path, report | {"warnings": ["its numbers mean nothing"]}, "IFV", "AL-AM", 0.2)
+    add_cell(
+        tmp_path, report | {"warnings": ["its numbers mean nothing"]}, Cell("IFV", "AL-AM", 0.2)
+    )
     assert "its numbers mean nothing" in write_study(tmp_path).read_text()
 
 
@@ -139,13 +146,13 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
     facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
     sweep = tmp_path / "alike"
     for structure in ("AL-AM", "UL-UM"):
-        add_cell(sweep, report | facts, "IFV", structure, 0.2)
+        add_cell(sweep, report | facts, Cell("IFV", structure, 0.2))
     page = write_study(sweep).read_text()
     assert "<dt>documents left out</dt><dd>1,553 of boolq</dd>" in page
     assert "Not measured on the same documents" not in page
     assert len(read_study(sweep).dense) == 1
 
-    add_cell(sweep, report | {"inputs": {"boolq": "b"}}, "WIFV", "AL-AM", 0.2)
+    add_cell(sweep, report | {"inputs": {"boolq": "b"}}, Cell("WIFV", "AL-AM", 0.2))
     page = write_study(sweep).read_text()
     assert "1,553 of boolq (2 cells) · none (1 cell)" in page
     assert (
@@ -160,7 +167,7 @@ def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
 ) -> None:
     """So has a report of an earlier version, which does not say what was left out."""
     report = {name: value for name, value in report.items() if name != "left_out"}
-    add_cell(tmp_path, report, "IFV", "AL-AM", 0.2)
+    add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2))
     assert "left out" not in write_study(tmp_path).read_text()
 
 
@@ -169,9 +176,9 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 ) -> None:
     few = ("calibration.num_samples=2",)
     many = ("calibration.num_samples=8", "resume=true")
-    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="failed", overrides=few)
-    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="running", overrides=many)
-    add_cell(tmp_path, altered(report, 0.2, {}, {}), "IFV", "AL-AM", 0.2, overrides=many[:1])
+    add_cell(tmp_path, None, Cell("IFV", "AL-AM", 0.2, state="failed", overrides=few))
+    add_cell(tmp_path, None, Cell("IFV", "AL-AM", 0.2, state="running", overrides=many))
+    add_cell(tmp_path, altered(report, 0.2, {}, {}), Cell("IFV", "AL-AM", 0.2, overrides=many[:1]))
     assert [cell.folder[0] for cell in read_study(tmp_path).runs] == ["2", "0"]
 
 
@@ -183,7 +190,7 @@ def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain
         ("eval.perplexity.seq_len=64",),
         ("calibration.num_samples=2",),
     ):
-        cell = add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+        cell = add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     (cell / ".hydra" / "overrides.yaml").write_text('["calibration.num_samples=64"]')
     options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).runs}
     assert options == {
@@ -207,7 +214,7 @@ def test_the_best_is_what_the_runs_say_is_better(
 ) -> None:
     for metric, value, better in zip(("IFV", "WIFV"), (0.3, 0.6), said, strict=True):
         one = altered(report, 0.2, {}, {"speech/wer": value}) | {"better": {"speech/wer": better}}
-        keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), {"speech/wer": value})
+        keep_documents(add_cell(tmp_path, one, Cell(metric, "AL-AM", 0.2)), {"speech/wer": value})
     page = write_study(tmp_path).read_text()
     marked = [
         value.text
@@ -224,7 +231,7 @@ def test_the_best_is_what_the_runs_say_is_better(
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
     """In its config, which is not resolved, the default's name stands beside another model's path."""
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
-    cell = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error=CRASH)
+    cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))
     (cell / ".hydra" / "config.yaml").write_text(f'{{"model": {model}}}')
     assert [run.model for run in read_study(tmp_path).runs] == ["tiny"]
 
@@ -249,7 +256,7 @@ def test_only_what_is_paired_and_clear_is_best(
 ) -> None:
     for metric, number, where in zip(("IFV", "WIFV"), wrong, data, strict=True):
         numbers = {"piqa/acc": (50 - number) / 50}
-        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), Cell(metric, "AL-AM", 0.2))
         keep_documents(folder, numbers, {"piqa/acc": rights(*range(number))}, where)
     study = read_study(tmp_path)
     marked = {
@@ -264,7 +271,7 @@ def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> N
         numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
         documents = {"a/acc": rights(*range(wrong)), "b/acc": rights()}
-        keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), numbers, documents)
+        keep_documents(add_cell(tmp_path, one, Cell(metric, "AL-AM", 0.2)), numbers, documents)
     study = read_study(tmp_path)
     table = tabulate(study)
     marks = {
@@ -293,16 +300,17 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
     for seed, value in ((0, 30.0), (1, 36.0)):
         one = altered(report, 0.2, {AVERAGE: 0.6}, {PERPLEXITY: value, AVERAGE: None})
         add_cell(
-            tmp_path, one, "WIFV", "AL-AM", 0.2, seed=seed, overrides=("calibration.num_samples=8",)
+            tmp_path,
+            one,
+            Cell("WIFV", "AL-AM", 0.2, seed=seed, overrides=("calibration.num_samples=8",)),
         )
     other = altered(report, 0.2, {}, {PERPLEXITY: 50.0})
     add_cell(
         tmp_path,
         other,
-        "WIFV",
-        "AL-AM",
-        0.2,
-        overrides=("calibration.num_samples=2", "checkpoint.save=false"),
+        Cell(
+            "WIFV", "AL-AM", 0.2, overrides=("calibration.num_samples=2", "checkpoint.save=false")
+        ),
     )
     few, many = series_of(read_study(tmp_path))
     assert few.label == "WIFV calibration.num_samples=2 checkpoint.save=false"
@@ -322,13 +330,9 @@ def test_a_folder_for_each_checkpoint_is_no_option_and_cannot_stop_a_page(
         add_cell(
             tmp_path,
             altered(report, 0.2, {}, {PERPLEXITY: 30.0}),
-            "WIFV",
-            "AL-AM",
-            0.2,
-            seed,
-            overrides=named,
+            Cell("WIFV", "AL-AM", 0.2, seed, overrides=named),
         )
-    running = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.5, state="running", overrides=named)
+    running = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.5, state="running", overrides=named))
     config = json.loads((running / ".hydra" / "config.yaml").read_text())
     config["model"] = {"path": "${oc.env:NOT_SET_HERE}/x", "name": "${model.path}"}
     (running / ".hydra" / "config.yaml").write_text(json.dumps(config))
@@ -347,7 +351,7 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(
     for seed, share, value in ((0, 0.264, 30.0), (1, 0.266, 36.0)):
         for metric, more in (("WIFV", 0), ("IFV", 9)):
             one = altered(report, share, {PERPLEXITY: 20.0}, {PERPLEXITY: value + more})
-            folder = add_cell(tmp_path, one, metric, "AL-AM", share, seed)
+            folder = add_cell(tmp_path, one, Cell(metric, "AL-AM", share, seed))
             written = json.loads((folder / "report.json").read_text())
             written["config"] |= {"ratio": None, "target": {"bytes": 150000.0, "parameters": None}}
             (folder / "report.json").write_text(json.dumps(written))
@@ -359,7 +363,7 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(
 
 
 def test_the_command_can_be_pasted(tmp_path: Path) -> None:
-    add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed")
+    add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed"))
     assert read_study(tmp_path).commands == []
     add_command(tmp_path, "metric=IFV,WIFV", "run_name=a b")
     assert read_study(tmp_path).commands == ["python -m flap -m metric=IFV,WIFV 'run_name=a b'"]
@@ -506,5 +510,5 @@ def test_a_dense_model_has_a_row_for_each_way(
 ) -> None:
     """Though the two have one name."""
     for overrides in ((), differs):
-        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+        add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

@@ -24,7 +24,8 @@ def resolve_mode(mode: str) -> str:
 
 def _has_key() -> bool:
     """Return whether W&B finds a key in the environment, in netrc or in its settings."""
-    # wandb.login() is public, but finds no key while a run is open, and rewrites the user's settings file
+    # wandb.login() is public, but finds no key while a run is open, and rewrites the user's
+    # settings file
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 

@@ -47,7 +47,8 @@ class Wandb(Tracking):
         """Check the mode, the tags, and for mode online the key.
 
         Raises:
-            ValueError: the mode is unknown, W&B would refuse a tag, or there is no key for mode online.
+            ValueError: the mode is unknown, W&B would refuse a tag, or there is no key for mode
+                online.
         """
         if self.mode not in MODES:
             raise ValueError(f"tracking.mode={self.mode}: expected one of {', '.join(MODES)}")
@@ -153,7 +154,8 @@ class WandbRun(RunInTracker):
         source = {"source": report.sources.get("model")}
         dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata=source)
         dense.add_reference(address, name="model", checksum=False)  # its weights are not read
-        # run.use_artifact does the same, but refuses offline runs, and waits for the server in others
+        # run.use_artifact does the same, but refuses offline runs, and waits for the server in
+        # others
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
 
         loads_with = {"loads_with": report.loads_with}
