@@ -48,18 +48,17 @@ def check_jobs(config: Any) -> None:
         ValueError: a field, its value and what is allowed.
     """
     job = config.hydra.launcher
-    placement = config.model.placement
+    over_gpus = config.model.placement
     tasks = job.get("tasks_per_node") or 1
-    if placement == "auto":  # one process takes all GPUs of its job
+    if over_gpus == "auto":  # one process takes all GPUs of its job
         processes = tasks * (job.get("nodes") or 1)
         allowed = "device or stream with tasks_per_node or nodes > 1"
-        require(processes == 1, "model.placement", placement, allowed)
-    else:
-        gpus = job.get("gpus_per_node") or tasks
-        allowed = (
-            f"{tasks}, as tasks_per_node: each cell is a job, each process of it takes one GPU"
-        )
-        require(gpus == tasks, "hydra.launcher.gpus_per_node", gpus, allowed)
+        require(processes == 1, "model.placement", over_gpus, allowed)
+        return
+
+    gpus = job.get("gpus_per_node") or tasks
+    allowed = f"{tasks}, as tasks_per_node: each cell is a job, each process of it takes one GPU"
+    require(gpus == tasks, "hydra.launcher.gpus_per_node", gpus, allowed)
 
 
 def make_jobs_private(config: Any) -> None:
