@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +14,7 @@ from flap.data.overlap import Document, Words
 from flap.models import PlacedModel
 from flap.runtime.agenda import Workload
 
+T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
@@ -33,6 +34,19 @@ class Measurement:
     better: dict[str, Better] = field(default_factory=dict)
     # numbers of the dense model that were measured in turns with those of the pruned model
     beside: Numbers = field(default_factory=dict)
+
+    def without(self, names: Collection[str]) -> "Measurement":
+        """Return this measurement without some of its numbers."""
+
+        def remaining(values: Mapping[str, T]) -> dict[str, T]:
+            return {name: value for name, value in values.items() if name not in names}
+
+        return Measurement(
+            remaining(self.numbers),
+            remaining(self.documents),
+            remaining(self.better),
+            remaining(self.beside),
+        )
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
@@ -117,6 +131,10 @@ class Evaluator(ABC):
     ) -> list[Task]:
         """Return the tasks of a model that has another tokenizer now than `before`."""
         return self.prepare(tokenizer, max_length)
+
+    def needs_same_tokenizer(self, name: str) -> bool:
+        """Return whether a number compares only models that have the same tokenizer."""
+        return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
-from transformers import PreTrainedTokenizerBase
 
 from flap.data import Batch
 from flap.evaluation.base import Measurement, Task
@@ -48,15 +47,6 @@ class Divergence(OnTexts):
     """
 
     section: ClassVar[str] = "eval.divergence"
-
-    def prepare_again(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int | None,
-        before: PreTrainedTokenizerBase,
-    ) -> list[Task]:
-        """Return no task: predictions over another vocabulary do not compare."""
-        return []
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""

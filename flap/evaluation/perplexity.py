@@ -42,6 +42,10 @@ class Perplexity(OnTexts):
             **about,
         )
 
+    def needs_same_tokenizer(self, name: str) -> bool:
+        """Return whether a number is a perplexity, of which tokens differ in length."""
+        return "/perplexity@" in name
+
     def _measure(
         self, model: PlacedModel, names: tuple[str, str], windows: Batch, bytes_N: Tensor
     ) -> Measurement:

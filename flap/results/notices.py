@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from statistics import median
 
 from flap.evaluation.base import TEMPLATED
-from flap.results.number_texts import domain_of, in_order, is_perplexity
+from flap.results.number_texts import domain_of, in_order, is_bits_per_byte, is_perplexity
 from flap.results.record import Record
 
 DESTROYED = 3.0  # times the dense perplexity, from which on a notice says what helps
+# The same for bits per byte: a perplexity of 23 that becomes three times as large.
+DESTROYED_BITS = 1.35
 
+TWO_TOKENIZERS = (
+    "The pruned model has a smaller tokenizer than the dense one, so their perplexities do not "
+    "compare. Bits per byte do."
+)
 LITTLE_LEFT = (
     "{name} is {times:,.1f} times the dense one: little of the model is left. "
     "What helps: a lower ratio, {preset}or prompts of your use (calibration=answers)."
@@ -50,8 +56,10 @@ def notices(report: Record) -> list[str]:
 def remarks(report: Record) -> list[str]:
     """Return the notices that the console shows, too: how to take the numbers."""
     found = []
+    if report.vocabulary and any(map(is_perplexity, report.evaluation["dense"])):
+        found.append(TWO_TOKENIZERS)
     name, times = _most_lost(report)
-    if times > DESTROYED:
+    if times > (DESTROYED_BITS if report.vocabulary else DESTROYED):
         preset = "" if report.config["method"] == "flap_plus" else "method=flap_plus, "
         found.append(LITTLE_LEFT.format(name=name, times=times, preset=preset))
     domains = {domain_of(name, report.domains) for name in report.evaluation["pruned"]}
@@ -64,12 +72,16 @@ def remarks(report: Record) -> list[str]:
 
 
 def _most_lost(report: Record) -> tuple[str, float]:
-    """Return the perplexity that grew most, and how many times the dense one it is."""
+    """Return the perplexity that grew most, and how many times the dense one it is.
+
+    If the vocabulary was trimmed, it is that of bits per byte.
+    """
+    is_compared = is_bits_per_byte if report.vocabulary else is_perplexity
     before = report.evaluation["dense"]
     most = ("", 0.0)
-    for name, perplexity in report.evaluation["pruned"].items():
-        if is_perplexity(name) and before.get(name):
-            most = max(most, (name, perplexity / before[name]), key=lambda pair: pair[1])
+    for name, value in report.evaluation["pruned"].items():
+        if is_compared(name) and before.get(name):
+            most = max(most, (name, value / before[name]), key=lambda pair: pair[1])
     return most
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethod
 from pandas import DataFrame
 
 from flap.results.layer_plots import draw_kept
-from flap.results.number_texts import is_of_text, is_perplexity
+from flap.results.number_texts import is_bits_per_byte, is_of_text, is_perplexity
 from flap.results.pareto import COSTS, CostAxis, front, points
 from flap.results.series import INK, MUTED, STYLE, Series, series_of
 from flap.results.study import Study
@@ -53,9 +53,12 @@ def draw(study: Study) -> list[Plot]:
 
 
 def _over_ratio(study: Study, series: list[Series]) -> Iterator[Plot]:
-    perplexities = [name for name in study.measured if is_perplexity(name)]
+    of_texts = ("perplexity", list(filter(is_perplexity, study.measured)), "Perplexity", "lower")
+    if study.trimmed:
+        bits = list(filter(is_bits_per_byte, study.measured))
+        of_texts = ("bits_per_byte", bits, "Bits per byte", "lower")
     for kind, names, quality, better in (
-        ("perplexity", perplexities, "Perplexity", "lower"),
+        of_texts,
         ("zero_shot", [AVERAGE], "Average zero-shot accuracy", "higher"),
         ("generation", [ANSWERS], "Exact match of written answers", "higher"),
     ):

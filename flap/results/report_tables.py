@@ -39,7 +39,8 @@ def measured(report: Record) -> Table:
     """Return the numbers of the models, what pruning changed, and the domain of each text.
 
     A model that was trained after compression also has its numbers from before the training, and
-    what the training changed.
+    what the training changed. Numbers that only the dense model has are left out: its perplexities,
+    if the vocabulary was trimmed.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
     *earlier, _ = models
@@ -49,6 +50,8 @@ def measured(report: Record) -> Table:
 
     rows = []
     for name in in_order(models["dense"] | models["pruned"], report.domains):
+        if name not in models["pruned"]:
+            continue
         row = [name, *(with_error(numbers, name) for numbers in models.values())]
         row += [_change(report, before, name) for before in earlier]
         if report.domains:

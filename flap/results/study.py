@@ -11,7 +11,7 @@ from typing import Any
 from pandas import DataFrame
 
 from flap.results.configs import flat
-from flap.results.number_texts import domain_of, in_order
+from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
 COLUMNS = [
@@ -104,8 +104,19 @@ class Study:
 
     @property
     def measured(self) -> list[str]:
-        """The names of the pruned models' numbers without standard errors, sorted."""
-        return in_order(chain(*(run.report.evaluation["pruned"] for run in self.runs)), {})
+        """The names of the pruned models' numbers without standard errors, sorted.
+
+        If some runs have trimmed the vocabulary, bits per byte come first: they compare all runs.
+        """
+        names = in_order(chain(*(run.report.evaluation["pruned"] for run in self.runs)), {})
+        if self.trimmed:
+            names.sort(key=lambda name: not is_bits_per_byte(name))
+        return names
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether some runs have trimmed the vocabulary, and so have tokenizers of their own."""
+        return any(run.report.vocabulary for run in self.runs)
 
     def of(self, rows: DataFrame) -> list[RunRecord]:
         """Return the runs of rows of the frame."""

@@ -38,7 +38,7 @@ def tabulate(study: Study) -> StudyTable:
     """Return the table of a study. Standard errors stand next to their numbers."""
     choices = [name for name in CHOICES if name in ALWAYS_SHOWN or len(study.values(name)) > 1]
     results = ["removed", "parameters", *study.measured, "seconds"]
-    if any(run.report.vocabulary for run in study.runs):
+    if study.trimmed:
         results.insert(2, "vocabulary")
 
     marks = _marks(study)

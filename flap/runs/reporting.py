@@ -118,7 +118,8 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
     """Build the report of a run from its artefacts. dense_run: the run before its vocabulary was trimmed.
 
     A task counts if the pruned model has its numbers. Those of the other models were measured in
-    the same way: with the same documents, options and batch size.
+    the same way: with the same documents, options and batch size. If the vocabulary was trimmed,
+    numbers that need one tokenizer are those of the dense model alone.
     """
     plan = artefact.value.plan
     entries = on_first(run.results.entries).values()
@@ -133,14 +134,15 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 
     options = {entry.about["evaluator"]: entry.about["options"] for entry in of_pruned}
     averages = Averages()
+    report = artefact.value.report
+    trimmed = bool(report.vocabulary)
     dense = _total(of_dense, options, averages)
-    compressed = _total(of_compressed, options, averages)
-    pruned = _total(of_pruned, options, averages)
+    compressed = _total(of_compressed, options, averages, trimmed)
+    pruned = _total(of_pruned, options, averages, trimmed)
     evaluation = {"dense": dense.numbers | pruned.beside, "pruned": pruned.numbers}
     if compressed.numbers:
         evaluation["compressed"] = compressed.numbers
 
-    report = artefact.value.report
     recovery = report.recovery
     if recovery:
         recovery = recovery | _noise(compressed, pruned, averages)
@@ -206,10 +208,16 @@ def plain(value: Any) -> str:
     return json.dumps(json.loads(to_json(value)), sort_keys=True)
 
 
-def _total(entries: Iterable[Entry], options: Mapping[str, Any], averages: Averages) -> Measurement:
+def _total(
+    entries: Iterable[Entry],
+    options: Mapping[str, Any],
+    averages: Averages,
+    trimmed: bool = False,
+) -> Measurement:
     """Return the numbers of all tasks of a model, with averages over the tasks of each evaluator.
 
-    options: of each evaluator. averages: gets the names of the averages.
+    options: of each evaluator. averages: gets the names of the averages. trimmed: the model has
+    another tokenizer than the dense model, so numbers that need the same one are left out.
     """
     total = Measurement()
     for name, given in options.items():
@@ -218,6 +226,8 @@ def _total(entries: Iterable[Entry], options: Mapping[str, Any], averages: Avera
             if entry.about["evaluator"] == name:
                 part |= entry.value
         evaluator = build(f"eval.{name}", given, Evaluator)
+        if trimmed:
+            part = part.without(list(filter(evaluator.needs_same_tokenizer, part.numbers)))
         total |= part | evaluator.summary(part)
         averages |= evaluator.averages(part.numbers)
     return total

@@ -68,6 +68,21 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
     assert remarks(Report({"method": "flap"}, evaluation=without)) == []
 
 
+def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
+    bits = "words.txt/bits_per_byte@16"
+
+    def told(pruned: float) -> list[str]:
+        dense = {NAME: 20.0, bits: 1.0}
+        numbers = {"dense": dense, "pruned": {bits: pruned}}
+        vocabulary = {"before": 512, "after": 320, "covered": 1.0}
+        return remarks(Report({"method": "flap"}, evaluation=numbers, vocabulary=vocabulary))
+
+    [two_tokenizers] = told(1.3)
+    assert two_tokenizers.endswith("perplexities do not compare. Bits per byte do.")
+    _, destroyed = told(2.0)
+    assert destroyed.startswith(f"{bits} is 2.0 times the dense one: little of the model is left.")
+
+
 def test_what_travels_says_nothing_of_trackers_and_is_json(
     run_tiny: Callable[..., Report], tmp_path: Path
 ) -> None:

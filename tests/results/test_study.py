@@ -296,6 +296,31 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
     ]
 
 
+def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
+    tmp_path: Path, report: Plain
+) -> None:
+    """Their perplexities are of other tokens, so they have none; the dense model has both."""
+    bits = "wikitext2/bits_per_byte@128"
+    dense = {PERPLEXITY: 20.0, bits: 1.0}
+    trimmed = altered(report, 0.2, dense, {bits: 1.2})
+    trimmed["vocabulary"] = {"before": 512, "after": 320, "covered": 1.0}
+    add_cell(tmp_path, trimmed, "WIFV", "AL-AM", 0.2)
+    whole = altered(report, 0.2, dense, {PERPLEXITY: 30.0, bits: 1.1})
+    add_cell(tmp_path, whole, "IFV", "AL-AM", 0.2)
+
+    study = read_study(tmp_path)
+    assert study.measured == [bits, PERPLEXITY]
+    assert [run.metric for run in study.runs] == ["IFV", "WIFV"]  # the lower bits come first
+    table = tabulate(study)
+    heads = [*table.choices, *table.results]
+    perplexities = [row[heads.index(PERPLEXITY)].text for row in table.rows]
+    assert perplexities == ["30.00", ""]
+    assert [row[heads.index(bits)].text for row in table.rows] == ["1.1", "1.2"]
+    [of_dense] = table.dense
+    assert of_dense[table.results.index(PERPLEXITY)].text == "20.00"
+    assert [plot.name for plot in draw(study)] == ["bits_per_byte", "layers", "parameters"]
+
+
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
     for seed, value in ((0, 30.0), (1, 36.0)):
         one = altered(report, 0.2, {AVERAGE: 0.6}, {PERPLEXITY: value, AVERAGE: None})

@@ -15,6 +15,8 @@ from flap.data import Batch
 from flap.method.recovery import distillation
 from flap.pipeline import run
 from flap.results import Report
+from flap.results.report_tables import show
+from flap.results.tracking.base import summary
 from flap.runs import keys
 from flap.runs.preparation import prepare
 from tests.cases import tiny_model
@@ -106,6 +108,36 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
     with torch.no_grad():
         expected = dense(**old(TEXT[0], return_tensors="pt")).logits[..., ids]
         assert torch.equal(model(**new(TEXT[0], return_tensors="pt")).logits, expected)
+
+
+def test_perplexities_of_two_tokenizers_share_no_row(
+    trimmed: Trimmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report, the console, the model card and trackers have bits per byte instead."""
+    training = ("recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
+    report = trimmed("ratio=0.4", *training)
+    perplexity = "other.txt/perplexity@16"
+    bits = "other.txt/bits_per_byte@16"
+    assert report.evaluation["dense"].keys() == {perplexity, bits}
+    assert report.evaluation["pruned"].keys() == {bits}
+    assert report.evaluation["compressed"].keys() == {bits}
+    assert report.difference_stderr.keys() == {bits}
+    assert report.recovery["difference_stderr"].keys() == {bits}
+
+    capsys.readouterr()
+    show(report, tmp_path)
+    texts = {
+        "console": capsys.readouterr().out,
+        "report.md": (tmp_path / "report.md").read_text(),
+        "model card": (tmp_path / "checkpoint" / "README.md").read_text(),
+    }
+    for text in texts.values():
+        assert bits in text
+        assert perplexity not in text
+        assert "perplexities do not compare" in text.replace("\n", " ")
+    tracked = summary(report)
+    assert f"pruned/{bits}" in tracked
+    assert f"pruned/{perplexity}" not in tracked
 
 
 def test_tokens_are_counted_in_the_given_text(
