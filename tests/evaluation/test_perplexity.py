@@ -221,9 +221,10 @@ def test_windows_of_another_tokenizer_hold_the_same_text(tricky_file: Path) -> N
     new_windows = windows_of(after.run.keywords)
     assert len(old_windows.batch) == len(new_windows.batch)
     for n, old_ids in enumerate(old_windows.batch.tokens_NT.tolist()):
-        new_T = new_windows.batch.tokens_NT[n]
-        new_ids = new_T[new_windows.batch.mask_NT[n]].tolist()
-        assert new.decode(new_ids) == old.decode(old_ids).strip("\ufffd")
+        tokens_T = new_windows.batch.tokens_NT[n]
+        mask_T = new_windows.batch.mask_NT[n]
+        text = new.decode(tokens_T[mask_T].tolist())
+        assert text == old.decode(old_ids).strip("\ufffd")
 
 
 def test_windows_of_another_tokenizer_end_with_the_context(tricky_file: Path) -> None:
@@ -232,8 +233,10 @@ def test_windows_of_another_tokenizer_end_with_the_context(tricky_file: Path) ->
     [unlimited] = evaluator.prepare_again(gemma(), None, smollm())
     short = windows_of(limited.run.keywords)
     long = windows_of(unlimited.run.keywords)
-    assert torch.equal(short.batch.tokens_NT, long.batch.tokens_NT[:, :16])
-    assert long.batch.tokens_NT.shape[1] > 16
+    short_NT = short.batch.tokens_NT
+    long_NT = long.batch.tokens_NT
+    assert torch.equal(short_NT, long_NT[:, :16])
+    assert long_NT.shape[1] > 16
     assert (short.bytes_N <= long.bytes_N).all()
 
 
@@ -243,8 +246,10 @@ def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
     filled.mask_NT[:, 12:] = False
     filled.mask_NT[0, 9:] = False
 
-    short_N = window_losses(model, Batch.of(filled.tokens_NT[:1, :9]), 1)
-    long_N = window_losses(model, Batch.of(filled.tokens_NT[1:, :12]), 1)
+    short = Batch.of(filled.tokens_NT[:1, :9])
+    long = Batch.of(filled.tokens_NT[1:, :12])
+    short_N = window_losses(model, short, 1)
+    long_N = window_losses(model, long, 1)
     expected_N = torch.cat([short_N, long_N])
     torch.testing.assert_close(window_losses(model, filled, 2), expected_N, rtol=1e-5, atol=0)
 

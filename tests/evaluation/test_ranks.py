@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import pytest
 import torch
@@ -90,25 +91,44 @@ def measured_by(
     return found[0], found[1]
 
 
-def found_by(folder: Path, rank: int) -> tuple[list[Measurement], int, int]:
+class Measured(NamedTuple):
+    """What a process has measured, and how much it had to do."""
+
+    measurements: list[Measurement]
+    calls: int
+    steps: int  # of its progress bars
+
+
+def measured_by_rank(folder: Path, rank: int) -> Measured:
     *found, calls, steps = json.loads((folder / str(rank) / "found.json").read_text())
-    return [Measurement(**one) for one in found], calls, steps
+    return Measured([Measurement(**measurement) for measurement in found], calls, steps)
+
+
+class Inputs(NamedTuple):
+    models: Models
+    text_file: Path
+    tokenizer: PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
-def of_one(
-    tmp_path_factory: pytest.TempPathFactory,
-    models: Models,
-    text_file: Path,
-    tokenizer: PreTrainedTokenizerFast,
-) -> Callable[[str, bool], tuple[list[Measurement], int, int]]:
-    def measured(placement: str, fits: bool) -> tuple[list[Measurement], int, int]:
+def inputs(models: Models, text_file: Path, tokenizer: PreTrainedTokenizerFast) -> Inputs:
+    return Inputs(models, text_file, tokenizer)
+
+
+MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
+
+
+@pytest.fixture(scope="module")
+def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
+    """A function of a placement that measures in one process."""
+
+    def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as each rank has
-        measure(folder, models, text_file, tokenizer, placement, fits)
+        measure(folder, *inputs, placement, fits)
         torch.set_num_threads(threads)
-        return found_by(folder, 0)
+        return measured_by_rank(folder, 0)
 
     return measured
 
@@ -116,27 +136,31 @@ def of_one(
 @pytest.mark.long  # perplexities and divergences in two processes: test_same_result.py
 @pytest.mark.parametrize(
     ("size", "placement", "fits"),
-    [(2, "device", True), (3, "device", True), (2, "stream", True), (3, "stream", False)],
+    [
+        (2, "device", True),
+        (3, "device", True),
+        (2, "stream", True),
+        (3, "stream", False),
+    ],
 )
 def test_several_processes_measure_what_one_does(
     size: int,
     placement: str,
     fits: bool,
-    of_one: Callable[[str, bool], tuple[list[Measurement], int, int]],
-    models: Models,
-    text_file: Path,
-    tokenizer: PreTrainedTokenizerFast,
+    measure_alone: MeasureAlone,
+    inputs: Inputs,
     tmp_path: Path,
 ) -> None:
-    expected, all_calls, _ = of_one(placement, fits)
-    assert (
-        in_ranks(size, measure, tmp_path, models, text_file, tokenizer, placement, fits)
-        == [0] * size
-    )
+    expected = measure_alone(placement, fits)
+    codes = in_ranks(size, measure, tmp_path, *inputs, placement, fits)
+    assert codes == [0] * size
     for rank in range(size):
-        found, calls, steps = found_by(tmp_path, rank)
-        assert found == expected
-        assert calls < 0.8 * all_calls
-        assert bool(steps) == (rank == 0)  # which alone tells how far it is
-    names = {name.partition("/")[0] for one in expected for name in one.numbers}
-    assert ({"drawn", "whole"} <= names) == fits
+        found = measured_by_rank(tmp_path, rank)
+        assert found.measurements == expected.measurements
+        assert found.calls < 0.8 * expected.calls
+        assert bool(found.steps) == (rank == 0)  # which alone tells how far it is
+
+    tasks = set()
+    for measurement in expected.measurements:
+        tasks |= {name.partition("/")[0] for name in measurement.numbers}
+    assert ({"drawn", "whole"} <= tasks) == fits
