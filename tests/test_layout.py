@@ -14,6 +14,14 @@ import pytest
 import flap
 from flap.config import config_dir
 from flap.modeling.modeling_flap import FlapLlamaConfig
+from tests.helpers.code import (
+    Size,
+    functions_of,
+    length_of,
+    num_parameters_of,
+    size_of,
+    walruses_in_arguments,
+)
 
 PACKAGE = Path(flap.__file__).parent
 # From left to right: a room imports from itself and from rooms to its left; so do the stages inside
@@ -183,6 +191,77 @@ def public_names(path: Path) -> set[str]:
 def test_no_public_name_stands_for_two_things() -> None:
     counts = Counter(name for path in MODULES for name in public_names(path))
     assert {name for name, count in counts.items() if count > 1} == SHARED_NAMES.keys()
+
+
+# What a line, a file and a function may hold. Formatting cannot hide these figures.
+MOST_EXPRESSIONS = {"flap": 4.6, "tests": 5.0}  # per line of code, over the whole folder
+MOST_EXPRESSIONS_OF_A_FILE = 6.0  # per line of code
+MOST_LINES_OF_A_FUNCTION = 40
+MOST_PARAMETERS = 6
+# Functions that may be longer and have more parameters, and why.
+ENTRY_POINTS = {
+    "flap/api.py:prune": "users pass the options of the method as keyword arguments",
+}
+# What is still above the limits. Whoever brings a file or a function below them removes its line.
+STILL_CROWDED = {
+    "flap/evaluation/zero_shot_results.py",
+    "flap/results/layer_plots.py",
+    "flap/results/markdown_text.py",
+    "flap/results/pareto.py",
+}
+STILL_LARGE = {
+    "flap/evaluation/zero_shot.py:_evaluated",
+    "flap/runs/preparation.py:_prepare",
+    "flap/runs/reporting.py:report_of",
+}
+FILES = {
+    "flap": MODULES,
+    "tests": sorted(Path(__file__).parent.rglob("*.py")),
+}
+ALL_FILES = [*FILES["flap"], *FILES["tests"]]
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(PACKAGE.parent).as_posix()
+
+
+@pytest.mark.parametrize("folder", FILES)
+def test_lines_are_not_crowded(folder: str) -> None:
+    total = Size(0, 0)
+    for path in FILES[folder]:
+        total = total.plus(size_of(path))
+    assert total.density <= MOST_EXPRESSIONS[folder]
+
+
+def test_no_file_is_crowded() -> None:
+    crowded = {}
+    for path in ALL_FILES:
+        density = size_of(path).density
+        if density > MOST_EXPRESSIONS_OF_A_FILE:
+            crowded[shown(path)] = round(density, 2)
+    assert crowded.keys() <= STILL_CROWDED, crowded
+
+
+def test_functions_are_short_and_have_few_parameters() -> None:
+    large = {}
+    for path in ALL_FILES:
+        for function in functions_of(path):
+            name = f"{shown(path)}:{function.name}"
+            length = length_of(function)
+            parameters = num_parameters_of(function)
+            if length > MOST_LINES_OF_A_FUNCTION or parameters > MOST_PARAMETERS:
+                large[name] = f"{length} lines, {parameters} parameters"
+    assert large.keys() <= ENTRY_POINTS.keys() | STILL_LARGE, large
+
+
+@pytest.mark.parametrize("folder", FILES)
+def test_no_call_assigns_in_its_arguments(folder: str) -> None:
+    found = {}
+    for path in FILES[folder]:
+        lines = walruses_in_arguments(path)
+        if lines:
+            found[shown(path)] = lines
+    assert found == {}
 
 
 PLACED = (
