@@ -1,22 +1,21 @@
 """Finished runs side by side: what should be alike and is not, config keys that differ, numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
 
 from pandas import DataFrame
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from flap.results.configs import CHOICES, varying
-from flap.results.number_texts import change, in_order, is_efficiency, relative, with_error
+from flap.results.configs import CHOICES, FlatConfig, varying
+from flap.results.number_texts import change, in_order, with_error
 from flap.results.report import Report
 from flap.results.run_folder import RunRecord, read_run
-from flap.results.tables import Table
+from flap.results.tables import Table, wide_console
 
-Runs = Mapping[str, RunRecord]  # by letter: A, B, C …
+LETTERS = ascii_uppercase  # the names of the runs in the tables
 NOTE = (
     "±: standard error; that of a difference is paired by the documents or windows that both runs "
     "have seen. Bold: clear of the noise (p < 0.05 in McNemar's test of right and wrong answers, "
@@ -34,17 +33,16 @@ OTHER_DOCUMENTS = (
 )
 
 
-def read_runs(folders: Sequence[Path]) -> Runs:
-    """Return the finished runs in these folders by letter.
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Return the finished runs in these folders.
 
     Raises:
         ValueError: a run has not finished or cannot be read, or there are more than 26.
     """
-    if len(folders) > len(ascii_uppercase):
-        raise ValueError(f"{len(folders)} runs to compare; expected at most {len(ascii_uppercase)}")
-    runs = {}
-    for letter, folder in zip(ascii_uppercase, folders, strict=False):
-        run = runs[letter] = read_run(folder)
+    if len(folders) > len(LETTERS):
+        raise ValueError(f"{len(folders)} runs to compare; expected at most {len(LETTERS)}")
+    runs = list(map(read_run, folders))
+    for folder, run in zip(folders, runs, strict=True):
         if run.state != "finished":
             raise ValueError(f"{folder}: {run.state} ({run.error}); expected finished runs")
     return runs
@@ -57,53 +55,47 @@ def print_comparison(folders: Sequence[Path]) -> None:
         ValueError: see `read_runs`.
     """
     runs = read_runs(folders)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no width: nothing is folded
-
-    for letter, folder in zip(runs, folders, strict=True):
+    console = wide_console()
+    for letter, folder in zip(LETTERS, folders, strict=False):
         console.print(f"[bold]{letter}[/bold]  {escape(str(folder))}")
-    for notice in mismatches([*runs.values()]):
+    for notice in mismatches(runs):
         console.print(escape(notice), style="bold")
-    tables = {
-        "Config": config_table(runs).console(),
-        "Numbers of the pruned models": numbers_table(runs).console(numeric=True),
-    }
-    for title, table in tables.items():
-        console.print(f"\n[bold]{title}[/bold]")
-        console.print(table if table.rows else "No difference.")
+
+    config = config_table(runs)
+    console.print("\n[bold]Config[/bold]")
+    console.print(config.console() if config.rows else "No difference.")
+    console.print("\n[bold]Numbers of the pruned models[/bold]")
+    console.print(numbers_table(runs).console(numeric=True))
     console.print(NOTE, soft_wrap=not console.is_terminal)
 
 
-def config_table(runs: Runs) -> Table:
+def config_table(runs: Sequence[RunRecord]) -> Table:
     """Return the table of the config keys that differ."""
     configs = []
-    for run in runs.values():
+    for run in runs:
         choices = {name: str(getattr(run, name)) for name in CHOICES}
         configs.append(choices | run.config)
     keys = DataFrame(configs, dtype=object).fillna("").T
     different = keys[keys.nunique(axis="columns") > 1]
-    return Table(["", *runs], list(different.itertuples(name=None)))
+    return Table(["", *LETTERS[: len(runs)]], list(different.itertuples(name=None)))
 
 
-def numbers_table(runs: Runs) -> Table:
+def numbers_table(runs: Sequence[RunRecord]) -> Table:
     """Return the table of the pruned models' numbers, and their differences to the first run."""
-    models = [run.report.evaluation["pruned"] for run in runs.values()]
-    first, *others = runs.values()
+    models = [run.report.evaluation["pruned"] for run in runs]
+    first, *others = runs
     rows: list[list[str | Text]] = []
     for name in in_order(chain(*models), first.report.domains):
-        row = [with_error(numbers, name) for numbers in models]
-        rows.append([name, *row, *(_difference(first, other, name) for other in others)])
-    a, *letters = runs
-    return Table(["", *runs, *(f"{letter} - {a}" for letter in letters)], rows)
+        numbers = [with_error(model, name) for model in models]
+        rows.append([name, *numbers, *(_difference(first, other, name) for other in others)])
+    letters = LETTERS[: len(runs)]
+    return Table(["", *letters, *(f"{letter} - A" for letter in letters[1:])], rows)
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
     """Return the difference other - first of a number, in bold if it is clear of the noise."""
     before = first.report.evaluation["pruned"]
     after = other.report.evaluation["pruned"]
-    if is_efficiency(name):
-        return relative(before.get(name), after.get(name))
     paired = other.difference_to(first, name)
     if paired is None:
         return change(name, before, after)
@@ -120,13 +112,14 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
     if len(models) > 1:
         yield OTHER_MODELS.format(", ".join(models))
 
-    versions = varying(_versions(run.report) for run in runs)
+    reports = [run.report for run in runs]
+    versions = varying(map(_versions, reports))
     if versions:
         different = [f"{name} {' and '.join(values)}" for name, values in versions.items()]
         yield OTHER_VERSIONS.format(", ".join(different))
 
-    for task in dict.fromkeys(chain(*(run.report.left_out for run in runs))):
-        measured = [run.report for run in runs if task in run.report.inputs]
+    for task in dict.fromkeys(chain(*(report.left_out for report in reports))):
+        measured = [report for report in reports if task in report.inputs]
         if len({report.inputs[task] for report in measured}) > 1:
             numbers = sorted({report.left_out.get(task, 0) for report in measured})
             left_out = " or ".join(map("{:,}".format, numbers))
@@ -137,6 +130,6 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
             yield f"Not measured alike: {key} is {' or '.join(values)}."
 
 
-def _versions(report: Report) -> dict[str, str]:
+def _versions(report: Report) -> FlatConfig:
     commit = report.git["commit"]
     return report.versions | {"commit": commit[:12]} if commit else report.versions

@@ -77,7 +77,8 @@ def with_error(numbers: Numbers, name: str) -> str:
     value = numbers.get(name)
     if value is None:
         return ""
-    decimals = 0 if abs(value) >= 1e6 else _decimals(name)
+    whole = isinstance(value, int) or abs(value) >= 1e6
+    decimals = 0 if whole else _decimals(name)
     text = f"{value:,.{decimals}f}"
     error = numbers.get(f"{name}_stderr")
     return text if error is None else f"{text} ± {error:.{decimals}f}"
@@ -102,28 +103,24 @@ def change(
 ) -> str:
     """Return the difference second - first with its standard error, such as "-0.017 ± 0.044".
 
-    Perplexities and bits per byte also get the relative difference, because texts differ. A
-    difference within the noise says so. The text is empty for efficiency, and if a number is
-    missing or infinite.
+    Perplexities and bits per byte also get the relative difference, because texts differ;
+    efficiency gets nothing else. A difference within the noise says so. The text is empty if a
+    number is missing or infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)
-    if is_efficiency(name) or not math.isfinite(after - before):
+    if not math.isfinite(after - before):
         return ""
+    relative = f"{after / before - 1:+,.1%}" if before else ""
+    if is_efficiency(name):
+        return relative
 
     decimals = 2 if is_perplexity(name) else _decimals(name)
     text = f"{after - before:+,.{decimals}f}"
     if error is not None:
         text += f" ± {error:,.{decimals}f}"
     if is_of_text(name):
-        text += f" ({after / before - 1:+,.1%})"
+        text += f" ({relative})"
     if p_value is not None and p_value >= SIGNIFICANCE:
         text += " within noise"
     return text
-
-
-def relative(before: float | None, after: float | None) -> str:
-    """Return how much a number has grown: "+12.5%", or "3.1 times" if it has at least doubled."""
-    if not before or after is None:
-        return ""
-    return f"{after / before:,.1f} times" if after >= 2 * before else f"{after / before - 1:+.1%}"

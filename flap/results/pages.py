@@ -27,20 +27,19 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
     keys = varying(run.config for run in study.runs)
     table = tabulate(study)
     fields = [_fields(run, keys) for run in study.runs]
-    page = template("study.html.j2", path=quote, json=json.dumps)
+    page = template("study.html.j2", path=quote, json=json.dumps, inline=inline)
     return page.render(
         study=study,
         table=table,
         rows=list(zip(study.runs, table.rows, fields, strict=True)),
-        dense=list(zip(study.of(study.dense), table.dense, strict=True)),
         counts=Counter(run.state for run in study.runs),
         facts=_facts(study),
         warnings=Counter(warning for run in study.finished for warning in run.report.warnings),
         notices=mismatches(study.finished),
-        filters={name: study.values(name) for name in FILTERS if len(study.values(name)) > 1},
+        filters=FILTERS,
         keys=keys,
         records=study.records.to_dict("split"),
-        plots=[(plot, inline(plot.svg)) for plot in plots],
+        plots=plots,
     )
 
 

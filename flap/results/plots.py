@@ -147,16 +147,9 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
     dense = study.dense.reindex(columns=["model", f"dense/{name}"]).dropna()
     for model, level in dense.itertuples(index=False):
         axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
-        axes.annotate(
-            study.dense_name(model),
-            (1, level),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            ha="right",
-            textcoords="offset points",
-            color=MUTED,
-            fontsize=8.5,
-        )
+        where = axes.get_yaxis_transform()  # x from 0 to 1
+        name = study.dense_name(model)
+        axes.text(1, level, name, transform=where, ha="right", va="bottom", color=MUTED)
 
 
 def _draw_over_cost(

@@ -72,10 +72,8 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
     config: as `described` returns it.
     """
-    travels = {
-        name: value for name, value in config.items() if name not in ("tracking", "cache_dir")
-    }
-    travels["checkpoint"] = {**config["checkpoint"], "dir": None}
+    travels = {**config, "checkpoint": {**config["checkpoint"], "dir": None}}
+    del travels["tracking"], travels["cache_dir"]
     return {"config": travels, "versions": versions(), "git": git_state()}
 
 

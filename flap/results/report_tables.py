@@ -1,6 +1,7 @@
 """The report for people: its tables on the console and in report.md."""
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -78,18 +79,14 @@ def _facts(report: Record) -> list[Row]:
         realised = f"{short(target['realised'])} of {short(target['asked'])} asked"
         rows.append((f"target.{name}", short(target["dense"]), realised))
 
-    if report.device_map:
-        counts = Counter(report.device_map.values()).items()
-        modules = ", ".join(f"{device}: {count}" for device, count in counts)
-        rows.append(("placement", "", f"modules on {modules}"))
-    with_bos = [name for name, begins in report.bos.items() if begins]
-    times = [f"{stage} {value:.1f}" for stage, value in report.seconds.items()]
-    return [
-        *rows,
-        ("windows begin with BOS", "", ", ".join(with_bos)),
-        ("seconds", "", ", ".join(times)),
-        ("loads with", "", report.loads_with),
-    ]
+    devices = Counter(report.device_map.values()).items()
+    facts = {
+        "placement": [f"{count} modules on {device}" for device, count in devices],
+        "windows begin with BOS": [name for name, begins in report.bos.items() if begins],
+        "seconds": [f"{stage} {value:.1f}" for stage, value in report.seconds.items()],
+        "loads with": [report.loads_with],
+    }
+    return rows + [(name, "", ", ".join(texts)) for name, texts in facts.items()]
 
 
 def sizes(report: Record) -> list[Row]:
@@ -144,8 +141,8 @@ def markdown(report: Record) -> str:
 
 def _widths(report: Record) -> Table:
     """Return the table of what each layer keeps."""
-    units = [unit for unit in UNITS if any(unit in layer for layer in report.layers)]
+    units = [unit for unit in UNITS if unit in {*chain(*report.layers)}]
     rows = []
     for i, layer in enumerate(report.layers):
         rows.append([str(i), *(str(layer.get(unit, "")) for unit in units)])
-    return Table(["layer", *(UNITS[unit] for unit in units)], rows)
+    return Table(["layer", *map(UNITS.__getitem__, units)], rows)

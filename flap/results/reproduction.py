@@ -2,18 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
-
-from rich.console import Console
 
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired
 from flap.evaluation.result_files import RESULTS, Results
 from flap.results.number_texts import in_order, is_efficiency, with_error
 from flap.results.report import Report
-from flap.results.tables import Table
+from flap.results.tables import Table, wide_console
 
 EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
 # The numbers of `efficiency` that do not depend on the machine.
@@ -59,10 +56,10 @@ def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
     """
     pairs = paired(old.documents, new.documents)
     noise = {name for (name, _), difference in pairs.items() if not difference.clear}
-    comparisons = list(_sizes(old.report, new.report))
-    for model in old.report.evaluation | new.report.evaluation:
-        before = old.report.evaluation.get(model, {})
-        after = new.report.evaluation.get(model, {})
+    comparisons = [_layers(old.report, new.report)]
+    models = _models(new.report)
+    for model, before in _models(old.report).items():
+        after = models.get(model, {})
         for name in in_order(before | after, {}):
             verdict = _verdict(name, before, after)
             if verdict == "different" and model == "pruned" and name in noise:
@@ -72,17 +69,15 @@ def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
     return comparisons
 
 
-def _sizes(old: Report, new: Report) -> Iterator[Comparison]:
-    """Compare the parameters, and the widths of the layers."""
-    for name, before in old.parameters.items():
-        after = new.parameters[name]
-        verdict: Verdict = "equal" if before == after else "different"
-        yield Comparison("parameters", name, f"{before:,}", f"{after:,}", verdict)
+def _models(report: Report) -> dict[str, Numbers]:
+    return {"parameters": {**report.parameters}, **report.evaluation}
 
+
+def _layers(old: Report, new: Report) -> Comparison:
     same = sum(a == b for a, b in zip(old.layers, new.layers, strict=False))
-    verdict = "equal" if old.layers == new.layers else "different"
-    total = len(old.layers)
-    yield Comparison("parameters", "layers of equal width", str(total), str(same), verdict)
+    verdict: Verdict = "equal" if old.layers == new.layers else "different"
+    total = str(len(old.layers))
+    return Comparison("parameters", "layers of equal width", total, str(same), verdict)
 
 
 def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
@@ -114,9 +109,7 @@ def other_versions(old: Report, new: Report) -> list[str]:
 
 def print_reproduction(old: Finished, new: Finished) -> bool:
     """Print both runs side by side. Returns whether no number is different."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no width, so nothing is folded
+    console = wide_console()
     comparisons = compare_runs(old, new)
     console.print(Table(("", "number", "old", "new", "verdict"), comparisons).console())
     versions = other_versions(old.report, new.report)

@@ -13,7 +13,6 @@ from flap.storage import read_yaml
 from flap.storage.status import STATUS, read_status
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
-CHOICES_OF_HYDRA = "hydra.runtime.choices."  # where hydra.yaml has the choice of each group
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class RunRecord:
         """
         config = self.report.config
         documents = {task: self.report.inputs.get(task) for task in self.report.left_out}
-        model = [self.model, config.get("model"), documents]
         ways = (config.get("eval") or {"": None}).items()
-        return frozenset(json.dumps([*model, *way], sort_keys=True) for way in ways)
+        identities = ([config.get("model"), documents, *way] for way in ways)
+        return frozenset(json.dumps(identity, sort_keys=True) for identity in identities)
 
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
         """Return the difference self - first of a number that both runs have by document.
@@ -126,11 +125,9 @@ def _targets(config: FlatConfig) -> str:
 
 def _read_choices(path: Path) -> Config:
     """Read the choice of each group of the config, {"metric": "WIFV"}, from Hydra's own config."""
-    choices = {}
-    for key, choice in flat(read_yaml(path)).items():
-        if key.startswith(CHOICES_OF_HYDRA):
-            choices[key.removeprefix(CHOICES_OF_HYDRA)] = choice
-    return choices
+    values = flat(read_yaml(path)).items()
+    prefix = "hydra.runtime.choices."
+    return {key.removeprefix(prefix): value for key, value in values if key.startswith(prefix)}
 
 
 def _read_result(folder: Path) -> tuple[str, str, Report]:

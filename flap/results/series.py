@@ -43,11 +43,8 @@ def series_of(study: Study) -> list[Series]:
     without_targets = study.results.options.str.replace(r"(^| )target\.\S+", "", regex=True)
     runs = study.results.assign(options=without_targets.str.strip())
 
-    names = ["metric"]
-    if runs.method.nunique(dropna=False) > 1:
-        names.insert(0, "method")
-    names += [name for name in ("model", "options") if _splits_a_metric(runs, name)]
-
+    names = ["method", "metric", "model", "options"]
+    names = [name for name in names if name == "metric" or runs[name].nunique(dropna=False) > 1]
     labels = []
     for row in runs[names].itertuples(index=False):
         labels.append(" ".join(str(word) for word in row if word))
@@ -61,12 +58,6 @@ def series_of(study: Study) -> list[Series]:
         style = {"color": colours[label], "marker": marker, "linestyle": dashes}
         series.append(Series(label, structure, rows, _by_ratio(rows), style))
     return series
-
-
-def _splits_a_metric(runs: DataFrame, name: str) -> bool:
-    """Return whether runs of one method, metric and structure differ in a column."""
-    kind = ["method", "metric", "structure"]
-    return len(runs[[*kind, name]].drop_duplicates()) > len(runs[kind].drop_duplicates())
 
 
 def _by_ratio(rows: DataFrame) -> DataFrame:

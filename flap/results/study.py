@@ -136,7 +136,7 @@ class Study:
         """
         return _agreed(run.report.better.get(name, "") for run in self.runs)
 
-    def dense_name(self, model: str) -> str:
+    def dense_name(self, model: str | None) -> str:
         """Return what plots and the page call a dense model."""
         return f"dense {model}" if len(self.values("model")) > 1 else "dense"
 

@@ -32,10 +32,9 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
     """
-    places = [*_places(sweeps)]
-    folder = into or sweeps[0]
-    if into is None and len(places) > 1:
-        folder = places[0].with_name("+".join(place.name for place in places))
+    first, *others = _places(sweeps)
+    name = "+".join(place.name for place in (first, *others))
+    folder = into or (first.with_name(name) if others else sweeps[0])
     study = read_study(*sweeps, into=folder)
     plots = draw(study)
     table = study.records.to_csv(index=False, lineterminator="\n")

@@ -31,7 +31,7 @@ class StudyTable(NamedTuple):
     choices: list[str]  # the first columns
     results: list[str]  # the other columns
     rows: list[list[TableEntry]]  # for each run, its choices and its results
-    dense: list[list[TableEntry]]  # for each dense model, its results
+    dense: list[tuple[str, list[TableEntry]]]  # for each dense model, its name and its results
 
 
 def tabulate(study: Study) -> StudyTable:
@@ -52,7 +52,8 @@ def tabulate(study: Study) -> StudyTable:
     dense = []
     for run in study.of(study.dense):
         numbers = _numbers_of_dense(run)
-        dense.append([_result(numbers, name) for name in results])
+        row = [_result(numbers, name) for name in results]
+        dense.append((study.dense_name(run.model), row))
     return StudyTable(choices, results, rows, dense)
 
 

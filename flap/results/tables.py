@@ -4,9 +4,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich import table as rich_table
+from rich.console import Console
 from rich.text import Text
 
 from flap.results.markdown_text import escaped
+
+
+def wide_console() -> Console:
+    """Return a console that folds nothing where the output is a file or a pipe."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 1000
+    return console
 
 
 class Table(NamedTuple):

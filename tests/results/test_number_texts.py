@@ -58,7 +58,7 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
         ("a/perplexity@128", None, 25.0, ""),
         ("a/bits_per_byte@128", 1.0, 1.0123, "+0.0123 (+1.2%)"),
         ("piqa/acc", 0.7, 0.65, "-0.050"),
-        ("efficiency/latency_ms", 2.0, 1.0, ""),
+        ("efficiency/latency_ms", 2.0, 1.0, "-50.0%"),
     ],
 )
 def test_change(name: str, dense: float | None, pruned: float, text: str) -> None:
