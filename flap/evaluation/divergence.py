@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from flap.data import Batch
-from flap.evaluation.base import Measurement, Task
+from flap.evaluation.base import Better, Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
@@ -55,9 +56,8 @@ class Divergence(OnTexts):
         def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
             measured = Measurement()
             for name, values in compare(model, dense, batches_NT).items():
-                measured |= averaged(
-                    f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher"
-                )
+                better: Better = "lower" if name == "kl" else "higher"
+                measured |= averaged(f"{text}/{name}@{seq_len}", values, better)
             return measured
 
         reference = partial(reference_states, batches_NT=batches_NT)
@@ -77,9 +77,7 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
     # mapped files are there until nobody uses them; on NFS their folder is, too
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
-        return [
-            files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states
-        ]
+        return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]
 
 
 @torch.no_grad()
@@ -99,15 +97,13 @@ def compare(
             chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
             sums = [_sums(model.adapter, *hidden) for hidden in chunks]
             for name in sums[0]:
-                of_windows[name].append(
-                    sum(of_chunk[name] for of_chunk in sums) / (batch_NT.shape[1] - 1)
-                )
+                total = sum(of_chunk[name] for of_chunk in sums)
+                of_windows[name].append(total / (batch_NT.shape[1] - 1))
         return of_windows
 
     of_batches = map_batches(model, batches_NT, "divergence", measure)
     return {
-        name: [value for of_batch in of_batches for value in of_batch[name]]
-        for name in of_batches[0]
+        name: list(chain(*(of_batch[name] for of_batch in of_batches))) for name in of_batches[0]
     }
 
 

@@ -27,11 +27,11 @@ def standard_error(values: Sequence[float]) -> float:
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
     """Return the mean of the values of documents as a number, with its standard error where there is one."""
+    numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
-    errors = {f"{name}_stderr": error} if math.isfinite(error) else {}
-    return Measurement(
-        {name: float(numpy.mean(values)), **errors}, {name: list(values)}, better={name: better}
-    )
+    if math.isfinite(error):
+        numbers[f"{name}_stderr"] = error
+    return Measurement(numbers, {name: list(values)}, {name: better})
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ def paired(
     differences. How hard a document is cancels: the error comes from the documents on which the
     models differ.
     """
-    pairs = {
-        key: _paired(before[key], after[key])
-        for key in after
-        if len(before.get(key, [])) == len(after[key])
-    }
-    return {key: pair for key, pair in pairs.items() if math.isfinite(pair.error)}
+    pairs = {}
+    for key, values in after.items():
+        if len(before.get(key, ())) == len(values):
+            pair = _paired(before[key], values)
+            if math.isfinite(pair.error):
+                pairs[key] = pair
+    return pairs
 
 
 def with_averages(
@@ -74,14 +75,11 @@ def with_averages(
     averages: the names of the numbers that each average is the mean of. They are of independent
     documents: the squares of their errors add up.
     """
-    parts = {
-        name: [numbers[part] for part in names if part in numbers]
-        for name, names in averages.items()
-    }
-    return {
-        **numbers,
-        **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])},
-    }
+    found = dict(numbers)
+    for name, parts in averages.items():
+        if numbers.keys() >= {*parts}:
+            found[name] = _averaged([numbers[part] for part in parts])
+    return found
 
 
 def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
@@ -102,14 +100,18 @@ def _mcnemar(changes: Sequence[float]) -> float:
     from scipy.stats import binomtest  # imported here, as below, because it takes half a second
 
     won = changes.count(1.0)
-    lost = changes.count(-1.0)
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    changed = won + changes.count(-1.0)
+    return float(binomtest(won, changed).pvalue) if changed else 1.0
 
 
 def _t_test(mean: float, error: float, freedom: float) -> float:
     from scipy.stats import t
 
-    return 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, freedom)) if error else 0.0
+    if mean == 0:
+        return 1.0
+    if error == 0:
+        return 0.0
+    return float(2 * t.sf(abs(mean) / error, freedom))
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:

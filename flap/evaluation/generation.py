@@ -30,9 +30,8 @@ class Generation(ZeroShot):
     tasks: list[str] = field(
         default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
     )
-    num_fewshot: int | None = (
-        5  # examples in the prompt, which show how long an answer is; None: the task's own number
-    )
+    # examples in the prompt, which show how long an answer is; None: the task's own number
+    num_fewshot: int | None = 5
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured.
@@ -42,7 +41,7 @@ class Generation(ZeroShot):
                 model's context.
         """
         super().check(task, max_length)
-        for subtask in task.loaded["tasks"].values():
+        for subtask in task.subtasks.values():
             if subtask.OUTPUT_TYPE != "generate_until":
                 raise ValueError(
                     f"tasks={task.name}: has no answers to write, but {subtask.OUTPUT_TYPE}; take eval=[zero_shot] for "
@@ -56,18 +55,11 @@ class Generation(ZeroShot):
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `generation/exact_match` and `generation/f1`, means over the tasks, if each task has the number."""
-        averages = {
-            f"generation/{measure}": [
-                next(
-                    (
-                        name
-                        for name in numbers
-                        if name.split(",")[0] == f"{Path(task).name}/{measure}"
-                    ),
-                    "",
-                )
-                for task in expand(self.tasks)
-            ]
-            for measure in ("exact_match", "f1")
-        }
-        return {name: parts for name, parts in averages.items() if all(parts)}
+        averages = {}
+        # the first number of each measure, without its filter, as triviaqa/exact_match
+        names = {name.partition(",")[0]: name for name in reversed([*numbers])}
+        for measure in ("exact_match", "f1"):
+            parts = [names.get(f"{Path(task).name}/{measure}", "") for task in expand(self.tasks)]
+            if all(parts):
+                averages[f"generation/{measure}"] = parts
+        return averages

@@ -1,5 +1,6 @@
 """Documents that a run has read before it measures are left out of its tasks."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,32 +15,27 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
         ValueError: a task has no document left, or too few.
     """
     found = _overlaps(tasks, read)
-    remaining = []
-    for task in tasks:
-        overlap = found.get(task.name)
-        if task.leaving is not None and overlap is not None and overlap.documents:
-            remaining.append(_without(task, task.leaving, overlap))
-        else:
-            remaining.append(task)
-    return remaining
+    return [_without(task, found.get(task.name)) for task in tasks]
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
     """Return which documents of each task were read, by the name of the task."""
-    by_words: dict[Words, list[tuple[str, Leaving]]] = {}
+    by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:
-            by_words.setdefault(task.leaving.words, []).append((task.name, task.leaving))
+            by_words[task.leaving.words][task.name] = task.leaving
 
     found: dict[str, Overlap] = {}
     for words, group in by_words.items():
-        documents = [leaving.documents() for _, leaving in group]
-        names = [name for name, _ in group]
-        found |= zip(names, overlaps(documents, read, words), strict=True)
+        documents = [leaving.documents() for leaving in group.values()]
+        found |= zip(group, overlaps(documents, read, words), strict=True)
     return found
 
 
-def _without(task: Task, leaving: Leaving, overlap: Overlap) -> Task:
+def _without(task: Task, overlap: Overlap | None) -> Task:
+    leaving = task.leaving
+    if leaving is None or overlap is None or not overlap.documents:
+        return task
     number = len(overlap.documents)
     if number == overlap.total:
         raise ValueError(

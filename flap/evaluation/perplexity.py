@@ -35,28 +35,31 @@ class Perplexity(OnTexts):
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows, whose name is that of its first number."""
-        names = f"{text}/perplexity@{seq_len}", f"{text}/bits_per_byte@{seq_len}"
-        return Task(
-            names[0],
-            partial(self._measure, names=names, windows=windows, bytes_N=bytes_N),
-            **about,
+        measure = partial(
+            self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
+        return Task(f"{text}/perplexity@{seq_len}", measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
         """Return whether a number is a perplexity, of which tokens differ in length."""
         return "/perplexity@" in name
 
     def _measure(
-        self, model: PlacedModel, names: tuple[str, str], windows: Batch, bytes_N: Tensor
+        self, model: PlacedModel, text: str, seq_len: int, windows: Batch, bytes_N: Tensor
     ) -> Measurement:
         tokens_N = windows.mask_NT[:, 1:].sum(dim=1)
         nats_N = window_losses(model, windows, self.batch_size) * tokens_N
         losses_N = ratio_values(nats_N, tokens_N)
         bits_N = ratio_values(nats_N / math.log(2), bytes_N)
-        numbers = dict(zip(names, (perplexity(losses_N), bits_N.mean().item()), strict=True))
-        values = dict(zip(names, (linearised(losses_N), bits_N), strict=True))
-        finite = {name: values[name].tolist() for name in names if math.isfinite(numbers[name])}
-        return Measurement(numbers, finite, better=dict.fromkeys(names, "lower"))
+        name = f"{text}/perplexity@{seq_len}"
+        measured = _measured(name, perplexity(losses_N), linearised(losses_N))
+        return measured | _measured(f"{text}/bits_per_byte@{seq_len}", bits_N.mean().item(), bits_N)
+
+
+def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
+    """Return a number with the values of its windows."""
+    values = {name: values_N.tolist()} if math.isfinite(number) else {}
+    return Measurement({name: number}, values, {name: "lower"})
 
 
 def perplexity(losses_N: Tensor) -> float:

@@ -14,7 +14,7 @@ from flap.data.dialogue import plain_text
 from flap.storage import digest
 
 STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
-FEWEST = 32  # tokens that an answer may have; more where half the bytes of the longest one are more
+FEWEST = 32  # tokens that an answer may have; more if half the bytes of the longest one are more
 
 
 class PromptsTask(ConfigurableTask):
@@ -25,32 +25,21 @@ class PromptsTask(ConfigurableTask):
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
-        answers = [str(prompt.answer).strip() for prompt in prompts]
-        turns = [
-            json.dumps(prompt.messages) for prompt in prompts
-        ]  # as Arrow gives each turn the keys of all others
-        rows = Dataset.from_dict({"turns": turns, "answer": answers})
         self.name = name
         self.prompts = prompts
+        answers = [str(prompt.answer).strip() for prompt in prompts]
+        # as JSON, as Arrow gives each turn the keys of all others
+        turns = [json.dumps(prompt.messages) for prompt in prompts]
+        rows = Dataset.from_dict({"turns": turns, "answer": answers})
         self.example_of: dict[str, dict[str, str]] = {}
         for row in rows:
             self.example_of.setdefault(_question(row), row)
         self.most_shots = len(self.example_of) - 1
         if any(prompt.conversation for prompt in prompts):
             self.most_shots = 0
+
         splits = {"test": rows, "examples": Dataset.from_list([*self.example_of.values()])}
-        until = [stop for stop in STOPS if not any(stop in answer for answer in answers)]
-        longest = max(FEWEST, max(len(answer.encode()) for answer in answers) // 2)
-        filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
-        match = {"metric": "exact_match", "ignore_case": True, "ignore_punctuation": True}
-        config = {
-            "task": name, "custom_dataset": lambda **_: splits, "test_split": "test", "fewshot_split": "examples",
-            "output_type": "generate_until", "doc_to_text": "turns", "doc_to_target": "answer",
-            "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": longest},
-            "filter_list": [{"name": "none", "filter": filters}],
-            "metric_list": [{**match, "aggregation": "mean", "higher_is_better": True}],
-        }  # fmt: skip
-        super().__init__(config=config)
+        super().__init__(config=_config(name, splits, answers))
 
     def of(self, prompts: Sequence[Prompt]) -> "PromptsTask":
         """Return the task of some of the prompts."""
@@ -74,6 +63,40 @@ class PromptsTask(ConfigurableTask):
         return plain_text(turns) if chat_template is None else chat_template(turns)
 
 
+def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> dict[str, Any]:
+    """Return the config of a task as lm-eval's YAML files have it. answers: the right ones."""
+    longest = max(len(answer.encode()) for answer in answers)
+    return {
+        "task": name,
+        "custom_dataset": lambda **_: splits,
+        "test_split": "test",
+        "fewshot_split": "examples",
+        "output_type": "generate_until",
+        "doc_to_text": "turns",
+        "doc_to_target": "answer",
+        "generation_kwargs": {
+            "until": [stop for stop in STOPS if not any(stop in answer for answer in answers)],
+            "do_sample": False,
+            "max_gen_toks": max(FEWEST, longest // 2),
+        },
+        "filter_list": [
+            {
+                "name": "none",
+                "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
+            }
+        ],
+        "metric_list": [
+            {
+                "metric": "exact_match",
+                "ignore_case": True,
+                "ignore_punctuation": True,
+                "aggregation": "mean",
+                "higher_is_better": True,
+            }
+        ],
+    }
+
+
 def _question(row: dict[str, str]) -> str:
     """Return what a row asks, with one space between words: rows that differ in nothing else ask the same."""
     return " ".join(plain_text(json.loads(row["turns"])).split())
@@ -86,16 +109,16 @@ def load_prompts(path: str) -> tuple[PromptsTask, str]:
         ValueError: the file cannot be read, or a row has no prompt or no answer.
     """
     prompts = read_prompts(path, "tasks")
-    name = Path(path).name
     for number, prompt in enumerate(prompts, start=1):
         if prompt.answer is None:
             expected = "'answer', or 'messages' whose last is the assistant's"
             raise ValueError(
                 f"tasks={shown(path)}: row {number} has no answer; expected {expected}"
             )
-    content = digest([(one.messages, one.answer) for one in prompts])
+    name = Path(path).name
     task = PromptsTask(name, prompts)
-    return (
-        task,
-        f"{name}, {len(prompts)} prompts{', each asked alone' * (not task.most_shots)} (sha256 {content})",
-    )
+    origin = f"{name}, {len(prompts)} prompts"
+    if not task.most_shots:
+        origin += ", each asked alone"
+    content = digest([(one.messages, one.answer) for one in prompts])
+    return task, f"{origin} (sha256 {content})"

@@ -22,7 +22,7 @@ SHARE_WRITTEN = 0.5  # of the longest answer, as most answers end earlier
 def documents_of(task: LoadedTask) -> list[Document]:
     """Return by what the documents of a task are recognised; those of a group, one task after another."""
     found = list[Document]()
-    for subtask in task.loaded["tasks"].values():
+    for subtask in task.subtasks.values():
         if task.path:
             found += map(_of_prompt, subtask.prompts)
         else:
@@ -38,20 +38,19 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
     Raises:
         ValueError: a task of a group has no documents left.
     """
-    remaining = dict[str, Any]()
+    tasks = task.subtasks
     first = 0
-    for name, subtask in task.loaded["tasks"].items():
+    for name, subtask in tasks.items():
         count = len(subtask.eval_docs)
         kept = [n for n in range(count) if first + n not in numbers]
         first += count
         if not kept:
             raise ValueError(f"tasks={task.name}: no document of {name} is left")
         if task.path:
-            remaining[name] = subtask.of([subtask.prompts[n] for n in kept])
+            tasks[name] = subtask.of([subtask.prompts[n] for n in kept])
         else:
             _keep(subtask, kept)
-            remaining[name] = subtask
-    return replace(task, loaded={**task.loaded, "tasks": remaining})
+    return replace(task, loaded={**task.loaded, "tasks": tasks})
 
 
 def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) -> Workload:
@@ -118,13 +117,13 @@ def _keep(task: Any, kept: list[int]) -> None:
     """Leave a task of lm-eval these documents alone, also as examples, if examples are documents."""
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]
-
-    def remaining_documents() -> Any:
-        return remaining
-
     if examples_are_documents(task):
         task.sampler.replace_df(remaining)
     if isinstance(documents, Dataset):  # whose columns some tasks ask for
         remaining = documents.select(kept)
+
+    def remaining_documents() -> Any:
+        return remaining
+
     name = "test_docs" if task.has_test_docs() else "validation_docs"
     setattr(task, name, remaining_documents)

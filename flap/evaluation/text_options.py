@@ -4,7 +4,6 @@ Legend: N windows · T tokens in each window.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
@@ -54,30 +53,29 @@ class OnTexts(Evaluator):
     section: ClassVar[str]  # of the config, for error messages
 
     datasets: list[str]  # names of texts, or local files
-    seq_len: Any = (
-        128  # tokens in a window, 2 or more, or a list of such; it is part of the numbers' names
-    )
+    # tokens in a window, 2 or more, or a list of such; it is part of the numbers' names
+    seq_len: Any = 128
     max_tokens: int | None = 16384  # tokens of each text, at least one window; None: all
     batch_size: int = 8  # windows at a time; 1 or more
     # windows begin with the BOS token: "true", "false"; "auto": where the tokenizer puts one there
     bos: str = "auto"
 
     def __post_init__(self) -> None:
-        require(bool(self.datasets), f"{self.section}.datasets", "[]", "at least one text")
-        names = all(isinstance(dataset, str) for dataset in self.datasets)
+        require(bool(self.datasets), self.field, "[]", "at least one text")
         require(
-            names,
-            f"{self.section}.datasets",
+            all(isinstance(dataset, str) for dataset in self.datasets),
+            self.field,
             self.datasets,
             "names of texts, or files with a column 'text'",
         )
-        valid = bool(self.windows) and all(
-            type(length) is int and length >= 2 for length in self.windows
-        )
+        lengths = [length for length in self.windows if type(length) is int and length >= 2]
         require(
-            valid, f"{self.section}.seq_len", self.seq_len, "a whole number >= 2, or a list of such"
+            lengths == self.windows != [],
+            f"{self.section}.seq_len",
+            self.seq_len,
+            "a whole number >= 2, or a list of such",
         )
-        for name, minimum in (("max_tokens", max(self.windows)), ("batch_size", 1)):
+        for name, minimum in (("max_tokens", max(lengths)), ("batch_size", 1)):
             value = getattr(self, name)
             require(
                 value is None or value >= minimum,
@@ -111,11 +109,12 @@ class OnTexts(Evaluator):
             ValueError: a window is longer than the model's context, or a text cannot be read or is
                 too short.
         """
-        if max_length is not None and (longest := max(self.windows)) > max_length:
+        longest = max(self.windows)
+        if max_length is not None and longest > max_length:
             raise ValueError(
                 f"{self.section}.seq_len={longest}: the model's context ends at {max_length}"
             )
-        return list(self._tasks(tokenizer, tokenizer, max_length))
+        return self.prepare_again(tokenizer, max_length, tokenizer)
 
     def prepare_again(
         self,
@@ -127,19 +126,11 @@ class OnTexts(Evaluator):
 
         A window that has more tokens now than the model's context ends with it.
         """
-        return list(self._tasks(tokenizer, before, max_length))
-
-    def _tasks(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        cut_by: PreTrainedTokenizerBase,
-        max_length: int | None,
-    ) -> Iterator[Task]:
-        bos = uses_bos(cut_by, self.bos, f"{self.section}.bos")
-        cutting = Cutting(tokenizer, cut_by, bos, max_length)
+        bos = uses_bos(before, self.bos, f"{self.section}.bos")
+        cutting = Cutting(tokenizer, before, bos, max_length)
         texts = [read_text(dataset, "evaluation", self.field) for dataset in self.datasets]
-        for text, seq_len in product(texts, self.windows):
-            yield self._task(text, seq_len, cutting)
+        pairs = product(texts, self.windows)
+        return [self._task(text, seq_len, cutting) for text, seq_len in pairs]
 
     def _task(self, text: Text, seq_len: int, cutting: Cutting) -> Task:
         windows_NT = evaluation_windows(

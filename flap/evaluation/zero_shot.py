@@ -1,15 +1,13 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
-import logging
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import Prompt
@@ -21,17 +19,15 @@ from flap.evaluation.task_documents import documents_of, without_documents, work
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flat_numbers, margin
 from flap.evaluation.zero_shot_tasks import (
     SOURCES,
+    Asking,
     LoadedTask,
     check_shots,
     expand,
     load_tasks,
-    quiet,
 )
 from flap.models import PlacedModel
-from flap.runtime.temporary_state import replaced, seeded
+from flap.runtime.temporary_state import seeded
 from flap.storage import digest
-
-log = logging.getLogger(__name__)
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
     "boolq": "acc",
@@ -42,23 +38,16 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
+# a conversation that every chat template must take
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
-)  # to be taken
+)
 SHARED_TEXT = {  # from the same validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
     "social_iqa": ("siqa-questions",),
 }
-
-
-class Asking(NamedTuple):
-    """How a model is asked."""
-
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int | None  # the model's context in tokens; None: unlimited
-    template: Any  # the chat template that prompts go through; None: none
 
 
 @dataclass(frozen=True)
@@ -74,49 +63,41 @@ class ZeroShot(Evaluator):
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
-    needs_token: ClassVar[tuple[str, ...]] = (
-        "bos_token_id",
-        "eos_token_id",
-    )  # one of these, which lm-eval begins with
-    asks_in_chat: ClassVar[bool] = (
-        False  # what chat_template=auto means where the tokenizer has one
-    )
+    # the names of the tokens of which lm-eval begins with one
+    needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
+    # what chat_template=auto means where the tokenizer has a template
+    asks_in_chat: ClassVar[bool] = False
 
-    tasks: list[str] = field(
-        default_factory=lambda: list(PAPER_MEASURES)
-    )  # lm-eval tasks, groups or tags
+    # lm-eval tasks, groups or tags
+    tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
     limit: int | None = None  # documents of each task, 1 or more; None: all
-    num_fewshot: int | None = (
-        None  # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
-    )
+    # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
+    num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    source: str = (
-        "auto"  # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
-    )
+    # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
+    source: str = "auto"
     seed: int = 1234  # of the few-shot examples, 0 to 2**32 - 1; this is lm-eval's
-    chat_template: str = (
-        "auto"  # prompts go through the tokenizer's: true, false; auto: false, so as published
-    )
+    # prompts go through the tokenizer's: true, false; auto: false, so as published
+    chat_template: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, condition, allowed in (
+        templates = ("auto", "true", "false")
+        limit = 1 if self.limit is None else self.limit
+        num_fewshot = self.num_fewshot or 0
+        for name, valid, allowed in (
             ("tasks", bool(self.tasks), "a list of lm-eval tasks, groups or tags, as [piqa]"),
-            ("limit", self.limit is None or self.limit >= 1, "null or a whole number >= 1"),
-            (
-                "num_fewshot",
-                self.num_fewshot is None or self.num_fewshot >= 0,
-                "null or a whole number >= 0",
-            ),
+            ("limit", limit >= 1, "null or a whole number >= 1"),
+            ("num_fewshot", num_fewshot >= 0, "null or a whole number >= 0"),
             ("batch_size", self.batch_size >= 1, "a whole number >= 1"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
             (
                 "chat_template",
-                self.chat_template.lower() in ("auto", "true", "false"),
-                "one of auto, true, false",
+                self.chat_template.lower() in templates,
+                f"one of {', '.join(templates)}",
             ),
         ):
-            require(condition, f"{self.section}.{name}", getattr(self, name), allowed)
+            require(valid, f"{self.section}.{name}", getattr(self, name), allowed)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Load the documents of all tasks, and return the tasks.
@@ -126,7 +107,7 @@ class ZeroShot(Evaluator):
                 `num_fewshot`; or the tokenizer has no token for what the tasks begin or end with,
                 or no chat template where one is asked for.
         """
-        _ = self._template(tokenizer, [])  # fails before anything is read
+        in_chat = self._in_chat(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
         names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
         allowed = f"none of these tasks: they take a tokenizer with {names}"
@@ -138,32 +119,44 @@ class ZeroShot(Evaluator):
                 self.check(task, max_length)
         except ValueError as error:
             raise ValueError(f"{self.section}.{error}") from error
-        template = self._template(tokenizer, tasks)
-        own = deepcopy(tokenizer)  # as lm-eval adds a padding token if there is none
-        asking = Asking(own, max_length, template)
+
+        if in_chat:
+            self._check_template(tokenizer, tasks)
+        template = tokenizer.chat_template if in_chat else None
+        # a copy, as lm-eval adds a padding token if there is none
+        asking = Asking(deepcopy(tokenizer), max_length, template)
         return [self._task(task, asking) for task in tasks]
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured. Raises: as `check_shots`."""
         check_shots(task, self.num_fewshot)
 
-    def _template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> Any:
-        """Return the chat template that prompts go through, examples as earlier turns; None: none."""
+    def _in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Return whether prompts go through the chat template, examples as earlier turns."""
         choice = self.chat_template.lower()
-        where = f"{self.section}.chat_template={self.chat_template}"
-        if choice == "false" or (
-            choice == "auto" and not (self.asks_in_chat and tokenizer.chat_template)
-        ):
-            return None
-        if not tokenizer.chat_template:
-            raise ValueError(f"{where}: the tokenizer has no chat template; expected auto or false")
-        files = [one for task in tasks if task.path for one in task.loaded["tasks"].values()]
+        has_template = bool(tokenizer.chat_template)
+        if choice == "auto":
+            return self.asks_in_chat and has_template
+        if choice == "true" and not has_template:
+            raise ValueError(
+                f"{self.section}.chat_template={self.chat_template}: the tokenizer has no chat "
+                "template; expected auto or false"
+            )
+        return choice == "true"
+
+    def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
+        """Check that the chat template takes several turns, and all prompts of files."""
+        conversations = [TURNS]
+        for task in tasks:
+            if task.path:
+                for file in task.subtasks.values():
+                    conversations += file.prompts
         try:
-            for turns in (TURNS, *(prompt for one in files for prompt in one.prompts)):
+            for turns in conversations:
                 question(turns, tokenizer, chat=True)
         except ValueError as error:
+            where = f"{self.section}.chat_template={self.chat_template}"
             raise ValueError(f"{where}: {error}; expected false") from error
-        return tokenizer.chat_template
 
     def _task(self, task: LoadedTask, asking: Asking) -> Task:
         identity = {
@@ -178,16 +171,13 @@ class ZeroShot(Evaluator):
         if asking.template:
             identity["chat_template"] = asking.template
             origin += TEMPLATED
-        run = partial(
-            self._measure, tokenizer=asking.tokenizer, task=task, in_chat=bool(asking.template)
-        )
-        shared = (task.path,) if task.path else SHARED_TEXT.get(task.name, (task.name,))
+        of_lm_eval = SHARED_TEXT.get(task.name, (task.name,))
         return Task(
             task.name,
-            run,
+            partial(self._measure, task=task, asking=asking),
             identity,
             origin,
-            shares_text_with=shared,
+            shares_text_with=(task.path,) if task.path else of_lm_eval,
             leaving=self._leaving(task, asking),
             workload=workload_of(task, self.limit, self.num_fewshot),
         )
@@ -208,81 +198,28 @@ class ZeroShot(Evaluator):
         named = f"{self.section}.tasks={task.name}"
         return Leaving(named, partial(documents_of, task), without, letters_and_digits)
 
-    def _measure(
-        self,
-        placed: PlacedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        task: LoadedTask,
-        in_chat: bool,
-    ) -> Measurement:
-        output = self._evaluated(placed, tokenizer, task, in_chat)
-        numbers = flat_numbers(output["results"])
-        samples = output["samples"]
-        better = directions(numbers, output["higher_is_better"])
-        measured = Measurement(numbers, by_document(samples, numbers), better=better)
-        for name, subtask in task.loaded["tasks"].items():
-            normalised = accuracy(name, numbers) == f"{name}/acc_norm"
-            measured |= margin(name, subtask, samples[name], normalised) | f1(
-                name, subtask, samples[name]
-            )
-        return measured
+    def _measure(self, placed: PlacedModel, task: LoadedTask, asking: Asking) -> Measurement:
+        from flap.evaluation.zero_shot_ranks import run_task  # here, as lm-eval takes seconds
 
-    def _evaluated(
-        self,
-        placed: PlacedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        task: LoadedTask,
-        in_chat: bool,
-    ) -> Any:
-        """Return what lm-eval returns; random states, logging and its progress bars are as before."""
-        from lm_eval import (
-            evaluate,
-        )  # here, as it takes seconds; simple_evaluate would run git and nvidia-smi
-        from lm_eval.api import metrics, model
-        from lm_eval.api import task as tasks
-        from lm_eval.models import huggingface
-
-        from flap.evaluation.zero_shot_ranks import Bar, SharedBatches
-
-        for subtask in task.loaded["tasks"].values():
+        for subtask in task.subtasks.values():
             if self.num_fewshot is not None:
                 subtask.set_config(key="num_fewshot", value=self.num_fewshot)
             subtask.set_fewshot_seed(seed=self.seed)
-        # no option of lm-eval turns all of its progress bars off
-        own_bars = replaced("tqdm", partial(Bar, stage=task.name), tasks, model, huggingface)
-        shared = replaced("Collator", SharedBatches, huggingface)
-        # errors of what is no mean would take 100,000 draws in forks of this process: minutes
-        undrawn = replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics)
-        # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes
-        # with
-        end = getattr(placed.model.generation_config, "eos_token_id", None)
-        plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
-        with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
-            options = {
-                "batch_size": self.batch_size,
-                "enable_thinking": False,
-            }  # of templates that have thoughts
-            lm = huggingface.HFLM(pretrained=placed.model, tokenizer=tokenizer, **options)
-            lm._device = (
-                placed.device
-            )  # its own is that of the first weight, which may wait on disk
-            chat = {"apply_chat_template": in_chat, "fewshot_as_multiturn": in_chat}
-            output = evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)
-        requests = [one for subtask in task.loaded["tasks"].values() for one in subtask.instances]
-        asked = [one.args for one in requests if one.request_type == "generate_until"]
-        room = [
-            lm.max_length - options.get("max_gen_toks", lm.max_gen_toks) for _, options in asked
-        ]
-        if cut := sum(
-            len(lm.tok_encode(text)) > fits for (text, _), fits in zip(asked, room, strict=True)
-        ):
-            log.warning(
-                "%s: %d of %d prompts lose their beginning: the context is short",
-                task.name,
-                cut,
-                len(asked),
-            )
-        return output
+        with seeded(self.seed):
+            output = run_task(task, placed, asking, self.batch_size, self.limit)
+
+        samples = output["samples"]
+        numbers = flat_numbers(output["results"])
+        measured = Measurement(
+            numbers,
+            by_document(samples, numbers),
+            directions(numbers, output["higher_is_better"]),
+        )
+        for name, subtask in task.subtasks.items():
+            normalised = accuracy(name, numbers) == f"{name}/acc_norm"
+            measured |= margin(name, subtask, samples[name], normalised)
+            measured |= f1(name, subtask, samples[name])
+        return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.
@@ -295,14 +232,11 @@ class ZeroShot(Evaluator):
             "zero_shot/average": [accuracy(task, numbers) for task in tasks],
             "zero_shot/average_margin": [f"{task}/margin" for task in tasks],
         }
-        return {
-            name: parts
-            for name, parts in averages.items()
-            if all(part in numbers for part in parts)
-        }
+        return {name: parts for name, parts in averages.items() if numbers.keys() >= {*parts}}
 
 
 def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
     """Return the name of a task's accuracy: the paper's measure, else acc_norm, else acc; empty if it has none."""
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
-    return next((f"{task}/{measure}" for measure in measures if f"{task}/{measure}" in numbers), "")
+    names = [f"{task}/{measure}" for measure in measures]
+    return next((name for name in names if name in numbers), "")

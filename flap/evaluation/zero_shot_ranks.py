@@ -1,4 +1,4 @@
-"""lm-eval's batches of requests, each run by one process of the run.
+"""One task run by lm-eval on a model in memory. Each batch of requests is run by one process of the run.
 
 lm-eval's own ranks share out documents, and give other numbers than one process: each rank draws
 the few-shot examples of its first document with the same seed, documents come back in another
@@ -6,15 +6,29 @@ order, and a rank without any is an error. Here all processes make all requests,
 answers before anything is computed from them.
 """
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import torch
+from lm_eval import evaluate  # simple_evaluate would run git and nvidia-smi
+from lm_eval.api import metrics, model
+from lm_eval.api import task as lm_eval_task
+from lm_eval.models import huggingface
 from lm_eval.models.utils import Collator
+from transformers import GenerationConfig
 
+from flap.evaluation.zero_shot_tasks import Asking, LoadedTask, quiet
+from flap.models import PlacedModel
 from flap.runtime import ranks
 from flap.runtime.progress import progress
+from flap.runtime.temporary_state import replaced
+
+log = logging.getLogger(__name__)
 
 
 class SharedBatches(Collator):
@@ -25,17 +39,14 @@ class SharedBatches(Collator):
     def get_batched(self, n: int = 1, batch_fn: Callable[..., int] | None = None) -> Iterator[Any]:
         """Yield the batches of this process."""
         batches = list(super().get_batched(n, batch_fn))
-        numbers = iter(
-            self._reorder_indices
-        )  # of requests; none yet where lm-eval notes them with the answers
-        of_batches = [list(islice(numbers, len(batch))) for batch in batches]
-        own = ranks.own_share(list(zip(of_batches, enumerate(batches), strict=True)))
-        self._reorder_indices = list(chain(*(of_batch for of_batch, _ in own)))
-        for _, (number, batch) in own:
-            torch.manual_seed(
-                number
-            )  # what is drawn for a batch does not depend on batches before it
-            yield batch
+        # of requests; none yet where lm-eval notes them with the answers
+        numbers = iter(self._reorder_indices)
+        numbers_of_batches = [list(islice(numbers, len(batch))) for batch in batches]
+        own = ranks.own_share(range(len(batches)))
+        self._reorder_indices = list(chain(*(numbers_of_batches[i] for i in own)))
+        for i in own:
+            torch.manual_seed(i)  # what is drawn for a batch does not depend on batches before it
+            yield batches[i]
 
     def get_original(self, newarr: list[Any]) -> list[Any]:
         """Return the answers to all requests, in their order. newarr: those of this process."""
@@ -71,3 +82,66 @@ class Bar:
         """Finish the bar."""
         for _ in self.steps:
             pass
+
+
+def run_task(
+    task: LoadedTask, placed: PlacedModel, asking: Asking, batch_size: int, limit: int | None
+) -> Any:
+    """Return what lm-eval returns of a task. Its logging and its progress bars are as before."""
+    in_chat = asking.template is not None
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        for change in _changes(task, placed):
+            stack.enter_context(change)
+        lm = huggingface.HFLM(
+            pretrained=placed.model,
+            tokenizer=asking.tokenizer,
+            batch_size=batch_size,
+            enable_thinking=False,  # of templates that have thoughts
+        )
+        lm._device = placed.device  # its own is that of the first weight, which may wait on disk
+        output = evaluate(
+            lm,
+            task.loaded,
+            limit=limit,
+            log_samples=True,
+            apply_chat_template=in_chat,
+            fewshot_as_multiturn=in_chat,
+        )
+    _warn_cut(task, lm)
+    return output
+
+
+def _changes(task: LoadedTask, placed: PlacedModel) -> list[AbstractContextManager[None]]:
+    """Return what is different in lm-eval and in the model while a task runs."""
+    # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes with
+    end = getattr(placed.model.generation_config, "eos_token_id", None)
+    likeliest = GenerationConfig(eos_token_id=end)
+    return [
+        # no option of lm-eval turns all of its progress bars off
+        replaced("tqdm", partial(Bar, stage=task.name), lm_eval_task, model, huggingface),
+        replaced("Collator", SharedBatches, huggingface),
+        # errors of what is no mean would take 100,000 draws in forks of this process: minutes
+        replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics),
+        replaced("generation_config", likeliest, placed.model),
+    ]
+
+
+def _warn_cut(task: LoadedTask, lm: Any) -> None:
+    """Warn of prompts that do not fit into the context together with their answers."""
+    asked = 0
+    cut = 0
+    for subtask in task.subtasks.values():
+        for request in subtask.instances:
+            if request.request_type == "generate_until":
+                prompt, options = request.args
+                room = lm.max_length - options.get("max_gen_toks", lm.max_gen_toks)
+                asked += 1
+                cut += len(lm.tok_encode(prompt)) > room
+    if cut:
+        log.warning(
+            "%s: %d of %d prompts lose their beginning: the context is short",
+            task.name,
+            cut,
+            asked,
+        )

@@ -12,9 +12,8 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-Samples = Mapping[
-    str, list[dict[str, Any]]
-]  # lm-eval's log: by task, an entry for each document (and filter)
+Entry = dict[str, Any]  # of lm-eval's log, for a document (and filter)
+Samples = Mapping[str, list[Entry]]  # lm-eval's log, by task
 
 
 def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
@@ -24,12 +23,12 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
     "_stderr". Values that are not finite numbers are left out: names, aliases, and "N/A" for an
     error that cannot be estimated.
     """
-    return {
-        _flat_name(task, *key.split(",", 1)): float(value)
-        for task, numbers in results.items()
-        for key, value in numbers.items()
-        if "," in key and isinstance(value, Real) and math.isfinite(value)
-    }
+    numbers = Numbers()
+    for task, of_task in results.items():
+        for key, value in of_task.items():
+            if "," in key and isinstance(value, Real) and math.isfinite(value):
+                numbers[_flat_name(task, *key.split(",", 1))] = float(value)
+    return numbers
 
 
 def _flat_name(task: str, measure: str, filter_name: str) -> str:
@@ -44,10 +43,11 @@ def directions(
 ) -> dict[str, Better]:
     """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
     better: dict[str, Better] = {}
-    for name in (name for name in numbers if not name.endswith("_stderr")):
+    for name in numbers:
         task, _, measure = name.rpartition("/")
         higher = higher_is_better.get(task, {}).get(measure.partition(",")[0])
-        if higher is not None:  # of a group whose tasks disagree
+        # None: of a group whose tasks disagree
+        if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
     return better
 
@@ -68,7 +68,7 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
     return documents
 
 
-def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool) -> Measurement:
+def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Measurement:
     """Return the mean margin of a multiple-choice task with its standard error, in nats; higher is better.
 
     The margin of a document is the log-likelihood of the right choice less the largest of the other
@@ -79,48 +79,43 @@ def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool
     Nothing is returned for a task that has another way to choose, or a document without a right or
     a wrong choice.
     """
-    if (
-        task.OUTPUT_TYPE != "multiple_choice"
-        or callable(task.config.process_results)
-        or not entries
-    ):
+    other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
+    if other_way or not entries:
         return Measurement()
-    margins = [
-        _margin(task, entry, normalised)
-        for entry in entries
-        if entry["filter"] == entries[0]["filter"]
-    ]
-    return (
-        averaged(f"{name}/margin", margins, "higher")
-        if all(map(math.isfinite, margins))
-        else Measurement()
-    )
+    margins = [_margin(task, entry, normalised) for entry in _of_first_filter(entries)]
+    if not all(map(math.isfinite, margins)):
+        return Measurement()
+    return averaged(f"{name}/margin", margins, "higher")
 
 
-def _margin(task: Any, entry: dict[str, Any], normalised: bool) -> float:
+def _of_first_filter(entries: list[Entry]) -> list[Entry]:
+    """Return one entry for each document."""
+    return [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
+
+
+def _margin(task: Any, entry: Entry, normalised: bool) -> float:
     """Return the margin of a document; not finite without a right or a wrong choice."""
-    choices = task.doc_to_choice(entry["doc"])
-    answers = entry["filtered_resps"][
-        : len(choices)
-    ]  # further ones are of choices without a question
-    scores = [
-        answer[0] / (len(choice) if normalised else 1)
-        for answer, choice in zip(answers, choices, strict=True)
-    ]
-    right = _right(task, entry["doc"], choices)
-    return max((s for i, s in enumerate(scores) if i in right), default=-math.inf) - max(
-        (s for i, s in enumerate(scores) if i not in right), default=-math.inf
-    )
-
-
-def _right(task: Any, document: Any, choices: list[str]) -> set[int]:
-    """Return the indices of the right choices, which lm-eval reads as indices or as texts."""
+    document = entry["doc"]
+    choices = task.doc_to_choice(document)
     gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
-    golds = gold if isinstance(gold, list) else [gold]
-    return {choices.index(one) if one in choices else one for one in golds}
+    # lm-eval reads the right choices as indices or as texts
+    right = [choices.index(one) if one in choices else one for one in _listed(gold)]
+
+    best = {True: -math.inf, False: -math.inf}  # of the right choices, and of the wrong ones
+    # answers beyond the choices are of choices without a question
+    answers = zip(choices, entry["filtered_resps"], strict=False)
+    for number, (choice, answer) in enumerate(answers):
+        characters = len(choice) if normalised else 1
+        is_right = number in right
+        best[is_right] = max(best[is_right], answer[0] / characters)
+    return best[True] - best[False]
 
 
-def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
+def _listed(gold: Any) -> list[Any]:
+    return gold if isinstance(gold, list) else [gold]
+
+
+def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
     """Return the mean F1 of written answers with its standard error, 0 to 1; higher is better.
 
     The F1 of an answer is the harmonic mean of the precision and the recall of its words against
@@ -143,30 +138,25 @@ def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
     gsm8k does, because the right answer may be longer.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
-    if (
-        other_way
-        or "regex" in str(task.config.filter_list)
-        or not entries
-        or "f1" in entries[0]["metrics"]
-    ):
+    picks_a_part = "regex" in str(task.config.filter_list)
+    if other_way or picks_a_part or not entries or "f1" in entries[0]["metrics"]:
         return Measurement()
-    entries = [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
-    answers = [
-        (str(entry["filtered_resps"][0]), _references(task, entry["doc"])) for entry in entries
-    ]
-    return averaged(
-        f"{name}/f1",
-        [max(_overlap(answer, one) for one in right) for answer, right in answers],
-        "higher",
-    )
+    values = []
+    for entry in _of_first_filter(entries):
+        answer = str(entry["filtered_resps"][0])
+        right = _references(task, entry["doc"])
+        values.append(max(_overlap(answer, reference) for reference in right))
+    return averaged(f"{name}/f1", values, "higher")
 
 
 def _references(task: Any, document: Any) -> list[str]:
     """Return the right answers to a document, which lm-eval has as texts, numbers, or indices of choices."""
-    right = task.doc_to_target(document)
     choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
-    golds = right if isinstance(right, list) else [right]
-    return [str(choices[one] if choices and isinstance(one, int) else one) for one in golds]
+    references = []
+    for right in _listed(task.doc_to_target(document)):
+        is_index = bool(choices) and isinstance(right, int)
+        references.append(str(choices[right] if is_index else right))
+    return references
 
 
 def _overlap(answer: str, reference: str) -> float:

