@@ -1,4 +1,7 @@
-"""Tests mirror the package. No test may reach a hub: huggingface_hub reads this when it is first imported."""
+"""Tests mirror the package.
+
+No test may reach a hub: huggingface_hub reads this setting when it is first imported.
+"""
 
 import os
 

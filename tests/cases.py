@@ -1,4 +1,4 @@
-"""THE table: every metric x structure x architecture that the tests walk over, as tiny random models."""
+"""The table of metrics, structures and architectures: the tests walk over it."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -157,7 +157,7 @@ LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:
-    """A random model with weights large enough to matter and random values in every bias and norm it has."""
+    """A random model with large weights, and with random values in all its biases and norms."""
     torch.manual_seed(seed)
     model = auto_class(config).from_config(deepcopy(config), **options).eval()
     for name, parameter in model.named_parameters():
@@ -170,7 +170,7 @@ def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> 
 
 
 def with_biases(model: PreTrainedModel) -> PreTrainedModel:
-    """Give every Linear of the decoder layers a random bias, whether or not the architecture has one."""
+    """Give every Linear of the decoder layers a random bias, whatever the architecture has."""
     for layer in model.model.layers:
         for module in layer.modules():
             if isinstance(module, nn.Linear):

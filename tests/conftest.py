@@ -85,7 +85,7 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device of this machine but the CPU, and one that every machine has (tests/helpers/second_device.py)."""
+    """Each device of this machine but the CPU, and the one of tests/helpers/second_device.py."""
     if request.param != "second":
         return torch.device(request.param, 0)
     return import_module(
@@ -101,7 +101,10 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache for these tests alone: nothing measured by earlier code is taken for granted, but the model is shared."""
+    """A cache for these tests alone, so that no results of earlier code are reused.
+
+    The model is shared.
+    """
     models = cache_root(None) / "models"
     models.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("cache")

@@ -1,10 +1,11 @@
-"""Every refusal of what an option says, in one table: `option=value -> message`, by the model that the run prunes.
+"""Every refusal of an option's value, in one table.
 
-The message is the beginning of the one line that a run ends with, before any weight is read; "…"
-stands for any text. {bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that
-need no file, {prompts} the same with prompts, {long} a name that is too long, {huge} one of 5,000
-characters. What Hydra does not compose is in tests/config/test_bad_command_line.py, what is said of
-an object alone in the tests of its folder.
+Its rows are `option=value -> message`, by the model that the run prunes. The message is the
+beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
+{bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file,
+{prompts} the same with prompts, {long} a name that is too long, {huge} one of 5,000 characters.
+What Hydra does not compose is in tests/config/test_bad_command_line.py, what is said of an object
+alone in the tests of its folder.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"

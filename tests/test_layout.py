@@ -331,7 +331,10 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
     [
         "import flap; flap.register(); from transformers import AutoConfig",
         pytest.param(
-            "from transformers import AutoConfig, AutoModelForCausalLM; import flap; flap.register(); flap.register()",
+            (
+                "from transformers import AutoConfig, AutoModelForCausalLM; import flap; "
+                "flap.register(); flap.register()"
+            ),
             marks=pytest.mark.long,  # as all tests import them first
         ),
     ],
@@ -339,7 +342,10 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
 def test_after_register_auto_classes_read_pruned_checkpoints(
     code: str, pruned_config: Path, tmp_path: Path
 ) -> None:
-    code += f"; assert type(AutoConfig.from_pretrained({str(pruned_config)!r})).__name__ == 'FlapLlamaConfig'"
+    code += (
+        f"; assert type(AutoConfig.from_pretrained({str(pruned_config)!r})).__name__ == "
+        "'FlapLlamaConfig'"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )

@@ -1,7 +1,8 @@
-"""Bad input on the real command line: one line on the console, exit code 1, the traceback in the log, nothing left.
+"""Bad input on the real command line.
 
-What does not compose is answered without torch in half a second; of what the pipeline refuses
-(test_bad_input.py) these are a few.
+It gets one line on the console, exit code 1 and a traceback in the log, and nothing is left.
+Overrides that do not compose are answered without torch in half a second. test_bad_input.py has
+more of what the pipeline refuses.
 """
 
 import os
@@ -57,7 +58,10 @@ DOES_NOT_COMPOSE = [
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
     (
         "eval=[FOO]",
-        "eval=FOO: expected one of divergence, efficiency, generation, none, paper, perplexity, zero_shot",
+        (
+            "eval=FOO: expected one of divergence, efficiency, generation, none, paper, "
+            "perplexity, zero_shot"
+        ),
     ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
@@ -107,7 +111,10 @@ DOES_NOT_COMPOSE = [
     ("hydra.run.dir=/proc/nope", "hydra.run.dir=/proc/nope: cannot be written"),
     (
         "recover.tokens=2048",
-        r"recover.tokens: unknown key; recover has no .* it is swept, write 'recover.tokens=choice\(…\)'",
+        (
+            r"recover.tokens: unknown key; recover has no .* it is swept, write "
+            r"'recover.tokens=choice\(…\)'"
+        ),
     ),
 ]
 
@@ -190,7 +197,7 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 
 
 def without_a_hub(connections: int) -> None:
-    """Let the hub be a port that refuses every connection; more than a few attempts are an error."""
+    """Let the hub be a port that refuses connections. More than a few attempts are an error."""
     attempts = count()
 
     def refuse(*_: object) -> None:
@@ -296,7 +303,10 @@ def test_how_to_see_what_a_launcher_has(quick_flap: Cli) -> None:
 )
 def test_what_a_plan_has_decided_is_refused_beside_it(quick_flap: Cli, beside: str) -> None:
     done = quick_flap("plan=my/run", beside)
-    refusal = f"error: {beside}: expected (no {beside.split('.min')[0].split('=')[0]} here|null with plan).*my/run.*\n"
+    refusal = (
+        f"error: {beside}: expected (no {beside.split('.min')[0].split('=')[0]} here|null "
+        "with plan).*my/run.*\n"
+    )
     assert done.returncode == 1 and re.fullmatch(refusal, done.stderr), done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The configuration: every shipped YAML composes, passes the checks and is built; bad values are named."""
+"""Every shipped YAML composes, passes the checks and is built, and bad values are named."""
 
 import os
 from dataclasses import asdict, replace
@@ -208,7 +208,7 @@ def test_a_name_that_is_not_utf_8_is_refused(key: str) -> None:
 
 
 def test_options_are_interpolated_once() -> None:
-    """What is resolved is measured as the report says: a text may have the signs of an interpolation."""
+    """The report says what was measured, even if a text has the signs of an interpolation."""
     config = composed("eval=[zero_shot]", r'eval.zero_shot.tasks=["the \${oc.env:HOME} dog.jsonl"]')
     [evaluator] = choose(config).evaluators.values()
     assert evaluator.tasks == config.eval["zero_shot"]["tasks"] == ["the ${oc.env:HOME} dog.jsonl"]

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation site, as `make docs` builds it; without its tools the tests are skipped, unless required."""
+    """The documentation site, as `make docs` builds it.
+
+    Without the tools for it the tests are skipped, unless they are required.
+    """
     if find_spec("mkdocs") is None:
         required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"
         (pytest.fail if required else pytest.skip)("no mkdocs: make docs installs it")

@@ -19,7 +19,7 @@ COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$
 
 
 def commands(file: Path) -> Iterator[list[str]]:
-    """The arguments of each command in the blocks of a file, and of a page's tables; a backslash goes on."""
+    """The arguments of each command in the blocks and tables of a page, across backslashes."""
     cells = CELL.findall(file.read_text()) if file.parent.name == "docs" else []
     for block in [*BLOCK.findall(file.read_text()), *cells]:
         for line in COMMAND.findall(block.replace("\\\n", " ")):

@@ -1,4 +1,4 @@
-"""The page of every option: none is missing, defaults are those that a run has, and each says what it does."""
+"""The page of options: none is missing, defaults are those of a run, and each has a text."""
 
 import sys
 from dataclasses import fields, is_dataclass

@@ -1,4 +1,4 @@
-"""The table of docs/recipes.md: memory as a dry run has it for the shapes of each model, and engines that load it."""
+"""The table of docs/recipes.md: the memory of a dry run, and the engines that load each model."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What is refused of the checkpoints of `make.py`, and with what words; vLLM must compute everything else."""
+"""What engines refuse of the checkpoints of `make.py`, and with what words.
+
+vLLM must compute everything else.
+"""
 
 BY_LAYER = (  # families that are tested with widths by layer alone
     "apertus",
@@ -42,9 +45,15 @@ REFUSED_FAMILIES = {
     "llama4_text": r"too many values to unpack \(expected 2\)",
     "falcon": r"exceeds dimension size \(1\)",
     "gpt2": "Following weights were not initialized from checkpoint",
-    "qwen3_5_text": "does not dispatch through the Transformers attention interface and vLLM has no other way",
-    "qwen3_next": "does not dispatch through the Transformers attention interface and vLLM has no other way",
-    "nemotron_h": "does not dispatch through the Transformers attention interface and vLLM has no other way",
+    "qwen3_5_text": (
+        "does not dispatch through the Transformers attention interface and vLLM has no other way"
+    ),
+    "qwen3_next": (
+        "does not dispatch through the Transformers attention interface and vLLM has no other way"
+    ),
+    "nemotron_h": (
+        "does not dispatch through the Transformers attention interface and vLLM has no other way"
+    ),
     "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}

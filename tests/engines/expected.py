@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expected:
-    """Prompts, their greedy continuations, and the log-probabilities of the tokens of both from the second one on."""
+    """Prompts, greedy continuations, and the log-probabilities of all tokens but the first."""
 
     prompts_NT: Tensor
     generated_NT: Tensor

@@ -1,4 +1,6 @@
-"""Makes the checkpoints that engines read in their environment, and notes what transformers makes of them in this one.
+"""Makes the checkpoints that engines read, and notes what transformers computes of them.
+
+The engines have an environment of their own; this module runs in the ordinary one.
 
 Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (greedy), `logprobs_NT`
 of both together. In experts/ are whole mixtures, with `metric=REAP` of each layer and the tokens
@@ -97,7 +99,10 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def make_family(model_type: str, folder: Path) -> None:
-    """Write a family in both forms: widths by layer with biases, and one width for all layers without."""
+    """Write a family in both forms.
+
+    One has widths by layer with biases, the other one width for all layers without biases.
+    """
     model = tiny(family_config(model_type))
     family = FAMILIES[model_type]
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
@@ -115,7 +120,7 @@ def make_by_layer(model_type: str, folder: Path) -> None:
 
 
 def make_without_biases(model_type: str, folder: Path) -> None:
-    """Write a family with widths by layer to which no bias is added, so that its experts look like any others."""
+    """Write a family with widths by layer and no added bias, so that its experts look ordinary."""
     model = tiny(family_config(model_type))
     write(
         model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"
@@ -180,7 +185,10 @@ def make_scores(model_type: str, folder: Path) -> None:
 
 
 def make_quantised(folder: Path) -> None:
-    """Write what llm-compressor makes, in the environment of the engines: of widths that its groups divide."""
+    """Write what llm-compressor makes, of widths that its groups divide.
+
+    This runs in the environment of the engines.
+    """
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512
     for form, structure, compensation in (
@@ -204,9 +212,10 @@ def make_quantised(folder: Path) -> None:
 
 
 def make_converted(folder: Path) -> None:
-    """Write stock checkpoints for llama.cpp's converter, which knows tokenizers by what they make of a text: SmolLM2's.
+    """Write stock checkpoints for llama.cpp's converter.
 
-    Without biases and sliding windows, of which llama.cpp computes only some.
+    They have SmolLM2's tokenizer, because the converter recognises a tokenizer by its tokens of a
+    text. They have no biases and sliding windows, of which llama.cpp computes only some.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
     for model_type in CONVERTED:

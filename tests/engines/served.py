@@ -19,7 +19,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 
 
 def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:
-    """The outputs of one batch of requests, 24 greedy tokens each, and of the same batch once more."""
+    """The outputs of a batch of requests for 24 greedy tokens, and of the same batch once more."""
     try:
         return _served(checkpoint, prompts_NT, **options)
     finally:

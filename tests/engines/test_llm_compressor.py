@@ -1,4 +1,4 @@
-"""The scores of `metric=REAP` against those of llm-compressor's REAP on the same models and tokens."""
+"""`metric=REAP` and llm-compressor's REAP give the same scores for the same models and tokens."""
 
 from pathlib import Path
 from unittest.mock import Mock

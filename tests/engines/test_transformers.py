@@ -1,4 +1,4 @@
-"""The canonical checkpoint in the oldest transformers that it works with, and without this package."""
+"""The canonical checkpoint in the oldest transformers that it supports, without this package."""
 
 import os
 import subprocess
@@ -11,18 +11,21 @@ COMPARE = """
 import sys, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-# Its kernel `sdpa` leaves out the softcapping of Gemma 2, dense or pruned; later versions do not offer it there.
+# Its kernel `sdpa` leaves out the softcapping of Gemma 2, dense or pruned. Later versions do not
+# offer this kernel there.
 OPTIONS = {"dtype": "float32", "attn_implementation": "eager"}
 for checkpoint in sys.argv[1:]:
     known = load_file(checkpoint + ".safetensors")
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, **OPTIONS).eval()
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, **OPTIONS)
+    model.eval()
     every_NT = torch.cat([known["prompts_NT"], known["generated_NT"]], dim=1)
     with torch.no_grad():
         logprobs_NTV = model(input_ids=every_NT).logits[:, :-1].log_softmax(-1)
     found_NT = logprobs_NTV.gather(-1, every_NT[:, 1:, None])[..., 0]
     # relative: a token with a massive activation is 4e-4 off itself in float32
     bounds = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(found_NT, known["logprobs_NT"], **bounds, msg=lambda text: checkpoint + text)
+    message = lambda text: checkpoint + text
+    torch.testing.assert_close(found_NT, known["logprobs_NT"], **bounds, msg=message)
 assert "flap" not in sys.modules
 """
 

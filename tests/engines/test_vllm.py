@@ -18,7 +18,10 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 
 
 def options(name: str) -> dict[str, Any]:
-    """Stock checkpoints in the Transformers backend, too; but Granite, whose logits it does not divide."""
+    """Stock checkpoints in the Transformers backend, too.
+
+    Granite is left out, because that backend does not divide its logits.
+    """
     return (
         {"model_impl": "transformers"}
         if name.endswith("-stock") and not name.startswith("granite")
@@ -27,7 +30,10 @@ def options(name: str) -> dict[str, Any]:
 
 
 def assert_same_texts(name: str, **changes: Any) -> list[Any]:
-    """Greedy texts and log-probabilities are those of transformers, also from the prefix cache; return its outputs."""
+    """Check the greedy texts and log-probabilities of vLLM, also from the prefix cache.
+
+    Return its outputs.
+    """
     expected = Expected.of(CHECKPOINTS / name)
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]

@@ -1,4 +1,4 @@
-"""Documents that a run has read are left out of its tasks, and no task is left without documents."""
+"""Documents that a run has read are left out of its tasks, but never all of a task."""
 
 import json
 from collections.abc import Iterator
@@ -164,7 +164,8 @@ def test_a_task_without_documents_is_refused(
         tasks(evaluator([path], **options), tokenizer, *texts)
     assert str(error.value) == (
         f"{name}=mine.jsonl: all {len(rows)} documents were read for calibration "
-        "(calibration.dataset=read.jsonl) and recovery (recover.dataset=read.jsonl); nothing is left to measure; "
+        "(calibration.dataset=read.jsonl) and recovery (recover.dataset=read.jsonl); "
+        "nothing is left to measure; "
         "choose another task or another text"
     )
 
@@ -175,13 +176,15 @@ def test_a_task_without_documents_is_refused(
         (
             Generation(["written"]),
             QUESTIONS["animals"][:2],
-            "eval.generation.num_fewshot=5: written has 3 other documents; expected 0 to 3; 2 of 6 documents are "
+            "eval.generation.num_fewshot=5: written has 3 other documents; expected 0 to "
+            "3; 2 of 6 documents are "
             "left out, as they were read for calibration (calibration.dataset=read.jsonl)",
         ),
         (
             ZeroShot(["pair"]),
             QUESTIONS["places"],
-            "eval.zero_shot.tasks=pair: no document of places is left; 2 of 8 documents are left out, as they were "
+            "eval.zero_shot.tasks=pair: no document of places is left; 2 of 8 documents "
+            "are left out, as they were "
             "read for calibration (calibration.dataset=read.jsonl)",
         ),
     ],
@@ -200,7 +203,9 @@ def test_a_text_of_which_too_little_is_left_is_refused(
     path = written(tmp_path, "mine.jsonl", [{"text": text} for text in WORDS])
     with pytest.raises(
         ValueError,
-        match=r"^eval\.perplexity\.datasets=mine\.jsonl: its 8 tokens do not fill one window of 12; "
-        r"1 of 2 documents are left out, as they were read for calibration \(calibration\.dataset=read\.jsonl\)$",
+        match=r"^eval\.perplexity\.datasets=mine\.jsonl: its 8 tokens do not fill one window of "
+        r"12; "
+        r"1 of 2 documents are left out, as they were read for calibration "
+        r"\(calibration\.dataset=read\.jsonl\)$",
     ):
         tasks(Perplexity([path], seq_len=12), tokenizer, read(WORDS[0]))

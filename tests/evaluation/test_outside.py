@@ -1,4 +1,4 @@
-"""lm-eval's own command on a checkpoint, as docs/evaluation.md has it: the numbers of the run that made it."""
+"""lm-eval's own command, as in docs/evaluation.md, gives a checkpoint the numbers of its run."""
 
 import json
 import os
@@ -21,15 +21,15 @@ LIMIT = 4  # documents, of which by length-normalised and exact match some are r
 RUN = f"""
     ratio=0.05 calibration.num_samples=4 calibration.seq_len=128 eval=[zero_shot,generation]
     eval.zero_shot.tasks=[sciq] eval.zero_shot.source=packaged eval.zero_shot.limit={LIMIT}
-    eval.generation.tasks=[sciq_answers] eval.generation.source=packaged eval.generation.limit={LIMIT}
-    eval.generation.chat_template=false
+    eval.generation.tasks=[sciq_answers] eval.generation.source=packaged
+    eval.generation.limit={LIMIT} eval.generation.chat_template=false
 """
 
 
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """One multiple-choice task and one with written answers, on the packaged model with one part in twenty removed."""
+    """A multiple-choice task and one with written answers, on SmolLM2 with 5 % removed."""
     [block] = BLOCK.findall((ROOT / "docs" / "evaluation.md").read_text())
     commands = block.replace("examples/", f"{ROOT}/examples/").replace(
         "outputs/…/checkpoint", "run/checkpoint"

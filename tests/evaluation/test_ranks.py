@@ -53,7 +53,11 @@ def measure(
     placement: str,
     fits: bool,
 ) -> None:
-    """Measure both models; write the numbers, how many calls of a model that took, and how many steps were told."""
+    """Measure both models.
+
+    Write the numbers, how many calls of a model that took, and how many steps of progress were
+    shown.
+    """
     own = folder / str(ranks.rank())
     steps = list[Step]()
     calls = list[None]()

@@ -1,4 +1,4 @@
-"""One request to a model: products and bytes counted by hand, memory, and where its prefill ends."""
+"""One request to a model: its products, bytes and memory by hand, and where its prefill ends."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What a run has measured is in two files, and is measured again where either of them does not have it."""
+"""The numbers of a run are in two files, and are measured again if either file lacks them."""
 
 import gzip
 import json

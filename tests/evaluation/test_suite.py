@@ -1,4 +1,4 @@
-"""What is measured of a streamed model: all of it where there is room for the whole, else what can stream."""
+"""Measurements of a streamed model: all if the model fits, otherwise those that can stream."""
 
 from pathlib import Path
 

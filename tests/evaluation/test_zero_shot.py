@@ -1,4 +1,4 @@
-"""Tasks run through lm-eval: numbers against a loop by hand, every option, and no trace left behind."""
+"""Tasks that lm-eval runs: numbers against a loop by hand, every option, and no traces."""
 
 import logging
 import random
@@ -271,7 +271,10 @@ def test_examples_and_question_are_turns_of_the_chat_template(
     if in_chat:
         example, question = before[0].split("\n\n")
         asked, _, answer = example.partition(" was the ")
-        turns = f"<s> user {asked} was the </s>\n<s> assistant {answer} </s>\n<s> user {question} </s>\n<s> a"
+        turns = (
+            f"<s> user {asked} was the </s>\n<s> assistant {answer} </s>\n<s> user {question} "
+            "</s>\n<s> a"
+        )
         assert after == [turns] * len(before)
         assert task.identity == {**plain.identity, "chat_template": CHAT}
         assert task.origin == plain.origin + "; through the chat template"
@@ -356,7 +359,10 @@ def test_only_finite_numbers_are_kept() -> None:
         (
             "fixed",
             2,
-            r"eval\.zero_shot\.num_fewshot=2: fixed is defined without examples; expected null or 0",
+            (
+                r"eval\.zero_shot\.num_fewshot=2: fixed is defined without examples; expected "
+                r"null or 0"
+            ),
         ),
         (
             "code",
@@ -366,7 +372,10 @@ def test_only_finite_numbers_are_kept() -> None:
         (
             "zzzzzz",
             None,
-            r"eval\.zero_shot\.tasks=zzzzzz: unknown task; expected a task, group or tag of lm-eval",
+            (
+                r"eval\.zero_shot\.tasks=zzzzzz: unknown task; expected a task, group or tag "
+                r"of lm-eval"
+            ),
         ),
     ],
 )

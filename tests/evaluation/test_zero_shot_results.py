@@ -1,4 +1,4 @@
-"""Margins of documents that lm-eval describes in its several ways, and which numbers are means over documents."""
+"""Margins of documents in lm-eval's several formats, and which numbers are means over documents."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +115,10 @@ def answered(*texts: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
-    """Words without case, punctuation and articles; some tasks of lm-eval name the right choice by its index."""
+    """Words are compared without case, punctuation and articles.
+
+    Some tasks of lm-eval name the right choice by its index.
+    """
     answers = written(right, ["Rome", "Eiffel tower"] if right in (1, [1]) else None)
     log = answered(*(text for text, _ in WRITTEN))
     found = f1("mine", answers, log)

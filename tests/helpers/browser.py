@@ -1,4 +1,4 @@
-"""Chromium without a window and without a network, for pages that are opened from disk or from this machine."""
+"""Chromium without a window and a network, for pages from disk or from this machine."""
 
 import os
 import shutil

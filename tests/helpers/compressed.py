@@ -71,7 +71,7 @@ def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
 def covariances(
     model: PreTrainedModel, windows_NT: Tensor, batch_size: int, whole_experts: bool = False
 ) -> list[LayerStatistics]:
-    """Statistics with co-moments of all layers at once, which only models as tiny as these allow."""
+    """Statistics with co-moments of all layers at once, which fit only for tiny models."""
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)
     calibration = Calibration(placed, Batch.of(windows_NT), batch_size, [])
@@ -112,7 +112,7 @@ def changed(
 
 
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
-    """Activations of which some channels are constant or equal, as the case says; changed in place."""
+    """Make some channels constant or equal, as the case says. Changes the activations in place."""
     if case in ("constant", "zero"):
         activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
     if case == "all constant":

@@ -1,4 +1,4 @@
-"""Tiny pruned checkpoints of every family in both forms, for the engines of docs/exports.md; and that table."""
+"""Tiny pruned checkpoints of every family in both forms, and the table in docs/exports.md."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -58,7 +58,10 @@ def family_config(model_type: str) -> PreTrainedConfig:
 def family_checkpoint(
     model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path, layers: int = 3
 ) -> Exported:
-    """A model of a family, pruned to widths by layer with biases, or to one width for all layers without."""
+    """A pruned model of a family.
+
+    It has widths by layer with biases, or one width for all layers without biases.
+    """
     config = family_config(model_type)
     family = EVERY_FAMILY[model_type]
     config.num_hidden_layers = layers

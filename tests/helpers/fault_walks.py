@@ -1,4 +1,4 @@
-"""A walk through the operations of a small run: at each one a fault, and then the same command once more."""
+"""Put a fault at each file operation of a small run, and then run the same command again."""
 
 import json
 import multiprocessing
@@ -105,7 +105,11 @@ class Case:
 def walk(
     scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequence[Fault]]
 ) -> list[Case]:
-    """Walk through a scenario. inputs: arguments that all its command lines have. faults: chosen when N is known."""
+    """Walk through a scenario.
+
+    inputs: the arguments of all its command lines. faults: chosen when the number of operations is
+    known.
+    """
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         assert forked.forked(_walk, scenario, [*inputs, *COMMON], faults, found) == 0
@@ -193,7 +197,9 @@ def _kept(scenario: Scenario, folder: Path) -> list[Path]:
 def _old_is_whole(
     scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False
 ) -> Iterator[str]:
-    """What is wrong with results that were there before: they are what they were, or, as a whole, the new ones.
+    """What is wrong with the results that were there before.
+
+    They must be as they were, or, as a whole, the new ones.
 
     killed: between two renames a folder may be aside, from where the next run puts it back.
     """
@@ -208,7 +214,7 @@ def _old_is_whole(
 
 
 def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
-    """What is wrong with the reports that were there before: a finished run keeps its numbers, or gets more."""
+    """What is wrong with reports that were there before: a finished run keeps its numbers."""
     for report in start.rglob("report.json"):
         now = folder / report.relative_to(start)
         numbers = json.loads(report.read_text())["evaluation"]["pruned"]
@@ -217,7 +223,11 @@ def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    """All results in a folder: of a cell, the files that Hydra does not write again; the card follows a checkpoint."""
+    """All results in a folder.
+
+    Of a cell, these are the files that Hydra does not write again. The card is written after a
+    checkpoint.
+    """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [
         path
@@ -238,7 +248,7 @@ def _content(path: Path) -> bytes:
 
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
-    """What differs from an undisturbed run: a file too many or missing (but `lost`), other numbers, another result."""
+    """The differences from an undisturbed run: files (but `lost`), numbers and results."""
     expected, found = (
         {str(path.relative_to(root)) for path in root.rglob("*")} for root in (whole, folder)
     )

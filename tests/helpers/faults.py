@@ -36,7 +36,7 @@ TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at the number-th operation of a run, from 1; number 0: no fault, the operations are only counted."""
+    """A fault at the number-th operation of a run, from 1. With 0, operations are only counted."""
 
     number: int = 0
     kind: str = "ENOSPC"
@@ -62,7 +62,10 @@ def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
 
 
 def install(folder: str, journal: str, fault: Fault) -> None:
-    """Wrap the file operations of this process. journal: the file that gets a line for each, before it is done."""
+    """Wrap the file operations of this process.
+
+    journal: the file that gets a line for each operation, before it is done.
+    """
     faults = Faults(folder, os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND), fault)
     builtins.open = io.open = faults.opening(io.open)  # type: ignore[assignment]
     os.open = faults.counted("os.open", os.open)
@@ -94,7 +97,10 @@ class Faults:
         self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
-        """Count an operation, and let the fault happen if it is its turn. halfway: what was done by then."""
+        """Count an operation, and let the fault happen if it is its turn.
+
+        halfway: finishes what a torn write leaves.
+        """
         if self.halfway:  # what was done of an operation is none of its own
             return
         self.count += 1
@@ -131,7 +137,7 @@ class Faults:
         place: int = 0,
         halfway: Callable[[str], Any] = str,
     ) -> Callable[..., Any]:
-        """A function whose argument number `place` is a path or a descriptor, counted as an operation."""
+        """A counted function, whose argument number `place` is a path or a descriptor."""
 
         def wrapped(*given: Any, **options: Any) -> Any:
             path = None if "dir_fd" in options else self.below(given[place])
@@ -142,7 +148,10 @@ class Faults:
         return wrapped
 
     def opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`open`, counted where it is for writing; each write to the file is counted too, and ends halfway."""
+        """`open`, counted if it is for writing.
+
+        Each write to the file is counted, too, and ends halfway.
+        """
 
         def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
             path = (

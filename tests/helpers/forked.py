@@ -1,4 +1,4 @@
-"""Processes that begin with all imports done: they take a fraction of the seconds that a new interpreter does."""
+"""Processes that begin with all imports done, within a fraction of an interpreter's start."""
 
 import gc
 import multiprocessing
@@ -49,7 +49,9 @@ def command_line(
     module: str = "flap",
     **environment: str,
 ) -> CompletedProcess[str]:
-    """`python -m flap` with these arguments, in a folder, or another module of it that has not been imported.
+    """Run `python -m flap` with these arguments in a folder, or another module of the package.
+
+    The module must not have been imported yet.
 
     before: called in its process before it begins.
     """

@@ -61,9 +61,10 @@ def link_other_packages(folder: Path) -> None:
 def in_a_fresh_process(
     work: Path, stock: Iterable[Path] = (), remote: Iterable[Path] = ()
 ) -> dict[str, Tensor]:
-    """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it.
+    """Compute `tokens(seed=7)` with checkpoints.
 
-    The process loads the stock ones, and then, when it has run no code of theirs, the remote ones.
+    The result has the logits under each path, and .decoder and .generated of it. The process loads
+    the stock ones, and then, when it has run no code of theirs, the remote ones.
     """
     checkpoints = [
         f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some

@@ -1,4 +1,4 @@
-"""Tiny pruned checkpoints with a vocabulary that a real tokenizer fills, and what transformers makes of them."""
+"""Tiny pruned checkpoints with real tokenizers, and what transformers computes of them."""
 
 from dataclasses import dataclass
 from pathlib import Path

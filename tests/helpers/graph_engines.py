@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO, without transformers: log-probabilities and greedy tokens of an exported graph."""
+"""ONNX Runtime and OpenVINO: log-probabilities and greedy tokens of an exported graph."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Keys or values of no token; of a sliding window also the number of tokens so far, which is 0."""
+    """Keys or values of no token. A sliding window also has the number of tokens so far, 0."""
     return (
         np.zeros((1, shape[1], 0, shape[3]), np.float32)
         if len(shape) == 4
@@ -90,7 +90,10 @@ def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
 
 
 def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
-    """Log-probabilities after every token: the first `at_once` in one step, then one by one with the cache."""
+    """Log-probabilities after every token.
+
+    The first `at_once` tokens are one step, and the others are one step each, with the cache.
+    """
     parts = [step(prompt[:, :at_once], 0)]
     parts += [step(prompt[:, i : i + 1], i) for i in range(at_once, prompt.shape[1])]
     return torch.cat(parts).log_softmax(-1)

@@ -1,4 +1,4 @@
-"""A run in a process of its own that may be killed at a given moment, and what it has worked on by then."""
+"""A run in another process that may be killed at a given moment, and its steps until then."""
 
 import os
 import signal

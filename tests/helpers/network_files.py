@@ -1,4 +1,7 @@
-"""A folder as on NFS, where a file that is unlinked while this process has it open stays, under another name."""
+"""A folder as on NFS.
+
+A file that is unlinked while this process has it open stays there under another name.
+"""
 
 import errno
 import os
@@ -13,7 +16,7 @@ import pytest
 
 @contextmanager
 def as_on_nfs(folder: Path) -> Iterator[None]:
-    """For as long as the block lasts, open or mapped files below the folder are renamed instead of unlinked.
+    """Rename open or mapped files below a folder, instead of unlinking them, while the block lasts.
 
     As `.nfs00000001` they cannot be unlinked, and their folder cannot be removed, until nobody has
     them open.

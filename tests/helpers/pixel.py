@@ -1,7 +1,7 @@
-"""One grey pixel in the place of the picture of layers, which takes as long as the rest of a tiny run.
+"""One grey pixel instead of the picture of layers.
 
-tests/results/test_report.py draws the picture, and so do runs in a process of their own that
-imports nothing of this.
+Drawing the picture takes as long as the rest of a tiny run. tests/results/test_report.py draws the
+picture, and so do runs in a process of their own that imports nothing of this.
 """
 
 from pathlib import Path

@@ -26,7 +26,7 @@ class Interruption(Exception):  # noqa: N818 - no error
 
 @contextmanager
 def interrupted(placed: PlacedModel, layer: int, call: int = 1) -> Iterator[None]:
-    """For as long as the block lasts, the MLP of a layer raises when it is called for the n-th time."""
+    """Let the MLP of a layer raise when it is called for the n-th time, while the block lasts."""
     calls = count(1)
 
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Plans: from a picture, one that differs in a layer, and what they diverge from the dense model."""
+"""Plans from pictures, plans that differ in a layer, and their divergences."""
 
 from collections.abc import Sequence
 

@@ -18,7 +18,7 @@ from tests.helpers.forked import command_line, forked
 def in_ranks(
     size: int, target: Callable[..., None], *given: Any, timeout: timedelta = timedelta(minutes=2)
 ) -> list[int]:
-    """Call a function in so many processes that are the ranks of one run; returns their exit codes."""
+    """Call a function in several processes, the ranks of one run. Returns their exit codes."""
     environments = _environments(size)
     with ThreadPoolExecutor(size) as pool:
         return list(

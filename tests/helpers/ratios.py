@@ -1,4 +1,4 @@
-"""Budgets and random scores of the tiny models, a made-up measure, and the contract that every plan keeps."""
+"""Budgets and random scores of the tiny models, and the contract that every plan keeps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,9 +33,10 @@ def random_scores(budget: Budget, seed: int = 0) -> Scores:
 
 
 def made_up(budget: Budget) -> Measure:
-    """Divergences as if a block's last units cost most and later layers more: what a search may be given to decide by.
+    """Made-up divergences, by which a search may decide.
 
-    It knows how many units have left and not which.
+    The last units of a block cost most, and later layers cost more. Only the number of removed
+    units matters.
     """
 
     def nats(plan: PruningPlan) -> float:
@@ -53,7 +54,7 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """The scores as a run has them: for a search with the divergences of its trials, each in a dense model."""
+    """The scores as a run has them: for a search, with the divergences of its trials."""
     if not isinstance(structure, Search):
         return scores
     layers = zip(scores.layers, budget.layers, strict=True)

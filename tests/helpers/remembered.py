@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def remembered(store: Store[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
-    """Return what a stage gives, and whether it was a "hit", a "miss" (computed and stored) or "off" (not stored)."""
+    """Return a stage's result, and "hit", "miss" (computed and stored) or "off" (not stored)."""
     artefact = Memory().remember("stage", key, make, [store])
     return artefact.value, artefact.label.cache

@@ -1,4 +1,4 @@
-"""Runs on the tiny model: arguments of the command line, and the same run composed and started in this process."""
+"""Runs on the tiny model: their arguments, and the config that the command line makes of them."""
 
 import copy
 from functools import cache

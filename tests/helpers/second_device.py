@@ -1,9 +1,9 @@
-"""A device made in Python, "second:0": real values, computed on the CPU, strictly apart from CPU tensors.
+"""A device made in Python, "second:0".
 
-It refuses what a GPU refuses: an operation on its tensors and CPU tensors together. Numbers in
-tensors without dimensions and indices may be on the CPU, as beside a GPU, and `.numpy()` needs
-`.cpu()` first. Importing this module registers the device for the whole process, which cannot be
-undone.
+Its values are real and computed on the CPU. It refuses what a GPU refuses: an operation on its
+tensors and CPU tensors together. Numbers in tensors without dimensions and indices may be on the
+CPU, as beside a GPU, and `.numpy()` needs `.cpu()` first. Importing this module registers the
+device for the whole process, which cannot be undone.
 
 It has no kernels of its own, so it cannot say whether a type or an operation is missing on another
 device (float64 on mps), and it has no generator, no streams and no memory of its own. Operations
@@ -136,19 +136,23 @@ def run(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
 def _check_together(
     name: str, args: tuple[Any, ...], tensors: Sequence[Tensor], ours: Sequence[Tensor]
 ) -> None:
-    """Raise an error if the tensors of an operation are on two devices where a GPU would not take that."""
+    """Raise an error if an operation mixes tensors of two devices where a GPU would not take it."""
     if len(ours) in (0, len(tensors)):
         return
     if name in TAKE_CPU_INDICES and isinstance(args[0], OnSecond):
         tensors = list(_tensors(args[2:]))
     if any(not isinstance(one, OnSecond) and (one.dim() > 0 or name in JOIN) for one in tensors):
         raise RuntimeError(
-            f"{name}: expected all tensors to be on the same device, found at least cpu and {NAME}:0"
+            f"{name}: expected all tensors to be on the same device, found at least cpu "
+            f"and {NAME}:0"
         )
 
 
 def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
-    """Return a copy of a tensor on the device that the options of `_to_copy` name, else on its own."""
+    """Return a copy of a tensor on the device in the options of `_to_copy`.
+
+    Without such an option, the copy is on the device of the tensor.
+    """
     device = torch.device(options.pop("device", None) or tensor.device)
     copied: Tensor = func(_host(tensor), **options, device="cpu" if device.type == NAME else device)
     return OnSecond(copied) if device.type == NAME else copied
@@ -164,7 +168,10 @@ def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _host(one: Any) -> Any:
-    """Return the values of a tensor of this device, the CPU in place of this device, and anything else as it is."""
+    """Return the values of a tensor of this device, and anything else as it is.
+
+    The CPU takes the place of this device.
+    """
     if isinstance(one, OnSecond):
         return one.host
     if isinstance(one, list | tuple):
@@ -173,7 +180,10 @@ def _host(one: Any) -> Any:
 
 
 def _wrapped(result: Any, known: dict[int, "OnSecond"]) -> Any:
-    """Return what an operation has returned as tensors of this device; an operation in place returns what it got."""
+    """Return the results of an operation as tensors of this device.
+
+    An operation in place returns what it was given.
+    """
     if isinstance(result, list | tuple):
         return type(result)(_wrapped(one, known) for one in result)
     if not isinstance(result, Tensor):

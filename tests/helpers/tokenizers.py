@@ -1,4 +1,7 @@
-"""Small tokenizers of the kinds that a GGUF can hold, built as their families build them and trained here."""
+"""Small tokenizers of the kinds that a GGUF can hold.
+
+They are built as in their families, and trained here.
+"""
 
 import json
 from typing import Any
@@ -111,7 +114,10 @@ def cohere() -> PreTrainedTokenizerFast:
 
 
 def llama_spm() -> PreTrainedTokenizerFast:
-    """As transformers makes it of a sentencepiece model: bytes, then pieces, merged in the order of their scores."""
+    """A sentencepiece model as transformers converts it.
+
+    It has bytes, then pieces, which are merged in the order of their scores.
+    """
     made = LlamaTokenizer(**_pieces(LEGACY, "<unk>", "<s>", "</s>"))
     made.add_tokens([AddedToken("<|stop|>", special=True)])
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -151,7 +157,7 @@ def llama_spm_legacy() -> PreTrainedTokenizerFast:
 
 
 def llama_spm_file() -> PreTrainedTokenizerFast:
-    """The same as transformers 5 makes it of a checkpoint that has SentencePiece's own file alone."""
+    """The same tokenizer as transformers 5 reads it from SentencePiece's own file."""
     made = llama_spm()
     steps = [normalizers.Replace(" ", "▁"), normalizers.Replace(Regex(r"\A▁"), "▁▁")]
     made.backend_tokenizer.normalizer = normalizers.Sequence(steps)

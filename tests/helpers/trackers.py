@@ -31,7 +31,10 @@ MLFLOW_ANSWER = {  # to every request: a client reads what it asked for
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """The address of MLflow's own server, which keeps everything in a folder, until the block ends."""
+    """The address of MLflow's own server while the block lasts.
+
+    The server keeps its data in a folder.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,7 +81,7 @@ def _wait(server: "subprocess.Popen[bytes]", uri: str, log: Path) -> None:
 
 
 class FakeMLflow(ThreadingHTTPServer):
-    """A server that answers MLflow's client, forgets all runs, and keeps the requests as they came."""
+    """A server that answers MLflow's client, forgets all runs, and keeps the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answering)

@@ -1,4 +1,7 @@
-"""Tasks of a few documents in the tiny tokenizer's words, defined as lm-eval's own YAML, and their answers by hand."""
+"""Tasks of a few documents in the tiny tokenizer's words.
+
+They are defined in lm-eval's YAML, and their answers are known by hand.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +27,10 @@ DOCUMENTS = f"""
 from datasets import Dataset, DatasetDict
 
 def of(questions, choices):
-    rows = [{{"question": q, "choices": choices, "gold": i % len(choices)}} for i, q in enumerate(questions)]
+    rows = []
+    for i, question in enumerate(questions):
+        gold = i % len(choices)
+        rows.append({{"question": question, "choices": choices, "gold": gold}})
     return Dataset.from_list(rows)
 
 def animals(**_):
@@ -110,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """For as long as the block lasts, lm-eval knows the toy tasks alone, and nothing asks for the hub."""
+    """Let lm-eval know only the toy tasks while the block lasts. Nothing asks for the hub."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)

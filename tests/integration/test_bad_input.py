@@ -128,7 +128,10 @@ def test_bad_weights(
 def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
     base: list[str], bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = "checkpoint.dir=…: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"
+    line = (
+        "checkpoint.dir=…: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; "
+        "name a place on"
+    )
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(
         "shutil.disk_usage",

@@ -1,4 +1,4 @@
-"""On any device a model has the statistics, plans and files that it has on the CPU, wherever its layers wait.
+"""On any device, and at any placement, a model has the statistics, plans and files of the CPU.
 
 Whole runs are in test_same_result.py; each family is under the contract of tests/models/families.
 """

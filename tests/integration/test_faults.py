@@ -1,4 +1,7 @@
-"""Whatever operation on files fails, and wherever a run is killed: one line, nothing lost, and it can be run again."""
+"""Faults of file operations, and kills, at every moment of a run.
+
+The error has one line, nothing is lost, and the command can be run again.
+"""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,7 @@
-"""Sweeps over several processes, without a cluster: what reaches sbatch, whose log says what, which GPU a job sees."""
+"""Sweeps over several processes without a cluster.
+
+The tests look at what reaches sbatch, at the log of each process, and at the GPU that a job sees.
+"""
 
 import os
 import shlex
@@ -24,11 +27,12 @@ SITE = [
 
 @pytest.fixture
 def refusing_cluster(tmp_path: Path) -> str:
-    """PATH with an sbatch that keeps the script that it is given, as bin/submitted.sh, and takes no job."""
+    """A PATH with an sbatch that keeps its script as bin/submitted.sh, and takes no job."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sbatch").write_text(
-        f'#!/bin/sh\ncp "$1" {folder}/submitted.sh\necho "sbatch: error: Invalid partition name" >&2; exit 1\n'
+        f'#!/bin/sh\ncp "$1" {folder}/submitted.sh\necho "sbatch: error: Invalid '
+        'partition name" >&2; exit 1\n'
     )
     (folder / "srun").write_text("#!/bin/sh\n")
     for command in folder.iterdir():
@@ -139,7 +143,10 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.long  # what submitit starts is held by test_slurm.py
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """Each run is tracked and has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
+    """Each run is tracked and has a GPU.
+
+    No such GPU exists, so that the run takes the CPU.
+    """
     options = [
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",

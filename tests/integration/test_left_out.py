@@ -1,4 +1,4 @@
-"""Whole runs whose tasks are built from the texts that the run reads: what was read is not measured on."""
+"""Whole runs whose tasks are built from texts that the run reads: those are not measured."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,8 @@ def test_whatever_reads_a_text_it_is_not_measured_on(
     with pytest.raises(ValueError) as error:
         tasks(*base, *(option.format(mine) for option in options))
     assert str(error.value) == (
-        f"eval.perplexity.datasets=mine.jsonl: all 11 documents were read for {reader.format(mine)}; nothing is left "
+        "eval.perplexity.datasets=mine.jsonl: all 11 documents were read for "
+        f"{reader.format(mine)}; nothing is left "
         "to measure; choose another task or another text"
     )
 

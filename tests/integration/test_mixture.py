@@ -88,7 +88,10 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """Also where nothing else of the run can be resumed. A batch that is damaged is written again."""
+    """Batches are kept even if nothing else of a run can be resumed.
+
+    A damaged batch is written again.
+    """
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [
         *inputs,

@@ -1,9 +1,9 @@
-"""Parity with the official implementation on a real model: what it prunes is in data/flap_official.json.
+"""Parity with the official implementation on a real model.
 
-The official code knows multi-head attention alone, so SmolLM2's 3 KV heads are repeated into 9. Its
-running variance drops the first sample and measures the others against a mean that is still moving;
-with exact statistics some 0.5 % of the neurons are therefore decided otherwise, and with that
-variance, imitated here, none.
+data/flap_official.json has what that implementation prunes. The official code knows multi-head
+attention alone, so SmolLM2's 3 KV heads are repeated into 9. Its running variance drops the first
+sample and measures the others against a mean that is still moving; with exact statistics some 0.5 %
+of the neurons are therefore decided otherwise, and with that variance, imitated here, none.
 """
 
 import hashlib
@@ -62,7 +62,10 @@ FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 @dataclass
 class Real:
-    """SmolLM2 with repeated KV heads, the windows of the reference, and dense statistics, exact and official."""
+    """SmolLM2 with repeated KV heads, the reference's windows, and dense statistics.
+
+    The statistics are there in two forms, the exact and the official one.
+    """
 
     model: PreTrainedModel
     calibration_NT: Tensor
@@ -150,7 +153,10 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
 
 
 def truncated(scores: Pair[Tensor], cell: Cell) -> LayerPlan:
-    """The official rule where the structure is uniform: int(0.2 · 9) heads and int(0.2 · 1536) neurons leave."""
+    """The official rule for uniform structures.
+
+    It removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
+    """
     heads, neurons = (units - int(cell["ratio"] * units) for units in (HEADS, NEURONS))
     return LayerPlan(highest(scores.attention.sum(dim=1), heads), highest(scores.mlp, neurons))
 
@@ -221,7 +227,7 @@ def real() -> Real:
 
 @dataclass(frozen=True)
 class OfficialStatistics(Statistics):
-    """Variance and mean square as the official code has them, instead of those that follow from the deviations."""
+    """Use the official code's variance and mean square, instead of those of the deviations."""
 
     variance_I: Tensor | None = None
     square_I: Tensor | None = None
@@ -238,7 +244,10 @@ class OfficialStatistics(Statistics):
 
 
 class OfficialRecorder:
-    """The official code's running statistics (layerwrapper.py), one sample at a time, defects included."""
+    """The official code's running statistics (layerwrapper.py).
+
+    They take one sample at a time, with the defects of the original.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         self.samples = 0
@@ -270,7 +279,7 @@ def read(passages: list[str], sha256: str, tokenizer: PreTrainedTokenizerBase) -
 
 
 def repeat_kv_heads(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function with multi-head attention: every KV head once for each of its query heads."""
+    """The same function with multi-head attention: each query head has its copy of a KV head."""
     wide = LlamaForCausalLM(
         type(model.config)(**model.config.to_dict() | {"num_key_value_heads": HEADS})
     ).eval()

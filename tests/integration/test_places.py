@@ -1,4 +1,7 @@
-"""Runs whose files are on NFS, where a mapped file cannot be removed with its folder, or behind symbolic links."""
+"""Runs whose files are on NFS or behind symbolic links.
+
+On NFS, a mapped file cannot be removed with its folder.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,7 +18,10 @@ from tests.helpers.network_files import as_on_nfs
     [
         "structure=search",
         "model.placement=stream",
-        "model.placement=stream eval=[perplexity,divergence] eval.divergence.seq_len=16 eval.divergence.max_tokens=64",
+        (
+            "model.placement=stream eval=[perplexity,divergence] eval.divergence.seq_len=16 "
+            "eval.divergence.max_tokens=64"
+        ),
     ],
 )
 def test_a_run_on_nfs_ends_with_its_report_and_leaves_nothing(

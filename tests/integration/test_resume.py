@@ -1,4 +1,4 @@
-"""A run that is started again does what is missing and nothing else; what a folder says about its run."""
+"""A run that is started again does only what is missing, and a folder tells about its run."""
 
 import json
 import os
@@ -31,7 +31,10 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
-    """Window lengths of the perplexities that are really measured from now on; the `fail_at`-th fails instead."""
+    """Window lengths of the perplexities that are measured from now on.
+
+    The `fail_at`-th measurement fails.
+    """
     measured: list[int] = []
     original = perplexity.window_losses
 
@@ -48,7 +51,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_killed_run_goes_on_after_its_task(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it has finished nothing is measured again, also without the cache; without resume all is."""
+    """A finished run measures nothing again, even without the cache.
+
+    With resume=false, it measures everything again.
+    """
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(
         composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed"
@@ -129,9 +135,9 @@ def test_status_and_report_of_a_finished_run(
     other = quick_flap(*finished, "ratio=0.3")
     assert other.returncode == 1
     assert (
-        f"{tmp_path / 'run'}: holds a finished run of another config (ratio is 0.2 there and 0.3 here"
-        in other.stderr
-    )
+        f"{tmp_path / 'run'}: holds a finished run of another config (ratio is 0.2 there "
+        "and 0.3 here"
+    ) in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
     assert (tmp_path / "run" / "report.json").stat().st_mtime_ns == written
     assert read_state(tmp_path / "run") == "finished"
@@ -219,7 +225,10 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
     with run_folder(run_dir):
         second = quick_flap(*finished, "ratio=0.5", "resume=false")
     assert second.returncode == 1
-    told = "another run is working there; name another folder (hydra.run.dir, hydra.sweep.dir), or wait"
+    told = (
+        "another run is working there; name another folder (hydra.run.dir, hydra.sweep.dir), "
+        "or wait"
+    )
     [line] = second.stderr.splitlines()
     assert line.startswith(f"error: hydra.run.dir={run_dir}: {told}")
     assert contents(run_dir) == before
@@ -229,7 +238,10 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """A cell is not pruned again, keeps its numbers and seconds, and is done for each command that it has answered."""
+    """A cell that is done already is not pruned again.
+
+    It keeps its numbers and seconds, and is done for each command that it has answered.
+    """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
     arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={run_dir}", *choice.split()]

@@ -1,4 +1,4 @@
-"""Wherever a run goes on, it makes the same plan and the same tensors: devices x placements x processes.
+"""A run makes the same plan and tensors on all devices, placements and numbers of processes.
 
 Each case runs in the CPU's memory in one process, and again at each place. On the CPU and in one
 process all is equal to the bit. Elsewhere plans are equal and numbers are compared to ROUNDING of
@@ -158,7 +158,10 @@ def inputs(
 ) -> Callable[[str], list[str]]:
     """A function that saves a model, with layers across shards. It returns arguments of runs."""
     root = tmp_path_factory.mktemp("models")
-    of_text = f"[{text_file}] eval.divergence.seq_len=16 eval.divergence.max_tokens=96 eval.perplexity.max_tokens=96"
+    of_text = (
+        f"[{text_file}] eval.divergence.seq_len=16 eval.divergence.max_tokens=96 "
+        "eval.perplexity.max_tokens=96"
+    )
 
     @cache
     def made(name: str) -> list[str]:

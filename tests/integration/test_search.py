@@ -1,4 +1,4 @@
-"""structure=search as a whole: what it finds, what it keeps for the next start, and what it leaves behind."""
+"""Whole runs with structure=search: the plan, what is kept for the next start, and what is left."""
 
 import copy
 import gc
@@ -47,7 +47,7 @@ def test_the_model_stays_dense_and_no_copy_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two pruned layers at most are there at a time: the one that has just run, and the next one."""
+    """At most two pruned layers are in memory: the one that has just run, and the next one."""
     model = tiny_model("llama-gqa").to(torch.bfloat16)
     copies = []
     alive = []

@@ -1,4 +1,4 @@
-"""Passwords and environment variables that a run needs are in nothing that it writes, prints or sends."""
+"""Passwords and environment variables appear in nothing that a run writes, prints or sends."""
 
 import gzip
 import json
@@ -166,7 +166,7 @@ def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path)
 def test_hydras_own_messages_tell_no_secret(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """Hydra prints the overrides of a cell that fails, and no tracker has the key that is asked for."""
+    """Hydra prints the overrides of a failing cell, and no tracker has the requested key."""
     for text in (RESERVED, QUOTES, VARIABLE):
         done = quick_flap(*sweep_of(base, f"+tracking.password={hydras(text)}"))
         assert done.returncode == 1 and "tracking.password=***" in done.stderr

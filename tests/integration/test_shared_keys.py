@@ -1,4 +1,7 @@
-"""Whole runs on a model whose layers read their own embeddings, and keys and values of earlier ones (Gemma 4 E2B)."""
+"""Whole runs on a model such as Gemma 4 E2B.
+
+Its layers have embeddings of their own, and use the keys and values of earlier layers.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM cluster of one node, which tests/helpers/slurm_cluster.sh starts and stops."""
+"""Sweeps on a real SLURM cluster of one node, from tests/helpers/slurm_cluster.sh."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run(start: Start, tmp_path: P
 def test_a_killed_job_is_taken_up_again(
     start: Start, arguments: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """The sweep is started again with the same command: it does what is missing, and nothing else."""
+    """The same command starts the sweep again, and does only what is missing."""
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)

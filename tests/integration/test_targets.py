@@ -1,4 +1,7 @@
-"""Whole runs with a target in place of a ratio: what is saved is what was asked, at most, and the report says both."""
+"""Whole runs with a target instead of a ratio.
+
+The checkpoint has at most what was asked for, and the report has both numbers.
+"""
 
 import json
 from collections.abc import Callable
@@ -115,7 +118,10 @@ def test_active_parameters(
 
 
 def share_of_token(parts: dict[str, torch.Tensor], name: str) -> float:
-    """The share of a tensor that a token meets: 2 of its layer's experts, which are in one tensor or in one each."""
+    """The share of a tensor that is active for a token, which is sent to 2 experts of its layer.
+
+    The experts are in one tensor, or in one each.
+    """
     layer, is_expert, rest = name.partition(".experts.")
     if not is_expert:
         return 1.0

@@ -1,4 +1,7 @@
-"""A vision-language model from the command line and from Python: what comes out sees images as its masked twin does."""
+"""A pruned vision-language model sees images as its masked twin does.
+
+It is pruned from the command line and from Python.
+"""
 
 import json
 from pathlib import Path

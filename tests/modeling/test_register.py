@@ -1,4 +1,4 @@
-"""Registration with transformers' Auto classes, also where the rest of the package cannot be imported."""
+"""Registration with transformers' Auto classes, also where the package cannot be imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a model is to the rest of the package, beside the contract of the families; and what is refused by name."""
+"""The roles of a model's modules, beyond the contract of the families, and refused models."""
 
 import pytest
 import torch
@@ -51,7 +51,10 @@ def test_unsupported_architecture_says_what_is_supported() -> None:
 
 
 def test_a_vision_language_model_is_refused_by_name() -> None:
-    known = r"vision-language model 'paligemma' is not supported; supported are gemma3, .* \(model_type gemma\)"
+    known = (
+        r"vision-language model 'paligemma' is not supported; supported are gemma3, .* "
+        r"\(model_type gemma\)"
+    )
     with pytest.raises(ValueError, match=known):
         find_family(PaliGemmaConfig())
     with pytest.raises(ValueError, match="'bloom' is not supported; supported are "):

@@ -1,4 +1,4 @@
-"""Experts: statistics of the tokens routed to each, one width a layer, an output bias each, whatever kernel runs."""
+"""Experts: statistics of their own tokens, one width a layer, a bias each, in any kernel."""
 
 import copy
 from collections import defaultdict
@@ -177,7 +177,7 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
 
 
 def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedModel) -> None:
-    """Its covariances are those of its tokens, and its map is that of a projection with those tokens alone."""
+    """An expert has the covariances of its tokens, and a map that is fitted to them."""
     windows_NT = tokens(windows=40)
     known = covariances(model, windows_NT, 8)[1]
     block = adapt(model).mlp(1)
@@ -225,7 +225,7 @@ def test_one_expert(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What is left where most experts of a layer have gone: one bias for one expert, and not a bias for a plain MLP."""
+    """With few experts left, one expert still has its bias, and a plain MLP gets none."""
     model = tiny_model("qwen3_moe", num_experts=1, num_experts_per_tok=1, moe_intermediate_size=23)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""A GGUF as `model.path`: what comes out of it is what transformers' class computes with its dequantised tensors."""
+"""A GGUF as `model.path` gives transformers' own class with its dequantised tensors."""
 
 from pathlib import Path
 from typing import Any

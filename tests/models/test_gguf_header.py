@@ -1,4 +1,7 @@
-"""The header of a GGUF: Gemma as llama.cpp computes it, and files that would become another model."""
+"""The header of a GGUF: Gemma as llama.cpp computes it, and files of other models.
+
+A file that would become another model is refused.
+"""
 
 import functools
 from pathlib import Path

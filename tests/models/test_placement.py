@@ -1,4 +1,4 @@
-"""What every placement owes: a layer is present inside its block, and what the model computes is the same anywhere."""
+"""Every placement has a layer inside its block, and computes what the model computes."""
 
 import copy
 from collections.abc import Callable
@@ -39,7 +39,7 @@ BATCHES = tokens(seed=7).split(4)  # of four windows, and of two
 
 
 def on_the_host(directory: Path) -> Spread:
-    """Layers 1 and 2 wait on the host, as beside a GPU; here the device that runs them is the CPU, too."""
+    """Layers 1 and 2 wait on the host, as beside a GPU. Here, the CPU also runs the layers."""
     model = read_model(directory)
     names = [name for name, _ in model.named_children() if name != "model"]
     names += [f"model.{name}" for name, _ in model.model.named_children() if name != "layers"]
@@ -244,7 +244,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
 def test_changed_layers_become_its_files(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that these layers are on the disk once; copied from one disk to another, and where names are others."""
+    """Layers are on the disk once.
+
+    They are copied where the cache is on another disk, or where their tensors have other names.
+    """
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):
         with placed.layer(i):

@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are quantised are plain once they are read, as a whole and layer by layer."""
+"""Quantised checkpoints are plain once they are read, as a whole or layer by layer."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,10 @@ PLAIN = {torch.bfloat16, torch.float32}  # a router's biases are in float32
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
-    """A gpt-oss as it is published: its experts have two values of four bits a byte, and a scale for 32."""
+    """A gpt-oss as it is published.
+
+    Its experts have two values of four bits in a byte, and a scale for every 32 values.
+    """
     wide = deepcopy(GptOss.configs["gqa"])
     tensors = {}
     wide.hidden_size = wide.intermediate_size = 64
@@ -128,7 +131,10 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(
 def test_quantised_weights_are_pruned_from_disk(
     packed: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """Layer by layer, without room for plain weights of all: the models that need it most are published so."""
+    """Layers are read one by one, without room for all weights in plain form.
+
+    The models that need this most are published in this way.
+    """
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []
     for placement in ("device", "stream"):
@@ -156,7 +162,10 @@ def test_quantised_weights_that_stay_so_are_refused(packed: Path, tmp_path: Path
     text = (packed / "config.json").read_text()
     (packed / "config.json").write_text(text.replace("mxfp4", "gptq"))
     config = ModelConfig("packed", str(packed), device="cpu")
-    line = r"model\.path: the weights are quantised \(gptq\); expected a checkpoint in bfloat16, float16 or"
+    line = (
+        r"model\.path: the weights are quantised \(gptq\); expected a checkpoint in bfloat16, "
+        r"float16 or"
+    )
     with pytest.raises(ValueError, match=line):
         find_model(config, tmp_path, trust_remote_code=False)
     with pytest.raises(ValueError, match=line):  # dry_run=true says it, too

@@ -1,4 +1,4 @@
-"""The walk: each layer once, streams that hold what the model's own forward pass holds, and no step done twice."""
+"""The walk: each layer once, the hidden states of the model's own forward pass, no step twice."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ Visit = Callable[[int], object]
 
 @torch.no_grad()
 def by_itself(model: PreTrainedModel, batches: Sequence[Batch]) -> list[list[Tensor]]:
-    """What enters each layer, and the norm behind the last one, in the model's own forward pass; by batches."""
+    """The inputs of each layer and of the last norm in the model's own forward pass, by batches."""
     places: list[nn.Module] = [*model.model.layers, model.model.norm]
     seen: list[list[Tensor]] = [[] for _ in places]
     hooks = [

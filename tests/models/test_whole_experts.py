@@ -1,4 +1,4 @@
-"""Whole experts: their routed output error, what the router does without them, and checkpoints of what stays."""
+"""Whole experts: their routed output error, routing without them, and smaller checkpoints."""
 
 import copy
 from pathlib import Path
@@ -42,7 +42,10 @@ EXPERTS = 6
 
 
 def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
-    """Six experts a layer, two for each token; the second variant of some families has a layer with a plain MLP."""
+    """Six experts a layer, and two for each token.
+
+    The second variant of some families has a layer with a plain MLP.
+    """
     config = copy.deepcopy(list(FAMILIES[family].configs.values())[variant])
     config.num_experts_per_tok = TOP_K
     config.num_experts = config.num_local_experts = (
@@ -88,7 +91,7 @@ def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
 
 @torch.no_grad()
 def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
-    """Logits of the dense model whose routers give the experts that the plan removes a logit of minus infinity."""
+    """Logits of the dense model, whose routers give removed experts a logit of minus infinity."""
     linear = nn.functional.linear
     closed = {}
     for i, kept in enumerate(plan.layers):
@@ -117,7 +120,7 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
 
 
 def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
-    """The plan that leaves each mixture its first experts, as many as `kept` says for the layer, and all else."""
+    """The plan that keeps the first experts of each mixture, `kept` in each layer, and all else."""
     adapter = adapt(model, whole_experts=True)
     layers = []
     for i in range(len(adapter.layers)):
@@ -140,7 +143,10 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
 
 @torch.no_grad()
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
-    """w_e a_e of every expert and token, zero where the token is not sent to the expert, as (T, E, I)."""
+    """w_e a_e of every expert and token, as (T, E, I).
+
+    It is zero where the token is not sent to the expert.
+    """
     experts = model.model.layers[layer].mlp.experts
     seen = []
     hook = experts.register_forward_pre_hook(lambda module, args: seen.append(args))
@@ -170,7 +176,10 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
 
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
-    """By OBS exactly, E‖y_e − E y_e‖² of its routed output y_e; by WIFV as if its neurons were independent."""
+    """The cost of an expert is E‖y_e − E y_e‖² of its routed output y_e.
+
+    OBS has it exactly, and WIFV has it as if its neurons were independent.
+    """
     model = random_model(config_of("mixtral"))
     windows_NT = tokens(windows=60)
     input_TEI = routed_activations(model, 1, windows_NT)
@@ -247,7 +256,10 @@ def saved(
 
 @pytest.mark.long
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
-    """One number for all layers is a stock checkpoint; other numbers need the code that travels along."""
+    """One number of experts for all layers is a stock checkpoint.
+
+    Other numbers need the code that is saved with the weights.
+    """
     stock = {name for name, one in saved.items() if is_stock(one.directory)}
     assert stock == {f"{family} uniform" for family in FAMILIES if family != "qwen3_next"}
     places: dict[str, list[Path]] = {"stock": [], "remote": []}

@@ -93,7 +93,10 @@ def test_engines_are_named_whose_files_are_there(made: tuple[Report, Path], tmp_
     ("card", "facts"),
     [
         (
-            "---\nbase_model: org/dense\nlicense: apache-2.0\nlanguage: en\ntags: [chat]\n---\n# Mine\n",
+            (
+                "---\nbase_model: org/dense\nlicense: apache-2.0\nlanguage: en\ntags: "
+                "[chat]\n---\n# Mine\n"
+            ),
             APACHE,
         ),
         (

@@ -57,8 +57,10 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     study = read_study(tmp_path)
     series = series_of(study)
     assert list(points(study, series, PERPLEXITY, SPEEDS).itertuples(index=False, name=None)) == [
-        (1.125, 50.0, "IFV AL-AM 0.5", 0), (1.375, 32.0, "WIFV AL-AM 0.2", 1), (1.0, 20.0, "dense", -1),
-    ]  # fmt: skip
+        (1.125, 50.0, "IFV AL-AM 0.5", 0),
+        (1.375, 32.0, "WIFV AL-AM 0.2", 1),
+        (1.0, 20.0, "dense", -1),
+    ]
     assert [cost.measured(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
     caption = {plot.name: plot.caption for plot in draw(study)}["speed"]
     assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")

@@ -1,4 +1,4 @@
-"""One study of several sweeps: what it reads, where it is written, and what it says of runs that are not alike."""
+"""One study of several sweeps: what it reads, where it is written, and how it names differences."""
 
 import csv
 import json
@@ -84,7 +84,10 @@ def test_what_is_set_here_and_default_there_is_no_difference(
 
 
 def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -> None:
-    """Also one that no override names, as in a sweep of an experiment's file; of bookkeeping none is."""
+    """The difference may be one that no override names, as in an experiment's file.
+
+    Options for bookkeeping make no difference.
+    """
     config = report["config"]
     for i, samples in enumerate((128, 16, 128)):
         cell = add_cell(tmp_path, report, Cell("WIFV", "AL-AM", 0.2, seed=i))
@@ -125,7 +128,8 @@ def test_runs_of_different_models_and_versions_are_told(
     change(cell, config=config, versions=report["versions"] | {"torch": "9.9.9"})
     torch = report["versions"]["torch"]
     assert list(mismatches(read_study(*sweeps).finished)) == [
-        "Runs of different models: other, tiny. Their perplexities can be compared only where the models have the same "
+        "Runs of different models: other, tiny. Their perplexities can be compared only "
+        "where the models have the same "
         "tokenizer.",
         f"Runs of different versions, from which differences may come: torch {torch} and 9.9.9.",
         "Not measured alike: eval.perplexity.max_tokens is 64 or 320.",

@@ -40,7 +40,10 @@ DEEP = "[" * 5000 + "]" * 5000
 
 @pytest.fixture
 def sweep(tmp_path: Path, report: Plain) -> Path:
-    """Two finished cells at two ratios, the second with a perplexity that is not finite; one failed, one killed."""
+    """Two finished cells at two ratios, a failed one and a killed one.
+
+    The perplexity of the second cell is not finite.
+    """
     folder = tmp_path / "sweep"
     folder.mkdir()
     dense = {PERPLEXITY: 20.0, "piqa/acc": 0.7, "piqa/acc_stderr": 0.01}
@@ -142,7 +145,7 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
 
 
 def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: Plain) -> None:
-    """Cells that leave out other documents of a task have other dense numbers, and are not compared."""
+    """Cells that leave out other documents have other dense numbers, and are not compared."""
     facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
     sweep = tmp_path / "alike"
     for structure in ("AL-AM", "UL-UM"):
@@ -156,9 +159,9 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
     page = write_study(sweep).read_text()
     assert "1,553 of boolq (2 cells) · none (1 cell)" in page
     assert (
-        "Not measured on the same documents: boolq, of which runs leave out 0 or 1,553 documents that they have read."
-        in page
-    )
+        "Not measured on the same documents: boolq, of which runs leave out 0 or 1,553 "
+        "documents that they have read."
+    ) in page
     assert len(read_study(sweep).dense) == 2
 
 
@@ -183,7 +186,10 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """Whatever Hydra's record says. Without the zero-shot tasks it is of the same curve; with other windows not."""
+    """Whatever Hydra's record says, other windows are another curve.
+
+    A cell without the zero-shot tasks is on the same curve.
+    """
     for overrides in (
         (),
         ("~eval.zero_shot",),
@@ -229,7 +235,7 @@ def test_the_best_is_what_the_runs_say_is_better(
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
-    """In its config, which is not resolved, the default's name stands beside another model's path."""
+    """Its config is not resolved, so that the default's name stands beside another model's path."""
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
     cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))
     (cell / ".hydra" / "config.yaml").write_text(f'{{"model": {model}}}')
@@ -402,7 +408,8 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
         (
             "report.json",
             '{"schema": 1, "config": {}}',
-            "report.json: has no valid device, sources, warnings, parameters, ratio, layers, layers_before, "
+            "report.json: has no valid device, sources, warnings, parameters, ratio, "
+            "layers, layers_before, "
             "evaluation, versions, git",
         ),
         ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),

@@ -1,4 +1,4 @@
-"""dry_run=true: what a run takes, beside what runs have taken, and the refusal of one that cannot fit."""
+"""dry_run=true: the needs of a run, checked against real runs, and the refusal of large ones."""
 
 import json
 import subprocess

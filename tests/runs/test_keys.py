@@ -1,4 +1,4 @@
-"""Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
+"""The key of an artefact changes with all that its result depends on, and with nothing else."""
 
 import importlib
 import itertools

@@ -1,4 +1,4 @@
-"""What a run remembers: artefacts are found or computed, and labels say how long each stage took."""
+"""The artefacts of a run are found or computed, and labels say how long each stage took."""
 
 import time
 from pathlib import Path

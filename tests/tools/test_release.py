@@ -1,4 +1,4 @@
-"""`make release` on a small project with the same files: what it refuses, what it checks, what it leaves."""
+"""`make release` on a small project: what it refuses, what it checks, and what it leaves."""
 
 import subprocess
 from datetime import date
@@ -71,7 +71,8 @@ def test_a_release_leaves_a_checked_sdist_and_wheel(
         in (project / "CITATION.cff").read_text()
     )
     assert (project / "CHANGELOG.md").read_text() == (
-        "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-03-01\n- New.\n\n## [0.1.0] - 2026-01-01\n- First.\n"
+        "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-03-01\n- New.\n\n## [0.1.0] "
+        "- 2026-01-01\n- First.\n"
     )
     lines = capfd.readouterr().out.splitlines()
     assert "--help" in lines and "doctor" in lines  # the wheel has run

@@ -157,7 +157,10 @@ def test_tokens_are_counted_in_the_given_text(
 def test_documents_whose_tokens_were_counted_are_not_measured_on(
     trimmed: Trimmed, tmp_path: Path
 ) -> None:
-    """Neither with the tokenizer of the dense model nor with that of the trimmed one. One is read for calibration."""
+    """The text is read with neither the dense nor the trimmed tokenizer.
+
+    Calibration reads another one.
+    """
     documents = [(text + " ") * 20 for text in TEXT]
     counted = tmp_path / "counted.jsonl"
     counted.write_text(json.dumps({"text": documents[1]}))

@@ -1,4 +1,4 @@
-"""Tokenizers of each kind without some of their tokens: what they make of texts, and their files."""
+"""Tokenizers of each kind without some of their tokens: their tokens of texts, and their files."""
 
 from dataclasses import dataclass
 from pathlib import Path

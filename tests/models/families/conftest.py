@@ -14,7 +14,10 @@ FRESH = ("TestLlama", "TestGemma3")  # of one file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each variant of a family; `make test` has the last, with most of its own, and a fresh process for a few."""
+    """Each variant of a family.
+
+    `make test` has the last one, which has most of the options, and few in a fresh process.
+    """
     if "variant" in metafunc.fixturenames:
         quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
         *_, last = configs = metafunc.cls.configs
@@ -25,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Every variant of every family that this session tests with a fixture, in the file that asks."""
+    """Every variant of every family that this session tests with a fixture, in a file of tests."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
     tested = {
         (item.cls, item.callspec.params.get("variant"))
@@ -63,7 +66,10 @@ def all_uniform(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
-    """Every variant of every family of a file at one width for all layers, with and without compensation."""
+    """Every variant of the families of a file at one width for all layers.
+
+    Each is there with and without compensation.
+    """
     root = tmp_path_factory.mktemp("uniform")
     made = {}
     for family, variant, config in every_variant(request, "found"):

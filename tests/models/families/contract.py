@@ -1,4 +1,4 @@
-"""What every family owes to the rest of the package; a family is a subclass with its tiny configs."""
+"""The contract of every family. A family is a subclass with its tiny configs."""
 
 import copy
 import json
@@ -315,7 +315,7 @@ class FamilyContract:
 
 
 def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """The keys of a config and, in a vision-language model, of its parts: as `text_config.hidden_size`."""
+    """The keys of a config, and of the parts of a vision-language model, as `text_config.x`."""
     parts = {
         name: part.to_dict()
         for name in config.sub_configs
@@ -337,7 +337,10 @@ def is_stock(directory: Path) -> bool:
 
 
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
-    """The layer without its second attention unit, and without its second MLP unit, and what either saves."""
+    """The layer without its second attention unit, and without its second MLP unit.
+
+    Also returned are the parameters that either saves.
+    """
     heads, neurons = whole
     if len(heads) > 1:
         yield LayerPlan(heads[:1] + heads[2:], neurons), units.attention.price

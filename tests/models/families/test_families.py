@@ -1,4 +1,4 @@
-"""The families whose modules have LLaMA's names, each a few lines: its tiny configs, and what makes it differ."""
+"""Families whose modules have LLaMA's names: their tiny configs, and their differences."""
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 

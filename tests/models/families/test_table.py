@@ -1,4 +1,4 @@
-"""The table of families in docs/families.md is what the contract tests, cell by cell, and names every architecture."""
+"""The table in docs/families.md is what the contract tests, and names every architecture."""
 
 from pathlib import Path
 
@@ -85,7 +85,10 @@ def write() -> None:
     """Write the table anew: `python -m tests.models.families.test_table`."""
     before, rest = TABLE.read_text().split("| `model_type` |")
     _, after = rest.split("\n\n", 1)
-    head = "| `model_type` | attention | neurons | stays whole | kept, besides the widths | stock checkpoint |"
+    head = (
+        "| `model_type` | attention | neurons | stays whole | kept, besides the widths | "
+        "stock checkpoint |"
+    )
     rows = "\n".join(row(model_type) for model_type in MODEL_TYPES)
     TABLE.write_text(f"{before}{head}\n|{'---|' * 6}\n{rows}\n\n{after}")
 

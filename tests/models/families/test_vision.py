@@ -1,4 +1,4 @@
-"""The vision-language models: their language model is under the contract of the families, with images besides."""
+"""Vision-language models: their language model fulfils the contract, with and without images."""
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 
@@ -64,7 +64,10 @@ MROPE = {
 
 
 class SeesImages:
-    """What a vision-language model owes besides. image_shape: of the pixels of all images; beside: what they need."""
+    """What a vision-language model must do besides.
+
+    image_shape: the shape of the pixels of all images. beside: further inputs that images need.
+    """
 
     image_shape: ClassVar[tuple[int, ...]] = (IMAGES, 3, 8, 8)
     beside: ClassVar[dict[str, Any]] = {}

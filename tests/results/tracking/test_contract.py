@@ -22,7 +22,10 @@ JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """MLflow, which reaches nothing but its server on this machine, whose start takes ten seconds of a processor."""
+    """MLflow, which reaches only its server on this machine.
+
+    Starting that server takes ten seconds of a processor.
+    """
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("mlflow")

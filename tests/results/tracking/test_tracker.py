@@ -1,4 +1,4 @@
-"""Weights & Biases: what is logged, where the key comes from, and that nothing there costs a run anything."""
+"""Weights & Biases: what is logged, where the key comes from, and that failures cost nothing."""
 
 import json
 import logging
@@ -81,7 +81,7 @@ def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **con
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """What the tracker logged; W&B's own logger writes into the run's folder and not to the console."""
+    """What the tracker logged. W&B's logger writes into the run's folder, not to the console."""
     return [
         one.getMessage()
         for one in caplog.records
@@ -107,7 +107,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """For tests that change what W&B reads once a process, or break it: it forgets before and after."""
+    """Let W&B forget what it reads once a process, before and after a test that changes it."""
     wandb.teardown()
     yield monkeypatch
     monkeypatch.undo()
@@ -301,7 +301,10 @@ def test_online_without_a_valid_key_is_refused(
 ) -> None:
     if key:
         session.setenv("WANDB_API_KEY", key)
-    line = rf"^tracking\.mode=online: {problem}; run `wandb login`, set WANDB_API_KEY, or take tracking\.mode=offline$"
+    line = (
+        rf"^tracking\.mode=online: {problem}; run `wandb login`, set WANDB_API_KEY, or take "
+        r"tracking\.mode=offline$"
+    )
     with pytest.raises(ValueError, match=line):
         Wandb(mode="online").check()
 

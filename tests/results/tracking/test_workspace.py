@@ -1,4 +1,4 @@
-"""The W&B workspace of sweeps: the file that is written offline, saving it online, and what is refused."""
+"""The W&B workspace of sweeps: its file offline, saving it online, and what is refused."""
 
 import json
 from pathlib import Path
