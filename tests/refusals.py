@@ -28,6 +28,7 @@ timeout_minutes=1e300 -> timeout_minutes=1e+300: expected a number of minutes ab
 cache_dir={huge} -> cache_dir=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 cache_dir={bad}/short.txt model.placement=stream -> cache_dir={bad}/short.txt: expected a folder that can be
 dry_run=true -> dry_run=True: expected false; only the command line prints what a run will take
+model.tie_copied_head=false -> model.tie_copied_head=false: expected no model.tie_copied_head here, because this model
 
 target.bytes=2e5 ratio=0.3 -> target.bytes=200000: expected ratio=null (it is 0.3)
 target.bytes=2e5 target.parameters=3e4 ratio=0 -> target.parameters=30000: expected ratio=null (it is 0.0

@@ -66,6 +66,7 @@ MODELS = [
     "weights",
     "config_files",
     "gguf_header",
+    "copied_head",
     "gguf_file",
     "locate",
     "model_files",

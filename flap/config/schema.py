@@ -32,6 +32,9 @@ class ModelConfig:
     # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
     # host memory and disk, and stream reads one layer at a time.
     placement: str = "device"
+    # If the head of a GGUF is a copy of its embedding in another quantisation, whether both become
+    # the more precise one of the two, as a tied matrix.
+    tie_copied_head: bool = True
 
 
 @dataclass

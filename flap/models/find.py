@@ -51,7 +51,7 @@ def find_model(
         path = config.path
         origin = "config"
         if weights or gguf:
-            path, origin = locate(path, cache, placed.streams)
+            path, origin = locate(path, cache, placed.streams, config.tie_copied_head)
         return _read(
             path,
             trust_remote_code,

@@ -23,6 +23,7 @@ from transformers import (
 from flap.config import one_line
 from flap.data.named_texts import packaged_file
 from flap.models.architecture import find_family
+from flap.models.copied_head import tie_copied_head
 from flap.models.gguf_header import GGUFHeader
 from flap.storage import digest
 from flap.storage.atomic_files import atomic_directory
@@ -47,10 +48,12 @@ CARD = {
     "base_model": "base_model.0.repo_url",
 }
 HUB = "https://huggingface.co/"
-TYPES = "types.json"  # a file in the cache with the types in which the matrices were quantised
+# A file in the cache with the types in which the matrices were quantised, and with what was done
+# to the head.
+FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types that are not quantised
 DEQUANTISE_SECONDS = 600  # how long to wait for another process that dequantises the same file
-VERSION = 2  # raise it when the same file would become another model
+VERSION = 3  # raise it when the same file would become another model
 # What transformers and gguf raise when they read a damaged file.
 UNREADABLE = (
     OSError,
@@ -73,10 +76,12 @@ def find_gguf(path: str) -> Path | None:
     return packaged_file(*PACKAGED[path]) if path in PACKAGED else None
 
 
-def dequantised(path: str, gguf: Path, cache: Path) -> tuple[Path, str]:
+def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[Path, str]:
     """Return the directory in the cache that has the GGUF as safetensors, and its origin.
 
-    One process makes the directory; later calls use it again. path: `model.path`.
+    One process makes the directory; later calls use it again.
+
+    path: `model.path`. tie: Whether a head that is a copy of the embedding is tied to it.
 
     Raises:
         ValueError: The file is missing or damaged, or transformers does not read it or would
@@ -84,31 +89,35 @@ def dequantised(path: str, gguf: Path, cache: Path) -> tuple[Path, str]:
     """
     if not gguf.is_file():
         raise ValueError(f"model.path={path}: no such file")
-    target = cache / "models" / f"{gguf.stem}-{_key(path, gguf)}"
+    target = cache / "models" / f"{gguf.stem}-{_key(path, gguf, tie)}"
     if not (target / "config.json").is_file():
         # The lock on the directory itself is held by the runs that use it.
         making = target.with_name(f"{target.name}.making")
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
-                _dequantise(path, gguf, target)
+                _dequantise(path, gguf, target, tie)
     use(target)
     if path in PACKAGED:
         return target, f"packaged {gguf.name}"
-    types = json.loads((target / TYPES).read_text())
-    if types:
-        return target, f"{gguf.name}, quantised before as {', '.join(types)}"
-    return target, gguf.name
+    facts = json.loads((target / FACTS).read_text())
+    origin = gguf.name
+    if facts["types"]:
+        origin += f", quantised before as {', '.join(facts['types'])}"
+    if facts["head"]:
+        log.info("%s: %s", gguf.name, facts["head"])
+        origin += ", with head and embedding tied"
+    return target, origin
 
 
-def _key(path: str, gguf: Path) -> str:
+def _key(path: str, gguf: Path, tie: bool) -> str:
     """Return what distinguishes this file from others of its name. Packaged files never change."""
     state = gguf.stat()
     if path in PACKAGED:
         return str(state.st_size)
-    return digest([VERSION, str(gguf.resolve()), state.st_size, state.st_mtime_ns])[:16]
+    return digest([VERSION, str(gguf.resolve()), state.st_size, state.st_mtime_ns, tie])[:16]
 
 
-def _dequantise(path: str, gguf: Path, target: Path) -> None:
+def _dequantise(path: str, gguf: Path, target: Path, tie: bool) -> None:
     log.info("dequantising %s into %s", gguf.name, target)
     try:
         header = GGUFHeader(GGUFReader(gguf))
@@ -128,12 +137,13 @@ def _dequantise(path: str, gguf: Path, target: Path) -> None:
         find_family(config)
         model = _load(path, link, config, header)
     types = {tensor.tensor_type.name for tensor in header.tensors.values()} - PLAIN
+    facts = {"types": sorted(types), "head": tie_copied_head(model, header) if tie else ""}
     try:
         with atomic_directory(target, "cache_dir") as directory:
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
             (directory / "README.md").write_text(f"---\n{json.dumps(_card(header))}\n---\n")
-            (directory / TYPES).write_text(json.dumps(sorted(types)))
+            (directory / FACTS).write_text(json.dumps(facts))
     except OSError as error:
         raise ValueError(
             f"cache_dir={target.parent}: {gguf.name} cannot be dequantised into it ({error})"

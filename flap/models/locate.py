@@ -29,10 +29,11 @@ CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language"
 DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 
 
-def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
+def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str, str]:
     """Return the directory or hub id of a model, and its origin for the report.
 
     streams: Whether the weights are read from files, so that weights on the hub are downloaded now.
+    tie: Whether the head of a GGUF is tied to the embedding if it is a copy of it.
 
     Raises:
         ValueError: Weights are missing, damaged or pickled, or cannot be downloaded.
@@ -40,7 +41,7 @@ def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
     local = Path(path).is_dir()
     gguf = find_gguf(path)
     if not local and gguf is not None:
-        directory, origin = dequantised(path, gguf, cache)
+        directory, origin = dequantised(path, gguf, cache, tie)
         return str(directory), origin
     if not local and not streams:
         return path, "hub"

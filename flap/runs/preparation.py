@@ -13,6 +13,7 @@ from flap.evaluation.left_out import without_read
 from flap.evaluation.result_files import RESULTS, Results
 from flap.method.allocation import Budget
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
+from flap.models.gguf_file import find_gguf
 from flap.results import described, device_name
 from flap.runs import keys
 from flap.runs.choices import Choices, check_budget, choose
@@ -74,10 +75,7 @@ def _prepare(
     tasks = without_read(tasks, documents_read(texts))
     check_trimming(choices, source, adapter)
     budget = _budget(config, choices, source, adapter, texts)
-    settled = without_effect(config.calibration, texts)
-    if choices.vocabulary is not None:
-        settled |= choices.vocabulary.without_effect
-    refuse(overrides, settled)
+    refuse(overrides, _without_effect(config, choices, texts))
     return Run(
         config=config,
         choices=choices,
@@ -89,6 +87,18 @@ def _prepare(
         run_dir=run_dir,
         results=Results(run_dir and run_dir / RESULTS),
     )
+
+
+def _without_effect(
+    config: FlapConfig, choices: Choices, texts: Mapping[str, Windows]
+) -> dict[str, str]:
+    """Return the options that change nothing in this run, each with the reason."""
+    settled = without_effect(config.calibration, texts)
+    if choices.vocabulary is not None:
+        settled |= choices.vocabulary.without_effect
+    if find_gguf(config.model.path) is None:
+        settled["model.tie_copied_head"] = "this model is not read from a GGUF"
+    return settled
 
 
 def in_folder(run: Run, folder: Path) -> Run:
