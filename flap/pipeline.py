@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flap.config import FlapConfig
 from flap.method.allocation import PruningPlan
-from flap.models import ModelSource, PlacedModel
+from flap.models import ModelSource, PlacedModel, count_parameters
 from flap.results import Report
 from flap.runs import keys, stages
 from flap.runs.measuring import (
@@ -125,6 +125,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     if run.choices.vocabulary is not None:
         # from here on, the run has one smaller model and its tokenizer
         run, tokens, report.vocabulary = trim(run, model)
+        report.parameters["total_trimmed"] = count_parameters(model.model)
 
     compressed = prune(run, model)
     plan = compressed.plan

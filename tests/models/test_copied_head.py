@@ -44,7 +44,7 @@ def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a file: write("Q5_0", "Q8_0", noise=0.1) gives the types of embedding and head.
+    """Write a file whose embedding and head have types such as "Q5_0" and "Q8_0".
 
     noise: how much the head differs from the embedding before both are quantised.
     """

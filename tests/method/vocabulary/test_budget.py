@@ -54,6 +54,7 @@ def run_with(arguments: list[str], folder: Path, caplog: pytest.LogCaptureFixtur
         report = run(composed(*arguments), folder)
     assert told(caplog) == list(planned.lines())[1:3]
     assert report.vocabulary["after"] == planned.trimming.after
+    assert report.parameters["total_trimmed"] == planned.trimming.parameters
     assert report.weight_passes == planned.passes
     caplog.clear()
     return report
@@ -75,6 +76,7 @@ def test_units_are_removed_only_for_what_is_too_large_after_trimming(
     removed_rows = price * WIDTH * (VOCAB - enough.vocabulary["after"])
     assert removed_rows > 0
     assert enough.target[target]["realised"] == dense - removed_rows
+    assert enough.target[target]["dense"] == dense
     assert enough.ratio["realised_decoder"] == 0
     assert enough.weight_passes == 0
 
