@@ -16,15 +16,15 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
     # imported here because --help should not wait seconds for torch and pandas
-    from flap.results.reproduction import Finished, print_reproduction
+    from flap.results.reproduction import print_reproduction, read_finished
     from flap.storage.status import reason
 
     try:
-        old = Finished(given.run)
+        old = read_finished(given.run)
         into = given.into or _new_folder(given.run)
         _run_again(old.report.config, into)
         print(f"run again: {into}")
-        same = print_reproduction(old, Finished(into))
+        same = print_reproduction(old, read_finished(into))
     except (ValueError, OSError) as error:
         print(f"error: {reason(error)}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -81,12 +81,12 @@ def _order(value: str) -> tuple[bool, float, str]:
 
 def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
     """Describe each key in which two configs lead to different pruned models."""
-    there = flat(stored)
-    here = flat(json.loads(to_json(requested)))
+    before = flat(stored)
+    after = flat(json.loads(to_json(requested)))
     changes = []
-    for key in filter(changes_the_model, sorted(there | here)):
-        if there.get(key) != here.get(key):
-            changes.append(f"{key} is {there.get(key)} there and {here.get(key)} here")
+    for key in filter(changes_the_model, sorted(before | after)):
+        if before.get(key) != after.get(key):
+            changes.append(f"{key} is {before.get(key)} there and {after.get(key)} here")
     return changes
 
 

@@ -23,10 +23,13 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     shares = []
     labels = []
     for line in series:
-        for run in study.of(line.rows.sort_values(["ratio", "seed"], kind="stable")):
-            seed = f" s{run.seed}" if several_seeds else ""
+        ordered = line.rows.sort_values(["ratio", "seed"], kind="stable")
+        for run in study.of(ordered):
+            label = f"{line.label} {line.structure} {run.ratio:g}"
+            if several_seeds:
+                label += f" s{run.seed}"
+            labels.append(label)
             shares.append(_shares(run.report))
-            labels.append(f"{line.label} {line.structure} {run.ratio:g}{seed}")
 
     figure = Figure(figsize=(9, 1.5 + 0.2 * len(labels)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -62,18 +65,20 @@ def draw_layers(report: Report, path: Path) -> None:
     """
     before = DataFrame(report.layers_before)
     after = DataFrame(report.layers)
-    experts = all("experts" in layer for layer in report.layers)
+    whole_experts = all("experts" in layer for layer in report.layers)
+    units = ("query_heads", "experts" if whole_experts else "neurons")
+
     with rc_context(STYLE):
         figure = Figure(figsize=(9, 5), layout="constrained")
         panels = figure.subplots(2, 1, sharex=True)
-        for axes, unit in zip(
-            panels, ("query_heads", "experts" if experts else "neurons"), strict=True
-        ):
+        for axes, unit in zip(panels, units, strict=True):
             axes.bar(before.index, before[unit], color=RULE, label="removed")
             axes.bar(after.index, after[unit], color=COLOURS[0], label="kept")
             axes.set_ylabel(unit.replace("_", " "))
         panels[1].set_xlabel("layer")
         panels[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
-        removed = f"{report.ratio['realised_decoder']:.1%} of the decoder removed"
-        figure.suptitle(f"{report.config['run_name']}: {removed}")
+
+        name = report.config["run_name"]
+        removed = report.ratio["realised_decoder"]
+        figure.suptitle(f"{name}: {removed:.1%} of the decoder removed")
         figure.savefig(path, dpi=120)

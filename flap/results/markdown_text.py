@@ -6,6 +6,7 @@ Names of models, texts and folders may hold characters to which Markdown or HTML
 import html
 import re
 
+# Punctuation; underscores at the border of a word; the beginnings of headings and lists.
 MEANINGFUL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^[#+-](?= )|^\d+(?=[.)] ))")
 
 
@@ -18,9 +19,10 @@ def escaped(text: str) -> str:
 def code_span(text: str) -> str:
     """Return a text on one line as code in a sentence."""
     line = " ".join(text.split())
+    if "`" in line:
+        line = f" {line} "  # the spaces separate its backticks; Markdown drops them
     ticks = _ticks(line, 1)
-    # spaces separate the text's own backticks; Markdown drops them
-    return f"{ticks}{line}{ticks}" if len(ticks) == 1 else f"{ticks} {line} {ticks}"
+    return ticks + line + ticks
 
 
 def code_block(text: str, language: str = "") -> str:
@@ -31,5 +33,6 @@ def code_block(text: str, language: str = "") -> str:
 
 def _ticks(code: str, least: int) -> str:
     """Return as many backticks as enclose code that may hold backticks itself."""
-    longest = max(map(len, re.findall("`+", code)), default=0)
+    runs = re.findall("`+", code)
+    longest = max(map(len, runs), default=0)
     return "`" * max(least, longest + 1)

@@ -55,20 +55,20 @@ def notices(report: Record) -> list[str]:
 
 def remarks(report: Record) -> list[str]:
     """Return the notices that the console shows, too: how to take the numbers."""
-    found = []
+    sentences = []
     if report.vocabulary and any(map(is_perplexity, report.evaluation["dense"])):
-        found.append(TWO_TOKENIZERS)
+        sentences.append(TWO_TOKENIZERS)
     name, times = _most_lost(report)
     if times > (DESTROYED_BITS if report.vocabulary else DESTROYED):
         preset = "" if report.config["method"] == "flap_plus" else "method=flap_plus, "
-        found.append(LITTLE_LEFT.format(name=name, times=times, preset=preset))
+        sentences.append(LITTLE_LEFT.format(name=name, times=times, preset=preset))
     domains = {domain_of(name, report.domains) for name in report.evaluation["pruned"]}
     if domains - {""} == {"calibration"}:
-        found.append(ONE_DOMAIN)
+        sentences.append(ONE_DOMAIN)
     if report.left_out:
         numbers = [f"{number:,} of {task}" for task, number in report.left_out.items()]
-        found.append(LEFT_OUT.format(", ".join(numbers)))
-    return found
+        sentences.append(LEFT_OUT.format(", ".join(numbers)))
+    return sentences
 
 
 def _most_lost(report: Record) -> tuple[str, float]:
@@ -105,9 +105,9 @@ def _on_tasks(report: Record) -> Iterator[str]:
 
 def _on_the_method(report: Record) -> Iterator[str]:
     trained = report.recovery
-    for use, own in (report.own_text | trained.get("own_text", {})).items():
-        end = CUT.format(**own) if own.get("cut") else ""
-        yield OWN_TEXT.format(use=use, end=end, **own)
+    for use, generated in (report.own_text | trained.get("own_text", {})).items():
+        end = CUT.format(**generated) if generated.get("cut") else ""
+        yield OWN_TEXT.format(use=use, end=end, **generated)
 
     # experts that no held-out token was sent to have no error, and keep the bias
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]

@@ -13,11 +13,11 @@ from flap.results.plots import Plot
 from flap.results.report import Report
 from flap.results.run_folder import RunRecord
 from flap.results.series import INK, MUTED, RULE
-from flap.results.study import Study
+from flap.results.study import CHOSEN, Study
 from flap.results.study_table import tabulate
 from flap.results.templates import template
 
-FILTERS = ("sweep", "model", "method", "metric", "structure", "ratio", "seed", "state")
+FILTERS = (*CHOSEN, "state")
 # The colours of plots and what stands for them on the page, so that plots follow its dark theme.
 THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
@@ -55,10 +55,12 @@ def _facts(study: Study) -> dict[str, Counter[str]]:
     reports = [run.report for run in study.finished]
     return {
         "commit": Counter(map(_commit, reports)),
-        "versions": Counter(", ".join(map(" ".join, one.versions.items())) for one in reports),
+        "versions": Counter(
+            ", ".join(map(" ".join, report.versions.items())) for report in reports
+        ),
         "device": Counter(report.device for report in reports),
         "documents left out": Counter(map(_left_out, reports)),
-        "sources": Counter("; ".join(map(": ".join, one.sources.items())) for one in reports),
+        "sources": Counter("; ".join(map(": ".join, report.sources.items())) for report in reports),
     }
 
 

@@ -28,12 +28,26 @@ class CostAxis(NamedTuple):
 
 
 SAME_COST = 0.01  # costs that differ by at most this share are equal
-BYTES = "efficiency/checkpoint_bytes"
-SPEED = "efficiency/decode_tokens_per_second_ratio"
 COSTS = (
-    CostAxis("parameters", "parameters", "parameters_before", "parameters_after"),
-    CostAxis("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
-    CostAxis("speed", "decoding speed, times the dense model's", "", f"pruned/{SPEED}", False),
+    CostAxis(
+        "parameters",
+        label="parameters",
+        dense="parameters_before",
+        pruned="parameters_after",
+    ),
+    CostAxis(
+        "bytes",
+        label="bytes of the checkpoint",
+        dense="dense/efficiency/checkpoint_bytes",
+        pruned="pruned/efficiency/checkpoint_bytes",
+    ),
+    CostAxis(
+        "speed",
+        label="decoding speed, times the dense model's",
+        dense="",
+        pruned="pruned/efficiency/decode_tokens_per_second_ratio",
+        lower_is_better=False,
+    ),
 )
 
 
@@ -43,17 +57,19 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
     A point is the mean over the seeds. The columns are cost, quality, label, and the index of the
     series, which is -1 for a dense model.
     """
-    found = []
+    rows = []
     for i, line in enumerate(series):
         means = line.by_ratio.xs("mean", axis="columns", level=1)
-        for ratio, x, y in means[[cost.pruned, f"pruned/{name}"]].dropna().itertuples():
-            found.append((x, y, f"{line.label} {line.structure} {ratio:g}", i))
+        measured = means[[cost.pruned, f"pruned/{name}"]].dropna()
+        for ratio, x, y in measured.itertuples():
+            rows.append((x, y, f"{line.label} {line.structure} {ratio:g}", i))
 
     columns = ["model", cost.dense, f"dense/{name}"]
     dense = study.dense.reindex(columns=columns).fillna({"": 1.0})
-    for model, x, y in dense.dropna(subset=columns[1:]).itertuples(index=False):
-        found.append((x, y, study.dense_name(model), -1))
-    return DataFrame(found, columns=["cost", "quality", "label", "series"])
+    measured = dense.dropna(subset=columns[1:])
+    for model, x, y in measured.itertuples(index=False):
+        rows.append((x, y, study.dense_name(model), -1))
+    return DataFrame(rows, columns=["cost", "quality", "label", "series"])
 
 
 def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
@@ -66,6 +82,7 @@ def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> Dat
     for i in points.index:
         as_cheap = (cost - cost[i]).abs() <= SAME_COST * points.cost[i]
         cheaper = (cost < cost[i]) & ~as_cheap
-        better = (cheaper & (loss <= loss[i])) | (as_cheap & (loss < loss[i]))
-        on_front.append(not better.any())
+        better = (loss < loss[i]) & as_cheap
+        as_good = (loss <= loss[i]) & cheaper
+        on_front.append(not (better | as_good).any())
     return points[on_front].sort_values("cost", ascending=cost_is_lower)

@@ -116,14 +116,26 @@ def _panels(
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
 
+    _add_legend(figure, series)
+    return figure, panels
+
+
+def _add_legend(figure: Figure, series: list[Series]) -> None:
+    """Explain the colours of labels, then the markers and dashes of structures."""
     handles = {}
     for line in series:
         handles[line.label] = Line2D([], [], color=line.style["color"], linewidth=3)
     for line in series:
-        handles[line.structure] = Line2D([], [], linewidth=1.2, **line.style | {"color": INK})
+        style = line.style | {"color": INK}
+        handles[line.structure] = Line2D([], [], linewidth=1.2, **style)
+
     labels = ["\n".join(wrap(name, LEGEND_WIDTH)) for name in handles]
-    figure.legend([*handles.values()], labels, loc="outside right upper", handlelength=2.6)
-    return figure, panels
+    figure.legend(
+        handles=list(handles.values()),
+        labels=labels,
+        loc="outside right upper",
+        handlelength=2.6,
+    )
 
 
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
@@ -132,10 +144,11 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
     Seeds share the documents, so the standard error of their mean is the mean of their errors. The
     dense model is a horizontal line.
     """
+    column = f"pruned/{name}"
     for line in series:
-        by_ratio = line.by_ratio.dropna(subset=[(f"pruned/{name}", "mean")])
-        seeds = by_ratio[f"pruned/{name}"]
-        errors = by_ratio.get((f"pruned/{name}_stderr", "mean"))
+        measured = line.by_ratio.dropna(subset=[(column, "mean")])
+        seeds = measured[column]
+        errors = measured.get((f"{column}_stderr", "mean"))
         colour = line.style["color"]
         band = (seeds.index, seeds["min"], seeds["max"])
         axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
@@ -147,9 +160,15 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
     dense = study.dense.reindex(columns=["model", f"dense/{name}"]).dropna()
     for model, level in dense.itertuples(index=False):
         axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
-        where = axes.get_yaxis_transform()  # x from 0 to 1
-        name = study.dense_name(model)
-        axes.text(1, level, name, transform=where, ha="right", va="bottom", color=MUTED)
+        axes.text(
+            1,
+            level,
+            study.dense_name(model),
+            transform=axes.get_yaxis_transform(),  # x from 0 to 1
+            ha="right",
+            va="bottom",
+            color=MUTED,
+        )
 
 
 def _draw_over_cost(

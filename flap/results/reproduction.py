@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from flap.evaluation.base import Numbers
-from flap.evaluation.errors import paired
 from flap.evaluation.result_files import RESULTS, Results
 from flap.results.number_texts import in_order, is_efficiency, with_error
 from flap.results.report import Report
+from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
 EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
@@ -29,24 +29,21 @@ class Comparison(NamedTuple):
     verdict: Verdict
 
 
-class Finished:
-    """A finished run: its report, and the values of each document where its folder has them."""
+def read_finished(path: Path) -> RunRecord:
+    """Read a finished run from its folder, or from a report.json alone.
 
-    def __init__(self, path: Path) -> None:
-        """Read a run's folder, or a report.json alone.
-
-        Raises:
-            ValueError: The report is missing or damaged.
-        """
-        file = path / "report.json" if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(f"{path}: no report of a finished run; give its folder or report.json")
-        self.report = Report.load(file)
-        results = Results(file.parent / RESULTS)
-        self.documents = results.documents(self.report.evaluation["pruned"])
+    Raises:
+        ValueError: The report is missing or damaged.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{path}: no report of a finished run; give its folder or report.json")
+    report = Report.load(file)
+    documents = Results(file.parent / RESULTS).documents(report.evaluation["pruned"])
+    return RunRecord(str(path), report=report, documents=documents)
 
 
-def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
+def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     """Compare every number of two runs.
 
     Two numbers are equal if they differ by at most one millionth. They are within the error if
@@ -54,22 +51,23 @@ def compare_runs(old: Finished, new: Finished) -> list[Comparison]:
     or else if they differ by at most one standard error. Speeds, times and memory depend on the
     machine and are not compared.
     """
-    pairs = paired(old.documents, new.documents)
-    noise = {name for (name, _), difference in pairs.items() if not difference.clear}
     comparisons = [_layers(old.report, new.report)]
     models = _models(new.report)
     for model, before in _models(old.report).items():
         after = models.get(model, {})
         for name in in_order(before | after, {}):
             verdict = _verdict(name, before, after)
-            if verdict == "different" and model == "pruned" and name in noise:
-                verdict = "within the error"
+            if verdict == "different" and model == "pruned":
+                difference = new.difference_to(old, name)
+                if difference is not None and not difference.clear:
+                    verdict = "within the error"
             shown = (with_error(before, name), with_error(after, name))
             comparisons.append(Comparison(model, name, *shown, verdict))
     return comparisons
 
 
 def _models(report: Report) -> dict[str, Numbers]:
+    """Return the parameters and the numbers of all models."""
     return {"parameters": {**report.parameters}, **report.evaluation}
 
 
@@ -107,7 +105,7 @@ def other_versions(old: Report, new: Report) -> list[str]:
     return [f"{name} {before[name]} -> {after.get(name)}" for name in changed]
 
 
-def print_reproduction(old: Finished, new: Finished) -> bool:
+def print_reproduction(old: RunRecord, new: RunRecord) -> bool:
     """Print both runs side by side. Returns whether no number is different."""
     console = wide_console()
     comparisons = compare_runs(old, new)
@@ -116,7 +114,7 @@ def print_reproduction(old: Finished, new: Finished) -> bool:
     if versions:
         console.print(f"Other versions: {'; '.join(versions)}.", soft_wrap=True)
 
-    counts = Counter(one.verdict for one in comparisons)
+    counts = Counter(comparison.verdict for comparison in comparisons)
     different = counts["different"]
     compared = counts.total() - counts["not compared"]
     if different:

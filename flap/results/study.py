@@ -14,18 +14,13 @@ from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
+# What the runs of a study are described by.
+CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "ratio", "seed")
 COLUMNS = [
     "cell",
     "state",
-    "sweep",
-    "model",
-    "method",
-    "metric",
-    "structure",
-    "options",
-    "ratio",
+    *CHOSEN,
     "realised_ratio",
-    "seed",
     "parameters_after",
     "seconds_total",
     "statistics_cache",
@@ -52,8 +47,7 @@ class Study:
     def title(self) -> str:
         """The models, and the choices that differ between the runs."""
         title = f"Pruning {', '.join(self.values('model')) or self.folder.name}"
-        choices = ("method", "metric", "structure", "ratio", "seed", "options")
-        different = [name for name in choices if len(self.values(name)) > 1]
+        different = [name for name in CHOSEN[2:] if len(self.values(name)) > 1]
         return f"{title}: {' × '.join(different)}" if different else title
 
     @cached_property

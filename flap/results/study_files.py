@@ -32,8 +32,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
     """
-    first, *others = _places(sweeps)
-    name = "+".join(place.name for place in (first, *others))
+    first, *others = _by_real_path(sweeps)
+    name = "+".join(path.name for path in (first, *others))
     folder = into or (first.with_name(name) if others else sweeps[0])
     study = read_study(*sweeps, into=folder)
     plots = draw(study)
@@ -65,21 +65,21 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
         ValueError: a folder does not exist or has no run.
     """
     into = into or sweeps[0]
-    places = _places(sweeps)
-    together = commonpath(places)
+    folders = _by_real_path(sweeps)
+    together = commonpath(folders)
     runs = []
-    for place, folder in places.items():
-        sweep = relpath(place, together) if len(places) > 1 else ""
+    for path, folder in folders.items():
+        sweep = relpath(path, together) if len(folders) > 1 else ""
         for run in _read_sweep(folder):
             runs.append(replace(run, sweep=sweep, folder=relpath(folder / run.folder, into)))
 
-    commands = list(filter(None, map(command_of, places)))
+    commands = list(filter(None, map(command_of, folders)))
     study = Study(into, commands, _with_options(runs))
     first_number = next(iter(study.measured), "")
     return replace(study, runs=sorted(study.runs, key=lambda run: _rank(run, first_number)))
 
 
-def _places(folders: Iterable[Path]) -> dict[Path, Path]:
+def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
     """Return the folders by their real paths, without repetitions."""
     return {folder.resolve(): folder for folder in folders}
 
@@ -122,14 +122,14 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     are chosen is no option, because they do not change the model.
     """
     different = varying(run.config | run.overrides for run in runs)
-    found = []
+    described = []
     for run in runs:
         options = []
         for key, value in sorted(run.overrides.items()):
             if key in different and not re.fullmatch(r"eval(\.\w+)?", key):
                 options.append(f"{key}={value}")
-        found.append(replace(run, options=" ".join(options)))
-    return found
+        described.append(replace(run, options=" ".join(options)))
+    return described
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:

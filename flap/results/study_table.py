@@ -5,9 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 from flap.results.number_texts import short
 from flap.results.run_folder import RunRecord
-from flap.results.study import Study
+from flap.results.study import CHOSEN, Study
 
-CHOICES = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
 ALWAYS_SHOWN = ("metric", "structure", "ratio")  # other choices are left out if all runs agree
 # The formats of the results that were counted and not measured.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
@@ -36,7 +35,7 @@ class StudyTable(NamedTuple):
 
 def tabulate(study: Study) -> StudyTable:
     """Return the table of a study. Standard errors stand next to their numbers."""
-    choices = [name for name in CHOICES if name in ALWAYS_SHOWN or len(study.values(name)) > 1]
+    choices = [name for name in CHOSEN if name in ALWAYS_SHOWN or len(study.values(name)) > 1]
     results = ["removed", "parameters", *study.measured, "seconds"]
     if study.trimmed:
         results.insert(2, "vocabulary")

@@ -310,9 +310,9 @@ def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     dense = {PERPLEXITY: 20.0, bits: 1.0}
     trimmed = altered(report, 0.2, dense, {bits: 1.2})
     trimmed["vocabulary"] = {"before": 512, "after": 320, "covered": 1.0}
-    add_cell(tmp_path, trimmed, "WIFV", "AL-AM", 0.2)
+    add_cell(tmp_path, trimmed, Cell("WIFV", "AL-AM", 0.2))
     whole = altered(report, 0.2, dense, {PERPLEXITY: 30.0, bits: 1.1})
-    add_cell(tmp_path, whole, "IFV", "AL-AM", 0.2)
+    add_cell(tmp_path, whole, Cell("IFV", "AL-AM", 0.2))
 
     study = read_study(tmp_path)
     assert study.measured == [bits, PERPLEXITY]
@@ -322,7 +322,7 @@ def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     perplexities = [row[heads.index(PERPLEXITY)].text for row in table.rows]
     assert perplexities == ["30.00", ""]
     assert [row[heads.index(bits)].text for row in table.rows] == ["1.1", "1.2"]
-    [of_dense] = table.dense
+    [(_, of_dense)] = table.dense
     assert of_dense[table.results.index(PERPLEXITY)].text == "20.00"
     assert [plot.name for plot in draw(study)] == ["bits_per_byte", "layers", "parameters"]
 

@@ -9,7 +9,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flap.config import one_line, redacted
 from flap.evaluation.base import Numbers
 from flap.results import Report
 from flap.results.configs import Config, flat
+from flap.results.tracking.login import environment
 from flap.runtime.progress import Step, listening
 from flap.storage import write_text
 
@@ -91,7 +92,7 @@ class TrackedRun:
 
     tracker: str  # name of the tracker, for messages
     run_dir: Path
-    there: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
+    opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
     _due: Numbers = field(default_factory=dict)  # by stage: when a record may be sent
 
@@ -111,8 +112,8 @@ class TrackedRun:
     def send(self, action: Callable[[RunInTracker], object]) -> None:
         """Call `action` with the run in the tracker, if there is one. An error is only logged."""
         try:
-            if self.there is not None:
-                action(self.there)
+            if self.opened is not None:
+                action(self.opened)
         except Exception as error:  # trackers raise errors of many types
             self.warn(error)
 
@@ -132,16 +133,16 @@ class TrackedRun:
             values[f"progress/{stage}"] = step.done / step.total
         if step.tokens and step.seconds:
             values[f"progress/{stage}/tokens_per_second"] = step.tokens / step.seconds
-        self.send(lambda there: there.log(values))
+        self.send(lambda opened: opened.log(values))
 
     def finish(self, report: Report) -> None:
         """Send a finished run, whose files are written: numbers, widths, files and lineage."""
         columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-        self.send(lambda there: there.summarize(redacted(summary(report))))
-        self.send(lambda there: there.log_table("layers", columns, layer_rows(report)))
-        self.send(lambda there: there.log_files(self.run_dir))
+        self.send(lambda opened: opened.summarize(redacted(summary(report))))
+        self.send(lambda opened: opened.log_table("layers", columns, layer_rows(report)))
+        self.send(lambda opened: opened.log_files(self.run_dir))
         if report.checkpoint:
-            self.send(lambda there: there.log_lineage(report))
+            self.send(lambda opened: opened.log_lineage(report))
 
 
 def layer_rows(report: Report) -> Rows:
@@ -178,18 +179,18 @@ class Tracking(ABC):
         config: the config of the run as plain data, without secrets.
         """
 
-    def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
-        """Return a context that the tracker needs around a run, such as environment variables."""
-        return nullcontext()
+    def variables(self, run_dir: Path) -> dict[str, str]:
+        """Return the environment variables that the tracker needs, unless the user has set them."""
+        return {}
 
     @contextmanager
     def start(self, config: Config, run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
         """Track a run while the block lasts. If the block raises, the run is marked as failed."""
         run = TrackedRun(self.name, run_dir)
         failed = True
-        with self.surroundings(run_dir):
+        with environment(**self.variables(run_dir)):
             try:
-                run.there = self.open(redacted(config), job, run)
+                run.opened = self.open(redacted(config), job, run)
             except Exception as error:
                 run.warn(error)
             try:
@@ -197,7 +198,7 @@ class Tracking(ABC):
                     yield run
                 failed = False
             finally:
-                run.send(lambda there: there.finish(failed))
+                run.send(lambda opened: opened.finish(failed))
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
         """Track the table of a sweep, in a run of the sweep's group.
@@ -207,7 +208,7 @@ class Tracking(ABC):
         group = sweep_dir.name
         job = JobInfo(f"{sweep_dir}/study", f"{group} study", group, job_type="study")
         with self.start({}, sweep_dir, job) as tracked:
-            tracked.send(lambda there: there.log_table("study", columns, redacted(rows)))
+            tracked.send(lambda opened: opened.log_table("study", columns, redacted(rows)))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import isfinite
@@ -23,7 +23,6 @@ from flap.results.tracking.base import (
     Tracking,
     kept_id,
 )
-from flap.results.tracking.login import environment
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +53,18 @@ class MLflow(Tracking):
                 "or MLFLOW_TRACKING_URI"
             )
 
-    def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
+    def variables(self, run_dir: Path) -> dict[str, str]:
         """Keep MLflow silent.
 
         Let an unreachable server cost seconds, and not the minutes of seven retries.
         """
-        return environment(
-            MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",
-            MLFLOW_HTTP_REQUEST_TIMEOUT="20",
-            MLFLOW_DISABLE_TELEMETRY="true",
-            MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
-            MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
-        )
+        return {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "MLflowRun":
         """Begin the MLflow run of a folder, or continue it."""
@@ -76,15 +75,15 @@ class MLflow(Tracking):
         uri = self.uri or os.environ["MLFLOW_TRACKING_URI"]
         client = MlflowClient(with_quoted_password(uri))
         begun = self._begin(client, job, kept_id(run.run_dir / "mlflow", job.id))
-        there = MLflowRun(client, begun.info.run_id)
-        client.update_run(there.id, "RUNNING")
+        opened = MLflowRun(client, begun.info.run_id)
+        client.update_run(opened.id, "RUNNING")
 
         for key, value in flat(config | {"folder": run.run_dir.resolve()}).items():
             name = legal_name(key)
             if name not in begun.data.params:  # parameters cannot be changed
-                client.log_param(there.id, name, value)
-        log.info("MLflow: run %s of the experiment %s", there.id, self.experiment)
-        return there
+                client.log_param(opened.id, name, value)
+        log.info("MLflow: run %s of the experiment %s", opened.id, self.experiment)
+        return opened
 
     def _begin(self, client: Any, job: JobInfo, key: str) -> Any:
         """Return the MLflow run with this key, which is made if it does not exist."""

@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from flap.results.tracking.base import (
     kept_id,
     legal_id,
 )
-from flap.results.tracking.login import MODES, environment, require_key, resolve_mode
+from flap.results.tracking.login import MODES, require_key, resolve_mode
 
 if TYPE_CHECKING:
     import wandb
@@ -58,31 +57,33 @@ class Wandb(Tracking):
         if self.mode == "online":
             require_key()
 
-    def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
+    def variables(self, run_dir: Path) -> dict[str, str]:
         """Keep W&B silent, and its caches and staged files in the run's folder, too."""
         folder = run_dir.resolve() / "wandb"
-        return environment(
-            WANDB_SILENT="true", WANDB_CACHE_DIR=f"{folder}/cache", WANDB_DATA_DIR=f"{folder}/data"
-        )
+        return {
+            "WANDB_SILENT": "true",
+            "WANDB_CACHE_DIR": f"{folder}/cache",
+            "WANDB_DATA_DIR": f"{folder}/data",
+        }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "WandbRun":
         """Start the W&B run. If that fails, as with an unreachable server, start it offline."""
         import wandb
 
         try:
-            there = self._init(resolve_mode(self.mode), config, job, run.run_dir)
+            opened = self._init(resolve_mode(self.mode), config, job, run.run_dir)
         except Exception as error:
             run.warn(error)
             wandb.teardown()  # otherwise the half-started run would keep its id
-            there = self._init("offline", config, job, run.run_dir)
-        if there.offline:
-            folder = shlex.quote(str(Path(there.dir).parent))
+            opened = self._init("offline", config, job, run.run_dir)
+        if opened.offline:
+            folder = shlex.quote(str(Path(opened.dir).parent))
             log.info("W&B: recorded offline; send it with: wandb sync %s", folder)
-        elif there.url:  # a disabled run has none
-            log.info("W&B: %s", there.url)
-        there.define_metric("progress/*", summary="none")
-        there.summary["folder"] = str(run.run_dir.resolve())  # for `python -m flap study`
-        return WandbRun(there)
+        elif opened.url:  # a disabled run has none
+            log.info("W&B: %s", opened.url)
+        opened.define_metric("progress/*", summary="none")
+        opened.summary["folder"] = str(run.run_dir.resolve())  # for `python -m flap study`
+        return WandbRun(opened)
 
     def _init(self, mode: Any, config: Config, job: JobInfo, run_dir: Path) -> "wandb.Run":
         import wandb
