@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -15,19 +16,17 @@ from flap.models import Block, ModelAdapter, ModelSource, adapt, count_parameter
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.models.predictions import LOGITS_BYTES
-from flap.runs.choices import Choices, check_budget, choose
+from flap.runs.choices import Choices, choose
 from flap.runs.texts import check_prompts_fit, read_texts
-from flap.runs.trimming import Trimming, check_trimming, estimate
+from flap.runs.trimming import Trimming, budget_after_trimming
 from flap.storage import cache_root
 
-MARGIN = (
-    1.5  # estimates are within this factor of what was measured: only what is beyond it is refused
-)
+# Estimates are within this factor of what was measured: only what is beyond it is refused.
+MARGIN = 1.5
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
-HIDDEN_COPIES, WIDE_COPIES = (
-    5,
-    3,
-)  # activations of a layer that runs: of H, and of its widest channels
+# Activations of a layer that runs: of the hidden size, and of its widest channels.
+HIDDEN_COPIES = 5
+WIDE_COPIES = 3
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
 
@@ -77,66 +76,73 @@ class DryRun:
 
     def needs(self, placement: str) -> Needs:
         """Return what the run takes at a placement; training, which comes last, is not counted."""
-        choices = self.choices
         itemsize = self.source.dtype.itemsize
         total = self.source.num_bytes
-        streams = STREAMS[placement]
-        searches = choices.search is not None
-        shared = self.source.device.type in ("cpu", "mps")
         layers = [
             itemsize * sum(one.numel() for one in layer.parameters())
             for layer in self.adapter.layers
         ]
-        weights = max(*layers, total - sum(layers)) if streams else total
         statistics = max(map(self._statistics, range(len(layers))))
+        work = statistics
+        if self.choices.search is not None:
+            work += max(layers)
+        if self.choices.evaluators:
+            work = max(work, LOGITS_BYTES * (2 + itemsize / 4))
+        work += self._running()
+
+        streams = STREAMS[placement]
         states = self._states(streams)
-        logits = LOGITS_BYTES * (2 + itemsize / 4) if choices.evaluators else 0.0
-        work = max(statistics + max(layers) * searches, logits) + self._running()
-        device = (0 if self.source.loaded else weights) + work
-        in_files = states * (streams or (searches and self.config.use_cache))
-        pruned = (
-            sum(layers) - itemsize * self.removed
-        )  # beside the dense layers, which stay mapped on a CPU
-        host = PROCESS_BYTES + states + (device + pruned * (not streams)) * shared
-        files = in_files + pruned * streams, in_files + weights * shared
-        return Needs(weights, states, statistics, device, host, *files)
+        searches = self.choices.search is not None and self.config.use_cache
+        mapped = states if streams or searches else 0.0
+        disk = mapped
+        weights = max(*layers, total - sum(layers)) if streams else total
+        device = work if self.source.loaded else weights + work
+        host = PROCESS_BYTES + states
+        # beside the dense layers, which stay mapped on a CPU
+        pruned = sum(layers) - itemsize * self.removed
+        if streams:
+            disk += pruned
+        if self.source.device.type in ("cpu", "mps"):  # whose memory is that of the host
+            mapped += weights
+            host += device if streams else device + pruned
+        return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
         """Return the bytes of a layer's statistics: two sets of co-moments and a factor, or means and variances."""
-        sets = factor = 0.0
+        sets = 0.0
+        factors = []
         for block in self.adapter.blocks(layer):
-            (channels, outputs, experts), covariance = _sizes(block), self.choices.need_covariance
-            sets += experts * (4 * channels**2 if covariance else 12 * channels)
-            one = (
-                4 * channels**2 + 12 * channels * outputs
-                if covariance
-                else 8 * experts * channels * outputs
-            )
-            factor = max(factor, one)
-        return sets + factor
+            channels, outputs, experts = _sizes(block)
+            if self.choices.need_covariance:
+                sets += experts * 4 * channels**2
+                factors.append(4 * channels**2 + 12 * channels * outputs)
+            else:
+                sets += experts * 12 * channels
+                factors.append(8 * experts * channels * outputs)
+        return sets + max(factors)
 
     def _states(self, streams: bool) -> float:
         """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · hidden size."""
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search
         if search is not None:
-            trials = sum(
-                len(removed) for layer in self.budget.layers for removed in search.removals(layer)
-            )
-            tokens += (1 + math.ceil(trials / self.processes)) * min(
-                search.tokens, self.tokens // HELD_OUT
-            )
-        return 2.0 * tokens * _sizes(self.adapter.attention(0))[1] * self.source.dtype.itemsize
+            removals = chain(*(search.removals(layer) for layer in self.budget.layers))
+            trials = math.ceil(sum(map(len, removals)) / self.processes)
+            tokens += (1 + trials) * min(search.tokens, self.tokens // HELD_OUT)
+        return 2.0 * tokens * self._hidden_size * self.source.dtype.itemsize
 
     def _running(self) -> float:
         """Return the bytes of the activations of a batch in a layer."""
-        own = self.config.calibration
-        layers = range(len(self.adapter.layers))
-        width = max(
-            _sizes(block)[0] * block.num_chosen for i in layers for block in self.adapter.blocks(i)
-        )
-        copied = HIDDEN_COPIES * _sizes(self.adapter.attention(0))[1] + WIDE_COPIES * width
-        return min(self.tokens, own.batch_size * own.seq_len) * self.source.dtype.itemsize * copied
+        blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
+        width = max(_sizes(block)[0] * block.num_chosen for block in blocks)
+        copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
+        calibration = self.config.calibration
+        tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
+        return tokens * self.source.dtype.itemsize * copied
+
+    @property
+    def _hidden_size(self) -> int:
+        return _sizes(self.adapter.attention(0))[1]
 
     def check(self, cache: Path, left: int = 0) -> None:
         """Check that the run may fit into the memory and onto the disk that are free.
@@ -147,18 +153,22 @@ class DryRun:
         Raises:
             ValueError: it surely does not; says what it takes and what is free.
         """
-        placed = f"model.placement={self.source.placement}"
-        needs = self.needs(self.source.placement)
-        device, host, disk = free(self.source.device, cache)
-        less = ["model.placement=stream"] * (not self.source.placed.streams)
-        less += ["a smaller calibration.batch_size"] * (self.config.calibration.batch_size > 1)
-        less += ["choices without covariances"] * self.choices.need_covariance
+        source = self.source
+        needs = self.needs(source.placement)
+        device, host, disk = free(source.device, cache)
+        less = []
+        if not source.placed.streams:
+            less.append("model.placement=stream")
+        if self.config.calibration.batch_size > 1:
+            less.append("a smaller calibration.batch_size")
+        if self.choices.need_covariance:
+            less.append("choices without covariances")
         advice = f"take {', or '.join(less) or 'a machine with more memory'}"
-        if self.source.device.type == "cuda":
-            _check(placed, needs.device, device, f"on {self.source.device}", advice)
-        _check(
-            placed, needs.host - needs.mapped - PROCESS_BYTES, host, "in the host's memory", advice
-        )
+        field = f"model.placement={source.placement}"
+        if source.device.type == "cuda":
+            _check(field, needs.device, device, f"on {source.device}", advice)
+        of_host = needs.host - needs.mapped - PROCESS_BYTES
+        _check(field, of_host, host, "in the host's memory", advice)
         advice = (
             "name a larger disk, fewer calibration windows or, for a search, fewer structure.tokens"
         )
@@ -178,8 +188,9 @@ class DryRun:
         rows["free here"] = free(self.source.device, cache_root(self.config.cache_dir))
         yield HEADINGS
         for name, sizes in rows.items():
-            chosen = name + " *" * (name == self.source.placement)
-            yield f"{chosen:<15}" + "".join(f"{size / 1e9:12.2f}" for size in sizes).rjust(72)
+            chosen = f"{name} *" if name == self.source.placement else name
+            columns = "".join(f"{size / 1e9:12.2f}" for size in sizes)
+            yield f"{chosen:<15}{columns:>72}"
 
 
 def dry_run(config: FlapConfig) -> DryRun:
@@ -196,36 +207,31 @@ def dry_run(config: FlapConfig) -> DryRun:
     source = find_model(config.model, root, config.trust_remote_code, weights=False)
     check_prompts_fit(config, choices, source)
     adapter = adapt(source.skeleton(), choices.experts)
-    smaller = adapter
-    trimming = None
+    texts = {}
     if choices.vocabulary is not None:
-        check_trimming(choices, source, adapter)
         texts = read_texts(config, choices, source.tokenizer, source.max_length)
-        trimming, smaller = estimate(choices, source, adapter, texts)
-    budget = check_budget(smaller, choices, config, source)
+    budget, trimming = budget_after_trimming(config, choices, source, adapter, texts)
     return DryRun(config, choices, source, adapter, budget, trimming=trimming)
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
     """Return the free bytes of the device (of the host, where there is none), of the host, and of the cache's disk."""
-    host = torch.device("cpu")
-    absent = device.type == "cuda" and not torch.cuda.is_available()
-    place = next(one for one in (cache, *cache.absolute().parents) if one.exists())
-    return free_bytes(host if absent else device), free_bytes(host), shutil.disk_usage(place).free
+    if device.type == "cuda" and not torch.cuda.is_available():
+        device = torch.device("cpu")
+    place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    on_host = free_bytes(torch.device("cpu"))
+    return free_bytes(device), on_host, shutil.disk_usage(place).free
 
 
 def _sizes(block: Block) -> tuple[int, int, int]:
     """Return the input and output channels of an expert's output projection, and the number of experts."""
-    return (
-        block.columns_UC.numel() // len(block.members),
-        int(block.output.weight.shape[0]),
-        len(block.members),
-    )
+    experts = len(block.members)
+    return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts
 
 
 def _check(field: str, needed: float, available: int, where: str, advice: str) -> None:
     if needed > MARGIN * available:
-        expected = (
-            f"{gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB are; {advice}"
+        raise ValueError(
+            f"{field}: expected {gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB "
+            f"are; {advice} (dry_run=true shows all placements)"
         )
-        raise ValueError(f"{field}: expected {expected} (dry_run=true shows all placements)")

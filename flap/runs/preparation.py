@@ -6,22 +6,21 @@ from functools import partial
 from pathlib import Path
 
 from flap.checkpoint.save import check_disk_space, check_target, label_of
-from flap.config import FlapConfig, TargetConfig, refuse, require
+from flap.config import FlapConfig, refuse, require
 from flap.data import Windows
 from flap.evaluation import Task, prepare_tasks
 from flap.evaluation.left_out import without_read
 from flap.evaluation.result_files import RESULTS, Results
-from flap.method.allocation import Budget
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.models.gguf_file import find_gguf
 from flap.results import described, device_name
 from flap.runs import keys
-from flap.runs.choices import Choices, check_budget, choose
+from flap.runs.choices import Choices, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
 from flap.runs.run import Run
 from flap.runs.texts import documents_read, read_texts, without_effect
-from flap.runs.trimming import check_trimming, estimate
+from flap.runs.trimming import budget_after_trimming
 from flap.runtime import ranks
 from flap.storage import Cache, cache_root, digest
 from flap.storage.atomic_files import bytes_below, remove_leftovers
@@ -54,27 +53,16 @@ def _prepare(
     source: ModelSource | None,
     overrides: Sequence[str],
 ) -> Run:
-    allowed = "false; only the command line prints what a run will take"
-    require(not config.dry_run, "dry_run", True, allowed)
-    choices = choose(config)
     root = cache_root(config.cache_dir)
-    has_place = run_dir or config.checkpoint.dir or not config.checkpoint.save
-    allowed = "a folder for the checkpoint, as this run has no folder of its own"
-    require(bool(has_place), "checkpoint.dir", None, allowed)
+    choices = _choose(config, run_dir)
     source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.experts)
-
     tasks = prepare_tasks(choices.evaluators, source.tokenizer, source.max_length)
-    placement = f"model.placement={source.placement}"
-    allowed = f"true with {placement}, whose result is nowhere but on disk"
-    require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
-    _check_comparable(tasks, source)
-    _check_trainable(choices, source, adapter)
+    _check_model(config, choices, tasks, source, adapter)
 
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     tasks = without_read(tasks, documents_read(texts))
-    check_trimming(choices, source, adapter)
-    budget = _budget(config, choices, source, adapter, texts)
+    budget, _ = budget_after_trimming(config, choices, source, adapter, texts)
     refuse(overrides, _without_effect(config, choices, texts))
     return Run(
         config=config,
@@ -87,6 +75,45 @@ def _prepare(
         run_dir=run_dir,
         results=Results(run_dir and run_dir / RESULTS),
     )
+
+
+def _choose(config: FlapConfig, run_dir: Path | None) -> Choices:
+    allowed = "false; only the command line prints what a run will take"
+    require(not config.dry_run, "dry_run", True, allowed)
+    choices = choose(config)
+    has_place = run_dir or config.checkpoint.dir or not config.checkpoint.save
+    allowed = "a folder for the checkpoint, as this run has no folder of its own"
+    require(bool(has_place), "checkpoint.dir", None, allowed)
+    return choices
+
+
+def _check_model(
+    config: FlapConfig,
+    choices: Choices,
+    tasks: Sequence[Task],
+    source: ModelSource,
+    adapter: ModelAdapter,
+) -> None:
+    """Check that a model of this origin, at this placement, can be saved, compared and trained."""
+    placed = source.placed
+    allowed = f"true with model.placement={source.placement}, whose result is nowhere but on disk"
+    require(config.checkpoint.save or not placed.streams, "checkpoint.save", False, allowed)
+
+    is_there_again = placed.whole or not source.loaded
+    allowed = "none: a model spread over devices is pruned in place and cannot be compared"
+    for task in tasks:
+        require(is_there_again or not task.side_by_side, "eval", task.name, allowed)
+
+    recovery = choices.recovery
+    if recovery is not None:
+        allowed = (
+            "none: flap.prune changes the loaded model in place, so no dense model is left as a "
+            "teacher"
+        )
+        require(not source.loaded, "recover", recovery.name, allowed)
+        allowed = f"device with recover={recovery.name}, which trains the whole model there"
+        require(placed.whole, "model.placement", source.placement, allowed)
+        recovery.check(adapter)
 
 
 def _without_effect(
@@ -149,28 +176,6 @@ def _check_room(run: Run) -> None:
     check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
 
 
-def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
-    """Check that the model can be trained after compression."""
-    recovery = choices.recovery
-    if recovery is None:
-        return
-    given = (
-        "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
-    )
-    require(not source.loaded, "recover", recovery.name, given)
-    placement = f"device with recover={recovery.name}, which trains the whole model there"
-    require(source.placed.whole, "model.placement", source.placement, placement)
-    recovery.check(adapter)
-
-
-def _check_comparable(tasks: Sequence[Task], source: ModelSource) -> None:
-    """Check that the dense model is there when both models are measured side by side."""
-    kept = not source.loaded or source.placed.whole
-    given = "none: a model spread over devices is pruned in place and cannot be compared"
-    for task in tasks:
-        require(kept or not task.side_by_side, "eval", task.name, given)
-
-
 def _check_reloads(source: ModelSource) -> None:
     """Check that a checkpoint of a loaded model would compute what the model does in memory.
 
@@ -182,27 +187,6 @@ def _check_reloads(source: ModelSource) -> None:
             "model: its rotary frequencies are rounded, as by model.to(dtype), so a checkpoint would compute something "
             "else; expected one from from_pretrained(dtype=…), or checkpoint.save=false"
         )
-
-
-def _budget(
-    config: FlapConfig,
-    choices: Choices,
-    source: ModelSource,
-    adapter: ModelAdapter,
-    texts: Mapping[str, Windows],
-) -> Budget:
-    """Return the budget of the dense model, or of the model with as many tokens as will stay.
-
-    Raises:
-        ValueError: the ratio, a target or a choice does not fit this model.
-    """
-    if choices.vocabulary is None:
-        return check_budget(adapter, choices, config, source)
-    if source.loaded:  # its shapes are those of the weights, which are not trimmed yet
-        return check_budget(adapter, choices, replace(config, target=TargetConfig()), source)
-
-    _, smaller = estimate(choices, source, adapter, texts)
-    return check_budget(smaller, choices, config, source)
 
 
 def _alike(run: Run) -> Run:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import FlapConfig, TargetConfig, require
 from flap.data import Windows
 from flap.evaluation import Divergence, prepare_tasks
 from flap.evaluation.left_out import without_read
 from flap.method.allocation import Budget
 from flap.method.calibration.answers import without_answers
-from flap.method.vocabulary import KeptTokens, Tokens, Trimmed
+from flap.method.vocabulary import KeptTokens, Tokens, Trim, Trimmed
 from flap.method.vocabulary.rows import cut_rows, cut_rows_of, named_ids
 from flap.method.vocabulary.source import TrimmedSource
 from flap.models import (
@@ -63,53 +63,63 @@ class Trimming:
             yield "units: none is removed"
 
 
-def check_trimming(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
-    """Check that tokens of this model can be removed.
+def budget_after_trimming(
+    config: FlapConfig,
+    choices: Choices,
+    source: ModelSource,
+    adapter: ModelAdapter,
+    texts: Mapping[str, Windows],
+) -> tuple[Budget, Trimming | None]:
+    """Return the budget of the model with as many tokens as will stay, and how many these are.
+
+    No weight is read. The number of tokens is exact unless the model has still to write texts that
+    are counted; then prompts are counted alone. A loaded model has the shapes of its weights, which
+    are not trimmed yet, so that its targets are checked later.
 
     Raises:
-        ValueError: they cannot, or a choice does not go with fewer tokens.
+        ValueError: the ratio, a target or a choice does not fit this model, or no token of it can
+            be removed.
     """
     if choices.vocabulary is None:
-        return
-    whole = "none for this model, which has embeddings of tokens for each layer, too"
+        return check_budget(adapter, choices, config, source), None
+
+    rows = adapter.vocab_size
+    tokens = Tokens.of(source.tokenizer, rows, named_ids(adapter.model))
+    _check_vocabulary(choices, adapter, tokens)
+    if source.loaded:
+        without_target = replace(config, target=TargetConfig())
+        return check_budget(adapter, choices, without_target, source), None
+
+    after, roughly = _tokens_left(choices.vocabulary, tokens, counted_in(texts), rows)
+    model = source.skeleton()
+    cut_rows_of(model, adapt(model), torch.arange(after))
+    smaller = adapt(model, choices.experts)
+    trimming = Trimming(rows, after, count_parameters(smaller.model), roughly)
+    return check_budget(smaller, choices, config, source), trimming
+
+
+def _check_vocabulary(choices: Choices, adapter: ModelAdapter, tokens: Tokens) -> None:
+    assert choices.vocabulary is not None
+    allowed = "none for this model, which has embeddings of tokens for each layer, too"
     of_layers = getattr(adapter.config, "hidden_size_per_layer_input", 0)
-    require(not of_layers, "vocabulary", "trim", whole)
-    choices.vocabulary.check(_tokens(source, adapter))
-    compared = any(isinstance(one, Divergence) for one in choices.evaluators.values())
+    require(not of_layers, "vocabulary", "trim", allowed)
+    choices.vocabulary.check(tokens)
     allowed = (
         "none with vocabulary=trim: predictions of two tokenizers are of other tokens; "
         "eval=perplexity has bits"
     )
-    require(not compared, "eval", "divergence", allowed)
+    for evaluator in choices.evaluators.values():
+        require(not isinstance(evaluator, Divergence), "eval", "divergence", allowed)
 
 
-def estimate(
-    choices: Choices, source: ModelSource, adapter: ModelAdapter, texts: Mapping[str, Windows]
-) -> tuple[Trimming, ModelAdapter]:
-    """Return how far trimming reduces a model, and the skeleton of the smaller model.
-
-    No weight is read. The number of tokens is exact unless the model has still to write texts that
-    are counted; then prompts are counted alone.
-    """
-    assert choices.vocabulary is not None
-    windows = counted_in(texts)
-    known = without_answers(windows) if windows.to_write else windows
-    rows = adapter.vocab_size
-    roughly = ""
-    if choices.vocabulary.size is None and windows.to_write:
-        roughly = "about " if known.existing else "at most "
-    after = rows
-    if roughly != "at most ":
-        after = choices.vocabulary.number(_tokens(source, adapter), known, rows)
-
-    model = source.skeleton()
-    cut_rows_of(model, adapt(model), torch.arange(after))
-    smaller = adapt(model, choices.experts)
-    return Trimming(rows, after, count_parameters(smaller.model), roughly), smaller
-
-
-def _tokens(source: ModelSource, adapter: ModelAdapter) -> Tokens:
-    return Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
+def _tokens_left(vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int) -> tuple[int, str]:
+    """Return how many tokens stay, as far as the counted texts are known, and how exact that is."""
+    if vocabulary.size is not None or not texts.to_write:
+        return vocabulary.number(tokens, texts, rows), ""
+    prompts = without_answers(texts)
+    if not prompts.existing:
+        return rows, "at most "
+    return vocabulary.number(tokens, prompts, rows), "about "
 
 
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
