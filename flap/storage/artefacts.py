@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -33,21 +33,18 @@ class Label:
 
     stage: str  # the name of the stage
     seconds: float = 0.0  # wall-clock seconds the stage took, without those of the stages inside it
-    cache: str = (
-        "off"  # "hit": it was found; "miss": computed and stored; "off": computed, not stored
-    )
+    # "hit": it was found; "miss": computed and stored; "off": computed, not stored
+    cache: str = "off"
     inputs: tuple["Label", ...] = ()  # the labels of the stages that ran inside this one
 
     def to_dict(self) -> dict[str, Any]:
         """Return the label as JSON takes it."""
-        inputs = [label.to_dict() for label in self.inputs]
-        return {"stage": self.stage, "seconds": self.seconds, "cache": self.cache, "inputs": inputs}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Label":
         """Return the label that `to_dict` has written."""
-        inputs = tuple(map(cls.from_dict, plain["inputs"]))
-        return cls(plain["stage"], plain["seconds"], plain["cache"], inputs)
+        return cls(**{**plain, "inputs": tuple(map(cls.from_dict, plain["inputs"]))})
 
     def walk(self) -> Iterator["Label"]:
         """Yield the labels of the stages inside this one, as they ended, and then this label."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from flap.config.messages import one_line
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, digest, file_sha256
 from flap.storage.atomic_files import atomic_directory
 from flap.storage.json_files import load_json
@@ -50,15 +51,14 @@ class Entries(Store[T]):
             return None
 
         try:
-            described = load_json(entry / ENTRY)
-            if described["version"] != VERSION or described["key"] != json.loads(json.dumps(key)):
+            stored = load_json(entry / ENTRY)
+            if stored["version"] != VERSION or stored["key"] != json.loads(json.dumps(key)):
                 raise ValueError("it was written for another key or by another version")
-            if described["sha256"] != file_sha256(entry / DATA):
+            if stored["sha256"] != file_sha256(entry / DATA):
                 raise ValueError("its checksum does not match")
-            return Artefact(self.kind.read(entry / DATA), Label.from_dict(described["label"]))
+            return Artefact(self.kind.read(entry / DATA), Label.from_dict(stored["label"]))
         except Exception as error:  # a damaged file can make its reader raise anything
-            reason = " ".join(str(error).split())
-            log.warning("cache: %s is not used and made again (%s)", entry, reason)
+            log.warning("cache: %s is not used and made again (%s)", entry, one_line(error))
             return None
 
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:
@@ -70,13 +70,13 @@ class Entries(Store[T]):
         try:
             with atomic_directory(entry, "cache_dir") as folder:
                 self.kind.write(artefact.value, folder / DATA)
-                described = {
+                stored = {
                     "version": VERSION,
                     "key": key,
                     "label": artefact.label.to_dict(),
                     "sha256": file_sha256(folder / DATA),
                 }
-                (folder / ENTRY).write_text(json.dumps(described, indent=1) + "\n")
+                (folder / ENTRY).write_text(json.dumps(stored, indent=1) + "\n")
         except OSError as error:
             log.warning(
                 "cache_dir: %s cannot be written (%s); what was computed (%s) is not kept",

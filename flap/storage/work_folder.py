@@ -1,5 +1,6 @@
 """The working folder, from which an interrupted run continues, and notes on steps of long work."""
 
+import errno
 import logging
 import os
 import shutil
@@ -111,13 +112,11 @@ def _is_whole(file: Path) -> bool:
     """Return whether a note is there and is what was written. A damaged note is logged."""
     if not file.is_file():
         return False
-    try:
-        whole = _checksum_of(file).read_text() == file_sha256(file)
-    except (OSError, ValueError):  # the checksum is missing, or is no text
-        whole = False
-    if not whole:
-        log.warning("%s: is damaged, and is computed again", file)
-    return whole
+    with suppress(OSError, ValueError):  # the checksum is missing, or is no text
+        if _checksum_of(file).read_text() == file_sha256(file):
+            return True
+    log.warning("%s: is damaged, and is computed again", file)
+    return False
 
 
 def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
@@ -169,7 +168,7 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
         yield
         finished = True
     finally:
-        if finished or not _has_files(folder):
+        if finished or not any(path.is_file() for path in folder.rglob("*")):
             # on NFS, files that are still mapped disappear when they are not mapped any more
             shutil.rmtree(folder, ignore_errors=True)
         else:
@@ -179,10 +178,6 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
                 "with resume=false it begins anew",
                 folder,
             )
-
-
-def _has_files(folder: Path) -> bool:
-    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _remove_old(parent: Path) -> None:
@@ -195,14 +190,12 @@ def _remove_old(parent: Path) -> None:
 
 def _make(folder: Path) -> None:
     """Make a folder below `cache_dir`, and check that it can be written to."""
-    reason = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
-            reason = "Permission denied"
+            raise PermissionError(errno.EACCES, "Permission denied")
     except OSError as error:
-        reason = error.strerror
-    if reason is not None:
         raise ValueError(
-            f"cache_dir={folder.parent}: expected a folder that can be written to ({reason})"
-        )
+            f"cache_dir={folder.parent}: expected a folder that can be written to "
+            f"({error.strerror})"
+        ) from error
