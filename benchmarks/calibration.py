@@ -60,7 +60,10 @@ def time_ratio(num_samples: int, repeats: int) -> float:
         calibrated = calibrate_seconds(deepcopy(model), source.tokenizer, num_samples, BATCH_SIZE)
         ratios.append(calibrated / bare)
         print(
-            f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio {ratios[-1]:.3f}",
+            (
+                f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio "
+                f"{ratios[-1]:.3f}"
+            ),
             flush=True,
         )
     return statistics.median(ratios)
@@ -97,8 +100,11 @@ def main() -> None:
     print(f"calibration / bare forward, median of {options.repeats}: {ratio:.3f} (target <= 1.05)")
     few = measure_memory(64)
     many = measure_memory(1024)
-    print(f"peak over the model: 64 samples {few / 2**20:.0f} MiB, 1024 samples {many / 2**20:.0f} MiB, "
-          f"ratio {many / few:.3f} (target within 5 %)")  # fmt: skip
+    print(
+        f"peak over the model: 64 samples {few / 2**20:.0f} MiB, 1024 samples "
+        f"{many / 2**20:.0f} MiB, "
+        f"ratio {many / few:.3f} (target within 5 %)"
+    )
 
 
 if __name__ == "__main__":

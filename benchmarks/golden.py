@@ -21,8 +21,12 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 SHARED = [
-    "calibration.num_samples=16", "eval.perplexity.max_tokens=2048", "ratio=0.2", "seed=0", "use_cache=false",
-]  # fmt: skip
+    "calibration.num_samples=16",
+    "eval.perplexity.max_tokens=2048",
+    "ratio=0.2",
+    "seed=0",
+    "use_cache=false",
+]
 STRUCTURES = ("UL-UM", "UL-MM", "AL-MM", "AL-AM")
 METRICS = ("WIFV", "OBS")
 COMPENSATIONS = ("bias", "linear")
@@ -33,10 +37,14 @@ def cells(mixture: Path) -> dict[str, list[str]]:
     """Return the overrides of every run, by its name."""
     grid = {
         f"{structure} {metric} {compensation}": [
-            f"structure={structure}", f"metric={metric}", f"compensation={compensation}",
+            f"structure={structure}",
+            f"metric={metric}",
+            f"compensation={compensation}",
         ]
-        for structure in STRUCTURES for metric in METRICS for compensation in COMPENSATIONS
-    }  # fmt: skip
+        for structure in STRUCTURES
+        for metric in METRICS
+        for compensation in COMPENSATIONS
+    }
     others = {
         "search": [
             "method=flap_plus",
@@ -141,7 +149,8 @@ def compare(old: Path, new: Path) -> bool:
         numbers = number_difference(a, b)
         same &= plans and weights <= TOLERANCE and numbers <= TOLERANCE
         print(
-            f"{name:24} plan {'equal' if plans else 'DIFFERS'}, weights {weights:.1e}, numbers {numbers:.1e}"
+            f"{name:24} plan {'equal' if plans else 'DIFFERS'}, weights {weights:.1e}, "
+            f"numbers {numbers:.1e}"
         )
     return same
 

@@ -49,17 +49,27 @@ Figures = dict[str, Any]
 
 COMMON = {"vocab_size": 49152, "tie_word_embeddings": False, "max_position_embeddings": 4096}
 SEVEN_B = COMMON | {
-    "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
     "num_hidden_layers": 32,
-}  # fmt: skip
+}
 ONE_B = COMMON | {  # half of the layers of Llama-3.2-1B
-    "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "num_hidden_layers": 8, "head_dim": 64,
-}  # fmt: skip
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 8,
+    "head_dim": 64,
+}
 TINY = COMMON | {
-    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "num_hidden_layers": 4,
-}  # fmt: skip
+}
 PROBE_LAYERS = 2
 # A pass over the few windows of a search may take this many times as long per token as a bare pass,
 # because it waits for the host.
@@ -89,7 +99,10 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class StepTable:
-    """The numbers of all steps. When a step ends, its row is printed and the file is written again."""
+    """The numbers of all steps.
+
+    When a step ends, its row is printed and the file is written again.
+    """
 
     def __init__(self, output: Path, about: Figures, deadline: float) -> None:
         self.output = output
@@ -256,7 +269,10 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
     same = plans[0] == plans[1]
     slower = figures["seconds"] / alone["seconds"]
     where = ", ".join(f"{count} modules on {place}" for place, count in places.items())
-    remark = f"{where}; {slower:.1f} times the seconds of the device alone, plan {'equal' if same else 'DIFFERS'}"
+    remark = (
+        f"{where}; {slower:.1f} times the seconds of the device alone, plan "
+        f"{'equal' if same else 'DIFFERS'}"
+    )
     return figures | {
         "device_alone": alone,
         "plan_equal": same,

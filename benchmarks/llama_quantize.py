@@ -1,4 +1,4 @@
-"""Call llama.cpp's quantiser through its library, where the tool llama-quantize is not installed."""
+"""Call llama.cpp's quantiser through its library, if llama-quantize is not installed."""
 
 import ctypes
 from pathlib import Path
@@ -10,9 +10,13 @@ class QuantizeParams(ctypes.Structure):
     """The struct llama_model_quantize_params of llama.h, with room for fields of later versions."""
 
     _fields_ = (
-        ("nthread", ctypes.c_int32), ("ftype", ctypes.c_int), ("output_tensor_type", ctypes.c_int),
-        ("token_embedding_type", ctypes.c_int), ("flags", ctypes.c_bool * 8), ("rest", ctypes.c_void_p * 16),
-    )  # fmt: skip
+        ("nthread", ctypes.c_int32),
+        ("ftype", ctypes.c_int),
+        ("output_tensor_type", ctypes.c_int),
+        ("token_embedding_type", ctypes.c_int),
+        ("flags", ctypes.c_bool * 8),
+        ("rest", ctypes.c_void_p * 16),
+    )
 
 
 def quantise(libraries: Path, source: Path, target: Path, kind: str) -> None:

@@ -200,7 +200,8 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     ]
     if len(logprobs) < tokens_NT[:, 1:].numel():
         print(
-            f"{tokens_NT[:, 1:].numel() - len(logprobs)} tokens, parts of a character, are not counted"
+            f"{tokens_NT[:, 1:].numel() - len(logprobs)} tokens, parts of a character, "
+            "are not counted"
         )
     return math.exp(-sum(logprobs) / len(logprobs))
 

@@ -35,23 +35,40 @@ ENDS = {
     "head_dim": 64,
 }
 LLAMA = {
-    "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
-}  # fmt: skip
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 # Mixtures of experts with 53 million parameters in a layer. A token passes through a quarter of the
 # experts (Mixtral), or through an eighth of them (Qwen3-MoE).
 MIXTRAL = {
-    "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4,
-    "num_local_experts": 8, "num_experts_per_tok": 2,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 2048,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 QWEN3_MOE = {
-    "hidden_size": 1024, "moe_intermediate_size": 256, "num_attention_heads": 16, "num_key_value_heads": 4,
-    "num_experts": 64, "num_experts_per_tok": 8,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "moe_intermediate_size": 256,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+}
 # The layers of Qwen3-30B-A3B have 622 million parameters each, 1.24 GB in bfloat16.
 QWEN3_30B = {
-    "hidden_size": 2048, "moe_intermediate_size": 768, "num_attention_heads": 32, "num_key_value_heads": 4,
-    "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True,
-}  # fmt: skip
+    "hidden_size": 2048,
+    "moe_intermediate_size": 768,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+}
 LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
 # For each shape: the model type, the values of its config besides `ENDS`, and the number of decoder
@@ -63,9 +80,18 @@ SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "qwen3-30b-a3b": ("qwen3_moe", QWEN3_30B, {5: 4}),
 }
 COLUMNS = (
-    "weights, GB", "layers", "peak over bare, GB", "/ weights", "anonymous, GB",
-    "disk, GB", "seconds", "CPU seconds", "CPU seconds / GB", "ratio", "logits reloaded",
-)  # fmt: skip
+    "weights, GB",
+    "layers",
+    "peak over bare, GB",
+    "/ weights",
+    "anonymous, GB",
+    "disk, GB",
+    "seconds",
+    "CPU seconds",
+    "CPU seconds / GB",
+    "ratio",
+    "logits reloaded",
+)
 RUN = ["model.name=random", "model.placement=stream", "ratio=0.3", "eval=[none]"]
 WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibration.seq_len=128"]
 
@@ -256,7 +282,8 @@ def main() -> None:
     else:
         bare = watched("--bare")
         print(
-            f"bare interpreter with torch: {bare.peak / 1e9:.2f} GB, of it {bare.anonymous / 1e9:.2f} GB anonymous\n"
+            f"bare interpreter with torch: {bare.peak / 1e9:.2f} GB, of it "
+            f"{bare.anonymous / 1e9:.2f} GB anonymous\n"
         )
         print("|", " | ".join(COLUMNS), "|")
         print("|" + "---|" * len(COLUMNS), flush=True)

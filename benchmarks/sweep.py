@@ -109,7 +109,8 @@ def main() -> None:
         ratios.append(sweep / bare)
         print(
             f"bare stages {bare:6.1f} s   sweep {sweep:6.1f} s   ratio {ratios[-1]:.2f}   "
-            f"cells {statistics.mean(cells):.2f} s each on average, the first {max(cells):.2f} s   calibrated {misses}",
+            f"cells {statistics.mean(cells):.2f} s each on average, the first "
+            f"{max(cells):.2f} s   calibrated {misses}",
             flush=True,
         )
     print(f"median ratio {statistics.median(ratios):.2f} (target: at most 2.0)")

@@ -1,4 +1,4 @@
-"""The command `python -m flap doctor`: check versions, devices, extras, the cache folder and W&B."""
+"""The command `python -m flap doctor` checks versions, devices, extras, the cache and W&B."""
 
 import os
 import platform

@@ -1,4 +1,7 @@
-"""The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
+"""The method, from a config to a pruned checkpoint and a report.
+
+Source: An et al., AAAI 2024, arXiv 2312.11983.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -69,7 +72,7 @@ def check_room(run: Run) -> None:
 
 
 def execute(run: Run) -> Report:
-    """Run all stages. Results that an earlier start has computed are read instead of computed again."""
+    """Run all stages. Results that an earlier start has computed are read, not computed again."""
     with begun(run) as run:
         dense = Opened(partial(stages.open_dense, run))  # opened by the first stage that needs it
         dense_again = DenseAgain(run.source) if run.tasks_of_both else None

@@ -1,4 +1,7 @@
-"""The command `python -m flap reproduce RUN`: run a report's config again and compare all numbers."""
+"""The command `python -m flap reproduce RUN`.
+
+It runs a report's config again and compares all numbers.
+"""
 
 import argparse
 import sys

@@ -34,7 +34,8 @@ def main() -> None:
         raise SystemExit(1) from None
     print("Checked, not uploaded:", *files, sep="\n  ")
     print(
-        f"Next: git commit --all --message 'Release {version}' && git tag v{version} && git push origin HEAD v{version}"
+        f"Next: git commit --all --message 'Release {version}' && git tag v{version} && "
+        f"git push origin HEAD v{version}"
     )
     print(f"Then: {sys.executable} -m twine upload {' '.join(files)}")
 

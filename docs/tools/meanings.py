@@ -1,4 +1,4 @@
-"""The meaning of an option: the comment at its key or field, or a sentence in the class's docstring."""
+"""The meaning of an option: a comment at its key or field, or a sentence of the docstring."""
 
 import re
 from dataclasses import MISSING, Field, is_dataclass

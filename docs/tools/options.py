@@ -1,4 +1,4 @@
-"""The page of every option: keys, types and defaults from the dataclasses, meanings from comments."""
+"""The page of options: keys, types and defaults from dataclasses, meanings from comments."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -25,7 +25,7 @@ Look up here what an option means and what its default is. Write options as `key
 - `null` stands for no value.
 
 The options of launchers are in [Run on SLURM or several GPUs](clusters.md). Examples of most options are in
-[Prune my model](prune.md), and the formulas behind them in [The method](method.md)."""
+[Prune my model](prune.md), and the formulas behind them in [The method](method.md)."""  # noqa: E501
 
 
 def options_page() -> str:
@@ -72,7 +72,10 @@ def _presets() -> Iterator[str]:
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the choices of a group that name a class: their names, and their options as Hydra composes them."""
+    """Yield the choices of a group that name a class, with their options.
+
+    The options are as Hydra composes them.
+    """
     for path in (
         sorted(folder.glob("[!_]*.yaml"))
         if folder.name not in ("experiment", "method", "debug")
@@ -88,7 +91,7 @@ def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
-    """Return the section of a group: its choices in a line each, then the options that they have."""
+    """Return the section of a group: its choices, one a line, and then their options."""
     lines = [
         f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()
     ]

@@ -95,7 +95,10 @@ def measure(asked: list[dict[str, str]], directory: str) -> str:
     written = programs(directory, [one["prompt"] for one in asked])
     passed = [passes(one, text) for one, text in zip(asked, written, strict=True)]
     share = sum(passed) / len(passed)
-    return f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, {len(passed)} problems"
+    return (
+        f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, "
+        f"{len(passed)} problems"
+    )
 
 
 def write_prompts(asked: list[dict[str, str]], path: str, directory: str) -> None:

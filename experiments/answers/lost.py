@@ -89,7 +89,8 @@ def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
     every = torch.cat(lost)
     is_copied = torch.tensor(copied)
     print(
-        f"of the passage {every[is_copied].mean():.3f}, others {every[~is_copied].mean():.3f}, all {every.mean():.3f}"
+        f"of the passage {every[is_copied].mean():.3f}, others "
+        f"{every[~is_copied].mean():.3f}, all {every.mean():.3f}"
     )
 
     third = len(dense.model.layers) // 3
@@ -101,7 +102,8 @@ def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
                 setattr(pruned.model.layers[k], part, getattr(dense.model.layers[k], part))
             left = torch.cat(divergence(dense_log_p, pruned, texts)).mean()
             print(
-                f"{part} of layers {first} to {first + third - 1}: {1 - left / every.mean():.2f} of it comes back"
+                f"{part} of layers {first} to {first + third - 1}: "
+                f"{1 - left / every.mean():.2f} of it comes back"
             )
             for k in layers:
                 setattr(pruned.model.layers[k], part, own[k])

@@ -1,4 +1,6 @@
-"""Prompts of SciQ for calibration, and documents that no calibration prompt contains, for evaluation.
+"""Prompts of SciQ for calibration, and documents for evaluation.
+
+No calibration prompt contains these documents.
 
     python experiments/answers/sciq.py sciq.jsonl held_out.jsonl contaminated.jsonl
 

@@ -96,7 +96,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 
 # --- the cut
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -250,10 +250,22 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
     experts.
     """
     names = [
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
-        "num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
-        "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
-    ]  # fmt: skip
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "head_dim",
+        "num_key_value_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_parameters",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    ]
     config = {name: getattr(model.config, name) for name in names}
     config |= {"intermediate_size": config["intermediate_size"] // EXPERTS}
     mixture = MixtralForCausalLM(

@@ -37,7 +37,8 @@ def main() -> None:
     print(f"| | parameters | {' | '.join(NAMES)} |\n|---|---|{'---|' * len(NAMES)}")
     for model, parameters, numbers in rows:
         print(
-            f"| {model} | {parameters / 1e6:.1f} M | {' | '.join(cell(numbers, name) for name in NAMES)} |"
+            f"| {model} | {parameters / 1e6:.1f} M | "
+            f"{' | '.join(cell(numbers, name) for name in NAMES)} |"
         )
 
 

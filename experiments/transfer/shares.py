@@ -57,7 +57,8 @@ def main(sweeps: list[Path]) -> None:
         runs[config["ratio"], config["seed"]][config["method"]] = report.parent
     shares = defaultdict(list)
     print(
-        "| ratio | seed | text | dense | baseline | method | of | share |\n|---|---|---|---|---|---|---|---|"
+        "| ratio | seed | text | dense | baseline | method | of | share "
+        "|\n|---|---|---|---|---|---|---|---|"
     )
     for (ratio, seed), by_method in sorted(runs.items()):
         if not {"flap", "flap_plus"} <= set(by_method):
@@ -83,7 +84,8 @@ def main(sweeps: list[Path]) -> None:
     for (ratio, of, name), values in sorted(shares.items()):
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         print(
-            f"| {ratio} | {of} | {name} | {len(values)} | {statistics.mean(values):.2f} ± {error:.2f} |"
+            f"| {ratio} | {of} | {name} | {len(values)} | {statistics.mean(values):.2f} ± "
+            f"{error:.2f} |"
         )
 
 

@@ -143,7 +143,7 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
 
 
 def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
-    """Return the biases that a model with this config has and this model lacks, with their sizes."""
+    """Return the biases of this config's models that this model lacks, with their sizes."""
     present = _shapes(model)
     missing = {}
     for name, shape in _shapes(_on_meta(model, config)).items():

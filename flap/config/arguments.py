@@ -8,14 +8,32 @@ from flap.config.messages import ADDED, MEASUREMENTS, groups, shown
 from flap.config.schema import FlapConfig
 
 FLAGS = {
-    "-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-m", "--multirun",
-}  # fmt: skip
+    "-h",
+    "--help",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "-r",
+    "--run",
+    "-m",
+    "--multirun",
+}
 # The options of Hydra that take a value: "--config-dir=conf" or "--config-dir conf".
 CONFIG_DIR = ("--config-dir", "-cd")
 VALUED = {
-    *CONFIG_DIR, "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name",
-    "--experimental-rerun", "-i", "--info",
-}  # fmt: skip
+    *CONFIG_DIR,
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "--experimental-rerun",
+    "-i",
+    "--info",
+}
 COMPLETION = {"-sc", "--shell-completion"}
 OPENING = "[{("
 CLOSING = "]})"

@@ -1,4 +1,4 @@
-"""Turn Hydra's composed config into checked dataclasses, and a group's choice into the object that it names."""
+"""Turn Hydra's composed config into checked dataclasses, and choices into objects."""
 
 import copy
 import math
@@ -192,7 +192,10 @@ def _set_values(config: Any, values: Mapping[str, Any]) -> None:
 
 
 def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
-    """Refuse keys that the schema does not have: Hydra itself accepts them when they are written `+key=value`."""
+    """Refuse keys that the schema does not have.
+
+    Hydra itself accepts them if they are written as `+key=value`.
+    """
     field_types = {field.name: field.type for field in fields(schema)}
     for key in map(str, config):
         if key not in field_types:
@@ -205,7 +208,9 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
-    """Refuse overrides of groups and keys that are settled already: they would be dropped, and yet reported.
+    """Refuse overrides of groups and keys that are settled already.
+
+    They would be dropped, and yet be reported.
 
     settled: a reason for each.
 

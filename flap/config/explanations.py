@@ -57,7 +57,10 @@ def _explanation(error: Exception) -> str:
 
 
 def _unknown_choice(file: str, options: list[str]) -> str:
-    """Return what to write instead of a choice that its group does not have. file: "metric/wifv"."""
+    """Return what to write instead of a choice that its group does not have.
+
+    file: the choice as Hydra names it, "metric/wifv".
+    """
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
     lower = {one.lower(): one for one in names}

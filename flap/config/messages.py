@@ -32,7 +32,7 @@ dry_run=true   print what a run takes, and read no weight
 
 Every key of a run, with its value: --cfg job.   A sweep: -m metric=IFV,WIFV ratio=0.2,0.5   A study: +experiment=NAME
 Its page, or runs side by side: python -m flap study FOLDER …   A report once more: python -m flap reproduce RUN
-What this machine has: python -m flap doctor"""
+What this machine has: python -m flap doctor"""  # noqa: E501
 
 
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
@@ -55,7 +55,9 @@ def groups() -> dict[str, str]:
 
 
 def help_text(folders: Sequence[Path] = ()) -> str:
-    """Return what `--help` prints. It is made from the files in conf/, because Hydra takes a second.
+    """Return what `--help` prints.
+
+    It is made from the files in conf/, because Hydra takes a second.
 
     folders: The config folders of the user, whose choices are listed as well.
     """
@@ -66,13 +68,16 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Raise a ValueError that names the field, its value and what is allowed, unless `condition` is true."""
+    """Raise a ValueError, unless `condition` is true.
+
+    It names the field, its value and what is allowed.
+    """
     if not condition:
         raise ValueError(f"{name}={shown(value)}: expected {allowed}")
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message prints it: without secrets, and cut in the middle if it is long."""
+    """Return a value as messages print it: without secrets, with its middle cut if it is long."""
     text = redact(str(value))
     if len(text) <= LONGEST_SHOWN:
         return text
@@ -90,7 +95,9 @@ def reason_of(error: OmegaConfBaseException) -> str:
 
 
 def one_line(error: Exception | str, max_length: int | None = None) -> str:
-    """Return the text of an error on one line, without secrets, with its long words cut in the middle.
+    """Return the text of an error on one line, without secrets.
+
+    Its long words are cut in the middle.
 
     max_length: The most characters that the line may have. None means any number.
     """
@@ -99,7 +106,10 @@ def one_line(error: Exception | str, max_length: int | None = None) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """Return what to write for an extra of this package, which no index has; `flap` there is another program."""
+    """Return what to write for an extra of this package, which is on no index.
+
+    The package called `flap` there is another program.
+    """
     return f"pip install '.[{extra}]' in a clone, or 'FILE.whl[{extra}]' of `make release`"
 
 

@@ -1,4 +1,4 @@
-"""Compose configs outside of a command line; the choices of a run beside those of the method that it names."""
+"""Compose configs outside of a command line, and compare a run's choices with its method's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,22 @@ from flap.config.schema import FlapConfig, config_dir
 GROUPS = ("metric", "structure", "compensation")
 # Options that do not make another method: limits of pruning, and how much the search measures.
 LIMITS = (
-    "round_to", "multiple_of_heads", "remove_heads", "min_heads", "min_neurons", "seed", "tokens",
-)  # fmt: skip
+    "round_to",
+    "multiple_of_heads",
+    "remove_heads",
+    "min_heads",
+    "min_neurons",
+    "seed",
+    "tokens",
+)
 CUSTOM = "custom"
 
 
 def name_method(config: FlapConfig) -> str:
-    """Return the method's name if the run has its preset's choices, else "custom"; a name without a preset is kept."""
+    """Return the name of the method, or "custom" if the run has other choices than its preset.
+
+    A name without a preset is kept.
+    """
     if config.method not in names_in("method"):
         return config.method
     if config.plan is not None:

@@ -1,4 +1,4 @@
-"""The functions that conf/config.yaml calls in interpolations: the names of a run and of its folder.
+"""The functions that interpolations in conf/config.yaml call: names of a run and its folder.
 
 They run while Hydra names the folder of a run, which is before any other check of the config.
 """
@@ -44,7 +44,7 @@ def amount(ratio: float | None, target: Any) -> str:
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return what decides which units stay, as a part of the run's name: "plan-RUN", or `choices`."""
+    """Return the part of a run's name that says how units are chosen: "plan-RUN", or `choices`."""
     if plan is None:
         return choices
     check_path("plan", plan)

@@ -172,7 +172,10 @@ def targets(target: Any) -> dict[str, float]:
 
 
 def config_dir() -> str:
-    """Return the absolute path of conf/, which a wheel has in the package and a checkout beside it."""
+    """Return the absolute path of conf/.
+
+    A wheel has it in the package, and a checkout has it beside the package.
+    """
     package = Path(__file__).resolve().parents[1]
     packaged = package / "conf"
     return str(packaged if packaged.is_dir() else package.parent / "conf")

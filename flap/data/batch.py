@@ -45,7 +45,7 @@ class Batch:
 
     @property
     def mask_P(self) -> Tensor | None:
-        """The mask of all positions. None if all tokens count, so that nothing has to be selected."""
+        """The mask of all positions, or None if all tokens count and nothing has to be selected."""
         return None if self.mask_NT.all() else self.mask_NT.flatten()
 
     @property

@@ -52,19 +52,22 @@ ASKED = tuple(
     (f"{passage}\nQuestion:", f"{question}\nAnswer: {answer}")
     for passage, question, answer in (
         (
-            "Honey is made by bees from the nectar of flowers. A hive needs about two million flowers for half a "
+            "Honey is made by bees from the nectar of flowers. A hive needs about two "
+            "million flowers for half a "
             "kilogram of it.",
             "What do bees make honey from?",
             "nectar",
         ),
         (
-            "The lighthouse on the island was built in 1857 of granite, after three ships had run aground in a single "
+            "The lighthouse on the island was built in 1857 of granite, after three ships "
+            "had run aground in a single "
             "winter. It was lit with oil until 1931.",
             "What is the lighthouse built of?",
             "granite",
         ),
         (
-            "Iron rusts when it meets oxygen and water. Paint, oil and zinc keep both away from the metal, so bridges "
+            "Iron rusts when it meets oxygen and water. Paint, oil and zinc keep both "
+            "away from the metal, so bridges "
             "are painted every few years.",
             "What keeps oxygen and water away from iron besides paint and oil?",
             "zinc",

@@ -30,8 +30,17 @@ ARROW = (
 # The packages of the standard library that are read. The others are tests, data tables, or not
 # installed everywhere.
 PYTHON_PACKAGES = (
-    "asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging", "urllib", "xml",
-)  # fmt: skip
+    "asyncio",
+    "collections",
+    "concurrent",
+    "email",
+    "http",
+    "importlib",
+    "json",
+    "logging",
+    "urllib",
+    "xml",
+)
 MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 

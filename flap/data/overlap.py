@@ -58,7 +58,7 @@ def as_written(text: str) -> list[str]:
 
 
 def letters_and_digits(text: str) -> list[str]:
-    """Return the words of a text without punctuation and case, which prompts of a task may change."""
+    """Return the words of a text in lower case, without punctuation, which prompts may change."""
     return WORD.findall(text.lower())
 
 

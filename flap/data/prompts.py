@@ -62,7 +62,8 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     asked = bool(turns) and str(turns[-1].get("content") or "").strip()
     if not asked or not all(isinstance(turn.get("content", ""), str) for turn in turns):
         raise ValueError(
-            f"{where}: asks nothing that is text; expected it in 'prompt', or in the turns of 'messages'"
+            f"{where}: asks nothing that is text; expected it in 'prompt', or in the "
+            "turns of 'messages'"
         )
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")

@@ -231,7 +231,10 @@ def evaluation_windows(
 
 
 def batch_sha256(batch: Batch) -> str:
-    """Return the SHA-256 of token windows and their mask. A token that does not count is -1 - token."""
+    """Return the SHA-256 of token windows and their mask.
+
+    A token that does not count enters it as -1 - token.
+    """
     return tokens_sha256(torch.where(batch.mask_NT, batch.tokens_NT, -1 - batch.tokens_NT))
 
 

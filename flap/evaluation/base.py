@@ -1,4 +1,7 @@
-"""The base class of evaluators, whose tasks are made before the model is loaded, so that bad input fails early."""
+"""The base class of evaluators.
+
+Their tasks are made before the model is loaded, so that bad input fails early.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,7 +26,7 @@ TEMPLATED = "; through the chat template"  # ends the origin of a task that was 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers such as {"wikitext2/perplexity@2048": 5.68}, and what some of them are the means of."""
+    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and the values behind them."""
 
     numbers: Numbers = field(default_factory=dict)
     # The value of each document, or window, by the number's name. Their mean is the number. A
@@ -100,7 +103,10 @@ class Task:
     evaluator: str = ""  # the name of the task's evaluator in the config's section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:
-        """Return whether the task's text is of the same data set (also another part of it) or of the same documents."""
+        """Return whether the task's text is from the same data set or the same documents.
+
+        Another part of the same data set counts as the same data set.
+        """
         read = PASSAGES_OF.get(calibration.name, calibration.name)
         same_dataset = (self.dataset, self.origin) == (
             read,
@@ -137,11 +143,14 @@ class Evaluator(ABC):
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""
+        """Return the names of averages over tasks, with the names of the numbers they average."""
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:
-        """Return the averages, with standard errors: tasks are independent, so the squares of theirs add up."""
+        """Return the averages with their standard errors.
+
+        The tasks are independent, so the squares of their errors add up.
+        """
         numbers = measured.numbers
         means = Numbers()
         better: dict[str, Better] = {}

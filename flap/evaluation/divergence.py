@@ -32,7 +32,9 @@ COPIES = 4
 
 @dataclass(frozen=True)
 class Divergence(OnTexts):
-    """How far the pruned model's predictions q are from the dense model's p, at the positions that perplexity scores.
+    """How far the pruned model's predictions q are from the dense model's predictions p.
+
+    Both are compared at the positions that perplexity scores.
 
     `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is
     better. `agreement`: share of positions with the same likeliest token; `top5_agreement`: share
@@ -65,7 +67,9 @@ class Divergence(OnTexts):
 
 
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the final hidden states of this process's batches, on the host; in mapped files where there is a folder.
+    """Return the final hidden states of this process's batches.
+
+    They are on the host, in mapped files if there is a folder.
 
     Raises:
         ValueError: the disk has no room for them.

@@ -20,7 +20,9 @@ from flap.runtime.progress import progress
 
 @dataclass(frozen=True)
 class Efficiency(Evaluator):
-    """The size, work, speed and memory of a request: a prompt of `prefill_len` tokens, then `decode_len` new tokens.
+    """The size, work, speed and memory of a request.
+
+    A request has a prompt of `prefill_len` tokens, followed by `decode_len` new tokens.
 
     The models are timed in turns, after one warm-up each; a speed or time is the median over
     `repeats` turns. The pruned model also has `<name>_ratio`, pruned / dense (of a speed or time:
@@ -52,7 +54,8 @@ class Efficiency(Evaluator):
         length = self.prefill_len + self.decode_len
         if max_length is not None and length > max_length:
             raise ValueError(
-                f"eval.efficiency.prefill_len + decode_len = {length}: the model's context ends at {max_length} tokens"
+                f"eval.efficiency.prefill_len + decode_len = {length}: the model's "
+                f"context ends at {max_length} tokens"
             )
         # of both models: the turns, a warm-up, the multiply-accumulates, and the memory twice
         requests = 2 * self.batch_size * (self.repeats + 4)

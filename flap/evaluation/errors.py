@@ -1,4 +1,4 @@
-"""Standard errors of means over documents, and of the difference between two models on the same documents."""
+"""Standard errors of means over documents, and of differences on the same documents."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ K = TypeVar("K")
 
 @numpy.errstate(over="ignore", invalid="ignore")  # an error that cannot be told is none
 def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean, s / √n, where s is the sample's standard deviation (n - 1).
+    """Return the standard error of the mean, s / √n.
+
+    s: the sample's standard deviation (n - 1).
 
     The values must be independent. NaN if there is only one, or one is not finite; infinite if a
     square is.
@@ -26,7 +28,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the values of documents as a number, with its standard error where there is one."""
+    """Return the mean of the documents' values, with its standard error if it has one."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -52,7 +54,9 @@ class Difference:
 def paired(
     before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]
 ) -> dict[K, Difference]:
-    """Return the difference after - before of each number that both models have by document, if its error is finite.
+    """Return the difference after - before of each number that both models have by document.
+
+    Differences whose error is not finite are left out.
 
     Both have seen the same documents, so the error is that of the mean of the documents'
     differences. How hard a document is cancels: the error comes from the documents on which the
@@ -93,7 +97,9 @@ def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
 
 
 def _mcnemar(changes: Sequence[float]) -> float:
-    """Return the p-value of McNemar's exact test: of n documents that changed, each was as likely won as lost.
+    """Return the p-value of McNemar's exact test.
+
+    The hypothesis is that each of the n documents that changed was as likely won as lost.
 
     Source: McNemar, Psychometrika 12 (1947).
     """
@@ -115,7 +121,10 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
-    """Return the difference of a mean; its degrees of freedom are those of Welch and Satterthwaite (1947)."""
+    """Return the difference of a mean.
+
+    Its degrees of freedom are those of Welch and Satterthwaite (1947).
+    """
     total = sum(part.error**2 for part in parts)
     mean = sum(part.mean for part in parts) / len(parts)
     error = math.sqrt(total) / len(parts)

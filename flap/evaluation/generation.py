@@ -12,7 +12,9 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, expand
 
 @dataclass(frozen=True)
 class Generation(ZeroShot):
-    """How often a model writes the right answer, always its likeliest word; from 0 to 1, higher is better.
+    """The share of right answers that a model writes, always with its likeliest word.
+
+    It is from 0 to 1; higher is better.
 
     `triviaqa/exact_match,remove_whitespace`: the share of documents whose answer is one of the
     right ones, by the rules of the task; `triviaqa/f1`: how many words it shares with the best of
@@ -20,7 +22,7 @@ class Generation(ZeroShot):
     its own. Other options: `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
-    Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa] eval.generation.limit=200
+    Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
     """
 
     section: ClassVar[str] = "eval.generation"
@@ -44,17 +46,22 @@ class Generation(ZeroShot):
         for subtask in task.subtasks.values():
             if subtask.OUTPUT_TYPE != "generate_until":
                 raise ValueError(
-                    f"tasks={task.name}: has no answers to write, but {subtask.OUTPUT_TYPE}; take eval=[zero_shot] for "
+                    f"tasks={task.name}: has no answers to write, but "
+                    f"{subtask.OUTPUT_TYPE}; take eval=[zero_shot] for "
                     "it, or a task as triviaqa"
                 )
             longest = (subtask.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST)
             if max_length is not None and longest >= max_length:
                 raise ValueError(
-                    f"tasks={task.name}: answers of up to {longest} tokens; the context is {max_length}"
+                    f"tasks={task.name}: answers of up to {longest} tokens; the context "
+                    f"is {max_length}"
                 )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return `generation/exact_match` and `generation/f1`, means over the tasks, if each task has the number."""
+        """Return `generation/exact_match` and `generation/f1`, means over the tasks.
+
+        A mean is there only if each task has the number.
+        """
         averages = {}
         # the first number of each measure, without its filter, as triviaqa/exact_match
         names = {name.partition(",")[0]: name for name in reversed([*numbers])}

@@ -39,7 +39,8 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
     number = len(overlap.documents)
     if number == overlap.total:
         raise ValueError(
-            f"{leaving.field}: all {number:,} documents were read for {_readers(overlap)}; nothing is left to measure; "
+            f"{leaving.field}: all {number:,} documents were read for "
+            f"{_readers(overlap)}; nothing is left to measure; "
             "choose another task or another text"
         )
     try:
@@ -54,7 +55,10 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Return for what documents were read, and from which texts: "calibration (calibration.dataset=my.jsonl)"."""
+    """Return for what documents were read, and from which texts.
+
+    An example is "calibration (calibration.dataset=my.jsonl)".
+    """
     sources: dict[str, list[str]] = {}
     for text in overlap.read:
         sources.setdefault(text.use, []).append(text.source)

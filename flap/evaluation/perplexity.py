@@ -21,14 +21,16 @@ from flap.models.predictions import map_batches, positions_per_chunk
 
 @dataclass(frozen=True)
 class Perplexity(OnTexts):
-    """The perplexity of texts, exp(-Σ log p(x_t | x_<t) / n) of their n scored tokens x_t; lower is better.
+    """The perplexity of texts, exp(-Σ log p(x_t | x_<t) / n); lower is better.
+
+    n: the number of scored tokens x_t.
 
     Also -Σ log₂ p(x_t | x_<t) / B, bits per byte, of the B bytes of UTF-8 that these tokens stand
     for; lower is better. Alone of the two it compares models with different tokenizers. The first
     token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao
     et al., arXiv 2101.00027, section 3.1.
 
-    Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2] eval.perplexity.seq_len=2048
+    Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2]
     """
 
     section: ClassVar[str] = "eval.perplexity"
@@ -63,7 +65,10 @@ def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
 
 
 def perplexity(losses_N: Tensor) -> float:
-    """Return exp of the mean loss of windows of one length; lower is better. Infinite above 700 nats, as exp is."""
+    """Return exp of the mean loss of windows of one length; lower is better.
+
+    Above 700 nats it is infinite, as exp is.
+    """
     mean = losses_N.mean().item()
     return math.inf if mean > 700 else math.exp(mean)
 
@@ -78,7 +83,9 @@ def linearised(losses_N: Tensor) -> Tensor:
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return one value for each window whose mean is the ratio r = Σ one / Σ other: r + (one - r · other) / mean other.
+    """Return values of windows whose mean is the ratio r = Σ one / Σ other.
+
+    Each value is r + (one - r · other) / mean other.
 
     Like those of `linearised`, they have the standard error of the delta method.
     """
@@ -88,7 +95,9 @@ def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
 
 @torch.no_grad()
 def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor:
-    """Return the mean negative log-likelihood of tokens 2 … T of each window, in nats: losses_N in float64.
+    """Return losses_N, the mean negative log-likelihood of tokens 2 … T of each window.
+
+    It is in nats and in float64.
 
     Logits are float32. Tokens that do not count are not scored.
     """

@@ -1,4 +1,7 @@
-"""A file of prompts with answers as a task of lm-eval: the model writes an answer, judged as those of sciq_answers."""
+"""A file of prompts with answers as a task of lm-eval.
+
+The model writes an answer, which is judged like answers to sciq_answers.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -53,7 +56,10 @@ class PromptsTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         **_: Any,
     ) -> str:
-        """Return what is asked: the turns of examples and of the row, through the template or in plain text."""
+        """Return the question.
+
+        It has the turns of examples and of the row, through the template or in plain text.
+        """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]
         number = min(num_fewshot, self.most_shots)
@@ -98,7 +104,10 @@ def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> di
 
 
 def _question(row: dict[str, str]) -> str:
-    """Return what a row asks, with one space between words: rows that differ in nothing else ask the same."""
+    """Return the question of a row with one space between words.
+
+    Rows that differ in nothing else ask the same.
+    """
     return " ".join(plain_text(json.loads(row["turns"])).split())
 
 

@@ -25,7 +25,9 @@ def generate(
     new_tokens: int,
     on_token: Callable[[], None] | None = None,
 ) -> None:
-    """Decode exactly `new_tokens` tokens greedily, with a KV cache. on_token: called after each of them.
+    """Decode exactly `new_tokens` tokens greedily, with a KV cache.
+
+    on_token: called after each token.
 
     The model's own generation config is left out: with beams or without a cache it would be another
     request.
@@ -54,13 +56,16 @@ def generate(
 def request_seconds(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
 ) -> tuple[float, float]:
-    """Return the wall time in seconds from the prompt to the first new token and to the last, device work included."""
+    """Return the seconds from the prompt to the first new token, and to the last one.
+
+    They are wall-clock seconds, and include the work of the device.
+    """
     times: list[float] = []
 
     def clock() -> None:
-        if (
-            len(times) < 2
-        ):  # start and first token only: waiting for the device after each token would slow decoding
+        # only the start and the first token: waiting for the device after each token would slow
+        # decoding
+        if len(times) < 2:
             _wait_for(model)
             times.append(time.perf_counter())
 
@@ -95,7 +100,9 @@ def weight_bytes(model: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
-    """Return the multiply-accumulates (MACs) of one forward pass over the prompt: half of torch's FLOP count.
+    """Return the multiply-accumulates (MACs) of one forward pass over the prompt.
+
+    They are half of torch's count of FLOPs.
 
     Attention is counted as if there were no causal mask; only the experts that the router chooses
     are counted.

@@ -1,4 +1,6 @@
-"""The numbers of a run: each is stored as soon as it is measured, so that a later start of the run finds it.
+"""The numbers of a run.
+
+Each number is stored as soon as it is measured, so that a later start of the run finds it.
 
 evaluation.json has for each entry its key, the numbers, which of their values are better, what the
 report says of the task, and the label. documents.json.gz, beside it, has for each entry the values
@@ -93,7 +95,7 @@ class Results:
             self.path.unlink(missing_ok=True)
 
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
-        """Return the documents' values that are kept for these numbers of the pruned model; empty without any."""
+        """Return the kept values of documents for these numbers of the pruned model."""
         values = {}
         for entry in self.entries().values():
             if not {"plan", "data"} <= entry.key.keys():  # of another model
@@ -134,7 +136,10 @@ class TaskNumbers(Store[Measurement]):
 
 
 def _entry(plain: Any, documents: Documents | None) -> Entry | None:
-    """Return an entry of evaluation.json; None if it is damaged, or if the values of its documents are gone."""
+    """Return an entry of evaluation.json.
+
+    Return None if the entry is damaged, or if the values of its documents are gone.
+    """
     if documents is None:
         return None
     try:

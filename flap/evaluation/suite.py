@@ -35,6 +35,7 @@ def prepare_tasks(
     repeated = [name for name, count in names.items() if count > 1]
     if repeated:
         raise ValueError(
-            f"eval: {', '.join(repeated)} is named twice; expected tasks and texts of different names"
+            f"eval: {', '.join(repeated)} is named twice; expected tasks and texts of "
+            "different names"
         )
     return prepared

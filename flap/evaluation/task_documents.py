@@ -1,4 +1,4 @@
-"""The documents of a loaded task: by what they are recognised, and the task without some of them."""
+"""The documents of a loaded task: how they are recognised, and the task without some of them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,10 @@ SHARE_WRITTEN = 0.5  # of the longest answer, as most answers end earlier
 
 
 def documents_of(task: LoadedTask) -> list[Document]:
-    """Return by what the documents of a task are recognised; those of a group, one task after another."""
+    """Return the texts by which the documents of a task are recognised.
+
+    Those of a group are returned task by task.
+    """
     found = list[Document]()
     for subtask in task.subtasks.values():
         if task.path:
@@ -31,7 +34,9 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task without documents, which are no examples either. A task of lm-eval is changed in place.
+    """Return a task without some documents, which are then no examples either.
+
+    A task of lm-eval is changed in place.
 
     numbers: of the documents, in the order of `documents_of`.
 
@@ -114,7 +119,7 @@ def _long_strings(value: Any) -> Iterator[str]:
 
 
 def _keep(task: Any, kept: list[int]) -> None:
-    """Leave a task of lm-eval these documents alone, also as examples, if examples are documents."""
+    """Restrict a task of lm-eval, and examples that are documents, to these documents."""
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):

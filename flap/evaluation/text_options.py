@@ -48,7 +48,10 @@ class Cutting(NamedTuple):
 
 @dataclass(frozen=True)
 class OnTexts(Evaluator):
-    """A measurement of texts, one task for each text and window length; it needs no more than one layer in memory."""
+    """A measurement of texts, with one task for each text and window length.
+
+    It needs no more than one layer in memory.
+    """
 
     section: ClassVar[str]  # of the config, for error messages
 
@@ -122,7 +125,9 @@ class OnTexts(Evaluator):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks with another tokenizer, each window with the text of the one that `before` cuts.
+        """Return the tasks with another tokenizer.
+
+        Each window has the text of the window that `before` cuts.
 
         A window that has more tokens now than the model's context ends with it.
         """
@@ -161,7 +166,9 @@ class OnTexts(Evaluator):
         )
 
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
-        """Return how documents of a text are left out. A running text, and those of the hub, stay as they are.
+        """Return how documents of a text are left out.
+
+        A running text, and a text of the hub, stay as they are.
 
         Numbers on the texts of the hub are compared with published ones.
         """

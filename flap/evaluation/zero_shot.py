@@ -1,4 +1,7 @@
-"""Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
+"""Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts.
+
+The model has to fit into memory.
+"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -52,7 +55,9 @@ SHARED_TEXT = {  # from the same validation split
 
 @dataclass(frozen=True)
 class ZeroShot(Evaluator):
-    """The accuracies of tasks, from 0 to 1, higher is better, as `piqa/acc_norm` with `piqa/acc_norm_stderr` beside it.
+    """The accuracies of tasks, from 0 to 1; higher is better.
+
+    They are named as `piqa/acc_norm`, with `piqa/acc_norm_stderr` beside it.
 
     acc: the share of documents whose right choice is the likeliest; acc_norm: with log-likelihoods
     divided by the characters of the choice. `piqa/margin`: the mean log-likelihood by which the
@@ -222,7 +227,9 @@ class ZeroShot(Evaluator):
         return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.
+        """Return `zero_shot/average` and `zero_shot/average_margin`.
+
+        They are means over the tasks; higher is better.
 
         If a task has no accuracy, or no margin, there is no such average: means over different
         tasks are not comparable.
@@ -236,7 +243,10 @@ class ZeroShot(Evaluator):
 
 
 def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
-    """Return the name of a task's accuracy: the paper's measure, else acc_norm, else acc; empty if it has none."""
+    """Return the name of a task's accuracy, or "" if it has none.
+
+    It is the paper's measure, otherwise acc_norm, otherwise acc.
+    """
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
     names = [f"{task}/{measure}" for measure in measures]
     return next((name for name in names if name in numbers), "")

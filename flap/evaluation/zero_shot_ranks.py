@@ -1,4 +1,6 @@
-"""One task run by lm-eval on a model in memory. Each batch of requests is run by one process of the run.
+"""Runs one task of lm-eval on a model in memory.
+
+Each batch of requests is run by one process of the run.
 
 lm-eval's own ranks share out documents, and give other numbers than one process: each rank draws
 the few-shot examples of its first document with the same seed, documents come back in another
@@ -56,7 +58,10 @@ class SharedBatches(Collator):
 
 
 class Bar:
-    """A replacement for tqdm in lm-eval: requests to the model use our progress bar, quick loops show none."""
+    """A replacement for tqdm in lm-eval.
+
+    Requests to the model use our progress bar, and quick loops show none.
+    """
 
     def __init__(
         self,

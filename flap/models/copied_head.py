@@ -1,7 +1,7 @@
 """A head of a GGUF that is a copy of the embedding.
 
-Where a model uses one matrix as its embedding and as its head, a GGUF can hold this matrix twice: with few
-bits for looking up tokens, and with more bits for predicting them.
+Where a model uses one matrix as its embedding and as its head, a GGUF can hold this matrix twice:
+with few bits for looking up tokens, and with more bits for predicting them.
 
 Legend: V vocabulary · D hidden size
 """

@@ -1,4 +1,4 @@
-"""Hidden states in files that are mapped into memory, and the journal by which an interrupted walk resumes.
+"""Hidden states in mapped files, and the journal by which an interrupted walk resumes.
 
 The page cache holds the files as long as the host has free memory.
 """
@@ -63,7 +63,8 @@ class HiddenFiles:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise ValueError(
-                f"cache_dir: hidden states of {gigabytes(num_bytes)} GB cannot be written to {self.folder} "
+                f"cache_dir: hidden states of {gigabytes(num_bytes)} GB cannot be written "
+                f"to {self.folder} "
                 f"({one_line(error)}); name a larger disk, or take fewer windows"
             ) from error
         return self.mapped(file, shapes, dtype), file

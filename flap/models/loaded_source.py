@@ -85,7 +85,10 @@ class LoadedSource(ModelSource):
         return self.placed(self.model.eval())
 
     def reopening(self) -> Callable[[], PlacedModel]:
-        """Return a function that copies the model with its present tensors. Pruning replaces them."""
+        """Return a function that copies the model with its present tensors.
+
+        Pruning replaces them.
+        """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         shared = {id(tensor): tensor for tensor in tensors}
         return partial(Resident, copy.deepcopy(self.model, shared))

@@ -1,4 +1,6 @@
-"""The walk: one visit to every decoder layer, first to last, with any number of streams of hidden states.
+"""The walk: one visit to every decoder layer, from first to last, with any number of streams.
+
+A stream has the hidden states of windows.
 
 Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
 """
@@ -90,7 +92,9 @@ class Walk:
         changing: bool = False,
         single_process: bool = False,
     ) -> None:
-        """Start a walk, or resume it from its folder. All processes walk together, each with its streams.
+        """Start a walk, or resume it from its folder.
+
+        All processes walk together, each with its streams.
 
         changing: the caller changes the layers. The changes that an interrupted walk made to
             unfinished layers are discarded.
@@ -193,7 +197,10 @@ class Walk:
     def _hidden(
         self, windows: Iterable[Tensor], calls: dict[Shape | int, list[Call]]
     ) -> Iterator[Tensor]:
-        """Yield the hidden states of each batch at the first layer. Store the calls of all layers."""
+        """Yield the hidden states of each batch at the first layer.
+
+        Store the calls of all layers.
+        """
         for b, batch_NT in enumerate(windows):
             batch_NTD, of_layers = enter(self.model.adapter, batch_NT.to(self.model.device))
             calls.setdefault(b if self.model.adapter.reads_tokens else batch_NT.shape, of_layers)

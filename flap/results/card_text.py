@@ -1,4 +1,7 @@
-"""The text of a model card, in the hub's format: the template card.md.j2 with the values of a run."""
+"""The text of a model card in the hub's format.
+
+It is the template card.md.j2 with the values of a run.
+"""
 
 import json
 import shlex
@@ -51,7 +54,10 @@ NOT_IN_VLLM = (
 
 
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
-    """Return the card: metadata, numbers, how to load the checkpoint in each engine, and how it was made.
+    """Return the model card.
+
+    It has metadata and numbers, and says how to load the checkpoint in each engine, and how it was
+    made.
 
     checkpoint: its directory; the engines whose files are in it are named. base: see
         `flap.models.base_facts`.
@@ -87,7 +93,7 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
 
 
 def _settings(report: Report) -> str:
-    """Return the run's name, the settings that the model was made with, and the versions, as YAML."""
+    """Return the run's name, the settings that made the model, and the versions, as YAML."""
     settings = {"run_name": report.config["run_name"]}
     for name in MADE_WITH:
         if report.config[name] not in (None, {}):

@@ -29,7 +29,10 @@ NOT_REPRODUCIBLE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 OVER_RATIO = "{} over the share of the decoder asked to be removed; {} is better."
 ERRORS = " Bars are standard errors over documents."
 SEEDS = " Mean of the seeds, with a band from the least to the greatest."
-OVER_COST = "Quality over {}; each point is a ratio, a cross a dense model, the broad line the Pareto front."
+OVER_COST = (
+    "Quality over {}; each point is a ratio, a cross a dense model, the broad line the Pareto "
+    "front."
+)
 KEPT = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
 
 

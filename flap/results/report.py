@@ -41,7 +41,10 @@ class Report(Record):
 
     @classmethod
     def from_dict(cls, plain: Config) -> "Report":
-        """Return the report that `to_dict` has written. A measured number that is null is infinite."""
+        """Return the report that `to_dict` has written.
+
+        A measured number that is null is infinite.
+        """
         known = {part.name: plain[part.name] for part in fields(cls) if part.name in plain}
         measured = {part: infinite(known[part]) for part in MEASURED if part in known}
         return cls(**known | measured)

@@ -1,4 +1,4 @@
-"""The choices of a config as objects, which of them can be combined, and the budget that they have to fit."""
+"""The choices of a config as objects: how they combine, and the budget that they must fit."""
 
 import inspect
 import sys
@@ -25,7 +25,10 @@ OF_FLAP = ("flap", "builtins", "abc", "typing")
 
 
 class Selection(NamedTuple):
-    """How the units that stay are selected: a metric scores them, and a structure ranks the scores."""
+    """How the units that stay are selected.
+
+    A metric scores them, and a structure ranks the scores.
+    """
 
     metric: Metric
     structure: Structure
@@ -45,7 +48,7 @@ class Choices:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """A digest of the files of metric, structure and compensation; empty if all are of this package.
+        """A digest of the files of metric, structure and compensation, or "" if all are packaged.
 
         The files of their base classes are included, and files that they import are not. The files
         are read once, when a run begins. A class without a file, as in a notebook, differs from
@@ -78,7 +81,7 @@ class Choices:
 
     @property
     def in_sequence(self) -> bool:
-        """Whether pruning is sequential: each layer is pruned before the next one is calibrated (Wanda-sp)."""
+        """Whether each layer is pruned before the next one is calibrated (Wanda-sp)."""
         return self.propagate == "pruned" and self.need_windows
 
     def keep_everything(self, budget: Budget) -> bool:
@@ -244,7 +247,10 @@ def check_budget(
 
 
 def _check_types(adapter: ModelAdapter, name: str, asked: float) -> None:
-    """Check that the weights have one type, but for the small ones that transformers always keeps in float32."""
+    """Check that the weights have one type.
+
+    Small weights that transformers always keeps in float32 are excepted.
+    """
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
     others = [

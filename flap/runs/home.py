@@ -1,4 +1,4 @@
-"""The folder of a run: whether it is free for the run, and where an earlier start of the run has left its results."""
+"""The folder of a run: whether it is free, and where an earlier start has left results."""
 
 import glob
 import logging
@@ -36,7 +36,8 @@ def check_home(run: Run) -> None:
     changes = changes_of_the_model(report.config, config)
     if changes:
         raise ValueError(
-            f"{folder}: holds a finished run of another config ({'; '.join(changes[:3])}); choose another folder, or "
+            f"{folder}: holds a finished run of another config "
+            f"({'; '.join(changes[:3])}); choose another folder, or "
             "resume=false to replace it"
         )
     now = keys.inputs(run)
@@ -48,7 +49,7 @@ def check_home(run: Run) -> None:
 
 
 def earlier_start(run: Run) -> Path | None:
-    """Return the folder beside the run's own in which an earlier start of this run has made the pruned model."""
+    """Return the folder beside the run's own with the pruned model of an earlier start."""
     assert run.run_dir is not None
     name = glob.escape(folder_name(run.config.run_name))
     for folder in (run.run_dir, *sorted(run.run_dir.parent.glob(f"*_{name}"))):

@@ -1,4 +1,7 @@
-"""Keys: what the artefacts of a run depend on. Each key has everything that changes the result, and nothing else."""
+"""Keys: what the artefacts of a run depend on.
+
+Each key has everything that changes the result, and nothing else.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -38,7 +41,7 @@ def windows(run: Run) -> Key:
 
 
 def processes(run: Run) -> Key:
-    """Return how many processes add up what they find; a sum over several is rounded differently."""
+    """Return how many processes add up their sums. Sums over several are rounded differently."""
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
@@ -50,7 +53,7 @@ def dense(run: Run) -> Key:
 
 
 def on_device(run: Run) -> Key:
-    """Return the key of what the dense model computes. Text that it writes differs between devices."""
+    """Return the key of what the dense model computes. Text that it writes differs by device."""
     return {**run.source.fingerprint, "device": run.source.device.type}
 
 
@@ -60,7 +63,9 @@ def statistics(run: Run) -> Key:
 
 
 def scores(run: Run) -> Key | None:
-    """Return the key of scores, which does not depend on the ratio. A search's scores depend on its trials.
+    """Return the key of scores, which does not depend on the ratio.
+
+    The scores of a search also depend on its trials.
 
     None if scores are not stored: they are made from plain statistics, or a plan is given.
     """
@@ -77,7 +82,7 @@ def scores(run: Run) -> Key | None:
 
 
 def counted_texts(run: Run) -> Key:
-    """Return the key of the texts whose tokens are counted for `vocabulary=trim`; empty if all tokens stay."""
+    """Return the key of the texts that `vocabulary=trim` counts. It is empty if all tokens stay."""
     if run.choices.vocabulary is None:
         return {}
     return {"counted_texts": [text.sha256 for text in counted_in(run.texts).existing]}
@@ -93,7 +98,7 @@ def recovery(run: Run) -> Key:
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of a compressed model: the dense model, the plan, and how units are removed."""
+    """Return the key of a compressed model: the dense model, the plan, and the way of removal."""
     options = described(run.config)
     return {
         **dense(run),
@@ -108,18 +113,21 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
 
 
 def pruned(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of the model that a run saves, which may have been trained after compression."""
+    """Return the key of the model that a run saves, possibly trained after compression."""
     return compressed(run, plan) | recovery(run)
 
 
 def timed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of times, which also depend on the type of the GPU and on the number of threads."""
+    """Return the key of times, which also depend on the type of GPU and the number of threads."""
     device = {"device": device_name(run.source.device), "threads": torch.get_num_threads()}
     return pruned(run, plan) | device
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Return a digest of each thing that is not in the config and changes the pruned model: weights and texts."""
+    """Return a digest of each input beside the config that changes the pruned model.
+
+    These are weights and texts.
+    """
     found = {"model": run.source.fingerprint, "vocabulary": counted_texts(run), **recovery(run)}
     if "calibration" in run.texts:
         found["calibration"] = run.texts["calibration"].key
@@ -129,7 +137,10 @@ def inputs(run: Run) -> dict[str, str]:
 
 
 def of_the_run(run: Run) -> Key:
-    """Return the key of everything that a run makes of a model: the config that changes it, and the inputs."""
+    """Return the key of everything that a run makes of a model.
+
+    It has the part of the config that changes the result, and the inputs.
+    """
     options = flat(described(run.config))
     saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}
     return {

@@ -1,4 +1,6 @@
-"""What a run remembers. Each stage's result is an artefact: it is found by its key, or computed and stored, once.
+"""What a run remembers.
+
+Each stage's result is an artefact. It is found by its key, or computed and stored once.
 
 Nobody but this module knows which of the two happened. A run is done already if every stage finds
 its artefact; it measures more if some tasks do not; a checkpoint that was deleted or replaced is a
@@ -65,7 +67,10 @@ class Memory:
 
 
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
-    """Return the artefact that a store has; else None, and `locks` keeps other runs from computing it, too."""
+    """Return the artefact of a store, or None if there is none.
+
+    Then `locks` keeps other runs from computing it, too.
+    """
     artefact = _look_up(stores, key)
     if artefact is None:
         for store in stores:

@@ -31,7 +31,10 @@ class Opened:
 
 
 class Subject:
-    """A model that tasks measure. If it fits into memory, it is loaded as a whole when a task first needs it."""
+    """A model that tasks measure.
+
+    If it fits into memory, it is loaded as a whole when a task first needs it.
+    """
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened

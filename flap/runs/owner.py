@@ -1,4 +1,4 @@
-"""What the first process of a run has for all: its folder, its status, the tracker, and the console."""
+"""What only the first process of a run has: folder, status, tracker and console."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, 
 
 
 class Owner:
-    """What the first process has for all: the run's folder and its status, the tracker, and the console."""
+    """What only the first process has: the run's folder and status, tracker, and console."""
 
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
@@ -70,12 +70,18 @@ class Owner:
                 raise
 
     def _own_folder(self) -> AbstractContextManager[None]:
-        """Hold the run's folder. What a refused run has created there is removed, but for cells of a sweep."""
+        """Hold the run's folder.
+
+        What a refused run has created there is removed, but for cells of a sweep.
+        """
         return run_folder(self.run_dir, None if self.in_sweep else FolderCallback.created)
 
     @by_first
     def open(self) -> Path | None:
-        """Check the config, and return the folder of the run; None for a dry run, which is printed."""
+        """Check the config, and return the folder of the run, or None for a dry run.
+
+        A dry run is printed.
+        """
         self.held.enter_context(self._own_folder())
         state = read_state(self.run_dir)
         if state != "finished":
@@ -107,7 +113,9 @@ class Owner:
         return self.run_dir
 
     def at_home(self, run: "Run") -> "Run":
-        """Return the run in the folder of an earlier start of it: its own, or that of a cell beside in a sweep.
+        """Return the run in the folder of an earlier start.
+
+        That is its own folder, or that of another cell of the sweep.
 
         A wider sweep gives a cell another job number, and so another folder. The folder of the
         earlier start is then held, too.
@@ -135,7 +143,10 @@ class Owner:
 
     @by_first
     def begin(self, run: "Run") -> None:
-        """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
+        """Set the status of the run to running.
+
+        A finished run in its folder stays finished until another one takes its place.
+        """
         folder = _folder_of(run)
         finished = read_state(folder) == "finished"
         if not finished or not run.config.resume:
@@ -179,7 +190,10 @@ class Owner:
         self._tracked = self.held.enter_context(tracking.start(plain, folder, self._job(folder)))
 
     def _send(self, report: "Report", run: "Run") -> None:
-        """Send a report to the tracker, unless it has this report. tracked.json notes which tracker has which one."""
+        """Send a report to the tracker, unless the tracker has this report.
+
+        tracked.json notes which tracker has which report.
+        """
         folder = _folder_of(run)
         tracker = self.config.tracking._target_
         sent = {tracker: _report_digest(folder)}

@@ -1,4 +1,7 @@
-"""The preparation of a run, once and in all of its processes: what needs no weights is made and checked before them."""
+"""The preparation of a run, once and in all of its processes.
+
+What needs no weights is made and checked before weights are read.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +36,9 @@ def prepare(
     source: ModelSource | None = None,
     overrides: Sequence[str] = (),
 ) -> Run:
-    """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
+    """Return the run of a config, without reading weights.
+
+    Its choices, windows, budget and tasks are checked.
 
     run_dir: None: the run has no folder. source: the model, if the caller has it. overrides: what
     the user has written, "key=value", of which options without effect are refused.
@@ -145,7 +150,9 @@ def may_replace_checkpoint(run: Run) -> bool:
 
 
 def check_room_to_make(run: Run) -> None:
-    """Check that there is room for making the pruned model, and a place for its checkpoint that may be written.
+    """Check that there is room for making the pruned model.
+
+    Also check that its checkpoint can be written.
 
     Raises:
         ValueError: there is none.
@@ -184,13 +191,16 @@ def _check_reloads(source: ModelSource) -> None:
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
         raise ValueError(
-            "model: its rotary frequencies are rounded, as by model.to(dtype), so a checkpoint would compute something "
+            "model: its rotary frequencies are rounded, as by model.to(dtype), so a "
+            "checkpoint would compute something "
             "else; expected one from from_pretrained(dtype=…), or checkpoint.save=false"
         )
 
 
 def _alike(run: Run) -> Run:
-    """Check that all processes have the same config, model and texts, and a window each; add their devices to the run.
+    """Check that all processes have the same config, model and texts, and a window each.
+
+    Add their devices to the run.
 
     Raises:
         ValueError: they have not; names the first process that is not as the first one of all.
@@ -215,7 +225,10 @@ def _alike(run: Run) -> Run:
 
 
 def _contents(run: Run) -> dict[str, str]:
-    """Return a digest of each thing that all processes of a run must have, by its name in error messages."""
+    """Return a digest of each thing that must be the same in all processes.
+
+    The keys are the names in error messages.
+    """
     model = dict(run.source.fingerprint)
     for name in ("commit", "files"):  # of the copy of the model on this machine
         model.pop(name, None)

@@ -1,4 +1,7 @@
-"""The pruned model of a run as an artefact: the plan, what the report says of how it was made, and the checkpoint."""
+"""The pruned model of a run as an artefact.
+
+It has the plan, the report's facts about pruning, and the checkpoint.
+"""
 
 import logging
 from dataclasses import dataclass, field
@@ -34,13 +37,16 @@ class Pruned:
 
 @dataclass(frozen=True)
 class PrunedFiles(Store[Pruned]):
-    """The pruned model in a run's folder: plan.json, pruned.json, and the checkpoint if it is saved."""
+    """The pruned model in a run's folder: plan.json, pruned.json, and perhaps the checkpoint."""
 
     folder: Path
     checkpoint: Path | None  # None: the run saves none
 
     def find(self, key: Key) -> Artefact[Pruned] | None:
-        """Return the pruned model, unless it is another one, or its plan or its checkpoint is gone or was replaced."""
+        """Return the pruned model, or None if it is not the one that is needed.
+
+        That is so if it is another model, or if its plan or its checkpoint is gone or was replaced.
+        """
         made = read_json(self.folder / MADE)
         plan_file = self.folder / PLAN
         try:

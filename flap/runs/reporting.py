@@ -51,7 +51,10 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
 
 
 def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
-    """Add parameters, ratios, targets and widths of both models to a report. adapter: of the pruned model."""
+    """Add parameters, ratios, targets and widths of both models to a report.
+
+    adapter: that of the pruned model.
+    """
     budget = run.budget
     kept = budget.kept(plan)
     before = report.parameters["total_before"]
@@ -78,7 +81,10 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 
 
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
-    """Return the realised ratios, the requested one if no target was asked for, and the cost of rounding."""
+    """Return the realised ratios, the requested one, and the cost of rounding.
+
+    With a target, no ratio was requested.
+    """
     budget = run.budget
     decoder = 1 - kept / budget.total
     ratios = {"realised_decoder": decoder, "realised_total": of_all}
@@ -94,7 +100,7 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
 def _targets(
     run: Run, plan: PruningPlan, parameters: int, idle: int
 ) -> dict[str, dict[str, float]]:
-    """Return what was asked for and what was reached. Parameters are counted where a bound limits them."""
+    """Return the targets and the reached values. Parameters are counted if a bound limits them."""
     widths = run.budget.widths(plan)
     reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
     for bound in run.budget.bounds:
@@ -107,7 +113,7 @@ def _targets(
 
 
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
-    """Return the widths of a layer that keeps this many KV heads, and this many neurons or whole experts."""
+    """Return the widths of a layer that keeps so many KV heads, and neurons or whole experts."""
     return {
         "query_heads": kv_heads * units.attention.queries,
         "kv_heads": kv_heads,
@@ -118,7 +124,9 @@ def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
 
 
 def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
-    """Build the report of a run from its artefacts. dense_run: the run before its vocabulary was trimmed.
+    """Build the report of a run from its artefacts.
+
+    dense_run: the run before its vocabulary was trimmed.
 
     A task counts if the pruned model has its numbers. Those of the other models were measured in
     the same way: with the same documents, options and batch size. If the vocabulary was trimmed,
@@ -173,7 +181,9 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 
 
 def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
-    """Return the entries of a model, those of this run's tasks last: their numbers replace others of the same name.
+    """Return the entries of a model, with those of this run's tasks last.
+
+    Their numbers replace others of the same name.
 
     key: of the model. The key of an entry has nothing but this key and the task.
     """
@@ -244,7 +254,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
 def _noise(
     before: Measurement, after: Measurement, averages: Averages
 ) -> dict[str, dict[str, float]]:
-    """Return the standard errors and the p-values of the differences of two models, paired by document."""
+    """Return standard errors and p-values of the differences of two models, paired by document."""
     found = with_averages(paired(before.documents, after.documents), averages)
     return {
         "difference_stderr": {name: difference.error for name, difference in found.items()},
@@ -266,7 +276,9 @@ def write_text_files(run: Run) -> None:
 
 @by_first
 def write_files(run: Run, report: Report) -> None:
-    """Write the report and a picture into the run's folder, if it has one, and the model card into the checkpoint.
+    """Write the report and a picture into the run's folder, and the card into the checkpoint.
+
+    A run may have no folder.
 
     Files of an equal report are left as they are.
     """

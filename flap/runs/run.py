@@ -50,7 +50,10 @@ class Run:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[WorkFolder]:
-        """Time a stage whose result is not stored. Yields the directory in which an interrupted stage continues."""
+        """Time a stage whose result is not stored.
+
+        Yields the directory in which an interrupted stage continues.
+        """
         with self.memory.timed(stage):
             yield self.work / stage
 
@@ -79,7 +82,7 @@ class Run:
     def calibration(
         self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()
     ) -> Calibration:
-        """Return the calibration windows, with the statistics of every layer where they are known."""
+        """Return the calibration windows, with the statistics of every layer if they are known."""
         windows = self.texts.get("calibration")
         batch_size = self.config.calibration.batch_size
         if windows is None:

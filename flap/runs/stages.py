@@ -1,4 +1,4 @@
-"""The stages of a run, in the order in which they happen, up to the checkpoint. `measuring` has those that measure."""
+"""The stages of a run up to the checkpoint, in their order. `measuring` has later ones."""
 
 import logging
 import math
@@ -53,7 +53,7 @@ class Compressed(NamedTuple):
 
 @contextmanager
 def begun(run: Run) -> Iterator[Run]:
-    """Seed all random generators and open the run's working directory for the duration of the `with` block.
+    """Seed all random generators and open the run's working directory, while the block lasts.
 
     While the block lasts, no other run writes into the same `checkpoint.dir`. So weights, label and
     model card of a checkpoint are always of one run.
@@ -142,7 +142,9 @@ def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dic
 
 
 def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
-    """Collect the statistics of every layer, without covariances, on the outputs of the dense layers before it.
+    """Collect the statistics of every layer, without covariances.
+
+    The inputs of a layer are the outputs of the dense layers before it.
 
     Returns nothing where no choice needs such statistics.
     """
@@ -211,7 +213,10 @@ def keep_all(run: Run) -> Compressed:
 
 
 def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
-    """Score, allocate and compress each layer before the next one is calibrated on its outputs (Wanda-sp)."""
+    """Score, allocate and compress each layer before the next one is calibrated (Wanda-sp).
+
+    That one is calibrated on the outputs of compressed layers.
+    """
     assert run.choices.selection is not None
     structure = cast(UniformLayers, run.choices.selection.structure)  # as it was checked
     with run.timed("prune") as work:
@@ -232,7 +237,7 @@ def _compress_layer(run: Run) -> CompressLayer:
 def _compressed(
     run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
 ) -> Compressed:
-    """Check the widths of a compressed model, and give it the class that its checkpoint is loaded with.
+    """Check the widths of a compressed model, and give it its checkpoint's class.
 
     Raises:
         RuntimeError: the tensors do not agree with the plan.
@@ -254,7 +259,10 @@ def _compressed(
 
 
 def _spare_parameters(run: Run, plan: PruningPlan) -> float:
-    """Return how many parameters a target allows besides those of a plan; biases of uniform widths are among these."""
+    """Return how many parameters a target allows besides those of a plan.
+
+    Biases of uniform widths are among them.
+    """
     if run.choices.layer_by_layer:
         return math.inf
     widths = run.budget.widths(plan)
@@ -268,7 +276,10 @@ def _spare_parameters(run: Run, plan: PruningPlan) -> float:
 
 
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
-    """Train the compressed model in place to predict what the dense model predicts; return facts for the report."""
+    """Train the compressed model in place to predict what the dense model predicts.
+
+    Returns facts for the report.
+    """
     # imported here because other runs should not wait for transformers' Trainer
     from flap.method.recovery.distillation import distil, training_windows
 
@@ -320,7 +331,9 @@ def _answered_by(
 
 
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
-    """Write the checkpoint, which has to reload to the same logits; return the model for further work.
+    """Write the checkpoint, and return the model for further work.
+
+    The checkpoint has to reload to the same logits.
 
     Its label has the key of the run, by which a later start knows the checkpoint as its own.
     overwrite: a checkpoint that is there already is replaced.

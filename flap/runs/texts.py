@@ -62,7 +62,7 @@ def read_texts(
 
 
 def counted_in(texts: Mapping[str, Windows]) -> Windows:
-    """Return the texts whose tokens `vocabulary=trim` counts: its own ones, or those of calibration."""
+    """Return the texts that `vocabulary=trim` counts: its own ones, or those of calibration."""
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
 
@@ -137,7 +137,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all that calibration, vocabulary counting and recovery may read, whatever the seed and the windows."""
+    """Return all that calibration, vocabulary and recovery may read, for any seed and windows."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -200,7 +200,9 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
-    """Return whether a task's domain is that of a text of calibration or recovery: "calibration" or "other".
+    """Return "calibration" if a task's domain is that of a text that was read, or "other".
+
+    Texts of calibration and recovery were read.
 
     Text that the model has still to write has no domain.
     """

@@ -54,7 +54,8 @@ class Trimming:
         )
         if budget.to_remove:
             yield (
-                f"units: {self.roughly}{budget.to_remove:,.0f} parameters, {budget.ratio:.1%} of those "
+                f"units: {self.roughly}{budget.to_remove:,.0f} parameters, "
+                f"{budget.ratio:.1%} of those "
                 "that can be pruned, are removed after that"
             )
         elif budget.bounds:
@@ -152,7 +153,10 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the model and the tokenizer that an earlier start of it has trimmed to these tokens."""
+    """Return the run with the model and the tokenizer that an earlier start has trimmed.
+
+    They have these tokens.
+    """
     before = run.source.tokenizer
     rows = adapt(run.source.skeleton()).vocab_size
     kept = KeptTokens(Tokens.of(before, rows), tokens, math.nan)
@@ -161,7 +165,10 @@ def trimmed_run(run: Run, tokens: list[str]) -> Run:
 
 
 def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
-    """Return the run on another source: with its texts, tasks and budget. before: the tokenizer of the dense model."""
+    """Return the run on another source, with its texts, tasks and budget.
+
+    before: the tokenizer of the dense model.
+    """
     choices = replace(run.choices, vocabulary=None)
     tokenizer = source.tokenizer
     texts = read_texts(run.config, choices, tokenizer, source.max_length)

@@ -54,7 +54,7 @@ class Agenda:
         self._begin = 0.0  # when the current task began
 
     def plan(self, tasks: Mapping[str, Workload]) -> None:
-        """Set the tasks that are still to come. A task of unknown size is taken for an average one."""
+        """Set the tasks that are still to come. A task of unknown size counts as an average one."""
         known = [one for one in tasks.values() if one.tokens]
         average = Workload()
         if known:

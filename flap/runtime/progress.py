@@ -1,4 +1,7 @@
-"""The progress of long steps: a bar in a terminal, else one line a minute, which is also in the log."""
+"""The progress of long steps.
+
+It is a bar in a terminal, and otherwise one line a minute. The lines are in the log, too.
+"""
 
 import logging
 import time

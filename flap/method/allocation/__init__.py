@@ -9,6 +9,19 @@ from flap.method.allocation.targets import Biases, bounds_of_shapes
 from flap.method.allocation.uniform import ULMM, ULUM, UniformLayers
 
 __all__ = [
-    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "GivenPlan", "LayerPlan",
-    "PruningPlan", "Structure", "UniformLayers", "Units", "bounds_of_shapes", "price",
-]  # fmt: skip
+    "ALAM",
+    "ALMM",
+    "ULMM",
+    "ULUM",
+    "Biases",
+    "Bound",
+    "Budget",
+    "GivenPlan",
+    "LayerPlan",
+    "PruningPlan",
+    "Structure",
+    "UniformLayers",
+    "Units",
+    "bounds_of_shapes",
+    "price",
+]

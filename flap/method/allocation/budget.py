@@ -76,7 +76,7 @@ class Bound:
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
-        """Return the cost that was asked for, and the costs of the dense and of the pruned model."""
+        """Return the requested cost, and the costs of the dense and of the pruned model."""
         return {"asked": self.asked, "dense": self.dense, "realised": self.cost(widths)}
 
     @property

@@ -11,7 +11,14 @@ from flap.method.compression.linear import LinearCompensation
 from flap.method.compression.sequence import SequentialPruning
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "FitReport",
-    "LinearCompensation", "NoCompensation", "SequentialPruning", "compress_layers", "mask_layer",
+    "BiasCompensation",
+    "Compensation",
+    "CompressLayer",
+    "FitReport",
+    "LinearCompensation",
+    "NoCompensation",
+    "SequentialPruning",
+    "compress_layers",
+    "mask_layer",
     "slice_layer",
-]  # fmt: skip
+]

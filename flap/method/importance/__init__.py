@@ -14,7 +14,22 @@ from flap.method.importance.obs import OBS
 from flap.method.importance.scores import SCORES, Scores
 
 __all__ = [
-    "EAN", "IFV", "OBS", "REAP", "SCORES", "WIFN", "WIFV", "Magnitude", "Metric", "MetricFunction",
-    "MoNE", "Random", "Scores", "Wanda", "metric_of", "score_layer", "score_layers",
+    "EAN",
+    "IFV",
+    "OBS",
+    "REAP",
+    "SCORES",
+    "WIFN",
+    "WIFV",
+    "Magnitude",
+    "Metric",
+    "MetricFunction",
+    "MoNE",
+    "Random",
+    "Scores",
+    "Wanda",
+    "metric_of",
+    "score_layer",
+    "score_layers",
     "scores_of_layer",
-]  # fmt: skip
+]

@@ -54,7 +54,7 @@ class Tokens(ABC):
     @property
     @abstractmethod
     def of_model(self) -> list[str]:
-        """The tokens of the tokenizer's model, without tokens that are only added, ordered by id."""
+        """The tokens of the tokenizer's model, ordered by id. Added tokens are left out."""
 
     @abstractmethod
     def needed(self, token: str) -> Iterable[str]:

@@ -60,7 +60,7 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens stay, so that they are this share of all counted tokens or more."""
+        """Return how many tokens have to stay to be this share of all counted tokens."""
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)  # counts of mixtures are not whole
         number = 1 + int((self.counts_R.cumsum(0) < enough).sum())
         return max(len(self.tokens.stay), number)

@@ -234,6 +234,9 @@ def kept_id(folder: Path, text: str) -> str:
 
 
 def legal_id(text: str) -> str:
-    """Return a valid id for runs and artifacts: the end of the text, and a hash of the whole text."""
+    """Return a valid id for runs and artifacts.
+
+    It is the end of the text with a hash of the whole text.
+    """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""The tracker of the choice `tracking=mlflow`: a server, reached by the client of `mlflow-skinny`."""
+"""The tracker of `tracking=mlflow`: a server, reached by the client of `mlflow-skinny`."""
 
 import logging
 import os

@@ -1,4 +1,7 @@
-"""`python -m flap workspace <entity/project> <folder> …`: the comparisons of a study page, in W&B."""
+"""The command `python -m flap workspace <entity/project> <folder> …`.
+
+It makes the comparisons of a study page in W&B.
+"""
 
 import argparse
 import sys
@@ -29,8 +32,14 @@ COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:metho
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Save the workspace and print where it is; on an error, print one line and exit with code 1."""
-    description = "The W&B workspace of sweeps that were run with tracking=wandb; offline, the file workspace.json."
+    """Save the workspace and print where it is.
+
+    On an error, print one line and exit with code 1.
+    """
+    description = (
+        "The W&B workspace of sweeps that were run with tracking=wandb; offline, the file "
+        "workspace.json."
+    )
     parser = argparse.ArgumentParser(prog="python -m flap workspace", description=description)
     parser.add_argument("place", metavar="entity/project", help="where W&B has the runs")
     parser.add_argument(

@@ -1,4 +1,7 @@
-"""What a sweep ends with: its study, which is written again as cells end, and a line for each run that failed."""
+"""The end of a sweep.
+
+Its study is written again as cells end, and each failed run gets a line.
+"""
 
 import errno
 import logging
@@ -36,7 +39,10 @@ SWEEP_FILE = "multirun.yaml"  # which Hydra writes before the first cell begins
 
 
 class FolderCallback(Callback):
-    """The callback that notes what a command creates, which is removed again if the command is refused."""
+    """The callback that notes what a command creates.
+
+    It is removed again if the command is refused.
+    """
 
     created: ClassVar[list[Path]] = []
 
@@ -59,7 +65,10 @@ def _missing(config: DictConfig, key: str, names: Iterable[str]) -> list[Path]:
 
 
 class StudyCallback(Callback):
-    """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep."""
+    """The callback that writes the study of a sweep and tracks its table.
+
+    Its errors never fail the sweep.
+    """
 
     # the sweep that is running in this process, or was just ended by an error
     open_sweep: ClassVar[DictConfig | None] = None
@@ -137,7 +146,10 @@ def _write(config: DictConfig, ended: bool) -> None:
 
 
 class RunFailedError(Exception):
-    """A run of a sweep failed; its error is in its own log. Arguments: the sweep's folder, the error in one line."""
+    """Raised if a run of a sweep failed. Its error is in its own log.
+
+    Arguments: the sweep's folder, and the error in one line.
+    """
 
     # of all cells; those of other processes come with the results that Hydra gets
     lines: ClassVar[list[str]] = []
@@ -148,7 +160,10 @@ class RunFailedError(Exception):
 
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
-    """Return the lines that say why a command has failed that began then; an error that nobody expects is raised."""
+    """Return the lines that say why a command has failed.
+
+    An unexpected error is raised.
+    """
     if isinstance(error, RunFailedError):
         lines = failures(Path(error.args[0]), begin)
         noted = tuple(lines)
@@ -202,7 +217,7 @@ def failures(sweep: Path, since: float = 0) -> list[str]:
 
 
 def explain_launch(error: BaseException) -> str:
-    """Return one line that says why jobs could not be submitted, or ended without an error of their own."""
+    """Return one line that says why jobs were not submitted, or ended without an error."""
     if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
         return (
             "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "

@@ -1,4 +1,7 @@
-"""Several processes: each one of a sweep has a GPU of its own; those of one run follow the first one of them."""
+"""Several processes on one machine.
+
+Each process of a sweep has its own GPU. Those of one run follow the first process.
+"""
 
 import atexit
 import logging
@@ -30,7 +33,10 @@ _claimed = ExitStack()
 
 
 def check_launcher(hydra: Any) -> None:
-    """Refuse a launcher for a single run, which would run here, as on a login node. hydra: its part of the config."""
+    """Refuse a launcher for a single run, which would run here, as on a login node.
+
+    hydra: Hydra's part of the config.
+    """
     name = hydra.runtime.choices.get("hydra/launcher", "basic")
     if hydra.mode == RunMode.RUN and name != "basic":
         command = shlex.join(["python", "-m", "flap", "-m", *sys.argv[1:]])
@@ -62,7 +68,10 @@ def check_jobs(config: Any) -> None:
 
 
 def make_jobs_private(config: Any) -> None:
-    """Let nobody but the user read what submitit stores of jobs: with the config, it pickles the secrets in it."""
+    """Let only the user read what submitit stores of jobs.
+
+    With the config it pickles the secrets in the config.
+    """
     folder = _submitit_folder(config)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +79,10 @@ def make_jobs_private(config: Any) -> None:
 
 
 def remove_finished_jobs(config: Any) -> None:
-    """Remove what submitit has pickled of those jobs that have ended. Other jobs of the sweep may still need it."""
+    """Remove what submitit has pickled of jobs that have ended.
+
+    Other jobs of the sweep may still need theirs.
+    """
     folder = _submitit_folder(config)
     results = [] if folder is None else list(folder.rglob("*_result.pkl"))
     for result in results:
@@ -86,7 +98,9 @@ def _submitit_folder(config: Any) -> Path | None:
 
 @cache
 def claim_gpu(sweep: Path) -> str | None:
-    """Reserve a GPU that no other process of the sweep uses, hide the others from this process, and return its name.
+    """Reserve a GPU that no other process of the sweep uses, and return its name.
+
+    The other GPUs are hidden from this process.
 
     With fewer than two GPUs, do nothing and return None. The GPUs are those of
     CUDA_VISIBLE_DEVICES, otherwise all. To be called before CUDA starts.
@@ -143,7 +157,10 @@ def follow() -> None:
 
 
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
-    """End this process, which has failed while others go on, and say so, unless it is because another one has."""
+    """End this process, which has failed while others go on, and log why.
+
+    It logs nothing if it failed because another process has failed.
+    """
     another_failed = run_dir and isinstance(error, LostError) and read_state(run_dir) == "failed"
     if run_dir and not another_failed:
         line = f"{ranks.name()}: {line}"
