@@ -211,8 +211,6 @@ STILL_CROWDED = {
     "flap/results/pareto.py",
 }
 STILL_LARGE = {
-    "flap/evaluation/zero_shot.py:_evaluated",
-    "flap/runs/preparation.py:_prepare",
     "flap/runs/reporting.py:report_of",
 }
 FILES = {

@@ -141,6 +141,26 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
     ]
 
 
+def without_wandb_server(folder: Path) -> dict[str, str]:
+    """An environment in which W&B finds no key and no server."""
+    return {
+        "HOME": str(folder / "home"),
+        "NETRC": str(folder / ".netrc"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_API_KEY": "",
+    }
+
+
+def assert_failed(run: Path, error: str, console: str) -> None:
+    """Check that a run has failed, with its error in its log and in one line on the console."""
+    assert not (run / "report.json").exists()
+    assert f"ValueError: {error}" in (run / "flap.log").read_text()
+    failures = [line for line in console.splitlines() if line.startswith("failed: ")]
+    [line] = [line for line in failures if run.name in line]
+    assert error in line
+
+
 @pytest.mark.long  # what submitit starts is held by test_slurm.py
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """Each run is tracked and has a GPU.
@@ -148,42 +168,36 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path)
     No such GPU exists, so that the run takes the CPU.
     """
     options = [
+        *base,
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
-        *base,
+        "hydra.sweep.dir=s",
         "model.name=org/tiny",
         "tracking=wandb",
+        "checkpoint.save=false",
+        f"cache_dir={tmp_path / 'cache'}",
+        "ratio=0.99,0.2,1.5",
     ]
-    options += ["checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}", "hydra.sweep.dir=s"]
-    nobody = {
-        "HOME": str(tmp_path / "home"),
-        "NETRC": str(tmp_path / ".netrc"),
-        "WANDB_BASE_URL": "http://127.0.0.1:9",
-    }
-    nobody |= {
-        "WANDB_ERROR_REPORTING": "false",
-        "WANDB_API_KEY": "",
-    }  # W&B finds no key and no server
-    done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **nobody)
-    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
-    failed, good, other = (folder_of(tmp_path / "s", number) for number in range(3))
-    for run, error in ((failed, "ratio=0.99: "), (other, "ratio=1.5: ")):
-        assert not (run / "report.json").exists()
-        assert f"ValueError: {error}" in (run / "flap.log").read_text()
-        [line] = [
-            line
-            for line in done.stderr.splitlines()
-            if line.startswith("failed: ") and run.name in line
-        ]
-        assert error in line
-    assert (good / "report.json").is_file() and done.stderr.count("failed: ") == 2
-    logs = [(run / "flap.log").read_text() for run in (failed, good)]
-    assert "ratio=" not in logs[1] and "Traceback" not in logs[1]
-    assert sorted(name for log in logs for name in ("5", "7") if f"GPU {name}\n" in log) == [
-        "5",
-        "7",
-    ]
-    assert [len([*run.glob("wandb/offline-run-*")]) for run in (good, tmp_path / "s")] == [1, 1]
+    done = flap("-m", *options, CUDA_VISIBLE_DEVICES="5,7", **without_wandb_server(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.count("failed: ") == 2
+    sweep = tmp_path / "s"
+    failed = folder_of(sweep, 0)
+    good = folder_of(sweep, 1)
+    assert_failed(failed, "ratio=0.99: ", done.stderr)
+    assert_failed(folder_of(sweep, 2), "ratio=1.5: ", done.stderr)
+    assert (good / "report.json").is_file()
+
+    log_of_failed = (failed / "flap.log").read_text()
+    log = (good / "flap.log").read_text()
+    assert "ratio=" not in log
+    assert "Traceback" not in log
+    logs = log_of_failed + log
+    assert logs.count("GPU 5\n") == 1
+    assert logs.count("GPU 7\n") == 1
+    [_] = good.glob("wandb/offline-run-*")
+    [_] = sweep.glob("wandb/offline-run-*")
 
 
 def test_more_processes_than_gpus_are_refused(
