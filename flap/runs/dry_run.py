@@ -1,4 +1,7 @@
-"""What a run takes, from the config and the shapes of the tensors alone; the refusal of a run that cannot fit."""
+"""The needs of a run, from the config and the shapes of tensors, without weights.
+
+A run that cannot fit is refused.
+"""
 
 import math
 import shutil
@@ -45,7 +48,10 @@ class Needs:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run as far as it is known without weights and texts; of several processes, the share of one."""
+    """A run as far as it is known without weights and texts.
+
+    With several processes, it is the share of one process.
+    """
 
     config: FlapConfig
     choices: Choices
@@ -108,7 +114,10 @@ class DryRun:
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of a layer's statistics: two sets of co-moments and a factor, or means and variances."""
+        """Return the bytes of a layer's statistics.
+
+        They are two sets of co-moments and a factor, or means and variances.
+        """
         sets = 0.0
         factors = []
         for block in self.adapter.blocks(layer):
@@ -122,7 +131,10 @@ class DryRun:
         return sets + max(factors)
 
     def _states(self, streams: bool) -> float:
-        """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · hidden size."""
+        """Return the bytes of hidden states in a walk, before a layer and after it.
+
+        They have 2 · tokens · hidden size values.
+        """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search
         if search is not None:
@@ -215,7 +227,10 @@ def dry_run(config: FlapConfig) -> DryRun:
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
-    """Return the free bytes of the device (of the host, where there is none), of the host, and of the cache's disk."""
+    """Return the free bytes of the device, of the host, and of the cache's disk.
+
+    Without a GPU, the device is the host.
+    """
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")
     place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
@@ -224,7 +239,10 @@ def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
 
 
 def _sizes(block: Block) -> tuple[int, int, int]:
-    """Return the input and output channels of an expert's output projection, and the number of experts."""
+    """Return the input and output channels of an expert's output projection.
+
+    Also return the number of experts.
+    """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts
 
