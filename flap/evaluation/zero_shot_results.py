@@ -28,8 +28,10 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
     numbers = Numbers()
     for task, of_task in results.items():
         for key, value in of_task.items():
-            if "," in key and isinstance(value, Real) and math.isfinite(value):
-                numbers[_flat_name(task, *key.split(",", 1))] = float(value)
+            measure, comma, filter_name = key.partition(",")
+            if comma and isinstance(value, Real) and math.isfinite(value):
+                name = _flat_name(task, measure, filter_name)
+                numbers[name] = float(value)
     return numbers
 
 
@@ -39,8 +41,10 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
     ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr".
     """
     suffix = "" if filter_name == "none" else f",{filter_name}"
-    error = "_stderr" if measure.endswith("_stderr") else ""
-    return f"{task}/{measure.removesuffix('_stderr')}{suffix}{error}"
+    if measure.endswith("_stderr"):
+        measure = measure.removesuffix("_stderr")
+        suffix += "_stderr"
+    return f"{task}/{measure}{suffix}"
 
 
 def directions(
@@ -53,7 +57,8 @@ def directions(
     better: dict[str, Better] = {}
     for name in numbers:
         task, _, measure = name.rpartition("/")
-        higher = higher_is_better.get(task, {}).get(measure.partition(",")[0])
+        measure, _, _ = measure.partition(",")
+        higher = higher_is_better.get(task, {}).get(measure)
         # None: of a group whose tasks disagree
         if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
@@ -68,14 +73,19 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
     values: dict[str, list[Any]] = defaultdict(list)
     for task, entries in samples.items():
         for entry in entries:
-            for name in entry["metrics"]:
-                values[_flat_name(task, name, entry["filter"])].append(entry[name])
+            for metric in entry["metrics"]:
+                name = _flat_name(task, metric, entry["filter"])
+                values[name].append(entry[metric])
+
     documents = Documents()
     for name, of_documents in values.items():
-        if name in numbers and all(isinstance(value, Real) for value in of_documents):
-            mean = float(numpy.mean(of_documents))  # lm-eval aggregates some numbers in another way
-            if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
-                documents[name] = [float(value) for value in of_documents]
+        if name not in numbers:
+            continue
+        if not all(isinstance(value, Real) for value in of_documents):
+            continue
+        mean = float(numpy.mean(of_documents))  # lm-eval aggregates some numbers in another way
+        if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
+            documents[name] = [float(value) for value in of_documents]
     return documents
 
 
@@ -95,7 +105,9 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
     other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
     if other_way or not entries:
         return Measurement()
-    margins = [_margin(task, entry, normalised) for entry in _of_first_filter(entries)]
+    margins = []
+    for entry in _of_first_filter(entries):
+        margins.append(_margin(task, entry, normalised))
     if not all(map(math.isfinite, margins)):
         return Measurement()
     return averaged(f"{name}/margin", margins, "higher")
@@ -103,25 +115,39 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
 def _of_first_filter(entries: list[Entry]) -> list[Entry]:
     """Return one entry for each document."""
-    return [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
+    first_filter = entries[0]["filter"]
+    return [entry for entry in entries if entry["filter"] == first_filter]
 
 
 def _margin(task: Any, entry: Entry, normalised: bool) -> float:
     """Return the margin of a document; not finite without a right or a wrong choice."""
     document = entry["doc"]
     choices = task.doc_to_choice(document)
-    gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
-    # lm-eval reads the right choices as indices or as texts
-    right = [choices.index(one) if one in choices else one for one in _listed(gold)]
-
-    best = {True: -math.inf, False: -math.inf}  # of the right choices, and of the wrong ones
+    right = _right_choices(task, document, choices)
+    best_right = -math.inf
+    best_wrong = -math.inf
     # answers beyond the choices are of choices without a question
     answers = zip(choices, entry["filtered_resps"], strict=False)
     for number, (choice, answer) in enumerate(answers):
         characters = len(choice) if normalised else 1
-        is_right = number in right
-        best[is_right] = max(best[is_right], answer[0] / characters)
-    return best[True] - best[False]
+        nats = answer[0] / characters
+        if number in right:
+            best_right = max(best_right, nats)
+        else:
+            best_wrong = max(best_wrong, nats)
+    return best_right - best_wrong
+
+
+def _right_choices(task: Any, document: Any, choices: list[str]) -> list[Any]:
+    """Return the numbers of the right choices of a document.
+
+    lm-eval has them as indices or as texts.
+    """
+    gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+    numbers = []
+    for right in _listed(gold):
+        numbers.append(choices.index(right) if right in choices else right)
+    return numbers
 
 
 def _listed(gold: Any) -> list[Any]:
@@ -152,8 +178,11 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
     picks_a_part = "regex" in str(task.config.filter_list)
-    if other_way or picks_a_part or not entries or "f1" in entries[0]["metrics"]:
+    if other_way or picks_a_part or not entries:
         return Measurement()
+    if "f1" in entries[0]["metrics"]:
+        return Measurement()
+
     values = []
     for entry in _of_first_filter(entries):
         answer = str(entry["filtered_resps"][0])
@@ -167,11 +196,14 @@ def _references(task: Any, document: Any) -> list[str]:
 
     lm-eval has them as texts, numbers, or indices of choices.
     """
-    choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
+    choices = []
+    if task.config.doc_to_choice is not None:
+        choices = task.doc_to_choice(document)
     references = []
     for right in _listed(task.doc_to_target(document)):
-        is_index = bool(choices) and isinstance(right, int)
-        references.append(str(choices[right] if is_index else right))
+        if choices and isinstance(right, int):
+            right = choices[right]
+        references.append(str(right))
     return references
 
 
@@ -181,10 +213,12 @@ def _overlap(answer: str, reference: str) -> float:
     If either text has no words, as "A", return whether the texts are equal. The script of SQuAD 2
     (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares what is left of them instead.
     """
-    one, other = (Counter(_words(text)) for text in (answer, reference))
-    if not one or not other:
+    words = Counter(_words(answer))
+    expected = Counter(_words(reference))
+    if not words or not expected:
         return float(answer.strip().lower() == reference.strip().lower())
-    return 2 * (one & other).total() / (one.total() + other.total())
+    common = words & expected
+    return 2 * common.total() / (words.total() + expected.total())
 
 
 def _words(text: str) -> list[str]:

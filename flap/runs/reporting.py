@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line, redact
@@ -123,51 +123,47 @@ def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
     }
 
 
+class _Measured(NamedTuple):
+    """The entries of each model of a run. Compressed: the pruned model before its training."""
+
+    dense: list[Entry]
+    compressed: list[Entry]
+    pruned: list[Entry]
+
+
+def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
+    """Return the entries of the models of a run.
+
+    A task counts if the pruned model has its numbers. Those of the other models were measured in
+    the same way: with the same documents, options and batch size.
+
+    dense_run: the run before its vocabulary was trimmed.
+    """
+    entries = on_first(run.results.entries).values()
+    pruned = _entries_of(entries, run, keys.pruned(run, plan))
+    dense = _entries_of(entries, dense_run, keys.dense(dense_run))
+    compressed = []
+    if run.choices.recovery is not None:
+        compressed = _entries_of(entries, run, keys.compressed(run, plan))
+    timed = _entries_of(entries, run, keys.timed(run, plan))
+    return _Measured(
+        _measured_alike(dense, pruned), _measured_alike(compressed, pruned), pruned + timed
+    )
+
+
 def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
     """Build the report of a run from its artefacts.
 
     dense_run: the run before its vocabulary was trimmed.
-
-    A task counts if the pruned model has its numbers. Those of the other models were measured in
-    the same way: with the same documents, options and batch size. If the vocabulary was trimmed,
-    numbers that need one tokenizer are those of the dense model alone.
     """
     plan = artefact.value.plan
-    entries = on_first(run.results.entries).values()
-    of_pruned = _entries_of(entries, run, keys.pruned(run, plan))
-    of_dense = _entries_of(entries, dense_run, keys.dense(dense_run))
-    of_dense = _measured_alike(of_dense, of_pruned)
-    of_compressed = []
-    if run.choices.recovery is not None:
-        of_compressed = _entries_of(entries, run, keys.compressed(run, plan))
-        of_compressed = _measured_alike(of_compressed, of_pruned)
-    of_pruned += _entries_of(entries, run, keys.timed(run, plan))
-
-    options = {entry.about["evaluator"]: entry.about["options"] for entry in of_pruned}
-    averages = Averages()
-    report = artefact.value.report
-    trimmed = bool(report.vocabulary)
-    dense = _total(of_dense, options, averages)
-    compressed = _total(of_compressed, options, averages, trimmed)
-    pruned = _total(of_pruned, options, averages, trimmed)
-    evaluation = {"dense": dense.numbers | pruned.beside, "pruned": pruned.numbers}
-    if compressed.numbers:
-        evaluation["compressed"] = compressed.numbers
-
-    recovery = report.recovery
-    if recovery:
-        recovery = recovery | _noise(compressed, pruned, averages)
-    noise = _noise(dense, pruned, averages)
+    measured = _measured(run, plan, dense_run)
+    report = _with_numbers(artefact.value.report, measured)
     states = {label.stage: label.cache for label in artefact.label.walk()}
-    used = [*of_dense, *of_compressed, *of_pruned]
+    used = measured.dense + measured.compressed + measured.pruned
     return replace(
         report,
-        config={**report.config, "eval": options},
         plan=plan,
-        recovery=recovery,
-        evaluation=evaluation,
-        better=dense.better | pruned.better,
-        averages=averages,
         sources=report.sources | _told(used, "source"),
         inputs=report.inputs | _told(used, "input"),
         bos=report.bos | _told(used, "bos"),
@@ -175,8 +171,37 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
         left_out=_told(used, "left_out"),
         seconds=seconds_by_stage([artefact.label, *(entry.label for entry in used)]),
         statistics_cache=states.get("calibrate", "off"),
-        difference_stderr=noise["difference_stderr"],
-        difference_p_value=noise["difference_p_value"],
+    )
+
+
+def _with_numbers(report: Report, measured: _Measured) -> Report:
+    """Add the numbers of all models and their differences to a report.
+
+    If the vocabulary was trimmed, numbers that need one tokenizer are those of the dense model.
+    """
+    options = {entry.about["evaluator"]: entry.about["options"] for entry in measured.pruned}
+    averages = Averages()
+    trimmed = bool(report.vocabulary)
+    dense = _total(measured.dense, options, averages)
+    compressed = _total(measured.compressed, options, averages, trimmed)
+    pruned = _total(measured.pruned, options, averages, trimmed)
+    evaluation = {"dense": dense.numbers | pruned.beside, "pruned": pruned.numbers}
+    if compressed.numbers:
+        evaluation["compressed"] = compressed.numbers
+
+    recovery = report.recovery
+    if recovery:
+        recovery = recovery | _noise(compressed, pruned, averages)._asdict()
+    noise = _noise(dense, pruned, averages)
+    return replace(
+        report,
+        config={**report.config, "eval": options},
+        recovery=recovery,
+        evaluation=evaluation,
+        better=dense.better | pruned.better,
+        averages=averages,
+        difference_stderr=noise.difference_stderr,
+        difference_p_value=noise.difference_p_value,
     )
 
 
@@ -251,15 +276,20 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 
-def _noise(
-    before: Measurement, after: Measurement, averages: Averages
-) -> dict[str, dict[str, float]]:
-    """Return standard errors and p-values of the differences of two models, paired by document."""
+class _Noise(NamedTuple):
+    """Standard errors and p-values of the differences of two models, by number."""
+
+    difference_stderr: dict[str, float]
+    difference_p_value: dict[str, float]
+
+
+def _noise(before: Measurement, after: Measurement, averages: Averages) -> _Noise:
+    """Return the noise of the differences of two models, paired by document."""
     found = with_averages(paired(before.documents, after.documents), averages)
-    return {
-        "difference_stderr": {name: difference.error for name, difference in found.items()},
-        "difference_p_value": {name: difference.p_value for name, difference in found.items()},
-    }
+    return _Noise(
+        {name: difference.error for name, difference in found.items()},
+        {name: difference.p_value for name, difference in found.items()},
+    )
 
 
 @by_first
