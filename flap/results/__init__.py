@@ -1,4 +1,4 @@
-"""Results of runs: the report of one run, one sweep or several as a study, runs side by side."""
+"""The results of runs: reports, studies of sweeps, and comparisons of runs."""
 
 from flap.results.card_text import model_card
 from flap.results.provenance import described, device_name

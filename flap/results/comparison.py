@@ -1,4 +1,4 @@
-"""Finished runs side by side: what should be alike and is not, config keys that differ, numbers."""
+"""Compare finished runs: their configs, their numbers, and what makes them hard to compare."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -49,7 +49,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def print_comparison(folders: Sequence[Path]) -> None:
-    """Print what differs between runs that should be alike, and both tables.
+    """Print how runs differ in how they were made, in their configs, and in their numbers.
 
     Raises:
         ValueError: see `read_runs`.
@@ -93,7 +93,7 @@ def numbers_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
-    """Return the difference other - first of a number, in bold if it is clear of the noise."""
+    """Describe how a number differs between two runs, in bold if it is clear of the noise."""
     before = first.report.evaluation["pruned"]
     after = other.report.evaluation["pruned"]
     paired = other.difference_to(first, name)
@@ -104,10 +104,7 @@ def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
 
 
 def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """Yield a sentence for each way in which finished runs are not alike.
-
-    What their sweeps vary is left out.
-    """
+    """Yield a sentence for each way in which finished runs were not made or measured alike."""
     models = sorted({run.model for run in runs if run.model})
     if len(models) > 1:
         yield OTHER_MODELS.format(", ".join(models))
@@ -115,7 +112,9 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
     reports = [run.report for run in runs]
     versions = varying(map(_versions, reports))
     if versions:
-        different = [f"{name} {' and '.join(values)}" for name, values in versions.items()]
+        different = []
+        for name, values in versions.items():
+            different.append(f"{name} {' and '.join(values)}")
         yield OTHER_VERSIONS.format(", ".join(different))
 
     for task in dict.fromkeys(chain(*(report.left_out for report in reports))):

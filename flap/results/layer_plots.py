@@ -31,7 +31,8 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
             labels.append(label)
             shares.append(_shares(run.report))
 
-    figure = Figure(figsize=(9, 1.5 + 0.2 * len(labels)), layout="constrained")
+    height = 1.5 + 0.2 * len(labels)  # in inches
+    figure = Figure(figsize=(9, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title in zip(panels, shares[0], strict=True):
         # layers that a model does not have are nan, which is not drawn

@@ -1,4 +1,4 @@
-"""The notices of a run: sentences in report.md that tell how to take its numbers."""
+"""The notices of a run: sentences in report.md that help to read its numbers."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -54,7 +54,7 @@ def notices(report: Record) -> list[str]:
 
 
 def remarks(report: Record) -> list[str]:
-    """Return the notices that the console shows, too: how to take the numbers."""
+    """Return the notices that the console shows, too."""
     sentences = []
     if report.vocabulary and any(map(is_perplexity, report.evaluation["dense"])):
         sentences.append(TWO_TOKENIZERS)

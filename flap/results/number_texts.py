@@ -50,7 +50,7 @@ def domain_of(name: str, domains: Domains) -> str:
 
 
 def in_order(names: Iterable[str], domains: Domains) -> list[str]:
-    """Return the names of numbers in the order of tables, without those of standard errors.
+    """Sort the names of numbers as tables show them, and leave out standard errors.
 
     Perplexities come first, then bits per byte, and efficiency last. Perplexities and bits per
     byte are sorted by window length, and texts of the calibration's domain come before others.
@@ -101,7 +101,7 @@ def change(
     error: float | None = None,
     p_value: float | None = None,
 ) -> str:
-    """Return the difference second - first with its standard error, such as "-0.017 ± 0.044".
+    """Describe how a number differs between two models: "-0.017 ± 0.044".
 
     Perplexities and bits per byte also get the relative difference, because texts differ;
     efficiency gets nothing else. A difference within the noise says so. The text is empty if a

@@ -31,7 +31,7 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
     return page.render(
         study=study,
         table=table,
-        rows=list(zip(study.runs, table.rows, fields, strict=True)),
+        rows=zip(study.runs, table.rows, fields, strict=True),
         counts=Counter(run.state for run in study.runs),
         facts=_facts(study),
         warnings=Counter(warning for run in study.finished for warning in run.report.warnings),
@@ -51,16 +51,16 @@ def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return how the finished runs were made, with the number of runs that are alike."""
+    """Return how the finished runs were made, and how many runs each answer holds for."""
     reports = [run.report for run in study.finished]
+    versions = [map(" ".join, report.versions.items()) for report in reports]
+    sources = [map(": ".join, report.sources.items()) for report in reports]
     return {
         "commit": Counter(map(_commit, reports)),
-        "versions": Counter(
-            ", ".join(map(" ".join, report.versions.items())) for report in reports
-        ),
+        "versions": Counter(map(", ".join, versions)),
         "device": Counter(report.device for report in reports),
         "documents left out": Counter(map(_left_out, reports)),
-        "sources": Counter("; ".join(map(": ".join, report.sources.items())) for report in reports),
+        "sources": Counter(map("; ".join, sources)),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a run has found, as report.json holds it (schema 1)."""
+"""The sections of report.json (schema 1)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ Widths = dict[str, int]  # number of query heads, KV heads, neurons and experts 
 
 @dataclass
 class Record:
-    """The numbers and facts of a run. Units are in the names."""
+    """The numbers and facts of a run. Units are part of the names."""
 
     config: Facts  # the composed config of the run
     device: str = ""  # the device that the model ran on

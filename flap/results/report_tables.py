@@ -144,5 +144,6 @@ def _widths(report: Record) -> Table:
     units = [unit for unit in UNITS if unit in {*chain(*report.layers)}]
     rows = []
     for i, layer in enumerate(report.layers):
-        rows.append([str(i), *(str(layer.get(unit, "")) for unit in units)])
+        widths = [layer.get(unit, "") for unit in units]
+        rows.append(list(map(str, [i, *widths])))
     return Table(["layer", *map(UNITS.__getitem__, units)], rows)

@@ -58,7 +58,9 @@ class RunRecord:
         return frozenset(json.dumps(identity, sort_keys=True) for identity in identities)
 
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
-        """Return the difference self - first of a number that both runs have by document.
+        """Return how a number differs from that of the run `first`.
+
+        Returns None if the runs have not kept the values of the same documents.
 
         The difference of an average over tasks is calculated from its tasks, if both runs have
         averaged the same tasks.
@@ -72,7 +74,8 @@ class RunRecord:
             for run in (first, self)
         )
         differences = {part: difference for (part, _), difference in paired(before, after).items()}
-        return with_averages(differences, {name: parts} if parts else {}).get(name)
+        averages = {name: parts} if parts else {}
+        return with_averages(differences, averages).get(name)
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -43,11 +43,15 @@ def series_of(study: Study) -> list[Series]:
     without_targets = study.results.options.str.replace(r"(^| )target\.\S+", "", regex=True)
     runs = study.results.assign(options=without_targets.str.strip())
 
-    names = ["method", "metric", "model", "options"]
-    names = [name for name in names if name == "metric" or runs[name].nunique(dropna=False) > 1]
+    names = []
+    for name in ("method", "metric", "model", "options"):
+        varies = runs[name].nunique(dropna=False) > 1
+        if varies or name == "metric":
+            names.append(name)
     labels = []
     for row in runs[names].itertuples(index=False):
-        labels.append(" ".join(str(word) for word in row if word))
+        words = filter(None, row)
+        labels.append(" ".join(map(str, words)))
     structures = list(map(str, runs.structure))
 
     colours = dict(zip(sorted({*labels}), cycle(COLOURS), strict=False))

@@ -1,4 +1,4 @@
-"""The model of results: the runs of one sweep or several, and a table with a row for each run."""
+"""A study: the runs of one or more sweeps, and a table with a row for each run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the values of a run by the columns of the frame, among others."""
+    """Return the row of a run by the columns of the frame. Other keys are not shown."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],
@@ -162,6 +162,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the only value that is not empty; empty if there is none, or several."""
+    """Return the only value that is not empty, or an empty text if there are several."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

@@ -42,9 +42,9 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 
     try:
         for plot in plots:
-            for kind, picture in (("png", plot.png), ("svg", plot.svg)):
+            for kind in ("png", "svg"):
                 with atomic_file(folder / "plots" / f"{plot.name}.{kind}") as scratch:
-                    scratch.write_bytes(picture)
+                    scratch.write_bytes(getattr(plot, kind))
         write_text(folder / "study.csv", redact(table))
         write_text(folder / "index.html", redact(page))
     except OSError as error:

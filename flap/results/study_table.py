@@ -96,7 +96,7 @@ def _numbers_of_dense(run: RunRecord) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of the quality numbers among the runs of one model and ratio."""
+    """Return the marks of all numbers. Runs of the same model and ratio are compared."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0  # seconds between two records of the progress of one stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
+LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]  # columns of the table
 # The sections of a report that the summary of a run has.
 SUMMARIZED = (
     "difference_stderr",
@@ -118,7 +119,7 @@ class TrackedRun:
             self.warn(error)
 
     def progress(self, step: Step) -> None:
-        """Send the progress of a step: its share, items, and tokens per second.
+        """Send how much of a step is done, and how many tokens it does per second.
 
         A stage sends at most one record a second, and one at its end.
         """
@@ -137,9 +138,8 @@ class TrackedRun:
 
     def finish(self, report: Report) -> None:
         """Send a finished run, whose files are written: numbers, widths, files and lineage."""
-        columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
         self.send(lambda opened: opened.summarize(redacted(summary(report))))
-        self.send(lambda opened: opened.log_table("layers", columns, layer_rows(report)))
+        self.send(lambda opened: opened.log_table("layers", LAYERS, layer_rows(report)))
         self.send(lambda opened: opened.log_files(self.run_dir))
         if report.checkpoint:
             self.send(lambda opened: opened.log_lineage(report))

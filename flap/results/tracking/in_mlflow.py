@@ -54,10 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Keep MLflow silent.
-
-        Let an unreachable server cost seconds, and not the minutes of seven retries.
-        """
+        """Keep MLflow silent, and limit the time that an unreachable server costs to seconds."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
