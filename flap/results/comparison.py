@@ -130,5 +130,5 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def _versions(report: Report) -> FlatConfig:
-    commit = report.git["commit"]
+    commit = report.git.get("commit")
     return report.versions | {"commit": commit[:12]} if commit else report.versions

@@ -69,13 +69,15 @@ def _left_out(report: Report) -> str:
 
 
 def _commit(report: Report) -> str:
-    if report.git["commit"] is None:
-        commit = "unknown: not run from a checkout"
+    commit = report.git.get("commit")
+    if commit is None:
+        state = "unknown: not run from a checkout"
+    elif report.git.get("dirty"):
+        state = f"{commit}, with uncommitted changes"
     else:
-        changes = "with uncommitted changes" if report.git["dirty"] else "clean"
-        commit = f"{report.git['commit']}, {changes}"
+        state = f"{commit}, clean"
     code = report.inputs.get("code")  # a digest of the user's own files
-    return f"{commit}; code of one's own: {code[:12]}" if code else commit
+    return f"{state}; code of one's own: {code[:12]}" if code else state
 
 
 def inline(svg: bytes) -> Markup:

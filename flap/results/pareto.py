@@ -85,4 +85,4 @@ def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> Dat
         better = (loss < loss[i]) & as_cheap
         as_good = (loss <= loss[i]) & cheaper
         on_front.append(not (better | as_good).any())
-    return points[on_front].sort_values("cost", ascending=cost_is_lower)
+    return points.loc[on_front].sort_values("cost", ascending=cost_is_lower)

@@ -69,4 +69,5 @@ class Report(Record):
         invalid = [part for part, kind in NEEDED.items() if not isinstance(plain.get(part), kind)]
         if invalid:
             raise ValueError(f"{path}: has no valid {', '.join(invalid)}")
+        plain["evaluation"] = {"dense": {}, "pruned": {}, **plain["evaluation"]}
         return cls.from_dict(plain)

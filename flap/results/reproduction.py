@@ -97,7 +97,7 @@ def other_versions(old: Report, new: Report) -> list[str]:
         {
             **report.versions,
             "device": report.device,
-            "commit": (report.git["commit"] or "unknown")[:12],
+            "commit": (report.git.get("commit") or "unknown")[:12],
         }
         for report in (old, new)
     )

@@ -32,6 +32,10 @@ def test_on_the_front_is_what_no_other_beats_in_both() -> None:
     assert best(False, True) == [(5, 12), (4, 10)]  # speed: 5 is the fastest
 
 
+def test_nothing_has_no_front() -> None:
+    assert front_of([], True, True) == []
+
+
 def test_what_differs_by_rounding_alone_is_equal() -> None:
     places = [(100.2, 50.0), (100.0, 60.0), (110.0, 49.999), (120.0, 40.0)]
     assert front_of(places, True, True) == [(100.2, 50.0), (120.0, 40.0)]
