@@ -229,6 +229,12 @@ eval.perplexity.datasets=[{bad}/talk.jsonl] -> …no column 'text', only message
 eval.perplexity.datasets=[wikitext3] -> eval.perplexity.datasets=wikitext3: unknown dataset; expected {texts}
 eval.perplexity.datasets=[{huge}] -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 b
 eval.perplexity.datasets={huge} -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 byt
+eval=[programs] -> eval.programs.run=False: expected true, which runs programs that the model writes on this machine.
+eval=[programs] eval.programs.run=true eval.programs.path={bad}/none.jsonl -> eval.programs.path={bad}/none.jsonl: expe
+eval=[programs] eval.programs.tasks=[mbpp] -> eval.programs.tasks=['mbpp']: expected [humaneval]
+eval=[programs] eval.programs.limit=0 -> eval.programs.limit=0: expected a whole number >= 1
+eval=[programs] eval.programs.chat_template=yes -> eval.programs.chat_template=yes: expected one of auto, true, false
+eval=[programs] eval.programs.run=true eval.programs.chat_template=true -> eval.programs.chat_template=True: expected
 eval=zero_shot eval.zero_shot.tasks=[{huge}] -> eval.zero_shot.tasks=yyy…: must be at most 3,000 bytes long, but has
 eval=generation eval.generation.tasks=[{huge}.jsonl] -> eval.generation.tasks=yyy…: must be at most 3,000 bytes long,
 eval=divergence eval.divergence.seq_len=1 -> eval.divergence.seq_len=1: expected a whole number >= 2

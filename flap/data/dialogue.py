@@ -56,7 +56,11 @@ def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool)
     Raises:
         ValueError: the template refuses the conversation.
     """
-    text = question(prompt, tokenizer, chat)
+    return text_ids(question(prompt, tokenizer, chat), tokenizer, chat)
+
+
+def text_ids(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
+    """Return the tokens of a text that the model reads. chat: it went through the chat template."""
     # A template prints BOS itself. In plain text the tokenizer may put it there.
     has_bos = chat and text.startswith(tokenizer.bos_token or "")
     ids: list[int] = tokenizer(text, add_special_tokens=not has_bos, verbose=False).input_ids

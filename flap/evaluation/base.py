@@ -94,6 +94,8 @@ class Task:
     dataset: str = ""  # the name of its text
     leaving: Leaving | None = None  # None: it has no documents that a run could have read
     left_out: tuple[int, ...] = ()  # the numbers of the documents that are left out
+    # Whether `run` also takes the working folder in which an interrupted task continues.
+    continues: bool = False
     # Returns what `run` takes of the dense model, such as its hidden states.
     reference: Callable[[PlacedModel], Any] | None = None
     # Whether both models are measured in turns, as times of different moments are not comparable.

@@ -27,7 +27,7 @@ def documents_of(task: LoadedTask) -> list[Document]:
     found = list[Document]()
     for subtask in task.subtasks.values():
         if task.path:
-            found += map(_of_prompt, subtask.prompts)
+            found += map(of_prompt, subtask.prompts)
         else:
             found += map(_of_row, subtask.eval_docs)
     return found
@@ -88,7 +88,7 @@ def _characters(task: Any, document: Any) -> int:
     return sum(question + len(str(choice)) for choice in task.doc_to_choice(document))
 
 
-def _of_prompt(prompt: Prompt) -> Document:
+def of_prompt(prompt: Prompt) -> Document:
     """Return by what a prompt is recognised: its turns, and the lines of the question."""
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)

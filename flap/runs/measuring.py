@@ -17,7 +17,7 @@ from flap.runs.run import Run
 from flap.runs.texts import domain_of_task
 from flap.runtime import ranks
 from flap.runtime.agenda import Workload
-from flap.storage import VERSION, Key, Store, digest
+from flap.storage import VERSION, Key, Store, WorkFolder, digest
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
     def measure(task: Task) -> None:
         name = name_of(task, "dense model")
         if task.reference is None:
-            work = partial(do_next, run, name, partial(subject.measure, task), subject)
+            measure_alone = partial(subject.measure, task, _folder_of(run, task, keys.dense(run)))
+            work = partial(do_next, run, name, measure_alone, subject)
             _remember(run, task, keys.dense(run), work, run.cache.of(DENSE))
         elif plan is None or not _is_known(run, task, keys.pruned(run, plan)):
             with run.timed("evaluate"):
@@ -60,7 +61,7 @@ def measure_pruned(
 
     def measure(task: Task) -> None:
         name = name_of(task, model)
-        measure_alone = partial(subject.measure, task)
+        measure_alone = partial(subject.measure, task, _folder_of(run, task, key))
         if task.reference is not None:
             measure_alone = partial(subject.compare, task, references)
         _remember(run, task, key, partial(do_next, run, name, measure_alone, subject))
@@ -143,6 +144,11 @@ def _remember(
     """Measure a task, unless its numbers are known. key: of the model."""
     stores = [run.results.of(_about(run, task)), *shared]
     run.memory.remember("evaluate", task_key(task, key), work, stores)
+
+
+def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
+    """Return the folder in which a task continues, if it was interrupted. key: of the model."""
+    return run.work / "evaluate" / digest(task_key(task, key))
 
 
 def task_key(task: Task, key: Key) -> Key:

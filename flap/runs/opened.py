@@ -6,6 +6,7 @@ from typing import Any
 
 from flap.evaluation import Measurement, Task
 from flap.models import PlacedModel
+from flap.storage import WorkFolder
 
 
 class NoRoomError(RuntimeError):
@@ -55,8 +56,13 @@ class Subject:
             raise NoRoomError(task.name)
         return self.whole or self._opened()
 
-    def measure(self, task: Task) -> Measurement:
-        """Run a task on this model. Raises: as `for_task`."""
+    def measure(self, task: Task, work: WorkFolder) -> Measurement:
+        """Run a task on this model. Raises: as `for_task`.
+
+        work: the folder in which an interrupted task continues.
+        """
+        if task.continues:
+            return task.run(self.for_task(task), work)
         return task.run(self.for_task(task))
 
     def compare(self, task: Task, references: Mapping[str, Any]) -> Measurement:

@@ -65,9 +65,10 @@ def begun(run: Run) -> Iterator[Run]:
         forget(run)
 
     looked_up = (run.choices.search or run.to_write) and run.cache.enabled
+    continues = any(task.continues for task in run.tasks)
     with ExitStack() as stack:
         stack.enter_context(seeded(run.config.seed))
-        if run.source.placed.streams or looked_up or run.choices.recovery:
+        if run.source.placed.streams or looked_up or run.choices.recovery or continues:
             directory = open_working_folder(run.cache.root, keys.workspace(run), run.config.resume)
             work = WorkFolder(stack.enter_context(ranks.held_by_first(directory)))
             run = replace(run, work=work)

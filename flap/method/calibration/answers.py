@@ -210,7 +210,7 @@ def _batch(
     if not fitting:
         return {"texts": texts}
 
-    rows = continued(model, [prompts[n] for n in fitting], tokenizer.eos_token_id, options)
+    rows = continued(model, [prompts[n] for n in fitting], tokenizer, options)
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
         before = [] if asked.chat else prompts[n]  # a template prints the space before an answer

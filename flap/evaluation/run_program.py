@@ -1,0 +1,46 @@
+"""Run a program that a model has written, in another process."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+Verdict = Literal["passed", "failed", "timed out"]
+
+GUARD = Path(__file__).with_name("program_guard.py")
+PASSED = 77  # the exit code of a program that has run to its end
+# A program sees no other variable of the environment, so no key or token either.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def run_program(program: str, seconds: int) -> Verdict:
+    """Run a Python program with the limits of `program_guard`, and return whether it ends well.
+
+    It runs in an empty folder that is removed afterwards. seconds: on the clock.
+    """
+    command = [sys.executable, "-I", "-B", str(GUARD), str(seconds), str(PASSED)]
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.communicate(program.encode(errors="replace"), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return "timed out"
+        finally:
+            with suppress(ProcessLookupError):  # also those that the program has started
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode == -signal.SIGXCPU:
+        return "timed out"
+    return "passed" if process.returncode == PASSED else "failed"
