@@ -7,7 +7,10 @@ import argparse
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flap.config import FlapConfig
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         old = read_finished(given.run)
         into = given.into or _new_folder(given.run)
-        _run_again(old.report.config, into)
+        _run_again(config_of(old.report.config), into)
         print(f"run again: {into}")
         same = print_reproduction(old, read_finished(into))
     except (ValueError, OSError) as error:
@@ -35,17 +38,16 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def _run_again(plain: dict[str, Any], into: Path) -> None:
-    """Run a config as a report holds it. Nothing is read from the cache, and no tracker is told.
+def config_of(plain: dict[str, Any]) -> "FlapConfig":
+    """Return the checked config of a report, without cache and tracker, and with a new checkpoint.
 
     Raises:
-        ValueError: The folder exists, or the config cannot be run on this machine.
+        ValueError: A key or a value is not one of this version.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from flap.config import FlapConfig, explain, literal, typed
-    from flap.pipeline import run
 
     changed: dict[str, Any] = {"use_cache": False, "tracking": None, "dry_run": False}
     schema = OmegaConf.structured(FlapConfig)
@@ -56,7 +58,16 @@ def _run_again(plain: dict[str, Any], into: Path) -> None:
     assert isinstance(composed, DictConfig)
     composed.checkpoint.dir = None
     composed.checkpoint.overwrite = False
-    config = typed(composed)
+    return typed(composed)
+
+
+def _run_again(config: "FlapConfig", into: Path) -> None:
+    """Run a config into a new folder, which is removed if nothing is written.
+
+    Raises:
+        ValueError: The folder exists, or the config cannot be run on this machine.
+    """
+    from flap.pipeline import run
 
     try:
         into.mkdir(parents=True)
@@ -71,8 +82,16 @@ def _run_again(plain: dict[str, Any], into: Path) -> None:
 
 
 def _new_folder(run: Path) -> Path:
-    """Return a folder beside a run that does not exist yet, such as RUN-again or RUN-again-2."""
-    folder = run.resolve() if run.is_dir() else run.resolve().parent
+    """Return a folder that does not exist yet, such as RUN-again or RUN-again-2.
+
+    It is beside the run. For a report with another name than report.json, it is in the current
+    folder.
+    """
+    folder = run.resolve()
+    if run.name == "report.json":
+        folder = folder.parent
+    elif not run.is_dir():
+        folder = Path.cwd() / run.stem
     again = folder.with_name(f"{folder.name}-again")
     number = 2
     while again.exists():

@@ -10,8 +10,12 @@ import pytest
 from flap.data.dialogue import plain_text
 from flap.evaluation.prompts_task import load_prompts
 from flap.evaluation.zero_shot_tasks import packaged
+from flap.reproduce import config_of, main
+from flap.results.reproduction import read_finished
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "answers" / "sciq.py"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SCRIPT = EXPERIMENTS / "answers" / "sciq.py"
+REPORTS = sorted(EXPERIMENTS.rglob("reports/*.json"))
 FILES = ("sciq.jsonl", "held_out.jsonl", "contaminated.jsonl")
 
 
@@ -85,3 +89,19 @@ def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path
         )
     ]
     assert plain_text([*turns, {"role": "user", "content": "asked"}]) == shots + "asked"
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_flap_reproduce_accepts_a_report(path: Path) -> None:
+    report = read_finished(path).report
+    config = config_of(report.config)
+    assert config.ratio == report.ratio["requested"]
+    assert report.evaluation["dense"].keys() == report.evaluation["pruned"].keys()
+
+
+@pytest.mark.long
+def test_the_report_of_the_demo_is_reproduced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(EXPERIMENTS / "reports" / "demo.json"), "--into", str(tmp_path / "again")])
+    assert "Reproduced: " in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,9 @@ from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
 EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
+# The largest relative difference of parameters that rounding errors of scores cause: on another
+# machine, units with almost equal scores may change places.
+SAME_SIZE = 1e-3
 # The numbers of `efficiency` that do not depend on the machine.
 SIZES = ("efficiency/parameters", "efficiency/checkpoint_bytes", "efficiency/prefill_macs")
 
@@ -57,6 +61,8 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
         after = models.get(model, {})
         for name in in_order(before | after, {}):
             verdict = _verdict(name, before, after)
+            if verdict == "different" and model == "parameters" and _close(before, after, name):
+                verdict = "within the error"
             if verdict == "different" and model == "pruned":
                 difference = new.difference_to(old, name)
                 if difference is not None and not difference.clear:
@@ -73,9 +79,17 @@ def _models(report: Report) -> dict[str, Numbers]:
 
 def _layers(old: Report, new: Report) -> Comparison:
     same = sum(a == b for a, b in zip(old.layers, new.layers, strict=False))
-    verdict: Verdict = "equal" if old.layers == new.layers else "different"
+    verdict: Verdict = "different"
+    if old.layers == new.layers:
+        verdict = "equal"
+    elif _close(old.parameters, new.parameters, "total_after"):
+        verdict = "within the error"
     total = str(len(old.layers))
     return Comparison("parameters", "layers of equal width", total, str(same), verdict)
+
+
+def _close(old: Mapping[str, float], new: Mapping[str, float], name: str) -> bool:
+    return name in old and name in new and math.isclose(old[name], new[name], rel_tol=SAME_SIZE)
 
 
 def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
