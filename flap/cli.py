@@ -14,6 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
+from typing import TYPE_CHECKING, NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,18 +26,24 @@ from flap.config import (
     config_dir,
     config_folders,
     help_text,
+    objectives,
     one_line,
+    options_first,
     protect_output,
     protect_secrets_of,
     typed,
+    with_values,
 )
 from flap.runs.owner import Owner
 from flap.runs.sweeps.callbacks import RunFailedError, failure_lines, write_open_study
-from flap.runs.sweeps.continuing import interrupted_line
+from flap.runs.sweeps.continuing import again_line, interrupted_line
 from flap.runs.sweeps.launching import end_alone, follow
 from flap.runtime import ranks
 from flap.runtime.ranks import AgreedError
 from flap.storage.status import LOG, reason
+
+if TYPE_CHECKING:
+    from flap.results.objective import Objective
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +58,38 @@ SUBCOMMANDS = {
 
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
-def task(config: DictConfig) -> None:
-    """Run the composed config: the single run of a command line, or one job of a sweep."""
+def task(config: DictConfig) -> "Objective":
+    """Run the composed config: the single run of a command line, or one job of a sweep.
+
+    Returns the numbers that `objective` names, for sweepers that optimise.
+    """
     protect_output()  # again, because a launcher may start this in a process of its own
     protect_secrets_of(config, HydraConfig.get().job.env_set)
-    line = _attempt(config)
-    if line is None:
-        return
-    if HydraConfig.get().mode == RunMode.RUN:
+    outcome = _attempt(config)
+    if outcome.error is None:
+        return outcome.objective
+
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.RUN:
         raise SystemExit(1)
-    raise RunFailedError(HydraConfig.get().sweep.dir, line)
+    launcher = hydra_config.launcher._target_
+    if config.stop_on_failure and "BasicLauncher" in launcher:
+        raise SystemExit(again_line("stopped at the first failed cell (stop_on_failure=true)"))
+    told = "submitit" not in launcher  # which starts jobs without this console
+    raise RunFailedError(hydra_config.sweep.dir, outcome.error, told)
 
 
-def _attempt(config: DictConfig) -> str | None:
-    """Run, and return the error in one line, or None if there was none.
+class Outcome(NamedTuple):
+    """The end of a run."""
 
-    The error is logged with its traceback. The exception itself is not returned, because its
+    error: str | None = None  # in one line; None: the run has finished
+    objective: "Objective" = None
+
+
+def _attempt(config: DictConfig) -> Outcome:
+    """Run.
+
+    An error is logged with its traceback. The exception itself is not returned, because its
     traceback would keep the model in memory.
     """
     owner = Owner(config, HydraConfig.get())
@@ -77,10 +100,11 @@ def _attempt(config: DictConfig) -> str | None:
         with owner.held:
             run_dir = owner.open()
             if run_dir is None:
-                return None
+                return Outcome()
             # imported here because torch and transformers take seconds, and --help and invalid
             # values should not wait for them
             from flap.pipeline import check_room, execute
+            from flap.results.objective import objective_of
             from flap.runs.preparation import prepare
 
             run = owner.at_home(prepare(typed(config), run_dir, overrides=owner.overrides))
@@ -89,17 +113,24 @@ def _attempt(config: DictConfig) -> str | None:
             report = execute(run)
             if ranks.is_first():
                 owner.finish(report, run)
+            return Outcome(objective=objective_of(report, objectives(run.config.objective)))
     except Exception as error:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, AgreedError):
             end_alone(error, line, run_dir)
-        log_file = owner.run_dir / LOG
-        if log_file.exists() and not owner.in_sweep:
-            log.exception("%s; log: %s", line, log_file)
-        else:
-            log.exception("%s", line)
-        return line
-    return None
+        _log_error(owner, line)
+        return Outcome(error=line)
+
+
+def _log_error(owner: Owner, line: str) -> None:
+    """Log the error that is being handled, with its traceback in the log file."""
+    log_file = owner.run_dir / LOG
+    if owner.in_sweep:
+        log.exception("%s: %s", owner.cell, line)
+    elif log_file.exists():
+        log.exception("%s; log: %s", line, log_file)
+    else:
+        log.exception("%s", line)
 
 
 def main() -> None:
@@ -123,6 +154,7 @@ def main() -> None:
         return
 
     follow()
+    sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     try:
         check_arguments(arguments)
     except ValueError as error:
@@ -148,7 +180,12 @@ def _run_with_short_errors() -> None:
         print(interrupted_line(), file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        print(*failure_lines(error, begin), sep="\n", file=sys.stderr, flush=True)
+        for line in failure_lines(error, begin):
+            print(line, file=sys.stderr, flush=True)
+        if isinstance(error, RunFailedError):
+            again = again_line("some cells have failed")
+            write_open_study()
+            print(again, file=sys.stderr, flush=True)
         if ranks.size() > 1 and not isinstance(error, RunFailedError):
             os._exit(1)  # Hydra failed in this process, while the other ones may go on
         raise SystemExit(1) from None

@@ -1,6 +1,7 @@
 """The command line: what a run leaves, sweeps, presets, help."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -40,8 +41,8 @@ FILES_OF_A_RUN = {
 SHOWN_OF_A_RUN = [
     "dense",
     "pruned",
-    "words.txt/perplex",
-    "words.txt/bits_pe",
+    "words.txt/perplexity@16",
+    "words.txt/bits_per_byte@16",
     "parameters",
     "ratio removed",
     "seconds",
@@ -111,7 +112,9 @@ def test_a_failed_job_leaves_the_others_alone(
     log = (bad / "flap.log").read_text()
     assert "Traceback" in log and "ValueError: ratio=0.99" in log
     assert (
-        done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
+        done.stderr.count("error: cell 1 of 2: ratio=0.99") == 1
+        and done.stderr.count("ratio=0.99: ") == 1
+        and "Traceback" not in done.stderr + done.stdout
     )
 
 
@@ -154,9 +157,11 @@ def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         f"import atexit, sys\natexit.register(lambda: {loaded_at_exit})"
     )
-    done = flap("--cfg", "job", "ratio=0.35", PYTHONPATH=str(tmp_path))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = flap("--cfg", "job", "ratio=0.35", PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     config, loaded = done.stdout.split("loaded:")
     assert loaded.strip() == "[]"
+    assert "${" not in config  # values, and no interpolations
     assert OmegaConf.create(config).ratio == 0.35
     assert not (tmp_path / "outputs").exists()

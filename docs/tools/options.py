@@ -50,7 +50,11 @@ def _sections() -> Iterator[str]:
         for field in fields(FlapConfig)
         if isinstance(field.type, type) and is_dataclass(field.type)
     ]
-    own = [field for field in fields(FlapConfig) if field not in sections and field.type is not Any]
+    own = []
+    for field in fields(FlapConfig):
+        is_group = field.type is Any and (CONF / field.name).is_dir()
+        if field not in sections and not is_group:
+            own.append(field)
     yield "\n\n".join(["## A run", _table(_rows(FlapConfig, own, ""))])
     for section in sections:
         rows = _rows(section.type, fields(section.type), f"{section.name}.")  # type: ignore[arg-type]

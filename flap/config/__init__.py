@@ -5,11 +5,12 @@ it does not read the network, the environment or the disk. Every error names the
 and what is allowed.
 """
 
-from flap.config.arguments import check_arguments, config_folders
+from flap.config.arguments import check_arguments, config_folders, options_first, with_values
 from flap.config.compose import (
     build,
     check_measurements,
     literal,
+    objectives,
     refuse,
     settled_by,
     timeout,
@@ -24,7 +25,7 @@ from flap.config.messages import (
     require,
     shown,
 )
-from flap.config.methods import composing, name_method
+from flap.config.methods import CUSTOM, composing, name_method
 from flap.config.output import protect_output, protect_secrets_of
 from flap.config.schema import (
     CalibrationConfig,
@@ -37,6 +38,7 @@ from flap.config.schema import (
 from flap.config.secrets import has_secrets, recorded, redact, redacted, with_quoted_password
 
 __all__ = [
+    "CUSTOM",
     "CalibrationConfig",
     "FlapConfig",
     "ModelConfig",
@@ -54,7 +56,9 @@ __all__ = [
     "how_to_install",
     "literal",
     "name_method",
+    "objectives",
     "one_line",
+    "options_first",
     "protect_output",
     "protect_secrets_of",
     "recorded",
@@ -68,4 +72,5 @@ __all__ = [
     "timeout",
     "typed",
     "with_quoted_password",
+    "with_values",
 ]

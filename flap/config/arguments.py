@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from flap.config.messages import ADDED, MEASUREMENTS, groups, shown
@@ -57,6 +58,28 @@ def check_arguments(arguments: Sequence[str]) -> None:
             _check_override(word, following)
         elif not word.startswith("~"):
             _refuse_word(word, following)
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the options of Hydra in front of the other words.
+
+    Hydra does not read words on both sides of an option, as in `seed=1 -m ratio=0.2,0.3`.
+    """
+    options = list[str]()
+    others = list[str]()
+    before = ""
+    for word in arguments:
+        is_option = word.startswith("-") or before in VALUED
+        (options if is_option else others).append(word)
+        before = word
+    return [*options, *others]
+
+
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """Return a command line whose `--cfg job` shows values instead of interpolations."""
+    pairs = [*pairwise(arguments)]
+    asks = "--cfg=job" in arguments or ("--cfg", "job") in pairs or ("-c", "job") in pairs
+    return ["--resolve", *arguments] if asks else list(arguments)
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:

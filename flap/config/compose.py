@@ -23,6 +23,9 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
+# The sections of a report whose numbers can be an objective.
+OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
+EXAMPLE = "pruned/sciq_answers/exact_match"
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")  # what a plan has decided
 
 
@@ -101,6 +104,7 @@ def typed(config: DictConfig) -> FlapConfig:
     if checked.plan is not None:
         checked.metric = checked.structure = None
     _check_values(checked)
+    objectives(checked.objective)
     _check_paths(checked)
     checked.method = name_method(checked)
     model = checked.model
@@ -135,6 +139,23 @@ def _as_dataclasses(config: DictConfig) -> FlapConfig:
     checked = OmegaConf.to_object(config)
     assert isinstance(checked, FlapConfig)
     return checked
+
+
+def objectives(chosen: Any) -> list[str]:
+    """Return the names of the numbers that a run returns to Hydra.
+
+    Raises:
+        ValueError: A name does not begin with a section of the report.
+    """
+    names = chosen if isinstance(chosen, list) else [chosen]
+    if chosen is None:
+        names = []
+    sections = ", ".join(f"{section}/" for section in OBJECTIVES)
+    for name in names:
+        valid = isinstance(name, str) and name.partition("/")[0] in OBJECTIVES
+        allowed = f"names that begin with one of {sections}, such as {EXAMPLE}"
+        require(valid and "/" in name, "objective", name, allowed)
+    return names
 
 
 def timeout(minutes: float) -> timedelta:

@@ -49,7 +49,8 @@ def _explanation(error: Exception) -> str:
         if message.startswith(RESOLVING):
             return message.removeprefix(RESOLVING)
     if isinstance(cause, OmegaConfBaseException):
-        line = f"{cause.full_key}: {reason_of(cause)}"
+        key = f"{cause.full_key}: " if cause.full_key else ""
+        line = f"{key}{reason_of(cause)}"
         if line.startswith("ratio: Value '"):
             line += as_share(cause.value)
         return line

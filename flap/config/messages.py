@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -87,7 +87,7 @@ def shown(value: Any) -> str:
 
 def reason_of(error: OmegaConfBaseException) -> str:
     """Return the first line of what OmegaConf says of a value, with the value as `shown`."""
-    message = str(error.msg)
+    message = str(error.msg or error)
     value = str(error.value)
     if value:
         message = message.replace(value, shown(value))
@@ -128,8 +128,21 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class ConsoleFilter(logging.Filter):
-    """A filter of the console that leaves out records for the log file alone."""
+    """A filter of the console.
+
+    It leaves out records for the log file alone, and warnings that the console has shown already,
+    such as those that each cell of a sweep has.
+    """
+
+    shown: ClassVar[set[str]] = set()  # the warnings so far
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the console shows a record."""
-        return not getattr(record, "only_in_files", False)
+        if getattr(record, "only_in_files", False):
+            return False
+        if record.levelno != logging.WARNING:
+            return True
+        message = record.getMessage()
+        is_new = message not in self.shown
+        self.shown.add(message)
+        return is_new

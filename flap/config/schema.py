@@ -140,6 +140,11 @@ class FlapConfig:
     mask_only: bool = False
     # Values that replace those of the keys that the run has, as +debug=smoke sets them.
     debug: Any = None
+    # What a run returns to Hydra, for sweepers that optimise: the name of a number, such as
+    # pruned/sciq_answers/exact_match, or a list of names. Null stands for nothing.
+    objective: Any = None
+    # If true, a sweep ends at its first cell that fails.
+    stop_on_failure: bool = False
     # If true, print what the run would take, and read no weights.
     dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

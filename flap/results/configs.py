@@ -19,6 +19,8 @@ BOOKKEEPING = (
     "resume",
     "tracking",
     "dry_run",
+    "objective",
+    "stop_on_failure",
     "checkpoint.dir",
     "checkpoint.overwrite",
     "timeout_minutes",

@@ -126,6 +126,19 @@ def show(report: Record, folder: Path) -> None:
     )
 
 
+def headline(report: Record) -> str:
+    """Return the first number of a report, or the share that was removed, in one line."""
+    models = report.evaluation
+    names = [name for name in models["pruned"] if not name.endswith("_stderr")]
+    if not names:
+        return f"ratio removed {_ratio(report.ratio)}"
+    name = in_order(names, report.domains)[0]
+    text = f"{name} {with_error(models['pruned'], name)}"
+    if name in models["dense"]:
+        text += f" (dense {with_error(models['dense'], name)})"
+    return text
+
+
 def markdown(report: Record) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
     paragraphs = [

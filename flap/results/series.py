@@ -46,6 +46,8 @@ def series_of(study: Study) -> list[Series]:
     names = []
     for name in ("method", "metric", "model", "options"):
         varies = runs[name].nunique(dropna=False) > 1
+        if name == "method":
+            varies = name in study.different
         if varies or name == "metric":
             names.append(name)
     labels = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from pandas import DataFrame
 
+from flap.config import CUSTOM
 from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
@@ -47,8 +48,27 @@ class Study:
     def title(self) -> str:
         """The models, and the choices that differ between the runs."""
         title = f"Pruning {', '.join(self.values('model')) or self.folder.name}"
-        different = [name for name in CHOSEN[2:] if len(self.values(name)) > 1]
+        different = [name for name in self.different if name not in ("sweep", "model")]
         return f"{title}: {' × '.join(different)}" if different else title
+
+    @property
+    def different(self) -> list[str]:
+        """The choices that tell runs apart."""
+        names = [name for name in CHOSEN if len(self.values(name)) > 1]
+        if "method" in names and not self._method_tells_apart:
+            names.remove("method")
+        return names
+
+    @property
+    def _method_tells_apart(self) -> bool:
+        """Whether there are several methods with a name, or equal runs except for the method.
+
+        A run of flap with another metric has the method "custom", which the metric says already.
+        """
+        named = [method for method in self.values("method") if method != CUSTOM]
+        others = [name for name in CHOSEN if name != "method"]
+        of_equal_runs = self.frame.groupby(others, dropna=False).method.nunique()
+        return len(named) > 1 or bool((of_equal_runs > 1).any())
 
     @cached_property
     def frame(self) -> DataFrame:

@@ -35,7 +35,7 @@ class StudyTable(NamedTuple):
 
 def tabulate(study: Study) -> StudyTable:
     """Return the table of a study. Standard errors stand next to their numbers."""
-    choices = [name for name in CHOSEN if name in ALWAYS_SHOWN or len(study.values(name)) > 1]
+    choices = [name for name in CHOSEN if name in (*ALWAYS_SHOWN, *study.different)]
     results = ["removed", "parameters", *study.measured, "seconds"]
     if study.trimmed:
         results.insert(2, "vocabulary")

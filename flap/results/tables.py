@@ -9,6 +9,8 @@ from rich.text import Text
 
 from flap.results.markdown_text import escaped
 
+LONGEST_NAME = 50  # characters; the console folds longer names
+
 
 def wide_console() -> Console:
     """Return a console that folds nothing where the output is a file or a pipe."""
@@ -40,6 +42,10 @@ class Table(NamedTuple):
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if numeric and i else "left")
+        if self.rows:
+            # names stay whole, and other columns are folded
+            longest = max(len(str(row[0])) for row in self.rows)
+            table.columns[0].min_width = min(longest, LONGEST_NAME)
         for row in self.rows:
             table.add_row(*(Text(value) if isinstance(value, str) else value for value in row))
         return table

@@ -25,7 +25,7 @@ from flap.config import (
     typed,
 )
 from flap.config.paths import check_path
-from flap.runs.sweeps.callbacks import FolderCallback
+from flap.runs.sweeps.callbacks import SWEEP_FILE, FolderCallback, failures, name_of_cell
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
 from flap.runtime import ranks
 from flap.runtime.ranks import by_first
@@ -55,6 +55,11 @@ class Owner:
         self._tracked: TrackedRun | None = None
         self._report_before = ""  # a digest of the report of an earlier start
 
+    @property
+    def cell(self) -> str:
+        """The name of this cell of a sweep on the console, such as "cell 2 of 4"."""
+        return name_of_cell(int(self.hydra.job.num))
+
     def timeout(self) -> timedelta:
         """Return how long the processes of this run wait for one another.
 
@@ -78,9 +83,10 @@ class Owner:
 
     @by_first
     def open(self) -> Path | None:
-        """Check the config, and return the folder of the run, or None for a dry run.
+        """Check the config, and return the folder of the run.
 
-        A dry run is printed.
+        Returns None for a dry run, which is printed, and for a cell that does not start because
+        another one has failed.
         """
         self.held.enter_context(self._own_folder())
         state = read_state(self.run_dir)
@@ -102,6 +108,8 @@ class Owner:
             return None
 
         check_launcher(self.hydra)
+        if config.stop_on_failure and self.in_sweep and self._another_has_failed():
+            return None
         if "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu":
             gpu = claim_gpu(Path(self.hydra.sweep.dir))
             if gpu is not None:
@@ -111,6 +119,15 @@ class Owner:
 
         build("tracking", config.tracking, Tracking).check()
         return self.run_dir
+
+    def _another_has_failed(self) -> bool:
+        """Return whether another cell of this sweep has failed since the sweep began; log it."""
+        sweep = Path(self.hydra.sweep.dir)
+        begin = (sweep / SWEEP_FILE).stat().st_mtime
+        failed = failures(sweep, begin)
+        if failed:
+            log.info("%s: not started (stop_on_failure=true); %s", self.cell, failed[0])
+        return bool(failed)
 
     def at_home(self, run: "Run") -> "Run":
         """Return the run in the folder of an earlier start.
@@ -165,7 +182,7 @@ class Owner:
 
     def finish(self, report: "Report", run: "Run") -> None:
         """Say that the run has finished, send its report to the tracker, and print what is new."""
-        from flap.results import show
+        from flap.results import headline, show
 
         folder = _folder_of(run)
         is_new = _report_digest(folder) != self._report_before
@@ -175,7 +192,12 @@ class Owner:
             self._record()  # until now, the folder had the config of another run
         self._send(report, run)
         self.held.close()
-        if is_new:
+        if self.in_sweep:
+            found = "done already"
+            if is_new:
+                found = f"{headline(report)}, {report.seconds['total']:.0f} s"
+            print(f"{self.cell}, {run.config.run_name}: {found}", flush=True)
+        elif is_new:
             show(report, folder)
         else:
             log.info("done already, in %s (resume=false runs it again)", folder)

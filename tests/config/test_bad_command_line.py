@@ -107,6 +107,7 @@ DOES_NOT_COMPOSE = [
     ("structure=[AL-AM]", r"structure=\[AL-AM\]: expected one name .*; write structure=AL-AM$"),
     ("model=[llama-7b,gpt-5]", ".*; for a run of each, write -m model=llama-7b,gpt-5$"),
     ("calibration=[c4]", r".*; for other texts, write 'calibration.dataset=\[c4\]'$"),
+    ("objective=f1", "objective=f1: expected names that begin with one of pruned/, dense/, "),
     ("run_name=a(b", r"run_name=a\(b: Hydra cannot read it .*; quote a value with special"),
     ("hydra.run.dir=/proc/nope", "hydra.run.dir=/proc/nope: cannot be written"),
     (

@@ -234,6 +234,33 @@ def test_the_best_is_what_the_runs_say_is_better(
     )
 
 
+@pytest.mark.parametrize(
+    ("methods", "metrics", "columns"),
+    [
+        (("custom", "flap"), ("IFV", "WIFV"), ["metric", "structure", "ratio"]),
+        (("flap", "flap_plus"), ("WIFV", "OBS"), ["method", "metric", "structure", "ratio"]),
+        (("custom", "flap"), ("WIFV", "WIFV"), ["method", "metric", "structure", "ratio"]),
+    ],
+    ids=["the metric says it", "named", "nothing else does"],
+)
+def test_the_method_is_a_column_where_it_tells_cells_apart(
+    methods: tuple[str, str],
+    metrics: tuple[str, str],
+    columns: list[str],
+    tmp_path: Path,
+    report: Plain,
+) -> None:
+    for method, metric in zip(methods, metrics, strict=True):
+        one = altered(report, 0.2, {}, {PERPLEXITY: 30.0})
+        folder = add_cell(tmp_path, one, Cell(metric, "AL-AM", 0.2))
+        written = json.loads((folder / "report.json").read_text())
+        written["config"]["method"] = method
+        (folder / "report.json").write_text(json.dumps(written))
+    study = read_study(tmp_path)
+    assert tabulate(study).choices == columns
+    assert ("method" in study.title) == ("method" in columns)
+
+
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
     """Its config is not resolved, so that the default's name stands beside another model's path."""
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})

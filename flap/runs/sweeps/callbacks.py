@@ -72,6 +72,7 @@ class StudyCallback(Callback):
 
     # the sweep that is running in this process, or was just ended by an error
     open_sweep: ClassVar[DictConfig | None] = None
+    cells: ClassVar[int | None] = None  # how many the sweep has, if that is known
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
@@ -100,6 +101,19 @@ class StudyCallback(Callback):
         if has_secrets(config):
             remove_finished_jobs(config)
         _write(config, ended=True)
+
+
+def begin_cells(cells: int, folder: str) -> None:
+    """Print how many cells a sweep has, before the first one begins, and where they will be."""
+    if StudyCallback.cells is None:
+        log.info("%d cells, in %s", cells, folder)
+    StudyCallback.cells = cells
+
+
+def name_of_cell(number: int) -> str:
+    """Return the name of a cell on the console, such as "cell 2 of 4". number: from 0 on."""
+    of_all = "" if StudyCallback.cells is None else f" of {StudyCallback.cells}"
+    return f"cell {number + 1}{of_all}"
 
 
 def write_open_study() -> None:
@@ -136,6 +150,9 @@ def _write(config: DictConfig, ended: bool) -> None:
 
         page = write_study(folder)
         if ended:
+            from flap.results.study_console import show_study
+
+            show_study(folder)
             log.info("study: %s", page)
             chosen = OmegaConf.to_container(config.tracking, resolve=True)
             tracking = build("tracking", chosen, Tracking)
@@ -148,15 +165,18 @@ def _write(config: DictConfig, ended: bool) -> None:
 class RunFailedError(Exception):
     """Raised if a run of a sweep failed. Its error is in its own log.
 
-    Arguments: the sweep's folder, and the error in one line.
+    Arguments: the sweep's folder, the error in one line, and whether the console has shown it.
     """
 
     # of all cells; those of other processes come with the results that Hydra gets
     lines: ClassVar[list[str]] = []
+    told: ClassVar[set[str]] = set()  # those that the console has shown
 
-    def __init__(self, folder: str, line: str) -> None:
-        super().__init__(folder, line)
+    def __init__(self, folder: str, line: str, told: bool = False) -> None:
+        super().__init__(folder, line, told)
         self.lines.append(line)
+        if told:
+            self.told.add(line)
 
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
@@ -166,9 +186,11 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
     """
     if isinstance(error, RunFailedError):
         lines = failures(Path(error.args[0]), begin)
+        lines = [line for line in lines if not line.endswith(tuple(RunFailedError.told))]
         noted = tuple(lines)
         for line in dict.fromkeys(error.lines):
-            if not any(one.endswith(line) for one in noted):  # its folder keeps what it has
+            is_shown = line in RunFailedError.told or any(one.endswith(line) for one in noted)
+            if not is_shown:  # its folder keeps what it has
                 lines.append(f"failed: {line}")
         return lines
 

@@ -25,6 +25,18 @@ def interrupted_line() -> str:
     return f"interrupted; continue with: {command}"
 
 
+def again_line(begin: str) -> str:
+    """Return the line after a sweep with failed cells: the command that runs them again.
+
+    begin: the beginning of the line.
+    """
+    sweep = StudyCallback.open_sweep
+    if sweep is None:
+        return begin
+    command = _command_in("hydra.sweep.dir", Path(sweep.hydra.sweep.dir))
+    return f"{begin}; continue with: {command}"
+
+
 def _command_in(key: str, folder: Path) -> str:
     """Return the command line of this process with another folder. key: of the folder."""
     words = [word for word in redacted(sys.argv[1:]) if not word.startswith(f"{key}=")]

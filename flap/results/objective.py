@@ -1,0 +1,49 @@
+"""The numbers of a run that it returns to Hydra, for sweepers that optimise."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from flap.results.record import Record
+
+Objective = float | tuple[float, ...] | None
+
+
+def objective_of(report: Record, names: Sequence[str]) -> Objective:
+    """Return the numbers of a report with these names.
+
+    One name gives a number, several names give a tuple, and no name gives None.
+
+    names: Such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
+
+    Raises:
+        ValueError: the report has no such number.
+    """
+    numbers = _numbers(report)
+    values = []
+    for name in names:
+        if name not in numbers:
+            similar = get_close_matches(name, numbers, n=3) or sorted(numbers)
+            expected = f"expected one of {', '.join(similar)}"
+            raise ValueError(f"objective={name}: the run has no such number; {expected}")
+        values.append(numbers[name])
+    if len(values) < 2:
+        return values[0] if values else None
+    return tuple(values)
+
+
+def _numbers(report: Record) -> dict[str, float]:
+    """Return all numbers of a report that can be an objective, by their names."""
+    sections: dict[str, Mapping[str, Any]] = {
+        "pruned": report.evaluation["pruned"],
+        "dense": report.evaluation["dense"],
+        "parameters": report.parameters,
+        "ratio": report.ratio,
+        "seconds": report.seconds,
+    }
+    numbers = {}
+    for section, values in sections.items():
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                numbers[f"{section}/{name}"] = float(value)
+    return numbers

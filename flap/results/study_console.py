@@ -1,0 +1,67 @@
+"""The table of a study on the console, as wide as the console is."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.text import Text
+
+from flap.results.study import Study
+from flap.results.study_files import read_study
+from flap.results.study_table import TableEntry, tabulate
+from flap.results.tables import Table
+
+UNFOLDED = 10_000  # characters; no table is as wide
+
+
+def show_study(folder: Path) -> None:
+    """Print the table of a sweep: what differs between its cells, and as many numbers as fit."""
+    console = Console(highlight=False)
+    table = _without_constant_choices(read_study(folder))
+    left_out = list[str]()
+    while len(table.heads) > 1 and _width(table, console) > console.width:
+        *heads, last = table.heads
+        left_out.insert(0, last.replace("\n", ""))
+        table = Table(heads, [row[:-1] for row in table.rows])
+
+    console.print(table.console())
+    if left_out:
+        print(f"{folder / 'study.csv'} also has {', '.join(left_out)}")
+
+
+def _without_constant_choices(study: Study) -> Table:
+    """Return the table of a study, of choices only those in which the cells differ."""
+    table = tabulate(study)
+    kept = list[int]()
+    for column, name in enumerate(table.choices):
+        if name in study.different or len(study.runs) == 1:
+            kept.append(column)
+    first_result = len(table.choices)
+    kept += range(first_result, first_result + len(table.results))
+
+    names = [*table.choices, *table.results]
+    heads = [_broken(names[column]) for column in kept]
+    rows = list[list[Text]]()
+    for row in table.rows:
+        rows.append([_in_console(row[column]) for column in kept])
+
+    if any(run.state != "finished" for run in study.runs):
+        heads.insert(0, "state")
+        for run, values in zip(study.runs, rows, strict=True):
+            values.insert(0, Text(run.state))
+    return Table(heads, rows)
+
+
+def _broken(heading: str) -> str:
+    """Return a heading on several lines, which are broken between words and not within them."""
+    return heading.replace("/", "/\n").replace("@", "\n@")
+
+
+def _in_console(entry: TableEntry) -> Text:
+    return Text(entry.text, "bold" if entry.mark == "best" else "")
+
+
+def _width(table: Table, console: Console) -> int:
+    """Return how many characters a table takes if nothing is folded."""
+    options = console.options.update(width=UNFOLDED)
+    return Measurement.get(console, options, table.console()).maximum
