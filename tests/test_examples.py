@@ -6,11 +6,13 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from threading import Thread
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from omegaconf import OmegaConf
 
 import flap
 from flap.results.study_files import read_study
@@ -132,3 +134,26 @@ def test_train(
     losses = [float(line.split()[2]) for line in lines if line.startswith("step ")]
     assert len(losses) >= 2 and losses[-1] < losses[0]
     assert flap.load(tmp_path).num_parameters() == flap.load(checkpoint).num_parameters()
+
+
+def test_optuna_optimises_what_runs_return(
+    quick_flap: Callable[..., "CompletedProcess[str]"], base: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip(
+        "hydra_plugins.hydra_optuna_sweeper", reason="pip install '.[optimise]' was not done"
+    )
+    number = "pruned/words.txt/perplexity@16"
+    done = quick_flap(
+        f"--config-dir={EXAMPLES / 'conf'}", "+experiment=optimise", "hydra/sweeper=optuna", *base,
+        "eval=[perplexity]", "~eval.generation", "hydra.sweep.dir=mine", f"objective={number}",
+        "hydra.sweeper.direction=minimize", "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.params={ratio:'interval(0.1,0.4)',structure.min_heads:'choice(1,2)'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = OmegaConf.load(tmp_path / "mine" / "optimization_results.yaml")
+    found = []
+    for file in tmp_path.glob("mine/*/report.json"):
+        found.append(
+            json.loads(file.read_text())["evaluation"]["pruned"]["words.txt/perplexity@16"]
+        )
+    assert len(found) == 2 and best.best_value == min(found)
