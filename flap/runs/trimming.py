@@ -84,9 +84,10 @@ def budget_after_trimming(
     if choices.vocabulary is None:
         return check_budget(adapter, choices, config, source), None
 
+    _check_embeddings(adapter)
     rows = adapter.vocab_size
     tokens = Tokens.of(source.tokenizer, rows, named_ids(adapter.model))
-    _check_vocabulary(choices, adapter, tokens)
+    _check_vocabulary(choices, tokens)
     if source.loaded:
         without_target = replace(config, target=TargetConfig())
         return check_budget(adapter, choices, without_target, source), None
@@ -99,11 +100,14 @@ def budget_after_trimming(
     return check_budget(smaller, choices, config, source), trimming
 
 
-def _check_vocabulary(choices: Choices, adapter: ModelAdapter, tokens: Tokens) -> None:
-    assert choices.vocabulary is not None
+def _check_embeddings(adapter: ModelAdapter) -> None:
     allowed = "none for this model, which has embeddings of tokens for each layer, too"
     of_layers = getattr(adapter.config, "hidden_size_per_layer_input", 0)
     require(not of_layers, "vocabulary", "trim", allowed)
+
+
+def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
+    assert choices.vocabulary is not None
     choices.vocabulary.check(tokens)
     allowed = (
         "none with vocabulary=trim: predictions of two tokenizers are of other tokens; "

@@ -60,7 +60,7 @@ DOES_NOT_COMPOSE = [
         "eval=[FOO]",
         (
             "eval=FOO: expected one of divergence, efficiency, generation, none, paper, "
-            "perplexity, zero_shot"
+            "perplexity, programs, zero_shot"
         ),
     ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),

@@ -88,7 +88,7 @@ def test_a_job_is_a_run_whatever_failed(
     ]
     done = quick_flap("-m", *base[1:], *options)
     assert done.returncode == 1
-    assert done.stderr.count("failed: ") == 1
+    assert done.stderr.count("error: cell 1 of 2: ") == 1
 
     failed, finished = (read_json(folder / "noted.json") for folder in sorted(sweep.glob("[01]_*")))
     assert_job(failed, bad_model, failed=True)

@@ -81,7 +81,7 @@ def test_a_sweep_continues_with_the_command_that_ctrl_c_prints(
     assert again == [*arguments, f"hydra.sweep.dir={sweep.relative_to(tmp_path)}"]
 
     done = quick_flap(*again)
-    assert done.returncode == 0 and "done already" in done.stderr
+    assert done.returncode == 0 and "done already" in done.stdout
     assert [read_state(run) for run in sweep.glob("[01]_*")] == ["finished", "finished"]
 
 
