@@ -139,9 +139,6 @@ def test_train(
 def test_optuna_optimises_what_runs_return(
     quick_flap: Callable[..., "CompletedProcess[str]"], base: list[str], tmp_path: Path
 ) -> None:
-    pytest.importorskip(
-        "hydra_plugins.hydra_optuna_sweeper", reason="pip install '.[optimise]' was not done"
-    )
     number = "pruned/words.txt/perplexity@16"
     done = quick_flap(
         f"--config-dir={EXAMPLES / 'conf'}", "+experiment=optimise", "hydra/sweeper=optuna", *base,
