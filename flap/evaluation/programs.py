@@ -25,10 +25,9 @@ from flap.evaluation.run_program import run_program
 from flap.evaluation.task_documents import SHARE_WRITTEN, of_prompt
 from flap.method.calibration.sampling import BATCH, continued
 from flap.models import PlacedModel
-from flap.runtime import ranks
 from flap.runtime.agenda import Workload
-from flap.runtime.progress import progress
-from flap.storage import NOT_KEPT, Notes, WorkFolder, digest
+from flap.runtime.progress import showing
+from flap.storage import NOT_KEPT, Notes, WorkFolder, digest, results_of_steps
 
 log = logging.getLogger(__name__)
 
@@ -194,18 +193,16 @@ class Programs(Evaluator):
         """
         starts = range(0, len(problems), self.batch_size)
         batches = [problems[start : start + self.batch_size] for start in starts]
-        notes = Notes(BATCH, work)
+
+        def solve(number: int) -> dict[str, Any]:
+            return self._solve(batches[number], wording, model)
+
+        solved = results_of_steps(Notes(BATCH, work), solve, lambda number: len(batches) - number)
         verdicts: list[str] = []
-        for first in progress(range(0, len(batches), ranks.size()), name):
-            numbers = range(first, min(first + ranks.size(), len(batches)))
-            missing = [number for number in numbers if number not in notes]
-            solved = ranks.each_by_one(
-                partial(self._solve, batches[number], wording, model) for number in missing
-            )
-            for number, result in zip(missing, solved, strict=True):
-                notes.write(number, result)
-            for number in numbers:
-                verdicts += notes.read(number)["verdicts"]
+        with showing(name, len(batches)) as reach:
+            for done, result in enumerate(solved, start=1):
+                verdicts += result["verdicts"]
+                reach(done)
 
         counts = Counter(verdicts)
         if counts["timed out"]:

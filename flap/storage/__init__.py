@@ -5,7 +5,7 @@ from flap.storage.atomic_files import cache_root, write_text
 from flap.storage.cache import Cache
 from flap.storage.json_files import load_json, parse_json, read_json, read_yaml, to_json
 from flap.storage.status import read_state, write_status
-from flap.storage.work_folder import NOT_KEPT, Notes, WorkFolder
+from flap.storage.work_folder import NOT_KEPT, Notes, WorkFolder, results_of_steps
 
 __all__ = [
     "NOT_KEPT",
@@ -26,6 +26,7 @@ __all__ = [
     "read_json",
     "read_state",
     "read_yaml",
+    "results_of_steps",
     "to_json",
     "write_status",
     "write_text",

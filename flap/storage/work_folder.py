@@ -5,10 +5,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
@@ -93,6 +94,28 @@ class Notes(Generic[T]):
 
     def _file(self, folder: Path, step: int) -> Path:
         return folder / f"{self.kind.name}-{step}"
+
+
+def results_of_steps(
+    notes: Notes[T], do: Callable[[int], T], at_once: Callable[[int], int]
+) -> Iterator[T]:
+    """Yield the results of steps 0, 1, 2, and so on.
+
+    If a step is not in the notes, it is done now. Each other process does one of the next steps in
+    the meantime.
+
+    do: does the step with this number.
+    at_once: how many steps, from this number on, may be done at once; 0 ends the work.
+    """
+    for step in count():
+        steps = range(step, step + min(ranks.size(), at_once(step)))
+        if not steps:
+            return
+        if step not in notes:
+            results = ranks.each_by_one(partial(do, number) for number in steps)
+            for number, result in zip(steps, results, strict=True):
+                notes.write(number, result)
+        yield notes.read(step)
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:

@@ -51,7 +51,7 @@ class Writer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
-        self.texts = iter(texts)
+        self.texts = list(texts)
         self.asked: list[str] = []
         self.placed = Resident(tiny_model("llama-gqa", vocab_size=VOCAB))
         self.placed.model.generate = self.generate
@@ -59,7 +59,7 @@ class Writer:
     def generate(self, tokens_NT: Tensor, attention_mask: Tensor, **_: object) -> Tensor:
         for row, mask in zip(tokens_NT, attention_mask, strict=True):
             self.asked.append(self.tokenizer.decode(row[mask.bool()]))
-        rows = [self.tokenizer(next(self.texts)).input_ids for _ in tokens_NT]
+        rows = [self.tokenizer(self.texts.pop(0)).input_ids for _ in tokens_NT]
         longest = max(map(len, rows))
         end = self.tokenizer.eos_token_id
         padded = [row + [end] * (longest - len(row)) for row in rows]
@@ -132,7 +132,7 @@ def test_an_interrupted_task_continues_in_the_middle(
     [task] = tasks_of(problems, tokenizer, batch_size=1)
     work = WorkFolder(tmp_path / "work")
     first = Writer(tokenizer, RIGHT[:2])  # its texts end where the power went out
-    with pytest.raises(StopIteration):
+    with pytest.raises(IndexError):
         task.run(first.placed, work)
     second = Writer(tokenizer, RIGHT[2:])
     found = task.run(second.placed, work)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flap.storage import Notes, WorkFolder, as_json
+from flap.runtime import ranks
+from flap.storage import Notes, WorkFolder, as_json, results_of_steps
 from flap.storage.locks import file_lock, lock_of
 from flap.storage.work_folder import (
     SECONDS_KEPT,
@@ -13,6 +14,7 @@ from flap.storage.work_folder import (
     open_working_folder,
     working_folder,
 )
+from tests.helpers.ranks import in_ranks
 
 NUMBERS = as_json("numbers")
 KEY = {"of": 1}
@@ -140,3 +142,35 @@ def test_notes_without_a_folder_are_kept_in_memory() -> None:
     notes.write(0, 7)
     assert [step in notes for step in range(2)] == [True, False]
     assert notes.read(0) == 7
+
+
+def do_steps(folder: Path, number: int) -> list[int]:
+    """Return which of the steps this process does. Three of them are in the notes."""
+    done: list[int] = []
+
+    def do(step: int) -> list[int]:
+        done.append(step)
+        return [step, 10 * step]
+
+    results = results_of_steps(later(folder), do, lambda step: number - step)
+    assert list(results) == [[step, 10 * step] for step in range(number)]
+    return done
+
+
+def test_a_step_that_is_noted_is_not_done_again(folder: Path) -> None:
+    assert do_steps(folder, 5) == [3, 4]
+    assert do_steps(folder, 5) == []
+
+
+def do_steps_together(folder: Path) -> None:
+    assert do_steps(folder, 8) == [[3, 6], [4, 7], [5]][ranks.rank()]
+
+
+def test_each_process_does_one_of_the_next_steps(folder: Path) -> None:
+    assert in_ranks(3, do_steps_together, folder) == [0, 0, 0]
+
+
+def test_steps_end_when_their_results_are_enough() -> None:
+    notes = Notes[int](NUMBERS)
+    results = results_of_steps(notes, abs, lambda _: 15 - sum(notes))
+    assert list(results) == [0, 1, 2, 3, 4, 5]

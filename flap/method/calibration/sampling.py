@@ -7,8 +7,6 @@ D head size · B sequences times KV heads · Q query heads of one KV head.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -28,9 +26,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from flap.data import Windows
 from flap.data.dialogue import Answers
 from flap.models import PlacedModel
-from flap.runtime import ranks
 from flap.runtime.temporary_state import replaced, seeded
-from flap.storage import Kind, Notes, as_json
+from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +45,13 @@ def batches(
     at_once: Callable[[int], int],
     notes: Notes[Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of text that a model writes for windows.
+    """Return the batches of text that a model writes for windows, one after another.
 
     Each batch has its own random seed, so its text does not depend on which process has written the
     earlier batches.
 
     write: writes the batch with this number.
-    at_once: how many batches, from this number on, may be written at once, each by one process; 0
-        ends the text.
+    at_once: how many batches, from this number on, may be written at once; 0 ends the text.
     notes: batches that are in the notes are not written again.
     """
 
@@ -65,15 +61,7 @@ def batches(
         with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
             return {**write(number), "seconds": perf_counter() - started}
 
-    for b in count():
-        numbers = range(b, b + min(ranks.size(), at_once(b)))
-        if not numbers:
-            return
-        if b not in notes:
-            written = ranks.each_by_one(partial(timed, number) for number in numbers)
-            for number, batch in zip(numbers, written, strict=True):
-                notes.write(number, batch)
-        yield notes.read(b)
+    return results_of_steps(notes, timed, at_once)
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
