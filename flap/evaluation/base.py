@@ -29,13 +29,13 @@ class Measurement:
     """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and the values behind them."""
 
     numbers: Numbers = field(default_factory=dict)
-    # The value of each document, or window, by the number's name. Their mean is the number. A
-    # perplexity is no mean; its values are those of its linear approximation
+    # By the name of each number, its values for each document or window. The number is the mean of
+    # its values. For a perplexity, the values belong to its linear approximation
     # (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
-    # which values of a number are better, where that is known
+    # whether higher or lower values of a number are better, as far as this is known
     better: dict[str, Better] = field(default_factory=dict)
-    # numbers of the dense model that were measured in turns with those of the pruned model
+    # numbers of the dense model, if both models were measured in turns
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
@@ -66,17 +66,17 @@ class Leaving:
     """How a task leaves out documents that a run has read."""
 
     field: str  # the config key and its value: "eval.generation.tasks=sciq_answers"
-    documents: Callable[[], Sequence[Document]]  # by what each of them is recognised
+    documents: Callable[[], Sequence[Document]]  # the texts that identify each document
     without: Callable[[frozenset[int]], "Task"]  # returns the task without documents, by number
-    words: Words  # that are compared
+    words: Words  # splits a text into the words that are compared
 
 
 @dataclass(frozen=True)
 class Task:
     """A measurement of a model.
 
-    `run` takes the model. If the task has a reference, it takes the pruned model and what
-    `reference` has returned of the dense one. If both models are measured side by side, it takes
+    `run` takes the model. If the task has a `reference`, `run` takes the pruned model and the
+    result of `reference` for the dense model. If both models are measured side by side, `run` takes
     the dense and the pruned model of transformers.
     """
 
@@ -85,18 +85,18 @@ class Task:
     # Everything that the numbers depend on, except the model. The batch size is part of it: kernels
     # add in another order for another shape, which changes numbers in every floating-point type.
     identity: Mapping[str, Any] = field(default_factory=dict)
-    origin: str = ""  # where its data came from, for the report
-    text_sha256: str | None = None  # of its text, to detect that the model was calibrated on it
+    origin: str = ""  # where the task's data came from, for the report
+    # the hash of the task's text, to detect that the model was calibrated on this text
+    text_sha256: str | None = None
     needs_memory: bool = True  # whether the whole model must be in memory
-    shares_text_with: tuple[
-        str, ...
-    ] = ()  # calibration texts with the same documents: names, or paths of files
-    dataset: str = ""  # the name of its text
-    leaving: Leaving | None = None  # None: it has no documents that a run could have read
+    # calibration texts with the same documents: names, or paths of files
+    shares_text_with: tuple[str, ...] = ()
+    dataset: str = ""  # the name of the task's text
+    leaving: Leaving | None = None  # None: no run can have read its documents
     left_out: tuple[int, ...] = ()  # the numbers of the documents that are left out
     # Whether `run` also takes the working folder in which an interrupted task continues.
     continues: bool = False
-    # Returns what `run` takes of the dense model, such as its hidden states.
+    # Computes the second argument of `run` from the dense model, such as its hidden states.
     reference: Callable[[PlacedModel], Any] | None = None
     # Whether both models are measured in turns, as times of different moments are not comparable.
     side_by_side: bool = False

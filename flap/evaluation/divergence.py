@@ -25,8 +25,8 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# as large as the logits of one model, of which perplexity has one: both models', and what is made
-# of them
+# tensors as large as the logits of one model: the logits of both models, and the intermediate
+# results
 COPIES = 4
 
 
@@ -78,7 +78,7 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    # mapped files are there until nobody uses them; on NFS their folder is, too
+    # mapped files can still be used after their removal; on NFS the folder stays as well
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]

@@ -13,14 +13,14 @@ SIGNIFICANCE = 0.05
 K = TypeVar("K")
 
 
-@numpy.errstate(over="ignore", invalid="ignore")  # an error that cannot be told is none
+@numpy.errstate(over="ignore", invalid="ignore")  # overflows give inf or nan, without a warning
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of the mean, s / √n.
 
     s: the sample's standard deviation (n - 1).
 
-    The values must be independent. NaN if there is only one, or one is not finite; infinite if a
-    square is.
+    The values must be independent. Returns NaN if there are fewer than two values, or if a value is
+    not finite. Returns infinity if the square of a value overflows.
     """
     if len(values) < 2 or not numpy.isfinite(values).all():
         return math.nan
@@ -28,7 +28,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the documents' values, with its standard error if it has one."""
+    """Return the mean of the documents' values, with its standard error if that is finite."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -42,7 +42,7 @@ class Difference:
 
     mean: float  # of the documents' differences
     error: float  # the standard error of the mean
-    p_value: float  # how likely a difference of at least this size is where there is none in truth
+    p_value: float  # the probability of a difference of at least this size if the models are equal
     freedom: float  # the degrees of freedom of the error
 
     @property
@@ -58,9 +58,9 @@ def paired(
 
     Differences whose error is not finite are left out.
 
-    Both have seen the same documents, so the error is that of the mean of the documents'
-    differences. How hard a document is cancels: the error comes from the documents on which the
-    models differ.
+    Both models have seen the same documents, so the standard error is computed from the differences
+    of the documents. It does not matter how hard a document is, but only how differently the models
+    answer it.
     """
     pairs = {}
     for key, values in after.items():
@@ -74,10 +74,10 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Return the differences, with those of averages.
+    """Return the differences, and add the differences of averages.
 
-    averages: the names of the numbers that each average is the mean of. They are of independent
-    documents: the squares of their errors add up.
+    averages: for each average, the names of the numbers in it. These numbers were measured on
+    different documents, so the squares of their errors add up.
     """
     found = dict(numbers)
     for name, parts in averages.items():
@@ -121,9 +121,9 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
-    """Return the difference of a mean.
+    """Return the difference of the mean of several numbers.
 
-    Its degrees of freedom are those of Welch and Satterthwaite (1947).
+    The degrees of freedom are computed by the formula of Welch and Satterthwaite (1947).
     """
     total = sum(part.error**2 for part in parts)
     mean = sum(part.mean for part in parts) / len(parts)

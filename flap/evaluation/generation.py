@@ -12,14 +12,14 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, expand
 
 @dataclass(frozen=True)
 class Generation(ZeroShot):
-    """The share of right answers that a model writes, always with its likeliest word.
+    """The share of right answers that a model writes with greedy decoding.
 
     It is from 0 to 1; higher is better.
 
-    `triviaqa/exact_match,remove_whitespace`: the share of documents whose answer is one of the
-    right ones, by the rules of the task; `triviaqa/f1`: how many words it shares with the best of
-    them (`zero_shot_results.f1`). A pruned model may still choose among given answers and not find
-    its own. Other options: `ZeroShot`.
+    `triviaqa/exact_match,remove_whitespace`: the share of documents that are answered correctly, by
+    the rules of the task. `triviaqa/f1`: the F1 of the words of the answer and the most similar
+    right answer (`zero_shot_results.f1`). A pruned model may still choose the right answer from a
+    list but not write it. Other options: `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -32,7 +32,7 @@ class Generation(ZeroShot):
     tasks: list[str] = field(
         default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
     )
-    # examples in the prompt, which show how long an answer is; None: the task's own number
+    # number of examples in the prompt, which show how long answers are; None: the task's default
     num_fewshot: int | None = 5
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Documents that a run has read before it measures are left out of its tasks."""
+"""Leave out of the tasks the documents that the run has read before it measures."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from flap.evaluation.base import Leaving, Task
 
 
 def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
-    """Return the tasks without the documents that are in texts which were read.
+    """Return the tasks without the documents that the given texts contain.
 
     Raises:
         ValueError: a task has no document left, or too few.

@@ -26,7 +26,7 @@ class Perplexity(OnTexts):
     n: the number of scored tokens x_t.
 
     Also -Σ log₂ p(x_t | x_<t) / B, bits per byte, of the B bytes of UTF-8 that these tokens stand
-    for; lower is better. Alone of the two it compares models with different tokenizers. The first
+    for; lower is better. Only bits per byte compare models with different tokenizers. The first
     token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao
     et al., arXiv 2101.00027, section 3.1.
 
@@ -36,14 +36,14 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task of a text's windows, whose name is that of its first number."""
+        """Return the task of a text's windows. It has the name of its first number."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
         return Task(f"{text}/perplexity@{seq_len}", measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number is a perplexity, of which tokens differ in length."""
+        """Return whether a number is a perplexity. Tokens of other tokenizers differ in length."""
         return "/perplexity@" in name
 
     def _measure(
@@ -74,20 +74,21 @@ def perplexity(losses_N: Tensor) -> float:
 
 
 def linearised(losses_N: Tensor) -> Tensor:
-    """Return one value for each window whose mean is the perplexity: p · (1 + loss - mean loss).
+    """Return a value for each window, p · (1 + loss - mean loss). Their mean is the perplexity p.
 
-    It is linear in the losses, with the slope of exp at their mean. So the standard error of a mean
-    of these values, or of the differences between those of two models, is that of the delta method.
+    The values are linear in the losses, with the slope of exp at the mean loss. So the standard
+    error of their mean is the standard error of the delta method. The same holds for the
+    differences between the values of two models.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return values of windows whose mean is the ratio r = Σ one / Σ other.
+    """Return a value for each window. The mean of the values is the ratio r = Σ one / Σ other.
 
     Each value is r + (one - r · other) / mean other.
 
-    Like those of `linearised`, they have the standard error of the delta method.
+    Their standard error is the standard error of the delta method, as in `linearised`.
     """
     ratio = one_N.sum() / other_N.sum()
     return ratio + (one_N - ratio * other_N) / other_N.double().mean()

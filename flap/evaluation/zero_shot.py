@@ -57,32 +57,33 @@ SHARED_TEXT = {  # from the same validation split
 class ZeroShot(Evaluator):
     """The accuracies of tasks, from 0 to 1; higher is better.
 
-    They are named as `piqa/acc_norm`, with `piqa/acc_norm_stderr` beside it.
+    Their names are such as `piqa/acc_norm`. `piqa/acc_norm_stderr` is the standard error.
 
-    acc: the share of documents whose right choice is the likeliest; acc_norm: with log-likelihoods
-    divided by the characters of the choice. `piqa/margin`: the mean log-likelihood by which the
-    right choice is ahead of the others (`zero_shot_results`). Source: lm-evaluation-harness,
-    github.com/EleutherAI/lm-evaluation-harness.
+    acc: the share of documents in which the right choice is the likeliest. acc_norm: the same, with
+    log-likelihoods divided by the number of characters of the choice. `piqa/margin`: the
+    log-likelihood of the right choice minus the best wrong choice, averaged (`zero_shot_results`).
+    Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
 
     Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
-    # the names of the tokens of which lm-eval begins with one
+    # lm-eval needs at least one of these tokens
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
-    # what chat_template=auto means where the tokenizer has a template
+    # the meaning of chat_template=auto if the tokenizer has a template
     asks_in_chat: ClassVar[bool] = False
 
     # lm-eval tasks, groups or tags
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
-    limit: int | None = None  # documents of each task, 1 or more; None: all
-    # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
+    limit: int | None = None  # number of documents of each task, 1 or more; None: all
+    # number of examples in the prompt, 0 or more; None: the task's default, 0 for these seven
     num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
+    # where documents come from: hub; packaged; auto: the hub if it can be reached, else packaged
     source: str = "auto"
-    seed: int = 1234  # of the few-shot examples, 0 to 2**32 - 1; this is lm-eval's
-    # prompts go through the tokenizer's: true, false; auto: false, so as published
+    seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; lm-eval's default
+    # whether to use the tokenizer's chat template: true, false; auto: false, as in published
+    # numbers
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
@@ -231,8 +232,8 @@ class ZeroShot(Evaluator):
 
         They are means over the tasks; higher is better.
 
-        If a task has no accuracy, or no margin, there is no such average: means over different
-        tasks are not comparable.
+        An average is left out if a task lacks its number, because means over different tasks are
+        not comparable.
         """
         tasks = expand(self.tasks)
         averages = {

@@ -1,11 +1,12 @@
-"""Runs one task of lm-eval on a model in memory.
+"""Run one task of lm-eval on a model in memory.
 
 Each batch of requests is run by one process of the run.
 
-lm-eval's own ranks share out documents, and give other numbers than one process: each rank draws
-the few-shot examples of its first document with the same seed, documents come back in another
-order, and a rank without any is an error. Here all processes make all requests, and have all
-answers before anything is computed from them.
+lm-eval itself would divide the documents among its ranks, with other results than in one process:
+each rank draws the few-shot examples of its first document with the same seed, documents come back
+in another order, and a rank without documents raises an error. Here every process builds all
+requests, runs its share of the batches, and gets the answers to all requests before it computes
+numbers.
 """
 
 import logging
@@ -34,24 +35,24 @@ log = logging.getLogger(__name__)
 
 
 class SharedBatches(Collator):
-    """The batches that one process would run, with the same requests in each: equal bits."""
+    """Share batches among processes. A batch has the same requests as in a run of one process."""
 
     _reorder_indices: list[int]
 
     def get_batched(self, n: int = 1, batch_fn: Callable[..., int] | None = None) -> Iterator[Any]:
         """Yield the batches of this process."""
         batches = list(super().get_batched(n, batch_fn))
-        # of requests; none yet where lm-eval notes them with the answers
+        # numbers of requests; empty if lm-eval records them only with the answers
         numbers = iter(self._reorder_indices)
         numbers_of_batches = [list(islice(numbers, len(batch))) for batch in batches]
         own = ranks.own_share(range(len(batches)))
         self._reorder_indices = list(chain(*(numbers_of_batches[i] for i in own)))
         for i in own:
-            torch.manual_seed(i)  # what is drawn for a batch does not depend on batches before it
+            torch.manual_seed(i)  # random draws for a batch do not depend on earlier batches
             yield batches[i]
 
     def get_original(self, newarr: list[Any]) -> list[Any]:
-        """Return the answers to all requests, in their order. newarr: those of this process."""
+        """Return the answers to all requests, in order. newarr: the answers of this process."""
         own = list(zip(self._reorder_indices, newarr, strict=True))
         answers = dict(chain(*ranks.gather(own)))
         return [answers[number] for number in range(len(self))]
@@ -79,7 +80,7 @@ class Bar:
         return iter(self.items)
 
     def update(self, count: int) -> None:
-        """Advance the bar by `count` requests of this process, and as many of each other one."""
+        """Advance the bar by `count` requests of every process."""
         for _ in range(count * ranks.size()):
             next(self.steps, None)
 
@@ -92,7 +93,7 @@ class Bar:
 def run_task(
     task: LoadedTask, placed: PlacedModel, asking: Asking, batch_size: int, limit: int | None
 ) -> Any:
-    """Return what lm-eval returns of a task. Its logging and its progress bars are as before."""
+    """Run a task and return lm-eval's results. Restores lm-eval's logging and progress bars."""
     in_chat = asking.template is not None
     with ExitStack() as stack:
         stack.enter_context(quiet())
@@ -102,9 +103,10 @@ def run_task(
             pretrained=placed.model,
             tokenizer=asking.tokenizer,
             batch_size=batch_size,
-            enable_thinking=False,  # of templates that have thoughts
+            enable_thinking=False,  # for templates that support thinking
         )
-        lm._device = placed.device  # its own is that of the first weight, which may wait on disk
+        # lm-eval would take the device of the first weight, which may be on disk
+        lm._device = placed.device
         output = evaluate(
             lm,
             task.loaded,
@@ -118,15 +120,15 @@ def run_task(
 
 
 def _changes(task: LoadedTask, placed: PlacedModel) -> list[AbstractContextManager[None]]:
-    """Return what is different in lm-eval and in the model while a task runs."""
-    # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes with
+    """Return the temporary changes of lm-eval and of the model while a task runs."""
+    # answers are greedy, whatever penalties or lengths the checkpoint's generation config has
     end = getattr(placed.model.generation_config, "eos_token_id", None)
     likeliest = GenerationConfig(eos_token_id=end)
     return [
         # no option of lm-eval turns all of its progress bars off
         replaced("tqdm", partial(Bar, stage=task.name), lm_eval_task, model, huggingface),
         replaced("Collator", SharedBatches, huggingface),
-        # errors of what is no mean would take 100,000 draws in forks of this process: minutes
+        # bootstrap errors would take minutes: 100,000 draws in forks of this process
         replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics),
         replaced("generation_config", likeliest, placed.model),
     ]

@@ -7,7 +7,7 @@ from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte, is_perplexity
 from flap.results.record import Record
 
-DESTROYED = 3.0  # times the dense perplexity, from which on a notice says what helps
+DESTROYED = 3.0  # a notice says what helps if a perplexity is more than 3 times the dense one
 # The same for bits per byte: a perplexity of 23 that becomes three times as large.
 DESTROYED_BITS = 1.35
 
@@ -72,9 +72,9 @@ def remarks(report: Record) -> list[str]:
 
 
 def _most_lost(report: Record) -> tuple[str, float]:
-    """Return the perplexity that grew most, and how many times the dense one it is.
+    """Return the name of the perplexity that grew most, and its ratio to the dense one.
 
-    If the vocabulary was trimmed, it is that of bits per byte.
+    If the vocabulary was trimmed, bits per byte are compared instead.
     """
     is_compared = is_bits_per_byte if report.vocabulary else is_perplexity
     before = report.evaluation["dense"]

@@ -80,7 +80,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
 
 
 def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Return the folders by their real paths, without repetitions."""
+    """Resolve the paths of the folders, and drop duplicates."""
     return {folder.resolve(): folder for folder in folders}
 
 

@@ -111,12 +111,12 @@ def _marks(study: Study) -> Marks:
 def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
     """Return the marks of a number.
 
-    "best": the number is better than that of every other run, clear of the noise.
-    "near": it is within the noise of the best number, or it is the best one and others are within
-    its noise.
+    "best": the number is better than in every other run, by more than the noise.
+    "near": the number is within the noise of the best one, or it is the best one and other numbers
+    are within the noise.
 
-    The difference to the best number has no known error if the runs have kept no documents, or
-    not the same ones. Then nothing is marked "best".
+    The error of a difference is unknown if the runs have not kept the values of the same documents.
+    Then no number is marked "best".
 
     ranked: the rows of the runs that have the number, the best one first.
     """

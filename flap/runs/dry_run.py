@@ -24,10 +24,11 @@ from flap.runs.texts import check_prompts_fit, read_texts
 from flap.runs.trimming import Trimming, budget_after_trimming
 from flap.storage import cache_root
 
-# Estimates are within this factor of what was measured: only what is beyond it is refused.
+# Estimates are accurate to this factor. A run is refused only if its estimate exceeds the free
+# memory or disk by more than this factor.
 MARGIN = 1.5
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
-# Activations of a layer that runs: of the hidden size, and of its widest channels.
+# Tensors in memory while a layer runs: of the hidden size, and of the layer's largest width.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
@@ -35,35 +36,35 @@ HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device     
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run takes at a placement, in bytes at their most."""
+    """The peak memory and disk space of a run at a placement, in bytes."""
 
-    weights: float  # on the device at once: the model, or its largest layer
+    weights: float  # weights on the device at the same time: the model, or its largest layer
     states: float  # hidden states of the calibration windows, and of the trials of a search
-    statistics: float  # of a layer, with the factors made of them
-    device: float  # on the device that runs the layers
-    host: float  # in the host's memory, with the device's where that is the host's
-    disk: float  # below cache_dir
-    mapped: float  # of `host`, what is in mapped files, which the system drops when memory is short
+    statistics: float  # statistics of one layer, and their factorisations
+    device: float  # memory of the device that runs the layers
+    host: float  # memory of the host; on cpu and mps it includes `device`
+    disk: float  # disk space below cache_dir
+    mapped: float  # the part of `host` in mapped files, which the system can drop
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run as far as it is known without weights and texts.
+    """The cost of a run, estimated without weights and texts.
 
-    With several processes, it is the share of one process.
+    If the run has several processes, this is the cost of one process.
     """
 
     config: FlapConfig
     choices: Choices
     source: ModelSource
-    adapter: ModelAdapter  # of the skeleton
+    adapter: ModelAdapter  # the adapter of the model on the meta device
     budget: Budget
     processes: int = 1
     trimming: Trimming | None = None  # how far the vocabulary is trimmed first
 
     @property
     def removed(self) -> float:
-        """The parameters that are removed."""
+        """The number of parameters that are removed."""
         return 0.0 if self.config.mask_only else self.budget.ratio * self.budget.total
 
     @property
@@ -76,12 +77,12 @@ class DryRun:
 
     @property
     def tokens(self) -> int:
-        """The tokens of the calibration windows of this process; 0 if no choice needs any."""
+        """The number of calibration tokens of this process; 0 if no choice needs calibration."""
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
         return math.ceil(windows * self.config.calibration.seq_len / self.processes)
 
     def needs(self, placement: str) -> Needs:
-        """Return what the run takes at a placement; training, which comes last, is not counted."""
+        """Return what the run takes at a placement, without the training at its end."""
         itemsize = self.source.dtype.itemsize
         total = self.source.num_bytes
         layers = [
@@ -108,7 +109,7 @@ class DryRun:
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
-        if self.source.device.type in ("cpu", "mps"):  # whose memory is that of the host
+        if self.source.device.type in ("cpu", "mps"):  # these devices use the host's memory
             mapped += weights
             host += device if streams else device + pruned
         return Needs(weights, states, statistics, device, host, disk, mapped)
@@ -157,13 +158,13 @@ class DryRun:
         return _sizes(self.adapter.attention(0))[1]
 
     def check(self, cache: Path, left: int = 0) -> None:
-        """Check that the run may fit into the memory and onto the disk that are free.
+        """Check that the free memory and disk may be enough for the run.
 
-        left: bytes below `cache` that an interrupted start of this run has left, which it uses
-            again.
+        left: bytes of files below `cache` that an interrupted start has left. This start uses them
+        again.
 
         Raises:
-            ValueError: it surely does not; says what it takes and what is free.
+            ValueError: they are surely too small; says what the run takes and what is free.
         """
         source = self.source
         needs = self.needs(source.placement)

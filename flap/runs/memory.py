@@ -1,10 +1,8 @@
-"""What a run remembers.
+"""Look up the result of each stage of a run, or compute and store it.
 
-Each stage's result is an artefact. It is found by its key, or computed and stored once.
-
-Nobody but this module knows which of the two happened. A run is done already if every stage finds
-its artefact; it measures more if some tasks do not; a checkpoint that was deleted or replaced is a
-stage that has to run again.
+The result of a stage is an artefact, which is found by its key. Only this module knows whether it
+was found or computed. So a restart needs no rules of its own. A finished run finds all its
+artefacts. If an artefact is missing, such as a checkpoint that was deleted, only its stage runs.
 """
 
 import time
@@ -23,17 +21,17 @@ class Memory:
     """The stages that a run has gone through."""
 
     def __init__(self) -> None:
-        self.labels: list[
-            Label
-        ] = []  # of the stages so far; each holds those of the stages inside it
+        # labels of the stages so far; a label holds the labels of the stages inside its stage
+        self.labels: list[Label] = []
 
     def remember(
         self, stage: str, key: Key, compute: Callable[[], T], stores: Sequence[Store[T]]
     ) -> Artefact[T]:
         """Return the artefact of a stage, found by its key or computed.
 
-        One run computes an artefact while others wait for it. All processes of a run have what the
-        first process finds. The first process stores what they compute together.
+        One run computes an artefact while other runs wait for it. Rank 0 looks it up and sends it
+        to the other processes of the run. If all processes have computed it together, rank 0 stores
+        it.
 
         stage: the name under which the report gives the seconds.
         key: everything that the result depends on.
@@ -67,9 +65,9 @@ class Memory:
 
 
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
-    """Return the artefact of a store, or None if there is none.
+    """Return the artefact, or None if no store has it.
 
-    Then `locks` keeps other runs from computing it, too.
+    If there is none, `locks` keeps other runs from computing it at the same time.
     """
     artefact = _look_up(stores, key)
     if artefact is None:
@@ -80,7 +78,7 @@ def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T]
 
 
 def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
-    """Return the artefact that a store has; those before it get it as well."""
+    """Return the artefact of the first store that has it, and copy it to the stores before."""
     for number, store in enumerate(stores):
         artefact = store.find(key)
         if artefact is not None:
@@ -90,18 +88,18 @@ def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
 
 
 def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
-    """Store an artefact in each store, and return whether one has it.
+    """Store an artefact in each store, and return whether at least one store has kept it.
 
-    The last store comes first: if the process is killed, a store that is looked up first never has
-    what a later one was about to get, and whose half-written files the next start would then not
-    meet.
+    The stores are written from the last to the first. Otherwise a killed process could leave the
+    artefact in the first store and half-written files in a later one. The next start would find the
+    artefact in the first store, and never clean up these files.
     """
     stored = [store.keep(key, artefact) for store in reversed(stores)]
     return any(stored)
 
 
 def _seconds(labels: Sequence[Label]) -> float:
-    """Return the seconds that these stages took in this process, with those inside them."""
+    """Return the seconds that these stages, and the stages inside them, took in this process."""
     return sum(label.seconds for outer in labels for label in outer.walk() if label.cache != "hit")
 
 

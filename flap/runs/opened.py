@@ -10,7 +10,7 @@ from flap.storage import WorkFolder
 
 
 class NoRoomError(RuntimeError):
-    """There is no room in memory for what a task needs, which is therefore not measured."""
+    """Raised if a task needs more memory than there is. The task is then not measured."""
 
 
 class Opened:

@@ -1,4 +1,4 @@
-"""What a run has still to measure, and how long that will take."""
+"""The tasks that a run has not yet measured, and an estimate of their time."""
 
 import logging
 from collections.abc import Callable
@@ -19,12 +19,12 @@ FEW = 100_000  # tokens; with fewer, measuring the speed of the model would take
 
 
 def name_of(task: Task, model: str) -> str:
-    """Return the name of a task on the agenda. model: such as "dense model"."""
+    """Return the name of a task on the agenda. model: for example "dense model"."""
     return f"{task.evaluator}: {task.name}, {model}"
 
 
 def do_next(run: Run, name: str, work: Callable[[], T], subject: Subject | None = None) -> T:
-    """Do a task of the agenda. Before the first one, warn if all of them take longer than an hour.
+    """Do a task of the agenda. Before the first task, warn if all tasks take longer than an hour.
 
     subject: The model; None if the task measures two models.
     """

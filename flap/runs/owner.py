@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, and which one
+TRACKED = "tracked.json"  # file in the run's folder: which report was sent to which tracker
 
 
 class Owner:
-    """What only the first process has: the run's folder and status, tracker, and console."""
+    """The part of a run that only rank 0 does: its folder, status, tracker and console output."""
 
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
         self.hydra = hydra  # Hydra's own part of the config
         self.held = ExitStack()  # the folder's lock and the tracker
         self.run_dir = Path(hydra.runtime.output_dir)
-        self.overrides = list(hydra.overrides.task)  # what the user has written
+        self.overrides = list(hydra.overrides.task)  # the overrides that the user typed
         self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
         self._tracked: TrackedRun | None = None
         self._report_before = ""  # a digest of the report of an earlier start
@@ -77,7 +77,8 @@ class Owner:
     def _own_folder(self) -> AbstractContextManager[None]:
         """Hold the run's folder.
 
-        What a refused run has created there is removed, but for cells of a sweep.
+        If the run is refused, the files that it has created there are removed. Cells of a sweep
+        keep them.
         """
         return run_folder(self.run_dir, None if self.in_sweep else FolderCallback.created)
 
@@ -130,12 +131,10 @@ class Owner:
         return bool(failed)
 
     def at_home(self, run: "Run") -> "Run":
-        """Return the run in the folder of an earlier start.
+        """Return the run with the folder in which an earlier start of it has worked.
 
-        That is its own folder, or that of another cell of the sweep.
-
-        A wider sweep gives a cell another job number, and so another folder. The folder of the
-        earlier start is then held, too.
+        If the sweep was widened since, this cell has another job number, and so another folder than
+        at its earlier start. Then the run works in the folder of the earlier start, and locks both.
 
         Raises:
             ValueError: the run's own folder holds a finished run of another config, or of another
@@ -162,12 +161,13 @@ class Owner:
     def begin(self, run: "Run") -> None:
         """Set the status of the run to running.
 
-        A finished run in its folder stays finished until another one takes its place.
+        If the folder holds a finished run, the status stays finished until a new report replaces
+        it.
         """
         folder = _folder_of(run)
         finished = read_state(folder) == "finished"
         if not finished or not run.config.resume:
-            _check_writable(folder)  # else there may be nothing to write
+            _check_writable(folder)  # a finished run that resumes may have nothing to write
         old = folder / "checkpoint"
         if not run.config.checkpoint.save and old.exists():
             log.warning(
@@ -181,7 +181,7 @@ class Owner:
             self._track(run)
 
     def finish(self, report: "Report", run: "Run") -> None:
-        """Say that the run has finished, send its report to the tracker, and print what is new."""
+        """Set the status to finished, send the report to the tracker, and print the new results."""
         from flap.results import headline, show
 
         folder = _folder_of(run)
@@ -276,10 +276,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def _quieten_libraries() -> None:
-    """Leave the console to this program: no bars, no hints of libraries, and nothing twice."""
+    """Turn off progress bars and hints of libraries, and messages that would be printed twice."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()
     disable_progress_bar()
-    # what it says reaches the handlers of this program, which print it once
+    # messages of huggingface_hub also reach the handlers of flap, which print them once
     logging.getLogger("huggingface_hub").handlers.clear()

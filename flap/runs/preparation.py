@@ -40,8 +40,8 @@ def prepare(
 
     Its choices, windows, budget and tasks are checked.
 
-    run_dir: None: the run has no folder. source: the model, if the caller has it. overrides: what
-    the user has written, "key=value", of which options without effect are refused.
+    run_dir: the run's folder; None if it has none. source: the model, if the caller has it.
+    overrides: the options that the user typed, "key=value". Options without effect are refused.
 
     Raises:
         ValueError: bad input, in one line that names the field.

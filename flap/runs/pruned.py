@@ -1,7 +1,4 @@
-"""The pruned model of a run as an artefact.
-
-It has the plan, the report's facts about pruning, and the checkpoint.
-"""
+"""The pruned model of a run as an artefact: plan, facts for the report, and checkpoint."""
 
 import logging
 from dataclasses import dataclass, field
@@ -19,7 +16,7 @@ from flap.storage.atomic_files import remove_leftovers
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-MADE = "pruned.json"  # of a run's folder: its pruned model is whole
+MADE = "pruned.json"  # file in the run's folder that is written once the pruned model is complete
 
 
 @dataclass
@@ -27,11 +24,11 @@ class Pruned:
     """A pruned model."""
 
     plan: PruningPlan
-    report: Report  # all of it but what is measured
-    tokens: list[str] = field(default_factory=list)  # that stay in a trimmed vocabulary
-    # None: an earlier start of the run has made it
+    report: Report  # the report without measured numbers
+    tokens: list[str] = field(default_factory=list)  # the tokens that stay in a trimmed vocabulary
+    # None if an earlier start of the run has made the model
     model: PlacedModel | None = None
-    # the run as it goes on, with its own texts and a trimmed vocabulary; None: not known
+    # the run for later stages, with the texts that the model wrote; None: not known
     run: Run | None = None
 
 
@@ -40,12 +37,13 @@ class PrunedFiles(Store[Pruned]):
     """The pruned model in a run's folder: plan.json, pruned.json, and perhaps the checkpoint."""
 
     folder: Path
-    checkpoint: Path | None  # None: the run saves none
+    checkpoint: Path | None  # None: the run saves no checkpoint
 
     def find(self, key: Key) -> Artefact[Pruned] | None:
-        """Return the pruned model, or None if it is not the one that is needed.
+        """Return the pruned model, or None if the folder does not hold it.
 
-        That is so if it is another model, or if its plan or its checkpoint is gone or was replaced.
+        Returns None if the folder belongs to another config, or if the plan or the checkpoint is
+        missing or was replaced.
         """
         made = read_json(self.folder / MADE)
         plan_file = self.folder / PLAN
@@ -66,7 +64,7 @@ class PrunedFiles(Store[Pruned]):
         return Artefact(pruned, label)
 
     def keep(self, key: Key, artefact: Artefact[Pruned]) -> bool:
-        """Write plan.json and then pruned.json, which says that the pruned model is whole.
+        """Write plan.json and then pruned.json, which says that the pruned model is complete.
 
         A file with the same plan is left as it is: an earlier start has written it.
         """

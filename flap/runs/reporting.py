@@ -113,18 +113,18 @@ def _targets(
 
 
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
-    """Return the widths of a layer that keeps so many KV heads, and neurons or whole experts."""
+    """Return the widths of a layer with these numbers of KV heads and of MLP units."""
     return {
         "query_heads": kv_heads * units.attention.queries,
         "kv_heads": kv_heads,
-        # where the units are no neurons but consist of some, these stay
+        # if the units are whole experts, each expert keeps all of its neurons
         "neurons": units.mlp.channels,
         f"{units.mlp.unit}s": mlp,
     }
 
 
 class _Measured(NamedTuple):
-    """The entries of each model of a run. Compressed: the pruned model before its training."""
+    """The entries of each model of a run. `compressed` is the pruned model before its training."""
 
     dense: list[Entry]
     compressed: list[Entry]
@@ -134,8 +134,8 @@ class _Measured(NamedTuple):
 def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
     """Return the entries of the models of a run.
 
-    A task counts if the pruned model has its numbers. Those of the other models were measured in
-    the same way: with the same documents, options and batch size.
+    Only tasks that were measured on the pruned model are included. The numbers of the other models
+    were measured in the same way: with the same documents, options and batch size.
 
     dense_run: the run before its vocabulary was trimmed.
     """
@@ -177,7 +177,8 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 def _with_numbers(report: Report, measured: _Measured) -> Report:
     """Add the numbers of all models and their differences to a report.
 
-    If the vocabulary was trimmed, numbers that need one tokenizer are those of the dense model.
+    If the vocabulary was trimmed, numbers that depend on the tokenizer, such as perplexities, are
+    left out for the pruned model.
     """
     options = {entry.about["evaluator"]: entry.about["options"] for entry in measured.pruned}
     averages = Averages()
@@ -206,11 +207,11 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 
 
 def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
-    """Return the entries of a model, with those of this run's tasks last.
+    """Return the entries of a model. The entries of this run's tasks come last.
 
-    Their numbers replace others of the same name.
+    So their numbers replace numbers of the same name that earlier starts have measured.
 
-    key: of the model. The key of an entry has nothing but this key and the task.
+    key: the key of the model. The key of an entry consists of this key and the task.
     """
     found = []
     for entry in entries:
@@ -223,11 +224,10 @@ def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
 
 
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
-    """Return the entries of a model that were measured as those of the pruned model, by task.
+    """Return the entries of a model that were measured in the same way as the pruned model.
 
-    A start that was killed may have measured only the dense model in another way. If the vocabulary
-    was trimmed, the tokens of a text differ, and equal options show that both models were measured
-    alike.
+    A killed start may have measured the dense model with other options. Entries match if they have
+    the same data, or the same options: if the vocabulary was trimmed, the tokens of a text differ.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -254,8 +254,9 @@ def _total(
 ) -> Measurement:
     """Return the numbers of all tasks of a model, with averages over the tasks of each evaluator.
 
-    options: of each evaluator. averages: gets the names of the averages. trimmed: the model has
-    another tokenizer than the dense model, so numbers that need the same one are left out.
+    options: the options of each evaluator. averages: the names of the averages are added here.
+    trimmed: the model has another tokenizer than the dense model, so numbers that depend on the
+    tokenizer are left out.
     """
     total = Measurement()
     for name, given in options.items():
@@ -272,7 +273,7 @@ def _total(
 
 
 def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
-    """Return a fact that the report says of tasks, by the task's name."""
+    """Return a fact about each task for the report, by the task's name."""
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of a config. Its stages are functions of it.
+    """A run of a config. The stages are functions that take a run.
 
     A stage that changes what later stages see, such as their texts, returns another run.
     """
@@ -36,10 +36,10 @@ class Run:
     choices: Choices
     cache: Cache
     source: ModelSource
-    # the windows of "calibration" and "recovery", where they are needed
+    # the windows of "calibration" and "recovery", if they are needed
     texts: Mapping[str, Windows]
     budget: Budget
-    tasks: Sequence[Task]  # what is measured
+    tasks: Sequence[Task]  # the measurements
     run_dir: Path | None  # the folder of the report; None: the report is not written
     results: Results  # the numbers that have been measured
     key: str = ""  # a digest of the config and the inputs, for all that the run makes of the model

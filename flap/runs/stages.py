@@ -147,7 +147,7 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
 
     The inputs of a layer are the outputs of the dense layers before it.
 
-    Returns nothing where no choice needs such statistics.
+    Returns an empty list if no choice needs these statistics.
     """
     if not run.choices.read_plain_statistics:
         return []
@@ -214,9 +214,9 @@ def keep_all(run: Run) -> Compressed:
 
 
 def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
-    """Score, allocate and compress each layer before the next one is calibrated (Wanda-sp).
+    """Score, allocate and compress one layer after the other (Wanda-sp).
 
-    That one is calibrated on the outputs of compressed layers.
+    Each layer is calibrated on the outputs of the compressed layers before it.
     """
     assert run.choices.selection is not None
     structure = cast(UniformLayers, run.choices.selection.structure)  # as it was checked
@@ -260,9 +260,9 @@ def _compressed(
 
 
 def _spare_parameters(run: Run, plan: PruningPlan) -> float:
-    """Return how many parameters a target allows besides those of a plan.
+    """Return how many parameters the targets allow beyond the parameters of a plan.
 
-    Biases of uniform widths are among them.
+    A checkpoint with uniform widths may need some of them for biases.
     """
     if run.choices.layer_by_layer:
         return math.inf
@@ -299,7 +299,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 def _answered_by(
     model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder
 ) -> tuple[Windows | None, Written]:
-    """Return the windows of a training with the compressed model's answers, and facts about these.
+    """Return training windows with the compressed model's answers, and facts about these answers.
 
     Returns no windows if the compressed model writes nothing.
     """
@@ -334,10 +334,10 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, and return the model for further work.
 
-    The checkpoint has to reload to the same logits.
+    Raises an error if the reloaded checkpoint computes other logits. A later start recognises the
+    checkpoint by the run's key in its label.
 
-    Its label has the key of the run, by which a later start knows the checkpoint as its own.
-    overwrite: a checkpoint that is there already is replaced.
+    overwrite: replace a checkpoint that exists already.
     """
     label = make_label(plan.to_dict(), provenance(described(run.config)), run.key)
 

@@ -1,4 +1,4 @@
-"""The windows of calibration and recovery, and how their texts relate to those of the tasks."""
+"""The windows of calibration and recovery, and how their texts relate to the tasks' texts."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from flap.runs.choices import Choices
 
 # Characters that Windows, or a server for it, refuses in the name of a file.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-LONGEST_FILE = 240  # bytes; a name may have 255, and while a file is written it has a longer one
+LONGEST_FILE = 240  # bytes; file systems allow 255, and temporary names are longer
 
 
 class Needed(NamedTuple):
@@ -62,7 +62,7 @@ def read_texts(
 
 
 def counted_in(texts: Mapping[str, Windows]) -> Windows:
-    """Return the texts that `vocabulary=trim` counts: its own ones, or those of calibration."""
+    """Return the texts in which `vocabulary=trim` counts tokens; default: calibration texts."""
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
 
@@ -85,7 +85,7 @@ def check_prompts_fit(config: FlapConfig, choices: Choices, source: ModelSource)
 
 
 def _needed(config: FlapConfig, choices: Choices) -> dict[str, Needed]:
-    """Return the texts that the run needs windows of, by their use."""
+    """Return the texts from which the run needs windows, by their use."""
     own = config.calibration
     answers = answers_of(own)
     needed = {}
@@ -104,7 +104,7 @@ def _needed(config: FlapConfig, choices: Choices) -> dict[str, Needed]:
 def _counted_text(config: FlapConfig, dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Windows:
     """Read the text in which tokens are counted for `vocabulary=trim`. No window is drawn from it.
 
-    dataset: None: that of calibration.
+    dataset: the config's value; None stands for the calibration text.
     """
     own = config.calibration
     section = "vocabulary"
@@ -124,7 +124,7 @@ def _counted_text(config: FlapConfig, dataset: Any, tokenizer: PreTrainedTokeniz
 
 
 def answers_of(own: CalibrationConfig) -> Answers:
-    """Return who answers prompts, and what counts.
+    """Return the options of answers: who writes them, and which tokens count.
 
     Raises:
         ValueError: an option is out of range.
@@ -137,7 +137,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all that calibration, vocabulary and recovery may read, for any seed and windows."""
+    """Return all documents that calibration, vocabulary and recovery may read with any seed."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -148,8 +148,8 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
 def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
     """Return the options of answers that change nothing in these texts, each with the reason.
 
-    Options that have their defaults are left out, and so are all options if no text is read: then
-    no other option of calibration has an effect either, as for one method in a sweep of several.
+    Options with their default are left out. If no text is read, none are returned: then all options
+    of calibration are without effect, which is normal for some methods in a sweep.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}
@@ -164,11 +164,11 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
 
 
 def own_text_files(use: str, windows: Windows) -> dict[int, str]:
-    """Return the name of the file for each text that the model writes or answers, by its part.
+    """Return the file name of each text that the model writes or answers, by its part's number.
 
-    use: "calibration" or "recovery". All file systems take these names, and no two are the same,
-    also where capital letters do not count. Parts whose files would have the same name make all
-    names begin with the number of the part.
+    use: "calibration" or "recovery". The names are valid and distinct on all file systems, also if
+    capital letters are ignored. If two names would be the same, all names get the number of their
+    part.
     """
     stems = {part: Path(windows.parts[part].dataset).stem for part in windows.asked}
     files = {part: _file_name(use, stem) for part, stem in stems.items()}
@@ -182,7 +182,7 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
 
 
 def _file_name(use: str, stem: str) -> str:
-    """Return a file name that has at most `LONGEST_FILE` bytes and no character with a meaning."""
+    """Return a file name of at most `LONGEST_FILE` bytes, without special characters."""
     before = f"{SELF}_{use}_"
     after = ".jsonl"
     room = LONGEST_FILE - len(before) - len(after)
@@ -200,11 +200,9 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
-    """Return "calibration" if a task's domain is that of a text that was read, or "other".
+    """Return "calibration" if a calibration or recovery text is of the task's domain, else "other".
 
-    Texts of calibration and recovery were read.
-
-    Text that the model has still to write has no domain.
+    Text that the model has not written yet has no domain.
     """
     read = [text for windows in texts.values() for text in windows.named]
     return "calibration" if any(map(task.is_of_domain, read)) else "other"

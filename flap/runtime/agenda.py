@@ -40,16 +40,16 @@ UNKNOWN = Speed(read=1.0, written=8.0)  # in an unknown unit instead of seconds
 class Agenda:
     """The tasks that are still to be done.
 
-    The seconds that they take are estimated from the speed of the model, if it is known, and
-    corrected by what the tasks so far have taken.
+    Their time is estimated from the speed of the model, if it is known, and corrected by the time
+    that the finished tasks have taken.
     """
 
     def __init__(self) -> None:
         self.speed = UNKNOWN
         self._left: dict[str, Workload] = {}  # the tasks that are not finished
         self._current = ""  # the task that is being done; empty between tasks
-        self._number = 0  # of the current task, from 1 on
-        self._finished: list[Workload] = []  # of the finished tasks
+        self._number = 0  # the number of the current task, from 1 on
+        self._finished: list[Workload] = []  # the workloads of the finished tasks
         self._seconds = 0.0  # wall-clock seconds of the finished tasks
         self._begin = 0.0  # when the current task began
 
@@ -65,7 +65,7 @@ class Agenda:
 
     @contextmanager
     def doing(self, task: str) -> Iterator[None]:
-        """Do a task inside the block. What `progress` shows there is the progress of this task."""
+        """Do a task inside the block, where `progress` shows the progress of this task."""
         self._left.setdefault(task, Workload())
         self._current = task
         self._number += 1
@@ -81,7 +81,7 @@ class Agenda:
             self._current = ""
 
     def drop(self, task: str) -> None:
-        """Remove a task that needs not be done, or cannot be done."""
+        """Remove a task that is not needed or is impossible."""
         self._left.pop(task, None)
 
     @property
@@ -96,7 +96,7 @@ class Agenda:
         return f"{evaluator}, task {self._number} of {self._number + len(self._left) - 1} ({name})"
 
     def seconds_left(self, share: float = 0.0) -> float | None:
-        """Return how long all tasks that are not finished will take; None if nothing is known.
+        """Return the seconds that all unfinished tasks will take; None if no estimate is possible.
 
         share: The share of the current task that is done.
         """
@@ -121,7 +121,7 @@ def current_agenda() -> Agenda | None:
 
 
 def about(seconds: float) -> str:
-    """Return a duration in two digits: "11 h", "1.8 h", "40 min", "30 s"."""
+    """Format a duration with two digits: "11 h", "1.8 h", "40 min", "30 s"."""
     if seconds >= 9.5 * HOUR:
         return f"{seconds / HOUR:,.0f} h"
     if seconds >= HOUR:

@@ -55,7 +55,7 @@ def listening(listener: Listener) -> Iterator[None]:
 def progress(
     items: Sequence[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
 ) -> Iterator[T]:
-    """Yield the items, and show how many are done and how long the others will take."""
+    """Yield the items, and show how many are done and the remaining time."""
     tokens = 0
     with showing(stage, len(items)) as reach:
         for done, item in enumerate(items, start=1):
@@ -68,8 +68,8 @@ def progress(
 def showing(stage: str, total: int) -> Iterator[Reach]:
     """Show the progress of a step for the duration of the `with` block.
 
-    Yields a function that takes how many items are done so far. On every process except rank 0
-    nothing is shown.
+    Yields a function. Call it with the number of items that are done. Only rank 0 shows the
+    progress.
     """
     if not ranks.is_first():
         yield _show_nothing
@@ -98,16 +98,17 @@ def _show_nothing(done: int, tokens: int = 0) -> None:
 
 
 class _Shown:
-    """A step whose progress is shown."""
+    """The progress bar of a step in a terminal, or else its lines in the log."""
 
     def __init__(self, stage: str, total: int) -> None:
         self.stage = stage
         self.total = total
         self.start = time.perf_counter()
         self.next_line = self.start + SECONDS_BETWEEN_LINES
-        # What an interrupted run has left is read within a second, and tells nothing of the speed.
+        # Items that an interrupted run has finished are read within a second. They do not count for
+        # the speed.
         self.read_by = self.start
-        self.read = 0  # items
+        self.read = 0  # items that were read within the first second
         console = Console(stderr=True)
         self.in_terminal = console.is_terminal
         self.bar = Progress(
@@ -121,7 +122,7 @@ class _Shown:
         self.row = self.bar.add_task(f"{stage:<28}", total=total)
 
     def reach(self, done: int, tokens: int = 0) -> None:
-        """Show that as many items are done so far. tokens: those of these items."""
+        """Show that `done` items are done. tokens: the number of tokens in these items."""
         now = time.perf_counter()
         if now - self.start < 1:
             self.read_by = now

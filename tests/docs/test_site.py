@@ -42,8 +42,8 @@ def test_a_page_fits_its_window(
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
-# The pages take turns: axe needs ten seconds for each, and what it finds is in the theme, or in a
-# table of any page.
+# Each page is checked in one form only, because axe needs ten seconds for a page. Violations are in
+# the theme, which all pages share, or in tables, which are on many pages.
 @pytest.mark.parametrize(("name", "form"), zip(PAGES, FORMS * 3, strict=True), ids=PAGES)
 def test_axe_finds_no_violation(
     browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]

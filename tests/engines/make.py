@@ -257,9 +257,7 @@ def make_packaged(name: str, target: Path) -> None:
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
     """Write what transformers makes of the prompts."""
-    model.generation_config.eos_token_id = (
-        None  # the engines go on, too, where the end is the most probable token
-    )
+    model.generation_config.eos_token_id = None  # the engines do not stop at an end token either
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]
     logprobs_NT = logits_NTV.log_softmax(-1).gather(-1, every_NT[:, 1:, None])[..., 0]

@@ -203,16 +203,16 @@ DEVICE = torch.device(NAME, 0)
 # torch's gradient checkpointing asks each device for its types of mixed precision, whichever one it
 # runs on.
 torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
-# What has no tensor among its arguments, such as `torch.zeros`. Kept, as the registrations end with
-# these objects.
+# Register functions without a tensor among their arguments, such as `torch.zeros`. The libraries
+# are kept in names, because the registrations end when these objects are freed.
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")
 for _overload in (
     "arange",
     "arange.start",
-    "arange.start_step",
-):  # torch's own resize an empty tensor
+    "arange.start_step",  # torch's implementations resize an empty tensor, which is refused here
+):
     _factories.impl(
         _overload,
         lambda *args, **options: OnSecond(torch.arange(*args, **options | {"device": "cpu"})),

@@ -31,9 +31,9 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
-    """Window lengths of the perplexities that are measured from now on.
+    """Record the window length of each perplexity that is measured from now on.
 
-    The `fail_at`-th measurement fails.
+    fail_at: the number of a measurement that raises KeyboardInterrupt, counted from 1.
     """
     measured: list[int] = []
     original = perplexity.window_losses

@@ -54,6 +54,11 @@ def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
 
 
 def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
+    """The report warns if a perplexity is more than three times the dense one.
+
+    The warning recommends flap_plus, unless the run has used it already.
+    """
+
     def told(perplexity: float, method: str) -> list[str]:
         numbers = {
             "dense": {NAME: 20.0, "c4/perplexity@16": 30.0},
@@ -69,6 +74,7 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 
 
 def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
+    """Perplexities of different tokenizers cannot be compared."""
     bits = "words.txt/bits_per_byte@16"
 
     def told(pruned: float) -> list[str]:

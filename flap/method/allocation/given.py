@@ -1,4 +1,4 @@
-"""A plan that is given: the units that another run has kept, applied to this model."""
+"""Apply the plan of another run to this model: keep the same units."""
 
 from collections import Counter
 from collections.abc import Iterator

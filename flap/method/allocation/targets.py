@@ -27,7 +27,7 @@ class Biases:
 
     # compensation adds a bias to the output projection of a block that loses units
     outputs: bool
-    # the stock form of the checkpoint then has biases of zeros in the input projections, too
+    # the stock form of the checkpoint may also need biases of zeros in the input projections
     inputs: bool = False
 
 

@@ -29,7 +29,8 @@ class Calibration:
     """
 
     model: PlacedModel
-    windows: Batch  # its mask has the tokens that enter the statistics; empty if nothing needs any
+    # the mask marks the tokens that enter the statistics; empty if no choice needs windows
+    windows: Batch
     batch_size: int  # windows per forward pass
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs statistics
     text_N: Tensor | None = None  # the number of each window's text; None if all are from one text

@@ -210,9 +210,9 @@ def _members(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, ...]:
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
     """Return E[w_m²] of each member m over all recorded tokens, in float32 precision.
 
-    w_m is the router's weight of the output of member m, and 0 for a token that goes to other
-    members. If an error e of the member's output is independent of w_m, it makes a squared error of
-    E[w_m²] · E‖e‖² in the output of the layer. Returns an empty tuple if there is no router.
+    The router multiplies the output of member m by w_m, which is 0 for tokens that are not sent to
+    m. If the output of the member has an error e that is independent of w_m, the output of the
+    layer has the squared error E[w_m²] · E‖e‖². Returns an empty tuple if there is no router.
     """
     of_process = list[tuple[int, Tensor]]()
     for recorder in recorders:

@@ -34,7 +34,8 @@ class Student(nn.Module):
         self.placed = model
         self.teacher = teacher
         self.trained = nn.ParameterList(trained)
-        # mean number of judged positions in a held-out window; 0: all positions, or not known
+        # mean number of positions in a held-out window at which the loss is computed; 0: all
+        # positions, or unknown
         self.judged_positions = 0.0
         self.chunk = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 

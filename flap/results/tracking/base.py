@@ -25,10 +25,10 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # seconds between two records of the progress of one stage
+PROGRESS_SECONDS = 1.0  # the least seconds between two progress records of the same stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]  # columns of the table
-# The sections of a report that the summary of a run has.
+# The sections of the report that go into the summary of a run.
 SUMMARIZED = (
     "difference_stderr",
     "difference_p_value",
@@ -56,11 +56,11 @@ class JobInfo:
 
 
 class RunInTracker(ABC):
-    """A run that a tracker has opened. Any of its methods may raise anything."""
+    """A run that a tracker has opened. Its methods may raise any exception."""
 
     @abstractmethod
     def log(self, values: Numbers) -> None:
-        """Send numbers, such as the progress, as they are now."""
+        """Send the current values of numbers, such as the progress."""
 
     @abstractmethod
     def summarize(self, values: Config) -> None:
