@@ -27,16 +27,24 @@ def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
     """Tie head and embedding to the more precise one, if they differ by nothing but their rounding.
 
     That is the case if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b, where b is the number of bits of the coarser
-    type. Returns what was done, in words, or an empty text if nothing was.
+    type. With one bit this would be true of unrelated matrices, so nothing is tied.
+
+    The weights decide, and not what is usual in the architecture: LLaMA has tied models (3.2 1B)
+    and untied ones (3.1 8B) with the same config class. A copy is a copy in both.
+
+    Returns what was done, in words, or an empty text if nothing was.
     """
     if not {EMBEDDING, HEAD} <= header.tensors.keys():
         return ""
     types = {name: header.tensors[name].tensor_type.name for name in (EMBEDDING, HEAD)}
     bits = {name: _bits(types[name]) for name in types}
+    coarser = min(bits.values())
+    if coarser == 1:
+        return ""
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     difference = relative_difference(embedding.weight.data, head.weight.data)
-    if difference > ROUNDING / 2 ** min(bits.values()):
+    if difference > ROUNDING / 2**coarser:
         return ""
 
     precise = head.weight if bits[HEAD] > bits[EMBEDDING] else embedding.weight

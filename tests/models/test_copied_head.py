@@ -12,28 +12,24 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file
-from transformers import LlamaConfig
+from transformers import PreTrainedModel
 
 from flap.config import ModelConfig
 from flap.models import CheckpointSource, count_parameters, find_model
 from flap.pipeline import run
 from flap.runs.dry_run import dry_run
-from tests.cases import random_model
+from tests.cases import tiny_model
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
-CONFIG = LlamaConfig(
-    vocab_size=VOCAB,
-    hidden_size=64,
-    intermediate_size=64,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-)
-KEYS = {"rope.dimension_count": 32, "rope.freq_base": 10000.0}
+WIDTH = 256  # a row is a whole block of every type
+KEYS = {"rope.dimension_count": 8, "rope.freq_base": 10000.0}
 Write = Callable[..., Path]
+
+
+def untied() -> PreTrainedModel:
+    return tiny_model("llama-mha", vocab_size=VOCAB, hidden_size=WIDTH)
 
 
 def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
@@ -50,7 +46,7 @@ def write(tmp_path: Path) -> Write:
     """
 
     def write_file(embedding: str, head: str, noise: float = 0.0) -> Path:
-        model = random_model(CONFIG)
+        model = untied()
         vectors = model.get_input_embeddings().weight.data
         model.lm_head.weight.data = vectors + noise * vectors.std() * torch.randn_like(vectors)
         last = len(list(model.named_parameters())) - 1
@@ -83,7 +79,8 @@ def test_both_become_the_more_precise_one(
     with caplog.at_level(logging.INFO):
         source = found(path)
     model = source.open().model
-    expected = rounded(random_model(CONFIG).get_input_embeddings().weight.detach().numpy(), precise)
+    embeddings = untied().get_input_embeddings().weight
+    expected = rounded(embeddings.detach().numpy(), precise)
     torch.testing.assert_close(model.get_output_embeddings().weight.data, expected)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert source.config.tie_word_embeddings
@@ -94,7 +91,12 @@ def test_both_become_the_more_precise_one(
 
 
 @pytest.mark.parametrize(
-    ("embedding", "head", "noise"), [("Q5_0", "Q8_0", 0.2), ("Q8_0", "Q8_0", 0.05)]
+    ("embedding", "head", "noise"),
+    [
+        ("Q5_0", "Q8_0", 0.2),
+        ("Q8_0", "Q8_0", 0.05),
+        ("TQ1_0", "Q8_0", 10.0),  # the embedding is small beside the head
+    ],
 )
 def test_a_head_of_its_own_stays(embedding: str, head: str, noise: float, write: Write) -> None:
     source = found(write(embedding, head, noise))
@@ -110,8 +112,8 @@ def test_a_copy_is_kept_apart_on_request_and_shares_no_result(write: Write) -> N
     apart = found(path, tie=False)
     assert not apart.config.tie_word_embeddings
     assert tied.fingerprint != apart.fingerprint
-    rows = VOCAB * CONFIG.hidden_size
-    assert count_parameters(apart.open().model) == count_parameters(tied.open().model) + rows
+    matrix = VOCAB * WIDTH
+    assert count_parameters(apart.open().model) == count_parameters(tied.open().model) + matrix
 
 
 def test_a_run_counts_the_matrix_once_and_saves_a_tied_checkpoint(
