@@ -179,7 +179,7 @@ class Walk:
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
         """Replace streams of the walk by other streams, such as their forks.
 
-        streams: the new streams, by the name of the replaced one.
+        before: the names of the streams that leave. after: the new streams, by their names.
         """
         for name in before:
             del self.streams[name]
