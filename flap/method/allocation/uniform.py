@@ -158,10 +158,12 @@ class ULUM(UniformLayers):
 class ULMM(UniformLayers, ManualHeads):
     """UL-MM: heads spread evenly over the layers (FLAP, arXiv 2312.11983, section 4.4).
 
-    every layer loses the lowest-scored remove_heads / layers query heads,
-    and the rest of ratio · its parameters as neurons
+        every layer loses the lowest-scored remove_heads / layers query heads,
+        and the rest of ratio · its parameters as neurons
 
-    python -m flap structure=UL-MM structure.remove_heads=32
+    All layers together lose `remove_heads` query heads.
+
+        python -m flap structure=UL-MM structure.remove_heads=32
     """
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
