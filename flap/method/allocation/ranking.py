@@ -26,7 +26,7 @@ def standardise(score: Tensor) -> Tensor:
     return (wide - wide.mean()) / deviation
 
 
-def _from_highest(score_U: Tensor) -> Tensor:
+def from_highest(score_U: Tensor) -> Tensor:
     """Return the order of the last dimension. Units with equal scores keep their order."""
     return score_U.argsort(descending=True, stable=True)
 
@@ -39,7 +39,7 @@ def ranked(score_U: Tensor, members: int) -> Tensor:
     units = len(score_U) // members
     score_MR = score_U.reshape(members, units)
     start_M = units * torch.arange(members)
-    return _from_highest(score_MR) + start_M[:, None]
+    return from_highest(score_MR) + start_M[:, None]
 
 
 def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """Return a mask over the concatenated scores of the `counts[i]` best units of each layer i."""
     masks = []
     for score_U, count in zip(scores, counts, strict=True):
-        best = _from_highest(score_U)[:count]
+        best = from_highest(score_U)[:count]
         mask_U = torch.zeros(len(score_U), dtype=torch.bool)
         mask_U[best] = True
         masks.append(mask_U)
@@ -69,7 +69,7 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
     Protected units come first in the ranking, whatever their scores, and are always kept. The
     price of the prefix includes theirs.
     """
-    order_U = _from_highest(score_U.masked_fill(protected_U, torch.inf))
+    order_U = from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
     difference_U = (price_of_prefix_U - to_keep).abs()
     nearest = int(difference_U.argmin())
@@ -99,7 +99,7 @@ def within(
     """
     # 1. rank the units of all layers; those that stay in any case come first
     always_U = best_of_each(scores, fewest)
-    order_U = _from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
+    order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
     # 2. for each bound: what each unit adds to the cost, and the room beyond the cost of no units

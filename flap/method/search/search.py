@@ -15,7 +15,7 @@ from torch import Tensor
 from flap.config import require
 from flap.method.allocation import Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.method.allocation.adaptive import one_ranking
-from flap.method.allocation.ranking import highest, ranked
+from flap.method.allocation.ranking import from_highest, highest, ranked
 from flap.method.importance import Scores
 from flap.models import Pair
 
@@ -144,9 +144,7 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     measured: the divergence in nats a token, by the number of lowest-scored units that are removed.
     """
     # 1. the error of the scores when the lowest-scored units are removed: 0, 1, 2, … of them
-    order_U = score_U.argsort(descending=True, stable=True).flip(
-        0
-    )  # the order in which `highest` removes them
+    order_U = from_highest(score_U).flip(0)
     cost_U = score_U[order_U].double()
     if (cost_U > 0).any():
         least = LEAST_COST * float(cost_U.max())
