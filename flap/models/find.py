@@ -74,9 +74,8 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-@lru_cache(
-    maxsize=1
-)  # the runs of a sweep share one source, unless `state` says that files changed
+# The runs of a sweep share one source, unless `state` says that files changed.
+@lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any
 ) -> CheckpointSource:

@@ -56,16 +56,14 @@ class HiddenFiles:
         path = self.folder / file
         try:
             with path.open("wb") as opened:
-                if hasattr(
-                    os, "posix_fallocate"
-                ):  # writing to a sparse file would kill the process on a full disk (SIGBUS)
+                # On a full disk, writing to a sparse file would kill the process (SIGBUS).
+                if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(opened.fileno(), 0, num_bytes)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise ValueError(
-                f"cache_dir: hidden states of {gigabytes(num_bytes)} GB cannot be written "
-                f"to {self.folder} "
-                f"({one_line(error)}); name a larger disk, or take fewer windows"
+                f"cache_dir: hidden states of {gigabytes(num_bytes)} GB cannot be written to "
+                f"{self.folder} ({one_line(error)}); name a larger disk, or take fewer windows"
             ) from error
         return self.mapped(file, shapes, dtype), file
 

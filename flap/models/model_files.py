@@ -22,9 +22,8 @@ from flap.models.config_files import CONFIG, WRONG_VALUES, read_config
 from flap.models.stacked_experts import choose_kernel, is_experts
 
 DEQUANTISED = ("mxfp4", "fp8")  # the methods that transformers can dequantise as it loads a model
-LAYER = re.compile(
-    r"(?:^|\.)(?:layers|h)\.(\d+)\."
-)  # the number of a layer in the name of a tensor
+# Finds the number of a layer in the name of a tensor.
+LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
