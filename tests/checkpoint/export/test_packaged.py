@@ -8,7 +8,8 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoTokenizer
 
-from flap.checkpoint.export.gguf.export import export_gguf, source_gguf
+from flap.checkpoint.export.gguf.export import export_gguf
+from flap.checkpoint.export.gguf.source import source_gguf
 from flap.checkpoint.load import load
 from flap.models import find_gguf
 from flap.pipeline import run

@@ -10,7 +10,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from flap.checkpoint.export.checkpoint import end_tokens, read_checkpoint
 from flap.checkpoint.export.gguf.model import LazyTensor, check_model, opened
-from flap.checkpoint.export.gguf.tokenizer import add_tokenizer, source_gguf
+from flap.checkpoint.export.gguf.source import source_gguf
+from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,6 @@ from typing import Any, NamedTuple
 from gguf import GGUFReader, GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import one_line
-from flap.models import find_gguf
-from flap.storage import load_json
-
 log = logging.getLogger(__name__)
 
 _WORDS = (
@@ -292,39 +288,3 @@ def _add_special(
             writer.add_chat_template(
                 [{"name": name, "template": template} for name, template in templates.items()]
             )
-
-
-def source_gguf(model: str) -> Path | None:
-    """Return the GGUF file that a model came from. Return None if there is no such file.
-
-    flap.json names the model that a checkpoint was pruned from. That model may itself be a
-    pruned checkpoint.
-
-    model: a hub id or a directory.
-
-    Raises:
-        ValueError: a flap.json cannot be read.
-    """
-    visited: set[str] = set()
-    while model and model not in visited:
-        file = find_gguf(model)
-        if file is not None and file.is_file():
-            return file
-        visited.add(model)
-        model = _pruned_from(model)
-    return None
-
-
-def _pruned_from(model: str) -> str:
-    """Return the model that a checkpoint was pruned from, or "" if its tokenizer is another."""
-    label = Path(model) / "flap.json"
-    if not label.is_file():
-        return ""
-    try:
-        config = load_json(label)["provenance"].get("config", {})
-        trimmed = bool(config.get("vocabulary"))  # then the checkpoint has a tokenizer of its own
-        path = "" if trimmed else str(config.get("model", {}).get("path", ""))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = one_line(error, 300)
-        raise ValueError(f"{model}: its flap.json cannot be read ({reason})") from error
-    return path
