@@ -1,53 +1,23 @@
 """Write a tokenizer into a GGUF file.
 
-llama.cpp has tokenizers of its own: a GGUF file names one of them and holds the vocabulary. The
-steps before the merges are built into llama.cpp, so the kind of a tokenizer is recognised by
-them. A tokenizer that is not exactly one of these kinds is refused, because llama.cpp would
-split texts differently than in training.
+llama.cpp has tokenizers of its own (`tokenizer_kind.py`): a GGUF file names one of them and holds
+the vocabulary.
 """
 
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gguf import GGUFReader, GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
 
+from flap.checkpoint.export.gguf.tokenizer_kind import tokenizer_kind
+
 log = logging.getLogger(__name__)
 
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3 = _WORDS.format(digits=r"\p{N}{1,3}")
-_QWEN2 = _WORDS.format(digits=r"\p{N}")
 NEVER_MERGED = -1e6  # a score below the scores of all merges
-
-
-class Steps(NamedTuple):
-    """The steps by which a byte-level BPE tokenizer is recognised."""
-
-    pre_tokenizer: list[str]  # the names of its steps (`_step_name`)
-    normalizer: str | None
-    ignore_merges: bool  # whether a word that is a token is not merged from its parts
-
-
-class TokenizerKind(NamedTuple):
-    """The tokenizer of llama.cpp that does the same as one of transformers."""
-
-    model: str  # "llama" for SentencePiece, "gpt2" for byte-level BPE
-    pre: str  # the name of the pre-tokenizer
-    space_prefix: bool  # whether it puts a space before a text
-
-
-# The steps of byte-level BPE tokenizers, by llama.cpp's names.
-_BPE = {
-    "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
-    "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
-    "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
-}
 
 
 def add_tokenizer(
@@ -75,7 +45,7 @@ def add_tokenizer(
     backend = getattr(tokenizer, "backend_tokenizer", None)  # only fast tokenizers have it
     if backend is not None:
         spec = json.loads(backend.to_str())
-    kind = _kind(spec, type(tokenizer).__name__)
+    kind = tokenizer_kind(spec, type(tokenizer).__name__)
     tokens, types = _vocabulary(spec, tokenizer, vocab_size, ends)
     writer.add_tokenizer_model(kind.model)
     writer.add_tokenizer_pre(kind.pre)
@@ -130,83 +100,6 @@ def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[floa
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
     return [scores.get(token, NEVER_MERGED) for token in tokens]
-
-
-def _kind(spec: dict[str, Any], name: str) -> TokenizerKind:
-    """Return the tokenizer of llama.cpp that does the same.
-
-    spec: the content of tokenizer.json. name: the class of the tokenizer, for the error.
-
-    Raises:
-        ValueError: there is none.
-    """
-    model = spec.get("model") or {}
-    pre_tokenizer = spec.get("pre_tokenizer") or {}
-    normalizer = spec.get("normalizer") or {}
-
-    if model.get("type") == "BPE" and model.get("byte_fallback"):
-        prefix = _space_prefix(normalizer, pre_tokenizer)
-        if prefix is not None:
-            return TokenizerKind("llama", "default", prefix)
-    elif model.get("type") == "BPE":
-        names = [_step_name(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
-        steps = Steps(names, normalizer.get("type"), bool(model.get("ignore_merges")))
-        for pre, expected in _BPE.items():
-            if steps == expected:
-                return TokenizerKind("gpt2", pre, space_prefix=False)
-
-    raise ValueError(
-        f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's "
-        "(SentencePiece or BPE), Qwen2's, SmolLM's, or that of a model that came as a GGUF"
-    )
-
-
-def _step_name(step: dict[str, Any]) -> str:
-    """Return the name of a step of a pre-tokenizer. A regular expression is its own name."""
-    match step:
-        case {
-            "type": "Split",
-            "pattern": {"Regex": regex},
-            "behavior": "Isolated",
-            "invert": False,
-        }:
-            return str(regex)
-        case {"type": "Digits", "individual_digits": True}:
-            return "digit"
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": words}:
-            return "bytes and words" if words else "bytes"
-    return f"unknown: {step}"
-
-
-def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
-    """Return whether a SentencePiece tokenizer puts a space before a text.
-
-    Return None if the tokenizer has any other step. llama.cpp does what SentencePiece does: it
-    puts a space before the text and after each special token. Metaspace of transformers adds no
-    space where there is one already, and mostly none after special tokens. llama.cpp has no
-    option for that.
-    """
-    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
-    prepend = {"type": "Prepend", "prepend": "▁"}
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    # a step of tokenizers that were converted from a file of SentencePiece
-    double_first = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
-
-    if not pre_tokenizer and steps == [prepend, replace]:
-        return True
-    match pre_tokenizer.get("pretokenizers", pre_tokenizer):
-        case [
-            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
-        ]:
-            return True if steps == [replace, double_first] else None
-        case {
-            "type": "Metaspace",
-            "replacement": "▁",
-            "prepend_scheme": scheme,
-            "split": False,
-        } if not steps:
-            return bool(scheme != "never")
-    return None
 
 
 def _vocabulary(
