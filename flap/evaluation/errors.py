@@ -40,7 +40,7 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 class Difference:
     """The difference after - before between two models on the same documents."""
 
-    mean: float  # of the documents' differences
+    mean: float  # the mean of the documents' differences
     error: float  # the standard error of the mean
     p_value: float  # the probability of a difference of at least this size if the models are equal
     freedom: float  # the degrees of freedom of the error

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-BYTES = 2 * 2**30  # of memory
+BYTES = 2 * 2**30  # the most memory of a program
 NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
 NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 
@@ -38,7 +38,7 @@ def main() -> None:
     sys.addaudithook(deny)
     try:
         exec(compile(program, "<program>", "exec"), vars(module))
-    except BaseException:  # also SystemExit
+    except BaseException:  # includes SystemExit
         os._exit(1)
     os._exit(passed)
 

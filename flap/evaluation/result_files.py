@@ -98,7 +98,7 @@ class Results:
         """Return the kept values of documents for these numbers of the pruned model."""
         values = {}
         for entry in self.entries().values():
-            if not {"plan", "data"} <= entry.key.keys():  # of another model
+            if not {"plan", "data"} <= entry.key.keys():  # not of the pruned model
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():

@@ -38,7 +38,7 @@ def run_program(program: str, seconds: int) -> Verdict:
         except subprocess.TimeoutExpired:
             return "timed out"
         finally:
-            with suppress(ProcessLookupError):  # also those that the program has started
+            with suppress(ProcessLookupError):  # the process group has ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode == -signal.SIGXCPU:

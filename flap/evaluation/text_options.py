@@ -53,14 +53,15 @@ class OnTexts(Evaluator):
     It needs no more than one layer in memory.
     """
 
-    section: ClassVar[str]  # of the config, for error messages
+    section: ClassVar[str]  # section of the config, for error messages
 
     datasets: list[str]  # names of texts, or local files
-    # tokens in a window, 2 or more, or a list of such; it is part of the numbers' names
+    # tokens in a window, 2 or more, or a list of lengths; the names of the numbers contain the
+    # length
     seq_len: Any = 128
     max_tokens: int | None = 16384  # tokens of each text, at least one window; None: all
     batch_size: int = 8  # windows at a time; 1 or more
-    # windows begin with the BOS token: "true", "false"; "auto": where the tokenizer puts one there
+    # whether windows begin with the BOS token: "true", "false"; "auto": if the tokenizer adds it
     bos: str = "auto"
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class ZeroShot(Evaluator):
     Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
 
-    section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
+    section: ClassVar[str] = "eval.zero_shot"  # section of the config, for error messages
     # lm-eval needs at least one of these tokens
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
     # the meaning of chat_template=auto if the tokenizer has a template

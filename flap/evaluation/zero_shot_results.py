@@ -12,7 +12,7 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-Entry = dict[str, Any]  # of lm-eval's log, for a document (and filter)
+Entry = dict[str, Any]  # an entry of lm-eval's log, for one document (and filter)
 Samples = Mapping[str, list[Entry]]  # lm-eval's log, by task
 
 

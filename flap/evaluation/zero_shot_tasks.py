@@ -61,8 +61,8 @@ class LoadedTask:
 
     name: str
     loaded: Mapping[str, Any]  # what lm-eval's `TaskManager.load` returns
-    origin: str  # of the documents
-    path: str = ""  # of a file of prompts
+    origin: str  # where the documents come from
+    path: str = ""  # the file, if the task is a file of prompts
 
     @property
     def subtasks(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Record:
     sources: Texts = field(default_factory=dict)
     # what it took to generate the texts that the model wrote itself, by the use of the text
     own_text: Facts = field(default_factory=dict)
-    # each warning of the log, once
+    # the warnings of the log, without repetitions
     warnings: list[str] = field(default_factory=list)
     # total_before, decoder_before, total_after, decoder_after
     parameters: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Record:
     left_out: dict[str, int] = field(default_factory=dict)
     # numbers of the models "dense", "pruned", and "compressed" if the model was then trained
     evaluation: dict[str, Numbers] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
-    # which values of a number are better, where that is known
+    # whether higher or lower values of a number are better, as far as this is known
     better: dict[str, Better] = field(default_factory=dict)
     # averages over tasks, with the names of the numbers that are averaged
     averages: dict[str, list[str]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Record:
     # p-values of the same differences, from 0 to 1
     difference_p_value: Numbers = field(default_factory=dict)
     seconds: Numbers = field(default_factory=dict)  # wall-clock seconds spent in each stage
-    # of "host" and "device"; None without a GPU
+    # peak bytes in the memory of "host" and "device"; None without a GPU
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     statistics_cache: str = ""  # "hit", "miss", "off"
     checkpoint: str | None = None  # the folder of the checkpoint; None if it was not saved

@@ -92,7 +92,7 @@ def read_run(folder: Path) -> RunRecord:
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
     ratio = resolved.get("ratio")
-    if ratio is None:  # of a run with a target, the share that it removed
+    if ratio is None:  # a run with a target has no ratio; show the removed share
         ratio = report.ratio.get("realised_decoder")
     if ratio is not None:
         ratio = round(float(ratio), 6)  # range(0.1,0.4,0.1) makes 0.30000000000000004

@@ -42,9 +42,9 @@ class Choices:
     given: GivenPlan | None  # None: the units are selected
     compensation: Compensation
     evaluators: Mapping[str, Evaluator]  # by their names in the config's section `eval`
-    propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
+    propagate: str  # each layer is calibrated on the outputs of "dense" or "pruned" layers
     recovery: Recovery | None = None  # training after compression
-    vocabulary: Trim | None = None  # which tokens stay; None: all
+    vocabulary: Trim | None = None  # selects the tokens that stay; None: all tokens stay
 
     @cached_property
     def code(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
         os.path.realpath(target)
     )  # unlike resolve, it takes links that lead to themselves
     for field, name in _names(asdict(config), ""):
-        if not os.access(name, os.F_OK):  # also of a text that is too long for a path
+        if not os.access(name, os.F_OK):  # no path, or a text that is too long for a path
             continue
         for place in _places(Path(name)):
             if folder in (place, *place.parents):

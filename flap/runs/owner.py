@@ -257,7 +257,7 @@ class Owner:
 
 
 def _folder_of(run: "Run") -> Path:
-    assert run.run_dir is not None  # as in all runs of the command line
+    assert run.run_dir is not None  # runs of the command line have a folder
     return run.run_dir
 
 

@@ -163,7 +163,7 @@ def check_room_to_make(run: Run) -> None:
 def _check_room(run: Run) -> None:
     source = run.source
     budget = run.budget
-    left = working_folder(run.cache.root, keys.workspace(run))  # of an interrupted start
+    left = working_folder(run.cache.root, keys.workspace(run))  # left by an interrupted start
     adapter = adapt(source.skeleton(), run.choices.experts)
     processes = max(1, len(run.processes))
     estimate = DryRun(run.config, run.choices, source, adapter, budget, processes)
@@ -230,7 +230,7 @@ def _contents(run: Run) -> dict[str, str]:
     The keys are the names in error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # of the copy of the model on this machine
+    for name in ("commit", "files"):  # these describe the copy of the model on this machine
         model.pop(name, None)
     contents = {"the config": digest(described(run.config)), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

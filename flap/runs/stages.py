@@ -47,7 +47,7 @@ class Compressed(NamedTuple):
     """What compression has made of a model, which it changed in place."""
 
     plan: PruningPlan
-    fits: Mapping[str, FitReport]  # of linear compensation, by block
+    fits: Mapping[str, FitReport]  # reports of linear compensation, by block
     loads_with: str  # what is needed to load the model, and why; empty if nothing was removed
 
 
@@ -219,7 +219,8 @@ def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
     Each layer is calibrated on the outputs of the compressed layers before it.
     """
     assert run.choices.selection is not None
-    structure = cast(UniformLayers, run.choices.selection.structure)  # as it was checked
+    # `choose` has checked the type of the structure
+    structure = cast(UniformLayers, run.choices.selection.structure)
     with run.timed("prune") as work:
         pruning = SequentialPruning(
             run.choices.selection.metric,

@@ -42,7 +42,7 @@ class Trimming:
 
     before: int  # tokens of the dense model
     after: int  # tokens that stay
-    parameters: int  # of the model without the other tokens
+    parameters: int  # parameters of the model without the removed tokens
     # "about " or "at most " if the model has still to write texts that are counted
     roughly: str = ""
 

@@ -24,7 +24,7 @@ def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
     The folder `whole` is removed with what is in it.
     """
     for path in paths:
-        with suppress(OSError):  # it is not there, not empty, or may not be removed
+        with suppress(OSError):  # the path does not exist, is not empty, or may not be removed
             if whole is not None and path == whole.absolute():
                 shutil.rmtree(path)
             elif path.is_dir():

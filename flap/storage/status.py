@@ -21,8 +21,8 @@ STATUS = "status.json"
 LOCK = ".lock"
 LOG = "flap.log"
 SETTINGS = ".hydra"  # the folder with the composed config, as Hydra names it
-FIRST_FILES = (LOCK, LOG, SETTINGS)  # of a run's folder, before the run begins
-NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # in the errors of torch
+FIRST_FILES = (LOCK, LOG, SETTINGS)  # files in a run's folder before the run begins
+NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # words in torch's errors
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
 

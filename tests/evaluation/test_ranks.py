@@ -27,8 +27,8 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# Six documents and two, which is less than three processes; choices of one word, which share a
-# call; examples that are drawn for each document, and text that is drawn.
+# The toy tasks have six documents, or two, which are fewer than the three processes. Choices of one
+# word share a forward pass. Some tasks draw examples for each document, or sample text.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 

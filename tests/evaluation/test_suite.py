@@ -80,7 +80,9 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
 ) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
-    assert dense == beside > pruned == pruned_again  # once to measure it, once beside the other
+    assert (
+        dense == beside > pruned == pruned_again
+    )  # each is loaded for its own tasks, and again to time both
 
 
 def test_a_model_on_disk_is_measured_as_others(
@@ -131,4 +133,4 @@ def test_nothing_is_loaded_for_numbers_that_are_known(
     dense = 4 * measured("stream", shared).parameters["total_before"]
     assert loaded.count(dense) == 2
     measured("stream", shared, "ratio=0.3")
-    assert loaded.count(dense) == 3  # beside the pruned one, for what is timed
+    assert loaded.count(dense) == 3  # loaded again only to time both models

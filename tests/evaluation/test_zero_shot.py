@@ -346,7 +346,7 @@ def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast
     up = ("acc", "acc_norm", "margin")
     down = {"mistakes/acc": "lower", "mistakes/margin": "higher"}
     leaves = {f"{task}/{measure}": "higher" for task in ("animals", "places") for measure in up}
-    # of `undecided`, a group of `animals` and `mistakes`, nobody can say it
+    # `undecided` is missing: it is a group of tasks that disagree, `animals` and `mistakes`
     written = dict.fromkeys(("written/exact_match,first", "written/f1"), "higher")
     assert found == {**leaves, **down, **written, "pair/acc": "higher"}
 

@@ -204,11 +204,11 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path)
 def test_more_processes_than_gpus_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each process keeps its GPU to its end; the third of three finds none of two."""
+    """A process keeps its GPU until it ends. With two GPUs, a third process is refused."""
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        return claim_gpu.__wrapped__(tmp_path)  # of another process: one remembers its own
+        return claim_gpu.__wrapped__(tmp_path)  # without the cache: as another process
 
     assert {claim(), claim()} == {"5", "7"}
     with pytest.raises(

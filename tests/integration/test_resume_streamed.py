@@ -28,10 +28,11 @@ WHOLE = [*CALIBRATE, *WRITE, "compare"]
 # Wanda-sp: each layer is pruned and run before it is written
 PRUNE_AND_WRITE = steps_of("prune", "write")
 IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
-# random scores are drawn layer after layer; and the biases that the model's own config asks for
-# come last
+# Random scores are drawn layer by layer. At the end, each layer is written again, with the biases
+# that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
-# with covariances windows walk along, those to fit on and those held out
+# With covariances, two streams of windows advance through each layer: the windows for the fit, and
+# the held-out windows.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]

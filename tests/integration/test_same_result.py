@@ -30,14 +30,14 @@ from tests.models.families.every import EVERY
 ROUNDING = 1e-4
 LONG = pytest.mark.long
 THOROUGH = pytest.mark.thorough
-# Of each family, the variant with most of its own.
+# For each family, the variant that differs most from LLaMA.
 FAMILIES = {
     family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY
 }
 
 
 class Place(NamedTuple):
-    """Where a run goes on. auto: half of the model is on disk."""
+    """Where a run takes place. With placement "auto", half of the model is on disk."""
 
     placement: str = "device"
     device: str = "cpu"
@@ -63,8 +63,8 @@ PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("de
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
-# 19 windows do not divide by 2 or 3, nor do 3 held-out ones; a quarter of a block alone costs a
-# tiny model hardly more nats than rounding does.
+# 19 windows do not divide by 2 or 3, and neither do the 3 held-out windows. The levels go beyond a
+# quarter of a block, because its removal costs a tiny model hardly more nats than rounding.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
 # Model, choices, and the places that `make test` goes to; of all others every third is `long`, the

@@ -226,9 +226,8 @@ def test_a_hub_model_is_downloaded_no_pickles(
     source = found("org/tiny", tmp_path, placement="stream")
     assert (source.path, source.origin) == (str(model_dir), "hub")
     assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
-    monkeypatch.setattr(
-        locate, "snapshot_download", lambda hub_id, **_: str(tmp_path)
-    )  # of a model of pickles alone
+    # the download has only pickled weights
+    monkeypatch.setattr(locate, "snapshot_download", lambda hub_id, **_: str(tmp_path))
     line = r"^model\.path=org/tiny: no model\.safetensors .*pickled weights are not read"
     with pytest.raises(ValueError, match=line):
         found("org/tiny", tmp_path, placement="stream")
@@ -247,9 +246,8 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     there["mps"] = True
     assert pick_device("auto").type == "mps"
     there["cuda"] = True
-    monkeypatch.setattr(
-        torch.cuda, "current_device", lambda: 1
-    )  # as in the second process of a training
+    # the current device is 1 in the second process of a training
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert [str(pick_device(name)) for name in ("auto", "cuda", "mps", "cpu")] == [
         "cuda:1",
         "cuda:1",

@@ -79,7 +79,7 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
         name: list(map(str, row)) for name, *row in numbers_table(read_runs([runs[0], other])).rows
     }
     assert found[PERPLEXITY] == ["21.000", "30.000", "+9.00 (+42.9%)"]
-    assert found["piqa/acc"] == ["", "0.500", ""]  # of one run alone
+    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the runs has it
 
 
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:

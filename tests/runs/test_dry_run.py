@@ -110,7 +110,7 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
             (PLENTY, 1000, PLENTY),
             r"are; take model\.placement=stream, or a smaller calibration\.batch_size \(",
         ),
-        (  # nothing that is set already is told
+        (  # the advice leaves out options that are set already
             ("model.placement=stream", "calibration.batch_size=1"),
             (PLENTY, 1000, PLENTY),
             "are; take a machine with more memory",

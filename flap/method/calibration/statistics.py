@@ -120,7 +120,7 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
         return list(local)
     device = local[0].mean_I.device if local else device
     cpu = torch.device("cpu")
-    sent = list[tuple[Statistics, int | None]]()  # each with the size of its co-moments
+    sent = list[tuple[Statistics, int | None]]()  # statistics, and the size of their co-moments
     for member in local:
         size = None if member.comoments is None else member.comoments.size
         sent.append((replace(member, comoments=None).to(cpu), size))

@@ -65,8 +65,8 @@ class LinearCompensation(Compensation):
     ) -> list[Fit]:
         """Return for each removal the weight W_K + A and the addition to the bias.
 
-        The addition is W_P mean_P - A mean_K. Removals share their factorisations if one of them
-        contains the other.
+        The addition is W_P mean_P - A mean_K. If one removal contains another, both share their
+        factorisations.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
@@ -103,8 +103,8 @@ class _Nested:
     ) -> list[FitReport]:
         """Return the report of the best ridge for each removal, measured on held-out tokens.
 
-        The ridge is None if the bias is the best, or if no held-out token reaches this member of a
-        block, so that nothing can tell a map from noise.
+        The ridge is None if the bias is better than any map. It is also None if no held-out token
+        reaches this member of a block, because then no map can be tested.
         """
         if not held_out.num_tokens:
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
@@ -162,7 +162,7 @@ class _Nested:
 
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
-    """Return the indices of the removals in chains, where each contains the one before it."""
+    """Divide removals into chains, given by index. A removal contains the previous of its chain."""
     pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []
     for k in sorted(range(len(removals)), key=lambda k: len(pruned[k])):

@@ -22,7 +22,7 @@ from flap.models.devices import widest_float
 
 log = logging.getLogger(__name__)
 
-RIDGES = 4  # ridges that are tried, each ten times the one before
+RIDGES = 4  # number of ridges to try; each is ten times the previous one
 STEPS = 64  # each step removes a 64th part of the units, and fits the remaining channels again
 
 

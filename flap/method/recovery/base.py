@@ -58,7 +58,7 @@ class Recovery:
     # Which windows are trained on: recovery stands for those of `dataset`, and calibration for the
     # calibration windows.
     use: str = "recovery"
-    # who answers the prompts that are trained on: the dense model, the pruned one, or both in turns
+    # which model answers the training prompts: the dense model, the pruned model, or both in turns
     writer: str = "dense"
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ class MLflow(Tracking):
 
     # the server, such as http://127.0.0.1:5000; defaults to the environment's MLFLOW_TRACKING_URI
     uri: str | None = None
-    experiment: str = "flap"  # of MLflow; it is made if it does not exist
+    experiment: str = "flap"  # MLflow's experiment; created if it does not exist
 
     name = "MLflow"
 

@@ -29,7 +29,7 @@ def _has_key() -> bool:
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
-    host = str(wandb_setup.singleton().settings.base_url)  # which starts no process of W&B
+    host = str(wandb_setup.singleton().settings.base_url)  # does not start W&B's service
     with environment(WANDB_SILENT="true"):
         auth = wbauth.authenticate_session(
             host=host, source="flap", prompt=False, update_session=False

@@ -35,7 +35,7 @@ from flap.storage.status import FIRST_FILES, LOG, STATUS, read_status
 
 log = logging.getLogger(__name__)
 
-SWEEP_FILE = "multirun.yaml"  # which Hydra writes before the first cell begins
+SWEEP_FILE = "multirun.yaml"  # Hydra writes this file before the first cell begins
 
 
 class FolderCallback(Callback):
@@ -48,7 +48,8 @@ class FolderCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note what a single run will create, before Hydra makes its folder and its log."""
-        HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name needs it
+        # Hydra also does this, but later, and the folder's name needs it now
+        HydraConfig.instance().set_config(config)
         FolderCallback.created = _missing(config, "hydra.run.dir", FIRST_FILES)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -168,9 +169,10 @@ class RunFailedError(Exception):
     Arguments: the sweep's folder, the error in one line, and whether the console has shown it.
     """
 
-    # of all cells; those of other processes come with the results that Hydra gets
+    # Error lines of all failed cells. Hydra unpickles errors of other processes, which adds their
+    # lines.
     lines: ClassVar[list[str]] = []
-    told: ClassVar[set[str]] = set()  # those that the console has shown
+    told: ClassVar[set[str]] = set()  # the lines that the console has shown
 
     def __init__(self, folder: str, line: str, told: bool = False) -> None:
         super().__init__(folder, line, told)
@@ -190,7 +192,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         noted = tuple(lines)
         for line in dict.fromkeys(error.lines):
             is_shown = line in RunFailedError.told or any(one.endswith(line) for one in noted)
-            if not is_shown:  # its folder keeps what it has
+            if not is_shown:  # not shown and not noted in a folder
                 lines.append(f"failed: {line}")
         return lines
 
@@ -198,7 +200,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
     no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
     if isinstance(error, RecursionError):
         reason = "the command line, or a file of the config, is nested too deeply"
-    elif isinstance(error, RuntimeError) or no_command:  # from submitting: runs catch their own
+    elif isinstance(error, RuntimeError) or no_command:  # the launcher failed
         if StudyCallback.open_sweep is not None:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
@@ -239,7 +241,7 @@ def failures(sweep: Path, since: float = 0) -> list[str]:
 
 
 def explain_launch(error: BaseException) -> str:
-    """Return one line that says why jobs were not submitted, or ended without an error."""
+    """Return one line that says why jobs could not be submitted, or vanished without an error."""
     if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
         return (
             "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "

@@ -166,7 +166,7 @@ def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
         line = f"{ranks.name()}: {line}"
         note_failure(run_dir, line)
         log.exception("%s", line)
-        if not ranks.is_first():  # which logs nothing
+        if not ranks.is_first():  # only rank 0 logs
             print(f"error: {line}", file=sys.__stderr__, flush=True)
     logging.shutdown()
     os._exit(1)  # what torch waits for at the end may never come

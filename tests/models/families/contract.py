@@ -113,9 +113,8 @@ class FamilyContract:
                 for b in adapter.blocks(i)
                 for linear in (b.output, *dict(b.inputs))
             ]
-            stacked = [
-                b for b in adapter.blocks(i) if len(b.members) > 1
-            ]  # whose biases are matrices, too
+            # biases of stacked experts are matrices, so they count as well
+            stacked = [b for b in adapter.blocks(i) if len(b.members) > 1]
             biases = [linear.bias for b in stacked for linear in (b.output, *dict(b.inputs))]
             known += [bias.numel() for bias in biases if bias is not None]
             assert sum(matrices.values()) == sum(known), matrices
@@ -185,9 +184,8 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        for dense, kernel in zip(
-            models, kernels, strict=True
-        ):  # it can be changed where it can before pruning
+        # if the kernel of the dense model can be changed, so can the pruned model's
+        for dense, kernel in zip(models, kernels, strict=True):
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:
                 model.set_attn_implementation(kernel)

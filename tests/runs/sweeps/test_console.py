@@ -29,7 +29,7 @@ def test_a_sweep_has_a_line_for_each_cell_and_a_table_at_its_end(
     assert re.fullmatch(f"cell 1 of 2, tiny_IFV_AL-AM_r0.2_s0: {NAME} {number}", first)
     assert re.fullmatch(f"cell 2 of 2, tiny_WIFV_AL-AM_r0.2_s0: {NAME} {number}", second)
     assert {len(line) for line in table} == {len(table[0])} and len(table[0]) <= 80
-    # what is the same in all cells is left out; names are broken between words
+    # settings that are equal in all cells are left out; long names are broken between words
     heads = [set(re.findall(r"[\w./@]+", line)) for line in table[1:4]]
     assert heads[0] == {"words.txt/"} and {"perplexity", "bits_per_byte"} <= heads[1]
     assert heads[2] == {"metric", "removed", "parameters", "@16", "seconds"}
