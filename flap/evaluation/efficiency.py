@@ -87,9 +87,8 @@ class Efficiency(Evaluator):
     def _prompt(self, model: PreTrainedModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)  # the same prompt for both models
         shape = (self.batch_size, self.prefill_len)
-        prompt_NT = torch.randint(
-            0, model.config.get_text_config().vocab_size, shape, generator=generator
-        )
+        vocab_size = model.config.get_text_config().vocab_size
+        prompt_NT = torch.randint(0, vocab_size, shape, generator=generator)
         return prompt_NT.to(running_device(model))
 
     def _constants(self, model: PreTrainedModel) -> Numbers:
@@ -104,10 +103,10 @@ class Efficiency(Evaluator):
 
     def _speed(self, model: PreTrainedModel) -> Numbers:
         prefill, total = request_seconds(model, self._prompt(model), 1 + self.decode_len)
+        read = self.batch_size * self.prefill_len  # tokens
+        written = self.batch_size * self.decode_len
         return {
-            "efficiency/prefill_tokens_per_second": self.batch_size * self.prefill_len / prefill,
-            "efficiency/decode_tokens_per_second": self.batch_size
-            * self.decode_len
-            / (total - prefill),
+            "efficiency/prefill_tokens_per_second": read / prefill,
+            "efficiency/decode_tokens_per_second": written / (total - prefill),
             "efficiency/latency_ms": 1000 * total,
         }

@@ -46,15 +46,14 @@ class Generation(ZeroShot):
         for subtask in task.subtasks.values():
             if subtask.OUTPUT_TYPE != "generate_until":
                 raise ValueError(
-                    f"tasks={task.name}: has no answers to write, but "
-                    f"{subtask.OUTPUT_TYPE}; take eval=[zero_shot] for "
-                    "it, or a task as triviaqa"
+                    f"tasks={task.name}: has no answers to write, but {subtask.OUTPUT_TYPE}; "
+                    "take eval=[zero_shot] for it, or a task as triviaqa"
                 )
             longest = (subtask.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST)
             if max_length is not None and longest >= max_length:
                 raise ValueError(
-                    f"tasks={task.name}: answers of up to {longest} tokens; the context "
-                    f"is {max_length}"
+                    f"tasks={task.name}: answers of up to {longest} tokens; "
+                    f"the context is {max_length}"
                 )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -39,9 +39,8 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
     number = len(overlap.documents)
     if number == overlap.total:
         raise ValueError(
-            f"{leaving.field}: all {number:,} documents were read for "
-            f"{_readers(overlap)}; nothing is left to measure; "
-            "choose another task or another text"
+            f"{leaving.field}: all {number:,} documents were read for {_readers(overlap)}; "
+            "nothing is left to measure; choose another task or another text"
         )
     try:
         remaining = leaving.without(overlap.documents)

@@ -36,9 +36,8 @@ def generate(
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
         if on_token is not None:
             on_token()
-        return torch.zeros(
-            len(tokens_NT), dtype=torch.bool, device=tokens_NT.device
-        )  # never stop early
+        # no sequence stops early
+        return torch.zeros(len(tokens_NT), dtype=torch.bool, device=tokens_NT.device)
 
     with replaced("generation_config", GenerationConfig(), model):
         model.generate(
@@ -107,9 +106,8 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     Attention is counted as if there were no causal mask; only the experts that the router chooses
     are counted.
     """
-    eager = replaced(
-        "_experts_implementation", "eager", model.config
-    )  # torch counts no products of the grouped kernel
+    # torch counts no products of the grouped kernel
+    eager = replaced("_experts_implementation", "eager", model.config)
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)
     return int(counter.get_total_flops()) // 2
