@@ -6,10 +6,8 @@ and what is allowed.
 """
 
 from flap.config.arguments import check_arguments, config_folders, options_first, with_values
-from flap.config.compose import (
-    build,
+from flap.config.checks import (
     check_measurements,
-    literal,
     objectives,
     refuse,
     settled_by,
@@ -26,6 +24,7 @@ from flap.config.messages import (
     shown,
 )
 from flap.config.methods import CUSTOM, composing, name_method
+from flap.config.objects import build, literal
 from flap.config.output import protect_output, protect_secrets_of
 from flap.config.schema import (
     CalibrationConfig,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flap.config.compose import objectives
+from flap.config import objectives
 from flap.results import Report
 from flap.results.objective import objective_of
 

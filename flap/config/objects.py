@@ -1,0 +1,83 @@
+"""Make the object of a choice: the dataclass that its `_target_` names, with its options."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
+from importlib import import_module
+from inspect import isabstract
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flap.config.messages import one_line, reason_of, shown
+
+
+def build(group: str, node: Any, base: type, *others: type) -> Any:
+    """Return the object of a group's choice: the dataclass that `_target_` names, with its options.
+
+    An object that was made in Python is copied, so that each run begins with one that has drawn
+    no random numbers yet.
+
+    base, others: The classes that a choice of this group may derive from. Nothing else is
+        instantiated.
+
+    Raises:
+        ValueError: No choice was made, its class is of another kind, or an option is unknown, of
+            the wrong type, or out of range.
+    """
+    bases = (base, *others)
+    if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):
+        return replace(node)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ValueError(
+            f"{group}={shown(node)}: expected one of the names that --help lists for this group"
+        )
+    schema = OmegaConf.structured(_choice_class(f"{group}._target_", node["_target_"], bases))
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        # the interpolations in the options are resolved already
+        return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
+    except OmegaConfBaseException as error:
+        value = options.get(error.full_key)
+        expected = reason_of(error)
+        if "ListConfig" in expected and isinstance(value, list):
+            expected = "expected one value"
+        elif "ListConfig" in expected:
+            expected = "expected a list, as [a,b]"
+        raise ValueError(f"{group}.{error.full_key}={shown(value)}: {expected}") from error
+
+
+def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
+    """Import the class that a choice names, and check that it is a complete dataclass of its group.
+
+    name: Module and class, as "flap.method.importance.WIFV".
+    """
+    parents = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+    expected = (
+        f"{field}={shown(name)}: expected the name of a dataclass that derives from {parents}"
+    )
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        chosen = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{expected}; it cannot be imported ({one_line(error, 200)})") from error
+    if not isinstance(chosen, type) or not issubclass(chosen, bases) or not is_dataclass(chosen):
+        raise ValueError(expected)
+    if isabstract(chosen):
+        raise ValueError(
+            f"{expected}; this one lacks {', '.join(sorted(chosen.__abstractmethods__))}"
+        )
+    return chosen
+
+
+def literal(value: Any) -> Any:
+    """Return a value that OmegaConf reads as it is: a text with "${" would be an interpolation."""
+    if isinstance(value, str | os.PathLike):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))
+    if isinstance(value, Mapping):
+        return {str(key): literal(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(one) for one in value]
+    return value.item() if hasattr(value, "item") else value  # a scalar of numpy or torch
