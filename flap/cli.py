@@ -27,7 +27,6 @@ from flap.config import (
     config_folders,
     help_text,
     objectives,
-    one_line,
     options_first,
     protect_output,
     protect_secrets_of,
@@ -40,7 +39,7 @@ from flap.runs.sweeps.continuing import again_line, interrupted_line
 from flap.runs.sweeps.launching import end_alone, follow
 from flap.runtime import ranks
 from flap.runtime.ranks import AgreedError
-from flap.storage.status import LOG, reason
+from flap.storage.status import LOG, exit_on_error, reason
 
 if TYPE_CHECKING:
     from flap.results.objective import Objective
@@ -155,10 +154,8 @@ def main() -> None:
 
     follow()
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
-    try:
+    with exit_on_error():
         check_arguments(arguments)
-    except ValueError as error:
-        raise SystemExit(f"error: {one_line(error)}") from None
     logging.raiseExceptions = False  # a full disk under a log must not print tracebacks
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks

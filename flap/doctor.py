@@ -15,7 +15,7 @@ PACKAGE = "flap-pruning"
 NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """Print one line for each check.
 
     Exit with code 1 if a package is missing, or if the cache cannot be written.

@@ -4,38 +4,31 @@ It runs a report's config again and compares all numbers.
 """
 
 import argparse
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flap.storage.status import exit_on_error
 
 if TYPE_CHECKING:
     from flap.config import FlapConfig
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """Run the config of a report again, and print every number of both runs with a verdict.
 
     On an error, or if a number is different, exit with code 1.
     """
     given = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
     # imported here because --help should not wait seconds for torch and pandas
     from flap.results.reproduction import print_reproduction, read_finished
-    from flap.storage.status import reason
 
-    try:
+    with exit_on_error():
         old = read_finished(given.run)
         into = given.into or _new_folder(given.run)
         _run_again(config_of(old.report.config), into)
         print(f"run again: {into}")
-        same = print_reproduction(old, read_finished(into))
-    except (ValueError, OSError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
-    if not same:
-        raise SystemExit(1)
+        if not print_reproduction(old, read_finished(into)):
+            raise SystemExit(1)
 
 
 def config_of(plain: dict[str, Any]) -> "FlapConfig":

@@ -2,25 +2,23 @@
 
 import argparse
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 
+from flap.config.paths import check_path
+from flap.storage.status import exit_on_error
 
-def main(arguments: list[str] | None = None) -> None:
+
+def main(arguments: list[str]) -> None:
     """Write the study of a sweep and print the path of its page, or print a comparison of runs.
 
     On an error, print one line and exit with code 1.
     """
     given = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
     # imported here because --help should not wait seconds for pandas
-    from flap.config.paths import check_path
     from flap.results.comparison import print_comparison
     from flap.results.study_files import write_study
-    from flap.storage.status import reason
 
-    try:
+    with exit_on_error():
         for folder in given.folders:
             check_path("folder", str(folder))
         if given.into is not None:
@@ -29,9 +27,6 @@ def main(arguments: list[str] | None = None) -> None:
             print_comparison(given.folders)
         else:
             print(write_study(*given.folders, into=given.into))
-    except (ValueError, OSError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,5 +60,8 @@ def _is_run(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
+    from flap import cli
+
     print("python -m flap.study is now `python -m flap study`", file=sys.stderr)
-    main()
+    sys.argv.insert(1, "study")
+    cli.main()

@@ -4,6 +4,7 @@ This module imports no torch, because a run may fail before torch is imported.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +72,16 @@ def reason(error: Exception) -> str:
     if isinstance(error, MemoryError) or any(text in line for text in NO_MEMORY):
         return f"{line}; {LESS_MEMORY}"
     return line
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print an error of the block in one line without secrets, and exit with code 1."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {reason(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def note_failure(folder: Path, line: str) -> None:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from flap.config import one_line
 from flap.config.paths import check_path
+from flap.storage.status import exit_on_error
 
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
@@ -20,12 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     from transformers.utils.logging import set_verbosity_error
 
     set_verbosity_error()
-    try:
+    with exit_on_error():
         check_path("checkpoint", str(options.checkpoint))
         print(_export(options))
-    except ValueError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def _parser() -> argparse.ArgumentParser:

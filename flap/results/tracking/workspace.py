@@ -4,7 +4,6 @@ It makes the comparisons of a study page in W&B.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from flap.results.study import Study
 from flap.results.study_files import read_study
 from flap.results.tracking.login import resolve_mode
 from flap.storage.atomic_files import write_text
-from flap.storage.status import reason
+from flap.storage.status import exit_on_error
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -31,7 +30,7 @@ OVER = (
 COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:method")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     """Save the workspace and print where it is.
 
     On an error, print one line and exit with code 1.
@@ -50,13 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="the folder of a sweep: multirun_outputs/<time>",
     )
     given = parser.parse_args(arguments)
-    try:
+    with exit_on_error():
         for folder in given.folders:
             check_path("folder", str(folder))
         print(save_workspace(given.place, given.folders))
-    except (ValueError, OSError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:

@@ -31,7 +31,7 @@ from flap.config import (
 )
 from flap.runs.sweeps.launching import check_jobs, make_jobs_private, remove_finished_jobs
 from flap.storage.new_paths import missing_paths, remove_paths
-from flap.storage.status import FIRST_FILES, LOG, STATUS, read_status
+from flap.storage.status import FIRST_FILES, LOG, STATUS, exit_on_error, read_status
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +79,9 @@ class StudyCallback(Callback):
         """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
-        try:
+        with exit_on_error():  # Hydra would turn the error itself into a warning
             check_measurements(config.get("eval"), config.hydra.overrides.task)
             check_jobs(config)
-        except ValueError as error:
-            # Hydra would turn any other exception into a warning
-            raise SystemExit(f"error: {one_line(error)}") from None
         if has_secrets(config):
             with suppress(OSError):  # Hydra will say that the folder cannot be made
                 make_jobs_private(config)
