@@ -1,23 +1,20 @@
 """The table of a study on the console, as wide as the console is."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.measure import Measurement
 from rich.text import Text
 
 from flap.results.study import Study
-from flap.results.study_files import read_study
 from flap.results.study_table import TableEntry, tabulate
 from flap.results.tables import Table
 
 UNFOLDED = 10_000  # characters; no table is as wide
 
 
-def show_study(folder: Path) -> None:
-    """Print the table of a sweep: what differs between its cells, and as many numbers as fit."""
+def show_study(study: Study) -> None:
+    """Print the table of a study: what differs between its cells, and as many numbers as fit."""
     console = Console(highlight=False)
-    table = _without_constant_choices(read_study(folder))
+    table = _without_constant_choices(study)
     left_out = list[str]()
     while len(table.heads) > 1 and _width(table, console) > console.width:
         *heads, last = table.heads
@@ -26,7 +23,7 @@ def show_study(folder: Path) -> None:
 
     console.print(table.console())
     if left_out:
-        print(f"{folder / 'study.csv'} also has {', '.join(left_out)}")
+        print(f"{study.folder / 'study.csv'} also has {', '.join(left_out)}")
 
 
 def _without_constant_choices(study: Study) -> Table:

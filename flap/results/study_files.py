@@ -21,10 +21,7 @@ from flap.storage.status import STATUS
 
 
 def write_study(*sweeps: Path, into: Path | None = None) -> Path:
-    """Write the table, plots and page of one or more sweeps, and return the page's path.
-
-    All files are made in memory first, so that an error leaves the files of an earlier call
-    unchanged.
+    """Read one or more sweeps, write their table, plots and page, and return the page's path.
 
     into: the folder of the files; by default the sweep's own folder, or for several sweeps a
         folder A+B beside the first of the sweeps A and B.
@@ -35,7 +32,19 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     first, *others = _by_real_path(sweeps)
     name = "+".join(path.name for path in (first, *others))
     folder = into or (first.with_name(name) if others else sweeps[0])
-    study = read_study(*sweeps, into=folder)
+    return save_study(read_study(*sweeps, into=folder))
+
+
+def save_study(study: Study) -> Path:
+    """Write the table, plots and page of a study into its folder, and return the page's path.
+
+    All files are made in memory first, so that an error leaves the files of an earlier call
+    unchanged.
+
+    Raises:
+        ValueError: the files cannot be written.
+    """
+    folder = study.folder
     plots = draw(study)
     table = study.records.to_csv(index=False, lineterminator="\n")
     page = study_page(study, plots)

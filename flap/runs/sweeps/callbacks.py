@@ -143,18 +143,19 @@ def _write(config: DictConfig, ended: bool) -> None:
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
-        from flap.results.study_files import read_study, write_study
+        from flap.results.study_files import read_study, save_study
         from flap.results.tracking import Tracking
 
-        page = write_study(folder)
+        study = read_study(folder)
+        page = save_study(study)
         if ended:
             from flap.results.study_console import show_study
 
-            show_study(folder)
+            show_study(study)
             log.info("study: %s", page)
             chosen = OmegaConf.to_container(config.tracking, resolve=True)
             tracking = build("tracking", chosen, Tracking)
-            table = read_study(folder).records
+            table = study.records
             tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
     except Exception as error:
         log.warning("no study of %s: %s; python -m flap study writes it later", folder, error)
