@@ -43,10 +43,11 @@ def test_a_run_is_reproduced_beside_it(
 def test_another_number_exits_with_code_1_and_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A report from another machine: the file alone, with another torch and another perplexity."""
+    """A report from another machine: the file alone, with other versions and another perplexity."""
 
     def change(report: dict) -> None:
         report["versions"]["torch"] = "2.0.0"
+        del report["versions"]["datasets"]
         report["evaluation"]["pruned"]["words.txt/perplexity@16"] *= 2
 
     edit_report(run, change)
@@ -59,6 +60,7 @@ def test_another_number_exits_with_code_1_and_is_named(
     assert stopped.value.code == 1
     printed = capsys.readouterr().out
     assert "torch 2.0.0 -> " in printed
+    assert "datasets unknown -> " in printed
     assert "Not reproduced: 1 of " in printed
     [line] = [row for row in printed.splitlines() if row.rstrip(" │").endswith("different")]
     assert "words.txt/perplexity@16" in line

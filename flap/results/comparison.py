@@ -110,7 +110,7 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
         yield OTHER_MODELS.format(", ".join(models))
 
     reports = [run.report for run in runs]
-    versions = varying(map(_versions, reports))
+    versions = varying(map(versions_of, reports))
     if versions:
         different = []
         for name, values in versions.items():
@@ -129,6 +129,7 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
             yield f"Not measured alike: {key} is {' or '.join(values)}."
 
 
-def _versions(report: Report) -> FlatConfig:
+def versions_of(report: Report) -> FlatConfig:
+    """Return the versions of the libraries that made a report, and the commit if it is known."""
     commit = report.git.get("commit")
     return report.versions | {"commit": commit[:12]} if commit else report.versions

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from flap.evaluation.base import Numbers
 from flap.evaluation.result_files import RESULTS, Results
+from flap.results.comparison import versions_of
 from flap.results.number_texts import in_order, is_efficiency, with_error
 from flap.results.report import Report
 from flap.results.run_folder import RunRecord
@@ -107,16 +108,15 @@ def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
 
 def other_versions(old: Report, new: Report) -> list[str]:
     """Return a text for each library, device or commit that differs between two reports."""
-    before, after = (
-        {
-            **report.versions,
-            "device": report.device,
-            "commit": (report.git.get("commit") or "unknown")[:12],
-        }
-        for report in (old, new)
-    )
-    changed = [name for name in before if before[name] != after.get(name)]
-    return [f"{name} {before[name]} -> {after.get(name)}" for name in changed]
+    before = versions_of(old) | {"device": old.device}
+    after = versions_of(new) | {"device": new.device}
+    changed = []
+    for name in before | after:
+        was = before.get(name, "unknown")
+        now = after.get(name, "unknown")
+        if was != now:
+            changed.append(f"{name} {was} -> {now}")
+    return changed
 
 
 def print_reproduction(old: RunRecord, new: RunRecord) -> bool:
