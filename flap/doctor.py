@@ -36,11 +36,11 @@ def installed_versions() -> str:
 
     If a package is missing or has a version that flap does not allow, return how to install it.
     """
-    if wrong := unmet(needed()):
+    wrong = unmet(needed())
+    if wrong:
         return f"problem: pip install {' '.join(wrong)}"
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in NAMED)]
-    )
+    packages = [f"{name} {version(name)}" for name in NAMED]
+    return ", ".join([f"Python {platform.python_version()}", *packages])
 
 
 def needed(extra: str = "") -> list[Requirement]:
@@ -48,40 +48,39 @@ def needed(extra: str = "") -> list[Requirement]:
 
     extra: also those of this extra.
     """
-    requirements = map(Requirement, requires(PACKAGE) or [])
-    return [
-        one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})
-    ]
+    requirements = []
+    for requirement in map(Requirement, requires(PACKAGE) or []):
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": extra}):
+            requirements.append(requirement)
+    return requirements
 
 
 def unmet(needs: list[Requirement]) -> list[str]:
     """Return the requirements that are not met, quoted for a shell: "'torch<3,>=2.6'"."""
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
-    there = ((one, installed.get(one.name.lower())) for one in needs)
-    return [
-        f"'{one.name}{one.specifier}'"
-        for one, has in there
-        if not (has and one.specifier.contains(has, True))
-    ]
+    missing = []
+    for requirement in needs:
+        has = installed.get(requirement.name.lower())
+        if not has or not requirement.specifier.contains(has, prereleases=True):
+            missing.append(f"'{requirement.name}{requirement.specifier}'")
+    return missing
 
 
 def devices() -> str:
     """Return the devices of this machine with their free memory."""
     import torch  # imported here because it takes seconds
 
-    free = [decimal(torch.cuda.mem_get_info(i)[0]) for i in range(torch.cuda.device_count())]
-    devices = [
-        f"cuda:{i} {torch.cuda.get_device_name(i)}, {room} free" for i, room in enumerate(free)
-    ]
+    found = []
+    for i in range(torch.cuda.device_count()):
+        free, _ = torch.cuda.mem_get_info(i)
+        found.append(f"cuda:{i} {torch.cuda.get_device_name(i)}, {decimal(free)} free")
+    if torch.backends.mps.is_available():
+        found.append("mps")
     memory = psutil.virtual_memory()
     room = f"{decimal(memory.available)} of {decimal(memory.total)} free"
-    return "; ".join(
-        [
-            *devices,
-            *["mps"] * torch.backends.mps.is_available(),
-            f"cpu: {os.cpu_count()} cores, {room}",
-        ]
-    )
+    found.append(f"cpu: {os.cpu_count()} cores, {room}")
+    return "; ".join(found)
 
 
 def extras() -> str:
@@ -107,10 +106,8 @@ def wandb() -> str:
     """Return the mode that tracking=wandb would have."""
     try:
         mode = resolve_mode("auto")
-    except (
-        RuntimeError
-    ) as error:  # W&B looks for its settings in the user's home, and there is none
+    except RuntimeError as error:  # W&B looks for its settings in the user's home: there is none
         return f"none: {error}"
-    return (
-        "offline; online after `wandb login`, or with WANDB_API_KEY" if mode == "offline" else mode
-    )
+    if mode == "offline":
+        return "offline; online after `wandb login`, or with WANDB_API_KEY"
+    return mode

@@ -69,8 +69,10 @@ def options_first(arguments: Sequence[str]) -> list[str]:
     others = list[str]()
     before = ""
     for word in arguments:
-        is_option = word.startswith("-") or before in VALUED
-        (options if is_option else others).append(word)
+        if word.startswith("-") or before in VALUED:
+            options.append(word)
+        else:
+            others.append(word)
         before = word
     return [*options, *others]
 

@@ -131,8 +131,10 @@ def _check_paths(config: FlapConfig) -> None:
 
 
 def _set_values(config: Any, values: Mapping[str, Any]) -> None:
-    """Give those keys that a config has other values; a choice that was not made has no keys."""
-    for key, value in values.items() if isinstance(config, DictConfig) else ():
+    """Give those keys that a config has other values."""
+    if not isinstance(config, DictConfig):  # a choice that was not made has no keys
+        return
+    for key, value in values.items():
         if key in config and isinstance(value, Mapping):
             _set_values(config[key], value)
         elif key in config:

@@ -40,12 +40,10 @@ def name_method(config: FlapConfig) -> str:
     if config.plan is not None:
         return CUSTOM
     preset = _preset(config.method)
+    if config.calibration.propagate != preset["calibration"]["propagate"]:
+        return CUSTOM
     same = all(_essence(getattr(config, group)) == _essence(preset[group]) for group in GROUPS)
-    return (
-        config.method
-        if same and config.calibration.propagate == preset["calibration"]["propagate"]
-        else CUSTOM
-    )
+    return config.method if same else CUSTOM
 
 
 @cache
@@ -77,10 +75,8 @@ def composing() -> Iterator[None]:
 
 def _essence(choice: Any) -> tuple[str, dict[str, Any]]:
     """Return the class name of a choice (a node or an object) and its options, without `LIMITS`."""
-    node = (
-        choice
-        if isinstance(choice, dict)
-        else {"_target_": type(choice).__name__, **asdict(choice)}
-    )
+    node = choice
+    if not isinstance(choice, dict):
+        node = {"_target_": type(choice).__name__, **asdict(choice)}
     options = {key: value for key, value in node.items() if key != "_target_" and key not in LIMITS}
     return str(node["_target_"]).rpartition(".")[2], options

@@ -69,10 +69,9 @@ class RunRecord:
         if parts != first.report.averages.get(name):
             return None
 
-        before, after = (
-            {key: values for key, values in run.documents.items() if key[0] in (parts or [name])}
-            for run in (first, self)
-        )
+        names = parts or [name]
+        before = {key: values for key, values in first.documents.items() if key[0] in names}
+        after = {key: values for key, values in self.documents.items() if key[0] in names}
         differences = {part: difference for (part, _), difference in paired(before, after).items()}
         averages = {name: parts} if parts else {}
         return with_averages(differences, averages).get(name)

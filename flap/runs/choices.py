@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from flap.checkpoint.stock import takes_output_biases
-from flap.config import FlapConfig, build, require, targets
+from flap.config import FlapConfig, TargetConfig, build, require, targets
 from flap.evaluation import Evaluator
 from flap.method.allocation import Biases, Budget, GivenPlan, Structure, bounds_of_shapes, price
 from flap.method.compression import Compensation
@@ -232,8 +232,8 @@ def check_budget(
     if targets(config.target):
         adds = choices.compensation.adds_bias
         biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))
-        for name in {"bytes", "memory"} & targets(config.target).keys() if model.loaded else ():
-            _check_types(adapter, name, getattr(config.target, name))
+        if model.loaded:
+            _check_types(adapter, config.target)
         itemsize = model.dtype.itemsize
         context = model.max_length
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
@@ -246,20 +246,21 @@ def check_budget(
     return budget
 
 
-def _check_types(adapter: ModelAdapter, name: str, asked: float) -> None:
-    """Check that the weights have one type.
+def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:
+    """Check that the weights have one type if a target counts their bytes.
 
     Small weights that transformers always keeps in float32 are excepted.
     """
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
-    others = [
-        one.dtype
-        for name, one in model.named_parameters()
-        if not any(part in name for part in kept)
-    ]
-    types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
+    types = set[str]()
+    for name, weight in model.named_parameters():
+        if not any(part in name for part in kept):
+            types.add(str(weight.dtype).removeprefix("torch."))
     allowed = (
-        f"target.parameters instead, as the weights of this model have several types ({types})"
+        "target.parameters instead, as the weights of this model have several types "
+        f"({', '.join(sorted(types))})"
     )
-    require("," not in types, f"target.{name}", asked, allowed)
+    for name, asked in targets(target).items():
+        if name in ("bytes", "memory"):
+            require(len(types) <= 1, f"target.{name}", asked, allowed)
