@@ -192,9 +192,8 @@ def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
             _, user, password = uri.groups()
             yield password
             for text in (password, unquote(password)):
-                yield b64encode(
-                    f"{unquote(user)}:{text}".encode()
-                ).decode()  # the form in which HTTP sends it
+                sent = f"{unquote(user)}:{text}"
+                yield b64encode(sent.encode()).decode()  # the form in which HTTP sends it
 
 
 def _learn(secrets: Iterable[str]) -> None:

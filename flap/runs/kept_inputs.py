@@ -19,9 +19,8 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     Raises:
         ValueError: a file or folder would be deleted; names its field.
     """
-    folder = Path(
-        os.path.realpath(target)
-    )  # unlike resolve, it takes links that lead to themselves
+    # unlike Path.resolve, realpath takes links that lead to themselves
+    folder = Path(os.path.realpath(target))
     for field, name in _names(asdict(config), ""):
         if not os.access(name, os.F_OK):  # no path, or a text that is too long for a path
             continue

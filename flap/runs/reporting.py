@@ -319,10 +319,10 @@ def write_files(run: Run, report: Report) -> None:
         report.save(run.run_dir / "report.json")  # last: it says that the others are written
     if run.config.checkpoint.save:
         path = run.config.model.path
-        base = base_facts(
-            run.source.path if path.endswith(".gguf") else path
-        )  # a GGUF became a folder
-        write_card(run.target, redact(model_card(report, run.target, base)))
+        if path.endswith(".gguf"):
+            path = run.source.path  # the directory of the dequantised model
+        card = model_card(report, run.target, base_facts(path))
+        write_card(run.target, redact(card))
 
 
 def is_written(run_dir: Path, report: Report) -> bool:
