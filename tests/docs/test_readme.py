@@ -24,6 +24,5 @@ def test_the_command_below_gives_its_digits(
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
     found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
-    assert found == pytest.approx(
-        [*map(float, digits.groups())], rel=2e-3
-    )  # other processors round otherwise
+    expected = [float(number) for number in digits.groups()]
+    assert found == pytest.approx(expected, rel=2e-3)  # other processors round otherwise

@@ -71,9 +71,8 @@ def test_the_search_works_from_disk_and_by_keyboard(browser: Browser, site: Path
         ask(page, "cholesky")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        page.wait_for_url(
-            re.compile(r"/(api/)?method[^/]*\.html")
-        )  # the page of the method, or of its code
+        # the page of the method, or of its code
+        page.wait_for_url(re.compile(r"/(api/)?method[^/]*\.html"))
         assert "Cholesky" in page.locator("article").inner_text()
 
 

@@ -66,9 +66,8 @@ def test_there_are_checkpoints() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
 def test_it_computes_what_transformers_computes(name: str) -> None:
     again = assert_same_texts(name)
-    if name.startswith(
-        ("llama", "smollm2")
-    ):  # a sliding window leaves nothing of a prompt to be found again
+    # a sliding window leaves nothing of a prompt in the cache
+    if name.startswith(("llama", "smollm2")):
         assert all(output.num_cached_tokens >= 32 for output in again)
 
 

@@ -170,9 +170,8 @@ def _case(
     if again.code != 0 or "Traceback" in again.said:
         problems.append(f"again: exit code {again.code}: {again.said[-2000:]}")
     else:
-        lost = (
-            "layers.png" if "layers.png: cannot be drawn" in first.said else None
-        )  # which no run is failed for
+        # a picture that cannot be drawn fails no run
+        lost = "layers.png" if "layers.png: cannot be drawn" in first.said else None
         problems += [*_same(whole, folder, lost), *_old_is_whole(scenario, start, whole, folder)]
     return Case(fault, first.operations[fault.number - 1], problems)
 

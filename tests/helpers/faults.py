@@ -25,12 +25,8 @@ from safetensors import SafetensorError
 
 from tests.helpers.forked import command_line
 
-KINDS = (
-    "ENOSPC",
-    "EIO",
-    "full",
-    "killed",
-)  # full: ENOSPC at this operation and at each later one that takes room
+# full: ENOSPC at this operation and at each later one that takes room
+KINDS = ("ENOSPC", "EIO", "full", "killed")
 TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
 
@@ -71,9 +67,8 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     os.open = faults.counted("os.open", os.open)
     for name in ("rename", "replace", "mkdir"):
         setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
-    os.fsync = faults.counted(
-        "fsync", lambda descriptor: None
-    )  # a process that ends loses nothing, and disks are slow
+    # nothing is synced: a process that ends loses nothing, and disks are slow
+    os.fsync = faults.counted("fsync", lambda descriptor: None)
     os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
     torch.from_file = faults.counted("map", torch.from_file)
     save_file = safetensors.torch.save_file

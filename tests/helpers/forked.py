@@ -27,9 +27,8 @@ for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]  # which is registered for no pruned model
 # no collection goes through what was imported, nor copies its pages into a forked process
 gc.freeze()
-SERVER = multiprocessing.get_context(
-    "forkserver"
-)  # imports once, and forks before any thread is started
+# imports once, and forks before any thread is started
+SERVER = multiprocessing.get_context("forkserver")
 
 
 def forked(target: Callable[..., None], *given: Any) -> int:

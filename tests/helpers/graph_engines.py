@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Step = Callable[
-    [Tensor, int], Tensor
-]  # new tokens (1, T) and the number of cached ones -> logits (T, V)
-Begin = Callable[
-    [], Step
-]  # with an empty cache; reading the graph, which takes longer, is done once
+# from new tokens (1, T) and the number of cached tokens to logits (T, V)
+Step = Callable[[Tensor, int], Tensor]
+# begins with an empty cache; the graph is read only once, because that takes longer
+Begin = Callable[[], Step]
 
 
 def onnx_runtime(folder: Path) -> Begin:

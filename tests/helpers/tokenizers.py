@@ -48,10 +48,8 @@ TRICKY = [
     "!!!???... (a[b]{c})",
     "the<|stop|>",
 ]
-SPACES = [
-    " leading",
-    "the <|stop|> of it",
-]  # where transformers' SentencePiece tokenizers have left what they come from
+# texts in which transformers' SentencePiece tokenizers differ from SentencePiece itself
+SPACES = [" leading", "the <|stop|> of it"]
 LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
 
 

@@ -21,9 +21,8 @@ from tests.cases import tiny_model
 
 
 def test_a_kv_head_owns_the_query_heads_that_read_it() -> None:
-    attention = adapt(tiny_model("llama-gqa")).attention(
-        0
-    )  # 8 query heads of 8 channels, 4 KV heads
+    # 8 query heads of 8 channels, 4 KV heads
+    attention = adapt(tiny_model("llama-gqa")).attention(0)
     (_, q_rows), (_, k_rows), (_, v_rows) = attention.inputs
     assert attention.columns_UC[1].tolist() == q_rows[1].tolist() == list(range(16, 32))
     assert k_rows[1].tolist() == v_rows[1].tolist() == list(range(8, 16))

@@ -117,9 +117,9 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(
             files[f"{layer}mlp.experts.down_proj_{part}"] for part in ("blocks", "scales")
         )
         values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-        pairs = torch.stack(
-            [values[(blocks & 15).int()], values[(blocks >> 4).int()]], -1
-        )  # low half first
+        low_half = values[(blocks & 15).int()]
+        high_half = values[(blocks >> 4).int()]
+        pairs = torch.stack([low_half, high_half], -1)
         scaled = pairs.flatten(-2) * 2.0 ** (scales.float() - 127)[..., None]
         assert torch.equal(
             model.get_parameter(f"{layer}mlp.experts.down_proj").float(), scaled.flatten(-2).mT

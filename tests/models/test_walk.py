@@ -138,10 +138,8 @@ def test_an_interrupted_walk_goes_on(
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
     expected = go(placed, None)
-    with (
-        interrupted(placed, layer, call=4),
-        pytest.raises(Interruption),
-    ):  # the second stream's second batch
+    # the fourth call is for the second batch of the second stream
+    with interrupted(placed, layer, call=4), pytest.raises(Interruption):
         go(placed, folder)
     visited = list[int]()
 

@@ -21,9 +21,8 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
-WINDOWS = Batch.of(
-    tokens()
-)  # six windows, of which the first and the last are held out, with 48 tokens
+# Six windows. The first and the last one are held out, with 48 tokens.
+WINDOWS = Batch.of(tokens())
 FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
 

@@ -19,9 +19,8 @@ from tests.helpers.tokenizers import TEXT, VOCAB
 WIDTH = 32  # of a row of the tied embedding
 HEAD = 1536  # parameters of a KV head with its query heads, and more than those of a neuron
 CONTEXT = ("target.context=100",)
-CACHE = (
-    2 * 4 * 4 * 4 * 100 * 8
-)  # keys and values: floats of 4 layers, 4 heads, 100 tokens, 8 channels
+# bytes of keys and values: 2 floats of 4 bytes for 4 layers, 4 heads, 100 tokens and 8 channels
+CACHE = 2 * 4 * 4 * 4 * 100 * 8
 TARGETS = {  # what a parameter costs, and what the dense model costs besides its parameters
     "bytes": (4, 0),
     "parameters": (1, 0),

@@ -6,9 +6,8 @@ from flap.modeling.families import FAMILIES, TOWERS
 from tests.models.families import test_families, test_mixtures, test_other_names, test_vision
 from tests.models.families.contract import FamilyContract
 
-assert all(
-    (test_families, test_mixtures, test_other_names, test_vision)
-)  # each of their classes is a family
+# Each class of these modules is a family.
+assert all((test_families, test_mixtures, test_other_names, test_vision))
 EVERY = FamilyContract.__subclasses__()
 # A language model that transformers has only inside a vision-language model is tested there.
 MODEL_TYPES = [*(name for name in FAMILIES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *TOWERS]

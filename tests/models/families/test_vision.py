@@ -41,10 +41,8 @@ from tests.models.families.contract import FamilyContract
 from tests.models.families.test_mixtures import TestGemma4 as Gemma4
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
 
-IMAGE, PATCHES = (
-    VOCAB - 1,
-    4,
-)  # the token that an image is put in place of, and how many of them an image takes
+IMAGE = VOCAB - 1  # the token that an image is put in place of
+PATCHES = 4  # how many of these tokens an image takes
 IMAGES = 2
 FIRST = 3
 AUDIO = VOCAB - 2  # the token that a sound is put in place of
@@ -55,9 +53,8 @@ VISION = {
     "num_attention_heads": 2,
     "patch_size": 4,
 }
-HEADS_OF_8 = {
-    "num_attention_heads": 4
-}  # where the head size is hidden_size / heads and three rotary angles share it
+# where the head size is hidden_size / heads and three rotary angles share it
+HEADS_OF_8 = {"num_attention_heads": 4}
 MROPE = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 }
