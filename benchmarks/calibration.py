@@ -60,10 +60,8 @@ def time_ratio(num_samples: int, repeats: int) -> float:
         calibrated = calibrate_seconds(deepcopy(model), source.tokenizer, num_samples, BATCH_SIZE)
         ratios.append(calibrated / bare)
         print(
-            (
-                f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio "
-                f"{ratios[-1]:.3f}"
-            ),
+            f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   "
+            f"ratio {ratios[-1]:.3f}",
             flush=True,
         )
     return statistics.median(ratios)
@@ -101,9 +99,8 @@ def main() -> None:
     few = measure_memory(64)
     many = measure_memory(1024)
     print(
-        f"peak over the model: 64 samples {few / 2**20:.0f} MiB, 1024 samples "
-        f"{many / 2**20:.0f} MiB, "
-        f"ratio {many / few:.3f} (target within 5 %)"
+        f"peak over the model: 64 samples {few / 2**20:.0f} MiB, "
+        f"1024 samples {many / 2**20:.0f} MiB, ratio {many / few:.3f} (target within 5 %)"
     )
 
 

@@ -1,5 +1,4 @@
-"""Compare plans, weights and numbers of 23 runs before and after a change that must not change
-them.
+"""Compare plans, weights and numbers of 23 runs before and after a change that must keep them.
 
     python benchmarks/golden.py write FOLDER       # at the commit before, and again after it
     python benchmarks/golden.py compare OLD NEW    # plans to the bit, weights and numbers to 1e-6

@@ -203,9 +203,7 @@ def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
 
 
 def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
-    """Measure one forward pass of the decoder over as many windows as FLAP reads, after a warm-up
-    batch.
-    """
+    """Measure a forward pass of the decoder over as many windows as FLAP reads, after a warm-up."""
     tokens_NT = random_windows(model, num_windows)
     bare_forward(model, tokens_NT[:BATCH_SIZE])
     if device == "cuda":
@@ -298,11 +296,11 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
 
 
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
-    """Estimate the seconds of flap_plus on all layers, from those on PROBE_LAYERS and of a bare
-    pass.
+    """Estimate the seconds of flap_plus on all layers.
 
-    Fits take time in proportion to the number of layers. The windows of a search also pass through
-    all layers behind the layer that is tried.
+    The estimate is made of its seconds on PROBE_LAYERS and of those of a bare pass. Fits take time
+    in proportion to the number of layers. The windows of a search also pass through all layers
+    behind the layer that is tried.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf

@@ -101,10 +101,8 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
         stages = ", ".join(f"{stage} {took:.1f}" for stage, took in seconds.items())
         ratios[name].append(pruned / bare)
         print(
-            (
-                f"{name:14} bare {bare:6.2f} s   pruned {pruned:7.2f} s ({stages})   ratio "
-                f"{pruned / bare:.2f}"
-            ),
+            f"{name:14} bare {bare:6.2f} s   pruned {pruned:7.2f} s ({stages})   "
+            f"ratio {pruned / bare:.2f}",
             flush=True,
         )
     return {name: statistics.median(measured) for name, measured in ratios.items()}
@@ -147,10 +145,8 @@ def main() -> None:
     print(f"\n{'':14} {'ratio':>7} {'target':>7} {'peak MiB over the loaded model':>31}")
     for name, ratio in ratios.items():
         print(
-            (
-                f"{name:14} {ratio:7.2f} {VARIANTS[name].target:7.1f} "
-                f"{measure_memory(name) / 2**20:31.0f}"
-            ),
+            f"{name:14} {ratio:7.2f} {VARIANTS[name].target:7.1f} "
+            f"{measure_memory(name) / 2**20:31.0f}",
             flush=True,
         )
 

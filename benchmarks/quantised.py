@@ -1,5 +1,6 @@
-"""Measure what quantisation costs dense and pruned models: `python benchmarks/quantised.py --folder
-DIR`.
+"""Measure what quantisation costs dense and pruned models.
+
+    python benchmarks/quantised.py --folder DIR
 
 The model is SmolLM2-135M-Instruct, dense and pruned by 20 % (AL-AM, and round_to=32, so that rows
 can be divided into blocks of 32). There is one row for each form: the bytes of the weights, and the
@@ -102,9 +103,8 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
 
 def stored(tensor: Tensor, bits: int) -> int:
     """Return the bytes of a tensor in a file: integers take `bits` bits, all other numbers 16."""
-    if hasattr(
-        tensor, "__tensor_flatten__"
-    ):  # a quantised weight, which has integers, scales and zero points
+    # a quantised weight has integers, scales and zero points
+    if hasattr(tensor, "__tensor_flatten__"):
         return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8
 
@@ -132,9 +132,7 @@ def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
 
 
 def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
-    """Measure weights of 8 bits with a scale for each row, and activations of 8 bits for each
-    token.
-    """
+    """Measure weights and activations of 8 bits, with a scale for each row and for each token."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from runpy import run_module
 from tempfile import TemporaryDirectory
@@ -174,13 +175,12 @@ def disk_bytes(*folders: Path) -> int:
     A file with two names (hard links) counts once.
     """
     sizes: dict[tuple[int, int], int] = {}
-    walks = (
-        walk for folder in folders for walk in os.walk(folder)
-    )  # os.walk ignores folders that disappear
-    for file in (Path(folder, name) for folder, _, names in walks for name in names):
-        with suppress(OSError):  # a file may disappear
-            found = file.stat()
-            sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+    # os.walk ignores folders that disappear
+    for folder, _, names in chain.from_iterable(map(os.walk, folders)):
+        for name in names:
+            with suppress(OSError):  # a file may disappear
+                found = Path(folder, name).stat()
+                sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())
 
 

@@ -15,10 +15,8 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false"]
-FORM = [
-    "calibration.answers=self",
-    "eval.generation.num_fewshot=0",
-]  # asked alone, as in calibration
+# Prompts are asked without examples, as in calibration.
+FORM = ["calibration.answers=self", "eval.generation.num_fewshot=0"]
 SHOWN = [
     "ratio",
     *(

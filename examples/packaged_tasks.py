@@ -1,5 +1,6 @@
-"""Write packaged tasks for lm-eval's own command: `python examples/packaged_tasks.py FOLDER TASK
-...`.
+"""Write packaged tasks for lm-eval's own command.
+
+    python examples/packaged_tasks.py FOLDER TASK ...
 
 FOLDER gets `packaged_TASK` as YAML and Parquet. Name the folder as --include_path of lm-eval, which
 then needs no network.

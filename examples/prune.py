@@ -1,5 +1,6 @@
-"""Prune a model in Python, save it, and load it again: `python examples/prune.py MODEL TEXT
-FOLDER`.
+"""Prune a model in Python, save it, and load it again.
+
+    python examples/prune.py MODEL TEXT FOLDER
 
 MODEL is a directory or a hub id. TEXT is a .txt, .jsonl or .parquet file to calibrate on.
 """

@@ -1,8 +1,10 @@
-"""Quantise a pruned checkpoint for vLLM: `llmc/bin/python examples/quantise.py CHECKPOINT TARGET
-[SCHEME]`.
+"""Quantise a pruned checkpoint for vLLM.
 
-llm-compressor needs other versions than flap, so install it into an environment of its own: `python
--m venv llmc; llmc/bin/pip install llmcompressor`. flap need not be installed there.
+    python -m venv llmc; llmc/bin/pip install llmcompressor
+    llmc/bin/python examples/quantise.py CHECKPOINT TARGET [SCHEME]
+
+llm-compressor needs other versions than flap, so it gets an environment of its own. flap need not
+be installed there.
 
 The schemes FP8_DYNAMIC, W8A8 and W4A16 round dense models without data. W4A16 needs rows whose
 length is a multiple of 128 (`round_to=128`).

@@ -1,5 +1,6 @@
-"""Compare metrics and ratios, and print the best cells: `python examples/study.py FOLDER [key=value
-...]`.
+"""Compare metrics and ratios, and print the best cells.
+
+    python examples/study.py FOLDER [key=value ...]
 
 FOLDER gets a subfolder for each cell, study.csv, plots and index.html. If you run the script again,
 it computes only what is missing.

@@ -1,6 +1,6 @@
 r"""Measure bits per byte of checkpoints in the types of a GGUF, against the size of the file.
 
-    python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \\
+    python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \
         --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...
 
 Results that are in the file already are not measured again. Each checkpoint needs its
@@ -40,8 +40,7 @@ SEQ_LEN, TOKENS = 256, 16_384
 
 @torch.no_grad()
 def quantised(model: nn.Module, kind: str) -> int:
-    """Round the matrices to a type in place, and return how many bytes the file is smaller than in
-    f16.
+    """Round the matrices to a type in place, and return the bytes that this saves against f16.
 
     Rows whose length is no multiple of 32 get zeros at their end, which are counted.
     """
@@ -75,9 +74,8 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
         packed = tensor.data
         quant = tensor.tensor_type
-        if quant.name.startswith("Q") and not quant.name.endswith(
-            "_K"
-        ):  # quantised again, because the file has the heads in another order
+        # quantised again, because the file has the heads in another order
+        if quant.name.startswith("Q") and not quant.name.endswith("_K"):
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)
         weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])

@@ -1,5 +1,8 @@
-"""Print the tables of `frontier.py`, and draw its plot: python experiments/bytes/table.py
-results.jsonl ...
+"""Print the tables of `frontier.py`, and draw its plot from the files that it has written.
+
+    python experiments/bytes/table.py results.jsonl ...
+
+The plot is frontier.png, in the folder of the first file.
 """
 
 import json

@@ -95,8 +95,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
     dense.tokenizer.save_pretrained(target)
 
 
-# --- the cut
-# --------------------------------------------------------------------------------------------------
+# --- the cut ---
 
 
 @torch.no_grad()
@@ -142,9 +141,9 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
         stable=True
     )
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
-    gram_TEE /= gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)[
-        :, None, None
-    ]  # without this, a few tokens would outweigh all others
+    # without this, a few tokens would outweigh all others
+    trace_T = gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)
+    gram_TEE /= trace_T[:, None, None]
     input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
     train, held_out = (
         (input_TD[part] / size, gram_TEE[part])
@@ -220,8 +219,9 @@ def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 
 
 def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
-    """Return the weights of the experts' outputs: the softmax over the K most likely experts, and
-    0.
+    """Return the weights of the experts' outputs.
+
+    They are a softmax over the K most likely experts, and 0 for the others.
     """
     logit_TE = input_TD @ router_ED.T
     least_T1 = logit_TE.topk(CHOSEN, dim=-1).values[:, -1:]
@@ -246,9 +246,7 @@ def layer_error(router_ED: Tensor, scale_E: Tensor, input_TD: Tensor, gram_TEE: 
 
 
 def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
-    """Return the Mixtral model, with SmolLM2's embeddings, norms and attention, and with the
-    experts.
-    """
+    """Return the Mixtral model of SmolLM2's embeddings, norms and attention, and the experts."""
     names = [
         "vocab_size",
         "hidden_size",
@@ -288,8 +286,7 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
     return mixture.eval().to(torch.bfloat16)
 
 
-# --- training and numbers
-# -------------------------------------------------------------------------------------------
+# --- training and numbers ---
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:

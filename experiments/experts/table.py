@@ -1,5 +1,6 @@
-"""Print the tables of a sweep over metrics for experts: `python experiments/experts/table.py SWEEP
-...`.
+"""Print the tables of a sweep over metrics for experts.
+
+    python experiments/experts/table.py SWEEP ...
 
 The numbers are means over seeds. A difference is paired by window and seed. Its error is the root
 of two squared errors: over windows, of the means of seeds, and over seeds, of the means of windows.

@@ -1,5 +1,6 @@
-"""Print what pruned models answer, and how often they agree: `python experiments/served/table.py
-SWEEP …`.
+"""Print what pruned models answer, and how often they agree.
+
+Command: python experiments/served/table.py SWEEP ...
 """
 
 import json

@@ -1,5 +1,8 @@
-"""Print the share of FLAP's loss that flap_plus leaves: `python experiments/transfer/shares.py
-SWEEP ...`.
+"""Print the share of FLAP's loss that flap_plus leaves.
+
+    python experiments/transfer/shares.py SWEEP ...
+
+The share is
 
     share = ln(perplexity / dense) / ln(perplexity of flap / dense)
 
@@ -33,9 +36,8 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
         key = entries[entry]["key"]
         if which == ("trained" if "recover" in key else "pruned" if "plan" in key else "dense"):
             for name, values in of_names.items():
-                if (
-                    "perplexity@" in name
-                ):  # stored as p · (1 + loss - mean loss), where p is the perplexity
+                # stored as p · (1 + loss - mean loss), where p is the perplexity
+                if "perplexity@" in name:
                     number = entries[entry]["numbers"][name]
                     found[name] = [math.log(number) + value / number - 1 for value in values]
     return found
