@@ -123,7 +123,7 @@ def plan_digest(run_dir: Path) -> str:
 
 
 def weights_digest(run_dir: Path) -> str:
-    """Return a digest of all tensors by name, in whichever shards they are."""
+    """Return a digest of all tensors by name. It does not depend on the division into shards."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors(run_dir).items()):
         total.update(name.encode() + tensor.numpy().tobytes())
@@ -139,7 +139,7 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def compare(old: Path, new: Path) -> bool:
-    """Print what changed in each cell, and return whether nothing did."""
+    """Print the changes in each cell, and return whether all cells are equal."""
     same = True
     for name in cells(old / "mixture"):
         a, b = (folder / name.replace(" ", "_") for folder in (old, new))

@@ -88,14 +88,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device of this machine but the CPU, and the one of tests/helpers/second_device.py."""
     if request.param != "second":
         return torch.device(request.param, 0)
-    return import_module(
-        "tests.helpers.second_device"
-    ).DEVICE  # which registers it, for the rest of the process
+    # the import registers the device for the rest of the process
+    return import_module("tests.helpers.second_device").DEVICE
 
 
 @pytest.fixture
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A walk that is interrupted goes on at its layer, however quick the layers before it were."""
+    """An interrupted walk resumes at its layer, even if the layers before it were quick."""
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 
 

@@ -317,7 +317,7 @@ def test_a_checkpoint_names_the_given_model(
     prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not that of the model
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not the model's card
     for path, name in (("", "LlamaForCausalLM"), (str(tmp_path / "mine"), "mine")):
         model = tiny_model("llama-gqa")
         target = tmp_path / f"pruned {name}"

@@ -1,4 +1,4 @@
-"""What the doctor says of a machine, one line each."""
+"""The doctor describes a machine with one line for each fact."""
 
 import os
 import pwd

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def example(name: str) -> dict[str, Any]:
-    """What a script defines."""
+    """Run a script and return its global names."""
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 

@@ -38,7 +38,7 @@ def runs(text: str) -> set[tuple[str, ...]]:
 
 
 def texts(asked: str) -> list[str]:
-    """The passage and the question of what is asked, and both together."""
+    """The passage and the question of a prompt, and both together."""
     passage, question = asked.removesuffix("\nAnswer:").rsplit("\nQuestion: ", maxsplit=1)
     return [passage, question, asked]
 

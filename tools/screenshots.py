@@ -42,9 +42,8 @@ def main() -> None:
     with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
         sweep.mkdir(parents=True)
-        subprocess.run(
-            [sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False
-        )  # a cell fails
+        # without `check`, because one cell fails on purpose
+        subprocess.run([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False)
         page.goto((sweep / "index.html").as_uri())
         photograph(page, DOCS / "study.png")
         [picture] = sweep.glob(SHOWN)

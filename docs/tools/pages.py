@@ -89,9 +89,8 @@ def _rooms() -> dict[str, list[str]]:
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
-            depth = (
-                3 if parts[1] == "method" else 2
-            )  # each stage of the method has a page of its own
+            # each stage of the method has its own page
+            depth = 3 if parts[1] == "method" else 2
             room = ".".join(parts[1:depth]) if len(parts) > 2 else "flap"
             rooms.setdefault(room, []).append(".".join(parts))
     return rooms

@@ -91,7 +91,7 @@ def write(path: str, prompts: list[dict[str, Any]]) -> None:
 
 
 def main(calibration: str, held_out: str, contaminated: str) -> None:
-    """Write the three files."""
+    """Write sciq.jsonl, held_out.jsonl and contaminated.jsonl."""
     known = documents()
     for_calibration = [one for one in known if not for_evaluation(one.passage)]
     read = for_calibration[: len(for_calibration) // TURNS * TURNS]  # whole prompts

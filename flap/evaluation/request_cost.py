@@ -62,8 +62,7 @@ def request_seconds(
     times: list[float] = []
 
     def clock() -> None:
-        # only the start and the first token: waiting for the device after each token would slow
-        # decoding
+        # only two times are taken: waiting for the device after each token would slow decoding down
         if len(times) < 2:
             _wait_for(model)
             times.append(time.perf_counter())

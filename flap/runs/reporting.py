@@ -333,7 +333,7 @@ def is_written(run_dir: Path, report: Report) -> bool:
 
 def _draw(report: Report, picture: Path) -> None:
     try:
-        # imported here, so that no refusal waits for matplotlib
+        # imported here, so that a refused run does not wait for matplotlib
         from flap.results.layer_plots import draw_layers
 
         draw_layers(report, picture)

@@ -43,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the bytes of a file are on the disk, also those written through mapped memory."""
+    """Wait until a file is on the disk, with all bytes that were written through mapped memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

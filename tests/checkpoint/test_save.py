@@ -113,9 +113,9 @@ def test_a_wrong_copy_is_not_kept(
 
 
 def left_behind(folder: Path, moved: Path | None = None) -> None:
-    """Leave what a process leaves that is killed while it writes a folder.
+    """Create the files of a process that was killed while it wrote a folder.
 
-    moved: the folder that was there, if the process is killed between its two renames.
+    moved: the old folder, if the process was killed between its two renames.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

@@ -76,10 +76,11 @@ DOES_NOT_COMPOSE = [
         "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'",
     ),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
+    # AL-AM itself decides how many heads to remove
     (
         "structure.remove_heads=4",
         "structure.remove_heads: unknown key",
-    ),  # AL-AM decides that itself
+    ),
     (f"run_name={HUGE}", "run_name=y+ … y+: must be at most 230 bytes long, but has 5,000 bytes"),
     (f"plan={HUGE}", "plan=y+ … y+: must be at most 3,000 bytes long, but has 5,000 bytes"),
     (f"model.path={HUGE}", "model.path=y+ … y+: must be at most 3,000 bytes long"),

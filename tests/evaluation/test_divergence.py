@@ -26,7 +26,7 @@ def measured(dense: PlacedModel, pruned: PlacedModel) -> dict[str, list[float]]:
 
 
 def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedModel]:
-    """A model, and another one that differs in a layer but not in its head."""
+    """Two models that differ in a layer, but not in the head."""
     other = tiny_model(architecture)
     other.model.layers[2].mlp.down_proj.weight.data *= 0.3
     return tiny_model(architecture), other

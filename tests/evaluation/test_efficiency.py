@@ -1,4 +1,4 @@
-"""Efficiency: both models measured in turn, ratios of what is beside them."""
+"""Efficiency: both models are measured in turns, and ratios compare these measurements."""
 
 from pathlib import Path
 
@@ -41,15 +41,13 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
     of_dense, of_pruned = measured.beside, measured.numbers
     assert turns == [dense, pruned] * 4  # the first turn warms up
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
-    assert (
-        of_dense["efficiency/prefill_tokens_per_second"] == 10.0
-    )  # median: 20 tokens in 2 seconds
+    # median: 20 tokens in 2 seconds
+    assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0
     # 8 tokens in 2, 4 and 2 seconds are 4, 2 and 4 tokens per second; the median is 4
     assert of_dense["efficiency/decode_tokens_per_second"] == 4.0
     assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # median: 8 tokens in 2 seconds
-    assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(
-        2 / 3
-    )  # median of 2/3, 1/2, 4/6
+    # median of 2/3, 1/2, 4/6
+    assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(2 / 3)
 
 
 def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_only_documents_that_changed_count() -> None:
     ],
 )
 def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -> None:
-    """The p-value is twice the binomial tail: at least so many of the changes go one way."""
+    """The p-value is twice the binomial tail for the number of changes in one direction."""
     kept = [1.0] * 9
     dense = [1.0] * lost + [0.0] * won + kept
     pruned = [0.0] * lost + [1.0] * won + kept

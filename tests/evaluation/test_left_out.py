@@ -30,7 +30,7 @@ WORDS = ["the cat sat on the red mat under a tree and then it ran", "a dog was o
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """lm-eval knows the toy tasks alone, and nothing asks for the hub."""
+    """lm-eval knows only the toy tasks, and no request goes to the hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 

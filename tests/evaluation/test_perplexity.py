@@ -136,7 +136,7 @@ ALL_WINDOWS = torch.ones(400, dtype=torch.bool)
 
 
 def jackknife_error(statistic: Callable[[Tensor], float]) -> float:
-    """The standard error of a statistic of 400 windows, which gets a mask of those that count."""
+    """The standard error of a statistic of 400 windows; it gets a mask of the counted windows."""
     values = []
     for i in range(400):
         kept_N = ALL_WINDOWS.clone()

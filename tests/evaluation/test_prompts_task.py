@@ -31,14 +31,14 @@ TALK = [
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """lm-eval knows the toy tasks alone, and nothing asks for the hub."""
+    """lm-eval knows only the toy tasks, and no request goes to the hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """The prompts and options that reach a model, which writes the same answers to any."""
+    """The prompts and options that reach a model, which gives the same answers to all prompts."""
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""What several processes measure together: the numbers of one, to the bit, and on all of them."""
+"""Several processes together measure the numbers of one process, to the bit, and all have them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -96,11 +96,11 @@ def measured_by(
 
 
 class Measured(NamedTuple):
-    """What a process has measured, and how much it had to do."""
+    """The numbers of a process, and the amount of its work."""
 
     measurements: list[Measurement]
     calls: int
-    steps: int  # of its progress bars
+    steps: int  # steps of the progress bars of the process
 
 
 def measured_by_rank(folder: Path, rank: int) -> Measured:
@@ -162,7 +162,7 @@ def test_several_processes_measure_what_one_does(
         found = measured_by_rank(tmp_path, rank)
         assert found.measurements == expected.measurements
         assert found.calls < 0.8 * expected.calls
-        assert bool(found.steps) == (rank == 0)  # which alone tells how far it is
+        assert bool(found.steps) == (rank == 0)  # only rank 0 shows progress
 
     tasks = set()
     for measurement in expected.measurements:

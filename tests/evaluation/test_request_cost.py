@@ -27,9 +27,8 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
         for module in model.modules()
         if getattr(module, "bias", None) is not None
     )
-    attention = (
-        2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
-    )  # per token
+    # the products of attention, per token
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
     rotary = config.head_dim // 2 * tokens  # angles: an outer product of frequencies and positions
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)

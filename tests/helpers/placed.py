@@ -21,7 +21,7 @@ def placed_at(placement: str, directory: Path, folder: Path | None = None) -> Pl
 
 
 class Interruption(Exception):  # noqa: N818 - no error
-    """What a layer raises inside `interrupted`."""
+    """Raised by a layer inside `interrupted`."""
 
 
 @contextmanager

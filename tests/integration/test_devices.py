@@ -112,5 +112,5 @@ def test_the_second_device_refuses_what_a_gpu_refuses(device: torch.device) -> N
             mixed()
     with pytest.raises((RuntimeError, TypeError)):
         there.numpy()
-    # numbers and indices may be on the CPU
+    # tensors without dimensions, and indices, may be on the CPU
     assert torch.equal((there * torch.tensor(2.0))[index].cpu(), 2 * here[index])

@@ -44,7 +44,7 @@ def inputs(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy of what was made, with symbolic links that lead into the checkpoint and out of it."""
+    """A copy of the prepared folder, with symbolic links into the checkpoint and out of it."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     (copy / "linked").symlink_to(copy / "ck")

@@ -1,4 +1,4 @@
-"""A run that is started again does only what is missing, and a folder tells about its run."""
+"""A run that is started again computes only missing results. Its folder shows its state."""
 
 import json
 import os
@@ -153,7 +153,7 @@ def test_status_and_report_of_a_finished_run(
 def test_a_run_on_other_inputs_is_not_done(
     quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    """Whatever the file is called: what it holds decides."""
+    """The content of the file decides, and not its name."""
     text = tmp_path / "mine.txt"
     model = tmp_path / "tiny"
     text.write_text(text_file.read_text())
@@ -240,7 +240,7 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
 ) -> None:
     """A cell that is done already is not pruned again.
 
-    It keeps its numbers and seconds, and is done for each command that it has answered.
+    It keeps its numbers and seconds, and counts as finished for each command that it belongs to.
     """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]

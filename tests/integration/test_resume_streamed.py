@@ -1,4 +1,4 @@
-"""A streamed run that is killed goes on from the last finished layer, to the same bytes."""
+"""A killed streamed run resumes after the last finished layer, with byte-identical results."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from tests.helpers.killed import start
 
 
 def steps_of(*kinds: str) -> list[str]:
-    """The steps of a run that does these to one layer after the other."""
+    """The steps of a run that does each of these things to one layer after the other."""
     steps = []
     for layer in range(4):
         steps += [f"{kind} {layer}" for kind in kinds]

@@ -145,9 +145,8 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
     config = composed(*arguments, *options)
     source = None
     if place.device == "second":
-        device = import_module(
-            "tests.helpers.second_device"
-        ).DEVICE  # registered for the rest of the process
+        # the import registers the device for the rest of the process
+        device = import_module("tests.helpers.second_device").DEVICE
         source = replace(find_model(config.model, folder / "cache", False), device=device)
     run(config, folder / "run", source=source)
 

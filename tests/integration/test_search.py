@@ -1,4 +1,4 @@
-"""Whole runs with structure=search: the plan, what is kept for the next start, and what is left."""
+"""Whole runs with structure=search: the plan, a restart, and the files that are left."""
 
 import copy
 import gc
@@ -93,7 +93,7 @@ def killable(base: list[str], placement: str) -> list[str]:
 
 
 def in_order(steps: list[str]) -> list[str]:
-    """At which layer of which stage the run was: all streams that move there are one step."""
+    """The stage and the layer at which the run was. All streams together make one step."""
     return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "compress")]
 
 

@@ -1,4 +1,4 @@
-"""Two runs write into one checkpoint.dir: what is there in the end is wholly of one of them."""
+"""Two runs write into one checkpoint.dir. In the end, all files there come from one of the runs."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from flap.results import Report
 from flap.storage import read_state
 from tests.helpers.forked import command_line
 
-SECONDS = 600  # for which a run waits for the other one at most; a loaded machine is slow
+SECONDS = 600  # how long a run waits for the other run at most; a loaded machine is slow
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
     stop = partial(stop_at, "flap.runs.reporting", "write_card", tmp_path)
     for done in both(tmp_path, base, stop):
         assert done.returncode == 0, done.stderr
-    assert assert_of_one_run(tmp_path / "ck") == 0.4  # of the run that began last
+    assert assert_of_one_run(tmp_path / "ck") == 0.4  # the ratio of the run that began last
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])

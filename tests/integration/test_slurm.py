@@ -77,7 +77,7 @@ def succeed(process: "subprocess.Popen[str]") -> None:
 def wait(
     sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60
 ) -> None:
-    """Wait until something is so while a sweep goes on."""
+    """Wait until a condition holds while a sweep runs."""
     end = time.monotonic() + seconds
     while not condition():
         assert sweep.poll() is None, sweep.communicate()[0]
@@ -164,9 +164,8 @@ def test_a_killed_job_is_taken_up_again(
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        slurm(
-            "scancel", "--signal=KILL", f"{array}_0.0"
-        )  # the step: a whole job would be sent SIGTERM before
+        # kill only the step, because SLURM would first send SIGTERM to a whole job
+        slurm("scancel", "--signal=KILL", f"{array}_0.0")
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:
         first.kill()  # without accounting it waits for the killed job for ever

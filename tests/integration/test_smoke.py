@@ -1,4 +1,4 @@
-"""`+debug=smoke`: what a run does, on next to nothing, and its pages say so."""
+"""`+debug=smoke` runs all stages on very little data, and the pages of the run say so."""
 
 from pathlib import Path
 

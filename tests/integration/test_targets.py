@@ -100,7 +100,7 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
 def test_active_parameters(
     architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
 ) -> None:
-    """Two of six experts, or of those that are left."""
+    """Two of six experts, or two of the remaining experts."""
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     compensation = "bias" if experts == "false" else "none"

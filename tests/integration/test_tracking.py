@@ -23,7 +23,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Noting(Tracking):
-    """Leaves in the folder of a run what it was given, when the run ends."""
+    """A tracker that writes all that it was sent into the run's folder when the run ends."""
 
     file: str = ""
 
@@ -31,7 +31,7 @@ class Noting(Tracking):
         """Allow everything."""
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker:
-        """Return what notes its calls."""
+        """Return a mock that records its calls."""
         there = Mock(spec=RunInTracker)
 
         def note(failed: bool) -> None:

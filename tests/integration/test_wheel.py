@@ -1,4 +1,4 @@
-"""What a user installs: the wheel carries conf/ and runs outside the checkout."""
+"""The wheel that users install contains conf/ and runs outside the checkout."""
 
 import os
 import subprocess

@@ -98,9 +98,9 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
         router = router_of(model, i)
         if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
-            for (
-                module
-            ) in model.modules():  # the router or its parent: it chooses by the sum of both
+            # the module is the router or its parent, which adds this correction to the router's
+            # scores
+            for module in model.modules():
                 if hasattr(module, "e_score_correction_bias") and router in (
                     module,
                     getattr(module, "gate", None),

@@ -1,4 +1,4 @@
-"""Finished runs side by side: what the tables say, and what is refused in one line."""
+"""Finished runs side by side: the tables, and refusals in one line."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The number of threads decides nothing but what rounding decides."""
+"""The number of threads has no influence except through rounding."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the names of numbers say, and how two models' numbers stand beside each other."""
+"""The meaning of the names of numbers, and the texts that compare two models' numbers."""
 
 import math
 

@@ -49,10 +49,11 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     for seed, perplexity, speed in ((0, 30.0, 1.25), (1, 34.0, 1.5)):
         pruned = altered(report, 0.2, dense, {PERPLEXITY: perplexity, speedup: speed})
         add_cell(tmp_path, pruned, Cell("WIFV", "AL-AM", 0.2, seed=seed))
+    # the first is slower and worse than at 0.2; the second perplexity is not finite
     for ratio, perplexity in (
         (0.5, 50.0),
         (0.7, None),
-    ):  # slower than at 0.2, and worse; not finite
+    ):
         add_cell(
             tmp_path,
             altered(report, ratio, dense, {PERPLEXITY: perplexity, speedup: 1.125}),
@@ -70,9 +71,8 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")
 
 
-@pytest.mark.filterwarnings(
-    "error::pandas.errors.PerformanceWarning"
-)  # where columns are added to a hundred
+# pandas warns if columns are added one by one to a frame with a hundred columns
+@pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")
 def test_parameters_are_those_of_the_whole_model(tmp_path: Path, report: Report) -> None:
     many = {f"task{i}/acc": 0.5 for i in range(100)}
     add_cell(

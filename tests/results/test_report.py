@@ -1,4 +1,4 @@
-"""What a run leaves: report.json (schema 1), a table and a picture."""
+"""A run writes report.json (schema 1), a table and a picture."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices, remarks
 from flap.results.report_tables import tables
 
-# What programs may rely on: the keys of report.json, and those of its sections.
+# The keys of report.json and of its sections, on which other programs may rely.
 SCHEMA_1: dict[str, set[str]] = {
     "schema": set(),
     "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},

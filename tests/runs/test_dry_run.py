@@ -177,10 +177,10 @@ MEASURED += [pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUG
 def test_a_run_takes_what_is_estimated(
     choices: str, placement: str, windows: int, tmp_path: Path
 ) -> None:
-    """The peak of the process, of the packaged model: within a factor of 1.5.
+    """The estimated peak for the packaged model is correct within a factor of 1.5.
 
-    A process takes over the peak of the one that starts it, and a worker of pytest may have grown
-    large: so a small shell stands between the two.
+    A process inherits the peak of its parent, and a worker of pytest may have grown large. So a
+    small shell starts the process.
     """
     arguments = [
         *choices.split(),

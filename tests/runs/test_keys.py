@@ -1,4 +1,4 @@
-"""The key of an artefact changes with all that its result depends on, and with nothing else."""
+"""The key of an artefact changes if and only if something changes on which the result depends."""
 
 import importlib
 import itertools

@@ -1,4 +1,4 @@
-"""What a run says of the time that its evaluation takes."""
+"""The estimate of the evaluation's time that a run prints."""
 
 import logging
 from collections.abc import Callable

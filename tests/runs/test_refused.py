@@ -1,4 +1,4 @@
-"""A command that is refused removes what it has created, and nothing that was there before."""
+"""A refused command removes the files that it has created, and leaves all earlier files."""
 
 import json
 from collections.abc import Callable

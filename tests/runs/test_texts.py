@@ -1,4 +1,4 @@
-"""Options of answers that have no effect, and the files for what the model writes."""
+"""Options of answers without effect, and the names of the files for the model's texts."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ from flap.runtime.agenda import Agenda, Speed, Workload, about, current_agenda
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at the clock finds that another ten seconds are over."""
+    """Every call of the clock advances it by ten seconds."""
     times = count(step=10.0)
     clock = SimpleNamespace(perf_counter=lambda: next(times))
     monkeypatch.setattr(import_module("flap.runtime.agenda"), "time", clock)

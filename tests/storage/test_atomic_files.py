@@ -1,4 +1,4 @@
-"""Atomic files are whole or as they were, and nothing that a dead process has left stays."""
+"""Atomic files are complete or unchanged, and the leftovers of dead processes are removed."""
 
 import mmap
 import multiprocessing

@@ -22,7 +22,7 @@ OTHER_KEY = {"of": 2}
 
 
 def interrupted(root: Path, error: BaseException, file: str | None = None) -> Path:
-    """Return the working folder of a run that fails, after it has written a file there."""
+    """Write a file in the working folder of a run, let the run fail, and return the folder."""
     with pytest.raises(type(error)), open_working_folder(root, KEY, resume=True) as folder:
         if file is not None:
             (folder / file).parent.mkdir(exist_ok=True)

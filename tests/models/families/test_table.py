@@ -28,7 +28,7 @@ STAYS = {
 
 
 def row(model_type: str) -> str:
-    """What the contract tests of an architecture."""
+    """The features of an architecture that the contract tests."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
     adapters = [adapt(model) for model in models]

@@ -1,4 +1,4 @@
-"""What the tiny configs of the families share."""
+"""Config values that the tiny configs of the families share."""
 
 from typing import Any
 
@@ -37,5 +37,5 @@ MULTIPLIERS = {
 def both(
     config: type[PreTrainedConfig], mha: dict[str, Any], gqa: dict[str, Any], **own: Any
 ) -> Any:
-    """The two variants of most families. mha, gqa: the keys of one of them; own: those of both."""
+    """The variants of most families. mha, gqa: config keys of one; own: config keys of both."""
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}

@@ -27,7 +27,7 @@ NOBODY = "http://127.0.0.1:9"  # a port that nothing listens on
 
 
 class NotedRun:
-    """A run of W&B that notes what it is told."""
+    """A run of W&B that records all calls."""
 
     offline = True
     url = None
@@ -132,9 +132,8 @@ def done(run_dir: Path) -> Report:
 
 
 def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
-    options = Wandb(
-        mode="offline", tags=["mine", "WIFV"], group="own", project="other"
-    )  # before the sweep's folder
+    # the user's group comes before the name of the sweep's folder
+    options = Wandb(mode="offline", tags=["mine", "WIFV"], group="own", project="other")
     with start(tmp_path, options, replace(JOB, group="sweep"), ratio=0.4):
         pass
     [run] = runs
@@ -164,10 +163,11 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
     assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
     [picture] = run.series("picture")
     assert picture.format == "png" and run.summary["checkpoint"] == done.checkpoint
+    # the artifact refers to the files and copies none
     for name, place in (
         ("dense", model_dir),
         ("model", Path(done.checkpoint or "")),
-    ):  # no file is copied
+    ):
         entries = run.artifacts[name].manifest.entries.values()
         assert {entry.ref for entry in entries} == {path.as_uri() for path in place.iterdir()}
     [entry] = other.artifacts["dense"].manifest.entries.values()
@@ -192,7 +192,7 @@ def test_progress_is_throttled(
 def test_each_job_is_a_run_of_its_own_and_started_again_the_same(
     runs: list[NotedRun], tmp_path: Path
 ) -> None:
-    """Also after one that failed: it has its exit code, and its error passes."""
+    """A failed run ends in W&B with its exit code, and its error is raised."""
     for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
         try:
             with start(tmp_path / str(i % 3), job=JobInfo(f"sweep/{i % 3}", f"job {i}")):
@@ -356,9 +356,8 @@ def test_no_tracking_tells_nobody(done: Report, tmp_path: Path) -> None:
     before = list(tmp_path.iterdir())
     with NoTracking().start({}, tmp_path, JOB) as tracked:
         tracked.finish(done)
-        tracked.finish(
-            replace(done, layers=[{}] * len(done.layers))
-        )  # a report that lacks a width ends no run
+        # a report without widths must not end the run
+        tracked.finish(replace(done, layers=[{}] * len(done.layers)))
     assert list(tmp_path.iterdir()) == before
 
 

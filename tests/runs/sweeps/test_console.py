@@ -1,4 +1,4 @@
-"""What a sweep shows: a line for each cell, and the table of the study at its end."""
+"""A sweep prints a line for each cell, and the table of the study at the end."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_a_sweep_can_end_at_its_first_failure(
 def test_other_launchers_start_no_cell_after_a_failure(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """Whose cells cannot end the sweep, because they may be in other processes."""
+    """Cells cannot end the sweep, because they may run in other processes."""
     words = ["-m", *base, "ratio=0.2,0.4", "checkpoint.save=false", "stop_on_failure=true"]
     quick = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=mine"]
 

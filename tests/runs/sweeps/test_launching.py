@@ -1,4 +1,4 @@
-"""What a sweep says of its cells that failed."""
+"""The messages of a sweep about failed cells."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> No
 
 
 def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose folders hold finished runs, which stay; one comes from another process."""
+    """The folders hold finished runs, which stay. One error comes from another process."""
     monkeypatch.setattr(RunFailedError, "lines", [])
     write_status(tmp_path / "0_a", "failed", "ratio=2")
     first, *_ = [
