@@ -11,7 +11,15 @@ from uuid import uuid4
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, TargetConfig, build, require, targets
 from flap.evaluation import Evaluator
-from flap.method.allocation import Biases, Budget, GivenPlan, Structure, bounds_of_shapes, price
+from flap.method.allocation import (
+    Biases,
+    Bound,
+    Budget,
+    GivenPlan,
+    Structure,
+    bounds_of_shapes,
+    price,
+)
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
 from flap.method.recovery import Reconstruction, Recovery
@@ -230,20 +238,30 @@ def check_budget(
     )
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
-        adds = choices.compensation.adds_bias
-        biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))
-        if model.loaded:
-            _check_types(adapter, config.target)
-        itemsize = model.dtype.itemsize
-        context = model.max_length
-        bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
-        budget = budget.within(bounds)
+        budget = budget.within(bounds(adapter, choices, config, model))
     if choices.selection is not None:
         choices.selection.structure.check(budget)
     if choices.given is not None:
         choices.given.check(budget)
         return replace(budget, ratio=1 - budget.kept(choices.given.plan) / budget.total)
     return budget
+
+
+def bounds(
+    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource
+) -> tuple[Bound, ...]:
+    """Return the bounds that the targets of a run set.
+
+    Raises:
+        ValueError: the bytes of the weights, or the KV cache, cannot be counted.
+    """
+    adds = choices.compensation.adds_bias
+    biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))
+    if model.loaded:
+        _check_types(adapter, config.target)
+    layers = price(adapter, 0).layers
+    itemsize = model.dtype.itemsize
+    return bounds_of_shapes(config.target, adapter, layers, itemsize, biases, model.max_length)
 
 
 def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:

@@ -5,7 +5,7 @@ From this stage on, a run has one model and one tokenizer, without the removed t
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from flap.config import FlapConfig, TargetConfig, require
 from flap.data import Windows
 from flap.evaluation import Divergence, prepare_tasks
 from flap.evaluation.left_out import without_read
-from flap.method.allocation import Budget
+from flap.method.allocation import Bound, Budget
 from flap.method.calibration.answers import without_answers
 from flap.method.vocabulary import KeptTokens, Tokens, Trim, Trimmed
 from flap.method.vocabulary.rows import cut_rows, cut_rows_of, named_ids
@@ -29,7 +29,7 @@ from flap.models import (
     adapt,
     count_parameters,
 )
-from flap.runs.choices import Choices, check_budget
+from flap.runs.choices import Choices, bounds, check_budget
 from flap.runs.run import Run
 from flap.runs.texts import counted_in, documents_read, read_texts
 
@@ -92,7 +92,8 @@ def budget_after_trimming(
         without_target = replace(config, target=TargetConfig())
         return check_budget(adapter, choices, without_target, source), None
 
-    after, roughly = _tokens_left(choices.vocabulary, tokens, counted_in(texts), rows)
+    room = _room(adapter, bounds(adapter, choices, config, source))
+    after, roughly = _tokens_left(choices.vocabulary, tokens, counted_in(texts), rows, room)
     model = source.skeleton()
     cut_rows_of(model, adapt(model), torch.arange(after))
     smaller = adapt(model, choices.experts)
@@ -117,14 +118,36 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
         require(not isinstance(evaluator, Divergence), "eval", "divergence", allowed)
 
 
-def _tokens_left(vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int) -> tuple[int, str]:
+def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
+    """Return the most tokens with which a model whose layers are not pruned meets its targets.
+
+    It is 0 if no target counts parameters, or if no number of tokens is enough.
+    """
+    embedding = adapter.model.get_input_embeddings().weight
+    head = adapter.model.get_output_embeddings()
+    per_token = embedding.shape[1]
+    if head.weight is not embedding:
+        per_token += head.weight.shape[1]
+    if head.bias is not None:
+        per_token += 1
+
+    counting = [bound for bound in targets if bound.size]
+    if not counting:
+        return 0
+    to_remove = max(math.ceil(bound.excess / (bound.size * per_token)) for bound in counting)
+    return max(0, adapter.vocab_size - to_remove)
+
+
+def _tokens_left(
+    vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
+) -> tuple[int, str]:
     """Return how many tokens stay, as far as the counted texts are known, and how exact that is."""
     if vocabulary.size is not None or not texts.to_write:
-        return vocabulary.number(tokens, texts, rows), ""
+        return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)
     if not prompts.existing:
         return rows, "at most "
-    return vocabulary.number(tokens, prompts, rows), "about "
+    return vocabulary.number(tokens, prompts, rows, room), "about "
 
 
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
@@ -135,7 +158,9 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
     """
     assert run.choices.vocabulary is not None
     with run.timed("choose tokens"):
-        kept = run.choices.vocabulary.choose(model, counted_in(run.texts))
+        targets = bounds(model.adapter, run.choices, run.config, run.source)
+        room = _room(model.adapter, targets)
+        kept = run.choices.vocabulary.choose(model, counted_in(run.texts), room)
 
     with run.timed("trim"):
         before = run.source.tokenizer

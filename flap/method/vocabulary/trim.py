@@ -99,6 +99,7 @@ class Trim:
 
     With `coverage`, the counts alone decide, so that the number of tokens is known before weights
     are read. With `size`, tokens that the model most expects in the texts stay as well (`Ranking`).
+    If a target leaves room for more tokens than `coverage` needs, this many stay, as with `size`.
 
     All tokens that a kept token is made of stay, too. Special, added and byte tokens stay, so that
     any text can still be written. A text with removed tokens takes more tokens. A text of kept
@@ -138,23 +139,29 @@ class Trim:
         allowed = f"{fewest} ({which}) to {most}, all tokens"
         require(valid, "vocabulary.size", self.size, allowed)
 
-    def number(self, tokens: Tokens, texts: Windows, rows: int) -> int:
-        """Return how many tokens stay. rows: the rows of the embedding."""
+    def number(self, tokens: Tokens, texts: Windows, rows: int, room: int) -> int:
+        """Return how many tokens stay.
+
+        rows: the rows of the embedding. room: the most tokens with which a model whose layers are
+        not pruned meets its targets.
+        """
         if self.size is not None:
             return self.size
-        return Ranking.of(tokens, counted(texts, rows)).covering(self.coverage)
+        needed = Ranking.of(tokens, counted(texts, rows)).covering(self.coverage)
+        return max(needed, min(room, len(tokens.ids)))
 
-    def choose(self, model: PlacedModel, texts: Windows) -> KeptTokens:
-        """Return the tokens that stay. texts: the texts in which they are counted and expected."""
+    def choose(self, model: PlacedModel, texts: Windows, room: int) -> KeptTokens:
+        """Return the tokens that stay.
+
+        texts: the texts in which they are counted and expected. room: as in `number`.
+        """
         rows = model.adapter.vocab_size
         tokens = Tokens.of(texts.tokenizer, rows, named_ids(model.model))
         counts_V = counted(texts, rows)
-        if self.size is None:
-            ranking = Ranking.of(tokens, counts_V)
-            size = ranking.covering(self.coverage)
-        else:
+        size = self.number(tokens, texts, rows, room)
+        ranking = Ranking.of(tokens, counts_V)
+        if self.size is not None or size > ranking.covering(self.coverage):
             ranking = Ranking.of(tokens, counts_V, _expected_in(texts, model))
-            size = self.size
         covered = float(ranking.counts_R[:size].sum() / ranking.counts_R.sum())
         return KeptTokens(tokens, ranking.names[:size], covered)
 

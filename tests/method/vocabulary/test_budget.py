@@ -69,19 +69,21 @@ def test_units_are_removed_only_for_what_is_too_large_after_trimming(
 ) -> None:
     price, beside = TARGETS[target]
     dense = price * dense_parameters(words_dir) + beside
-    enough = run_with(
-        arguments(f"target.{target}={dense - 1}", *CONTEXT), tmp_path / "enough", caplog
-    )
-    removed_rows = price * WIDTH * (VOCAB - enough.vocabulary["after"])
-    assert removed_rows > 0
-    assert enough.target[target]["realised"] == dense - removed_rows
+    a_row = price * WIDTH
+    options = ("vocabulary.coverage=0.9", *CONTEXT)
+    asked = dense - a_row * (VOCAB - 350.5)
+    enough = run_with(arguments(f"target.{target}={asked}", *options), tmp_path / "enough", caplog)
+    # no more tokens are removed than the target needs, although 0.9 needs fewer tokens
+    assert enough.vocabulary["after"] == 350
+    assert enough.target[target]["realised"] == dense - a_row * (VOCAB - 350)
     assert enough.target[target]["dense"] == dense
     assert enough.ratio["realised_decoder"] == 0
-    assert enough.weight_passes == 0
 
-    asked = dense - removed_rows - 10 * price * HEAD
-    fewer = run_with(arguments(f"target.{target}={asked}", *CONTEXT), tmp_path / "fewer", caplog)
-    assert fewer.vocabulary == enough.vocabulary
+    covering = dry_run(composed(*arguments("ratio=0", *options[:1]))).trimming.after
+    assert covering < 350
+    asked = dense - a_row * (VOCAB - covering) - 10 * price * HEAD
+    fewer = run_with(arguments(f"target.{target}={asked}", *options), tmp_path / "fewer", caplog)
+    assert fewer.vocabulary["after"] == covering
     assert fewer.ratio["realised_decoder"] > 0
     assert asked - price * HEAD - CACHE / 16 < fewer.target[target]["realised"] <= asked
 
