@@ -225,16 +225,17 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     """All results in a folder.
 
     Of a cell, these are the files that Hydra does not write again. The card is written after a
-    checkpoint.
+    checkpoint, so it does not count. A process that is killed while it writes the card leaves a
+    temporary file, which the next run removes.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
-    paths = [
+    paths = [path for name in names for path in folder.rglob(name) if path.is_file()]
+    results = [
         path
-        for name in names
-        for path in folder.rglob(name)
-        if path.is_file() and not is_generated(path)
+        for path in paths
+        if not is_generated(path) and not path.match(f".{CARD}.*.new")  # the temporary file
     ]
-    return {str(path.relative_to(folder)): _content(path) for path in paths}
+    return {str(path.relative_to(folder)): _content(path) for path in results}
 
 
 def _content(path: Path) -> bytes:
