@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # Overrides that `flap.prune` begins with; those of the caller come later and win.
 DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
-# The classes from which the objects that a caller gives derive.
+# The base classes of the objects that a caller can pass, by group.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
 # The models that this process has pruned.
 _pruned: WeakSet[PreTrainedModel] = WeakSet()
@@ -92,7 +92,7 @@ def prune(
         overrides: other keys of the command line, each as "key=value", but no key that another
             argument sets. "vocabulary=trim" also changes the tokenizer in place
 
-    A choice that is not given is the one of `method`.
+    A choice that is not given is taken from `method`.
 
     Raises:
         ValueError: an argument is invalid. The message is one line that names it. The model has

@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
 
 
 def _attempt(config: DictConfig) -> Outcome:
-    """Run.
+    """Execute the run of a config, and return how it ended.
 
     An error is logged with its traceback. The exception itself is not returned, because its
     traceback would keep the model in memory.

@@ -1,4 +1,4 @@
-"""Mistakes in the words of a command line, which are answered before Hydra reads them."""
+"""Check the words of a command line before Hydra reads them, and explain mistakes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """Check that each word of a command line is an option of Hydra, or `key=value` in one word.
 
     Raises:
-        ValueError: the word, and what to type instead.
+        ValueError: a word is neither. The message says what to type instead.
     """
     if COMPLETION & {*arguments}:
         return
@@ -112,7 +112,7 @@ def _check_option(word: str, following: Sequence[str]) -> None:
 
 
 def _refuse_word(word: str, following: Sequence[str]) -> None:
-    """Refuse `ratio 0.2` and other words without a value."""
+    """Refuse a word that has no value, such as `ratio` in `ratio 0.2`."""
     key = word.partition(".")[0]
     keys = {*FlapConfig.__dataclass_fields__, *ADDED, "hydra"}
     if key in keys and following and "=" not in following[0]:
@@ -125,7 +125,7 @@ def _refuse_word(word: str, following: Sequence[str]) -> None:
 
 
 def _check_override(word: str, following: Sequence[str]) -> None:
-    """Refuse a list that spaces divide into words, and a list of names where a group takes one."""
+    """Refuse a list that spaces have split, and a list for a group that takes only one choice."""
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:
@@ -146,7 +146,7 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Return a value together with the words after it, up to the one that closes its brackets.
+    """Return a value joined to the words after it, up to the word that closes its brackets.
 
     Returns the value alone if its brackets are closed, or if no word closes them.
     """

@@ -22,7 +22,8 @@ from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfi
 # The sections of a report whose numbers can be an objective.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
-PLANNED = ("ratio", "target", "metric", "structure", "round_to")  # what a plan has decided
+# options that a plan has already decided
+PLANNED = ("ratio", "target", "metric", "structure", "round_to")
 
 
 def typed(config: DictConfig) -> FlapConfig:
@@ -59,7 +60,7 @@ def typed(config: DictConfig) -> FlapConfig:
 
 
 def _as_dataclasses(config: DictConfig) -> FlapConfig:
-    """Return the config as dataclasses, after keys and choices that a run needs are checked.
+    """Check the keys of a config and that no choice is missing, and return it as dataclasses.
 
     Raises:
         ValueError: a key is unknown, or a choice is missing.
@@ -109,7 +110,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check every path, text and task of a config before one of them is looked up."""
+    """Check all paths and all names of texts and tasks in a config, before any of them is used."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,
@@ -131,7 +132,7 @@ def _check_paths(config: FlapConfig) -> None:
 
 
 def _set_values(config: Any, values: Mapping[str, Any]) -> None:
-    """Give those keys that a config has other values."""
+    """Set the given keys to other values. Keys that the config does not have are skipped."""
     if not isinstance(config, DictConfig):  # a choice that was not made has no keys
         return
     for key, value in values.items():
@@ -158,11 +159,11 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
-    """Refuse overrides of groups and keys that are settled already.
+    """Refuse overrides of groups and keys whose values have been decided elsewhere.
 
-    They would be dropped, and yet be reported.
+    Such an override would have no effect, but the report would show it.
 
-    settled: a reason for each.
+    settled: the groups and keys, each with the reason for the message.
 
     Raises:
         ValueError: names the first override of such a key.
@@ -174,7 +175,7 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
-    """Check that a config has options only of measurements that are chosen.
+    """Check that every option of a measurement belongs to a measurement that is chosen.
 
     An experiment sets options of the measurements that it chooses. They stay when the command line
     chooses others.
@@ -208,7 +209,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return what a plan (None: there is none) settles, each with the reason."""
+    """Return the groups and keys that a plan decides, each with the reason; none without a plan."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
@@ -238,7 +239,7 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
 
 
 def _check_values(config: FlapConfig) -> None:
-    """Check what needs no model, no tokenizer and no text."""
+    """Check the values that need no model, no tokenizer and no text."""
     calibration = config.calibration
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),

@@ -1,4 +1,7 @@
-"""Why a command line does not compose, in one line: key, value, what is wrong and what to type."""
+"""Explain in one line why Hydra cannot compose a command line.
+
+The line names the key and its value, and says what is wrong and what to type instead.
+"""
 
 import re
 from difflib import get_close_matches
@@ -16,7 +19,7 @@ from omegaconf.errors import (
 from flap.config.messages import MEASUREMENTS, names_in, one_line, reason_of, shown
 from flap.config.schema import config_dir
 
-# What OmegaConf puts before the message of a function of flap/config/resolvers.py.
+# The words that OmegaConf puts in front of an error raised in flap/config/resolvers.py.
 RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
@@ -30,7 +33,7 @@ def explain(error: Exception) -> str:
 
 
 def as_share(percent: Any) -> str:
-    """Return what to write for a ratio in per cent. Returns an empty text for any other value."""
+    """Return a hint for a ratio in per cent: "; 20 % is ratio=0.2". Empty for any other value."""
     number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
     value = float(number[1]) if number else 0.0
     return f"; {value:g} % is ratio={value / 100:g}" if 1 < value < 100 else ""
@@ -58,7 +61,7 @@ def _explanation(error: Exception) -> str:
 
 
 def _unknown_choice(file: str, options: list[str]) -> str:
-    """Return what to write instead of a choice that its group does not have.
+    """Return a message for a choice that its group does not have: what to write instead.
 
     file: the choice as Hydra names it, "metric/wifv".
     """
@@ -73,7 +76,10 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the key that takes a model, a text or a file, as the end of a message."""
+    """Return the end of a message: the key that takes this name, if it is not the group.
+
+    A model of the hub, for example, is `model.path`, and not a choice of `model`.
+    """
     name = shown(name)
     if group == "model":
         return f"; a model of the hub or of a directory is model.path={name}"
@@ -87,7 +93,7 @@ def _elsewhere(group: str, name: str) -> str:
 
 
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
-    """Return what to write instead of a key that its section does not have."""
+    """Return a message for a key that its section does not have: what to write instead."""
     section, _, key = str(error.full_key).rpartition(".")
     keys = [str(name) for name in error.parent_node or ()]
     if section == MEASUREMENTS and key in names_in(section):
@@ -113,9 +119,9 @@ def _have_key(group: str, key: str) -> bool:
 
 
 def _unreadable(error: Exception) -> str:
-    """Return what to write instead of a word that Hydra does not read.
+    """Return a message for a word that Hydra cannot parse: what to write instead.
 
-    Returns an empty text where Hydra says so itself.
+    Returns an empty text if Hydra's own message already says so.
     """
     text = str(error)
     if "group override must be" in text:
@@ -147,7 +153,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _several_values(key: str, values: str) -> str:
-    """Return what to write instead of several values without -m."""
+    """Return a message for several values without -m: what to write instead."""
     word = f"{key}={shown(values)}"
     line = f"{word}: several values; for a run of each, write -m {word}"
     if TAKES_LIST.fullmatch(key):

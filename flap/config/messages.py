@@ -12,9 +12,9 @@ from flap.config.schema import config_dir
 from flap.config.secrets import redact
 
 LONGEST_SHOWN = 200  # characters of a value that a message prints
-CUT = " … "  # stands for the middle of a longer value
-# The groups whose choice is not one name from config.yaml: measurements are a list, and the others
-# are added with +.
+CUT = " … "  # replaces the middle of a value that is too long
+# These two kinds of groups are not chosen by one name in config.yaml: `eval` takes a list, and the
+# groups in ADDED are added with +.
 MEASUREMENTS = "eval"
 ADDED = {
     "experiment": "a study with its sweep",
@@ -38,7 +38,7 @@ What this machine has: python -m flap doctor"""  # noqa: E501
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """Return the choices of a group, which are files in a folder of conf/.
 
-    A file whose name begins with an underscore is no choice. The others have it in common.
+    Files whose names begin with an underscore are no choices. They hold what several choices share.
 
     folders: More config folders, such as those of the user.
     """
@@ -49,7 +49,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in the defaults of config.yaml, each with what it chooses."""
+    """Return the groups in the defaults of config.yaml, each with a description of its choices."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -57,7 +57,7 @@ def groups() -> dict[str, str]:
 def help_text(folders: Sequence[Path] = ()) -> str:
     """Return what `--help` prints.
 
-    It is made from the files in conf/, because Hydra takes a second.
+    The text is built from the files in conf/, because Hydra would take a second to start.
 
     folders: The config folders of the user, whose choices are listed as well.
     """
@@ -86,7 +86,7 @@ def shown(value: Any) -> str:
 
 
 def reason_of(error: OmegaConfBaseException) -> str:
-    """Return the first line of what OmegaConf says of a value, with the value as `shown`."""
+    """Return the first line of an error of OmegaConf, with its value as `shown` prints it."""
     message = str(error.msg or error)
     value = str(error.value)
     if value:
@@ -106,9 +106,9 @@ def one_line(error: Exception | str, max_length: int | None = None) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """Return what to write for an extra of this package, which is on no index.
+    """Return how to install an extra of this package.
 
-    The package called `flap` there is another program.
+    This package is not on PyPI. The package called `flap` there is a different program.
     """
     return f"pip install '.[{extra}]' in a clone, or 'FILE.whl[{extra}]' of `make release`"
 

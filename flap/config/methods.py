@@ -17,7 +17,8 @@ from flap.config.messages import names_in
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
-# Options that do not make another method: limits of pruning, and how much the search measures.
+# Options that may differ from the preset while the method keeps its name: limits of pruning, and
+# how much the search measures.
 LIMITS = (
     "round_to",
     "multiple_of_heads",

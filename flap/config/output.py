@@ -57,9 +57,9 @@ def protect_output() -> None:
 
 
 def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
-    """Let the redaction find the secrets of a composed config, and remove them from `sys.argv`.
+    """Redact the secrets of a composed config from now on, and remove them from `sys.argv`.
 
-    Trackers record `sys.argv`; Hydra has read it before.
+    Trackers record `sys.argv`. At this point Hydra has already read it.
 
     env_set: the environment variables of `hydra.job.env_set`.
     """

@@ -25,7 +25,7 @@ def _presets() -> list[Any]:
 def model_name(name: str, path: str) -> str:
     """Return the name of a model: the name of its folder if `path` replaces that of a preset.
 
-    `model.path=/my/model` alone leaves `name` as the default choice of the group has it.
+    If only `model.path` is overridden, the config still has the name of the default preset.
     """
     check_path("model.name", name)
     check_path("model.path", path)

@@ -25,15 +25,15 @@ class ModelConfig:
     name: str = "???"
     # An id of the Hugging Face hub, a local directory, or a GGUF file.
     path: str = "???"
-    # The data type: float32, bfloat16, float16, or auto for the one of the checkpoint.
+    # The data type: float32, bfloat16, float16, or auto for the data type of the checkpoint.
     dtype: str = "auto"
     # The device: cpu, cuda, mps, or auto for the first of cuda, mps and cpu that is there.
     device: str = "auto"
     # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
     # host memory and disk, and stream reads one layer at a time.
     placement: str = "device"
-    # If the head of a GGUF is a copy of its embedding in another quantisation, whether both become
-    # the more precise one of the two, as a tied matrix.
+    # Whether the head and the embedding of a GGUF are tied if one is a copy of the other in another
+    # quantisation. Both then become the more precise of the two.
     tie_copied_head: bool = True
 
 
@@ -53,8 +53,8 @@ class CalibrationConfig:
     # Whether each window begins with the BOS token: true, false, or auto, which follows the
     # tokenizer: true if it puts BOS in front of a text.
     bos: str = "auto"
-    # Which layers compute the inputs of a layer: dense ones, or pruned ones, so that pruning is
-    # sequential (only with structure=UL-UM and UL-MM).
+    # Whether the inputs of a layer come from the dense layers before it, or from the pruned ones.
+    # Pruning is sequential with pruned (only with structure=UL-UM and UL-MM).
     propagate: str = "dense"
     # Who answers prompts, also those of recover: given takes the answers of the file, and with
     # self the model writes them.
@@ -138,7 +138,8 @@ class FlapConfig:
     seed: int = 0
     # If true, units become zeros and the shapes of the weights stay.
     mask_only: bool = False
-    # Values that replace those of the keys that the run has, as +debug=smoke sets them.
+    # Values that replace those of other keys, as +debug=smoke sets them. Keys that the run does not
+    # have are skipped.
     debug: Any = None
     # What a run returns to Hydra, for sweepers that optimise: the name of a number, such as
     # pruned/sciq_answers/exact_match, or a list of names. Null stands for nothing.
@@ -154,7 +155,7 @@ class FlapConfig:
     cache_dir: str | None = None
     # If true, results that other runs can use are kept in the cache, and read from it.
     use_cache: bool = True
-    # How many seconds a run waits at most for another run that computes the same, at least 0.
+    # How many seconds a run waits at most for another run that does the same, at least 0.
     cache_wait_seconds: float = 3600
     # How many minutes a process of torchrun or SLURM waits for another one, above 0.
     timeout_minutes: float = 120

@@ -1,8 +1,8 @@
 """Token windows with their token mask, which says which tokens count.
 
 The model reads all tokens of a window. Statistics are collected at the tokens that count, and
-models are compared by their predictions of these. In texts with answers, the tokens of answers may
-be the only ones that count. Tokens that pad a short window never count.
+models are compared by their predictions of these tokens. In texts with answers, the tokens of
+answers may be the only ones that count. Tokens that pad a short window never count.
 
 Legend: N windows · T tokens per window · P positions of all windows, window after window.
 """

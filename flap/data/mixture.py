@@ -10,7 +10,7 @@ from flap.config import require, shown
 from flap.storage import digest
 
 SELF = "self"  # the text that the model itself writes
-HEAVIEST = 1e9  # sums and products of weights stay numbers
+HEAVIEST = 1e9  # largest weight of a text, so that sums and products of weights stay finite
 
 
 @dataclass(frozen=True)

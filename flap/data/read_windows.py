@@ -1,6 +1,6 @@
 """Read the texts of a mixture, by name or from files, and draw windows from them.
 
-Texts that the model has still to write are left open.
+Texts that the model writes itself are filled in later.
 """
 
 import logging
@@ -103,7 +103,7 @@ def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
 
 
 def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
-    """Return windows as if each answer that the model has still to write were as long as it may be.
+    """Return windows for the longest answers that the model may write.
 
     Raises:
         ValueError: no prompt of a text leaves room for such an answer in the model's context.
@@ -306,9 +306,9 @@ class Reading:
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
-    """Return the name and the token with which each text begins that the model writes.
+    """Return the token that begins every text of the model, as its name and its id.
 
-    It is BOS, or EOS, which stands between documents, if there is no BOS.
+    It is BOS or, if there is no BOS, EOS, which stands between documents.
 
     Raises:
         ValueError: the tokenizer has neither.

@@ -15,7 +15,7 @@ from flap.data.batch import Batch
 
 PADDING = 0  # a token that pads windows which are shorter than others; it does not count
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# The bytes that are left of a character which the beginning or the end of a window cuts.
+# These match the remaining bytes of a character that the beginning or end of a window cuts.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
@@ -32,8 +32,8 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:
-        # The steps of this tokenizer are in its code. But the vocabulary of a byte-level tokenizer
-        # has all the characters that GPT-2 has for bytes.
+        # This tokenizer is not fast, so its decoder cannot be read. But the vocabulary of a
+        # byte-level tokenizer contains all the characters that GPT-2 uses for bytes.
         byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     bytes_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)

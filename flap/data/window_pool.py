@@ -87,7 +87,7 @@ def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> Text
     If the text begins with BOS by itself, as with a chat template, no second BOS stands in front of
     it.
     """
-    # The steps of a tokenizer that is not fast are in its code, which cannot be compared.
+    # The steps of a tokenizer that is not fast are Python code, which cannot be compared.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
     return _tokenized(text, _State(digest, tokenizer), bos)
@@ -115,7 +115,7 @@ def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
 
 
 def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
-    """Return a mask of the tokens that begin inside one of the spans. Empty tokens do not.
+    """Return a mask of the tokens that begin inside one of the spans. Empty tokens are left out.
 
     spans: passages of the text, in order.
     offsets: the first character of each token, and the first one after it.

@@ -42,8 +42,8 @@ class Windows:
     # for each part that the model answers, by the number of the part: its prompts
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
     counted: str = "all"  # which tokens enter the statistics: "all", or only "answers"
-    # by the name of each text, everything that it contains, whether or not it is drawn: documents,
-    # or the turns of prompts
+    # by the name of each text, all its documents, or the turns of its prompts, even if no window is
+    # drawn from them
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
@@ -95,7 +95,7 @@ class Windows:
 
     @cached_property
     def drawn(self) -> list[Batch | None]:
-        """The windows of each part, as `in_answers` has them; None if the text is not written yet.
+        """The windows of each part, with the mask of `in_answers`; None if it is not written yet.
 
         Raises:
             ValueError: a text is too short for its windows, or no window has a token of an answer.

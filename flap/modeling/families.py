@@ -9,8 +9,8 @@ class Family:
     """The names of the modules in a family's layers, and of its config keys.
 
     The defaults are LLaMA's. Output projections are paths in a decoder layer, which may lack one of
-    them. The input projections have the same parent module. Where one Linear is several input
-    projections, it has their rows unit after unit, or projection after projection if `stacked`.
+    them. The input projections have the same parent module. If one Linear combines several input
+    projections, its rows are ordered unit after unit, or projection after projection if `stacked`.
     """
 
     # path of the decoder in the base model; empty if it is the base model

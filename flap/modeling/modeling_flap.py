@@ -144,7 +144,7 @@ def add_biases(experts):
 def _head_dims(widths):
     """Return the sizes of heads by layer if layers differ in them, as in Gemma 4; else None.
 
-    The whole model must know these of its layers.
+    The config of the whole model must contain these sizes.
     """
     sizes = {}
     for i, layer in widths.items():
@@ -246,7 +246,8 @@ def _build(dense, layer_config, i, modules):
 
     modules: `flap_modules` of the config. Modules that are not pruned are those of the dense layer.
     """
-    if getattr(layer_config, "use_double_wide_mlp", False):  # Gemma 4 doubles what it reads
+    # Gemma 4 doubles the width that it reads
+    if getattr(layer_config, "use_double_wide_mlp", False):
         layer_config.use_double_wide_mlp = False
     if modules["square_attention"]:
         layer = _build_square(type(dense), layer_config, i, *modules["attention"].split("."))
@@ -279,7 +280,7 @@ def _build(dense, layer_config, i, modules):
 
 
 def _has(layer, path):
-    """Return whether a layer has a module at a path; an empty path is that of no module."""
+    """Return whether a layer has a module at a path. An empty path means no module."""
     return bool(path) and path in dict(layer.named_modules())
 
 

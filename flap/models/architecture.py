@@ -1,4 +1,4 @@
-"""From the architecture of a model to its family, its classes in transformers and its adapter."""
+"""Find the family of an architecture, its classes in transformers and its adapter."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -72,7 +72,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 
 def stock_class(cls: type) -> Any:
-    """Return the first class of transformers among a class and its bases, or nn.Module."""
+    """Return the first transformers class in the MRO of a class, or nn.Module if there is none."""
     for base in cls.__mro__:
         if base.__module__.startswith("transformers."):
             return base
@@ -85,8 +85,8 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     whole_experts: Whether the units of experts are whole experts.
 
     Raises:
-        ValueError: The architecture is not supported, the model has no language model head or
-            computes something of its own, or it has no whole experts that can be removed.
+        ValueError: The architecture is not supported, the model has no language model head or has
+            its own forward pass, or it has no whole experts that can be removed.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
@@ -111,7 +111,8 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
 def _check_forward(cls: type) -> None:
     """Check that a class computes what its class in transformers computes.
 
-    The class of the pruned model derives from that class, and would not have another forward.
+    The pruned model is built on the class in transformers, so it would lose what another class
+    adds.
     """
     stock = stock_class(cls)
     if stock is nn.Module or cls.forward is not stock.forward:  # type: ignore[attr-defined]

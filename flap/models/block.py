@@ -44,13 +44,13 @@ class LinearLike(ABC):
 
 
 class Observed(NamedTuple):
-    """What the output projections of a block's members get in a forward pass."""
+    """The inputs of the output projections of a block's members, in a forward pass."""
 
     # The inputs (…, C) of each member's output projection, for the tokens that reach the member.
     activations: Sequence[Tensor]
     # The number of all tokens, if tokens that do not reach a member count as zeros.
     num_tokens: int | None = None
-    # What the outputs of the members are multiplied by: 0 if a token does not reach the member.
+    # The factors of the members' outputs: 0 if a token does not reach the member.
     weight_TM: Tensor | None = None
     # For members that are removed whole: their outputs and numbers (`whole_experts.OfToken`).
     routed: Iterable[Tensor] = ()
@@ -110,7 +110,7 @@ class Block:
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
-        """Return what the output projections get, from the arguments of `watched`.
+        """Compute the inputs of the output projections from the arguments of `watched`.
 
         mask_P: The positions that count. None means all.
         """

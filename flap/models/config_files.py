@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_ma
 # The keys in which configs say how many layers a language model or a vision tower has.
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth")
 KERNEL_KEYS = ("_attn_implementation", "attn_implementation")
-# What transformers raises for values of another kind than it expects.
+# Errors that transformers raises for values of an unexpected type.
 WRONG_VALUES = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError)
 
 

@@ -27,10 +27,10 @@ from flap.models.stacked_experts import (
 
 
 class ExpertInputs(NamedTuple):
-    """What each expert gets in a forward pass, in a list with an entry for each expert."""
+    """The inputs of the experts in a forward pass. Each list has one entry for each expert."""
 
     inputs: list[Tensor]  # hidden states (R, H)
-    weights: list[Tensor]  # what the outputs are multiplied by (R)
+    weights: list[Tensor]  # factors of the outputs (R)
     tokens: list[Tensor]  # the numbers of the tokens (R)
 
 
@@ -110,7 +110,7 @@ def routed(
     """Return the inputs (R, I) of each expert's down projection, and the weights (R) of outputs.
 
     args: The arguments of the experts' forward pass.
-    mask_P: Which tokens count. Others are not among the R. None means that all count.
+    mask_P: Which tokens count. The others are left out. None means that all count.
     """
     inputs, weights, tokens = _dispatched(experts, args)
     if mask_P is not None:
@@ -152,9 +152,10 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
 
 
 def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
-    """Return what the experts of Llama 4 get.
+    """Return the inputs of the experts of Llama 4.
 
-    Each takes all tokens, times the router's weight: zeros for tokens that go to other experts.
+    Each expert takes all tokens, multiplied by the router's weight. This is zero for tokens that
+    are routed to other experts.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]

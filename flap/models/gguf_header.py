@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-BLOCK = re.compile(r"blk\.(\d+)\.")  # begins the name of each tensor of a layer
+BLOCK = re.compile(r"blk\.(\d+)\.")  # prefix of the name of each tensor of a layer
 SUFFIXES = (".weight", ".bias")
 ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that becomes a part of the config
 # The keys of a config that say whether these tensors have a bias.
@@ -149,7 +149,7 @@ def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
     """Set the RoPE of LLaMA 3, and return whether it has the frequencies that the file asks for.
 
-    factors: what a GGUF divides the frequency of each pair of dimensions by.
+    factors: for each pair of dimensions, the divisor of its frequency in the GGUF.
     """
     theta = config.rope_parameters["rope_theta"]
     dim = getattr(config, "head_dim", 0) or 2 * len(factors)

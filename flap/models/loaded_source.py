@@ -72,7 +72,7 @@ class LoadedSource(ModelSource):
         return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
 
     def identity(self) -> dict[str, Any]:
-        """Return what no other model has.
+        """Return an identity that no other model has.
 
         The caller may change the weights and the code at any time, so nothing is cached for them.
         """

@@ -22,7 +22,7 @@ from flap.models.weights import check_weights
 # The values of `general.license` and `general.languages` in packaged GGUFs. Reading them from the
 # files would take seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
-# What the card of a smaller model repeats.
+# The keys of a model card that the card of the pruned model repeats.
 CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")
 # The files to download: weights by the names that transformers looks for, configs, tokenizers and
 # modelling files.

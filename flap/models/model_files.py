@@ -22,7 +22,7 @@ from flap.models.config_files import CONFIG, WRONG_VALUES, read_config
 from flap.models.stacked_experts import choose_kernel, is_experts
 
 DEQUANTISED = ("mxfp4", "fp8")  # the methods that transformers can dequantise as it loads a model
-# Finds the number of a layer in the name of a tensor.
+# Finds the number of the layer in the name of a tensor.
 LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
@@ -175,7 +175,7 @@ def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def dequantiser(config: PreTrainedConfig) -> HfQuantizer | None:
-    """Return what dequantises weights that are read layer by layer, or None for plain weights."""
+    """Return the quantiser that dequantises weights layer by layer, or None for plain weights."""
     options = dequantising(config)
     if not options:
         return None

@@ -70,7 +70,10 @@ class PlacedModel(ABC):
         return work if self.streams else NOT_KEPT
 
     def saved_in(self, directory: Path) -> "PlacedModel":
-        """Return the model for further work after it was written: itself, or one in the files."""
+        """Return the model for further work after it was written.
+
+        This is the model itself, or a model that reads the written files.
+        """
         return self
 
     @property

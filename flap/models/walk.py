@@ -151,7 +151,7 @@ class Walk:
         windows = batches_NT
         if resumed:  # the hidden states are there, and one batch of each shape gives the calls
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
-        # by the shape of a batch, or by its number if the calls depend on the tokens
+        # keyed by the shape of a batch, or by its number if the calls depend on the tokens
         calls: dict[Shape | int, list[Call]] = {}
         with self.model.ends():
             hidden = self._hidden(windows, calls)

@@ -34,7 +34,7 @@ class Speed(NamedTuple):
         return workload.read * self.read + workload.written * self.written
 
 
-UNKNOWN = Speed(read=1.0, written=8.0)  # in an unknown unit instead of seconds
+UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs, as the real seconds are unknown
 
 
 class Agenda:

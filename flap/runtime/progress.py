@@ -1,6 +1,6 @@
-"""The progress of long steps.
+"""Show the progress of long steps: as a bar in a terminal, or else as one line a minute.
 
-It is a bar in a terminal, and otherwise one line a minute. The lines are in the log, too.
+The log gets the lines in both cases.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 SECONDS_BETWEEN_LINES = 60.0
-# Extra of records that a terminal does not show, because it shows a bar.
+# The `extra` of log records that a terminal does not show, because it shows the bar instead.
 ONLY_IN_FILES = {"only_in_files": True}
 
 
@@ -38,7 +38,8 @@ class Step:
 
 
 Listener = Callable[[Step], None]
-Reach = Callable[..., None]  # takes how many items are done, and how many tokens
+# called with the number of items and the number of tokens that are done
+Reach = Callable[..., None]
 _listeners: list[Listener] = []
 
 

@@ -127,7 +127,7 @@ def alone() -> Iterator[None]:
 
 
 def own_folder(path: Path) -> Path:
-    """Return the folder, inside a folder of work, for files of this process alone."""
+    """Return a subfolder of `path` for the files of this process alone."""
     if size() == 1:
         return path
     return path / f"rank-{rank()}"
@@ -154,7 +154,7 @@ def gather_in_order(own: Sequence[T]) -> list[T]:
 
 
 def each_by_one(makes: Iterable[Callable[[], T]]) -> list[T]:
-    """Call each function in one of the processes, and return what they return, in order."""
+    """Call each function in one of the processes, and return all results in order."""
     return gather_in_order([make() for make in own_share(makes)])
 
 

@@ -38,7 +38,7 @@ class Label:
     inputs: tuple["Label", ...] = ()  # the labels of the stages that ran inside this one
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the label as JSON takes it."""
+        """Return the label as data that JSON can store."""
         return asdict(self)
 
     @classmethod

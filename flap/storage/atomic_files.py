@@ -77,10 +77,10 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
     """Yield a new path beside `target`, for the file or folder that will replace it.
 
-    What is still at this path when the block ends is removed. While the block lasts, this process
-    holds a lock beside the path, by which `remove_leftovers` knows that the process is alive. The
-    number of the process would not do: processes in two containers with one host name may have the
-    same number.
+    If anything is left at this path when the block ends, it is removed. While the block lasts, this
+    process holds a lock beside the path, by which `remove_leftovers` knows that the process is
+    alive. The process id would not be enough, because processes in two containers with one host
+    name may have the same number.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)

@@ -30,7 +30,8 @@ class Cache:
 
     root: Path
     enabled: bool = True  # false: nothing is looked up or stored
-    wait_seconds: float = 3600  # how long a run waits at most for another that computes the same
+    # the longest time that a run waits for another run that computes the same artefact
+    wait_seconds: float = 3600
 
     def of(self, kind: Kind[T]) -> "Entries[T]":
         """Return the store of the artefacts of one kind."""
@@ -105,7 +106,7 @@ def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
     """Hold the lock of an entry for as long as the block lasts.
 
     After `wait_seconds`, or where no lock can be made, the block runs without the lock: then two
-    processes compute the same.
+    processes may compute the same artefact.
     """
     lock = lock_of(entry)
     with file_lock(lock, "cache_dir") as state:

@@ -1,4 +1,7 @@
-"""What a run creates before it begins: a run that is refused removes this and nothing else."""
+"""The files and folders that a run creates before it begins.
+
+A run that is refused removes them, and nothing else.
+"""
 
 import os
 import shutil
@@ -10,7 +13,7 @@ from pathlib import Path
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
     """Return the paths that do not exist among these names in a folder and the folder itself.
 
-    Folders above it that do not exist are included. The order is that in which the paths can be
+    Folders above it that do not exist are included. The paths are in the order in which they can be
     removed.
     """
     folder = folder.absolute()
@@ -21,7 +24,7 @@ def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
 def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
     """Remove files, and folders that are empty by then.
 
-    The folder `whole` is removed with what is in it.
+    The folder `whole` is removed with its content.
     """
     for path in paths:
         with suppress(OSError):  # the path does not exist, is not empty, or may not be removed

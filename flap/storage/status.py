@@ -32,8 +32,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
     """Hold the folder of a run for the duration of the `with` block.
 
     An error in the block is noted in the folder, in which a finished run stays finished.
-    created: the paths that exist for the sake of this run. If the run is refused before it begins,
-        and the folder holds no other run, they are removed and nothing is noted. None: nothing is
+    created: the paths that were created for this run. If the run is refused before it begins, and
+        the folder holds no other run, they are removed and nothing is noted. None: nothing is
         removed.
 
     Raises:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KIND = "streams"
-CHECKSUM = ".sha256"  # ends the name of the file that has the checksum of a note
+CHECKSUM = ".sha256"  # suffix of the file that holds the checksum of a note
 SECONDS_KEPT = 30 * 24 * 3600  # the next run removes working folders that were not used for longer
 
 
@@ -40,7 +40,7 @@ class WorkFolder:
         return WorkFolder(self.path / name)
 
     def clear(self) -> None:
-        """Delete the folder, before any process continues, because one may write there at once."""
+        """Delete the folder. No process continues before, because it may write there at once."""
         if self.path is not None:
             ranks.by_first(shutil.rmtree)(self.path, ignore_errors=True)
 
@@ -66,7 +66,7 @@ class Notes(Generic[T]):
             return True
         if self.folder is None:
             return False
-        # the first process looks for all, as NFS may show a new file to some processes later
+        # rank 0 looks for all processes, because NFS may show a new file to some processes later
         return ranks.on_first(partial(_is_whole, self._file(self.folder, step)))
 
     def __iter__(self) -> Iterator[T]:
@@ -76,7 +76,7 @@ class Notes(Generic[T]):
     def write(self, step: int, result: T) -> None:
         """Note the result of a step.
 
-        In a walk, this comes before its record that the layer is done.
+        A walk must call this before it records that the layer is done.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():
@@ -119,7 +119,7 @@ def results_of_steps(
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether all notes on the first `steps` steps in a folder are what was written."""
+    """Return whether all notes on the first `steps` steps in a folder are there and undamaged."""
     for checksum in folder.glob(f"*{CHECKSUM}"):
         step = int(checksum.stem.rpartition("-")[2])
         if step < steps and not _is_whole(checksum.with_suffix("")):
@@ -132,7 +132,7 @@ def _checksum_of(file: Path) -> Path:
 
 
 def _is_whole(file: Path) -> bool:
-    """Return whether a note is there and is what was written. A damaged note is logged."""
+    """Return whether a note is there and matches its checksum. A damaged note is logged."""
     if not file.is_file():
         return False
     with suppress(OSError, ValueError):  # the checksum is missing, or is no text
@@ -155,8 +155,8 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
     next start, whatever the error: a full disk or a refused checkpoint costs no work.
 
     While another process uses the folder, or where no lock can be made, a temporary folder is
-    yielded instead, from which no later run continues. If such a run is killed, the next start has
-    what is in the cache and the numbers that were measured, and its walks begin again.
+    yielded instead, from which no later run continues. If such a run is killed, its results in the
+    cache and the numbers that it has measured remain, but the next start begins its walks again.
 
     key: everything that the files depend on. resume: false deletes the files of an interrupted run.
 

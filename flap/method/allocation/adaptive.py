@@ -47,7 +47,7 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors, as for every scale but z-score."""
+        """Whether scores must be squared output errors. Every scale but z-score needs them."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
@@ -66,10 +66,10 @@ class Scaled(Structure):
 
 
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
-    """Return the squared error of the layer's output that the removal of each unit causes.
+    """Return the squared error in the layer's output that the removal of each unit causes.
 
-    The neurons of an expert get its error times the number of experts, because a unit is one neuron
-    of every expert, and the ranking takes the mean over them.
+    A unit is one neuron of every expert, and the ranking takes the mean over the experts. So the
+    error of an expert's neuron is multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -148,7 +148,7 @@ class Blocks(NamedTuple):
     units_BN: Tensor  # numbers of the units of each block
     price: int  # parameters of one block
     fewest: int  # blocks that the layer keeps at least
-    costs: list[Tensor]  # for each bound, the cost by the number of blocks that stay
+    costs: list[Tensor]  # for each bound, the cost by the number of kept blocks
 
 
 def one_ranking(
@@ -176,7 +176,7 @@ def one_ranking(
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
     """Return the mask of the kept blocks of each layer, from one ranking of all blocks.
 
-    to_keep: the price of all that stays. Each layer keeps at least `fewest` blocks.
+    to_keep: the total price of the units that stay. Each layer keeps at least `fewest` blocks.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]

@@ -11,7 +11,7 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-# The numbers of units that each layer keeps; of a block with members, the units of one member.
+# The number of units that each layer keeps. If a block has members, the units of one member.
 Widths = Sequence[Pair[int]]
 STEPS = 40  # steps of a bisection of ratios
 LEAST_PRICE = 1e-9  # as a share of the highest price, so that scores can be divided by all prices
@@ -52,7 +52,8 @@ class Bound:
     fixed: float  # cost of everything that pruning does not remove
     costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which never falls with K
     size: float = 0  # cost of a parameter; 0 if the target does not count parameters
-    beside: tuple[Pair[Tensor], ...] = ()  # the part of `costs` that is not of parameters
+    # the share of `costs` that is not for parameters, such as keys and values
+    beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:
         """Return the cost of a model of these widths."""
@@ -138,8 +139,8 @@ class Budget:
     def prices(self) -> list[Pair[float]]:
         """The price of one unit of each block in a ranking of all units: its parameters.
 
-        With bounds, it is the share of a bound's excess that the removal of the unit takes away,
-        summed over all bounds that the dense model exceeds.
+        With bounds, it is the share of a bound's excess that removing the unit saves, summed over
+        all bounds that the dense model exceeds.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:

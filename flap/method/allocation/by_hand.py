@@ -83,20 +83,23 @@ class ManualHeads(Structure):
         return layers
 
     def _always(self, budget: Budget) -> int:
-        """Return the number of query heads that fill no block and are always removed."""
+        """Return the number of query heads that are removed in any case.
+
+        A layer keeps whole blocks, so the heads that are too few for a block are always removed.
+        """
         heads = 0
         for layer in budget.layers:
             heads += layer.attention.queries * self.limits(layer).attention.counts[0]
         return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
-        """Return the numbers of query heads whose removal lets neurons meet the budget, ascending.
+        """Return, ascending, how many query heads can be removed so that neurons meet the budget.
 
-        If neurons can meet the budget with none of them, return the number that comes nearest.
+        If there is no such number, return the one with which neurons come nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
-        # the numbers that whole blocks allow
+        # the numbers of heads that whole blocks allow
         free = {}
         for size, layers in self.by_size(budget).items():
             blocks = sum(len(limits[i].attention.counts) - 1 for i in layers)
@@ -104,7 +107,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # the numbers between which the neurons can meet the budget
+        # the range of numbers within which neurons can meet the budget
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
@@ -132,9 +135,10 @@ class _Choice(NamedTuple):
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
-    """Return each sum that sizes of blocks can have, as the numbers of blocks of each size.
+    """Return every sum that removed blocks can have, each with the numbers of blocks of each size.
 
-    Of all numbers of blocks with the same sum, return those whose size · score add up to the least.
+    If several choices of blocks have the same sum, the one with the least total of size · score is
+    returned.
 
     scores: score_B of the blocks of each size. The lowest-scored ones are removed first.
     """

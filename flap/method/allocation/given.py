@@ -82,7 +82,10 @@ class GivenPlan:
 
 
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
-    """Return whether these units can stay: ascending, equally many of every member, and enough."""
+    """Return whether these units can stay.
+
+    They must be ascending, equally many of every member, and enough.
+    """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))
     by_member = Counter(unit // max(units.count, 1) for unit in kept)

@@ -102,7 +102,7 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound: what each unit adds to the cost, and the room beyond the cost of no units
+    # 2. for each bound: the cost that each unit adds, and the most that all units may cost
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
@@ -130,7 +130,9 @@ def _layers_of(scores: Sequence[Tensor]) -> Tensor:
 
 
 def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
-    """Return what each unit of a ranking adds to the cost of its layer's higher-scored units.
+    """Return how much each unit of a ranking adds to the cost of its layer.
+
+    The higher-scored units of the layer are already there.
 
     layer_U: the layer of each unit. costs: cost_K of each layer.
     """

@@ -82,7 +82,7 @@ class Structure(ABC):
         """
         self._check_options(budget)
 
-        # the widths that the structure allows at the least, and what they remove
+        # the fewest units that the structure allows, and the parameters that are then removed
         fewest = []
         most_removed = 0
         for layer in budget.layers:
@@ -148,7 +148,7 @@ class Structure(ABC):
 def _check_minimum(
     field: str, least: int, count: int, kind: str, multiple: tuple[str, int]
 ) -> None:
-    """Check the minimum that each layer keeps, and that a multiple of so many units can meet it.
+    """Check that a layer can keep this minimum, and that a multiple of units can meet it.
 
     count: the units of a layer. kind: what they are called. multiple: the field and its value.
     """

@@ -39,7 +39,7 @@ def bounds_of_shapes(
     biases: Biases,
     max_length: int | None,
 ) -> tuple[Bound, ...]:
-    """Return the bounds of a model that its shapes decide.
+    """Return the bounds that depend on the shapes of a model alone.
 
     layers: the units of the model.
     itemsize: bytes of a weight, and of a key or value.
@@ -70,7 +70,7 @@ def bounds_of_shapes(
 
 
 def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
-    """Return a bound on the weights and the keys and values of each layer, if there are any."""
+    """Return a bound that also counts the keys and values of each layer, if there are any."""
     if not caches:
         return bound
     costs = []
@@ -82,10 +82,12 @@ def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
 def _of_weights(
     name: str, asked: float, size: int, adapter: ModelAdapter, layers: Layers, biases: Biases
 ) -> Bound:
-    """Return a bound on the parameters of the model, or on the active ones. Each one costs `size`.
+    """Return a bound on the parameters of the model, or on the active ones.
 
-    The neurons of an expert are active for the share of experts that a token is sent to. Of whole
-    experts, as many are active as a token is sent to.
+    size: the cost of one parameter.
+
+    The neurons of an expert are active for the share of experts that a token is sent to. If whole
+    experts are removed, the active ones are as many as a token is sent to.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())
@@ -133,7 +135,8 @@ def _kv_costs(
     name: the target. itemsize: bytes of a value, times the number of sequences.
 
     Raises:
-        ValueError: a layer has an attention without heads that can be pruned, as a state space.
+        ValueError: the attention of a layer has no heads that can be pruned, as in a state space
+            model.
     """
     blocks = [adapter.attention(i) for i in range(len(layers))]
     if not all(block.inputs for block in blocks):

@@ -57,7 +57,7 @@ class _Collected:
         self.tokens += len(tokenizer(document, verbose=False).input_ids)
 
     def result(self, notes: Notes) -> dict[str, Any]:
-        """Return the answers and their counts, in a form that can be stored as JSON.
+        """Return the answers and their counts, as data that JSON can store.
 
         notes: the batches that were written.
         """
@@ -71,7 +71,9 @@ class _Collected:
         }
 
     def warn_or_refuse(self, prompts: int) -> None:
-        """Log that the answers are too few for the windows. prompts: how many there are.
+        """Log that the answers are too few for the windows.
+
+        prompts: the number of prompts.
 
         Raises:
             ValueError: most answers are empty or loops, so that fewer windows would not help.
@@ -161,8 +163,8 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 def without_answers(windows: Windows) -> Windows:
     """Return windows as far as they are known before the model has written anything.
 
-    Prompts have the answers of their file, or none. The text `self` is left out. It is an estimate
-    of what the windows will hold.
+    Prompts have the answers of their file, or none. The text `self` is left out. The result is an
+    estimate of the final windows.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()
@@ -213,7 +215,8 @@ def _batch(
     rows = continued(model, [prompts[n] for n in fitting], tokenizer, options)
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
-        before = [] if asked.chat else prompts[n]  # a template prints the space before an answer
+        # a template itself prints the space before an answer
+        before = [] if asked.chat else prompts[n]
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)
     return {"texts": texts}

@@ -81,7 +81,10 @@ class Calibration:
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Yield the same as `visit`, in a walk of the caller, which may have further streams."""
+        """Yield the same as `visit`, in a walk that the caller has begun.
+
+        The walk may have further streams.
+        """
         if not covariance:
             for i in walk:
                 statistics = self.layers[i] if self.layers else None
@@ -105,7 +108,10 @@ class Calibration:
                 stream.advance(i, self.model.layers[i])
 
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
-        """Enter this process's windows into a walk, as one stream or as fitting and held-out."""
+        """Enter the windows of this process into a walk, as one or two streams.
+
+        If there are two, the first has the fitting windows, and the second the held-out windows.
+        """
         if not separate_held_out:
             return [walk.enter("windows", self._batches(self.windows))]
         fitting, held_out = split_windows(self.windows)

@@ -56,7 +56,7 @@ class Comoments:
         self._products.add_products(activation_TI - self._origin_I)
 
     def finish(self, num_tokens: int, mean_I: Tensor) -> Symmetric:
-        """Return the co-moments. num_tokens and mean_I are those of all tokens."""
+        """Return the co-moments. num_tokens, mean_I: the number and the mean of all tokens."""
         assert self._products is not None
         if self._origin_I is not None:
             shift_I = mean_I - self._origin_I.to(widest_float(mean_I.device))
@@ -93,7 +93,7 @@ class BlockRecorder:
             self.num_routed += len(square_TM)
 
     def finish(self) -> tuple[Statistics, ...]:
-        """Return the statistics of all recorded tokens, of each member.
+        """Return the statistics of each member over all recorded tokens.
 
         Raises:
             ValueError: activations are not finite; names the block.
@@ -108,8 +108,8 @@ class BlockRecorder:
         assert self.statistics, f"{self.block.name} saw no token"
         squares = [member.deviation_I for member in self.statistics]
         for member in self.statistics:
-            # The co-moment of two channels is at most as large as the larger one of their squares.
-            # So all co-moments are finite if the diagonal is.
+            # The co-moment of two channels is at most as large as the larger of their own sums of
+            # squares. So all co-moments are finite if the diagonal is.
             if member.comoments is not None:
                 squares.append(member.comoments.diagonal())
         if not torch.isfinite(torch.cat(squares)).all():

@@ -88,7 +88,7 @@ def sample(
 
     The options in the model's generation_config, such as penalties or stop tokens, are ignored.
 
-    on_token: called with how many tokens each sequence has, before each further token.
+    on_token: called before each further token, with the number of tokens in each sequence.
     """
     start_NT = torch.full((num_sequences, 1), first, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - 1))
@@ -160,7 +160,7 @@ def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """Return the tokens before the first end token."""
+    """Return the tokens of an answer, up to its first end token."""
     for position, token in enumerate(tokens):
         if token in ends:
             return list(tokens[:position])
@@ -174,7 +174,7 @@ class Drawn(LogitsProcessor):
     takes an exponential random number for each token of the vocabulary, which took half of the time
     on a CPU.
 
-    on_token: called with how many tokens each sequence has, before each further token.
+    on_token: called before each further token, with the number of tokens in each sequence.
     """
 
     def __init__(self, on_token: Callable[[int], None] | None = None) -> None:

@@ -87,7 +87,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # The mean was rounded to float32. What is left after centring corrects mean and deviation.
+        # The mean was rounded to float32. The mean of the centred values corrects the mean and the
+        # deviation.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
@@ -113,8 +114,8 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
     """Merge the statistics of each member of a block over the tokens of all processes.
 
     local: the statistics of the tokens of this process; empty if it has no tokens.
-    device: where the result is if `local` is empty. Otherwise it is where `local` is, because the
-        weights that are offloaded have no device.
+    device: the device of the result if `local` is empty. Otherwise it is the device of `local`,
+        because offloaded weights have none.
     """
     if ranks.size() == 1:
         return list(local)

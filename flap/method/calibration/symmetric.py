@@ -18,7 +18,7 @@ class Symmetric:
     """A symmetric matrix in float32.
 
     The strips have I · (I + STRIP) / 2 elements, which is 58 % of the whole matrix at 1536
-    channels. Adding products takes as much less work.
+    channels. Adding products takes less work in the same proportion.
     """
 
     # each strip_SJ has STRIP rows, from the diagonal of its first row on
@@ -59,7 +59,7 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            if len(behind):  # the columns of these rows in this strip, by symmetry
+            if len(behind):  # by symmetry, the columns of this strip hold the rest of these rows
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)
         return matrix_RI
@@ -70,7 +70,8 @@ class Symmetric:
         for rows, strip_SJ in self._by_rows():
             product_OJ = map_OI[:, rows] @ strip_SJ
             product_OJ *= map_OI[:, rows.start :]
-            # Elements beside the square block on the diagonal stand for their mirror images, too.
+            # An element beside the square block on the diagonal counts twice, because its mirror
+            # image is not stored.
             block_OS = product_OJ[:, : len(strip_SJ)]
             total += 2 * product_OJ.sum() - block_OS.sum()
         return total

@@ -68,7 +68,7 @@ def _compress_layer(
     compensation: Compensation,
     statistics: LayerStatistics | None,
 ) -> Reports:
-    """Fit and change a layer. A block that keeps all its units is not changed."""
+    """Fit and change one layer. A block that keeps all its units is not changed."""
     [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
     write_layer(write, adapter, layer, plan, fits)
     reports: Reports = {}
@@ -81,7 +81,7 @@ def _compress_layer(
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Change a layer as its plan says, with fits that exist already."""
+    """Change a layer as its plan says, with fits that were computed before."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             write(block, torch.tensor(kept, dtype=torch.int64), fit)
@@ -91,8 +91,9 @@ def write_layer(
 def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Reduce a block to the kept units, with the fitted output projection.
 
-    A norm over the channels of all units keeps the weights of the kept channels. It then divides by
-    their root mean square.
+    If the block has an RMS norm over the channels of all its units, the norm keeps only the weights
+    of the kept channels. From then on it divides by the root mean square of the kept channels
+    alone.
     """
     assign(block.output, fit.weight_OK, fit.bias_O)
 
@@ -115,9 +116,9 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Set the rows, the biases and the output columns of the removed units to zero.
 
-    A norm over the channels of all units counts the zeros. So its inputs are multiplied by √(all
-    units / kept units), which gives it the root mean square of the sliced model, and its weights
-    are divided by the same factor.
+    If the block has an RMS norm over the channels of all its units, the zeros lower its root mean
+    square. So the inputs of the norm are multiplied by √(all units / kept units). This gives the
+    root mean square of the sliced model. The norm's weights are divided by the same factor.
     """
     weight_OI = torch.zeros_like(block.output.weight)
     kept_columns = block.columns_UC[kept_U].flatten().sort().values

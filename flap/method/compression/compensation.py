@@ -23,8 +23,8 @@ class Removal(NamedTuple):
 class FitReport(NamedTuple):
     """How well a linear map replaces the removed channels of a block.
 
-    Errors are mean squared output errors of the block on held-out calibration tokens; lower is
-    better. Both are 0 if no held-out token reaches the block.
+    Both errors are mean squared errors of the block's output on held-out calibration tokens; lower
+    is better. They are 0 if no held-out token reaches the block.
     """
 
     ridge: float | None  # the chosen ridge; None if the bias is used, as no map was better
@@ -36,7 +36,7 @@ class Fit(NamedTuple):
     """A fitted output projection, in float32."""
 
     weight_OK: Tensor
-    bias_O: Tensor | None  # what is added to the old bias; None: nothing
+    bias_O: Tensor | None  # addition to the old bias; None if there is none
     report: FitReport | None = None  # how good a linear fit is
 
 
@@ -60,7 +60,7 @@ class Compensation(ABC):
 
         statistics: None only if `needs_statistics` is False.
         trial: the fits are measured on held-out tokens and then dropped. So they are fitted without
-            these tokens, and an expensive choice may be left out.
+            these tokens, and may skip expensive choices, such as the best ridge.
         """
 
 

@@ -104,7 +104,7 @@ def _strips(
 
 
 def _factor(strip_SJ: Tensor) -> Tensor:
-    """Replace rows of H, less what earlier rows explain, by rows of U.
+    """Turn rows of H, from which earlier rows are already eliminated, into rows of U.
 
     Returns fewer rows if H has no factor.
     """

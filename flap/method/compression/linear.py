@@ -20,8 +20,8 @@ from flap.method.compression.elimination import Elimination
 # The ridges to choose from, in units of the mean variance of the block's channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# With fewer tokens a channel, a map may learn noise. It is used only if it is better than the bias
-# on other tokens.
+# A map that is fitted on fewer tokens per channel may fit noise. Then it is used only if it is
+# better than the bias on other tokens.
 ENOUGH_TOKENS = 2
 
 

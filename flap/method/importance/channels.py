@@ -19,8 +19,8 @@ class IFV(Metric):
         score_j = var_j
 
     var (I): the sample variance of the input channels of the output projection over the calibration
-    tokens, in units of activation². Channel j varies by so much around the constant that replaces
-    it; higher = keep.
+    tokens, in units of activation². It says how much channel j varies around the constant that
+    replaces it; higher = keep.
 
         python -m flap metric=IFV
     """
@@ -91,7 +91,7 @@ class Wanda(WIFN):
     `method=wanda_sp` adds the structure and the compensation of Wanda-sp.
     """
 
-    # attention channels compete with their plain scores
+    # False: attention channels compete with scores that are not squared
     square_attention: bool = False
 
 

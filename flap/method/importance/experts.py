@@ -1,4 +1,4 @@
-"""The metrics of experts, which score whole experts by what they do to the tokens sent to them.
+"""The metrics of experts: they score whole experts by their effect on the tokens sent to them.
 
 Legend: E experts of a layer · R tokens that are sent to one of them.
 """
@@ -18,9 +18,9 @@ from flap.models import Block, OfToken
 
 
 class Routed(NamedTuple):
-    """What the experts of a layer do to the tokens that are sent to each of them.
+    """Averages over the tokens that are sent to each expert of a layer.
 
-    The numbers of an expert that no token is sent to are zeros.
+    An expert that no token is sent to has zeros.
     """
 
     tokens_E: Tensor  # number of tokens, R
@@ -29,7 +29,7 @@ class Routed(NamedTuple):
 
     @classmethod
     def of(cls, experts: Sequence[Statistics]) -> "Routed":
-        """Return the numbers of the experts of a layer from `LayerStatistics.routed`.
+        """Read these averages from `LayerStatistics.routed`.
 
         The last channels of these statistics are the fields of `OfToken`.
         """

@@ -162,7 +162,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
     """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of the units u where the mask is true."""
     units = len(units_R)
     if channels == 1:
-        # a norm takes longer than these sums
+        # sums of squares, because a norm takes longer
         squares = [strip.square().sum(0) for strip in weight_OI.split(STRIP)]
         square_I = torch.stack(squares).sum(0)
         return square_I[units_R] / inverse_II.diagonal()[units_R]

@@ -1,6 +1,6 @@
 """The scores of all layers, and their file.
 
-Runs that differ in the ratio share scores for which the model was walked through.
+Runs that differ only in the ratio share the scores, so the model is walked through once.
 
 Legend: G attention units (KV heads) · C channels of a unit · I input channels.
 """
@@ -24,7 +24,7 @@ class Scores:
     """The scores of all layers, higher = keep.
 
     Structures that rank errors scale them by `inverse_power` and `routed_power`. Both are empty
-    without calibration, and if the scores are no squared output errors.
+    without calibration, or if the scores are not squared output errors.
     """
 
     # score_GC of each layer's attention and score_I of its MLP, finite, in float32 on the CPU

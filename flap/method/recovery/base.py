@@ -96,7 +96,7 @@ class Recovery:
 
     @property
     def windows(self) -> int:
-        """The number of windows in an epoch, in whole steps."""
+        """The number of windows in an epoch, which is a whole number of steps."""
         return self.tokens // self.tokens_a_step * self.windows_a_step
 
     @property

@@ -38,9 +38,9 @@ def training_windows(
     Held-out windows have the dense model's answers. They are judged by the answers of texts that
     have some, and by all tokens only if no text has answers.
 
-    by_pruned: the same windows with answers of the pruned model, which it is trained on; with
-        writer=both, every second window of each text. So it meets its own mistakes, and learns what
-        the dense model predicts after them.
+    by_pruned: the same windows with answers of the pruned model. It is trained on these; with
+        writer=both, on every second window of each text. So it sees its own mistakes, and learns
+        what the dense model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -49,14 +49,14 @@ def training_windows(
     tokens_NT = batch.tokens_NT.clone()
     mask_NT = batch.mask_NT.clone()
 
-    # 1. the tokens that the held-out windows are judged by
+    # 1. the mask of the tokens by which the held-out windows are judged
     has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
     has_answers_N1 = has_answers[text_N[:held_out], None]
     of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1
     held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
     mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. the answers of the pruned model, without what is held out
+    # 2. the answers of the pruned model, except in held-out windows
     if by_pruned is not None:
         of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1
@@ -70,7 +70,10 @@ def training_windows(
 
 
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
-    """Return a mask without the tokens that end a run of OVERLAP tokens of a held-out window."""
+    """Return a mask that leaves out tokens which repeat a held-out window.
+
+    These are the tokens that end a run of OVERLAP tokens of a held-out window.
+    """
     seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
     for mask_T, row in zip(mask_NT, tokens_NT.tolist(), strict=True):
@@ -96,9 +99,9 @@ def distil(
     folder: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Train the compressed model in place, and return what the report says of the training.
+    """Train the compressed model in place, and return the summary of the training for the report.
 
-    The model is never worse than before, in the type in which it is saved.
+    In the type in which it is saved, the model is never worse than before the training.
 
     teacher: the dense model.
     windows: the held-out ones are first.
@@ -136,7 +139,7 @@ def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
-    """Return what the report says of the training.
+    """Return the summary of the training for the report.
 
     history: the steps with an evaluation, each with the held-out divergence after it.
     """

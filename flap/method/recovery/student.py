@@ -23,8 +23,8 @@ LOGITS_BYTES = 2**26
 class Student(nn.Module):
     """A module that has only the trained parameters, and whose `forward` returns the loss.
 
-    So Trainer's checkpoints hold the trained parameters alone, whatever class, names and shapes the
-    model has.
+    So Trainer's checkpoints hold only the trained parameters, whatever the class, names and shapes
+    of the model are.
     """
 
     def __init__(

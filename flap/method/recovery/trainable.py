@@ -18,8 +18,8 @@ from flap.runtime.temporary_state import replaced
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the parameters that are trained, in float32, with all others frozen.
 
-    At the end of the `with` block the model has its types and its classes again. Inside, nothing is
-    dropped and no noise is added, because the dense model's predictions have none either.
+    At the end of the `with` block the model has its types and its classes again. Inside the block,
+    dropout and noise are off, as in the dense model's predictions.
     """
     # 1. copy all tensors, because the model may share those that were not pruned with the dense one
     before = _copy_tensors(model, keep_bfloat16=recovery.rank is not None)
@@ -67,7 +67,10 @@ def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
 
 
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
-    """Add A and B, in float32, to every Linear of the layers. The returned model can merge them."""
+    """Add the matrices A and B to every Linear of the layers, in float32.
+
+    The returned model can merge them.
+    """
     # imported here because other runs should not wait for peft
     from peft import LoraConfig, get_peft_model
 

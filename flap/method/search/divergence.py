@@ -1,6 +1,6 @@
 """The divergence of the predictions of pruned models from those of the dense model.
 
-structure=search keeps it low.
+structure=search chooses units so that it stays low.
 Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts · K plans.
 """
 
@@ -45,13 +45,13 @@ class PlanDivergence:
     each has the streams of the dense model and of its share of the plans.
 
     The windows are the last ones of the held-out windows; the maps of trials are fitted without
-    these. The predictions at every fourth position are compared. Those at its neighbours say little
-    more, and over a large vocabulary they cost as much as many layers. In texts that have answers,
-    all predictions of tokens in answers are compared.
+    these. The predictions at every fourth position are compared. Predictions at neighbouring
+    positions add little information, but over a large vocabulary they cost as much as many layers.
+    In texts that have answers, all predictions of tokens in answers are compared.
 
     If the calibration is a mixture of texts, the divergence is that of the text on which it is
-    largest. Units that only one of the texts needs are likely to be needed by other texts, too, on
-    which nobody has calibrated, and a mean would hide them.
+    largest. Units that only one of these texts needs are probably needed by some texts outside the
+    calibration, too. A mean over the texts would hide them.
     """
 
     calibration: Calibration
@@ -126,7 +126,7 @@ class PlanDivergence:
         streams: Mapping[str, Stream],
         names: list[str],
     ) -> tuple[dict[str, Stream], list[str]]:
-        """Run layer i as each plan says.
+        """Run layer i of each plan.
 
         names: the stream of each plan before the layer; empty before the first one. Returns the
         streams after the layer, and the name of each plan's stream.
@@ -185,8 +185,8 @@ def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
 
     p: the distribution of the dense model. q: that of the pruned model, given by its logits.
 
-    Differences are taken before sums. As two sums of T · V terms, Σ p log p - Σ p log q cancel
-    badly, which was off by 0.001 nats a token with a vocabulary of 50,000 tokens.
+    The terms p · (log p - log q) are summed. The difference of the two sums Σ p log p and Σ p log q
+    would lose digits: with a vocabulary of 50,000 tokens it was wrong by 0.001 nats a token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
     # in place, because allocating such an array takes as long as computing it
@@ -203,8 +203,8 @@ def _last(text_N: Tensor, num_windows: int) -> Tensor:
 def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows.
 
-    Of each window they have the positions at which predictions are compared. In texts that have
-    answers, these are all positions where a token of an answer is predicted.
+    They contain only the positions at which predictions are compared. In texts that have answers,
+    these are all positions where a token of an answer is predicted.
     """
     tokens_NT = measured.tokens_NT
     every_T = torch.arange(tokens_NT.shape[1])

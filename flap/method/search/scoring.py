@@ -59,6 +59,6 @@ def _note_scores(
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # use the plain statistics, with which other structures score
+        # the search scores units with the same plain statistics as other structures
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -19,9 +19,10 @@ from flap.method.allocation.ranking import from_highest, highest, ranked
 from flap.method.importance import Scores
 from flap.models import Pair
 
-# The least rise between two levels, in nats. Where no rise was measured, the scores give the order.
+# The smallest rise between two levels, in nats. Where no rise was measured, the scores decide the
+# order of units.
 LEAST = 1e-200
-# A unit costs at least this share of the most expensive one, so that all errors rise.
+# A unit's error is at least this share of the largest error, so that the sums of errors rise.
 LEAST_COST = 1e-9
 
 
@@ -31,11 +32,11 @@ class Search(Structure):
 
     While units are scored, trials are measured. In a trial, one block loses its lowest-scored
     units, a share of them from `levels`, with compensation, while the rest of the model is dense.
-    The divergence is measured on `tokens` calibration tokens (docs/method.md says which). Of a
-    mixture of texts, it is that of the text that loses most.
+    The divergence is measured on `tokens` calibration tokens (docs/method.md says which). In a
+    mixture of texts, the text with the largest divergence counts.
 
-    `in_nats` distributes the divergence over the units, which are ranked by nats over price. All of
-    it takes one walk, the one that scores. The plan itself is not measured, but `eval=divergence`
+    `in_nats` distributes the divergence over the units, which are ranked by nats over price. All
+    trials are measured in the walk that scores. The final plan is not measured; `eval=divergence`
     does that.
     """
 
@@ -72,7 +73,7 @@ class Search(Structure):
     def removals(self, units: Pair[Units]) -> Pair[list[int]]:
         """Return how many units the trials of each block of a layer remove.
 
-        Of experts, this is the number of neurons that each expert loses.
+        For experts, this is the number of neurons that each expert loses.
         """
         heads = removal_counts(self.levels, units.attention.count)
         counts = removal_counts(self.levels, units.mlp.count)
@@ -81,11 +82,12 @@ class Search(Structure):
         return Pair(heads, sorted(neurons - {0}))
 
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return nats_G and nats_I of each layer, nats over price.
+        """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
-        Within a block they rank units as the scores do. The rise of the divergence between two
-        levels is divided among the units in proportion to their scores. Then the curve is replaced
-        by its lower convex envelope, so that no unit has fewer nats than a lower-scored one.
+        Within a block, the units have the same order as by their scores. The rise of the divergence
+        between two levels is divided among the units in proportion to their scores. Then the curve
+        is replaced by its lower convex envelope, so that no unit has fewer nats than a lower-scored
+        one.
         """
         prices = budget.prices
         layers = []
@@ -110,10 +112,10 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
-    """Return how many units the shares `levels` of a block are, ascending.
+    """Convert the shares `levels` of a block into numbers of units to remove, ascending.
 
-    At least one unit is removed and one stays. If no share of a block of few units comes to a unit,
-    the nearest number that removes one is returned.
+    At least one unit is removed, and at least one stays. In a small block, a share may be less than
+    one unit. If all are, one unit is removed.
     """
     if units < 2:
         return []

@@ -1,4 +1,4 @@
-"""The vocabulary: which tokens stay, and a tokenizer and matrices without the others."""
+"""Trimming the vocabulary: which tokens stay, and how the others leave tokenizer and model."""
 
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import KeptTokens, Ranking, Trim, Trimmed

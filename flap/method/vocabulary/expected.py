@@ -1,6 +1,7 @@
 """How often the model itself expects each token in a text.
 
-Of the tokens that occur in no text, the ones that the model expects most stay.
+Among the tokens that occur in no text, the trimmed vocabulary keeps those that the model expects
+most.
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """
 
@@ -21,7 +22,10 @@ BATCH = 8  # windows that run at a time
 
 
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
-    """Return tokens_NT of windows from all over a text. texts: how many texts share the tokens."""
+    """Return tokens_NT of windows that are spread evenly over a text.
+
+    texts: the number of texts that share the tokens.
+    """
     pool = Pool(text, tokenizer, bos)
     tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT
     step = math.ceil(tokens_NT.numel() * texts / TOKENS)
@@ -30,7 +34,7 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 
 @torch.no_grad()
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return share_V, the share of each token in what the model expects of texts, in float64.
+    """Return share_V, the mean probability that the model gives to each token in texts, in float64.
 
     It is the mean of p(v | x_<t) over t.
 

@@ -78,9 +78,10 @@ def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -
 
 
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
-    """Give a config the new ids. An id that is no token's, such as -1, becomes None.
+    """Replace the token ids in a config by the new ids.
 
-    Words that contain a removed token are dropped, because their texts have other tokens now.
+    An id that is not the id of a token, such as -1, becomes None. Lists of words drop the words
+    that contain a removed token, because the text of such a word has other tokens now.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:

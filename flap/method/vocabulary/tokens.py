@@ -1,7 +1,7 @@
 """A fast tokenizer as a set of tokens: what each token is made of, and which tokens have to stay.
 
-This module reads and writes the content of a tokenizer.json. No other one knows how a tokenizer is
-made.
+This module reads and writes the content of a tokenizer.json. No other module depends on the format
+of this file.
 """
 
 import json
@@ -69,8 +69,8 @@ class Tokens(ABC):
         """The tokens that have to stay, so that any text can be written.
 
         They are special and added tokens, and the tokens of bytes, or of all characters if there
-        are no tokens of bytes. With bytes, "▁" has to stay, too. It stands for a space, and in
-        bytes it would be read as the character itself.
+        are no tokens of bytes. With tokens of bytes, "▁" has to stay, too. It stands for a space.
+        If it were written in bytes, it would be read as the character "▁".
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -111,8 +111,8 @@ class Tokens(ABC):
 class BPE(Tokens):
     """Byte-pair encoding: the pair with the lowest rank is merged, until no pair has a rank.
 
-    In a text whose tokens all stay, the same merges follow one another. Each merge is on the way to
-    a token of the text and stays with it, and no other pair ever had a lower rank.
+    A text whose tokens all stay is tokenised as before. The merges that lead to its tokens stay in
+    their order, and no other pair has ever had a lower rank.
     """
 
     @property
@@ -160,7 +160,7 @@ class BPE(Tokens):
 class Unigram(Tokens):
     """The division of a text with the highest sum of scores.
 
-    It stays the highest one in a text whose tokens all stay.
+    A text whose tokens all stay is divided as before.
     """
 
     @property
@@ -197,7 +197,7 @@ KINDS: dict[str, type[Tokens]] = {"BPE": BPE, "Unigram": Unigram}
 
 
 def _renumbered(part: Any, ids: Mapping[str, int]) -> Any:
-    """Return a part of a tokenizer.json in which each id beside its token is the new one."""
+    """Return a part of a tokenizer.json with new ids wherever a token stands beside its id."""
     match part:
         case {"tokens": tokens, "ids": _}:
             return part | {"ids": [ids[token] for token in tokens]}

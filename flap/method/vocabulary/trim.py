@@ -1,4 +1,4 @@
-"""The choice of the `vocabulary` group, and what it makes of a tokenizer.
+"""The choices of the `vocabulary` group: how tokens are chosen, and the smaller tokenizer.
 
 Legend: V the old vocabulary, by id · R the tokens in the order in which they stay · K the tokens
 that stay · S tokens of a text · N windows · T tokens of a window.
@@ -25,7 +25,7 @@ from flap.models import PlacedModel
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The tokens in the order in which they stay.
+    """The tokens in the order of their worth: with a smaller vocabulary, the first ones stay.
 
     The tokens that have to stay come first. The others follow by worth, each one after the tokens
     that it is made of.
@@ -37,13 +37,14 @@ class Ranking:
 
     @classmethod
     def of(cls, tokens: Tokens, counts_V: Tensor, share_V: Tensor | None = None) -> "Ranking":
-        """Return the ranking of tokens. Of equal worth, the token with the lower id comes first.
+        """Return the ranking of tokens. Tokens of equal worth are ordered by id.
 
             worth_v = c_v + Σ_t p(v | x_<t)
 
-        c: how often a token is in the texts. The sum is how often the model expects it in a text of
-        as many tokens, from share_V (see `expected`). So, of the tokens that occur in no text, the
-        likely ones stay. The formula is ours. Without share_V the worth is the count alone.
+        c: how often a token is in the texts. The sum says how often the model expects it in a text
+            of the same length, and is computed from share_V (see `expected`). So the likely ones
+            among the tokens that occur in no text stay. The formula is ours. Without share_V the
+            worth is the count alone.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
@@ -60,7 +61,7 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens have to stay to be this share of all counted tokens."""
+        """Return how many tokens have to stay so that they are this share of all counted tokens."""
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)  # counts of mixtures are not whole
         number = 1 + int((self.counts_R.cumsum(0) < enough).sum())
         return max(len(self.tokens.stay), number)
@@ -71,7 +72,7 @@ class KeptTokens(NamedTuple):
 
     tokens: Tokens  # all tokens of the tokenizer
     names: list[str]  # the tokens that stay
-    covered: float  # their share of all counted tokens
+    covered: float  # share of all counted tokens that are among these tokens
 
 
 @dataclass(frozen=True)

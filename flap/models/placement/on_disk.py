@@ -128,7 +128,7 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            # after it no file is mapped, as NFS needs to remove them
+            # afterwards no file is mapped; NFS could not remove mapped files
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
