@@ -21,12 +21,13 @@ T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
-TEMPLATED = "; through the chat template"  # ends the origin of a task that was asked so
+# suffix of the origin of a task whose prompts go through the chat template
+TEMPLATED = "; through the chat template"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and the values behind them."""
+    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, with the values of documents."""
 
     numbers: Numbers = field(default_factory=dict)
     # By the name of each number, its values for each document or window. The number is the mean of
@@ -82,8 +83,9 @@ class Task:
 
     name: str
     run: Callable[..., Measurement]
-    # Everything that the numbers depend on, except the model. The batch size is part of it: kernels
-    # add in another order for another shape, which changes numbers in every floating-point type.
+    # Everything that the numbers depend on, except the model. The batch size is part of it, because
+    # kernels add in another order if the shape is another, which changes numbers in every
+    # floating-point type.
     identity: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""  # where the task's data came from, for the report
     # the hash of the task's text, to detect that the model was calibrated on this text
@@ -98,9 +100,10 @@ class Task:
     continues: bool = False
     # Computes the second argument of `run` from the dense model, such as its hidden states.
     reference: Callable[[PlacedModel], Any] | None = None
-    # Whether both models are measured in turns, as times of different moments are not comparable.
+    # Whether both models are measured in turns, because times of different moments cannot be
+    # compared.
     side_by_side: bool = False
-    # How much a model has to do, for estimates of time; all zero: unknown.
+    # How much a model has to do, for estimates of time. All zero if this is unknown.
     workload: Workload = field(default_factory=Workload)
     evaluator: str = ""  # the name of the task's evaluator in the config's section `eval`
 
@@ -135,7 +138,10 @@ class Evaluator(ABC):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks of a model that has another tokenizer now than `before`."""
+        """Return the tasks of a model whose tokenizer was changed.
+
+        tokenizer: the new tokenizer. before: the old one, for which `prepare` made the tasks.
+        """
         return self.prepare(tokenizer, max_length)
 
     def needs_same_tokenizer(self, name: str) -> bool:

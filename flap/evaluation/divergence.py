@@ -40,9 +40,10 @@ class Divergence(OnTexts):
     better. `agreement`: share of positions with the same likeliest token; `top5_agreement`: share
     of the dense model's five likeliest tokens that are among the pruned model's five; higher is
     better. `acceptance`: a = Σ min(p, q), the probability that the dense model accepts a token that
-    the pruned one drafts, where both draw; where both are greedy it is the agreement; higher is
-    better. Standard errors are over windows. Of the dense model the final hidden states are kept,
-    and the head, which is not changed, makes logits of them. Options: `OnTexts`.
+    the pruned model drafts, if both models sample (if both are greedy, this is the agreement);
+    higher is better. Standard errors are over windows. Only the final hidden states of the dense
+    model are kept. Its head, which pruning does not change, computes the logits from them. Options:
+    `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
     et al., ICML 2023, arXiv 2211.17192, corollary 3.6.
@@ -67,7 +68,7 @@ class Divergence(OnTexts):
 
 
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the final hidden states of this process's batches.
+    """Return the final hidden states of the batches of this process.
 
     They are on the host, in mapped files if there is a folder.
 
@@ -78,7 +79,7 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    # mapped files can still be used after their removal; on NFS the folder stays as well
+    # mapped files can still be used after they were removed; on NFS, the folder itself remains
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]
@@ -90,7 +91,7 @@ def compare(
 ) -> dict[str, list[float]]:
     """Return kl, agreement, top5_agreement and acceptance of each window.
 
-    dense: the dense model's final hidden states of the batches that are this process's.
+    dense: the final hidden states of the dense model for the batches of this process.
     """
     chunk = max(1, positions_per_chunk(model.adapter.vocab_size) // COPIES)
     of_dense = iter(dense)
@@ -112,7 +113,7 @@ def compare(
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
-    """Return the sums over positions."""
+    """Return each of the four measures, summed over positions."""
     dense_PV = adapter.logits(dense_PD).float()
     pruned_PV = adapter.logits(pruned_PD).float()
     log_p_PV = log_softmax(dense_PV, dim=-1)

@@ -25,8 +25,8 @@ class Efficiency(Evaluator):
     A request has a prompt of `prefill_len` tokens, followed by `decode_len` new tokens.
 
     The models are timed in turns, after one warm-up each; a speed or time is the median over
-    `repeats` turns. The pruned model also has `<name>_ratio`, pruned / dense (of a speed or time:
-    the median of the turns' ratios).
+    `repeats` turns. The pruned model also has `<name>_ratio`, pruned / dense (for a speed or a
+    time, the median of the ratios of all turns).
 
     Lower is better: `parameters`, `checkpoint_bytes` of the weights, `prefill_macs`
     (multiply-accumulates of the prompt), `peak_memory_bytes`, `latency_ms`. Higher is better:

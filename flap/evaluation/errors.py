@@ -40,7 +40,7 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 class Difference:
     """The difference after - before between two models on the same documents."""
 
-    mean: float  # the mean of the documents' differences
+    mean: float  # the mean of the differences of the documents
     error: float  # the standard error of the mean
     p_value: float  # the probability of a difference of at least this size if the models are equal
     freedom: float  # the degrees of freedom of the error
@@ -54,13 +54,13 @@ class Difference:
 def paired(
     before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]
 ) -> dict[K, Difference]:
-    """Return the difference after - before of each number that both models have by document.
+    """Return the difference after - before of each number, paired by document.
 
-    Differences whose error is not finite are left out.
+    A number is left out if one model has no values for it, or if its error is not finite.
 
     Both models have seen the same documents, so the standard error is computed from the differences
-    of the documents. It does not matter how hard a document is, but only how differently the models
-    answer it.
+    of the documents. It does not depend on how hard the documents are, but only on how differently
+    the models answer them.
     """
     pairs = {}
     for key, values in after.items():

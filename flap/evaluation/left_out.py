@@ -54,7 +54,7 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Return for what documents were read, and from which texts.
+    """Return in words which uses have read documents of a task, and from which texts.
 
     An example is "calibration (calibration.dataset=my.jsonl)".
     """

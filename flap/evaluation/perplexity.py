@@ -25,10 +25,10 @@ class Perplexity(OnTexts):
 
     n: the number of scored tokens x_t.
 
-    Also -Σ log₂ p(x_t | x_<t) / B, bits per byte, of the B bytes of UTF-8 that these tokens stand
-    for; lower is better. Only bits per byte compare models with different tokenizers. The first
-    token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao
-    et al., arXiv 2101.00027, section 3.1.
+    Also bits per byte, -Σ log₂ p(x_t | x_<t) / B; lower is better. B: the number of UTF-8 bytes of
+    these tokens. Only bits per byte compare models with different tokenizers. The first token of a
+    window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao et al.,
+    arXiv 2101.00027, section 3.1.
 
     Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2]
     """
@@ -43,7 +43,7 @@ class Perplexity(OnTexts):
         return Task(f"{text}/perplexity@{seq_len}", measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number is a perplexity. Tokens of other tokenizers differ in length."""
+        """Return whether a number is a perplexity, which depends on the tokens of a text."""
         return "/perplexity@" in name
 
     def _measure(

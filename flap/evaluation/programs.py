@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 HUMANEVAL = "humaneval"
 TEMPLATES = ("auto", "true", "false")
-# A program in plain text ends where one of these begins, and one in a block of code with the block.
+# A program in plain text ends where one of these texts begins. A program in a block of code ends
+# with the block.
 ENDS = ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```")
 ENDS_OF_BLOCK = ("```",)
 # The words of lm-eval's humaneval_instruct. The model continues the second text.
@@ -46,7 +47,7 @@ BEGINNING = "Here is the completed function:\n```python\n{prompt}"
 
 @dataclass(frozen=True)
 class Wording:
-    """How the problems are put to a model."""
+    """The wording in which a model is asked to solve the problems."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None  # the context of the model in tokens; None if it is unlimited
@@ -77,7 +78,7 @@ class Programs(Evaluator):
     """The share of problems that a model solves with its first program; higher is better.
 
     `humaneval/pass@1`: the model continues the problem as plain text, with greedy decoding.
-    `humaneval_chat/pass@1`: the chat template puts the problem to the model, in the words of
+    `humaneval_chat/pass@1`: the problem is asked through the chat template, in the words of
     lm-eval. Each program runs in a separate process, with limits (`program_guard`).
 
     Source: Chen et al., 2021, arXiv 2107.03374.

@@ -16,8 +16,10 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
-FEWEST = 32  # tokens that an answer may have; more if half the bytes of the longest one are more
+# An answer ends at the first of these texts. Those that a right answer contains are not used.
+STOPS = ("\n\n", "\n", ".", ",")
+# The most tokens of an answer, or half the bytes of the longest right answer if that is more.
+FEWEST = 32
 
 
 class PromptsTask(ConfigurableTask):
@@ -31,7 +33,7 @@ class PromptsTask(ConfigurableTask):
         self.name = name
         self.prompts = prompts
         answers = [str(prompt.answer).strip() for prompt in prompts]
-        # as JSON, as Arrow gives each turn the keys of all others
+        # stored as JSON, because Arrow would give each turn the keys of all other turns
         turns = [json.dumps(prompt.messages) for prompt in prompts]
         rows = Dataset.from_dict({"turns": turns, "answer": answers})
         self.example_of: dict[str, dict[str, str]] = {}
@@ -56,9 +58,9 @@ class PromptsTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         **_: Any,
     ) -> str:
-        """Return the question.
+        """Return the prompt of a row: the turns of the examples, followed by the turns of the row.
 
-        It has the turns of examples and of the row, through the template or in plain text.
+        They go through the chat template, or are written as plain text.
         """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]
@@ -70,7 +72,10 @@ class PromptsTask(ConfigurableTask):
 
 
 def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> dict[str, Any]:
-    """Return the config of a task as lm-eval's YAML files have it. answers: the right ones."""
+    """Return the config of a task in the format of lm-eval's YAML files.
+
+    answers: the right answers.
+    """
     longest = max(len(answer.encode()) for answer in answers)
     return {
         "task": name,
@@ -106,7 +111,7 @@ def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> di
 def _question(row: dict[str, str]) -> str:
     """Return the question of a row with one space between words.
 
-    Rows that differ in nothing else ask the same.
+    So rows that differ only in white space have the same question.
     """
     return " ".join(plain_text(json.loads(row["turns"])).split())
 

@@ -105,7 +105,7 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     Attention is counted as if there were no causal mask; only the experts that the router chooses
     are counted.
     """
-    # torch counts no products of the grouped kernel
+    # torch does not count the products of the grouped kernel
     eager = replaced("_experts_implementation", "eager", model.config)
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)

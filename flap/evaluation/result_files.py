@@ -2,9 +2,9 @@
 
 Each number is stored as soon as it is measured, so that a later start of the run finds it.
 
-evaluation.json has for each entry its key, the numbers, which of their values are better, what the
-report says of the task, and the label. documents.json.gz, beside it, has for each entry the values
-of the documents.
+evaluation.json has an entry for each task and model: its key, the numbers, whether higher or lower
+values are better, facts about the task for the report, and the label. documents.json.gz, beside it,
+has the values of the documents for each entry.
 """
 
 import gzip
@@ -42,7 +42,7 @@ class Entry:
     key: Key
     value: Measurement
     label: Label
-    about: Mapping[str, Any]  # what the report says of the task
+    about: Mapping[str, Any]  # facts about the task for the report
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Results:
     _in_memory: dict[str, Entry] = field(default_factory=dict)
 
     def of(self, about: Mapping[str, Any]) -> "TaskNumbers":
-        """Return the store of the numbers of a task. about: what the report says of it."""
+        """Return the store of the numbers of a task.
+
+        about: facts about the task for the report.
+        """
         return TaskNumbers(self, about)
 
     def entries(self) -> dict[str, Entry]:
@@ -98,11 +101,11 @@ class Results:
         """Return the kept values of documents for these numbers of the pruned model."""
         values = {}
         for entry in self.entries().values():
-            if not {"plan", "data"} <= entry.key.keys():  # not of the pruned model
+            if not {"plan", "data"} <= entry.key.keys():  # a number of the dense model
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # another value of the same number is of an earlier start
+                # an entry with another value of this number is from an earlier start
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values

@@ -18,7 +18,7 @@ def prepare_tasks(
     """Read and check the data of every task, and return the tasks.
 
     evaluators: by their names in the config.
-    before: the tokenizer of the dense model, if the vocabulary was trimmed since.
+    before: the tokenizer of the dense model, if the vocabulary has been trimmed.
 
     Raises:
         ValueError: an option or the data is invalid, or two tasks have the same name.

@@ -13,8 +13,8 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
 from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's default for the tokens of an answer, if the task sets no limit
-# For estimates of time.
-SAMPLE = 20  # documents of a task
+# These numbers serve to estimate how long a task takes.
+SAMPLE = 20  # number of documents that are read for the estimate
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # of LONGEST: the estimated length of an answer
 

@@ -31,12 +31,12 @@ from flap.runtime.agenda import Workload
 
 
 class Cutting(NamedTuple):
-    """How texts become windows."""
+    """How texts are cut into windows."""
 
     tokenizer: PreTrainedTokenizerBase
     cut_by: PreTrainedTokenizerBase  # cuts the windows, which are then read by `tokenizer`
     bos: bool  # windows begin with the beginning-of-sequence token
-    max_length: int | None  # tokens of a window at most, after it is read again
+    max_length: int | None  # the most tokens of a window in tokens of `tokenizer`
 
     def in_tokens(self, windows_NT: Tensor) -> Batch:
         """Return windows of `cut_by` in tokens of `tokenizer`."""
@@ -102,8 +102,9 @@ class OnTexts(Evaluator):
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows.
 
-        text: its name. seq_len: the length that is asked for. bytes_N: of UTF-8 that the scored
-        tokens of each window stand for. about: the fields of `Task` that tell of the text.
+        text: the name of the text. seq_len: the window length in the config. bytes_N: the number of
+        UTF-8 bytes of the scored tokens of each window. about: the fields of `Task` that describe
+        the text.
         """
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
@@ -126,11 +127,10 @@ class OnTexts(Evaluator):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks with another tokenizer.
+        """Return the tasks for another tokenizer.
 
-        Each window has the text of the window that `before` cuts.
-
-        A window that has more tokens now than the model's context ends with it.
+        Each window has the same text as with `before`, the old tokenizer. If it now has more tokens
+        than the model's context, its end is cut off.
         """
         bos = uses_bos(before, self.bos, f"{self.section}.bos")
         cutting = Cutting(tokenizer, before, bos, max_length)
@@ -167,11 +167,10 @@ class OnTexts(Evaluator):
         )
 
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
-        """Return how documents of a text are left out.
+        """Return how documents of a text are left out, or None if the text always stays whole.
 
-        A running text, and a text of the hub, stay as they are.
-
-        Numbers on the texts of the hub are compared with published ones.
+        A text without documents stays whole. So does a text of the hub, because its numbers are
+        compared with published ones.
         """
         if text.name in HUB or len(text.documents) < 2:
             return None

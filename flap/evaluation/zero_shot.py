@@ -45,7 +45,7 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
 )
-SHARED_TEXT = {  # from the same validation split
+SHARED_TEXT = {  # for each task, the named texts that are taken from its validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
@@ -57,7 +57,8 @@ SHARED_TEXT = {  # from the same validation split
 class ZeroShot(Evaluator):
     """The accuracies of tasks, from 0 to 1; higher is better.
 
-    Their names are such as `piqa/acc_norm`. `piqa/acc_norm_stderr` is the standard error.
+    An accuracy has a name such as `piqa/acc_norm`, and its standard error is
+    `piqa/acc_norm_stderr`.
 
     acc: the share of documents in which the right choice is the likeliest. acc_norm: the same, with
     log-likelihoods divided by the number of characters of the choice. `piqa/margin`: the
@@ -110,8 +111,8 @@ class ZeroShot(Evaluator):
 
         Raises:
             ValueError: a task is unknown, its documents cannot be read, or it does not support
-                `num_fewshot`; or the tokenizer has no token for what the tasks begin or end with,
-                or no chat template where one is asked for.
+                `num_fewshot`; or the tokenizer lacks a token that the tasks need at the beginning
+                or the end of a text, or a chat template that the config asks for.
         """
         in_chat = self._in_chat(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)

@@ -42,7 +42,7 @@ class SharedBatches(Collator):
     def get_batched(self, n: int = 1, batch_fn: Callable[..., int] | None = None) -> Iterator[Any]:
         """Yield the batches of this process."""
         batches = list(super().get_batched(n, batch_fn))
-        # numbers of requests; empty if lm-eval records them only with the answers
+        # the positions of the requests; empty if lm-eval records them only with the answers
         numbers = iter(self._reorder_indices)
         numbers_of_batches = [list(islice(numbers, len(batch))) for batch in batches]
         own = ranks.own_share(range(len(batches)))
@@ -61,7 +61,7 @@ class SharedBatches(Collator):
 class Bar:
     """A replacement for tqdm in lm-eval.
 
-    Requests to the model use our progress bar, and quick loops show none.
+    Loops over requests to the model use the progress bar of this package. Quick loops show no bar.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Turns lm-eval's results into named numbers, values of documents, margins, and F1."""
+"""Turn lm-eval's results into named numbers, values of documents, margins, and F1."""
 
 import math
 import re
@@ -50,16 +50,16 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return which values of lm-eval's numbers are better, as its tasks and groups say.
+    """Return whether higher or lower values of each number are better.
 
-    An example is {"piqa": {"acc": True}}.
+    higher_is_better: what the tasks and groups of lm-eval say, such as {"piqa": {"acc": True}}.
     """
     better: dict[str, Better] = {}
     for name in numbers:
         task, _, measure = name.rpartition("/")
         measure, _, _ = measure.partition(",")
         higher = higher_is_better.get(task, {}).get(measure)
-        # None: of a group whose tasks disagree
+        # None for a group whose tasks disagree
         if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
     return better
@@ -94,10 +94,10 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
     It is in nats; higher is better.
 
-    The margin of a document is the log-likelihood of the right choice less the largest of the other
-    choices. It is above 0 where the answer counts as right, and moves with the model where the
-    answer does not change. normalised: log-likelihoods are divided by the number of characters of
-    the choice, as for acc_norm; then nats a character.
+    The margin of a document is the log-likelihood of the right choice minus the largest
+    log-likelihood of another choice. It is above 0 if the answer counts as right. It also shows
+    changes of the model that do not change the answer. normalised: log-likelihoods are divided by
+    the number of characters of the choice, as for acc_norm; the unit is then nats per character.
 
     Nothing is returned for a task that has another way to choose, or a document without a right or
     a wrong choice.
@@ -120,13 +120,13 @@ def _of_first_filter(entries: list[Entry]) -> list[Entry]:
 
 
 def _margin(task: Any, entry: Entry, normalised: bool) -> float:
-    """Return the margin of a document; not finite without a right or a wrong choice."""
+    """Return the margin of a document. It is not finite if there is no right or no wrong choice."""
     document = entry["doc"]
     choices = task.doc_to_choice(document)
     right = _right_choices(task, document, choices)
     best_right = -math.inf
     best_wrong = -math.inf
-    # answers beyond the choices are of choices without a question
+    # lm-eval may add answers for the choices without the question; these come after the others
     answers = zip(choices, entry["filtered_resps"], strict=False)
     for number, (choice, answer) in enumerate(answers):
         characters = len(choice) if normalised else 1

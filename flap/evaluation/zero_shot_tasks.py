@@ -46,7 +46,7 @@ class LoadedTask:
 
 
 class Asking(NamedTuple):
-    """How a model is asked."""
+    """How the prompts of a task are given to a model."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None  # the model's context in tokens; None: unlimited
@@ -211,7 +211,7 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
     lm-eval would ignore the number, or fail with the model loaded.
 
-    num_fewshot: None: the task's own number.
+    num_fewshot: the number of examples; None stands for the task's own number.
 
     Raises:
         ValueError: the task takes no examples, has too few other documents, or runs generated code.
