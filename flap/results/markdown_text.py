@@ -32,7 +32,7 @@ def code_block(text: str, language: str = "") -> str:
 
 
 def _ticks(code: str, least: int) -> str:
-    """Return as many backticks as enclose code that may hold backticks itself."""
+    """Return enough backticks to enclose code that may itself contain backticks."""
     runs = re.findall("`+", code)
     longest = max(map(len, runs), default=0)
     return "`" * max(least, longest + 1)

@@ -103,9 +103,9 @@ def change(
 ) -> str:
     """Describe how a number differs between two models: "-0.017 ± 0.044".
 
-    Perplexities and bits per byte also get the relative difference, because texts differ;
-    efficiency gets nothing else. A difference within the noise says so. The text is empty if a
-    number is missing or infinite.
+    For perplexities and bits per byte, the relative difference is added, because texts differ. For
+    efficiency, it is the whole description. A difference within the noise is called so. The text is
+    empty if a number is missing or infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)

@@ -18,7 +18,8 @@ from flap.results.study_table import tabulate
 from flap.results.templates import template
 
 FILTERS = (*CHOSEN, "state")
-# The colours of plots and what stands for them on the page, so that plots follow its dark theme.
+# The colours of plots, each with the CSS value that replaces it on the page, so that plots follow
+# the dark theme.
 THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 
@@ -44,14 +45,14 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 
 
 def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
-    """Return what a run is filtered by: its choices, and the config keys that vary."""
+    """Return the values by which the page can filter a run: its choices, and the keys that vary."""
     values = {name: getattr(run, name) for name in FILTERS}
     values |= {key: run.config.get(key) for key in keys}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return how the finished runs were made, and how many runs each answer holds for."""
+    """Return how the finished runs were made, with the number of runs for each answer."""
     reports = [run.report for run in study.finished]
     versions = [map(" ".join, report.versions.items()) for report in reports]
     sources = [map(": ".join, report.sources.items()) for report in reports]

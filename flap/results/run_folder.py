@@ -85,7 +85,7 @@ def read_run(folder: Path) -> RunRecord:
     config = report.config or read_yaml(settings / "config.yaml")
     texts = flatten(config, choices)
 
-    # what a run without a result has not resolved is unknown
+    # If a run has no result, its interpolations are not resolved, and their values are unknown.
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     name = resolved.get("model.name")
     if resolved.get("plan"):
@@ -119,7 +119,7 @@ def _targets(config: FlatConfig) -> str:
     """Return the targets that a run was asked for: "target.bytes=2e8"."""
     targets = []
     for key, value in config.items():
-        # without targets that were not asked for, and the one sequence of a target in memory
+        # leave out targets that are not set, and `target.sequences` if it has its default
         if key.startswith("target.") and value not in ("null", "1"):
             targets.append(f"{key}={value}")
     return " ".join(targets)

@@ -15,7 +15,7 @@ from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
-# What the runs of a study are described by.
+# The columns that describe a run.
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "ratio", "seed")
 COLUMNS = [
     "cell",
@@ -61,9 +61,10 @@ class Study:
 
     @property
     def _method_tells_apart(self) -> bool:
-        """Whether there are several methods with a name, or equal runs except for the method.
+        """Whether runs have several presets as methods, or differ in nothing but the method.
 
-        A run of flap with another metric has the method "custom", which the metric says already.
+        With another metric, a run of flap has the method "custom". The column of the metric shows
+        this already.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]
@@ -105,10 +106,11 @@ class Study:
 
     @cached_property
     def dense(self) -> DataFrame:
-        """One row of `results` for each dense model and way to measure it.
+        """The numbers of the dense models, as one row of `results` for each.
 
-        Runs with the same dense model and ways share its numbers; the first of them stands here. A
-        run that was measured in fewer ways than another adds nothing.
+        A dense model has several rows if it was measured in several ways. Of the runs that share
+        its numbers, the first one gives the row. A run that was measured in only some of the ways
+        of another run gives none.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:
@@ -144,7 +146,7 @@ class Study:
         return _agreed(domain_of(name, run.report.domains) for run in self.finished)
 
     def better(self, name: str) -> str:
-        """Return which values of a number are better, "lower" or "higher".
+        """Return whether "lower" or "higher" values of a number are better.
 
         The text is empty if no run says, or if they disagree.
         """

@@ -27,7 +27,7 @@ def show_study(study: Study) -> None:
 
 
 def _without_constant_choices(study: Study) -> Table:
-    """Return the table of a study, of choices only those in which the cells differ."""
+    """Return the table of a study without the choices that are the same in all cells."""
     table = tabulate(study)
     kept = list[int]()
     for column, name in enumerate(table.choices):

@@ -120,15 +120,15 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return what all starts of a cell share: the name without job number, and overrides."""
+    """Return what identifies a cell: the folder's name without the job number, and overrides."""
     return run.folder.partition("_")[2], run.overrides
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    If one sweep sets what another sweep has by default, that is no difference. Which evaluations
-    are chosen is no option, because they do not change the model.
+    An override is left out if the other runs have its value by default. The choice of evaluations
+    is left out, too, because it does not change the model.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []

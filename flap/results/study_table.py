@@ -8,10 +8,11 @@ from flap.results.run_folder import RunRecord
 from flap.results.study import CHOSEN, Study
 
 ALWAYS_SHOWN = ("metric", "structure", "ratio")  # other choices are left out if all runs agree
-# The formats of the results that were counted and not measured.
+# The formats of the results that are counted and not measured.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
-# The best number of a ratio is marked "best", or "near" like others that are within its noise.
+# Among the runs with one ratio, the best number is marked "best". If others are within its noise,
+# it and they are marked "near".
 Mark = Literal["best", "near", ""]
 Marks = dict[tuple[int, str], Mark]  # by the run's row in `study.frame` and the number's name
 

@@ -95,7 +95,8 @@ class TrackedRun:
     run_dir: Path
     opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    _due: Numbers = field(default_factory=dict)  # by stage: when a record may be sent
+    # when the next progress record may be sent, by stage, in seconds of `time.monotonic`
+    _due: Numbers = field(default_factory=dict)
 
     def warn(self, error: Exception) -> None:
         """Log the first error in one line."""
