@@ -164,7 +164,8 @@ class DryRun:
         again.
 
         Raises:
-            ValueError: they are surely too small; says what the run takes and what is free.
+            ValueError: they are clearly too small. The message says what the run takes and what is
+                free.
         """
         source = self.source
         needs = self.needs(source.placement)

@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
-    A finished run on other inputs, such as an edited text, is told and then replaced.
+    A finished run of the same config on other inputs, such as an edited text, is replaced. This is
+    logged.
 
     Raises:
-        ValueError: it does, or the report is of another version.
+        ValueError: the folder holds a finished run of another config, or of another version.
     """
     folder = run.run_dir
     if folder is None or read_state(folder) != "finished":

@@ -53,7 +53,7 @@ def dense(run: Run) -> Key:
 
 
 def on_device(run: Run) -> Key:
-    """Return the key of what the dense model computes. Text that it writes differs by device."""
+    """Return the key of what the dense model computes, such as text, which differs by device."""
     return {**run.source.fingerprint, "device": run.source.device.type}
 
 

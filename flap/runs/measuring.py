@@ -21,14 +21,17 @@ from flap.storage import VERSION, Key, Store, WorkFolder, digest
 
 log = logging.getLogger(__name__)
 
-References = dict[str, Any]  # what tasks take of the dense model, by the task's name
+# results of `Task.reference` for the dense model, by the name of the task
+References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return what tasks take of it to compare the pruned model with.
+    """Measure the dense model, and return the references with which the pruned model is compared.
 
-    Runs that measure the same share the numbers. plan: the plan, if an earlier start of the run has
-    made the pruned model; then nothing is taken for tasks whose numbers are known.
+    Runs that measure the same share the numbers.
+
+    plan: the plan, if an earlier start of the run has made the pruned model. Then tasks whose
+    numbers are known get no reference.
     """
     run.agenda.plan(_to_measure(run, plan))
     subject = Subject(dense)
@@ -55,7 +58,7 @@ def measure_pruned(
 ) -> None:
     """Measure the pruned model, or the compressed one before it is trained.
 
-    key: of that model. model: what progress calls it.
+    key: the key of that model. model: its name in progress bars.
     """
     subject = Subject(pruned)
 
@@ -122,7 +125,10 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 
 
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
-    """Measure tasks. Warn of those for which there is no room in memory. needed: what they need."""
+    """Measure tasks. Warn of those for which there is no room in memory.
+
+    needed: what has to fit into memory, for the warning.
+    """
     left_out = []
     for task in tasks:
         try:
@@ -141,18 +147,21 @@ def _remember(
     work: Callable[[], Measurement],
     *shared: Store[Measurement],
 ) -> None:
-    """Measure a task, unless its numbers are known. key: of the model."""
+    """Measure a task, unless its numbers are known. key: the key of the model."""
     stores = [run.results.of(_about(run, task)), *shared]
     run.memory.remember("evaluate", task_key(task, key), work, stores)
 
 
 def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
-    """Return the folder in which a task continues, if it was interrupted. key: of the model."""
+    """Return the folder in which a task continues if it was interrupted.
+
+    key: the key of the model.
+    """
     return run.work / "evaluate" / digest(task_key(task, key))
 
 
 def task_key(task: Task, key: Key) -> Key:
-    """Return everything that the numbers of a task depend on. key: of the model."""
+    """Return everything that the numbers of a task depend on. key: the key of the model."""
     return {"version": VERSION, "task": task.name, "data": task.identity, **key}
 
 
@@ -181,13 +190,16 @@ def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
 
 
 def _is_known(run: Run, task: Task, key: Key) -> bool:
-    """Return whether the numbers of a task are in the run's results. key: of the model."""
+    """Return whether the numbers of a task are in the run's results.
+
+    key: the key of the model.
+    """
     store = run.results.of({})
     return ranks.on_first(partial(store.find, task_key(task, key))) is not None
 
 
 def _about(run: Run, task: Task) -> dict[str, Any]:
-    """Return what the report says of a task besides its numbers. It is stored with the numbers."""
+    """Return the facts about a task for the report. They are stored with its numbers."""
     options = described(run.config)["eval"][task.evaluator]
     about = {"evaluator": task.evaluator, "options": options}
     if task.side_by_side:

@@ -68,7 +68,7 @@ class Subject:
     def compare(self, task: Task, references: Mapping[str, Any]) -> Measurement:
         """Run a task that compares this model with the dense one. Raises: as `for_task`.
 
-        references: what tasks have taken of the dense model, by the task's name.
+        references: the results of `Task.reference` for the dense model, by the name of the task.
         """
         if task.name not in references:  # the dense model had no room
             raise NoRoomError(task.name)

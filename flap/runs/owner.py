@@ -1,4 +1,4 @@
-"""What only the first process of a run has: folder, status, tracker and console."""
+"""The part of a run that belongs to rank 0: its folder, status, tracker and console."""
 
 import json
 import logging

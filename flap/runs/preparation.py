@@ -1,6 +1,6 @@
-"""The preparation of a run, once and in all of its processes.
+"""Prepare a run, once and in all of its processes.
 
-What needs no weights is made and checked before weights are read.
+Everything that needs no weights is made and checked before weights are read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def _without_effect(
 
 
 def in_folder(run: Run, folder: Path) -> Run:
-    """Return the run with another folder for its results: that of an earlier start of it."""
+    """Return the run with another folder for its results: the folder of an earlier start."""
     return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
@@ -203,7 +203,7 @@ def _alike(run: Run) -> Run:
     Add their devices to the run.
 
     Raises:
-        ValueError: they have not; names the first process that is not as the first one of all.
+        ValueError: they differ. The message names the first process that differs from rank 0.
     """
     source = run.source
     own = (ranks.name(), device_name(source.device), _contents(run))

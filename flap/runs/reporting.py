@@ -30,7 +30,7 @@ Averages = dict[str, list[str]]
 
 
 def begin_report(run: Run, model: PlacedModel) -> Report:
-    """Return what the report says of the dense model and of how it is going to be pruned."""
+    """Return a report with the facts about the dense model and about the planned pruning."""
     bos = {}
     if "calibration" in run.texts:
         bos["calibration"] = run.texts["calibration"].bos
@@ -53,7 +53,7 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
 def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
     """Add parameters, ratios, targets and widths of both models to a report.
 
-    adapter: that of the pruned model.
+    adapter: the adapter of the pruned model.
     """
     budget = run.budget
     kept = budget.kept(plan)

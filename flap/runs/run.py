@@ -114,7 +114,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the numbers has to know of the run, its model and the texts."""
+        """The warnings that a reader of the numbers needs, about the run, model and texts."""
         warnings = []
         if self.config.debug:
             warnings.append("this is a smoke run (debug): its numbers mean nothing")

@@ -1,4 +1,4 @@
-"""The stages of a run up to the checkpoint, in their order. `measuring` has later ones."""
+"""The stages of a run up to the checkpoint, in their order. Later stages are in `measuring`."""
 
 import logging
 import math
@@ -44,7 +44,7 @@ Written = dict[str, dict[str, Any]]
 
 
 class Compressed(NamedTuple):
-    """What compression has made of a model, which it changed in place."""
+    """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
     fits: Mapping[str, FitReport]  # reports of linear compensation, by block

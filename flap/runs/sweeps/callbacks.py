@@ -124,7 +124,8 @@ def write_open_study() -> None:
     if config is None:
         return
     folder = Path(config.hydra.sweep.dir)
-    with suppress(OSError):  # a folder that cannot be read or made, which the error says
+    # the folder cannot be read or made; the error of the sweep already says so
+    with suppress(OSError):
         if has_secrets(config):
             remove_finished_jobs(config)
         if any(folder.glob(f"*/{STATUS}")):

@@ -38,7 +38,10 @@ def again_line(begin: str) -> str:
 
 
 def _command_in(key: str, folder: Path) -> str:
-    """Return the command line of this process with another folder. key: of the folder."""
+    """Return the command line of this process with another folder.
+
+    key: the config key of the folder.
+    """
     words = [word for word in redacted(sys.argv[1:]) if not word.startswith(f"{key}=")]
     path = folder.absolute()
     if path.is_relative_to(Path.cwd()):

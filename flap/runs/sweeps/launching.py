@@ -1,6 +1,6 @@
 """Several processes on one machine.
 
-Each process of a sweep has its own GPU. Those of one run follow the first process.
+Each process of a sweep has its own GPU. The processes of one run follow rank 0.
 """
 
 import atexit
@@ -46,7 +46,7 @@ def check_launcher(hydra: Any) -> None:
 
 
 def check_jobs(config: Any) -> None:
-    """Check that what a sweep asks of each job goes together.
+    """Check that the options of a sweep for its jobs can be combined.
 
     config: The composed config with Hydra's part.
 
