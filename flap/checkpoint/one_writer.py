@@ -1,4 +1,4 @@
-"""One run at a time works on a checkpoint: weights, label and card in it are of one run."""
+"""Let one run at a time work on a checkpoint, so that all its files are from the same run."""
 
 import logging
 from collections.abc import Iterator

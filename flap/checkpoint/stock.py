@@ -1,6 +1,6 @@
-"""The stock form of a checkpoint: that of the base architecture, which needs no code of flap.
+"""The stock form of a checkpoint: it has the base architecture, and needs no code of flap.
 
-A pruned model can have it if all its layers have the same widths.
+A pruned model can have this form if all its layers have the same widths.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -143,7 +143,7 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
 
 
 def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
-    """Return the biases of this config's models that this model lacks, with their sizes."""
+    """Return the biases that models of this config have and this model lacks, with their sizes."""
     present = _shapes(model)
     missing = {}
     for name, shape in _shapes(_on_meta(model, config)).items():

@@ -67,7 +67,7 @@ def register() -> None:
             for architecture in {name, name.replace("LMHeadModel", "ForCausalLM")}:
                 ModelRegistry.register_model(architecture, MIXTURE if fused else DENSE)
                 MODELS_CONFIG_MAP[architecture] = Checks
-    except Exception as error:  # what changes between versions of vLLM can raise any error
+    except Exception as error:  # another version of vLLM may raise any error here
         log.warning(
             "flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)",
             error,

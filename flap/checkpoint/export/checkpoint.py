@@ -89,7 +89,9 @@ class Shards:
 
 
 def check_installed(kind: str, *modules: str) -> None:
-    """Check that the packages of a format are installed. The extra of its name installs them.
+    """Check that the packages of a format are installed.
+
+    The extra with the name of the format installs them.
 
     Raises:
         ValueError: a package is missing. The message says how to install it.

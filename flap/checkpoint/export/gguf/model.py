@@ -45,10 +45,11 @@ class LazyTensor(NamedTuple):
 
 
 def check_model(config: PreTrainedConfig) -> None:
-    """Check that this export supports the family, and llama.cpp the settings of a model.
+    """Check that this export supports the family of a model, and llama.cpp its settings.
 
     Raises:
-        ValueError: it does not. The message names the setting and the supported values.
+        ValueError: one of them is not supported. The message names the setting and the supported
+            values.
     """
     model_type = config.model_type.removeprefix("flap_")
     if model_type not in MODEL_TYPES:

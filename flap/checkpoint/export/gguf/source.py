@@ -29,7 +29,7 @@ def source_gguf(model: str) -> Path | None:
 
 
 def _pruned_from(model: str) -> str:
-    """Return the model that a checkpoint was pruned from, or "" if its tokenizer is another."""
+    """Return the model that a checkpoint was pruned from, or "" if their tokenizers differ."""
     label = Path(model) / "flap.json"
     if not label.is_file():
         return ""

@@ -45,7 +45,7 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
     spec: the content of tokenizer.json. name: the class of the tokenizer, for the error.
 
     Raises:
-        ValueError: there is none.
+        ValueError: llama.cpp has no such tokenizer.
     """
     model = spec.get("model") or {}
     pre_tokenizer = spec.get("pre_tokenizer") or {}
