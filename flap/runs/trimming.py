@@ -1,4 +1,4 @@
-"""The stage of `vocabulary=trim`, and what is known of it before.
+"""The stage of `vocabulary=trim`, and the estimate of its result.
 
 From this stage on, a run has one model and one tokenizer, without the removed tokens.
 """
@@ -38,16 +38,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trimming:
-    """How far trimming reduces a model."""
+    """The size of the vocabulary and of the model, before and after trimming the vocabulary."""
 
     before: int  # tokens of the dense model
     after: int  # tokens that stay
     parameters: int  # parameters of the model without the removed tokens
-    # "about " or "at most " if the model has still to write texts that are counted
+    # "about " or "at most " if these numbers are not exact, because the model still has to write
+    # texts in which tokens are counted; else empty
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
-        """Yield what trimming gives, and what pruning has to give then. budget: after trimming."""
+        """Yield the result of trimming as text, and how much pruning still has to remove.
+
+        budget: the budget after trimming.
+        """
         yield (
             f"vocabulary: {self.roughly}{self.after:,} of {self.before:,} tokens stay, "
             f"in a model of {self.roughly}{self.parameters:,} parameters"
@@ -71,11 +75,11 @@ def budget_after_trimming(
     adapter: ModelAdapter,
     texts: Mapping[str, Windows],
 ) -> tuple[Budget, Trimming | None]:
-    """Return the budget of the model with as many tokens as will stay, and how many these are.
+    """Return the budget of the model after trimming, and the sizes before and after it.
 
     No weight is read. The number of tokens is exact unless the model has still to write texts that
-    are counted; then prompts are counted alone. A loaded model has the shapes of its weights, which
-    are not trimmed yet, so that its targets are checked later.
+    are counted; then only the prompts are counted. A loaded model has the shapes of its weights,
+    which are not trimmed yet, so that its targets are checked later.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model, or no token of it can
@@ -141,7 +145,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return how many tokens stay, as far as the counted texts are known, and how exact that is."""
+    """Return how many tokens stay, and how exact this number is: "", "about " or "at most "."""
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)
