@@ -91,8 +91,8 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
-# Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain
-# MLP.
+# Mixtures with six experts of 24 neurons in a layer, two of them for each token. In the second
+# mixture, the last layer has a plain MLP.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
@@ -100,8 +100,8 @@ MIXTURES: dict[str, PreTrainedConfig] = {
         **_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]
     ),
 }
-# Layers whose attention cannot be divided into heads, the first one too, or with 2 and 4 query
-# heads a KV head.
+# Models with layers whose attention cannot be divided into heads. In some, this is also the first
+# layer. Others have 2 or 4 query heads for each KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4,
@@ -152,7 +152,7 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
     return random_model(config, seed)
 
 
-# Buffers with values that training finds.
+# Buffers that are learnt in training, and get random values here.
 LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "input_max")
 
 

@@ -153,7 +153,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 
 @pytest.fixture(scope="session")
 def base(model_dir: Path, text_file: Path) -> list[str]:
-    """What makes any command line a run of a second or two."""
+    """Return arguments with which any run takes a second or two."""
     return tiny(model_dir, text_file)
 
 

@@ -3,9 +3,9 @@
 Its rows are `option=value -> message`, by the model that the run prunes. The message is the
 beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
 {bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file,
-{prompts} the same with prompts, {long} a name that is too long, {huge} one of 5,000 characters.
-What Hydra does not compose is in tests/config/test_bad_command_line.py, what is said of an object
-alone in the tests of its folder.
+{prompts} the same with prompts, {long} a name that is too long, {huge} a name of 5,000 characters.
+Command lines that Hydra does not compose are in tests/config/test_bad_command_line.py. Errors that
+an object raises by itself are tested in the folder of its room.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"

@@ -1,4 +1,4 @@
-"""The scripts of experiments/ that write data: what they write is what the experiment says."""
+"""The scripts of experiments/ write the data that the experiment's page describes."""
 
 import json
 import runpy
@@ -32,7 +32,7 @@ def prompts(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
-    """Every 13 words in a row of a text, or all of its words if it has fewer."""
+    """Return each run of 13 words in a text, or all of its words if it has fewer."""
     words = text.split()
     return {tuple(words[at : at + 13]) for at in range(max(1, len(words) - 12))}
 

@@ -151,7 +151,7 @@ def test_every_file_of_models_has_its_place() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    """Also not within a function. The faces of packages, which only hand names on, are left out."""
+    """This includes imports inside functions. Packages that only export names are left out."""
     files = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES
     }

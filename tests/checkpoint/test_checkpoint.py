@@ -51,7 +51,10 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
 
 
 def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) -> None:
-    """Its config.json does not say where the pruned modules are. It does once it is saved again."""
+    """The config.json of such a checkpoint does not name the pruned modules.
+
+    If the checkpoint is saved again, its config.json names them.
+    """
     old = shutil.copytree(saved.directory, tmp_path / "old")
     config = json.loads((old / "config.json").read_text())
     modules = config.pop("flap_modules")
@@ -64,7 +67,7 @@ def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) 
 
 
 def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
-    """It is used without flap, so it cannot look them up in the table of families."""
+    """The saved code is used without flap, so it cannot look them up in the table of families."""
     code = (saved.directory / "modeling_flap.py").read_text()
     config = json.loads((saved.directory / "config.json").read_text())
     assert config["flap_modules"]["mlp"] == "mlp.down_proj"

@@ -88,7 +88,7 @@ def test_a_difference_is_noticed_and_both_sides_are_named(
     model: PreTrainedModel, save_over: Save, old: Path
 ) -> None:
     placed = save_over()
-    assert placed.model is model  # it lies in memory, so it goes on
+    assert placed.model is model  # a model in memory is used further
     verify(placed, old)
     tamper(old)
     with pytest.raises(

@@ -69,8 +69,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # choices compose alike with any number: all choices with the first numbers, all numbers with
-    # the first choices
+    # Whether choices compose does not depend on numbers. So all choices are tried with the first
+    # numbers, and all numbers with the first choices.
     one, *_ = cells
     cells = [
         cell
@@ -85,7 +85,7 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
         choose(config)
     calibrations = [
         replace(config.calibration, propagate="dense") for config in configs
-    ]  # Wanda-sp's is sequential
+    ]  # the calibration of Wanda-sp is sequential
     # all methods are compared on the same calibration text
     assert all(calibration == calibrations[0] for calibration in calibrations)
     command = (CONF / experiment).read_text().splitlines()[1]

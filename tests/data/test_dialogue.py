@@ -103,7 +103,8 @@ def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
 ) -> None:
     without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
     chatting.chat_template = (
-        "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts  # as R1 has it
+        # as in the template of DeepSeek-R1
+        "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts
     )
     document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
     assert document[first:end] == span

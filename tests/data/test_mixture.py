@@ -1,4 +1,4 @@
-"""What `calibration.dataset` may be."""
+"""The values that `calibration.dataset` can take."""
 
 from pathlib import Path
 from typing import Any

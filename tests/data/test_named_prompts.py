@@ -1,4 +1,4 @@
-"""The packaged prompts: with examples, of the part that nothing is measured on."""
+"""The packaged prompts: they have examples, and nothing is measured on their texts."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_prompts_end_with_a_question_and_have_an_answer(name: str) -> None:
         last = prompt.messages[-1]
         assert last["role"] == "user"
         questions.add(last["content"])
-        if name != "asked-passages":  # of which the model writes the question, too
+        if name != "asked-passages":  # for these prompts, the model writes the question, too
             assert prompt.answer
     assert len(questions) == len(prompts)
 

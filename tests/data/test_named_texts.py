@@ -17,7 +17,7 @@ PTB = {"revision": "refs/convert/parquet"}
 
 
 class OnHub(NamedTuple):
-    """Where the hub has a text, and what is between its documents."""
+    """The place of a text on the hub, and the separator between its documents."""
 
     dataset: Any
     use: Any

@@ -108,7 +108,7 @@ def test_a_prompt_is_known_by_its_turns_and_its_long_answers_but_not_by_the_syst
 def test_instructions_that_most_documents_have_are_not_compared(
     count: int, expected: set[int]
 ) -> None:
-    """A task of few documents may have one passage in all of them, which tells them."""
+    """If a task has few documents, a passage in all of them is compared, too."""
     instructions = f"answer in one word and remember that {OTHER}"
     documents = [
         document_of(f"{instructions} number{n} is what", (), letters_and_digits)

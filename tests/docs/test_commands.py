@@ -1,4 +1,4 @@
-"""The command lines of the documentation: each one is of options that exist."""
+"""Every command line in the documentation consists of options that exist."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ from tests.docs.test_sources import FILES
 from tests.helpers.runs import composed
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)  # of a table
+CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)  # a command in a cell of a table
 COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def single(word: str) -> str:
-    """An override of one cell: of a sweep the first value."""
+    """Return an override for a single cell. For a sweep, this is the first value."""
     [override] = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():
         return word

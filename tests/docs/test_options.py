@@ -1,4 +1,4 @@
-"""The page of options: none is missing, defaults are those of a run, and each has a text."""
+"""The page of options: it has all options, the defaults of a run, and a text for each option."""
 
 import sys
 from dataclasses import fields, is_dataclass

@@ -1,4 +1,4 @@
-"""What engines refuse of the checkpoints of `make.py`, and with what words.
+"""The checkpoints of `make.py` that an engine refuses, and its words.
 
 vLLM must compute everything else.
 """
@@ -27,10 +27,10 @@ BY_LAYER = (  # families that are tested with widths by layer alone
     "seed_oss",
     "stablelm",
 )
-# Mixtures that are also tested with widths by layer and no bias, so that vLLM's kernels run their
-# experts.
+# Mixtures that are also tested with widths by layer but without biases. vLLM's own kernels run
+# experts only if these have no biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-MIXTURES = (  # whose experts are scored as llm-compressor's REAP scores them
+MIXTURES = (  # compared with the scores of llm-compressor's REAP
     "deepseek_v3",
     "glm4_moe",
     "gpt_oss",
@@ -57,9 +57,11 @@ REFUSED_FAMILIES = {
     "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
-# By the scheme of examples/quantise.py. On CPUs with AMX, vLLM's Transformers backend and its
-# kernel of W8A8 do not fit together: that scheme is tested with a stock checkpoint.
+# The schemes of examples/quantise.py, each with its checkpoint. On CPUs with AMX, vLLM's
+# Transformers backend does not work with its kernel of W8A8, so that scheme is tested with a stock
+# checkpoint.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
-# That llama.cpp's converter and llama.cpp take, by how they are pruned: docs/exports.md names them.
+# Families that llama.cpp and its converter can read, by how they are pruned; docs/exports.md names
+# them.
 ALL_HEADS = ("granite", "starcoder2")
 CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

@@ -1,4 +1,4 @@
-"""What transformers makes of a checkpoint's prompts, in the main environment."""
+"""The outputs of transformers for the prompts of a checkpoint, from the main environment."""
 
 from dataclasses import dataclass
 from pathlib import Path

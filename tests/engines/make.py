@@ -1,10 +1,10 @@
-"""Makes the checkpoints that engines read, and notes what transformers computes of them.
+"""Make the checkpoints that engines read, and note what transformers computes with them.
 
 The engines have an environment of their own; this module runs in the ordinary one.
 
 Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (greedy), `logprobs_NT`
-of both together. In experts/ are whole mixtures, with `metric=REAP` of each layer and the tokens
-that it is of in scores.safetensors.
+of both together. The folder experts/ has whole mixtures. Beside them, scores.safetensors has the
+scores of `metric=REAP` for each layer, and the tokens from which they were computed.
 """
 
 import subprocess
@@ -46,7 +46,7 @@ SIZES = {
     "head_dim": HEAD,
     "word_embed_proj_dim": 8 * HEAD,
 }
-OWN_SIZES = {  # heads of two sizes, and latents
+OWN_SIZES = {  # Gemma 4 gets heads of two sizes, and DeepSeek-V3 latents of its own sizes
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True,
         "per_layer_config": {2: {"head_dim": 2 * HEAD}},
@@ -145,7 +145,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 
 
 def make_llama(folder: Path) -> None:
-    """Write what is tested with one family: widths that two processes can split."""
+    """Write checkpoints for tests of one family alone. Two processes can split their widths."""
     model = tiny(family_config("llama"))
     write(
         model,
@@ -155,7 +155,7 @@ def make_llama(folder: Path) -> None:
 
 
 def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
-    """Write a checkpoint and what is expected of it."""
+    """Write a checkpoint and its expected outputs."""
     save_pruned(model, smollm(), target, plan)
     note_expected(
         model,
@@ -185,7 +185,7 @@ def make_scores(model_type: str, folder: Path) -> None:
 
 
 def make_quantised(folder: Path) -> None:
-    """Write what llm-compressor makes, of widths that its groups divide.
+    """Write checkpoints that llm-compressor has quantised. Its groups divide their widths.
 
     This runs in the environment of the engines.
     """
@@ -215,7 +215,8 @@ def make_converted(folder: Path) -> None:
     """Write stock checkpoints for llama.cpp's converter.
 
     They have SmolLM2's tokenizer, because the converter recognises a tokenizer by its tokens of a
-    text. They have no biases and sliding windows, of which llama.cpp computes only some.
+    text. They have neither biases nor sliding windows, because llama.cpp supports only some of
+    these.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
     for model_type in CONVERTED:
@@ -256,7 +257,7 @@ def make_packaged(name: str, target: Path) -> None:
 
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
-    """Write what transformers makes of the prompts."""
+    """Write the outputs of transformers for the prompts."""
     model.generation_config.eos_token_id = None  # the engines do not stop at an end token either
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]

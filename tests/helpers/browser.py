@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
-    """A page; whatever it complains of, or asks another machine for, fails the test."""
+    """Open a page. An error on the page, or a request to another machine, fails the test."""
     host = "/".join(address.split("/")[:3])  # file:// or http://127.0.0.1:8000
     own = (host, "data:", "blob:")
     settings = {"viewport": {"width": 1300, "height": 900}} | settings

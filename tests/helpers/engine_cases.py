@@ -18,8 +18,8 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# Which variant of a family's contract, and what else its config has: what real models of the family
-# have.
+# For some families: the variant of the contract that is used, and config keys that real models of
+# the family have.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",
@@ -48,7 +48,7 @@ CELLS = [(model_type, form) for model_type in FAMILIES for form in FORMS]
 
 
 def family_config(model_type: str) -> PreTrainedConfig:
-    """The tiny config of a family that engines are tested with."""
+    """Return the tiny config of a family with which engines are tested."""
     config = deepcopy(EVERY_FAMILY[model_type].configs[VARIANTS.get(model_type, "gqa")])
     for name, value in CHANGES.get(model_type, {}).items():
         setattr(config, name, value)
@@ -79,12 +79,12 @@ def family_checkpoint(
 
 @torch.no_grad()
 def expected_logprobs(exported: Exported, prompt: torch.Tensor = PROMPT) -> torch.Tensor:
-    """What transformers computes after every token of a prompt."""
+    """Return the log-probabilities of transformers after every token of a prompt."""
     return exported.model(input_ids=prompt).logits[0].log_softmax(-1)
 
 
 def assert_refused(export: Callable[[Path], object], directory: Path, line: str) -> None:
-    """In one line, and nothing is left."""
+    """Check that an export is refused with this line and leaves nothing behind."""
     before = sorted(directory.iterdir())
     with pytest.raises(ValueError, match=line) as caught:
         export(directory)

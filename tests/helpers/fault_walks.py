@@ -41,12 +41,12 @@ RUN = "hydra.run.dir=run"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command line that is walked through, in a folder where another one has been run before.
+    """A command line that is run with faults, in a folder where `before` has been run.
 
-    kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the
-        new result.
-    step: a fault is put at each step-th operation. Most operations are five on one file, so that
-    with 47 each meets another one.
+    kept: folders that hold results before. They must not change, or must be replaced as a whole by
+    the new result.
+    step: a fault is put at each step-th operation. Most operations come in groups of five for one
+    file, so with a step of 47 the faults meet different ones.
     """
 
     name: str
@@ -95,7 +95,10 @@ SCENARIOS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What became of one fault. problems: what should not be so; empty if all is well."""
+    """The result of one fault.
+
+    problems: what is wrong after the fault; empty if nothing is.
+    """
 
     fault: Fault
     operation: str
@@ -119,7 +122,7 @@ def walk(
 def _walk(
     scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path
 ) -> None:
-    """The walk, in a process that has run once, whose forks therefore begin at once."""
+    """Walk through a scenario in a process that has done a run, so that its forks start at once."""
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
         0.0  # so that the operations of a record are among those that meet a fault
@@ -148,7 +151,7 @@ def _walk(
 
 
 def _run(folder: Path, arguments: list[str]) -> list[str]:
-    """A run without a fault; returns its operations."""
+    """Do a run without a fault, and return its operations."""
     outcome = faulted(folder, arguments, Fault())
     assert outcome.code == 0, outcome.said
     return outcome.operations
@@ -157,7 +160,7 @@ def _run(folder: Path, arguments: list[str]) -> list[str]:
 def _case(
     scenario: Scenario, arguments: list[str], fault: Fault, start: Path, whole: Path, folder: Path
 ) -> Case:
-    """One fault, and the same command once more."""
+    """Do a run with a fault, and then run the same command again without it."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(start, folder)
     first = faulted(folder, arguments, fault)
@@ -177,7 +180,7 @@ def _case(
 
 
 def _ended(outcome: Outcome, fault: Fault) -> Iterator[str]:
-    """What is wrong with the end of a run with a fault."""
+    """Yield what is wrong with the end of a run that had a fault."""
     lines = outcome.said.strip().splitlines()
     if any("Traceback" in line or "Logging error" in line for line in lines):
         yield f"a traceback: {outcome.said}"
@@ -196,11 +199,12 @@ def _kept(scenario: Scenario, folder: Path) -> list[Path]:
 def _old_is_whole(
     scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False
 ) -> Iterator[str]:
-    """What is wrong with the results that were there before.
+    """Yield what is wrong with the results that were there before the run.
 
-    They must be as they were, or, as a whole, the new ones.
+    They must be unchanged, or replaced as a whole by the new ones.
 
-    killed: between two renames a folder may be aside, from where the next run puts it back.
+    killed: if the run was killed between two renames, a folder may be aside, from where the next
+    run puts it back.
     """
     for kept in _kept(scenario, start):
         name = kept.relative_to(start)
@@ -213,7 +217,7 @@ def _old_is_whole(
 
 
 def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
-    """What is wrong with reports that were there before: a finished run keeps its numbers."""
+    """Yield what is wrong with reports that were there before. A finished run keeps its numbers."""
     for report in start.rglob("report.json"):
         now = folder / report.relative_to(start)
         numbers = json.loads(report.read_text())["evaluation"]["pruned"]
@@ -222,11 +226,10 @@ def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    """All results in a folder.
+    """Return the content of all results in a folder.
 
-    Of a cell, these are the files that Hydra does not write again. The card is written after a
-    checkpoint, so it does not count. A process that is killed while it writes the card leaves a
-    temporary file, which the next run removes.
+    In a cell of a sweep, these are the files that Hydra does not write again. The card is left out,
+    because it is written after a checkpoint.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [path for name in names for path in folder.rglob(name) if path.is_file()]

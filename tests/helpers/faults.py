@@ -1,8 +1,10 @@
-"""Runs in which one file operation fails, or in which the process ends at it, as SQLite is tested.
+"""Run a command line while one of its file operations fails, or while the process is killed at it.
+
+SQLite is tested in the same way.
 
 An operation is an opening for writing, a write, a rename, a sync, a new folder, a reservation of
-room or a mapping, of a path below a run's folder. Deleting is none: it needs no room, and where it
-fails the program has nothing to do.
+room or a mapping, of a path below a run's folder. Deleting does not count: it needs no room, and if
+it fails, there is nothing to do.
 """
 
 import builtins
@@ -40,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a process: its exit code, what it said on the console, and its operations."""
+    """How a process ended: its exit code, its output on the console, and its operations."""
 
     code: int
     said: str
@@ -48,7 +50,7 @@ class Outcome:
 
 
 def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
-    """The command line in `folder`, in a process of its own, with a fault."""
+    """Run the command line in `folder`, in a separate process, with a fault."""
     with TemporaryDirectory() as beside:
         journal = Path(beside) / "operations"
         done: CompletedProcess[str] = command_line(
@@ -77,7 +79,7 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     )
     for module in list(sys.modules.values()):
         for name, value in list(vars(module).items()):
-            if value is save_file:  # each module that has imported it has a name of its own for it
+            if value is save_file:  # each module that imports the function has a name for it
                 setattr(module, name, counted)
 
 
@@ -94,9 +96,9 @@ class Faults:
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
         """Count an operation, and let the fault happen if it is its turn.
 
-        halfway: finishes what a torn write leaves.
+        halfway: writes the part of the content that a torn write leaves.
         """
-        if self.halfway:  # what was done of an operation is none of its own
+        if self.halfway:  # operations inside a torn write do not count
             return
         self.count += 1
         os.write(self.journal, f"{operation} {os.path.relpath(place, self.folder)}\n".encode())
@@ -119,7 +121,7 @@ class Faults:
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:
-        """The path of a file below the folder, also of a descriptor; None for all others."""
+        """Return the path of a file or a descriptor below the folder; None for any other."""
         path = Path(
             f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)
         ).resolve()
@@ -132,7 +134,7 @@ class Faults:
         place: int = 0,
         halfway: Callable[[str], Any] = str,
     ) -> Callable[..., Any]:
-        """A counted function, whose argument number `place` is a path or a descriptor."""
+        """Return a function that counts its calls. Argument `place` is a path or a descriptor."""
 
         def wrapped(*given: Any, **options: Any) -> Any:
             path = None if "dir_fd" in options else self.below(given[place])
@@ -143,9 +145,9 @@ class Faults:
         return wrapped
 
     def opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`open`, counted if it is for writing.
+        """Return an `open` that counts if it is for writing.
 
-        Each write to the file is counted, too, and ends halfway.
+        Each write to the file counts, too, and can be torn.
         """
 
         def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:

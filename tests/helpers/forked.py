@@ -24,10 +24,11 @@ import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
-    CONFIG_MAPPING[family]  # which is registered for no pruned model
-# no collection goes through what was imported, nor copies its pages into a forked process
+    # import all configs, including the configs of families that have no pruned model
+    CONFIG_MAPPING[family]
+# the garbage collector leaves the imported modules alone, so their pages are not copied
 gc.freeze()
-# imports once, and forks before any thread is started
+# a process that imports everything once, and forks before any thread is started
 SERVER = multiprocessing.get_context("forkserver")
 
 

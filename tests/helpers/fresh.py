@@ -1,6 +1,6 @@
-"""Checkpoints in a process that never saw the model, without this package.
+"""Load checkpoints in a process that never saw the model, without this package.
 
-remote: the code that travels along is trusted. stock: no code of anybody.
+remote: with trust in the code that is saved with the checkpoint. stock: without such code.
 """
 
 import os
@@ -51,7 +51,7 @@ save_file(found, work + "/found")
 
 
 def link_other_packages(folder: Path) -> None:
-    """All that is installed here but this package."""
+    """Link all installed packages except this one."""
     folder.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if not path.name.startswith("flap"):
@@ -63,8 +63,8 @@ def in_a_fresh_process(
 ) -> dict[str, Tensor]:
     """Compute `tokens(seed=7)` with checkpoints.
 
-    The result has the logits under each path, and .decoder and .generated of it. The process loads
-    the stock ones, and then, when it has run no code of theirs, the remote ones.
+    The result has the logits under each path, and further outputs under the path with .decoder and
+    .generated. The stock checkpoints are loaded first, before any saved code has run.
     """
     checkpoints = [
         f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some

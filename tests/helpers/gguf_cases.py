@@ -1,4 +1,4 @@
-"""Tiny pruned checkpoints with real tokenizers, and what transformers computes of them."""
+"""Tiny pruned checkpoints with real tokenizers, and the outputs of transformers for them."""
 
 from dataclasses import dataclass
 from pathlib import Path

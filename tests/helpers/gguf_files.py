@@ -33,8 +33,8 @@ def write_gguf(
 ) -> Path:
     """Write a model.
 
-    keys: those of the architecture alone, without its name. encode: what `GGUFWriter.add_tensor`
-    gets of a matrix, besides its name.
+    keys: the keys of the architecture, without its name as prefix. encode: returns the arguments of
+        `GGUFWriter.add_tensor` for a matrix, except its name.
     """
     writer = GGUFWriter(path, architecture)
     _add_config(writer, model.config)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# from new tokens (1, T) and the number of cached tokens to logits (T, V)
+# takes new tokens (1, T) and the number of cached tokens, and returns logits (T, V)
 Step = Callable[[Tensor, int], Tensor]
-# begins with an empty cache; the graph is read only once, because that takes longer
+# returns a step with an empty cache; the graph itself is read only once, because that is slow
 Begin = Callable[[], Step]
 
 
@@ -78,7 +78,7 @@ def open_vino(folder: Path) -> Begin:
 
 
 def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
-    """The inputs that both name alike."""
+    """Return the inputs that have the same names in both engines."""
     total = cached + new.shape[1]
     return {
         "input_ids": new.numpy(),
@@ -98,7 +98,7 @@ def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
 
 
 def greedy(step: Step, prompt: Tensor, new_tokens: int, end: int | None) -> list[int]:
-    """The most probable tokens that follow, without an end."""
+    """Return the most probable tokens that follow. No token ends the text."""
     tokens = []
     cached = 0
     new = prompt

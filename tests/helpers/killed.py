@@ -22,7 +22,7 @@ SEQUENCES = 2  # in a batch of a text that the model writes
 def start(
     folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1
 ) -> tuple[int, list[str]]:
-    """Run in `folder`, and be killed as a step ends for the n-th time, before anything goes on.
+    """Run in `folder`, and kill the run when a step has ended for the n-th time.
 
     Returns the exit code and all steps: "sample", where a batch of the model's own text was drawn;
     "calibrate 2", where hidden states moved behind layer 2 in that stage; "write 2", where the

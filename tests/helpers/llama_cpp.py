@@ -18,21 +18,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Questions:
-    """What llama.cpp is to compute of a GGUF file."""
+    """What llama.cpp has to compute with a GGUF file."""
 
     gguf: str
-    # the log-probabilities of every id after every prefix of these tokens
+    # compute the log-probabilities of every id after every prefix of these tokens
     tokens: Sequence[int] = ()
-    # so many tokens are only read, as log-probabilities of a large vocabulary take long to be
-    # written and read
+    # skip the log-probabilities after this many first tokens, because they take long to write and
+    # to read with a large vocabulary
     first: int = 0
-    # any id whose text is whole UTF-8; it is the one to be sampled, whatever its probability,
-    # because llama.cpp holds a part of a character back, and with it the probabilities there
+    # An id whose text is valid UTF-8 by itself. It is sampled whatever its probability, because
+    # llama.cpp holds back a part of a character, and the probabilities with it.
     plain: int = 0
-    # the greedy continuation of a prompt by so many tokens
+    # continue this prompt greedily by this many tokens
     prompt: Any = ""
     new_tokens: int = 0
-    # the ids of these texts
+    # tokenise these texts
     texts: Sequence[str] = ()
 
 

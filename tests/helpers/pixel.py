@@ -1,7 +1,7 @@
 """One grey pixel instead of the picture of layers.
 
 Drawing the picture takes as long as the rest of a tiny run. tests/results/test_report.py draws the
-picture, and so do runs in a process of their own that imports nothing of this.
+picture, and so do runs in separate processes, which do not import this module.
 """
 
 from pathlib import Path

@@ -13,7 +13,10 @@ from flap.storage import WorkFolder
 
 
 def placed_at(placement: str, directory: Path, folder: Path | None = None) -> PlacedModel:
-    """The model of a directory with its tokenizer. folder: for what must not lie in memory."""
+    """Return the model of a directory, with its tokenizer, at a placement.
+
+    folder: for the data that is not kept in memory.
+    """
     config = ModelConfig("tiny", str(directory), device="cpu", placement=placement)
     return find_model(config, directory.parent / "cache", trust_remote_code=False).open(
         WorkFolder(folder)

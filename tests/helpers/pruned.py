@@ -42,7 +42,7 @@ def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM
 
 
 def plan_of(model: PreTrainedModel | PlacedModel, ratio: float) -> PruningPlan:
-    """What `prune` would leave of a model."""
+    """Return the plan by which `prune` prunes a model."""
     return decided(calibrated(model), ratio)
 
 

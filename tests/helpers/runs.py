@@ -21,7 +21,7 @@ GROUPS = {
 
 
 def tiny(model_dir: Path, text_file: Path) -> list[str]:
-    """What makes any command line a run of a second or two: the tiny model and the local text."""
+    """Return arguments with which any run takes a second or two: a tiny model and a local text."""
     return [
         f"model.path={model_dir}",
         "model.name=tiny",
@@ -36,8 +36,8 @@ def tiny(model_dir: Path, text_file: Path) -> list[str]:
 def composed(*overrides: str) -> FlapConfig:
     """The checked config that the command line would make of these arguments.
 
-    Hydra reads some twenty files for that, as long as half a tiny run takes; here once for each
-    choice of files.
+    Hydra reads some twenty files for that, which takes half as long as a tiny run. So each choice
+    of files is read only once.
     """
     given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
     of_files = [

@@ -21,7 +21,7 @@ from torch.utils import backend_registration
 NAME = "second"
 HOST = torch.device("cpu")
 
-# Arguments of these may be on the CPU while the first one is on the device, as beside a GPU.
+# These operations take indices on the CPU while the first argument is on the device, like a GPU.
 TAKE_CPU_INDICES = {
     "aten::index",
     "aten::_unsafe_index",
@@ -29,7 +29,7 @@ TAKE_CPU_INDICES = {
     "aten::index_put_",
     "aten::_index_put_impl_",
 }
-# These do not take numbers in CPU tensors either.
+# These operations do not even take numbers in CPU tensors without dimensions.
 JOIN = {"aten::cat", "aten::stack"}
 
 

@@ -125,7 +125,7 @@ def llama_spm() -> PreTrainedTokenizerFast:
 
 
 def gemma() -> PreTrainedTokenizerFast:
-    """Of the same make as LLaMA's, without a space before the text."""
+    """Return a tokenizer made like LLaMA's, but without a space before the text."""
     made = GemmaTokenizer(
         **_pieces(normalizers.Replace(" ", "▁"), "<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
     )
@@ -148,7 +148,7 @@ def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]
 
 
 def llama_spm_legacy() -> PreTrainedTokenizerFast:
-    """The same as checkpoints of before transformers 5 have it."""
+    """Return the same tokenizer as checkpoints from before transformers 5 have it."""
     made = llama_spm()
     made.backend_tokenizer.pre_tokenizer, made.backend_tokenizer.normalizer = None, LEGACY
     return made

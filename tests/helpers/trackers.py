@@ -21,7 +21,7 @@ RUN = {
     "artifact_uri": "mlflow-artifacts:/1/1/artifacts",
     "lifecycle_stage": "active",
 }
-MLFLOW_ANSWER = {  # to every request: a client reads what it asked for
+MLFLOW_ANSWER = {  # the answer to every request; a client reads only the keys that it needs
     "experiment": {"experiment_id": "1", "name": "flap", "lifecycle_stage": "active"},
     "experiment_id": "1",
     "run": {"info": RUN, "data": {}},

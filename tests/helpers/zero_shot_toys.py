@@ -132,7 +132,10 @@ def log_likelihoods(
     normalised: bool,
     limit: int | None = None,
 ) -> list[list[float]]:
-    """The log-likelihood of each choice, per document; `normalised`: a character."""
+    """Return the log-likelihood of each choice, by document.
+
+    normalised: divided by the number of characters.
+    """
     documents = []
     for question in QUESTIONS[task][:limit]:
         scores = []
@@ -157,7 +160,7 @@ def by_hand(
     normalised: bool,
     limit: int | None = None,
 ) -> list[bool]:
-    """Whether the likeliest choice is the right one, per document."""
+    """Return for each document whether the likeliest choice is the right one."""
     documents = log_likelihoods(model, tokenizer, task, normalised, limit)
     return [scores.index(max(scores)) == i % len(scores) for i, scores in enumerate(documents)]
 

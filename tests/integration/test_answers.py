@@ -104,7 +104,7 @@ def test_it_is_trained_on_its_own_text(
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
     assert not dense.recovery["own_text"]
-    # The first state of the training is the one before it, measured by transformers' Trainer.
+    # The first evaluation is made before training, by transformers' Trainer.
     _, nats = dense.recovery["nats_by_tokens"][0]
     assert nats == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 

@@ -163,7 +163,7 @@ def assert_failed(run: Path, error: str, console: str) -> None:
     assert f"error: cell {number + 1}: {error}" in console
 
 
-@pytest.mark.long  # what submitit starts is held by test_slurm.py
+@pytest.mark.long  # test_slurm.py tests the jobs that submitit starts
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """Each run is tracked and has a GPU.
 

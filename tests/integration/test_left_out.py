@@ -1,4 +1,4 @@
-"""Whole runs whose tasks are built from texts that the run reads: those are not measured."""
+"""Runs whose tasks share documents with the texts that they read: these are not measured."""
 
 import json
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_prompts_are_read_whoever_answers_them(
 def test_cells_of_a_sweep_are_measured_on_the_same_documents(
     option: str, base: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """The text `light` gets no window where there are few, and counts as read nevertheless."""
+    """If there are few windows, the text `light` gets none, but it still counts as read."""
     part = write(tmp_path / "part.jsonl", DOCUMENTS[:5])
     light = write(tmp_path / "light.jsonl", DOCUMENTS[5:7] * 20)
     mixture = f"calibration.dataset={{{part}: 8, {light}: 1}}"
@@ -148,7 +148,7 @@ def passages(task: Task, field: str) -> list[str]:
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """`calibration=answers` reads these prompts, which hold the right answers of its examples."""
+    """`calibration=answers` reads these prompts, and their examples contain right answers."""
     named, _ = named_prompts(prompts, "calibration.dataset")
     texts = tuple(turn for prompt in named for turn in turns(prompt))
     read = ReadText("calibration", f"calibration.dataset={prompts}", texts)

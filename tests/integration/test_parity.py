@@ -1,9 +1,10 @@
 """Parity with the official implementation on a real model.
 
-data/flap_official.json has what that implementation prunes. The official code knows multi-head
-attention alone, so SmolLM2's 3 KV heads are repeated into 9. Its running variance drops the first
-sample and measures the others against a mean that is still moving; with exact statistics some 0.5 %
-of the neurons are therefore decided otherwise, and with that variance, imitated here, none.
+data/flap_official.json has the units that it prunes. The official code supports only multi-head
+attention, so SmolLM2's 3 KV heads are repeated into 9. Its running variance drops the first sample
+and measures the others against a mean that is still moving. So with exact statistics, about 0.5 %
+of the neurons are decided otherwise. With this running variance, which is imitated here, the
+decisions are the same.
 """
 
 import hashlib
@@ -54,8 +55,8 @@ def name_of(cell: Cell) -> str:
 
 
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
-# The units are compared in each cell. Perplexity, which takes half a minute, adds what compensation
-# does to them: most where half is removed.
+# The kept units are compared in each cell. Perplexity takes half a minute, and adds the effect of
+# compensation. So it is measured where this effect is largest, with half of the weights removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 

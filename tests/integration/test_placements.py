@@ -1,4 +1,4 @@
-"""What runs that are not in memory hold, measure, share and leave.
+"""Runs with weights on disk: what they keep in memory, measure, share, and leave behind.
 
 test_same_result.py compares their results.
 """
@@ -73,7 +73,7 @@ def test_one_layer_or_the_rest_is_in_memory(
     assert observed.visits.keys() == {0, 1, 2, 3}
     assert len(set(observed.visits.values())) == 1
     if choice == "method=flap":
-        # to calibrate, score, compress and write; and the comparison reads both models
+        # four visits to calibrate, score, compress and write; the comparison reads both models
         assert observed.visits[0] == 6
 
 

@@ -1,4 +1,4 @@
-"""How all processes of a run end where one of them fails. Their results: test_same_result.py."""
+"""If one process of a run fails, all of its processes end. test_same_result.py tests results."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SEARCH = "method=flap_plus"
 
 
 def out_of_memory() -> None:
-    """The second process has no memory for its statistics, while the first goes on."""
+    """Let the second process run out of memory for its statistics, while the first one goes on."""
 
     def fail(*given: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")

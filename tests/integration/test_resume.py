@@ -182,7 +182,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
 
     assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
-    again = start(0.2)  # in its place is that of the other run
+    again = start(0.2)  # the other run has replaced the checkpoint
     assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
     assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
     assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2
@@ -192,7 +192,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """All files of a run but its log, to which a start that is refused adds why."""
+    """Return all files of a run except its log, to which a refused start adds the reason."""
     return {
         path: path.read_bytes()
         for path in folder.rglob("*")
@@ -350,7 +350,10 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """The dense numbers of the killed start belong to no number of the pruned model."""
+    """The killed start has measured the dense model with other options.
+
+    These numbers are not reported.
+    """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
     assert quick_flap(*perplexity).returncode == 0
     before = Report.load(tmp_path / "run" / "report.json").evaluation

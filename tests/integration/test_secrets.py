@@ -153,7 +153,7 @@ def test_a_server_that_is_away_is_named_without_the_password(
 
 
 def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """Also not in a traceback; the path of a model that is not there is named in each of them."""
+    """A traceback shows no secret either. Every message names the path of the missing model."""
     token = "s3cr3t-token"
     options = [f"model.path=/nowhere/{token}", "ratio=0.4", "hydra.run.dir=run"]
     done = quick_flap(*base, *options, HF_TOKEN=token)

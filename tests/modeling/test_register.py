@@ -9,7 +9,7 @@ from flap.modeling.register import register_configs
 
 
 def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
-    """Nothing that is missing beside an engine, and no model."""
+    """They import no model, and no package that may be missing beside an engine."""
     code = """
 import sys
 from flap.modeling.register import register

@@ -53,7 +53,7 @@ def observed(model: PreTrainedModel) -> list[LayerStatistics]:
 
 @torch.no_grad()
 def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Tensor]:
-    """What transformers' own loop over the experts gives to each one's down projection."""
+    """Return the inputs of each expert's down projection, from transformers' own loop."""
     model = copy.deepcopy(model)
     model.set_experts_implementation("eager")
     down_proj = experts(model, layer).down_proj

@@ -90,7 +90,7 @@ def directory(request: pytest.FixtureRequest, directories: dict[str, Path]) -> P
 
 @pytest.fixture(params=PLACES)
 def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
-    """It at each placement."""
+    """Return the model at each placement."""
     made = PLACES[request.param](directory)
     assert type(made) is PLACEMENTS[request.param.split(",")[0]]
     return made
@@ -98,7 +98,7 @@ def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
 
 @pytest.fixture
 def plain(directory: Path) -> PreTrainedModel:
-    """It as transformers reads it."""
+    """Return the model as transformers reads it."""
     return AutoModelForCausalLM.from_pretrained(directory)
 
 
@@ -229,7 +229,7 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     )
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
-    # where memory holds nothing of it, the checkpoint is what there is
+    # if no layer is in memory, the model for further work is the checkpoint
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
     reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.work)

@@ -62,7 +62,7 @@ def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 
 
 def deepseek() -> PreTrainedModel:
-    """Its experts are one by one in the files and stacked in memory."""
+    """A DeepSeek model. Its experts are separate in the files, and stacked in memory."""
     config = deepcopy(DeepseekV3.configs["queries"])
     config.moe_intermediate_size = 32
     return random_model(config)

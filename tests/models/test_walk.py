@@ -77,7 +77,7 @@ def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) 
     for i in walk:
         for name, stream in streams.items():
             assert_equal(stream.batches, expected[name][i])
-            list(stream.outputs(i, placed.layers[i]))  # they leave it where it is
+            list(stream.outputs(i, placed.layers[i]))  # this leaves the stream at its layer
             assert_equal(stream.batches, expected[name][i])
             stream.advance(i, placed.layers[i])
     for name, stream in streams.items():
@@ -134,7 +134,7 @@ def test_replaced_streams_leave_the_others_alone(tmp_path: Path) -> None:
 def test_an_interrupted_walk_goes_on(
     placement: str, layer: int, model_dir: Path, tmp_path: Path
 ) -> None:
-    """Bit for bit as if nothing had happened; and only what is in use lies in the folder."""
+    """The result is equal to the bit, and the folder has only files that are in use."""
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
     expected = go(placed, None)

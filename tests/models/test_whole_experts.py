@@ -42,14 +42,14 @@ EXPERTS = 6
 
 
 def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
-    """Six experts a layer, and two for each token.
+    """Return a config with six experts in a layer, and two of them for each token.
 
     The second variant of some families has a layer with a plain MLP.
     """
     config = copy.deepcopy(list(FAMILIES[family].configs.values())[variant])
     config.num_experts_per_tok = TOP_K
     config.num_experts = config.num_local_experts = (
-        EXPERTS  # the family's own name, or what its config calls so
+        EXPERTS  # the config of a family has one of these two names
     )
     config.n_group = config.topk_group = 1
     return config
@@ -120,7 +120,10 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
 
 
 def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
-    """The plan that keeps the first experts of each mixture, `kept` in each layer, and all else."""
+    """Return the plan that keeps the first `kept` experts of each mixture, and all other units.
+
+    If several numbers are given, the layers take them in turn.
+    """
     adapter = adapt(model, whole_experts=True)
     layers = []
     for i in range(len(adapter.layers)):
@@ -237,7 +240,7 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(
 def saved(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Every family with one number of experts for all layers, or with another one in each."""
+    """Return every family with the same number of experts in all layers, and with other numbers."""
     root = tmp_path_factory.mktemp("experts")
     made = {}
     for family in FAMILIES:

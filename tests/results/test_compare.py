@@ -83,7 +83,7 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
 
 
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
-    """An earlier start has kept the same number, of other documents; a single one has no error."""
+    """An earlier start has the same number for other documents. A single document has no error."""
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
     other = RunRecord(
         "other", documents={("acc", "a"): [1.0, 1.0, 0.0], ("acc", "b"): [1.0], ("acc", "c"): [1.0]}

@@ -92,7 +92,7 @@ def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte
 def test_what_travels_says_nothing_of_trackers_and_is_json(
     run_tiny: Callable[..., Report], tmp_path: Path
 ) -> None:
-    """The config, which is in each of these files, may have an infinite option."""
+    """The config is in each of these files, and may have an infinite option."""
     run_tiny(
         tmp_path,
         "tracking=mlflow",

@@ -186,7 +186,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """Whatever Hydra's record says, other windows are another curve.
+    """If a cell has other windows, it is on another curve, whatever Hydra's record says.
 
     A cell without the zero-shot tasks is on the same curve.
     """
@@ -262,7 +262,7 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
-    """Its config is not resolved, so that the default's name stands beside another model's path."""
+    """Its config is not resolved, so it has the default name beside the path of another model."""
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
     cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))
     (cell / ".hydra" / "config.yaml").write_text(f'{{"model": {model}}}')
@@ -299,7 +299,7 @@ def test_only_what_is_paired_and_clear_is_best(
 
 
 def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
-    """Two tasks, of which one is won clearly and the other is the same."""
+    """One of two tasks is won clearly, and the other is the same."""
     for metric, wrong in (("IFV", 0), ("WIFV", 20)):
         numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
@@ -332,7 +332,10 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     tmp_path: Path, report: Plain
 ) -> None:
-    """Their perplexities are of other tokens, so they have none; the dense model has both."""
+    """The pruned models have no perplexities, because these belong to other tokens.
+
+    The dense model has both numbers.
+    """
     bits = "wikitext2/bits_per_byte@128"
     dense = {PERPLEXITY: 20.0, bits: 1.0}
     trimmed = altered(report, 0.2, dense, {bits: 1.2})
@@ -575,7 +578,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """Though the two have one name."""
+    """This holds although both rows have one name."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

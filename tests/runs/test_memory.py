@@ -51,7 +51,7 @@ def test_what_is_found_keeps_the_seconds_that_it_took(store: Store[int]) -> None
 
 
 def test_a_store_gets_what_another_one_has(tmp_path: Path) -> None:
-    """As a run's folder gets the numbers of the dense model, which another run has measured."""
+    """A run's folder, for example, gets numbers of the dense model from the cache."""
     mine, shared = (Cache(tmp_path / name).of(as_json("numbers")) for name in ("mine", "shared"))
     Memory().remember("stage", KEY, lambda: 1, [shared])
     Memory().remember("stage", KEY, lambda: pytest.fail("computed again"), [mine, shared])

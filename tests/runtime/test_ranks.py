@@ -60,7 +60,7 @@ def fail_together() -> None:
 
 
 def work_together() -> None:
-    """Do what each of three processes does. A failed assertion becomes an exit code."""
+    """Do the work of each of three processes. A failed assertion becomes an exit code."""
     share_items()
     exchange_values()
     let_the_first_work()

@@ -155,7 +155,7 @@ def make_slowly(
 ) -> None:
     """Look an entry up, together with other processes.
 
-    `made` gets a line from each process that makes the entry.
+    Each process that makes the entry writes a line to `made`.
     """
 
     def make() -> str:

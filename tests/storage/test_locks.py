@@ -1,6 +1,6 @@
 """A lock is held by one process at a time.
 
-If a file system has no locks, the work continues without them.
+If a file system has no locks, work continues without them.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Targets in any unit: a plan is within all of them, and no unit that leaves would still fit."""
+"""Targets in any unit: a plan is within all of them, and no removed unit would still fit."""
 
 from dataclasses import replace
 
@@ -77,7 +77,7 @@ def test_alam_by_hand(limit: Bound, first: str) -> None:
 
 
 def test_two_bounds_by_hand() -> None:
-    """Three heads stay, and the neurons that 40 pays for beside them."""
+    """Three heads stay, and as many neurons as 40 pays for."""
     three_heads = bound(3, head=1, neuron=0)
     parameters = bound(40, head=10, neuron=3)
     budget = TOY_BUDGET.within((three_heads, parameters))

@@ -47,7 +47,7 @@ def by_definition(activation_TI: Tensor) -> Tensor:
 
 
 def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
-    """To float32 accuracy, each entry measured by the spread of its two channels."""
+    """Check covariances to float32 accuracy, relative to the spreads of the two channels."""
     spread_I = expected_II.diagonal().sqrt()
     assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
 
@@ -204,7 +204,7 @@ class OneAtATime(Calibration):
 
 
 class Watched(Iterator[tuple[int, LayerStatistics | None]]):
-    """Visits that look, before each one, for co-moments of earlier ones."""
+    """Visits which check, before each one, that the co-moments of earlier visits are freed."""
 
     def __init__(self, visits: Visits) -> None:
         self.visits = visits
@@ -221,7 +221,7 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 
 def test_one_layer_is_in_memory() -> None:
-    """While layers are scored, tried out, compressed, or scored and compressed in turn."""
+    """This holds for scoring, trials, compression, and for pruning layer by layer."""
     calibration = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     linear = LinearCompensation()
     adapter = calibration.model.adapter

@@ -87,7 +87,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
-    """As for an expert that no held-out token is sent to.
+    """This happens to an expert that no held-out token is sent to.
 
     There are fewer than two tokens a channel, so that trials are compared as well.
     """
@@ -101,7 +101,7 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
 
 def test_held_out_errors_are_those_of_the_outputs() -> None:
-    """They are those of the map that is fitted on the other tokens."""
+    """The errors belong to the map that is fitted on the other tokens."""
     activation_TI = noise(100, 8) @ noise(8, 8, seed=3)
     weight_OI = noise(4, 8, seed=4)
     held_out_T = every_fifth(activation_TI)

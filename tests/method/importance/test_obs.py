@@ -16,7 +16,7 @@ def statistics_of(activation_TI: Tensor) -> Statistics:
 
 
 def correlated(channels: int, seed: int = 0) -> Tensor:
-    """Four hundred tokens."""
+    """Return four hundred tokens with correlated channels."""
     generator = torch.Generator().manual_seed(seed)
     independent_TI = torch.randn(400, channels, generator=generator)
     return independent_TI @ torch.randn(channels, channels, generator=generator)
@@ -157,7 +157,7 @@ def test_remaining_channels_are_packed_in_strips(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_whole_expert_costs_its_output_error_with_the_ridge_and_without_biases() -> None:
-    """As docs/method.md says: tr(W H Wᵀ), where H has the ridge's term."""
+    """The cost is tr(W H Wᵀ), where H contains the ridge (docs/method.md)."""
     activation_TI = correlated(6)
     weight_OI = weights(3, 6, seed=1)
     statistics = in_parts(activation_TI, activation_TI)

@@ -36,7 +36,8 @@ from tests.method.recovery.small import (
     windows,
 )
 
-# Less than half of the steps, with an evaluation before the last one, for claims about every step.
+# These are for tests that are the same for any number of steps: less than half of the steps, and an
+# evaluation before the last one.
 SHORT = replace(FULL, tokens=17 * FULL.tokens_a_step)
 SHORT_LORA = replace(LORA, tokens=17 * LORA.tokens_a_step)
 CASES = {

@@ -192,7 +192,7 @@ def test_predictions_that_are_not_finite_are_refused() -> None:
 def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
     fit: Compensation, model_dir: Path
 ) -> None:
-    """Equal plans do, too. Fits that share a factor are rounded differently, others are not."""
+    """Equal plans have equal divergences. Only fits that share a factor are rounded differently."""
     plans = some_plans()
     rounding = 1e-5 if fit.needs_covariance else 0
     by_placement = {}

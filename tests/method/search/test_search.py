@@ -178,7 +178,7 @@ class KnownNats:
 def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """Whatever the scale of the scores in each block."""
+    """This holds whatever the scale of the scores in each block is."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])

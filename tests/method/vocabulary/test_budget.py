@@ -21,7 +21,7 @@ HEAD = 1536  # parameters of a KV head with its query heads, and more than those
 CONTEXT = ("target.context=100",)
 # bytes of keys and values: 2 floats of 4 bytes for 4 layers, 4 heads, 100 tokens and 8 channels
 CACHE = 2 * 4 * 4 * 4 * 100 * 8
-TARGETS = {  # what a parameter costs, and what the dense model costs besides its parameters
+TARGETS = {  # the bytes of a parameter, and what the dense model costs besides its parameters
     "bytes": (4, 0),
     "parameters": (1, 0),
     "memory": (4, CACHE),
@@ -47,7 +47,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def run_with(arguments: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> Report:
-    """A run, whose two parts have to be those of its dry run."""
+    """Do a run, and check that both parts of its budget are as in its dry run."""
     planned = dry_run(composed(*arguments))
     with caplog.at_level(logging.INFO):
         report = run(composed(*arguments), folder)

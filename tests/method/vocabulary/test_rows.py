@@ -24,7 +24,10 @@ def logits(model: PreTrainedModel, tokens_NT: torch.Tensor) -> torch.Tensor:
 
 
 def parameters_of_a_token(model: PreTrainedModel) -> int:
-    """The parameters of its rows of the embedding and of the head, tied ones once."""
+    """Return the number of parameters in a token's rows of embedding and head.
+
+    Rows of tied matrices count once.
+    """
     parameters = {}
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):
         for parameter in end.parameters():

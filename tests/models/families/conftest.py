@@ -14,9 +14,10 @@ FRESH = ("TestLlama", "TestGemma3")  # of one file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each variant of a family.
+    """Parametrize tests by the variants of a family.
 
-    `make test` has the last one, which has most of the options, and few in a fresh process.
+    `make test` runs the last variant alone, which has most of the options. Few families are tested
+    in a fresh process there.
     """
     if "variant" in metafunc.fixturenames:
         quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
@@ -92,8 +93,8 @@ def found(
 ) -> dict[str, torch.Tensor]:
     """What all checkpoints compute in one fresh process without this package.
 
-    Those of one width, which claim to be stock, come first, without trust in remote code. Those
-    with other widths in each layer follow.
+    The checkpoints with one width for all layers, which claim to be stock, are loaded first,
+    without trust in remote code. The checkpoints with widths by layer follow.
     """
     remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]

@@ -38,7 +38,7 @@ class FamilyContract:
     features: config keys that must still matter once the model is pruned and reloaded, each with a
         value that none of the variants has.
     neurons: the config key for the width of an MLP.
-    uniform: what gives the family one width for all layers, which its own config can hold.
+    uniform: options that give all layers one width, which the family's own config can hold.
     holds_biases: whether its own config can also hold the biases of compensation.
     stock: whether there is a stock form at all.
     rounding: by how much logits may differ where tensors begin at other addresses.
@@ -69,11 +69,11 @@ class FamilyContract:
         return all_saved[f"{type(self).__name__}-{variant}"]
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
-        """Those of one MLP or expert of the layer."""
+        """Return the number of neurons in one MLP or expert of the layer."""
         return getattr(config, self.neurons)
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
-        """The units of the attention of a layer, and the query heads of one."""
+        """Return the number of attention units of a layer, and of query heads in each of them."""
         groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return groups, config.num_attention_heads // groups
 
@@ -335,9 +335,9 @@ def is_stock(directory: Path) -> bool:
 
 
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
-    """The layer without its second attention unit, and without its second MLP unit.
+    """Yield the layer without its second attention unit, and without its second MLP unit.
 
-    Also returned are the parameters that either saves.
+    Also yields the number of parameters that this saves.
     """
     heads, neurons = whole
     if len(heads) > 1:

@@ -61,7 +61,7 @@ MROPE = {
 
 
 class SeesImages:
-    """What a vision-language model must do besides.
+    """The additional tests of a vision-language model.
 
     image_shape: the shape of the pixels of all images. beside: further inputs that images need.
     """
@@ -85,7 +85,7 @@ class SeesImages:
         return model(**self.inputs() | changes, use_cache=False).logits
 
     def said(self, model: PreTrainedModel) -> Tensor:
-        """What the model writes about the images."""
+        """Return the text that the model writes about the images."""
         return model.generate(**self.inputs(), max_new_tokens=6, min_new_tokens=6, do_sample=False)
 
     def test_an_image_is_seen_as_the_masked_model_sees_it(

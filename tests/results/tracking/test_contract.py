@@ -1,4 +1,4 @@
-"""What no tracker may do to a run; MLflow is read back from its server."""
+"""A tracker must not change or fail a run. MLflow's records are read back from its server."""
 
 import json
 import os
