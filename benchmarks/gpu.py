@@ -12,9 +12,9 @@ made on the GPU. There are five steps:
 5. flap_plus on all layers.
 
 A step is not begun if it would not end in time, and it is stopped if it takes too long. If a step
-fails, the others still run. The table and the JSON file say what happened. Seconds of a stage are
-those of the report. The peak on the GPU is that of a step, the peak on the host that of the process
-so far. GB are 10^9 bytes. `--device cpu --tiny` only tries the code.
+fails, the others still run. The table and the JSON file say what happened. The seconds of a stage
+are taken from the report. The peak on the GPU is measured for each step, and the peak on the host
+for the whole process so far. GB are 10^9 bytes. `--device cpu --tiny` only tries the code.
 """
 
 import argparse
@@ -282,8 +282,9 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
     """Return the bytes that accelerate may fill on each place.
 
-    On the device this is room for the embeddings and half of the layers, on the host all that is
-    free. accelerate keeps as much free as the largest module takes, so that it can load any module.
+    The device gets room for the embeddings and half of the layers, and the host has all of its free
+    memory. accelerate keeps as much free as the largest module takes, so that it can load any
+    module.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [
@@ -298,9 +299,9 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
     """Estimate the seconds of flap_plus on all layers.
 
-    The estimate is made of its seconds on PROBE_LAYERS and of those of a bare pass. Fits take time
-    in proportion to the number of layers. The windows of a search also pass through all layers
-    behind the layer that is tried.
+    The estimate uses the seconds of flap_plus on PROBE_LAYERS and the seconds of a bare pass. Fits
+    take time in proportion to the number of layers. The windows of a search also pass through all
+    layers behind the layer that is tried.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf

@@ -4,10 +4,10 @@ It needs Linux, 10 GB of disk and half an hour. Random models of LLaMA's shape w
 attention, which differ only in depth, are written shard by shard. Each is pruned by 30 % with
 model.placement=stream, in a fresh process, on 16 windows of 128 tokens.
 
-The table has the peak of the resident memory, minus that of an interpreter that has imported torch.
-The peak includes files that are mapped into memory (the kernel's VmHWM). The column `anonymous`
-leaves them out (RssAnon, polled). Target: at most 1.2 GB for the largest model, and not more for
-deeper models. GB are 10^9 bytes.
+The table has the peak of the resident memory, minus the peak of an interpreter that has imported
+torch. The peak includes files that are mapped into memory (the kernel's VmHWM). The column
+`anonymous` leaves them out (RssAnon, polled). Target: at most 1.2 GB for the largest model, and not
+more for deeper models. GB are 10^9 bytes.
 
 `--shape mixtral` or `qwen3_moe` prunes a mixture of experts, and `qwen3-30b-a3b` four layers of
 that model. Other arguments are passed on to the run: `--gb 1 --shape mixtral method=flap_plus`.

@@ -192,7 +192,7 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check that an option that the run shares with an object has the same value in both."""
+    """Check options that are both in the config and in an object: both values must be equal."""
     for name, group in (("round_to", "structure"), ("seed", "metric")):
         of_run = getattr(config, name)
         of_object = getattr(objects.get(group), name, of_run)

@@ -74,7 +74,8 @@ def task(config: DictConfig) -> "Objective":
     launcher = hydra_config.launcher._target_
     if config.stop_on_failure and "BasicLauncher" in launcher:
         raise SystemExit(again_line("stopped at the first failed cell (stop_on_failure=true)"))
-    told = "submitit" not in launcher  # submitit starts jobs without this console
+    # jobs of submitit have no console, so nothing has been printed yet
+    told = "submitit" not in launcher
     raise RunFailedError(hydra_config.sweep.dir, outcome.error, told)
 
 

@@ -62,10 +62,10 @@ def run(
 
 
 def check_room(run: Run) -> None:
-    """Check that there is enough memory and disk for what the run has still to compute.
+    """Check that memory and disk are large enough for the rest of the run.
 
     Raises:
-        ValueError: there is not.
+        ValueError: they are not.
     """
     if plan_of_earlier_start(run) is None:
         check_room_to_make(run)

@@ -112,7 +112,7 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
 
 
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the options of a choice: a default is what its file says, or else the dataclass's."""
+    """Yield the options of a choice. A default comes from its file, or else from the dataclass."""
     files = [
         path
         for path in (CONF / group / "_base.yaml", CONF / group / f"{name}.yaml")

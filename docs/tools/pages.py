@@ -82,8 +82,9 @@ def _uri(path: str) -> str:
 
 
 def _rooms() -> dict[str, list[str]]:
-    """Return the modules of each room of the package. The room `flap` has those of the package
-    itself.
+    """Return the modules of each room of the package.
+
+    The room `flap` has the modules that are directly in the package.
     """
     rooms: dict[str, list[str]] = {"flap": []}
     for path in sorted((ROOT / "flap").rglob("*.py")):

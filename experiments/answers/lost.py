@@ -3,11 +3,11 @@
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
 The dense model answers 50 questions of SciQ after five examples, and both models read these
-answers. Printed is KL(dense || pruned) in nats per token, by the position of the token in the
-answer, and by whether the passage contains the token.
+answers. The script prints KL(dense || pruned) in nats per token, by the position of the token in
+the answer, and by whether the passage contains the token.
 
-Then one third of the layers at a time gets the attention or the MLPs of the dense model. Printed is
-the share of KL that this takes away.
+Then one third of the layers at a time gets the attention or the MLPs of the dense model. The script
+prints by which share this reduces KL.
 """
 
 import sys

@@ -11,7 +11,7 @@ held_out.jsonl: documents that share no passage and no question with any prompt 
 `eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks them as the task
 `sciq_answers` asks, after five examples. The examples are other documents of this file.
 
-contaminated.jsonl: the documents of which sciq.jsonl consists, in the form of held_out.jsonl. A
+contaminated.jsonl: the documents that sciq.jsonl was made from, in the format of held_out.jsonl. A
 model that was calibrated on sciq.jsonl has read them. Measure on them only to see what that
 changes.
 
@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.overlap import word_runs
 
-TURNS = 6  # of a calibration prompt; the last one is asked
-STOPS = (".", ",")  # end an answer of sciq_answers
+TURNS = 6  # documents in a calibration prompt; the last one is asked
+STOPS = (".", ",")  # an answer of sciq_answers ends at one of these
 
 
 class Document(NamedTuple):

@@ -8,9 +8,9 @@ Results that are in the file already are not measured again. Each checkpoint nee
 llama.cpp's `convert_hf_to_gguf.py`.
 
 To measure a type, every matrix is rounded to what its GGUF would contain, also the embedding. The
-quantiser is that of the package `gguf`. For K-quants it is llama.cpp's own (`--llama`: the folder
-of its libraries), which chooses a type for each matrix. Windows are cut by the dense model's
-tokenizer, and each form reads the same text.
+package `gguf` quantises them. For K-quants it is llama.cpp's own (`--llama`: the folder of its
+libraries), which chooses a type for each matrix. Windows are cut by the dense model's tokenizer,
+and each form reads the same text.
 """
 
 import argparse

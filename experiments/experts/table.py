@@ -2,8 +2,9 @@
 
     python experiments/experts/table.py SWEEP ...
 
-The numbers are means over seeds. A difference is paired by window and seed. Its error is the root
-of two squared errors: over windows, of the means of seeds, and over seeds, of the means of windows.
+The numbers are means over seeds. A difference is paired by window and seed. Its squared error is
+the sum of two squared errors: the error over windows of the means of seeds, and the error over
+seeds of the means of windows.
 """
 
 import sys

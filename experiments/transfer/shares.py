@@ -7,9 +7,9 @@ The share is
     share = ln(perplexity / dense) / ln(perplexity of flap / dense)
 
 It is computed for each run of `method=flap_plus` and the run of `method=flap` with the same ratio
-and seed. *left* is the share of a trained model in its loss before training (`recover`). The error
-of a run is paired over the windows of the text, the error of a mean is over seeds. The output is
-Markdown.
+and seed. *left* is the loss of a model that was trained (`recover`), as a share of its loss before
+training. The error of a run is paired over the windows of the text, the error of a mean is over
+seeds. The output is Markdown.
 """
 
 import gzip

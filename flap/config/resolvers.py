@@ -34,7 +34,7 @@ def model_name(name: str, path: str) -> str:
 
 
 def default_ratio(target: Any, plan: str | None) -> float | None:
-    """Return the ratio of a run that names none: with a target or a plan there is no ratio."""
+    """Return the default of `ratio`, which is None if a target or a plan is given."""
     return None if targets(target) or plan is not None else FlapConfig.ratio
 
 

@@ -106,14 +106,14 @@ def answered(
     if not chat:
         return document, (len(plain_text(prompt.messages)), len(document))
 
-    # The template prints the answer where two other answers make a difference.
+    # Render two other answers. The template prints the answer where these texts differ.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
     before = _common_start(other, another)
     after = _common_start(other[::-1], another[::-1])[::-1]
     if document == before + after:
         return document, (len(document), len(document))
 
-    # Thoughts may be printed earlier than that.
+    # A template may print thoughts, which are part of the answer, at an earlier position.
     start = len(_common_start(document, before))
     # A space that the model was not given is the beginning of its first token.
     given = question(prompt, tokenizer, chat)

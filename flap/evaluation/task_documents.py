@@ -16,7 +16,7 @@ LONGEST = 256  # lm-eval's default for the tokens of an answer, if the task sets
 # These numbers serve to estimate how long a task takes.
 SAMPLE = 20  # number of documents that are read for the estimate
 CHARACTERS_PER_TOKEN = 4
-SHARE_WRITTEN = 0.5  # of LONGEST: the estimated length of an answer
+SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of LONGEST
 
 
 def documents_of(task: LoadedTask) -> list[Document]:

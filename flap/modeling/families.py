@@ -41,8 +41,9 @@ class Family:
     # module that chooses from the experts, if one of its rows can be removed with an expert
     router: str = ""
 
-    # config keys: the numbers of experts, of experts for a token, of KV heads (multi-head attention
-    # has no key), of neurons, and of neurons of one expert if that is another key
+    # config keys with the number of experts, the number of experts for each token, the number of KV
+    # heads (multi-head attention has no such key), the number of neurons, and, if this is another
+    # key, the number of neurons of one expert
     num_experts: str = "num_experts"
     chosen_experts: str = "num_experts_per_tok"
     kv_heads: str = "num_key_value_heads"

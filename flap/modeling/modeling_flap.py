@@ -30,7 +30,8 @@ from transformers.pytorch_utils import Conv1D
 
 # The grouped kernel takes experts whose number of neurons is a multiple of this, in any dtype.
 KERNEL_MULTIPLE = 8
-# The Auto class of a class of transformers, by the suffix of its name. The first suffix counts.
+# The Auto class for a class of transformers, by a suffix of its name. The first suffix that fits is
+# used.
 AUTO_CLASSES = {
     "Config": "AutoConfig",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -42,8 +43,8 @@ AUTO_CLASSES = {
 # this when it registers the classes.
 find_modules: Any = None
 
-# The last class before object. An attribute lookup beyond it is a plain one, without the names and
-# the warnings of transformers.
+# The last class before `object` in the bases of a config. Looking up an attribute behind it uses
+# `object`, without the other names and the warnings of transformers.
 LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 
 
@@ -333,7 +334,8 @@ def _match_bias(layer, path, bias):
 def pruned_class(name):
     """Return the pruned class that derives from a class of transformers, given by its name.
 
-    It is made when it is first used. Checkpoints refer to it as `Flap` and this name.
+    It is made when it is first used. Its name, to which checkpoints refer, is `Flap` followed by
+    the given name.
     """
     flap_name = f"Flap{name}"
     if flap_name not in globals():

@@ -20,8 +20,8 @@ from flap.modeling.families import FAMILIES, TOWERS, family_of
 def register() -> None:
     """Register all pruned architectures with transformers' Auto classes.
 
-    These then need no `trust_remote_code`. A second call changes nothing. `flap.load` and the
-    command line register what they need without this.
+    Loading a checkpoint then needs no `trust_remote_code`. A second call changes nothing.
+    `flap.load` and the command line register what they need without this.
     """
     for config_class in register_configs():
         register_models(config_class)

@@ -31,7 +31,7 @@ class ExpertInputs(NamedTuple):
 
     inputs: list[Tensor]  # hidden states (R, H)
     weights: list[Tensor]  # factors of the outputs (R)
-    tokens: list[Tensor]  # the numbers of the tokens (R)
+    tokens: list[Tensor]  # indices of the tokens (R)
 
 
 @dataclass(frozen=True)

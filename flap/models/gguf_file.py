@@ -198,7 +198,7 @@ def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -
 
 
 def _card(header: GGUFHeader) -> dict[str, Any]:
-    """Return what the GGUF says for the model card of a smaller model."""
+    """Return the facts in a GGUF that belong into the model card of a pruned model."""
     values = {name: header.value(f"general.{key}") for name, key in CARD.items()}
     facts = {name: value for name, value in values.items() if value is not None}
     if "base_model" in facts:

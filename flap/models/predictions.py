@@ -36,10 +36,10 @@ def map_batches(
     stage: str,
     function: Callable[[Tensor, Tensor], T],
 ) -> list[T]:
-    """Return the results of a function of each batch: of its tokens_NT and final hidden_NTD.
+    """Call a function for each batch, and return the results.
 
-    While the function runs, the head of the model is present.
-
+    function: called with the tokens_NT of a batch and its final hidden_NTD, while the head of the
+    model is present.
     stage: the text of the progress bar.
     """
     states = shared_hidden_states(model, batches_NT)

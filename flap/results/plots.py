@@ -155,7 +155,8 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
         colour = line.style["color"]
         band = (seeds.index, seeds["min"], seeds["max"])
         axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
-        axes.vlines(*band, color=colour, linewidth=1)  # for a single ratio
+        # at a single ratio, the band above has no width
+        axes.vlines(*band, color=colour, linewidth=1)
         axes.errorbar(seeds.index, seeds["mean"], errors, capsize=3, **line.style)
     axes.set_xticks(sorted({*study.results.ratio.dropna()}))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -226,8 +226,9 @@ def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
     """Return the entries of a model that were measured in the same way as the pruned model.
 
-    A killed start may have measured the dense model with other options. Entries match if they have
-    the same data, or the same options: if the vocabulary was trimmed, the tokens of a text differ.
+    A killed start may have measured the dense model with other options. Two entries match if their
+    data are the same, or if their options are: with a trimmed vocabulary, the same text has other
+    tokens, and so other data.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []

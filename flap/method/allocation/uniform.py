@@ -174,7 +174,8 @@ class ULMM(UniformLayers, ManualHeads):
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
-        # 1. how many blocks of each size: 1, 3, 5, … add up to squares, so equal numbers cost least
+        # 1. the number of blocks of each size. The n-th block of a layer costs 2 n - 1, so n blocks
+        # cost n², and the total is lowest if the numbers are equal.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1

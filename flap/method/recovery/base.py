@@ -44,7 +44,7 @@ class Recovery:
     rank: int | None = None
     # tokens in a window, 2 or more
     seq_len: int = 256
-    # windows in a step, a multiple of the number of processes; None takes as few as have STEP
+    # windows in a step, a multiple of the number of processes; None: the fewest that have STEP
     # tokens
     batch_size: int | None = 8
     # the training ends after this many evaluations without a new best, 1 or more

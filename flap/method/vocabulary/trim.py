@@ -113,7 +113,7 @@ class Trim:
     coverage: float = 0.999
     # the number of tokens that stay, instead of a coverage
     size: int | None = None
-    # the text or mixture in which tokens are counted; None stands for that of calibration
+    # the text or mixture in which tokens are counted; None stands for the calibration texts
     dataset: Any = None
 
     def __post_init__(self) -> None:
