@@ -74,8 +74,8 @@ def prune(
         ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; by default 0.2
         target: the largest size of the pruned model instead of a ratio, as {"bytes": 200e6};
             the keys are those of `target` on the command line
-        plan: the folder of a finished run, or its plan.json. The model keeps the units of this
-            plan, so ratio, target, metric and structure cannot be given
+        plan: the folder of a finished run, its plan.json, or the name of a packaged plan. The model
+            keeps the units of this plan, so ratio, target, metric and structure cannot be given
         metric: the importance of each channel: a name of the command line, an object such as
             `WIFV()`, or a function `score(weight_OI, statistics) -> score_I`, higher = keep
         structure: which units are removed: a name, or an object such as `ALAM()`

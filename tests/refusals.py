@@ -53,6 +53,8 @@ plan={bad}/texts.json -> plan={bad}/texts.json: … (in {bad}/texts.json: 'layer
 plan={bad}/other.json -> plan={bad}/other.json: … (in {bad}/other.json: 'layers' must be a list with an object
 plan={bad}/deep.json -> plan={bad}/deep.json: … (in {bad}/deep.json: nested deeper than 100 levels)
 plan={bad}/no-weights -> plan={bad}/no-weights: … (in {bad}/no-weights/plan.json: No such file or directory)
+plan=smollm2-135m/flap-0.2 -> plan=smollm2-135m/flap-0.2: it does not fit this model: 30 layers there and 4 here
+plan=smollm2/flap-0.2 -> plan=smollm2/flap-0.2: expected …, or a packaged plan, such as smollm2-135m/flap-0.2
 plan={huge} -> plan=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 plan={bad}/layers.json ratio=0.3 -> ratio=0.3: expected null with plan={bad}/layers.json, which says
 plan={bad}/layers.json target.bytes=1e5 -> target.bytes=100000: expected no target here, because plan=

@@ -32,6 +32,7 @@ from flap.config.schema import (
     ModelConfig,
     TargetConfig,
     config_dir,
+    shipped_folder,
     targets,
 )
 from flap.config.secrets import has_secrets, recorded, redact, redacted, with_quoted_password
@@ -66,6 +67,7 @@ __all__ = [
     "refuse",
     "require",
     "settled_by",
+    "shipped_folder",
     "shown",
     "targets",
     "timeout",

@@ -49,8 +49,9 @@ def decided(plan: str | None, choices: str) -> str:
         return choices
     check_path("plan", plan)
     path = Path(plan)
-    is_file = bool(path.suffix)
-    name = (path.parent.name or path.stem) if is_file else path.name
+    name = path.name
+    if path.suffix == ".json":
+        name = path.parent.name or path.stem
     return f"plan-{name}"
 
 

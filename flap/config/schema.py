@@ -128,7 +128,8 @@ class FlapConfig:
     # null with a target or a plan.
     ratio: float | None = 0.2
     target: TargetConfig = field(default_factory=TargetConfig)
-    # The folder of a finished run, or its plan.json. The same units stay, and nothing is scored.
+    # The folder of a finished run, its plan.json, or the name of a packaged plan, such as
+    # smollm2-135m/flap-0.2. The same units stay, and nothing is scored.
     plan: str | None = None
     # Every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or null for any
     # number.
@@ -178,10 +179,15 @@ def targets(target: Any) -> dict[str, float]:
 
 
 def config_dir() -> str:
-    """Return the absolute path of conf/.
+    """Return the absolute path of conf/."""
+    return str(shipped_folder("conf"))
 
-    A wheel has it in the package, and a checkout has it beside the package.
+
+def shipped_folder(folder: str) -> Path:
+    """Return the absolute path of conf/ or plans/.
+
+    A wheel has them in the package, and a checkout has them beside the package.
     """
     package = Path(__file__).resolve().parents[1]
-    packaged = package / "conf"
-    return str(packaged if packaged.is_dir() else package.parent / "conf")
+    inside = package / folder
+    return inside if inside.is_dir() else package.parent / folder

@@ -12,6 +12,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from flap.config import build, config_dir
+from flap.config.resolvers import decided
 from flap.method.allocation import ALAM, ULMM, ULUM
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import WIFV, Magnitude, Metric, Wanda
@@ -198,6 +199,18 @@ def test_the_home_folder_is_found_in_ones_own_yaml(monkeypatch: pytest.MonkeyPat
     )
     assert (config.cache_dir, config.checkpoint.dir) == ("/home/me/cache", "/home/me/pruned")
     assert config.model.path == "/home/me/model"
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        ("outputs/x_r0.2_s0", "plan-x_r0.2_s0"),
+        ("outputs/mine/plan.json", "plan-mine"),
+        ("smollm2-135m/flap-0.2", "plan-flap-0.2"),
+    ],
+)
+def test_a_run_is_named_after_its_plan(plan: str, name: str) -> None:
+    assert decided(plan, "WIFV_AL-AM_r0.2") == name
 
 
 @pytest.mark.parametrize("key", ["calibration.dataset", "checkpoint.dir", "plan", "model.path"])

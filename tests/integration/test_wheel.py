@@ -1,4 +1,4 @@
-"""The wheel that users install contains conf/ and runs outside the checkout."""
+"""The wheel that users install contains conf/ and plans/, and runs outside the checkout."""
 
 import os
 import subprocess
@@ -14,22 +14,27 @@ from release import build
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def files_in(folder: Path, suffix: str) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob(f"*.{suffix}")}
+
+
 def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     _, wheel = build(ROOT, tmp_path / "dist")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    shipped = {
-        path.relative_to(site / "flap" / "conf")
-        for path in (site / "flap" / "conf").rglob("*.yaml")
-    }
-    assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    for folder, suffix in {"conf": "yaml", "plans": "json"}.items():
+        shipped = files_in(site / "flap" / folder, suffix)
+        assert shipped and shipped == files_in(ROOT / folder, suffix)
     pages = {
         path.name
         for path in (ROOT / "flap" / "results").iterdir()
         if path.suffix in (".j2", ".css", ".js")
     }
     assert pages and pages <= {path.name for path in (site / "flap" / "results").iterdir()}
-    code = "import flap, flap.config; print(flap.__file__, flap.config.config_dir())"
+    code = """
+import flap, flap.config
+print(flap.__file__, flap.config.config_dir(), flap.config.shipped_folder("plans"))
+"""
     for command in (["-c", code], ["-m", "flap", "--cfg", "job"]):
         # the wheel's files come before the checkout's on the path
         done = subprocess.run(
@@ -44,6 +49,7 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
             assert done.stdout.split() == [
                 str(site / "flap" / "__init__.py"),
                 str(site / "flap" / "conf"),
+                str(site / "flap" / "plans"),
             ]
         else:
             assert "seed: 0" in done.stdout

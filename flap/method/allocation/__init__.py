@@ -2,7 +2,7 @@
 
 from flap.method.allocation.adaptive import ALAM, ALMM
 from flap.method.allocation.budget import Bound, Budget, Units, price
-from flap.method.allocation.given import GivenPlan
+from flap.method.allocation.given import GivenPlan, packaged_plans
 from flap.method.allocation.plan import LayerPlan, PruningPlan
 from flap.method.allocation.structure import Structure
 from flap.method.allocation.targets import Biases, bounds_of_shapes
@@ -23,5 +23,6 @@ __all__ = [
     "UniformLayers",
     "Units",
     "bounds_of_shapes",
+    "packaged_plans",
     "price",
 ]

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
-from flap.config import one_line, shown
+from flap.config import one_line, shipped_folder, shown
 from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Pair
@@ -13,30 +14,44 @@ from flap.models import Pair
 FILE = "plan.json"  # in the folder of a finished run
 
 
+def packaged_plans() -> dict[str, Path]:
+    """Return the plans that come with flap by name, such as smollm2-135m/flap-0.2."""
+    folder = shipped_folder("plans")
+    files = sorted(folder.glob("*/*.json"))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan of another run or of a file: `plan=RUN|FILE` of the command line."""
+    """The plan of another run, of a file, or of flap's own: `plan=RUN|FILE|NAME`."""
 
-    origin: str  # the run's folder or the file
+    origin: str  # the run's folder, the file, or the name
     plan: PruningPlan
 
     @classmethod
     def read(cls, origin: str) -> "GivenPlan":
-        """Read the plan of a finished run, from its folder or from a file.
+        """Read a plan: of a finished run from its folder, from a file, or a packaged one by name.
+
+        A file or folder of this name comes before a packaged plan.
 
         Raises:
             ValueError: There is no plan, or the file is not a plan.
         """
+        plans = packaged_plans()
+        allowed = f"the folder of a finished run, or its {FILE}"
         file = Path(origin)
         if file.is_dir():
             file = file / FILE
+        elif not file.exists():
+            similar = get_close_matches(origin, plans, cutoff=0.5) or plans
+            allowed += f", or a packaged plan, such as {', '.join(similar)}"
+            file = plans.get(origin, file)
         try:
             plan = PruningPlan.load(file)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else one_line(error, 200)
             raise ValueError(
-                f"plan={shown(origin)}: expected the folder of a finished run, or its {FILE}"
-                f" (in {shown(file)}: {reason})"
+                f"plan={shown(origin)}: expected {allowed} (in {shown(file)}: {reason})"
             ) from error
         return cls(origin, plan)
 

@@ -1,0 +1,61 @@
+"""Make a packaged plan: `python tools/add_plan.py method=flap_plus ratio=0.2`.
+
+It runs flap with these options, and measures the perplexity of passages that the run has not read.
+The plan becomes plans/MODEL/METHOD-RATIO.json, and the report becomes plans/MODEL/reports/METHOD-
+RATIO.json. The checkout must have no changes, because the report names its commit.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from flap.results import Report
+from flap.results.configs import flat
+
+PLANS = Path(__file__).resolve().parents[1] / "plans"
+MEASURED = ("eval.perplexity.max_tokens=4096", "checkpoint.save=false")
+
+
+def main() -> None:
+    """Run flap with the options of the command line, and add its plan to plans/."""
+    with TemporaryDirectory() as folder:
+        words = [*MEASURED, *sys.argv[1:], f"hydra.run.dir={folder}"]
+        done = subprocess.run([sys.executable, "-m", "flap", *words], check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
+        try:
+            print(f"plan={add(Path(folder), PLANS)}")
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+
+
+def add(run: Path, plans: Path) -> str:
+    """Copy the plan and the report of a finished run to a folder of plans.
+
+    Returns the name of the plan.
+
+    Raises:
+        ValueError: The report names no commit, or a path of this machine.
+    """
+    report = Report.load(run / "report.json")
+    report.checkpoint = None  # a folder of this machine
+    if report.git.get("dirty") is not False:
+        raise ValueError(
+            "the checkout has changes; commit them first, so that the report names them"
+        )
+    for key, value in flat(report.to_dict()).items():
+        if isinstance(value, str) and Path(value).is_absolute():
+            raise ValueError(f"{key}={value}: is a path of this machine; run flap in its folder")
+
+    model = plans / report.config["model"]["name"]
+    name = f"{report.config['method']}-{report.config['ratio']}"
+    (model / "reports").mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "plan.json", model / f"{name}.json")
+    report.save(model / "reports" / f"{name}.json")
+    return f"{model.name}/{name}"
+
+
+if __name__ == "__main__":
+    main()
