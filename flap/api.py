@@ -34,7 +34,7 @@ from flap.results import Report
 
 log = logging.getLogger(__name__)
 
-# Overrides that `flap.prune` begins with; those of the caller come later and win.
+# Overrides that `flap.prune` begins with; the caller's overrides come later and win.
 DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
 # The base classes of the objects that a caller can pass, by group.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}

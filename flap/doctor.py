@@ -46,7 +46,7 @@ def installed_versions() -> str:
 def needed(extra: str = "") -> list[Requirement]:
     """Return the requirements of flap on this platform.
 
-    extra: also those of this extra.
+    extra: the name of an extra, whose requirements are included.
     """
     requirements = []
     for requirement in map(Requirement, requires(PACKAGE) or []):

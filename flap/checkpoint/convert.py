@@ -31,8 +31,8 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     """Change class and config of a model in place, so that `save_pretrained` writes a checkpoint.
 
     If the base architecture can hold the model, it gets the class and the config of the base
-    architecture: the stock form. Otherwise it gets those of `modeling_flap.py`, which is then
-    saved with the weights.
+    architecture: the stock form. Otherwise it gets the class and the config of `modeling_flap.py`,
+        which is then saved with the weights.
 
     spare: the most parameters that the stock form may add as biases of zeros.
 

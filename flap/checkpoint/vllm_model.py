@@ -17,7 +17,7 @@ class TransformersMoEForCausalLM(Mixture):
     text_config: Any
 
     def recursive_replace(self) -> None:
-        """Replace the modules of transformers by those of vLLM."""
+        """Replace the modules of transformers by vLLM's own."""
         experts = []
         for name, module in self.model.named_modules():
             if name.endswith(".experts"):

@@ -40,7 +40,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
     Files whose names begin with an underscore are no choices. They hold what several choices share.
 
-    folders: More config folders, such as those of the user.
+    folders: More config folders, such as the user's.
     """
     names = set[str]()
     for folder in (Path(config_dir()), *folders):

@@ -23,7 +23,7 @@ def _presets() -> list[Any]:
 
 
 def model_name(name: str, path: str) -> str:
-    """Return the name of a model: the name of its folder if `path` replaces that of a preset.
+    """Return the name of a model: the name of its folder if `path` is not the preset's.
 
     If only `model.path` is overridden, the config still has the name of the default preset.
     """

@@ -56,8 +56,8 @@ class CalibrationConfig:
     # Whether the inputs of a layer come from the dense layers before it, or from the pruned ones.
     # Pruning is sequential with pruned (only with structure=UL-UM and UL-MM).
     propagate: str = "dense"
-    # Who answers prompts, also those of recover: given takes the answers of the file, and with
-    # self the model writes them.
+    # Who answers prompts, also in recover: given takes the answers of the file, and with self the
+    # model writes them.
     answers: str = "given"
     # Which tokens count in statistics and losses: all, or, in texts that have prompts, only the
     # answers.

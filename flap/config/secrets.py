@@ -157,7 +157,7 @@ def _redacted_text(text: str) -> str:
 
 
 def _hidden(value: Any) -> Any:
-    """Return what stands for a secret; an interpolation and an empty value are not secret."""
+    """Return the replacement of a secret. Interpolations and empty values are not secret."""
     if value in (None, "", "???"):
         return value
     if isinstance(value, str) and INTERPOLATION.fullmatch(value.strip("'\"")):

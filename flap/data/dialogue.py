@@ -14,7 +14,8 @@ class Answers(NamedTuple):
     """Where the answers to prompts come from, and which tokens enter the statistics."""
 
     writer: str = "given"  # "given": the answers are in the file; "self": the model writes them
-    counted: str = "all"  # "all": all tokens enter the statistics; "answers": those of answers only
+    # "all": all tokens enter the statistics; "answers": only tokens of answers do
+    counted: str = "all"
     max_new_tokens: int = 64  # longest answer that the model writes
     temperature: float = 0.0  # sampling temperature of the model; 0 is greedy decoding
 

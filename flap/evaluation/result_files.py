@@ -37,7 +37,7 @@ RESULTS = "evaluation.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """What a run has measured in one task."""
+    """The measurement of one task, with its key and its label."""
 
     key: Key
     value: Measurement

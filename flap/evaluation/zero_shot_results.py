@@ -158,7 +158,7 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
     """Return the mean F1 of written answers with its standard error, 0 to 1; higher is better.
 
     The F1 of an answer is the harmonic mean of the precision and the recall of its words against
-    those of the right answer that is most like it, without case, punctuation and articles.
+    the words of the most similar right answer, without case, punctuation and articles.
 
     Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1. The evaluation
     script of SQuAD differs in five ways:

@@ -209,8 +209,8 @@ FAMILIES: dict[str, Family] = {
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj", unpruned=("mamba",)),
 }
 
-# The vision-language models, with the path of the language model in the base model. Its family is
-# that of its `text_config`.
+# The vision-language models, with the path of the language model in the base model. Each has the
+# family of its `text_config`.
 TOWERS = {
     **dict.fromkeys(
         ("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"
@@ -222,7 +222,7 @@ TOWERS = {
 def family_of(config: Any) -> Family:
     """Return the family of a model by its config, dense or pruned.
 
-    The family of a vision-language model is that of its language model, with the path to it.
+    A vision-language model has the family of its language model, with the path to it.
 
     Raises:
         KeyError: no family has this architecture.

@@ -3,8 +3,8 @@
 This file is saved with the weights. It needs nothing but transformers and torch. It is one file,
 because whoever loads a checkpoint with `trust_remote_code` reads and trusts it.
 
-The config is that of the base architecture, with three more keys. A key that is absent is as in the
-dense model.
+The config has the keys of the base architecture and three more. If one of these is absent, the
+model has the dense model's value.
 
 - `per_layer_config`: for each layer its number of heads and neurons, and whether its two output
   projections have a bias. Of a vision-language model only the language model is pruned, so this
@@ -51,7 +51,7 @@ LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 class PrunedConfigMixin:
     """A config with widths for each layer.
 
-    Its global widths are those of the dense model and may still be read.
+    Its global widths are the widths of the dense model and may still be read.
     """
 
     attention_output_bias = None  # None: as in the base architecture
@@ -100,7 +100,7 @@ class PrunedModelMixin:
 
     @classmethod
     def is_custom_code(cls):
-        """Return False, because the modules are those of transformers.
+        """Return False, because the modules come from transformers.
 
         transformers then also fills buffers that are in no file.
         """
@@ -245,7 +245,8 @@ class RotaryConfig(LayerConfig):
 def _build(dense, layer_config, i, modules):
     """Build layer i with its own widths and biases.
 
-    modules: `flap_modules` of the config. Modules that are not pruned are those of the dense layer.
+    modules: `flap_modules` of the config. Modules that are not pruned are taken from the dense
+        layer.
     """
     # Gemma 4 doubles the width that it reads
     if getattr(layer_config, "use_double_wide_mlp", False):

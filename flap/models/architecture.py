@@ -19,8 +19,8 @@ from flap.models.mixture_adapter import MixtureAdapter
 def find_family(config: PreTrainedConfig) -> Family:
     """Return the family of an architecture by its `model_type`. No weight needs to be loaded.
 
-    The family of a vision-language model is that of its language model, because only the language
-    model is pruned.
+    A vision-language model has the family of its language model, because only the language model is
+    pruned.
 
     Raises:
         ValueError: No family has this architecture. The message names the nearest architecture,

@@ -31,7 +31,7 @@ def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
 
     Raises:
         OSError: There is no config, or it cannot be downloaded.
-        ValueError: The config cannot be read, or one of its values cannot be that of a model.
+        ValueError: The config cannot be read, or one of its values is impossible in a model.
     """
     register_configs()
     check_config(Path(path))
@@ -86,7 +86,7 @@ def check_config(directory: Path) -> None:
 
     Raises:
         ValueError: The file holds no object, or the number of layers, the attention implementation
-            or the widths of a pruned model cannot be those of a model.
+            or the widths of a pruned model are impossible in a model.
     """
     if not (directory / CONFIG).is_file():
         return  # a hub id

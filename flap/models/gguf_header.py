@@ -116,7 +116,7 @@ class GGUFHeader:
     def _complete_gemma(self, config: PreTrainedConfig) -> None:
         """Set the scale of the attention scores and the soft caps, as llama.cpp does.
 
-        No key holds the scale. Only the 27B models scale by another width than that of a head.
+        No key holds the scale. Only the 27B models scale by another width than the width of a head.
         """
         if config.num_hidden_layers == LAYERS_OF_27B[self.architecture]:
             config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads

@@ -82,7 +82,7 @@ def file_state(path: str) -> list[list[Any]]:
 def base_facts(path: str) -> dict[str, Any]:
     """Return the base model, the licence and the languages of a model, as far as they are known.
 
-    The keys are those of model cards on the hub.
+    The keys have the same names as in model cards on the hub.
 
     path: A hub id, which is then the base model, or a directory, where README.md may name one.
         Nothing is known of an empty path.

@@ -95,7 +95,8 @@ class ModelFiles:
 def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     """Read a language model, in evaluation mode, with the vision tower that it may have.
 
-    Reads only safetensors, and dequantises quantised weights. options: those of `from_pretrained`.
+    Reads only safetensors, and dequantises quantised weights. options: the options of
+    `from_pretrained`.
 
     Raises:
         ValueError: A file is missing or damaged, the files lack tensors that the architecture

@@ -76,7 +76,7 @@ class ModelSource(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what distinguishes these weights from all others."""
+        """Return an identity that distinguishes these weights from all others."""
 
     @abstractmethod
     def skeleton(self) -> PreTrainedModel:

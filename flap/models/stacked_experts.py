@@ -89,8 +89,7 @@ def num_neurons(experts: Any) -> int:
 def as_stored(experts: Any, weight: Tensor) -> Tensor:
     """Convert weights between (E, output, input) and the order that the experts store.
 
-    Some experts store (E, input, output), among them those of Llama 4, which have no attribute that
-    says so.
+    Some experts store (E, input, output). No attribute says so in the experts of Llama 4.
     """
     return weight.transpose(1, 2) if getattr(experts, "is_transposed", True) else weight
 

@@ -14,7 +14,7 @@ from flap.results.study import Study
 
 
 class CostAxis(NamedTuple):
-    """What a model costs."""
+    """A kind of cost of a model: an axis of a plot."""
 
     name: str
     label: str

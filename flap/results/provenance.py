@@ -66,7 +66,7 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what produced a result, which travels with the checkpoint.
+    """Return the provenance of a result, which is saved with the checkpoint.
 
     It does not name trackers, the cache and the checkpoint's own folder.
 

@@ -62,7 +62,7 @@ def measured(report: Record) -> Table:
 
 
 def _change(report: Record, before: str, name: str) -> str:
-    """Return how a number of the pruned model differs from that of an earlier model."""
+    """Return how a number of the pruned model differs from the same number of an earlier model."""
     noise = vars(report) if before == "dense" else report.recovery
     return change(
         name,

@@ -58,7 +58,7 @@ class RunRecord:
         return frozenset(json.dumps(identity, sort_keys=True) for identity in identities)
 
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
-        """Return how a number differs from that of the run `first`.
+        """Return how a number differs from the same number of the run `first`.
 
         Returns None if the runs have not kept the values of the same documents.
 

@@ -153,7 +153,7 @@ class Study:
         return _agreed(run.report.better.get(name, "") for run in self.runs)
 
     def dense_name(self, model: str | None) -> str:
-        """Return what plots and the page call a dense model."""
+        """Return the name of a dense model in plots and on the page."""
         return f"dense {model}" if len(self.values("model")) > 1 else "dense"
 
     def values(self, name: str) -> list[Any]:

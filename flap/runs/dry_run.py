@@ -69,7 +69,7 @@ class DryRun:
 
     @property
     def passes(self) -> int:
-        """How often pruning goes over the weights: `weight_passes` of the report."""
+        """The number of times that pruning goes over the weights: `weight_passes` of the report."""
         if self.choices.keep_everything(self.budget):
             return 0
         scored = self.config.plan is None
@@ -82,7 +82,7 @@ class DryRun:
         return math.ceil(windows * self.config.calibration.seq_len / self.processes)
 
     def needs(self, placement: str) -> Needs:
-        """Return what the run takes at a placement, without the training at its end."""
+        """Return the memory and disk that the run needs at a placement, without training."""
         itemsize = self.source.dtype.itemsize
         total = self.source.num_bytes
         layers = [

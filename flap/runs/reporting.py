@@ -72,7 +72,7 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    for bound in budget.bounds:  # the bounds are those of the trimmed model
+    for bound in budget.bounds:  # the bounds belong to the trimmed model
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
         mlp_units = len(layer.mlp) // units.mlp.members

@@ -32,7 +32,7 @@ class Label:
     """
 
     stage: str  # the name of the stage
-    seconds: float = 0.0  # wall-clock seconds the stage took, without those of the stages inside it
+    seconds: float = 0.0  # wall-clock seconds of the stage, without the stages inside it
     # "hit": it was found; "miss": computed and stored; "off": computed, not stored
     cache: str = "off"
     inputs: tuple["Label", ...] = ()  # the labels of the stages that ran inside this one

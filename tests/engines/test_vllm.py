@@ -1,6 +1,6 @@
 """Pruned checkpoints in vLLM, which has nothing but this package beside it: no `trust_remote_code`.
 
-`make engines` makes the checkpoints in the main environment and runs this in that of vLLM.
+`make engines` makes the checkpoints in the main environment and runs this in vLLM's environment.
 """
 
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_two_processes_compute_it_together() -> None:
 
 
 def test_widths_that_two_processes_cannot_split() -> None:
-    """The line is that of the process which asks for the engine, and not of one of its workers."""
+    """The error comes from the process that asks for the engine, not from one of its workers."""
     with pytest.raises(
         RuntimeError,
         match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$",

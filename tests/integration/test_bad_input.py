@@ -70,7 +70,7 @@ def bases(
     model_dir: Path,
     text_file: Path,
 ) -> dict[str, list[str]]:
-    """The arguments before those of a row, by the name of its model."""
+    """Return the arguments that precede those in a row, by the name of the row's model."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model("mixtral").save_pretrained(folder / "mixtral")
     tokenizer.save_pretrained(folder / "mixtral")

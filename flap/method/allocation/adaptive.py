@@ -35,7 +35,7 @@ class Scaled(Structure):
     - relative: this error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per
       parameter.
 
-    The error of an expert is that of its layer's output, in which the router weighs the expert
+    The error of an expert is measured in its layer's output, where the router weighs the expert
     (`Scores.routed_power`).
     """
 
@@ -192,7 +192,7 @@ def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
 def _in_blocks(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> Pair[list[Blocks]]:
-    """Return the blocks of attention units of each layer, and those of its neurons."""
+    """Return the blocks of attention units, and the blocks of neurons, of each layer."""
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):
         limits = structure.limits(layer)
@@ -206,7 +206,7 @@ def _in_blocks(
 
 
 def _plan(blocks: Sequence[Blocks], kept: Sequence[Tensor]) -> PruningPlan:
-    """Return the plan of the kept blocks of all attentions, followed by those of all MLPs."""
+    """Return the plan of the kept blocks. Those of all attentions come before those of all MLPs."""
     units = []
     for layer, kept_B in zip(blocks, kept, strict=True):
         units.append(tuple(layer.units_BN[kept_B].flatten().sort().values.tolist()))

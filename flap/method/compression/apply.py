@@ -47,7 +47,7 @@ def compress_layers(
     notes = Notes(FITS, work)
     for i, observed in statistics:
         notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
-        del observed  # free its covariances before those of the next layer are collected
+        del observed  # free its covariances before the next layer's are collected
     return joined(map(notes.read, range(len(plan.layers))))
 
 

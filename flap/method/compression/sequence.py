@@ -41,7 +41,7 @@ class SequentialPruning:
             plan = self.structure.allocate_layer(i, scores, budget)
             reports = self.compress_layer(adapter, i, plan, self.compensation, observed)
             notes.write(i, (plan, reports))
-            del observed  # free its covariances before those of the next layer are collected
+            del observed  # free its covariances before the next layer's are collected
 
         layers = []
         fits = []

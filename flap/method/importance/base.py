@@ -126,7 +126,7 @@ def score_layers(
     notes = Notes(SCORES, work)
     for i, observed in statistics:
         notes.write(i, scores_of_layer(metric, adapter.blocks(i), observed))
-        del observed  # free its covariances before those of the next layer are collected
+        del observed  # free its covariances before the next layer's are collected
     return Scores.joined(map(notes.read, range(len(adapter.layers))))
 
 

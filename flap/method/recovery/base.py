@@ -55,8 +55,8 @@ class Recovery:
     epochs: int = 1
     # The number of held-out windows. The divergence on them decides which weights are the best.
     held_out: int = HELD_OUT_WINDOWS
-    # Which windows are trained on: recovery stands for those of `dataset`, and calibration for the
-    # calibration windows.
+    # Which windows are trained on: recovery stands for windows of `dataset`, and calibration for
+    # the calibration windows.
     use: str = "recovery"
     # which model answers the training prompts: the dense model, the pruned model, or both in turns
     writer: str = "dense"

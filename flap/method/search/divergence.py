@@ -1,4 +1,4 @@
-"""The divergence of the predictions of pruned models from those of the dense model.
+"""The divergence of the predictions of pruned models from the dense model's.
 
 structure=search chooses units so that it stays low.
 Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts · K plans.
@@ -49,9 +49,9 @@ class PlanDivergence:
     positions add little information, but over a large vocabulary they cost as much as many layers.
     In texts that have answers, all predictions of tokens in answers are compared.
 
-    If the calibration is a mixture of texts, the divergence is that of the text on which it is
-    largest. Units that only one of these texts needs are probably needed by some texts outside the
-    calibration, too. A mean over the texts would hide them.
+    If the calibration is a mixture of texts, the text with the largest divergence counts. Units
+    that only one of these texts needs are probably needed by some texts outside the calibration,
+    too. A mean over the texts would hide them.
     """
 
     calibration: Calibration
@@ -96,7 +96,7 @@ class PlanDivergence:
         for i, observed in self.calibration.along(walk, covariance):
             layer_plans = with_dense(i, observed)
             forks, names = self._advance(i, layer_plans, observed, streams, names)
-            del observed  # free its covariances before those of the next layer are collected
+            del observed  # free its covariances before the next layer's are collected
             walk.replace(streams, forks)
             streams = forks
 
@@ -183,7 +183,8 @@ class PlanDivergence:
 def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     """Return KL(p ‖ q) in nats, summed over all positions of a window.
 
-    p: the distribution of the dense model. q: that of the pruned model, given by its logits.
+    p: the distribution of the dense model. q: the distribution of the pruned model, given by its
+        logits.
 
     The terms p · (log p - log q) are summed. The difference of the two sums Σ p log p and Σ p log q
     would lose digits: with a vocabulary of 50,000 tokens it was wrong by 0.001 nats a token.

@@ -1,4 +1,4 @@
-"""What to type after Ctrl-C, so that the work continues where it was interrupted."""
+"""The command that continues interrupted work, which the console shows after Ctrl-C."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)  # a value that Hydra reads 
 
 
 def interrupted_line() -> str:
-    """Return what the console shows after Ctrl-C: the command that continues, without secrets."""
+    """Return the line after Ctrl-C: the command that continues the work, without secrets."""
     sweep = StudyCallback.open_sweep
     if sweep is not None:
         command = _command_in("hydra.sweep.dir", Path(sweep.hydra.sweep.dir))

@@ -102,8 +102,8 @@ def claim_gpu(sweep: Path) -> str | None:
 
     The other GPUs are hidden from this process.
 
-    With fewer than two GPUs, do nothing and return None. The GPUs are those of
-    CUDA_VISIBLE_DEVICES, otherwise all. To be called before CUDA starts.
+    With fewer than two GPUs, do nothing and return None. The GPUs are listed in
+    CUDA_VISIBLE_DEVICES; if it is not set, all GPUs count. To be called before CUDA starts.
 
     Raises:
         ValueError: there are more processes than GPUs, or the folder's disk has no locks.

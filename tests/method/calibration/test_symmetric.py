@@ -1,4 +1,4 @@
-"""Half of a symmetric matrix is stored, and rows, forms and the diagonal are those of the whole."""
+"""Half of a symmetric matrix is stored, but its rows, forms and diagonal are complete."""
 
 from collections.abc import Sequence
 

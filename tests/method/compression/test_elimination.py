@@ -1,4 +1,4 @@
-"""Elimination: the slopes are those of direct solves, from one factor made in place."""
+"""Elimination: the slopes equal direct solves, from one factor made in place."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def removal(order_I: Tensor, removed: int) -> Removal:
 def assert_slopes(
     weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]
 ) -> None:
-    """Each slope is that of a direct solve in float64. counts: the numbers of removed channels."""
+    """Check slopes against direct solves in float64. counts: the numbers of removed channels."""
     channels = len(covariance_II)
     order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
     elimination = Elimination.of(covariance_of(covariance_II), order_I, ridge)

@@ -55,7 +55,7 @@ def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) 
     numbers = {which: measured[NAME] for which, measured in trained.evaluation.items()}
     assert trained.evaluation["compressed"] == plain.evaluation["pruned"]
     assert numbers["pruned"] != numbers["compressed"]
-    # the error is that of the difference from the model before training, not from the dense one
+    # the error belongs to the difference from the model before training, not from the dense model
     error = trained.recovery["difference_stderr"][NAME]
     assert error > 0
     assert error != trained.difference_stderr[NAME]

@@ -46,7 +46,7 @@ def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
 def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
-    """The loss and its gradient are those of the formula."""
+    """The loss and its gradient agree with the formula."""
     model = compressed()
     dense = tiny_model("llama-gqa")
     generator = torch.Generator().manual_seed(0)

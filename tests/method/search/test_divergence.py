@@ -1,4 +1,4 @@
-"""The measured divergence is that of the whole pruned model, whatever else the walk measures."""
+"""The measured divergence equals the pruned model's own, whatever else the walk measures."""
 
 import copy
 from pathlib import Path

@@ -17,7 +17,7 @@ from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
 WIDTH = 32  # of a row of the tied embedding
-HEAD = 1536  # parameters of a KV head with its query heads, and more than those of a neuron
+HEAD = 1536  # parameters of a KV head with its query heads; a neuron has fewer
 CONTEXT = ("target.context=100",)
 # bytes of keys and values: 2 floats of 4 bytes for 4 layers, 4 heads, 100 tokens and 8 channels
 CACHE = 2 * 4 * 4 * 4 * 100 * 8

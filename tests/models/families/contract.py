@@ -290,7 +290,7 @@ class FamilyContract:
         }
 
     def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
-        """The config of an earlier version does not name them, so they are those of the table."""
+        """The config of an earlier version does not name them, so they are taken from the table."""
         config = saved.model.config
         assert config.flap_modules == family_of(config).modules
 

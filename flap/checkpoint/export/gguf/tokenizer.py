@@ -35,7 +35,7 @@ def add_tokenizer(
 
     Raises:
         ValueError: the export does not support this kind of tokenizer, the tokenizer has tokens
-            without an embedding, or its vocabulary is not that of the source.
+            without an embedding, or its vocabulary differs from the source's.
     """
     if source is not None:
         _copy(writer, source, tokenizer)
