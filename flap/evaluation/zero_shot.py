@@ -30,7 +30,7 @@ from flap.evaluation.zero_shot_tasks import (
 )
 from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
-from flap.storage import digest
+from flap.storage import NOT_KEPT, WorkFolder, digest
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
     "boolq": "acc",
@@ -186,6 +186,7 @@ class ZeroShot(Evaluator):
             origin,
             shares_text_with=(task.path,) if task.path else of_lm_eval,
             leaving=self._leaving(task, asking),
+            continues=True,
             workload=workload_of(task, self.limit, self.num_fewshot),
         )
 
@@ -205,15 +206,22 @@ class ZeroShot(Evaluator):
         named = f"{self.section}.tasks={task.name}"
         return Leaving(named, partial(documents_of, task), without, letters_and_digits)
 
-    def _measure(self, placed: PlacedModel, task: LoadedTask, asking: Asking) -> Measurement:
-        from flap.evaluation.zero_shot_ranks import run_task  # here, as lm-eval takes seconds
+    def _measure(
+        self,
+        placed: PlacedModel,
+        work: WorkFolder = NOT_KEPT,
+        *,
+        task: LoadedTask,
+        asking: Asking,
+    ) -> Measurement:
+        from flap.evaluation.zero_shot_run import run_task  # here, as lm-eval takes seconds
 
         for subtask in task.subtasks.values():
             if self.num_fewshot is not None:
                 subtask.set_config(key="num_fewshot", value=self.num_fewshot)
             subtask.set_fewshot_seed(seed=self.seed)
         with seeded(self.seed):
-            output = run_task(task, placed, asking, self.batch_size, self.limit)
+            output = run_task(task, placed, asking, self.batch_size, self.limit, work)
 
         samples = output["samples"]
         numbers = flat_numbers(output["results"])

@@ -40,9 +40,11 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
     def measure(task: Task) -> None:
         name = name_of(task, "dense model")
         if task.reference is None:
-            measure_alone = partial(subject.measure, task, _folder_of(run, task, keys.dense(run)))
+            folder = _folder_of(run, task, keys.dense(run))
+            measure_alone = partial(subject.measure, task, folder)
             work = partial(do_next, run, name, measure_alone, subject)
             _remember(run, task, keys.dense(run), work, run.cache.of(DENSE))
+            folder.clear()
         elif plan is None or not _is_known(run, task, keys.pruned(run, plan)):
             with run.timed("evaluate"):
                 take = partial(task.reference, subject.for_task(task))
@@ -64,10 +66,12 @@ def measure_pruned(
 
     def measure(task: Task) -> None:
         name = name_of(task, model)
-        measure_alone = partial(subject.measure, task, _folder_of(run, task, key))
+        folder = _folder_of(run, task, key)
+        measure_alone = partial(subject.measure, task, folder)
         if task.reference is not None:
             measure_alone = partial(subject.compare, task, references)
         _remember(run, task, key, partial(do_next, run, name, measure_alone, subject))
+        folder.clear()
         run.agenda.drop(name)
 
     _measure_each(run.tasks_of_one_model, measure, "the whole model in memory")

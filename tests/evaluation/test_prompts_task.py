@@ -22,6 +22,7 @@ ROWS = [
     {"prompt": "a dog", "answer": "ran, then"},
     {"prompt": "a\n", "answer": "b"},
 ]
+ANSWERS = {"the cat": "Sat. ", "a dog": "ran"}
 TALK = [
     {"role": "system", "content": "it was"},
     {"role": "user", "content": "a dog"},
@@ -38,12 +39,13 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """The prompts and options that reach a model, which gives the same answers to all prompts."""
+    """The prompts and options that reach a model, which knows two answers."""
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:
-        seen.extend(request.args for request in requests)
-        return (["Sat. ", "ran", "c"] * len(requests))[: len(requests)]
+        arguments = [request.args for request in requests]
+        seen.extend(arguments)
+        return [ANSWERS.get(prompt, "c") for prompt, _ in arguments]
 
     monkeypatch.setattr(huggingface.HFLM, "generate_until", answers)
     return seen
@@ -83,7 +85,7 @@ def test_answers_are_judged_without_case_and_punctuation(
     assert found.better == dict.fromkeys(found.documents, "higher")
     averages = Generation([path]).averages(found.numbers)
     assert averages == {f"generation/{one}": [f"mine.jsonl/{one}"] for one in ("exact_match", "f1")}
-    assert [text for text, _ in asked] == ["the cat", "a dog", "a\n"]
+    assert sorted(text for text, _ in asked) == ["a\n", "a dog", "the cat"]
     options = {
         "until": ["\n\n", "\n", "."],
         "do_sample": False,

@@ -197,10 +197,13 @@ def test_the_model_in_memory_is_the_one_measured(
     given = {}
     rows = set()
     before = deepcopy(model.state_dict())
-    real = huggingface.HFLM
-    monkeypatch.setattr(
-        huggingface, "HFLM", lambda **options: given.update(options) or real(**options)
-    )
+    make = huggingface.HFLM.__init__
+
+    def spy(lm: huggingface.HFLM, **options: Any) -> None:
+        given.update(options)
+        make(lm, **options)
+
+    monkeypatch.setattr(huggingface.HFLM, "__init__", spy)
     model.register_forward_pre_hook(lambda _, args: rows.add(len(args[0])))
     [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
     expected = run(tokenizer, "animals")

@@ -1,0 +1,138 @@
+"""The model that lm-eval asks. It keeps the answers of an interrupted task.
+
+Legend: a *group* is the numbers of requests that one sequence of tokens answers; a *step* is the
+numbers of the requests in one batch, or in a few.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from lm_eval.models import huggingface
+
+from flap.runtime.progress import showing
+from flap.storage import Kind, Notes, WorkFolder, as_json, digest, results_of_steps
+
+ANSWERS: Kind[Any] = as_json("answers")
+# Batches of log-likelihoods take milliseconds on a GPU. At most so many notes are written of them.
+MOST_NOTES = 100
+
+Group = list[int]
+Step = list[int]
+
+
+class ResumableLM(huggingface.HFLM):
+    """A model of transformers that notes its answers step by step.
+
+    The processes of a run share the steps. lm-eval itself would divide the documents among its
+    ranks, with other results than in one process: each rank draws the few-shot examples of its
+    first document with the same seed, documents come back in another order, and a rank without
+    documents raises an error. Here every process builds all requests, does its share of the steps,
+    and gets the answers to all requests.
+
+    Each batch has the requests that lm-eval puts together in one process, because answers of
+    another batch are rounded differently. So neither the number of processes nor an interruption
+    changes a number.
+    """
+
+    def __init__(self, stage: str, work: WorkFolder, **options: Any) -> None:
+        """Take the options of lm-eval's class.
+
+        stage: the name that progress shows.
+        work: the folder of the task. Answers that an interrupted task has left there are read.
+        """
+        super().__init__(**options)
+        self.stage = stage
+        self.work = work
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return the text that the model writes after each prompt.
+
+        A batch has prompts with the same options, and prompts of similar length. A step is a batch.
+        """
+        arguments = [request.args for request in requests]
+        with_options = defaultdict[str, list[Group]](list)
+        for number, (_, options) in enumerate(arguments):
+            with_options[digest(options)].append([number])
+
+        def longest_first(group: Group) -> tuple[int, str]:
+            prompt, _ = arguments[group[0]]
+            return -len(self.tok_encode(prompt)), prompt
+
+        steps: list[Step] = []
+        for groups in with_options.values():
+            steps += _steps(sorted(groups, key=longest_first), self.batch_size)
+        write = partial(super().generate_until, disable_tqdm=True)
+        return self._answered(requests, digest(arguments), steps, write)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-likelihood of each text. lm-eval takes a batch of windows at a time."""
+        nats: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return nats
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[Any],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each continuation, and whether it is the likeliest.
+
+        Continuations that differ in the last token only share a sequence.
+
+        requests: texts, tokens of the context, and tokens of the continuation.
+        """
+        sharing = defaultdict[tuple[int, ...], Group](list)
+        for number, (_, context, continuation) in enumerate(requests):
+            sharing[(*context, *continuation[:-1])].append(number)
+
+        def longest_first(group: Group) -> tuple[int, list[int]]:
+            _, context, continuation = max((requests[n] for n in group), key=_continuation_length)
+            return -len(context) - len(continuation), context + continuation
+
+        groups = sorted(sharing.values(), key=longest_first)
+        batches_per_step = math.ceil(len(groups) / self.batch_size / MOST_NOTES)
+        steps = _steps(groups, batches_per_step * self.batch_size)
+        measure = partial(super()._loglikelihood_tokens, disable_tqdm=True)
+        answers = self._answered(requests, digest(requests), steps, measure)
+        return [(nats, likeliest) for nats, likeliest in answers]
+
+    def _answered(
+        self,
+        requests: Sequence[Any],
+        key: str,
+        steps: Sequence[Step],
+        answer: Callable[[list[Any]], list[Any]],
+    ) -> list[Any]:
+        """Return the answers to all requests, in order.
+
+        key: a digest of the requests. answer: answers the requests of a step.
+        """
+
+        def do(number: int) -> list[Any]:
+            torch.manual_seed(number)  # random draws of a step do not depend on earlier steps
+            return answer([requests[n] for n in steps[number]])
+
+        notes = Notes(ANSWERS, self.work / key)
+        results = results_of_steps(notes, do, lambda number: len(steps) - number)
+        answers: dict[int, Any] = {}
+        with showing(self.stage, len(requests)) as reach:
+            for step, result in zip(steps, results, strict=True):
+                answers.update(zip(step, result, strict=True))
+                reach(len(answers))
+        return [answers[number] for number in range(len(requests))]
+
+
+def _continuation_length(request: Any) -> int:
+    _, _, continuation = request
+    return len(continuation)
+
+
+def _steps(groups: Sequence[Group], size: int) -> list[Step]:
+    """Return the requests of each `size` groups. The last step may have fewer."""
+    starts = range(0, len(groups), size)
+    return [list(chain(*groups[start : start + size])) for start in starts]

@@ -1,0 +1,98 @@
+"""Run one task of lm-eval on a model in memory."""
+
+import logging
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+from lm_eval import evaluate  # simple_evaluate would run git and nvidia-smi
+from lm_eval.api import metrics, model
+from lm_eval.api import task as lm_eval_task
+from transformers import GenerationConfig
+
+from flap.evaluation.zero_shot_lm import ResumableLM
+from flap.evaluation.zero_shot_tasks import Asking, LoadedTask, quiet
+from flap.models import PlacedModel
+from flap.runtime.temporary_state import replaced
+from flap.storage import WorkFolder
+
+log = logging.getLogger(__name__)
+
+
+def run_task(
+    task: LoadedTask,
+    placed: PlacedModel,
+    asking: Asking,
+    batch_size: int,
+    limit: int | None,
+    work: WorkFolder,
+) -> Any:
+    """Run a task and return lm-eval's results. Restores lm-eval's logging and progress bars.
+
+    work: answers that an interrupted task has left there are not computed again.
+    """
+    in_chat = asking.template is not None
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        for change in _changes(placed):
+            stack.enter_context(change)
+        lm = ResumableLM(
+            task.name,
+            work,
+            pretrained=placed.model,
+            tokenizer=asking.tokenizer,
+            batch_size=batch_size,
+            enable_thinking=False,  # for templates that support thinking
+        )
+        # lm-eval would take the device of the first weight, which may be on disk
+        lm._device = placed.device
+        output = evaluate(
+            lm,
+            task.loaded,
+            limit=limit,
+            log_samples=True,
+            apply_chat_template=in_chat,
+            fewshot_as_multiturn=in_chat,
+        )
+    _warn_cut(task, lm)
+    return output
+
+
+def _changes(placed: PlacedModel) -> list[AbstractContextManager[None]]:
+    """Return the temporary changes of lm-eval and of the model while a task runs."""
+    # answers are greedy, whatever penalties or lengths the checkpoint's generation config has
+    end = getattr(placed.model.generation_config, "eos_token_id", None)
+    likeliest = GenerationConfig(eos_token_id=end)
+    return [
+        # no option of lm-eval turns all of its progress bars off
+        replaced("tqdm", _no_bar, lm_eval_task, model),
+        # bootstrap errors would take minutes: 100,000 draws in forks of this process
+        replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics),
+        replaced("generation_config", likeliest, placed.model),
+    ]
+
+
+def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    """Return the items of a quick loop, for which lm-eval would show a progress bar."""
+    return items
+
+
+def _warn_cut(task: LoadedTask, lm: Any) -> None:
+    """Warn of prompts that do not fit into the context together with their answers."""
+    asked = 0
+    cut = 0
+    for subtask in task.subtasks.values():
+        for request in subtask.instances:
+            if request.request_type == "generate_until":
+                prompt, options = request.args
+                room = lm.max_length - options.get("max_gen_toks", lm.max_gen_toks)
+                asked += 1
+                cut += len(lm.tok_encode(prompt)) > room
+    if cut:
+        log.warning(
+            "%s: %d of %d prompts lose their beginning: the context is short",
+            task.name,
+            cut,
+            asked,
+        )
