@@ -117,7 +117,8 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
     inside a word gets no space, and a window that begins with a space gets no second one. Returns
     an empty string for other tokenizers.
     """
-    # No text has this character, so it is never in one token with others. A line feed would be.
+    # This private character is in no text, so no token joins it to another character. A line feed
+    # would be joined.
     mark = "\ue000"
     ids = tokenizer(mark, add_special_tokens=False).input_ids
     names = tokenizer.convert_ids_to_tokens(ids)

@@ -44,7 +44,7 @@ class LinearLike(ABC):
 
 
 class Observed(NamedTuple):
-    """The inputs of the output projections of a block's members, in a forward pass."""
+    """The inputs that a forward pass gives to the output projections of a block's members."""
 
     # The inputs (…, C) of each member's output projection, for the tokens that reach the member.
     activations: Sequence[Tensor]

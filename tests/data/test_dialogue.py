@@ -80,7 +80,7 @@ def test_an_answer_through_the_template_counts_with_its_end(
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[:first] == question(Prompt(TURNS, None), chatting, chat=True)
     assert document[first:end] == "ran </s> "
-    # Now the generation prompt is not in the conversation.
+    # With this template, the generation prompt is no part of the rendered conversation.
     chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[first:end] == "ran </s> "

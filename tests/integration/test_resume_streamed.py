@@ -90,14 +90,14 @@ class Kill(NamedTuple):
 
 
 KILLS = [
-    # the layer was run and is not noted
+    # killed after layer 2 was calibrated, but before this was recorded
     Kill("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),
-    # the layer is there and is not noted
+    # killed after layer 2 was written, but before this was recorded
     Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
-    # the layer was pruned in memory alone
+    # killed after layer 1 was pruned in memory, but before it was written
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # what fits report is there
+    # the fit reports of earlier layers are in the working directory
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
 ]

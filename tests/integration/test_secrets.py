@@ -194,4 +194,4 @@ def test_trivial_values_are_left_alone(quick_flap: Cli, base: list[str], tmp_pat
     files = [*(tmp_path / "run").rglob("*")]
     texts = [path for path in files if path.suffix in (".yaml", ".json", ".md", ".log")]
     hidden = [path.name for path in texts if "***" in path.read_text()]
-    assert hidden == ["hydra.yaml"]  # the record of env_set
+    assert hidden == ["hydra.yaml"]  # all values of env_set are hidden there

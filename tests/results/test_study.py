@@ -270,14 +270,13 @@ def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Pat
 
 
 def rights(*wrong: int) -> list[float]:
-    """The answers to 50 questions, right (1) but for some."""
+    """Return the scores of the answers to 50 questions: 0 if wrong, and 1 if right."""
     return [float(i not in wrong) for i in range(50)]
 
 
 @pytest.mark.parametrize(
     ("wrong", "data", "marks"),
-    # five lost and none won is p = 0.06 in McNemar's test, which comparisons have, too; 0.02 in the
-    # t-test
+    # five lost and no won answers have p = 0.06 in McNemar's test (0.02 in the t-test)
     [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),

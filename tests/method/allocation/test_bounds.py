@@ -55,11 +55,13 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
             assert not fits(i, Pair(heads, neurons + 1))
 
 
-# The ranking of the toy model: L0h1, L1h0, L0n3 and L1n3 first, then L0n2 .39, L1h1 -.29,
-# L0n1 -.39, L1n0-2 -.5, L0h0 -.87, L0n0 -1.16.
+# The units of the toy model by their scores (L0h1 is head 1 of layer 0, L1n3 neuron 3 of layer 1).
+# L0h1, L1h0, L0n3 and L1n3 are the best ones of their layers and come first. The others follow:
+# L0n2 0.39, L1h1 -0.29, L0n1 -0.39, L1n0 to L1n2 -0.5, L0h0 -0.87, L0n0 -1.16.
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
-    # 26 for the first four, then 29, 39, 42, 45, 48, 51; L0h0 would make it 61, L0n0 makes it 54
+    # the first four units cost 26, and with each further one the cost is 29, 39, 42, 45, 48 and 51;
+    # L0h0 does not fit, because it would make it 61, and L0n0 makes it 54
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),

@@ -13,10 +13,10 @@ MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
 # Counted by hand. llama-mha has 54,272 prunable parameters, at 1,024 a head and 96 a neuron.
 # llama-gqa has 46,080, at 1,536 a KV head, which has two query heads.
 ALLOWED = [
-    # 18,995 to remove pay for 18 heads
+    # 18,995 parameters are to be removed, which is enough for 18 heads
     ("llama-mha", 0.35, range(0, 19)),
-    # 37,990 to remove: all neurons that may leave pay for 21,120, and 17 heads for the rest; of 28
-    # removed heads, each layer keeps one
+    # 37,990 parameters are to be removed. The neurons that may be removed have 21,120 of them, so
+    # at least 17 heads are needed. At most 28 can be removed, because each layer keeps one.
     ("llama-mha", 0.7, range(17, 29)),
     ("llama-gqa", 0.35, range(0, 21, 2)),
     ("llama-gqa", 0.7, range(16, 25, 2)),
@@ -63,9 +63,9 @@ def test_remove_heads_out_of_range_names_it(
     ("ratio", "units"),
     [
         (0.4, 2),
-        # 41.4 to remove: three heads leave more than nine neurons can pay for
+        # 41.4 are to be removed. After three heads, the rest is more than nine neurons have.
         (0.69, 4),
-        # one head stays
+        # each layer keeps one head
         (0.81, 4),
     ],
 )

@@ -15,12 +15,13 @@ from flap.models import Pair, Resident, adapt
 from tests.cases import collect, tiny_model, tokens
 from tests.helpers.plans import drawn
 
-# Two layers of two heads at 10 and four neurons at 2, which are 56 parameters. Errors of units, and
-# in brackets per parameter:
+# Two layers with two heads of 10 parameters and four neurons of 2, together 56 parameters. L0h1 is
+# head 1 of layer 0, and L1n3 is neuron 3 of layer 1. Errors of units, and in brackets the errors
+# per parameter:
 #   heads: L0h0 8 (.8), L0h1 12 (1.2), L1h0 2 (.2), L1h1 40 (4)
 #   neurons: L0 1 2 3 4 (.5 1 1.5 2), L1 0.2 0.4 0.6 20 (.1 .2 .3 10)
-# The best of each layer (L0h1, L1h1, L0n3, L1n3) cost 24 and are kept first. Then follow L0n2 1.5,
-# L0n1 1, L0h0 .8, L0n0 .5, L1n2 .3, L1n1 and L1h0 .2, L1n0 .1.
+# The best head and the best neuron of each layer (L0h1, L1h1, L0n3, L1n3) are kept first and cost
+# 24. Then follow L0n2 1.5, L0n1 1, L0h0 .8, L0n0 .5, L1n2 .3, L1n1 and L1h0 .2, L1n0 .1.
 LAYER = Pair(Units(2, 10), Units(4, 2))
 LAYERS = (LAYER, LAYER)
 FIRST_SCORES = Pair(
@@ -40,8 +41,8 @@ SCORES = Scores((FIRST_SCORES, SECOND_SCORES), inverse_power=(0.01, 0.1))
         ("error", 26, "01 0011", "01 0001"),
         ("error", 38, "11 0111", "01 0001"),
         ("error", 42, "11 1111", "01 0011"),
-        # errors of layer 1 weigh ten times as much: L1n2 3, L1n1 and L1h0 2, L0n2 1.5, L1n0 and
-        # L0n1 1, L0h0 .8, L0n0 .5
+        # errors of layer 1 count ten times as much, so the order after the first four units is:
+        # L1n2 3, L1n1 and L1h0 2, L0n2 1.5, L1n0 and L0n1 1, L0h0 .8, L0n0 .5
         ("relative", 26, "01 0001", "01 0011"),
         ("relative", 38, "01 0001", "11 0111"),
         ("relative", 40, "01 0011", "11 0111"),
@@ -56,9 +57,10 @@ def test_by_hand(scale: str, to_keep: float, first: str, second: str) -> None:
 @pytest.mark.parametrize(
     ("scale", "first", "second"),
     [
-        # L1h0 leaves, and the three worst neurons of layer 1
+        # L1h0 is removed, and the three worst neurons of layer 1
         ("error", "11 1111", "01 0001"),
-        # L0h0 leaves; the neurons of layer 1 are worth 1, 2, 3 against .5, 1, 1.5 of layer 0
+        # L0h0 is removed; the three worst neurons of layer 1 have the scores 1, 2 and 3, and the
+        # three worst of layer 0 only .5, 1 and 1.5
         ("relative", "01 0011", "11 0111"),
     ],
 )

@@ -14,12 +14,11 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 
-# Two layers of two heads at 10 and four neurons at 3, which are 64 parameters. Units by their
-# standardised scores:
-#   heads: L0h1 .87 (the best of layer 0), L1h0 .29, L1h1 -.29, L0h0 -.87
-#   neurons: L1n3 1.5, L0n3 1.16 (the best of their layers), L0n2 .39, L0n1 -.39, L1n0-2 -.5,
-#     L0n0 -1.16
-# The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
+# Two layers with two heads of 10 parameters and four neurons of 3, together 64 parameters. L0h1 is
+# head 1 of layer 0, and L1n3 is neuron 3 of layer 1. Units by their standardised scores:
+#   heads: L0h1 0.87, L1h0 0.29, L1h1 -0.29, L0h0 -0.87
+#   neurons: L1n3 1.5, L0n3 1.16, L0n2 0.39, L0n1 -0.39, L1n0 to L1n2 -0.5, L0n0 -1.16
+# The best head and the best neuron of each layer (L0h1, L1h0, L0n3, L1n3) always stay and cost 26.
 TOY_LAYER = Pair(Units(2, 10), Units(4, 3))
 TOY_LAYERS = (TOY_LAYER, TOY_LAYER)
 FIRST_SCORES = Pair(
