@@ -9,12 +9,17 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-lo
 
 ENGINES := .venv-engines/bin/python
 LOWEST := .venv-lowest/bin/python
+HIGHEST := .venv-highest/bin/python
+# Whole runs from the command line and from Python, a training, and a GGUF file.
+WHOLE_RUNS := tests/test_api.py tests/test_cli.py \
+	tests/method/recovery/test_training.py \
+	tests/checkpoint/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
 # Packages are compiled when they are imported, and not while they are installed, which takes half of the
 # time. The compiled files are kept for later processes.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test checks docs screenshots engines lowest gpu release format lint types clean
+.PHONY: help setup demo test checks docs screenshots engines lowest highest gpu release format lint types clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,8 +69,15 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and throug
 	@touch $@
 
 lowest: .venv-lowest/.ready ## Test whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each tests/test_api.py tests/test_cli.py tests/method/recovery/test_training.py \
-		tests/checkpoint/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each $(WHOLE_RUNS)
+
+# Not in .ci/run, because a release of another project may break it. pip and `flap doctor` say that flap does
+# not allow the candidates of Hydra and OmegaConf.
+highest: ## Test whole runs with the newest versions, also candidates of Hydra and OmegaConf (.venv-highest)
+	test -x $(HIGHEST) || $(PYTHON) -m venv .venv-highest
+	$(HIGHEST) -m pip install --quiet --no-compile --upgrade --upgrade-strategy eager --editable . pytest hypothesis 'python-dateutil<3'
+	$(HIGHEST) -m pip install --quiet --no-compile --upgrade --pre 'hydra-core>=1.4.0.dev0' 'omegaconf>=2.4.0.dev0'
+	OMP_NUM_THREADS=1 $(HIGHEST) -m pytest $(WHOLE_RUNS)
 
 docs: $(VENV)/.docs ## Build the documentation site into site/; a broken link or an unlisted page is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -100,4 +112,4 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 clean: ## Remove .venv and caches; outputs stay
-	rm -rf $(VENV) .venv-engines .venv-lowest .pytest_cache .mypy_cache .ruff_cache build dist site
+	rm -rf $(VENV) .venv-engines .venv-lowest .venv-highest .pytest_cache .mypy_cache .ruff_cache build dist site

@@ -80,7 +80,7 @@ def assert_report(run: Path) -> None:
 def assert_console(done: "CompletedProcess[str]", run: Path) -> None:
     assert f"warning: {SAME_TEXT}" in done.stderr
     assert "[transformers]" not in done.stderr  # no warnings of transformers
-    assert "_target_" not in done.stdout + done.stderr  # no dump of the config
+    assert "_target_: " not in done.stdout + done.stderr  # no dump of the config
     for word in SHOWN_OF_A_RUN:
         assert word in done.stdout
     # each path is on one line, however narrow the console is
