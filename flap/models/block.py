@@ -56,6 +56,20 @@ class Observed(NamedTuple):
     routed: Iterable[Tensor] = ()
 
 
+class UnitTensor(NamedTuple):
+    """A tensor of a block that loses rows or columns with each unit."""
+
+    holder: Any  # a module or a `LinearLike`
+    name: str
+    indices_UR: Tensor  # the rows or columns of each unit
+    axis: int = 0  # 0: the units own rows, 1: they own columns
+
+    @property
+    def values(self) -> Tensor:
+        """The values of the tensor, as the holder has it now."""
+        return cast(Tensor, getattr(self.holder, self.name))
+
+
 @dataclass(frozen=True)
 class Block:
     """The attention or the MLP of one layer, divided into the units that are pruned.
@@ -120,17 +134,29 @@ class Block:
         return Observed([hidden])
 
     @property
+    def unit_tensors(self) -> list[UnitTensor]:
+        """The parameters that become smaller if a unit is removed.
+
+        The output's own bias is not among them, because it is never removed.
+        """
+        tensors = [UnitTensor(self.output, "weight", self.columns_UC, axis=1)]
+        for linear, rows_UR in self.inputs:
+            tensors.append(UnitTensor(linear, "weight", rows_UR))
+            if bias_of(linear) is not None:
+                tensors.append(UnitTensor(linear, "bias", rows_UR))
+
+        rows_of = dict(self.inputs)
+        for norm, linear in self.norms:
+            tensors.append(UnitTensor(norm, "weight", rows_of[linear]))
+        for module, name, rows_UR in self.vectors:
+            if name in module._parameters:
+                tensors.append(UnitTensor(module, name, rows_UR))
+        return tensors
+
+    @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters. The output's own bias is never removed."""
-        inputs: list[Any] = [linear for linear, _ in self.inputs]
-        norms: list[Any] = [norm for norm, _ in self.norms]
-        tensors: list[Tensor] = [module.weight for module in (self.output, *inputs, *norms)]
-        biases = [bias_of(linear) for linear in inputs]
-        tensors += [bias for bias in biases if bias is not None]
-        tensors += [
-            getattr(module, name) for module, name, _ in self.vectors if name in module._parameters
-        ]
-        return sum(tensor.numel() for tensor in tensors)
+        """The number of prunable parameters."""
+        return sum(tensor.values.numel() for tensor in self.unit_tensors)
 
     @property
     def unit_price(self) -> int:

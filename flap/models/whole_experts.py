@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from flap.models.block import Observed, split
+from flap.models.block import Observed, UnitTensor, split
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
@@ -45,11 +45,13 @@ class WholeExperts(ExpertsBlock):
         return self.num_chosen
 
     @property
-    def num_parameters(self) -> int:
-        """The number of prunable parameters. It contains the output biases, which are removed."""
+    def unit_tensors(self) -> list[UnitTensor]:
+        """The parameters that become smaller, with the output biases: each expert has its own."""
+        tensors = super().unit_tensors
         bias = self.output.bias
-        num_biases = 0 if bias is None else bias.numel()
-        return super().num_parameters + num_biases
+        if bias is not None:
+            tensors.append(UnitTensor(self.output, "bias", split(bias.numel(), self.num_units)))
+        return tensors
 
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection, times the router's weight.
