@@ -34,6 +34,7 @@ from flap.method.importance import (
     Metric,
     MoNE,
     Random,
+    Taylor,
     Wanda,
 )
 from flap.method.search import Search
@@ -49,6 +50,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "wanda": Wanda,
     "random": Random,
     "OBS": OBS,
+    "taylor": Taylor,
 }
 EXPERT_METRICS: dict[str, Callable[[], Metric]] = {
     "REAP": REAP,

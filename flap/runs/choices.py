@@ -115,6 +115,11 @@ class Choices:
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
+    def need_gradients(self) -> bool:
+        """Whether the metric needs gradients of the loss."""
+        return self.selection is not None and self.selection.metric.needs_gradients
+
+    @property
     def read_plain_statistics(self) -> bool:
         """Whether a choice needs statistics of the dense model without covariances."""
         plain = [one for one in self._readers if not one.needs_covariance]
@@ -182,6 +187,8 @@ def _check_together(choices: Choices, config: FlapConfig) -> None:
             )
         field = "calibration.propagate"
         require(choices.layer_by_layer, field, choices.propagate, allowed)
+        allowed = "dense with a metric that needs gradients, which are those of the dense model"
+        require(not choices.need_gradients, field, choices.propagate, allowed)
 
     if choices.selection is not None:
         _check_selection(*choices.selection)
@@ -236,6 +243,11 @@ def check_budget(
         model.placement,
         allowed,
     )
+    if choices.selection is not None:
+        name = type(choices.selection.metric).__name__
+        allowed = f"device with the metric {name}, which needs gradients of the whole model there"
+        fits = model.placed.whole or not choices.need_gradients
+        require(fits, "model.placement", model.placement, allowed)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         budget = budget.within(bounds(adapter, choices, config, model))

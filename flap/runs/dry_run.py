@@ -31,6 +31,10 @@ PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a toke
 # Tensors in memory while a layer runs: of the hidden size, and of the layer's largest width.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
+# The same for the tensors that each layer keeps for a backward pass.
+KEPT_HIDDEN = 14
+KEPT_WIDE = 4
+LOGITS_COPIES = 4  # logits in float32, log-probabilities, and their gradients
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
 
@@ -72,8 +76,11 @@ class DryRun:
         """The number of times that pruning goes over the weights: `weight_passes` of the report."""
         if self.choices.keep_everything(self.budget):
             return 0
+        if self.choices.in_sequence:
+            return 1
         scored = self.config.plan is None
-        return 1 if self.choices.in_sequence else 1 + scored + self.choices.read_plain_statistics
+        observed = self.choices.read_plain_statistics + self.choices.need_gradients
+        return 1 + scored + observed
 
     @property
     def tokens(self) -> int:
@@ -96,6 +103,8 @@ class DryRun:
         if self.choices.evaluators:
             work = max(work, LOGITS_BYTES * (2 + itemsize / 4))
         work += self._running()
+        if self.choices.need_gradients:
+            work = max(work, self._gradients())
 
         streams = STREAMS[placement]
         states = self._states(streams)
@@ -153,6 +162,24 @@ class DryRun:
         tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
         return tokens * self.source.dtype.itemsize * copied
 
+    def _gradients(self) -> float:
+        """Return the bytes that a backward pass takes beside the weights.
+
+        These are the activations of a batch in all layers, the gradient of the largest parameter
+        and its products in float32, and the logits of a chunk of positions with their gradient.
+        """
+        itemsize = self.source.dtype.itemsize
+        values = 0
+        largest = 0
+        for i, layer in enumerate(self.adapter.layers):
+            width = max(_sizes(block)[0] * block.num_chosen for block in self.adapter.blocks(i))
+            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * width
+            largest = max(largest, *(one.numel() for one in layer.parameters()))
+        calibration = self.config.calibration
+        tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
+        logits = min(LOGITS_BYTES, 4 * tokens * self.adapter.vocab_size)
+        return tokens * itemsize * values + (itemsize + 8) * largest + LOGITS_COPIES * logits
+
     @property
     def _hidden_size(self) -> int:
         return _sizes(self.adapter.attention(0))[1]
@@ -171,7 +198,7 @@ class DryRun:
         needs = self.needs(source.placement)
         device, host, disk = free(source.device, cache)
         less = []
-        if not source.placed.streams:
+        if not source.placed.streams and not self.choices.need_gradients:
             less.append("model.placement=stream")
         if self.config.calibration.batch_size > 1:
             less.append("a smaller calibration.batch_size")

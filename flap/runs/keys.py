@@ -59,7 +59,10 @@ def on_device(run: Run) -> Key:
 
 def statistics(run: Run) -> Key:
     """Return the key of statistics."""
-    return on_device(run) | windows(run) | processes(run)
+    key = on_device(run) | windows(run) | processes(run)
+    if run.choices.need_gradients:
+        key["gradients"] = True
+    return key
 
 
 def scores(run: Run) -> Key | None:

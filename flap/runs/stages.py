@@ -152,7 +152,8 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
     if not run.choices.read_plain_statistics:
         return []
     stage = "calibrate"
-    collect = partial(run.calibration(model).observe, run.work / stage)
+    gradients = run.choices.need_gradients
+    collect = partial(run.calibration(model).observe, run.work / stage, gradients)
     stores = [run.cache.of(STATISTICS)]
     return run.memory.remember(stage, keys.statistics(run), collect, stores).value
 

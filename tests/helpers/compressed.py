@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from flap.data import Batch
 from flap.method.allocation import PruningPlan, price
 from flap.method.calibration import Calibration, LayerStatistics, Statistics
+from flap.method.calibration.gradients import add_effects
 from flap.method.calibration.recorder import Comoments
 from flap.method.calibration.statistics import batch_statistics, merge
 from flap.method.calibration.symmetric import STRIP, Symmetric
@@ -87,7 +88,8 @@ def calibrated(
     architecture: str, biased: bool = True
 ) -> tuple[PreTrainedModel, list[LayerStatistics]]:
     model = with_biases(tiny_model(architecture)) if biased else tiny_model(architecture)
-    return model, covariances(model, tokens(), 3)
+    known = covariances(model, tokens(), 3)
+    return model, add_effects(known, Resident(model), [Batch.of(tokens())])
 
 
 def plan_for(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ PASSES = [
     (("method=mag_sp",), 2),
     (("method=flap_plus",), 2),
     (("compensation=linear",), 3),
+    (("metric=taylor",), 4),
     (("metric=OBS", "compensation=linear"), 2),
 ]
 
@@ -96,6 +98,17 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
     assert dry("metric=OBS").needs("device").statistics > device.statistics  # covariances
 
 
+def test_a_backward_pass_takes_memory_for_each_window_of_a_batch(base: list[str]) -> None:
+    def device_memory(*arguments: str) -> float:
+        config = composed(*base, "model.device=cpu", *arguments)
+        return dry_run(replace(config, eval={})).needs("device").device
+
+    plain = device_memory()
+    single = device_memory("metric=taylor", "calibration.batch_size=1")
+    several = device_memory("metric=taylor", "calibration.batch_size=8")
+    assert plain < single < several
+
+
 @pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize(
     ("arguments", "room", "line"),
@@ -109,6 +122,11 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
             (),
             (PLENTY, 1000, PLENTY),
             r"are; take model\.placement=stream, or a smaller calibration\.batch_size \(",
+        ),
+        (  # gradients cannot be computed for a streamed model
+            ("metric=taylor",),
+            (PLENTY, 1000, PLENTY),
+            r"are; take a smaller calibration\.batch_size \(",
         ),
         (  # the advice leaves out options that are set already
             ("model.placement=stream", "calibration.batch_size=1"),

@@ -22,6 +22,7 @@ ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inpu
 CHANGES = [
     ("ratio=0.5", {"workspace", "run"}),
     ("metric=IFV", {"workspace", "scores", "run"}),
+    ("metric=taylor", {"workspace", "scores", "statistics", "run"}),  # with gradients
     ("structure=UL-UM", {"workspace", "run"}),
     ("mask_only=true", {"workspace", "compressed", "pruned", "run"}),
     ("compensation=none", {"workspace", "compressed", "pruned", "run"}),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flap.data import Batch, split_windows
+from flap.method.calibration.gradients import add_effects
 from flap.method.calibration.recorder import LayerRecorder, layer_statistics
 from flap.method.calibration.statistics import STATISTICS, LayerStatistics
 from flap.models import PlacedModel, Stream, Walk
@@ -37,15 +38,19 @@ class Calibration:
     # the tokens by which trials of pruned models are judged; None if all are
     judged_NT: Tensor | None = None
 
-    def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
+    def observe(
+        self, work: WorkFolder = NOT_KEPT, gradients: bool = False
+    ) -> list[LayerStatistics]:
         """Collect the statistics of every layer, without covariances. Each window is run once.
 
         work: a streamed model resumes from this folder. For a model in memory, one forward pass
             serves all layers, so there is nothing to resume.
+        gradients: also run each window forwards and backwards, for the first-order effect of each
+            unit. The whole model must be on one device.
 
         Raises:
-            ValueError: activations are not finite (names the first such layer), or the disk has no
-                room for hidden states.
+            ValueError: activations or gradients are not finite (names the first such layer), or the
+                disk has no room for hidden states.
         """
         model = self.model
         work = model.if_streamed(work)
@@ -54,7 +59,10 @@ class Calibration:
         notes = Notes(STATISTICS, work)
         for i in model.observe(self._batches(self.windows), recordings, work):
             notes.write(i, [layer_statistics(recorders[i])])
-        return [notes.read(i)[0] for i in range(len(recorders))]
+        layers = [notes.read(i)[0] for i in range(len(recorders))]
+        if not gradients:
+            return layers
+        return add_effects(layers, model, self._batches(self.windows))
 
     def visit(
         self,

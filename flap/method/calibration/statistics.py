@@ -19,6 +19,7 @@ from flap.runtime import ranks
 from flap.storage import Kind
 
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the fields of Statistics that are stored
+EFFECT = "effect_U"  # the field that is stored if there are gradients
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Statistics:
     # the statistics of the fitting tokens and of the held-out tokens, each with its co-moments;
     # None if they were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
+    # `first_order_effects` of each unit, for a metric that needs gradients; else None
+    effect_U: Tensor | None = None
 
     @property
     def var_I(self) -> Tensor:
@@ -56,6 +59,7 @@ class Statistics:
             deviation_I=self.deviation_I.to(device, wide),
             comoments=self.comoments and self.comoments.to(device),
             parts=self.parts and (self.parts[0].to(device), self.parts[1].to(device)),
+            effect_U=None if self.effect_U is None else self.effect_U.to(device, wide),
         )
 
 
@@ -170,6 +174,9 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
             for name in CHANNELS:
                 values = [torch.as_tensor(getattr(member, name)) for member in members]
                 tensors[f"{i}.{block}.{name}"] = torch.stack(values)
+            effects = [member.effect_U for member in members if member.effect_U is not None]
+            if effects:
+                tensors[f"{i}.{block}.{EFFECT}"] = torch.stack(effects)
     save_file(tensors, path)
 
 
@@ -196,4 +203,12 @@ def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
     if prefix + CHANNELS[0] not in tensors:
         return ()
     counts_M, mean_MI, deviation_MI = (tensors[prefix + name] for name in CHANNELS)
-    return tuple(map(Statistics, counts_M.tolist(), mean_MI, deviation_MI))
+    members = tuple(map(Statistics, counts_M.tolist(), mean_MI, deviation_MI))
+    effect_MU = tensors.get(prefix + EFFECT)
+    return members if effect_MU is None else with_effects(members, effect_MU)
+
+
+def with_effects(members: Sequence[Statistics], effect_MU: Tensor) -> tuple[Statistics, ...]:
+    """Return the statistics of the members of a block, each with the effects of its units."""
+    pairs = zip(members, effect_MU, strict=True)
+    return tuple(replace(member, effect_U=effect_U) for member, effect_U in pairs)

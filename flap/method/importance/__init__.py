@@ -12,6 +12,7 @@ from flap.method.importance.channels import IFV, WIFN, WIFV, Magnitude, Random, 
 from flap.method.importance.experts import EAN, REAP, MoNE
 from flap.method.importance.obs import OBS
 from flap.method.importance.scores import SCORES, Scores
+from flap.method.importance.taylor import Taylor
 
 __all__ = [
     "EAN",
@@ -27,6 +28,7 @@ __all__ = [
     "MoNE",
     "Random",
     "Scores",
+    "Taylor",
     "Wanda",
     "metric_of",
     "score_layer",

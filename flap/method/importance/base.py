@@ -27,6 +27,8 @@ class Metric(ABC):
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
+    # gradients of the loss, from which `Statistics.effect_U` is computed
+    needs_gradients: ClassVar[bool] = False
     # scores are squared output errors, which add up over channels
     measures_error: ClassVar[bool] = False
     # whole experts are scored instead of the channels of their output projections

@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.method.calibration import STATISTICS
+from flap.data import Batch
+from flap.method.calibration import STATISTICS, Calibration
 from flap.models import Resident
-from tests.cases import collect, tiny_model, tokens
+from tests.cases import tiny_model, tokens
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])
-def test_statistics_are_equal_to_the_bit_after_reading(architecture: str, tmp_path: Path) -> None:
-    statistics = collect(Resident(tiny_model(architecture)), tokens(), batch_size=2)
+def test_statistics_are_equal_to_the_bit_after_reading(
+    architecture: str, gradients: bool, tmp_path: Path
+) -> None:
+    calibration = Calibration(Resident(tiny_model(architecture)), Batch.of(tokens()), 2, [])
+    statistics = calibration.observe(gradients=gradients)
     STATISTICS.write(statistics, tmp_path / "data")
     back = STATISTICS.read(tmp_path / "data")
     assert len(back) == len(statistics) >= 3
@@ -27,3 +32,8 @@ def test_statistics_are_equal_to_the_bit_after_reading(architecture: str, tmp_pa
             assert torch.equal(found.deviation_I, expected.deviation_I)
             assert found.comoments is expected.comoments is None
             assert found.parts is expected.parts is None
+            if not gradients:
+                assert found.effect_U is expected.effect_U is None
+                continue
+            assert found.effect_U is not None and expected.effect_U is not None
+            assert torch.equal(found.effect_U, expected.effect_U)

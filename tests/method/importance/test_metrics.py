@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flap.method.calibration import LayerStatistics, Statistics
-from flap.method.importance import Metric, Random, score_layers
+from flap.method.importance import Metric, Random, Taylor, score_layers
 from flap.models import ModelAdapter, Pair, adapt
 from tests.cases import METRICS, tiny_model
 from tests.helpers import compressed
@@ -25,6 +25,7 @@ STATISTICS = Statistics(
     num_tokens=4,
     mean_I=torch.tensor([1.75, 5.25, 7.0, 0.625]).double().sqrt(),
     deviation_I=torch.tensor([9.0, 15.0, 36.0, 1.5]).double(),
+    effect_U=torch.tensor([0.5, -2.0, 0.0, 1.0]).double(),
 )
 EXPECTED = {
     "IFV": [3.0, 5.0, 12.0, 0.5],
@@ -32,6 +33,7 @@ EXPECTED = {
     "WIFN": [10 / 3, 5.0, 0.0, 7 / 3],  # column means of absolute values: 5/3, 5/3, 0, 7/3
     "wanda": [10 / 3, 5.0, 0.0, 7 / 3],
     "magnitude": [3.0, 3.0, 0.0, 5.0],
+    "taylor": [0.5, 2.0, 0.0, 1.0],
 }
 
 
@@ -60,6 +62,13 @@ def test_square_attention_squares_attention_alone(name: str) -> None:
     for layer, expected in zip(squared.layers, scores.layers, strict=True):
         assert torch.equal(layer.attention, expected.attention.square())
         assert torch.equal(layer.mlp, expected.mlp)
+
+
+def test_taylor_divides_the_score_of_a_unit_over_its_channels() -> None:
+    of_heads = replace(STATISTICS, effect_U=torch.tensor([-3.0, 1.0]).double())
+    columns_UC = torch.tensor([[0, 1], [2, 3]])
+    score_UC = Taylor().score_units(WEIGHT_OI, of_heads, columns_UC)
+    assert score_UC.tolist() == [[1.5, 1.5], [0.5, 0.5]]
 
 
 def test_the_metrics_of_the_paper_square_by_default() -> None:

@@ -14,7 +14,7 @@ from flap.method.search.divergence import dense_plan
 from flap.method.search.scoring import score_and_try
 from flap.models import Resident
 from flap.storage import NOT_KEPT, WorkFolder
-from tests.cases import METRICS, collect, tiny_model, tokens
+from tests.cases import METRICS, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS
 from tests.helpers.placed import Interruption, interrupted
 from tests.helpers.plans import divergences, with_layer
@@ -25,7 +25,9 @@ SEARCH = Search(tokens=48, levels=[0.25, 0.5])
 
 def calibration_of(architecture: str) -> Calibration:
     placed = Resident(tiny_model(architecture))
-    return Calibration(placed, Batch.of(WINDOWS), 4, collect(placed, WINDOWS, 4))
+    windows = Batch.of(WINDOWS)
+    known = Calibration(placed, windows, 4, []).observe(gradients=True)
+    return Calibration(placed, windows, 4, known)
 
 
 def tried(metric: str, divergence: PlanDivergence, work: WorkFolder = NOT_KEPT) -> Scores:
@@ -40,8 +42,8 @@ def assert_same_scores(scores: Scores, expected: Scores) -> None:
     assert scores.inverse_power == expected.inverse_power
 
 
-# OBS needs covariances, WIFV only plain statistics, and random needs neither.
-@pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])
+# OBS needs covariances, WIFV only plain statistics, taylor also gradients, and random needs none.
+@pytest.mark.parametrize("metric", ["OBS", "WIFV", "taylor", "random"])
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
     calibration = calibration_of("llama-gqa")

@@ -1,0 +1,186 @@
+"""The first-order effects of removing units on the loss, from backward passes over windows.
+
+The whole model must be on one device. At any time there is the gradient of one matrix: it is summed
+up for each unit as soon as it is known, and freed.
+
+Legend: N windows · T tokens a window · D hidden size · Q positions of a batch that predict a token
+which counts · U units of a block · M members of a block.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from flap.data import Batch
+from flap.method.calibration.statistics import LayerStatistics, with_effects
+from flap.models import Block, ModelAdapter, Pair, PlacedModel
+from flap.models.block import UnitTensor
+from flap.models.devices import widest_float
+from flap.models.forward import final_states
+from flap.models.predictions import positions_per_chunk
+from flap.runtime import ranks
+from flap.runtime.progress import progress
+from flap.runtime.temporary_state import replaced
+
+
+class UnitSums:
+    """Sums of w · ∂L/∂w over the weights w of each unit of a block."""
+
+    def __init__(self, block: Block) -> None:
+        device = block.output.weight.device
+        self.block = block
+        self.sum_U = torch.zeros(block.num_units, dtype=widest_float(device), device=device)
+
+    def add(self, tensor: UnitTensor) -> None:
+        """Add the values of a tensor of the block, which are products w · ∂L/∂w."""
+        products = tensor.values
+        dtype = self.sum_U.dtype
+        if products.ndim > 1:
+            products = products.sum(dim=1 - tensor.axis, dtype=dtype)
+        indices_UR = tensor.indices_UR.to(products.device)
+        self.sum_U += products[indices_UR].sum(dim=1, dtype=dtype)
+
+
+def add_effects(
+    layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
+) -> list[LayerStatistics]:
+    """Return statistics with the first-order effect of each unit.
+
+    batches: the windows of this process, which may have none.
+    """
+    added = []
+    for statistics, effects in zip(layers, first_order_effects(model, batches), strict=True):
+        blocks = []
+        for members, effect_U in zip(statistics.blocks, effects, strict=True):
+            effect_MU = effect_U.reshape(len(members), -1)
+            blocks.append(with_effects(members, effect_MU))
+        added.append(replace(statistics, blocks=Pair(*blocks)))
+    return added
+
+
+def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pair[Tensor]]:
+    """Return effect_U = Σ w · ∂L/∂w over the weights of each unit, of both blocks of each layer.
+
+    L is the mean cross-entropy of all next tokens that count, in nats a token, over the windows of
+    all processes. The sums are linear in L, so batches add up. To first order, the removal of a
+    unit changes L by -effect_U.
+
+    Raises:
+        ValueError: gradients are not finite (names the block), or weights cannot have gradients.
+    """
+    if any(parameter.is_inference() for parameter in model.model.parameters()):
+        raise ValueError(
+            "model: its weights were loaded in torch.inference_mode and cannot have gradients; "
+            "load it outside of this mode"
+        )
+    model.passes += 1
+    adapter = model.adapter
+    sums = []
+    for i in range(len(adapter.layers)):
+        attention, mlp = adapter.blocks(i)
+        sums.append(Pair(UnitSums(attention), UnitSums(mlp)))
+
+    num_predicted = 0
+    every_block = [of_block for pair in sums for of_block in pair]
+    with torch.enable_grad(), _summing(model.model, every_block):
+        for batch in progress(batches, "gradients", Batch.numel):
+            num_predicted += _backward(adapter, batch)
+
+    total = max(1, sum(ranks.gather(num_predicted)))
+    return [Pair(_mean(attention, total), _mean(mlp, total)) for attention, mlp in sums]
+
+
+def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
+    """Return the sums of all processes, divided by the number of predicted tokens, on the CPU."""
+    ranks.add_up(sums.sum_U)
+    if not torch.isfinite(sums.sum_U).all():
+        raise ValueError(
+            f"calibration: gradients of {sums.block.name} are not finite; try "
+            "model.dtype=float32 or bfloat16, or check the weights"
+        )
+    return sums.sum_U.cpu() / num_predicted
+
+
+@contextmanager
+def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
+    """Add the products w · ∂L/∂w of every backward pass inside the block to the sums.
+
+    Afterwards, the parameters have the gradients and the `requires_grad` that they had before.
+    """
+    parameters = list(model.parameters())
+    with ExitStack() as stack:
+        stack.enter_context(replaced("grad", None, *parameters))
+        stack.enter_context(replaced("requires_grad", True, *parameters))
+        tensors_of = defaultdict[Tensor, list[tuple[UnitSums, UnitTensor]]](list)
+        for sums in blocks:
+            for tensor in sums.block.unit_tensors:
+                tensors_of[_parameter_of(tensor.values)].append((sums, tensor))
+
+        for parameter in parameters:
+            parameter.requires_grad = parameter in tensors_of
+        for weight, tensors in tensors_of.items():
+            hook = weight.register_post_accumulate_grad_hook(partial(_take_gradient, tensors))
+            stack.callback(hook.remove)
+        yield
+
+
+def _parameter_of(tensor: Tensor) -> Tensor:
+    """Return the parameter that a tensor is, or is a view of, as the weight of a `LinearLike`."""
+    node: Any = tensor.grad_fn
+    if node is None:
+        return tensor
+    while node.next_functions:
+        node, _ = node.next_functions[0]
+    parameter: Tensor = node.variable
+    return parameter
+
+
+@torch.no_grad()
+def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Tensor) -> None:
+    """Add w · ∂L/∂w of a parameter to the sums, and free its gradient.
+
+    While they are added, the parameter has these products as its values. So a `LinearLike` gives
+    them the form that it gives to weights.
+    """
+    weight = parameter.data
+    assert parameter.grad is not None
+    products = parameter.grad.float() * weight.float()
+    parameter.grad = None
+    parameter.data = products
+    try:
+        for sums, tensor in tensors:
+            sums.add(tensor)
+    finally:
+        parameter.data = weight
+
+
+def _backward(adapter: ModelAdapter, batch: Batch) -> int:
+    """Run a batch forwards and backwards, and return the number of predicted tokens.
+
+    The loss is the sum over these tokens, because gradients of a mean may vanish in float16. Logits
+    are computed for a chunk of positions at a time.
+    """
+    device = adapter.model.device
+    tokens_NT = batch.tokens_NT.to(device)
+    counts_NT = batch.mask_NT[:, 1:].to(device)
+    label_Q = tokens_NT[:, 1:][counts_NT]
+    if not len(label_Q):
+        return 0
+
+    hidden_NTD = final_states(adapter, tokens_NT).unflatten(0, tokens_NT.shape)
+    hidden_QD = hidden_NTD[:, :-1][counts_NT]
+    leaf_QD = hidden_QD.detach().requires_grad_()
+    chunk = positions_per_chunk(adapter.vocab_size)
+    gradients = []
+    for hidden, label in zip(leaf_QD.split(chunk), label_Q.split(chunk), strict=True):
+        nats = cross_entropy(adapter.logits(hidden).float(), label, reduction="sum")
+        gradients += torch.autograd.grad(nats, hidden)
+    hidden_QD.backward(torch.cat(gradients))
+    return len(label_Q)

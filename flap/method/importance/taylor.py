@@ -1,0 +1,54 @@
+"""taylor: the first-order effect of removing a unit on the loss.
+
+Legend: U units · C channels of a unit · O, I output and input channels of an output projection.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flap.method.calibration import Statistics
+from flap.method.importance.base import Metric
+
+
+@dataclass(frozen=True)
+class Taylor(Metric):
+    """First-order importance of coupled groups (LLM-Pruner, arXiv 2305.11627, section 3.2).
+
+        score_u = |Σ_w w · ∂L/∂w|
+
+    w: all weights that are removed with unit u, from all matrices: the rows of the input
+    projections with their biases, and the columns of the output projection. A KV head is one group
+    with its query heads. L: the mean cross-entropy of the next token over the calibration windows,
+    in nats a token. To first order, the loss changes by this much if the unit is removed. The score
+    is divided evenly over the unit's channels; higher = keep.
+
+    Equation 3 of the paper is the Taylor expansion of the loss for a group of weights, and this
+    score is its first term for the whole group as one vector. Gradients are sums over all windows,
+    so effects of opposite sign cancel. The paper also proposes scores of single matrices, which a
+    group adds, multiplies or takes the maximum of, and scores of single weights (equation 4), with
+    the absolute value inside the sum. Equation 5 approximates the second-order term, which is left
+    out here.
+
+        python -m flap metric=taylor calibration.num_samples=10
+
+    Gradients need the whole model on one device (`model.placement=device`). `method=llm_pruner`
+    adds the structure and the calibration of the paper.
+    """
+
+    needs_gradients: ClassVar[bool] = True
+
+    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        """Return score_I with each channel as a separate unit."""
+        columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
+        return self.score_units(weight_OI, statistics, columns_U1).flatten()
+
+    def score_units(
+        self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
+    ) -> Tensor:
+        """Return score_UC: the score of each unit, divided evenly over its channels, in float32."""
+        assert statistics is not None and statistics.effect_U is not None
+        score_U = statistics.effect_U.abs() / columns_UC.shape[1]
+        return score_U.float()[:, None].expand(columns_UC.shape)
