@@ -102,6 +102,13 @@ metric.square_attention=abc -> metric.square_attention=abc: …bool
 metric=random metric.seed=-1 -> metric.seed=-1: expected a whole number from 0 to
 metric=OBS metric.ridge=0 -> metric.ridge=0.0: expected a number > 0
 metric=OBS metric.ridge=inf -> metric.ridge=inf: expected a number > 0
+metric=taylor structure.scale=error -> structure.scale=error: expected metric=WIFV or metric=OBS
+metric=taylor model.placement=stream -> model.placement=stream: expected device with the metric Taylor, which needs
+metric=taylor model.placement=auto -> model.placement=auto: expected device with the metric Taylor, which needs gradien
+metric=taylor calibration.propagate=pruned structure=UL-UM -> calibration.propagate=pruned: expected dense with a metri
+method=llm_pruner -> structure.keep_first + structure.keep_last=6: expected at most 3, as this model has 4 layers
+structure=middle structure.keep_first=-1 -> structure.keep_first=-1: expected a whole number >= 0
+structure=middle structure.keep_first=1 ratio=0.5 structure.keep_last=1 -> ratio=0.5: … KV head… allows at most 0.42
 metric=REAP -> structure.experts=False: expected true with a metric that scores the whole experts of a mixture
 metric=REAP structure.experts=true -> structure.experts=true, or a plan of experts: expected neither for llama; or o
 

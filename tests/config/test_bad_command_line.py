@@ -24,7 +24,7 @@ from tests.helpers.runs import tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
 HUGE = "y" * 5000
-OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, search"
+OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ DOES_NOT_COMPOSE = [
         "hydra/launcher=slurm",
         "hydra/launcher=slurm: without -m .*; write: python -m flap -m hydra/launcher=slurm",
     ),
-    ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
+    ("method=FOO", "method=FOO: expected one of flap, flap_plus, llm_pruner, mag_sp, wanda_sp"),
     (
         "eval=[FOO]",
         (

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from flap.config import build, config_dir
 from flap.config.resolvers import decided
-from flap.method.allocation import ALAM, ULMM, ULUM
+from flap.method.allocation import ALAM, ULMM, ULUM, Middle
 from flap.method.compression import BiasCompensation, NoCompensation
-from flap.method.importance import WIFV, Magnitude, Metric, Wanda
+from flap.method.importance import WIFV, Magnitude, Metric, Taylor, Wanda
 from flap.runs.choices import choose
 from tests.cases import EXPERT_METRICS
 from tests.helpers.runs import composed
@@ -84,11 +84,14 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    calibrations = [
-        replace(config.calibration, propagate="dense") for config in configs
-    ]  # the calibration of Wanda-sp is sequential
-    # all methods are compared on the same calibration text
-    assert all(calibration == calibrations[0] for calibration in calibrations)
+    # All methods are compared on the same calibration text. That of Wanda-sp is sequential, and
+    # LLM-Pruner reads few windows.
+    expected = replace(configs[0].calibration, propagate="dense")
+    for config in configs:
+        calibration = replace(config.calibration, propagate="dense")
+        if config.method == "llm_pruner":
+            calibration = replace(calibration, num_samples=expected.num_samples)
+        assert calibration == expected
     command = (CONF / experiment).read_text().splitlines()[1]
     assert command.startswith(f"# python -m flap +experiment={experiment.stem}")
     told = (CONF.parent / "experiments" / experiment.stem / "README.md").read_text()
@@ -115,6 +118,16 @@ def test_the_baselines_are_presets(method: str, metric: Metric, propagate: str) 
     assert config.calibration.propagate == propagate and choices.need_windows == (
         method == "wanda_sp"
     )
+
+
+def test_llm_pruner_reads_the_ten_windows_of_its_paper() -> None:
+    config = composed("method=llm_pruner")
+    choices = choose(config)
+    assert choices.selection == (Taylor(), Middle(keep_first=4, keep_last=2))
+    assert choices.compensation == NoCompensation()
+    assert choices.need_gradients
+    assert (config.calibration.num_samples, config.calibration.seq_len) == (10, 128)
+    assert composed("method=llm_pruner", "structure=AL-AM").method == "custom"
 
 
 @pytest.mark.parametrize("method", ["wanda_sp", "mag_sp"])

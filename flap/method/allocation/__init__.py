@@ -3,6 +3,7 @@
 from flap.method.allocation.adaptive import ALAM, ALMM
 from flap.method.allocation.budget import Bound, Budget, Units, price
 from flap.method.allocation.given import GivenPlan, packaged_plans
+from flap.method.allocation.middle import Middle
 from flap.method.allocation.plan import LayerPlan, PruningPlan
 from flap.method.allocation.structure import Structure
 from flap.method.allocation.targets import Biases, bounds_of_shapes
@@ -18,6 +19,7 @@ __all__ = [
     "Budget",
     "GivenPlan",
     "LayerPlan",
+    "Middle",
     "PruningPlan",
     "Structure",
     "UniformLayers",

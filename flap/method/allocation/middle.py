@@ -1,0 +1,76 @@
+"""middle: the same share of every middle layer is removed (LLM-Pruner).
+
+Legend: G attention units of a layer.
+"""
+
+from dataclasses import dataclass, replace
+
+from flap.config import require
+from flap.method.allocation.budget import Budget, lowest_ratio
+from flap.method.allocation.uniform import ULUM
+from flap.models import Pair
+
+
+@dataclass(frozen=True)
+class Middle(ULUM):
+    """middle: UL-UM in the middle layers (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
+
+        share = ratio · parameters of all layers / parameters of the middle layers
+        every middle layer loses the lowest-scored share · G attention units, to the nearest one,
+        and the rest of share · its parameters as neurons
+
+    G: the attention units of the layer. The first and the last layers stay whole, because a model
+    is most sensitive there. The defaults are those of the authors' code for LLaMA-7B, which prunes
+    layers 4 to 29 of 32.
+
+        python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
+    """
+
+    # the number of first layers that stay whole, 0 or more
+    keep_first: int = 4
+    # the number of last layers that stay whole, 0 or more
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("keep_first", "keep_last"):
+            value = getattr(self, name)
+            require(value >= 0, f"structure.{name}", value, "a whole number >= 0")
+
+    def check(self, budget: Budget) -> None:
+        """Check that there are middle layers, and the rest as `Structure.check` does.
+
+        Raises:
+            ValueError: an option or the ratio does not fit this model.
+        """
+        count = len(budget.layers)
+        whole = self.keep_first + self.keep_last
+        allowed = f"at most {count - 1}, as this model has {count} layers"
+        require(whole < count, "structure.keep_first + structure.keep_last", whole, allowed)
+
+        layers = []
+        for i, (attention, mlp) in enumerate(budget.layers):
+            if not self._is_middle(i, budget):
+                attention = replace(attention, fewest=attention.count)
+                mlp = replace(mlp, fewest=mlp.count)
+            layers.append(Pair(attention, mlp))
+        super().check(replace(budget, layers=tuple(layers)))
+
+    def quotas(self, budget: Budget) -> list[Pair[int]]:
+        """Return the numbers of units that each layer keeps. The outer layers keep all of them."""
+        budget = lowest_ratio(budget, self.quotas)
+        middle = [layer for i, layer in enumerate(budget.layers) if self._is_middle(i, budget)]
+        parameters = sum(attention.total + mlp.total for attention, mlp in middle)
+        share = budget.to_remove / parameters
+        quotas_of_middle = iter(super().quotas(Budget(tuple(middle), share)))
+
+        quotas = []
+        for i, (attention, mlp) in enumerate(budget.layers):
+            if self._is_middle(i, budget):
+                quotas.append(next(quotas_of_middle))
+            else:
+                quotas.append(Pair(attention.count, mlp.count))
+        return quotas
+
+    def _is_middle(self, index: int, budget: Budget) -> bool:
+        """Return whether a layer may lose units."""
+        return self.keep_first <= index < len(budget.layers) - self.keep_last
