@@ -15,7 +15,7 @@ FILE = "plan.json"  # in the folder of a finished run
 
 
 def packaged_plans() -> dict[str, Path]:
-    """Return the plans that come with flap by name, such as smollm2-135m/flap-0.2."""
+    """Return the files of the packaged plans by name, such as smollm2-135m/flap-0.2."""
     folder = shipped_folder("plans")
     files = sorted(folder.glob("*/*.json"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -23,16 +23,17 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan of another run, of a file, or of flap's own: `plan=RUN|FILE|NAME`."""
+    """The plan of another run, of a file, or a packaged plan: `plan=RUN|FILE|NAME`."""
 
     origin: str  # the run's folder, the file, or the name
     plan: PruningPlan
 
     @classmethod
     def read(cls, origin: str) -> "GivenPlan":
-        """Read a plan: of a finished run from its folder, from a file, or a packaged one by name.
+        """Read the plan of a finished run, of a file, or a packaged plan.
 
-        A file or folder of this name comes before a packaged plan.
+        origin: the run's folder, the file, or the name of a packaged plan. A file or folder of
+            this name comes first.
 
         Raises:
             ValueError: There is no plan, or the file is not a plan.
