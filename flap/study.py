@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--into",
         type=Path,
         help=(
-            "the folder of the page; by default that of the sweep, "
+            "the folder of the page; by default the folder of the sweep, "
             "or A+B beside it for the sweeps A and B"
         ),
     )

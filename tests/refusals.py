@@ -302,12 +302,12 @@ vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay
 vocabulary.size=null vocabulary.coverage=0 -> vocabulary.coverage=0.0: expected a number above 0 and at most 1
 vocabulary.coverage=0.5 -> vocabulary.coverage=0.5: expected no vocabulary.coverage here, because vocabulary.size=320 s
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
-vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; what the model writes is counted where
+vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; text of the model itself is counted only as
 vocabulary.dataset={huge}.txt -> vocabulary.dataset=yyy…: must be at most 3,000 bytes long, but has 5,004 bytes
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
-mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed
+mask_only=true -> mask_only=True: expected false with vocabulary=trim, which removes rows instead of masking them
 ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay in every layer, so this model allows
-eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers
+eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim, because the two models predict different tokens
 """
 
 # Found where the weights are read or run; numbers of the dense model may be there already.

@@ -85,8 +85,8 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         raise ValueError(f"{field}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir() and _overlap(directory.resolve(), model.resolve()):
         raise ValueError(
-            f"{field}: expected a directory that is not, holds or lies inside that of the model "
-            f"({model}), which has to stay"
+            f"{field}: expected a directory apart from the model's, which has to stay "
+            f"({model}): not the same, not inside it and not above it"
         )
     if directory.name in ("", ".."):
         raise ValueError(f"{field}: expected the name of a folder, which is replaced as a whole")

@@ -17,10 +17,10 @@ from flap.results.tables import Table, wide_console
 
 LETTERS = ascii_uppercase  # the names of the runs in the tables
 NOTE = (
-    "±: standard error; that of a difference is paired by the documents or windows that both runs "
-    "have seen. Bold: clear of the noise (p < 0.05 in McNemar's test of right and wrong answers, "
-    "else in the paired t-test). A difference without ± is not paired: the runs have kept no "
-    "documents of it, or not the same ones."
+    "±: standard error. The error of a difference is paired by the documents or windows that both "
+    "runs have seen. Bold: clear of the noise (p < 0.05 in McNemar's test of right and wrong "
+    "answers, else in the paired t-test). A difference without ± is not paired: the runs have "
+    "kept no documents of it, or not the same ones."
 )
 OTHER_MODELS = (
     "Runs of different models: {}. "

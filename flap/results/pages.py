@@ -78,7 +78,7 @@ def _commit(report: Report) -> str:
     else:
         state = f"{commit}, clean"
     code = report.inputs.get("code")  # a digest of the user's own files
-    return f"{state}; code of one's own: {code[:12]}" if code else state
+    return f"{state}; own code: {code[:12]}" if code else state
 
 
 def inline(svg: bytes) -> Markup:

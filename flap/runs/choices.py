@@ -173,7 +173,7 @@ def _check_together(choices: Choices, config: FlapConfig) -> None:
         training = getattr(choices.recovery, "name", "")
         allowed = f"false with recover={training}, which would train the masked units, too"
         require(choices.recovery is None, "mask_only", True, allowed)
-        allowed = "false with vocabulary=trim, whose rows are removed"
+        allowed = "false with vocabulary=trim, which removes rows instead of masking them"
         require(choices.vocabulary is None, "mask_only", True, allowed)
         allowed = "false with structure.experts=true, as a router cannot be masked"
         require(not choices.experts, "mask_only", True, allowed)
@@ -195,7 +195,7 @@ def _check_together(choices: Choices, config: FlapConfig) -> None:
 
     if choices.need_covariance:
         samples = config.calibration.num_samples
-        allowed = "at least 2, as what is fitted on some is judged on others"
+        allowed = "at least 2, because some windows are held out to compare fits"
         require(samples >= 2, "calibration.num_samples", samples, allowed)
 
 

@@ -171,7 +171,8 @@ class Owner:
         old = folder / "checkpoint"
         if not run.config.checkpoint.save and old.exists():
             log.warning(
-                "%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it",
+                "%s: this checkpoint of an earlier run stays, but its report is replaced "
+                "(checkpoint.save=false)",
                 old,
             )
         self._report_before = _report_digest(folder)

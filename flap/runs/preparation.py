@@ -101,7 +101,7 @@ def _check_model(
 ) -> None:
     """Check that a model of this origin, at this placement, can be saved, compared and trained."""
     placed = source.placed
-    allowed = f"true with model.placement={source.placement}, whose result is nowhere but on disk"
+    allowed = f"true with model.placement={source.placement}, whose result exists only on disk"
     require(config.checkpoint.save or not placed.streams, "checkpoint.save", False, allowed)
 
     is_there_again = placed.whole or not source.loaded

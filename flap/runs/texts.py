@@ -115,10 +115,7 @@ def _counted_text(config: FlapConfig, dataset: Any, tokenizer: PreTrainedTokeniz
         answers = answers_of(own)
     wanted = Wanted(1, 2, config.seed, own.bos, answers)
     counted = read_parts(section, parse(dataset, f"{section}.dataset"), tokenizer, wanted)
-    allowed = (
-        "texts or files; what the model writes is counted where calibration windows are read that "
-        "have it"
-    )
+    allowed = "texts or files; text of the model itself is counted only as a calibration text"
     require(not counted.to_write, f"{section}.dataset", dataset, allowed)
     return counted
 

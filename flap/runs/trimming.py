@@ -115,8 +115,8 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
     assert choices.vocabulary is not None
     choices.vocabulary.check(tokens)
     allowed = (
-        "none with vocabulary=trim: predictions of two tokenizers are of other tokens; "
-        "eval=perplexity has bits"
+        "none with vocabulary=trim, because the two models predict different tokens; "
+        "eval=perplexity gives bits per byte"
     )
     for evaluator in choices.evaluators.values():
         require(not isinstance(evaluator, Divergence), "eval", "divergence", allowed)

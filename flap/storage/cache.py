@@ -59,7 +59,7 @@ class Entries(Store[T]):
                 raise ValueError("its checksum does not match")
             return Artefact(self.kind.read(entry / DATA), Label.from_dict(stored["label"]))
         except Exception as error:  # a damaged file can make its reader raise anything
-            log.warning("cache: %s is not used and made again (%s)", entry, one_line(error))
+            log.warning("cache: %s cannot be used and is made again (%s)", entry, one_line(error))
             return None
 
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:

@@ -196,9 +196,9 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             log.info(
-                "the work stays in %s: the same command goes on from it "
-                "(with checkpoint.overwrite=true, if its checkpoint is there already), "
-                "with resume=false it begins anew",
+                "the work stays in %s: the same command continues it "
+                "(add checkpoint.overwrite=true if its checkpoint exists already); "
+                "resume=false begins anew",
                 folder,
             )
 

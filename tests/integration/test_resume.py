@@ -145,7 +145,7 @@ def test_status_and_report_of_a_finished_run(
     assert Report.load(tmp_path / "run" / "report.json").ratio["requested"] == 0.3
     unsaved = quick_flap(*finished, "ratio=0.4", "resume=false", "checkpoint.save=false")
     assert (
-        f"{tmp_path / 'run' / 'checkpoint'}: of an earlier run, whose report is replaced"
+        f"{tmp_path / 'run' / 'checkpoint'}: this checkpoint of an earlier run stays"
         in unsaved.stderr
     )
 
