@@ -68,7 +68,7 @@ def time_ratio(num_samples: int, repeats: int) -> float:
 
 
 def memory_over_model(num_samples: int) -> None:
-    """Print the peak memory of pruning above that of the loaded model, in bytes.
+    """Print the bytes by which the peak memory of pruning exceeds the memory of the loaded model.
 
     This runs in a process of its own.
     """

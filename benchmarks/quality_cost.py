@@ -109,7 +109,7 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
 
 
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
-    """Print the peak memory of pruning above that of the loaded model, in bytes (Linux).
+    """Print the bytes by which the peak memory of pruning exceeds the loaded model (Linux).
 
     This runs in a process of its own.
     """

@@ -93,7 +93,7 @@ def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
     field: the config key that error messages name.
 
     Raises:
-        ValueError: they are neither on this machine nor can they be downloaded.
+        ValueError: the prompts are not on this machine and cannot be downloaded.
     """
     asked = PROMPTS[name]
     try:

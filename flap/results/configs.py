@@ -33,7 +33,7 @@ def is_bookkeeping(key: str) -> bool:
 
 
 def is_setting(key: str) -> bool:
-    """Return whether a flat config has a key: not bookkeeping, nor a field of `RunRecord`."""
+    """Return whether a key is a setting: neither bookkeeping nor a field of `RunRecord`."""
     return key not in (*CHOICES, "model.name", "run_name") and not is_bookkeeping(key)
 
 

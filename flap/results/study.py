@@ -135,7 +135,7 @@ class Study:
         return any(run.report.vocabulary for run in self.runs)
 
     def of(self, rows: DataFrame) -> list[RunRecord]:
-        """Return the runs of rows of the frame."""
+        """Return the runs that belong to these rows of the frame."""
         return [self.runs[i] for i in rows.index]
 
     def domain(self, name: str) -> str:

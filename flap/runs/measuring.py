@@ -78,7 +78,7 @@ def measure_pruned(
 
 
 class DenseAgain:
-    """The dense model, which can be opened again after it was pruned. Made before that."""
+    """The dense model, which can be opened again after pruning. This is made before pruning."""
 
     def __init__(self, source: ModelSource) -> None:
         self.num_bytes = source.num_bytes

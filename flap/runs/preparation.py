@@ -155,7 +155,7 @@ def check_room_to_make(run: Run) -> None:
     Also check that its checkpoint can be written.
 
     Raises:
-        ValueError: there is none.
+        ValueError: memory or disk is too small, or the checkpoint cannot be written.
     """
     ranks.agreed(partial(_check_room, run))
 

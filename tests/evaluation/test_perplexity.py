@@ -40,7 +40,7 @@ def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
 
 
 def numbers_of(model: PlacedModel, windows: Batch, num_bytes: list[int]) -> dict[str, float]:
-    """The numbers of a task of windows that have these numbers of bytes."""
+    """Return the numbers of a task. num_bytes: the bytes of text in each of its windows."""
     length = windows.tokens_NT.shape[1]
     task = Perplexity(["words"]).task("w", length, windows, torch.tensor(num_bytes))
     return task.run(model).numbers
@@ -136,7 +136,7 @@ ALL_WINDOWS = torch.ones(400, dtype=torch.bool)
 
 
 def jackknife_error(statistic: Callable[[Tensor], float]) -> float:
-    """The standard error of a statistic of 400 windows; it gets a mask of the counted windows."""
+    """Return the standard error of a statistic of 400 windows, by leaving out one at a time."""
     values = []
     for i in range(400):
         kept_N = ALL_WINDOWS.clone()

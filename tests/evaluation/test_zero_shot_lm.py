@@ -81,7 +81,7 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 
 @pytest.fixture
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
-    """A function that makes a model in bfloat16, where answers depend on the batch."""
+    """Return a function that makes a model in bfloat16, in which answers depend on the batch."""
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:
         model = tiny_model("llama-gqa").to(torch.bfloat16)

@@ -44,7 +44,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Keys or values of no token. A sliding window also has the number of tokens so far, 0."""
+    """Return an empty cache: keys or values without tokens, or the length 0 of a sliding window."""
     return (
         np.zeros((1, shape[1], 0, shape[3]), np.float32)
         if len(shape) == 4

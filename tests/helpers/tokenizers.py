@@ -90,7 +90,7 @@ def olmo2(ignore_merges: bool = False) -> PreTrainedTokenizerFast:
 
 
 def _trained(kind: Any, **special: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer of a class, with a vocabulary that is trained after its own steps."""
+    """Return a tokenizer of a class. Its own steps divide the text that trains its vocabulary."""
     trained = _byte_level(kind(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer).model
     return _named(kind(**_state(trained), eos_token="<|stop|>", pad_token="<|stop|>", **special))
 

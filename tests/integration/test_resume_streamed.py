@@ -71,7 +71,7 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """The files of the checkpoint, the plan, and what fits report. No path in them is absolute."""
+    """Return the checkpoint's files, the plan and the fit reports. No path in them is absolute."""
     run = folder / "run"
     contents = {file.name: file.read_bytes() for file in (run / "checkpoint").iterdir()}
     contents["plan.json"] = (run / "plan.json").read_bytes()

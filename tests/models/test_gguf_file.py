@@ -99,7 +99,8 @@ def blocks(type_: GGMLQuantizationType, shape: tuple[int, int], seed: int) -> np
     size, num_bytes = gguf.GGML_QUANT_SIZES[type_]
     number = shape[0] * shape[1] // size
     raw = np.random.default_rng(seed).integers(0, 256, (number, num_bytes), dtype=np.uint8)
-    scales = 2 if type_ == GGMLQuantizationType.Q4_K else 1  # in float16, before the rest
+    # the number of float16 scales at the start of a block
+    scales = 2 if type_ == GGMLQuantizationType.Q4_K else 1
     raw[:, : 2 * scales] = np.full((number, scales), 5e-4, np.float16).view(np.uint8)
     return raw.reshape(shape[0], -1)
 

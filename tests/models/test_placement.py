@@ -193,7 +193,7 @@ def test_it_computes_what_the_model_computes(placed: PlacedModel, plain: PreTrai
     for batch_NT in BATCHES:
         hidden_NTD = next(states)
         assert torch.equal(hidden_NTD, plain.model(input_ids=batch_NT).last_hidden_state)
-        # while the caller looks at it, the head has its weights
+        # the head has its weights while the caller holds the states of a batch
         assert torch.equal(placed.adapter.logits(hidden_NTD), plain(input_ids=batch_NT).logits)
     assert next(states, None) is None
     assert torch.equal(placed.logits(BATCHES[0]), plain(input_ids=BATCHES[0]).logits)

@@ -46,7 +46,7 @@ def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 def go(
     placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False
 ) -> dict[str, Stream]:
-    """A walk with two streams that are advanced in each layer, behind `visit`."""
+    """Walk with two streams. In each layer, call `visit` and then advance the streams."""
     walk = Walk(placed, "walk", WorkFolder(folder), changing)
     for name, batches in BATCHES.items():
         walk.enter(name, batches)

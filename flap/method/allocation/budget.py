@@ -103,8 +103,8 @@ class Budget:
     """How much to remove, to within one unit, and the bounds that a plan has to be within."""
 
     layers: tuple[Pair[Units], ...]
-    # the share of the prunable parameters of all layers that is removed; with bounds, the share
-    # that any plan within them removes at least
+    # the share of the prunable parameters of all layers that is removed; with bounds, the smallest
+    # share that a plan must remove to be within them
     ratio: float
     bounds: tuple[Bound, ...] = ()  # no more is removed than it takes to be within all of them
 
@@ -124,9 +124,10 @@ class Budget:
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return the share of parameters that any plan within a bound removes at least.
+        """Return the smallest share of parameters that a plan must remove to be within a bound.
 
-        It is reached if only the units are removed that cost the bound most per parameter.
+        This share is enough if the removed units are the ones that cost the bound most per
+        parameter.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):

@@ -65,7 +65,7 @@ class GivenPlan:
         """Check that the plan was made for a model with these units.
 
         Raises:
-            ValueError: it was not; names the first difference.
+            ValueError: it was not. The message names the first difference.
         """
         difference = next(self._differences(budget), None)
         if difference is not None:

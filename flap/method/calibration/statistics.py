@@ -149,7 +149,8 @@ def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> S
     With the co-moments C_r, the tokens T_r and the mean of each process r, the result has the
     co-moments Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ) (Chan, Golub and LeVeque 1979).
 
-    comoments: the co-moments of this process. Those of the others are added to them in place.
+    comoments: the co-moments of this process. The co-moments of the other processes are added to
+        them in place.
     """
     merged = reduce(merge, parts)
     if comoments is not None:

@@ -21,7 +21,7 @@ class Symmetric:
     channels. Adding products takes less work in the same proportion.
     """
 
-    # each strip_SJ has STRIP rows, from the diagonal of its first row on
+    # each strip_SJ has STRIP rows, and begins at the diagonal element of its first row
     strips: tuple[Tensor, ...]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Every family that is under the contract."""
+"""All families that the contract tests."""
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
