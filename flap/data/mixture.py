@@ -32,7 +32,7 @@ class Part:
     dataset: str  # a name or a file; the label of texts in memory
     # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
     weight: float = 1.0
-    # whether prompts go through the tokenizer's chat template; None: if the tokenizer has one
+    # whether prompts go through the tokenizer's chat template; None uses it if there is one
     chat_template: bool | None = None
     documents: tuple[str, ...] = ()  # the texts in memory; empty for a name or a file
 

@@ -32,7 +32,8 @@ class Generation(ZeroShot):
     tasks: list[str] = field(
         default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
     )
-    # number of examples in the prompt, which show how long answers are; None: the task's default
+    # number of examples in the prompt, which show how long answers are; None stands for the task's
+    # default
     num_fewshot: int | None = 5
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:

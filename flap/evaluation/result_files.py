@@ -49,7 +49,7 @@ class Entry:
 class Results:
     """The numbers of a run, in its folder or, for a run without a folder, in memory."""
 
-    path: Path | None  # evaluation.json; None: the numbers are kept in memory
+    path: Path | None  # evaluation.json; None keeps the numbers in memory
     _in_memory: dict[str, Entry] = field(default_factory=dict)
 
     def of(self, about: Mapping[str, Any]) -> "TaskNumbers":

@@ -59,9 +59,10 @@ class OnTexts(Evaluator):
     # tokens in a window, 2 or more, or a list of lengths; the names of the numbers contain the
     # length
     seq_len: Any = 128
-    max_tokens: int | None = 16384  # tokens of each text, at least one window; None: all
+    max_tokens: int | None = 16384  # tokens of each text, at least one window; None takes all
     batch_size: int = 8  # windows at a time; 1 or more
-    # whether windows begin with the BOS token: "true", "false"; "auto": if the tokenizer adds it
+    # whether windows begin with the BOS token: "true", "false", or "auto", which follows the
+    # tokenizer
     bos: str = "auto"
 
     def __post_init__(self) -> None:

@@ -76,15 +76,16 @@ class ZeroShot(Evaluator):
 
     # lm-eval tasks, groups or tags
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
-    limit: int | None = None  # number of documents of each task, 1 or more; None: all
-    # number of examples in the prompt, 0 or more; None: the task's default, 0 for these seven
+    limit: int | None = None  # number of documents of each task, 1 or more; None takes all
+    # number of examples in the prompt, 0 or more; None stands for the task's default, 0 for these
+    # seven
     num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    # where documents come from: hub; packaged; auto: the hub if it can be reached, else packaged
+    # where documents come from: hub, packaged, or auto, which takes the hub if it can be reached
     source: str = "auto"
     seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; lm-eval's default
-    # whether to use the tokenizer's chat template: true, false; auto: false, as in published
-    # numbers
+    # whether to use the tokenizer's chat template: true, false, or auto, which is false as in
+    # published numbers
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:

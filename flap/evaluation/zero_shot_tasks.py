@@ -49,8 +49,8 @@ class Asking(NamedTuple):
     """How the prompts of a task are given to a model."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int | None  # the model's context in tokens; None: unlimited
-    template: Any  # the chat template that prompts go through; None: none
+    max_length: int | None  # the model's context in tokens; None if it is unlimited
+    template: Any  # the chat template that prompts go through, or None
 
 
 @cache

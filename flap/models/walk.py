@@ -36,7 +36,7 @@ class Stream:
     batches: list[Tensor]
     calls: list[list[Call]]  # for each batch, the calls of all layers
     file: str | None
-    masks: Sequence[Tensor | None]  # mask_P of each batch; None: all positions count
+    masks: Sequence[Tensor | None]  # mask_P of each batch; None if all positions count
 
     def outputs(
         self, index: int, layer: nn.Module, recording: Recording = unrecorded

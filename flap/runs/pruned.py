@@ -28,7 +28,7 @@ class Pruned:
     tokens: list[str] = field(default_factory=list)  # the tokens that stay in a trimmed vocabulary
     # None if an earlier start of the run has made the model
     model: PlacedModel | None = None
-    # the run for later stages, with the texts that the model wrote; None: not known
+    # the run for later stages, with the texts that the model wrote; None if it is not known
     run: Run | None = None
 
 

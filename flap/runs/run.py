@@ -40,7 +40,7 @@ class Run:
     texts: Mapping[str, Windows]
     budget: Budget
     tasks: Sequence[Task]  # the measurements
-    run_dir: Path | None  # the folder of the report; None: the report is not written
+    run_dir: Path | None  # the folder of the report; None if no report is written
     results: Results  # the numbers that have been measured
     key: str = ""  # a digest of the config and the inputs, for all that the run makes of the model
     processes: Sequence[str] = ()  # the device of each process and its machine; empty: one process

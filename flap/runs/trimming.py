@@ -123,7 +123,7 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
 
 
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
-    """Return the most tokens with which a model whose layers are not pruned meets its targets.
+    """Return the largest number of tokens that the targets allow if no layer is pruned.
 
     It is 0 if no target counts parameters, or if no number of tokens is enough.
     """

@@ -34,7 +34,7 @@ def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterato
     Yields "held"; "busy" if another process still holds the lock after `wait_seconds`; or "none" if
     no lock can be made, which is logged in one line. The lock of a killed process is free.
 
-    field: the config key of the folder, for this line; None: nothing is logged.
+    field: the config key of the folder, for this line. If it is None, nothing is logged.
     """
     # filelock's fallback is a file whose existence means "held": after a kill it stays for ever
     lock = FileLock(path, fallback_to_soft=False)

@@ -21,7 +21,7 @@ from torch.utils import backend_registration
 NAME = "second"
 HOST = torch.device("cpu")
 
-# These operations take indices on the CPU while the first argument is on the device, like a GPU.
+# These operations take indices on the CPU while the first argument is on the device, as on a GPU.
 TAKE_CPU_INDICES = {
     "aten::index",
     "aten::_unsafe_index",

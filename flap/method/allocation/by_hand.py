@@ -25,7 +25,8 @@ class ManualHeads(Structure):
     An attention that cannot be divided into heads stays whole.
     """
 
-    # query heads to remove from the whole model, in whole KV heads; None: the proportional share
+    # query heads to remove from the whole model, in whole KV heads; None stands for the
+    # proportional share
     remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:

@@ -48,7 +48,7 @@ class LinearCompensation(Compensation):
     """
 
     needs_covariance: ClassVar[bool] = True
-    # in units of the mean variance of the block's channels, >= 0; None: chosen
+    # in units of the mean variance of the block's channels, >= 0; None chooses the best ridge
     ridge: float | None = None
 
     def __post_init__(self) -> None:

@@ -34,7 +34,8 @@ class Recovery:
 
     # a text or mixture, as for calibration; None stands for the calibration windows
     dataset: Any
-    # tokens to train on, in whole steps and each of them `epochs` times; at least one step
+    # number of tokens to train on, rounded to whole steps; at least one step. Each token is trained
+    # on `epochs` times.
     tokens: int
     # highest learning rate of AdamW, above 0; without a rank, it is a multiple of the root mean
     # square of each tensor

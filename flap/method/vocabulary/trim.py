@@ -143,8 +143,8 @@ class Trim:
     def number(self, tokens: Tokens, texts: Windows, rows: int, room: int) -> int:
         """Return how many tokens stay.
 
-        rows: the rows of the embedding. room: the most tokens with which a model whose layers are
-        not pruned meets its targets.
+        rows: the rows of the embedding. room: the largest number of tokens that the targets allow
+            if no layer is pruned.
         """
         if self.size is not None:
             return self.size
