@@ -63,7 +63,7 @@ class PlacedModel(ABC):
         """
 
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
-        """Return where a walk keeps its work.
+        """Return the folder in which a walk keeps its work.
 
         A model in memory keeps nothing: it is quick, and its changes are lost with the process.
         """

@@ -39,7 +39,7 @@ from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
-# facts about text that the model has written, by the text's use
+# facts about texts that the model has written, by "calibration" or "recovery"
 Written = dict[str, dict[str, Any]]
 
 

@@ -540,7 +540,7 @@ def test_the_callback_writes_the_study_as_cells_end(
     config = OmegaConf.merge(sweep_config(sweep), {"hydra": {"mode": RunMode.MULTIRUN}})
     StudyCallback().on_job_end(config, JobReturn())
     write_status(next(sweep.glob("3_*")), "failed", "out of memory")
-    StudyCallback().on_job_end(config, JobReturn())  # soon after the last
+    StudyCallback().on_job_end(config, JobReturn())  # less than a minute after the last call
     assert "out of memory" not in (sweep / "index.html").read_text() and not caplog.records
     os.utime(sweep / "index.html", (0, 0))
     StudyCallback().on_job_end(config, JobReturn())

@@ -20,7 +20,7 @@ class Middle(ULUM):
         and the rest of share · its parameters as neurons
 
     G: the attention units of the layer. The first and the last layers stay whole, because a model
-    is most sensitive there. The defaults are those of the authors' code for LLaMA-7B, which prunes
+    is most sensitive there. The defaults come from the authors' code for LLaMA-7B, which prunes
     layers 4 to 29 of 32.
 
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
@@ -37,7 +37,7 @@ class Middle(ULUM):
             require(value >= 0, f"structure.{name}", value, "a whole number >= 0")
 
     def check(self, budget: Budget) -> None:
-        """Check that there are middle layers, and the rest as `Structure.check` does.
+        """Check the options as `Structure.check` does, and that there are middle layers.
 
         Raises:
             ValueError: an option or the ratio does not fit this model.

@@ -95,7 +95,7 @@ def within(
     scores: the scores of the units of each layer.
     fewest: how many units each layer keeps in any case.
     costs: for each bound, cost_K of each layer.
-    most: for each bound, what all layers may cost together.
+    most: for each bound, the highest cost that all layers may have together.
     """
     # 1. rank the units of all layers; those that stay in any case come first
     always_U = best_of_each(scores, fewest)

@@ -143,7 +143,7 @@ def _kv_costs(
         expected = "a model whose attention has heads that can be pruned, in all layers"
         raise ValueError(f"target.{name}: expected {expected}")
     caches = DynamicCache(config=adapter.model.config).layers
-    # a Falcon with groups copies keys and values for all query heads before it keeps them
+    # a Falcon with groups copies keys and values for all query heads, and caches the copies
     copied = getattr(adapter.config, "new_decoder_architecture", False)
 
     costs = []

@@ -162,7 +162,7 @@ def written_text(written: dict[str, Any]) -> Text:
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches may be written at the same time, so that all of them are needed.
+    """Return how many batches can be written at the same time without writing one too many.
 
     Returns 0 if the text is complete.
     """

@@ -162,7 +162,10 @@ class _Nested:
 
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
-    """Divide removals into chains, given by index. A removal contains the previous of its chain."""
+    """Divide removals into chains, which are lists of their indices.
+
+    In a chain, each removal contains the one before it.
+    """
     pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []
     for k in sorted(range(len(removals)), key=lambda k: len(pruned[k])):

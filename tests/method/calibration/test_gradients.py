@@ -27,7 +27,7 @@ SMALL = {
     "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
-GROUPS = 4  # KV heads of each family but GPT-2
+GROUPS = 4  # KV heads of each family except GPT-2
 Products = dict[str, Tensor]  # w · ∂L/∂w of the parameters of a layer, by their names in it
 
 
@@ -59,7 +59,7 @@ def of_gated_mlp(products: Products) -> Tensor:
 
 
 def of_olmo2(products: Products) -> Pair[Tensor]:
-    """Norms over the queries and keys of all heads belong to their heads."""
+    """OLMo 2 has norms over the queries and keys of all heads. Each weight belongs to its head."""
     heads, neurons = of_llama(products)
     for name in ("q_norm", "k_norm"):
         norm = products[f"self_attn.{name}.weight"]
@@ -68,7 +68,7 @@ def of_olmo2(products: Products) -> Pair[Tensor]:
 
 
 def of_phi3(products: Products) -> Pair[Tensor]:
-    """One matrix has queries, keys and values, and one has gates and ups."""
+    """Phi-3 has one matrix for queries, keys and values, and one for gates and ups."""
     sizes = [8 * 4, GROUPS * 4, GROUPS * 4]
     heads = columns(products, "self_attn.o_proj", GROUPS)
     for part in products["self_attn.qkv_proj.weight"].split(sizes):
@@ -79,7 +79,7 @@ def of_phi3(products: Products) -> Pair[Tensor]:
 
 
 def of_gpt2(products: Products) -> Pair[Tensor]:
-    """The matrices of Conv1D are transposed."""
+    """GPT-2 has Conv1D modules, whose matrices are transposed."""
     heads = products["attn.c_proj.weight"].unflatten(0, (8, -1)).sum(dim=(1, 2))
     weights = products["attn.c_attn.weight"].chunk(3, dim=1)
     biases = products["attn.c_attn.bias"].chunk(3)
@@ -91,7 +91,7 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 
 
 def of_mixtral(products: Products) -> Pair[Tensor]:
-    """The neurons of all experts, expert after expert."""
+    """Mixtral has the neurons of all experts, expert after expert."""
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
     neurons_EI = neurons_EI + products["mlp.experts.down_proj"].sum(dim=1)
@@ -176,7 +176,7 @@ def assert_same(found: list[Pair[Tensor]], expected: list[Pair[Tensor]]) -> None
 
 
 def masked() -> Batch:
-    """Windows of which some tokens do not count, and one window has none that count."""
+    """Windows in which some tokens do not count. In one window, no token counts."""
     tokens_NT = tokens()
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
     mask_NT[::2, 5:15] = False
