@@ -5,11 +5,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from flap.checkpoint.stock import takes_output_biases
-from flap.config import FlapConfig, TargetConfig, build, require, targets
+from flap.config import (
+    CalibrationConfig,
+    FlapConfig,
+    TargetConfig,
+    build,
+    require,
+    targets,
+)
 from flap.evaluation import Evaluator
 from flap.method.allocation import (
     Biases,
@@ -44,13 +51,17 @@ class Selection(NamedTuple):
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a config (metric, structure, compensation, evaluators) as objects."""
+    """The choices of a config: groups as objects, the calibration, and the size that is asked."""
 
     selection: Selection | None  # None: a plan is given
     given: GivenPlan | None  # None: the units are selected
     compensation: Compensation
     evaluators: Mapping[str, Evaluator]  # by their names in the config's section `eval`
-    propagate: str  # each layer is calibrated on the outputs of "dense" or "pruned" layers
+    calibration: CalibrationConfig
+    seed: int
+    ratio: float  # the share of the prunable parameters to remove; 0 with a target or a plan
+    target: TargetConfig
+    mask_only: bool  # removed units become zeros, and the shapes stay
     recovery: Recovery | None = None  # training after compression
     vocabulary: Trim | None = None  # selects the tokens that stay; None: all tokens stay
 
@@ -90,7 +101,7 @@ class Choices:
     @property
     def in_sequence(self) -> bool:
         """Whether each layer is pruned before the next one is calibrated (Wanda-sp)."""
-        return self.propagate == "pruned" and self.need_windows
+        return self.calibration.propagate == "pruned" and self.need_windows
 
     def keep_everything(self, budget: Budget) -> bool:
         """Return whether no unit is removed, so that nothing has to be scored.
@@ -139,12 +150,6 @@ def choose(config: FlapConfig) -> Choices:
     Raises:
         ValueError: an option of a choice is out of range, or two choices cannot be combined.
     """
-    recovery = None
-    if config.recover:
-        recovery = build("recover", config.recover, Recovery, Reconstruction)
-    if isinstance(recovery, Reconstruction):
-        recovery = recovery.on(config.calibration.num_samples, config.calibration.seq_len)
-
     vocabulary = None
     if config.vocabulary:
         vocabulary = build("vocabulary", config.vocabulary, Trim)
@@ -161,15 +166,36 @@ def choose(config: FlapConfig) -> Choices:
     for name, options in (config.eval or {}).items():
         evaluators[name] = build(f"eval.{name}", options, Evaluator)
     compensation = build("compensation", config.compensation, Compensation)
-    propagate = config.calibration.propagate
-    choices = Choices(selection, given, compensation, evaluators, propagate, recovery, vocabulary)
-    _check_together(choices, config)
+    choices = Choices(
+        selection,
+        given,
+        compensation,
+        evaluators,
+        config.calibration,
+        config.seed,
+        config.ratio or 0,
+        config.target,
+        config.mask_only,
+        _recovery(config.recover, config.calibration),
+        vocabulary,
+    )
+    _check_together(choices)
     return choices
 
 
-def _check_together(choices: Choices, config: FlapConfig) -> None:
+def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
+    """Return the training after compression. A reconstruction reads the calibration windows."""
+    if not chosen:
+        return None
+    recovery = build("recover", chosen, Recovery, Reconstruction)
+    if isinstance(recovery, Reconstruction):
+        return recovery.on(calibration.num_samples, calibration.seq_len)
+    return recovery
+
+
+def _check_together(choices: Choices) -> None:
     """Check that the choices can be combined."""
-    if config.mask_only:
+    if choices.mask_only:
         training = getattr(choices.recovery, "name", "")
         allowed = f"false with recover={training}, which would train the masked units, too"
         require(choices.recovery is None, "mask_only", True, allowed)
@@ -178,7 +204,8 @@ def _check_together(choices: Choices, config: FlapConfig) -> None:
         allowed = "false with structure.experts=true, as a router cannot be masked"
         require(not choices.experts, "mask_only", True, allowed)
 
-    if choices.propagate != "dense":
+    propagate = choices.calibration.propagate
+    if propagate != "dense":
         allowed = "dense with plan"
         if choices.selection is not None:
             allowed = (
@@ -186,15 +213,15 @@ def _check_together(choices: Choices, config: FlapConfig) -> None:
                 "layer has its statistics"
             )
         field = "calibration.propagate"
-        require(choices.layer_by_layer, field, choices.propagate, allowed)
+        require(choices.layer_by_layer, field, propagate, allowed)
         allowed = "dense with a metric that needs gradients, which are those of the dense model"
-        require(not choices.need_gradients, field, choices.propagate, allowed)
+        require(not choices.need_gradients, field, propagate, allowed)
 
     if choices.selection is not None:
         _check_selection(*choices.selection)
 
     if choices.need_covariance:
-        samples = config.calibration.num_samples
+        samples = choices.calibration.num_samples
         allowed = "at least 2, because some windows are held out to compare fits"
         require(samples >= 2, "calibration.num_samples", samples, allowed)
 
@@ -225,9 +252,7 @@ def _source(module: str) -> str:
         return uuid4().hex
 
 
-def check_budget(
-    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource
-) -> Budget:
+def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> Budget:
     """Return the budget, counted from the tensors.
 
     Raises:
@@ -248,9 +273,9 @@ def check_budget(
         allowed = f"device with the metric {name}, which needs gradients of the whole model there"
         fits = model.placed.whole or not choices.need_gradients
         require(fits, "model.placement", model.placement, allowed)
-    budget = price(adapter, config.ratio or 0)
-    if targets(config.target):
-        budget = budget.within(bounds(adapter, choices, config, model))
+    budget = price(adapter, choices.ratio)
+    if targets(choices.target):
+        budget = budget.within(bounds(adapter, choices, model))
     if choices.selection is not None:
         choices.selection.structure.check(budget)
     if choices.given is not None:
@@ -259,9 +284,7 @@ def check_budget(
     return budget
 
 
-def bounds(
-    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource
-) -> tuple[Bound, ...]:
+def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple[Bound, ...]:
     """Return the bounds that the targets of a run set.
 
     Raises:
@@ -270,10 +293,10 @@ def bounds(
     adds = choices.compensation.adds_bias
     biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))
     if model.loaded:
-        _check_types(adapter, config.target)
+        _check_types(adapter, choices.target)
     layers = price(adapter, 0).layers
     itemsize = model.dtype.itemsize
-    return bounds_of_shapes(config.target, adapter, layers, itemsize, biases, model.max_length)
+    return bounds_of_shapes(choices.target, adapter, layers, itemsize, biases, model.max_length)
 
 
 def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:

@@ -22,7 +22,7 @@ from flap.models.predictions import LOGITS_BYTES
 from flap.runs.choices import Choices, choose
 from flap.runs.texts import check_prompts_fit, read_texts
 from flap.runs.trimming import Trimming, budget_after_trimming
-from flap.storage import cache_root
+from flap.storage import Cache, cache_root
 
 # Estimates are accurate to this factor. A run is refused only if its estimate exceeds the free
 # memory or disk by more than this factor.
@@ -58,18 +58,18 @@ class DryRun:
     If the run has several processes, this is the cost of one process.
     """
 
-    config: FlapConfig
     choices: Choices
     source: ModelSource
     adapter: ModelAdapter  # the adapter of the model on the meta device
     budget: Budget
+    cache: Cache
     processes: int = 1
     trimming: Trimming | None = None  # how far the vocabulary is trimmed first
 
     @property
     def removed(self) -> float:
         """The number of parameters that are removed."""
-        return 0.0 if self.config.mask_only else self.budget.ratio * self.budget.total
+        return 0.0 if self.choices.mask_only else self.budget.ratio * self.budget.total
 
     @property
     def passes(self) -> int:
@@ -78,15 +78,16 @@ class DryRun:
             return 0
         if self.choices.in_sequence:
             return 1
-        scored = self.config.plan is None
+        scored = self.choices.given is None
         observed = self.choices.read_plain_statistics + self.choices.need_gradients
         return 1 + scored + observed
 
     @property
     def tokens(self) -> int:
         """The number of calibration tokens of this process; 0 if no choice needs calibration."""
-        windows = self.config.calibration.num_samples if self.choices.need_windows else 0
-        return math.ceil(windows * self.config.calibration.seq_len / self.processes)
+        calibration = self.choices.calibration
+        windows = calibration.num_samples if self.choices.need_windows else 0
+        return math.ceil(windows * calibration.seq_len / self.processes)
 
     def needs(self, placement: str) -> Needs:
         """Return the memory and disk that the run needs at a placement, without training."""
@@ -108,7 +109,7 @@ class DryRun:
 
         streams = STREAMS[placement]
         states = self._states(streams)
-        searches = self.choices.search is not None and self.config.use_cache
+        searches = self.choices.search is not None and self.cache.enabled
         mapped = states if streams or searches else 0.0
         disk = mapped
         weights = max(*layers, total - sum(layers)) if streams else total
@@ -158,7 +159,7 @@ class DryRun:
         blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
         width = max(_sizes(block)[0] * block.num_chosen for block in blocks)
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
-        calibration = self.config.calibration
+        calibration = self.choices.calibration
         tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
         return tokens * self.source.dtype.itemsize * copied
 
@@ -175,7 +176,7 @@ class DryRun:
             width = max(_sizes(block)[0] * block.num_chosen for block in self.adapter.blocks(i))
             values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * width
             largest = max(largest, *(one.numel() for one in layer.parameters()))
-        calibration = self.config.calibration
+        calibration = self.choices.calibration
         tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
         logits = min(LOGITS_BYTES, 4 * tokens * self.adapter.vocab_size)
         return tokens * itemsize * values + (itemsize + 8) * largest + LOGITS_COPIES * logits
@@ -184,10 +185,10 @@ class DryRun:
     def _hidden_size(self) -> int:
         return _sizes(self.adapter.attention(0))[1]
 
-    def check(self, cache: Path, left: int = 0) -> None:
+    def check(self, left: int = 0) -> None:
         """Check that the free memory and disk may be enough for the run.
 
-        left: bytes of files below `cache` that an interrupted start has left. This start uses them
+        left: bytes of files in the cache that an interrupted start has left. This start uses them
         again.
 
         Raises:
@@ -196,11 +197,11 @@ class DryRun:
         """
         source = self.source
         needs = self.needs(source.placement)
-        device, host, disk = free(source.device, cache)
+        device, host, disk = free(source.device, self.cache.root)
         less = []
         if not source.placed.streams and not self.choices.need_gradients:
             less.append("model.placement=stream")
-        if self.config.calibration.batch_size > 1:
+        if self.choices.calibration.batch_size > 1:
             less.append("a smaller calibration.batch_size")
         if self.choices.need_covariance:
             less.append("choices without covariances")
@@ -226,7 +227,7 @@ class DryRun:
             yield from self.trimming.lines(self.budget)
         yield f"passes over the weights: {self.passes}"
         rows = {name: astuple(self.needs(name))[:-1] for name in STREAMS}
-        rows["free here"] = free(self.source.device, cache_root(self.config.cache_dir))
+        rows["free here"] = free(self.source.device, self.cache.root)
         yield HEADINGS
         for name, sizes in rows.items():
             chosen = f"{name} *" if name == self.source.placement else name
@@ -244,15 +245,15 @@ def dry_run(config: FlapConfig) -> DryRun:
         ValueError: the config has an error that can be seen so far; names the field.
     """
     choices = choose(config)
-    root = cache_root(config.cache_dir)
-    source = find_model(config.model, root, config.trust_remote_code, weights=False)
-    check_prompts_fit(config, choices, source)
+    cache = Cache(cache_root(config.cache_dir), config.use_cache)
+    source = find_model(config.model, cache.root, config.trust_remote_code, weights=False)
+    check_prompts_fit(choices, source)
     adapter = adapt(source.skeleton(), choices.experts)
     texts = {}
     if choices.vocabulary is not None:
-        texts = read_texts(config, choices, source.tokenizer, source.max_length)
-    budget, trimming = budget_after_trimming(config, choices, source, adapter, texts)
-    return DryRun(config, choices, source, adapter, budget, trimming=trimming)
+        texts = read_texts(choices, source)
+    budget, trimming = budget_after_trimming(choices, source, adapter, texts)
+    return DryRun(choices, source, adapter, budget, cache, trimming=trimming)
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:

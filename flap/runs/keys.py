@@ -109,7 +109,7 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
         **run.choices.code,
         "plan": digest(plan.to_dict()),
         "calibration": windows(run),
-        "propagate": run.config.calibration.propagate,
+        "propagate": run.choices.calibration.propagate,
         "compensation": options["compensation"],
         "mask_only": options["mask_only"],
     }

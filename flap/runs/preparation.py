@@ -58,21 +58,28 @@ def _prepare(
     source: ModelSource | None,
     overrides: Sequence[str],
 ) -> Run:
-    root = cache_root(config.cache_dir)
-    choices = _choose(config, run_dir)
-    source = source or find_model(config.model, root, config.trust_remote_code)
+    allowed = "false; only the command line prints what a run will take"
+    require(not config.dry_run, "dry_run", True, allowed)
+    choices = choose(config)
+    checkpoint = config.checkpoint
+    allowed = "a folder for the checkpoint, as this run has no folder of its own"
+    has_place = run_dir or checkpoint.dir or not checkpoint.save
+    require(bool(has_place), "checkpoint.dir", None, allowed)
+
+    cache = Cache(cache_root(config.cache_dir), config.use_cache, config.cache_wait_seconds)
+    source = source or find_model(config.model, cache.root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.experts)
     tasks = prepare_tasks(choices.evaluators, source.tokenizer, source.max_length)
-    _check_model(config, choices, tasks, source, adapter)
+    _check_model(choices, checkpoint.save, tasks, source, adapter)
 
-    texts = read_texts(config, choices, source.tokenizer, source.max_length)
+    texts = read_texts(choices, source)
     tasks = without_read(tasks, documents_read(texts))
-    budget, _ = budget_after_trimming(config, choices, source, adapter, texts)
-    refuse(overrides, _without_effect(config, choices, texts))
+    budget, _ = budget_after_trimming(choices, source, adapter, texts)
+    refuse(overrides, _without_effect(choices, texts, config.model.path))
     return Run(
         config=config,
         choices=choices,
-        cache=Cache(root, config.use_cache, config.cache_wait_seconds),
+        cache=cache,
         source=source,
         texts=texts,
         budget=budget,
@@ -82,19 +89,9 @@ def _prepare(
     )
 
 
-def _choose(config: FlapConfig, run_dir: Path | None) -> Choices:
-    allowed = "false; only the command line prints what a run will take"
-    require(not config.dry_run, "dry_run", True, allowed)
-    choices = choose(config)
-    has_place = run_dir or config.checkpoint.dir or not config.checkpoint.save
-    allowed = "a folder for the checkpoint, as this run has no folder of its own"
-    require(bool(has_place), "checkpoint.dir", None, allowed)
-    return choices
-
-
 def _check_model(
-    config: FlapConfig,
     choices: Choices,
+    saved: bool,
     tasks: Sequence[Task],
     source: ModelSource,
     adapter: ModelAdapter,
@@ -102,7 +99,7 @@ def _check_model(
     """Check that a model of this origin, at this placement, can be saved, compared and trained."""
     placed = source.placed
     allowed = f"true with model.placement={source.placement}, whose result exists only on disk"
-    require(config.checkpoint.save or not placed.streams, "checkpoint.save", False, allowed)
+    require(saved or not placed.streams, "checkpoint.save", False, allowed)
 
     is_there_again = placed.whole or not source.loaded
     allowed = "none: a model spread over devices is pruned in place and cannot be compared"
@@ -122,13 +119,13 @@ def _check_model(
 
 
 def _without_effect(
-    config: FlapConfig, choices: Choices, texts: Mapping[str, Windows]
+    choices: Choices, texts: Mapping[str, Windows], model_path: str
 ) -> dict[str, str]:
     """Return the options that change nothing in this run, each with the reason."""
-    settled = without_effect(config.calibration, texts)
+    settled = without_effect(choices.calibration, texts)
     if choices.vocabulary is not None:
         settled |= choices.vocabulary.without_effect
-    if find_gguf(config.model.path) is None:
+    if find_gguf(model_path) is None:
         settled["model.tie_copied_head"] = "this model is not read from a GGUF"
     return settled
 
@@ -166,8 +163,8 @@ def _check_room(run: Run) -> None:
     left = working_folder(run.cache.root, keys.workspace(run))  # left by an interrupted start
     adapter = adapt(source.skeleton(), run.choices.experts)
     processes = max(1, len(run.processes))
-    estimate = DryRun(run.config, run.choices, source, adapter, budget, processes)
-    estimate.check(run.cache.root, bytes_below(left))
+    estimate = DryRun(run.choices, source, adapter, budget, run.cache, processes)
+    estimate.check(bytes_below(left))
     if not run.config.checkpoint.save:
         return
 
@@ -177,7 +174,7 @@ def _check_room(run: Run) -> None:
     check_target(run.target, may_replace_checkpoint(run), model)
     check_inputs_stay(run.config, run.target)
     num_bytes = source.num_bytes
-    if not run.config.mask_only:
+    if not run.choices.mask_only:
         num_bytes -= int(budget.to_remove * source.dtype.itemsize)
     # files of layers that an interrupted start has left become files of the checkpoint
     check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
@@ -218,7 +215,7 @@ def _alike(run: Run) -> Run:
     allowed = "device or stream with several processes"
     require(valid, "model.placement", source.placement, allowed)
     if run.choices.need_windows:
-        samples = run.config.calibration.num_samples
+        samples = run.choices.calibration.num_samples
         allowed = f"{len(everywhere)} windows or more, one for each process"
         require(samples >= len(everywhere), "calibration.num_samples", samples, allowed)
     return replace(run, processes=[f"{name}: {device}" for name, device, _ in everywhere])

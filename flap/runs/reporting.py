@@ -59,7 +59,7 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     kept = budget.kept(plan)
     before = report.parameters["total_before"]
     after = count_parameters(adapter.model)
-    if run.config.mask_only:
+    if run.choices.mask_only:
         # the total of a masked model has zero biases that a sliced checkpoint may not have
         # (docs/exports.md)
         after -= budget.total - kept
@@ -104,7 +104,7 @@ def _targets(
     widths = run.budget.widths(plan)
     reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
     for bound in run.budget.bounds:
-        if bound.size and not run.config.mask_only:
+        if bound.size and not run.choices.mask_only:
             counted = parameters
             if bound.target == "active_parameters":
                 counted -= idle

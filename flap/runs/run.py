@@ -84,7 +84,7 @@ class Run:
     ) -> Calibration:
         """Return the calibration windows, with the statistics of every layer if they are known."""
         windows = self.texts.get("calibration")
-        batch_size = self.config.calibration.batch_size
+        batch_size = self.choices.calibration.batch_size
         if windows is None:
             nothing = Batch.of(torch.empty(0, 0, dtype=torch.long))
             return Calibration(model, nothing, batch_size, list(statistics))

@@ -67,7 +67,7 @@ def begun(run: Run) -> Iterator[Run]:
     looked_up = (run.choices.search or run.to_write) and run.cache.enabled
     continues = any(task.continues for task in run.tasks)
     with ExitStack() as stack:
-        stack.enter_context(seeded(run.config.seed))
+        stack.enter_context(seeded(run.choices.seed))
         if run.source.placed.streams or looked_up or run.choices.recovery or continues:
             directory = open_working_folder(run.cache.root, keys.workspace(run), run.config.resume)
             work = WorkFolder(stack.enter_context(ranks.held_by_first(directory)))
@@ -234,7 +234,7 @@ def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
 
 
 def _compress_layer(run: Run) -> CompressLayer:
-    return mask_layer if run.config.mask_only else slice_layer
+    return mask_layer if run.choices.mask_only else slice_layer
 
 
 def _compressed(
@@ -254,7 +254,7 @@ def _compressed(
     actual = [
         tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))
     ]
-    if actual != planned and not run.config.mask_only:
+    if actual != planned and not run.choices.mask_only:
         raise RuntimeError(
             f"the plan keeps {planned} KV heads and neurons, the layers have {actual}"
         )
@@ -294,7 +294,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
         teacher = run.source.open()
         answered, written = _answered_by(model, run, recovery, work)
         windows = training_windows(recovery, run.texts[recovery.use], answered)
-        trained = distil(recovery, model, teacher, windows, folder, run.config.seed)
+        trained = distil(recovery, model, teacher, windows, folder, run.choices.seed)
         return {**trained, "own_text": written}
 
 

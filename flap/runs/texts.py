@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import CalibrationConfig, FlapConfig, require
+from flap.config import CalibrationConfig, require
 from flap.data import SELF, Windows, parse
 from flap.data.dialogue import GIVEN, Answers
 from flap.data.overlap import ReadText
@@ -32,9 +32,7 @@ class Needed(NamedTuple):
     wanted: Wanted
 
 
-def read_texts(
-    config: FlapConfig, choices: Choices, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> dict[str, Windows]:
+def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
     """Return the windows of calibration and of recovery, as far as a choice needs them.
 
     Raises:
@@ -42,14 +40,13 @@ def read_texts(
             the model's context.
     """
     texts = {}
-    for use, needed in _needed(config, choices).items():
-        texts[use] = read_windows(
-            needed.section, needed.dataset, tokenizer, needed.wanted, max_length
-        )
+    for use, needed in _needed(choices).items():
+        section, dataset, wanted = needed
+        texts[use] = read_windows(section, dataset, source.tokenizer, wanted, source.max_length)
 
     vocabulary = choices.vocabulary
     if vocabulary is not None and (vocabulary.dataset or not choices.need_windows):
-        texts["vocabulary"] = _counted_text(config, vocabulary.dataset, tokenizer)
+        texts["vocabulary"] = _counted_text(choices, vocabulary.dataset, source.tokenizer)
 
     recovery = choices.recovery
     if recovery is not None and recovery.writer != "dense":
@@ -66,7 +63,7 @@ def counted_in(texts: Mapping[str, Windows]) -> Windows:
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
 
-def check_prompts_fit(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
+def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
     """Check that prompts which the model is to answer fit into its context, for a dry run.
 
     No text without prompts is read. If the model has no tokenizer yet, nothing is checked.
@@ -74,46 +71,46 @@ def check_prompts_fit(config: FlapConfig, choices: Choices, source: ModelSource)
     Raises:
         ValueError: prompts cannot be read, or no prompt of a text leaves room for an answer.
     """
-    if answers_of(config.calibration).writer != "self":
+    if answers_of(choices.calibration).writer != "self":
         return
     try:
         tokenizer = source.tokenizer
     except ValueError:  # a dry run needs only the model's config
         return
-    for section, dataset, wanted in _needed(config, choices).values():
+    for section, dataset, wanted in _needed(choices).values():
         check_prompts(section, dataset, tokenizer, wanted, source.max_length)
 
 
-def _needed(config: FlapConfig, choices: Choices) -> dict[str, Needed]:
+def _needed(choices: Choices) -> dict[str, Needed]:
     """Return the texts from which the run needs windows, by their use."""
-    own = config.calibration
+    own = choices.calibration
     answers = answers_of(own)
     needed = {}
     if choices.need_windows:
-        wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers)
+        wanted = Wanted(own.num_samples, own.seq_len, choices.seed, own.bos, answers)
         needed["calibration"] = Needed("calibration", own.dataset, wanted)
 
     recovery = choices.recovery
     if recovery is not None and recovery.use == "recovery":
         num_windows = recovery.windows + recovery.held_out
-        wanted = Wanted(num_windows, recovery.seq_len, config.seed, own.bos, answers)
+        wanted = Wanted(num_windows, recovery.seq_len, choices.seed, own.bos, answers)
         needed["recovery"] = Needed("recover", recovery.dataset, wanted)
     return needed
 
 
-def _counted_text(config: FlapConfig, dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Windows:
+def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Windows:
     """Read the text in which tokens are counted for `vocabulary=trim`. No window is drawn from it.
 
     dataset: the config's value; None stands for the calibration text.
     """
-    own = config.calibration
+    own = choices.calibration
     section = "vocabulary"
     answers = GIVEN
     if not dataset:
         section = "calibration"
         dataset = own.dataset
         answers = answers_of(own)
-    wanted = Wanted(1, 2, config.seed, own.bos, answers)
+    wanted = Wanted(1, 2, choices.seed, own.bos, answers)
     counted = read_parts(section, parse(dataset, f"{section}.dataset"), tokenizer, wanted)
     allowed = "texts or files; text of the model itself is counted only as a calibration text"
     require(not counted.to_write, f"{section}.dataset", dataset, allowed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import FlapConfig, TargetConfig, require
+from flap.config import TargetConfig, require
 from flap.data import Windows
 from flap.evaluation import Divergence, prepare_tasks
 from flap.evaluation.left_out import without_read
@@ -69,7 +69,6 @@ class Trimming:
 
 
 def budget_after_trimming(
-    config: FlapConfig,
     choices: Choices,
     source: ModelSource,
     adapter: ModelAdapter,
@@ -86,23 +85,23 @@ def budget_after_trimming(
             be removed.
     """
     if choices.vocabulary is None:
-        return check_budget(adapter, choices, config, source), None
+        return check_budget(adapter, choices, source), None
 
     _check_embeddings(adapter)
     rows = adapter.vocab_size
     tokens = Tokens.of(source.tokenizer, rows, named_ids(adapter.model))
     _check_vocabulary(choices, tokens)
     if source.loaded:
-        without_target = replace(config, target=TargetConfig())
-        return check_budget(adapter, choices, without_target, source), None
+        without_target = replace(choices, target=TargetConfig())
+        return check_budget(adapter, without_target, source), None
 
-    room = _room(adapter, bounds(adapter, choices, config, source))
+    room = _room(adapter, bounds(adapter, choices, source))
     after, roughly = _tokens_left(choices.vocabulary, tokens, counted_in(texts), rows, room)
     model = source.skeleton()
     cut_rows_of(model, adapt(model), torch.arange(after))
     smaller = adapt(model, choices.experts)
     trimming = Trimming(rows, after, count_parameters(smaller.model), roughly)
-    return check_budget(smaller, choices, config, source), trimming
+    return check_budget(smaller, choices, source), trimming
 
 
 def _check_embeddings(adapter: ModelAdapter) -> None:
@@ -162,7 +161,7 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
     """
     assert run.choices.vocabulary is not None
     with run.timed("choose tokens"):
-        targets = bounds(model.adapter, run.choices, run.config, run.source)
+        targets = bounds(model.adapter, run.choices, run.source)
         room = _room(model.adapter, targets)
         kept = run.choices.vocabulary.choose(model, counted_in(run.texts), room)
 
@@ -203,8 +202,7 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
     before: the tokenizer of the dense model.
     """
     choices = replace(run.choices, vocabulary=None)
-    tokenizer = source.tokenizer
-    texts = read_texts(run.config, choices, tokenizer, source.max_length)
+    texts = read_texts(choices, source)
     for use in texts:
         for part in texts[use].to_write:
             text = run.texts[use].texts[part]
@@ -215,12 +213,12 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
         texts["vocabulary"] = run.texts["vocabulary"]
 
     adapter = adapt(source.skeleton(), choices.experts)
-    tasks = prepare_tasks(choices.evaluators, tokenizer, source.max_length, before)
+    tasks = prepare_tasks(choices.evaluators, source.tokenizer, source.max_length, before)
     return replace(
         run,
         source=source,
         choices=choices,
         texts=texts,
-        budget=check_budget(adapter, choices, run.config, source),
+        budget=check_budget(adapter, choices, source),
         tasks=without_read(tasks, documents_read(texts)),
     )

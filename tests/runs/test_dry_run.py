@@ -162,15 +162,13 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     assert "(dry_run=true shows all placements)" in message
 
 
-def test_what_may_fit_is_not_refused(
-    dry: Dry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_may_fit_is_not_refused(dry: Dry, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = dry("model.placement=stream")
     disk = int(expected.needs("stream").disk / MARGIN) + 1
     monkeypatch.setattr(module, "free", lambda *_: (PLENTY, PLENTY, disk))
-    expected.check(tmp_path)
+    expected.check()
     with pytest.raises(ValueError, match="cache_dir"):
-        dry("model.placement=stream", "calibration.num_samples=64").check(tmp_path)
+        dry("model.placement=stream", "calibration.num_samples=64").check()
 
 
 PACKAGED = [
