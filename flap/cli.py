@@ -109,10 +109,10 @@ def _attempt(config: DictConfig) -> Outcome:
 
             run = owner.at_home(prepare(typed(config), run_dir, overrides=owner.overrides))
             check_room(run)
-            owner.begin(run)
+            owner.begin()
             report = execute(run)
             if ranks.is_first():
-                owner.finish(report, run)
+                owner.finish(report)
             return Outcome(objective=objective_of(report, objectives(run.config.objective)))
     except Exception as error:
         line = reason(error)

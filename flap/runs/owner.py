@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import (
+    FlapConfig,
     build,
     check_measurements,
     recorded,
@@ -45,11 +46,14 @@ TRACKED = "tracked.json"  # file in the run's folder: which report was sent to w
 class Owner:
     """The part of a run that only rank 0 does: its folder, status, tracker and console output."""
 
+    checked: FlapConfig  # the config as the run has it, once the run is prepared
+
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
         self.hydra = hydra  # Hydra's own part of the config
         self.held = ExitStack()  # the folder's lock and the tracker
         self.run_dir = Path(hydra.runtime.output_dir)
+        self.folder = self.run_dir  # where the run works: in the folder of an earlier start, if any
         self.overrides = list(hydra.overrides.task)  # the overrides that the user typed
         self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
         self._tracked: TrackedRun | None = None
@@ -142,7 +146,9 @@ class Owner:
         """
         from flap.runs.preparation import in_folder
 
-        return in_folder(run, self._find_home(run))
+        self.checked = run.config
+        self.folder = self._find_home(run)
+        return in_folder(run, self.folder)
 
     @by_first
     def _find_home(self, run: "Run") -> Path:
@@ -158,76 +164,72 @@ class Owner:
         return folder
 
     @by_first
-    def begin(self, run: "Run") -> None:
+    def begin(self) -> None:
         """Set the status of the run to running.
 
         If the folder holds a finished run, the status stays finished until a new report replaces
         it.
         """
-        folder = _folder_of(run)
-        finished = read_state(folder) == "finished"
-        if not finished or not run.config.resume:
-            _check_writable(folder)  # a finished run that resumes may have nothing to write
-        old = folder / "checkpoint"
-        if not run.config.checkpoint.save and old.exists():
+        finished = read_state(self.folder) == "finished"
+        if not finished or not self.checked.resume:
+            _check_writable(self.folder)  # a finished run that resumes may have nothing to write
+        old = self.folder / "checkpoint"
+        if not self.checked.checkpoint.save and old.exists():
             log.warning(
                 "%s: this checkpoint of an earlier run stays, but its report is replaced "
                 "(checkpoint.save=false)",
                 old,
             )
-        self._report_before = _report_digest(folder)
+        self._report_before = _report_digest(self.folder)
         if not finished:
             self._record()
-            write_status(folder, "running")
-            self._track(run)
+            write_status(self.folder, "running")
+            self._track()
 
-    def finish(self, report: "Report", run: "Run") -> None:
+    def finish(self, report: "Report") -> None:
         """Set the status to finished, send the report to the tracker, and print the new results."""
         from flap.results import headline, show
 
-        folder = _folder_of(run)
-        is_new = _report_digest(folder) != self._report_before
-        if read_state(folder) != "finished":
-            write_status(folder, "finished")
-        elif is_new and folder == self.run_dir:
+        is_new = _report_digest(self.folder) != self._report_before
+        if read_state(self.folder) != "finished":
+            write_status(self.folder, "finished")
+        elif is_new and self.folder == self.run_dir:
             self._record()  # until now, the folder had the config of another run
-        self._send(report, run)
+        self._send(report)
         self.held.close()
         if self.in_sweep:
             found = "done already"
             if is_new:
                 found = f"{headline(report)}, {report.seconds['total']:.0f} s"
-            print(f"{self.cell}, {run.config.run_name}: {found}", flush=True)
+            print(f"{self.cell}, {self.checked.run_name}: {found}", flush=True)
         elif is_new:
-            show(report, folder)
+            show(report, self.folder)
         else:
-            log.info("done already, in %s (resume=false runs it again)", folder)
+            log.info("done already, in %s (resume=false runs it again)", self.folder)
 
-    def _track(self, run: "Run") -> None:
+    def _track(self) -> None:
         from flap.results.tracking import Tracking
 
         # {"metric": "WIFV"}, beside its class
-        plain = asdict(run.config) | {"choices": dict(self.hydra.runtime.choices)}
-        tracking = build("tracking", run.config.tracking, Tracking)
-        folder = _folder_of(run)
-        self._tracked = self.held.enter_context(tracking.start(plain, folder, self._job(folder)))
+        plain = asdict(self.checked) | {"choices": dict(self.hydra.runtime.choices)}
+        tracking = build("tracking", self.checked.tracking, Tracking)
+        self._tracked = self.held.enter_context(tracking.start(plain, self.folder, self._job()))
 
-    def _send(self, report: "Report", run: "Run") -> None:
+    def _send(self, report: "Report") -> None:
         """Send a report to the tracker, unless the tracker has this report.
 
         tracked.json notes which tracker has which report.
         """
-        folder = _folder_of(run)
         tracker = self.config.tracking._target_
-        sent = {tracker: _report_digest(folder)}
-        if self._tracked is None and read_json(folder / TRACKED) != sent:
-            self._track(run)
+        sent = {tracker: _report_digest(self.folder)}
+        if self._tracked is None and read_json(self.folder / TRACKED) != sent:
+            self._track()
         if self._tracked is None:
             return
         self._tracked.finish(report)
         if "NoTracking" not in tracker:
             with suppress(OSError):  # a full disk: it is sent again
-                write_text(folder / TRACKED, json.dumps(sent))
+                write_text(self.folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:
         """Write the composed config into .hydra without secrets.
@@ -245,21 +247,16 @@ class Owner:
         for name, part in parts.items():
             write_text(self.run_dir / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(part))
 
-    def _job(self, folder: Path) -> "JobInfo":
+    def _job(self) -> "JobInfo":
         """Return the names of the run for its tracker."""
         from flap.results.tracking import JobInfo
 
         choices = self.hydra.runtime.choices
         tags = ("plan",) if self.config.plan else (choices["metric"], choices["structure"])
-        job = JobInfo(str(folder.resolve()), str(self.config.run_name), tags=tags)
+        job = JobInfo(str(self.folder.resolve()), str(self.config.run_name), tags=tags)
         if not self.in_sweep:
             return job
         return replace(job, group=Path(self.hydra.sweep.dir).resolve().name, job_type="sweep")
-
-
-def _folder_of(run: "Run") -> Path:
-    assert run.run_dir is not None  # runs of the command line have a folder
-    return run.run_dir
 
 
 def _report_digest(folder: Path) -> str:

@@ -81,10 +81,10 @@ class StudyCallback(Callback):
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would turn the error itself into a warning
             check_measurements(config.get("eval"), config.hydra.overrides.task)
-            check_jobs(config)
+            check_jobs(config.hydra.launcher, config.model.placement)
         if has_secrets(config):
             with suppress(OSError):  # Hydra will say that the folder cannot be made
-                make_jobs_private(config)
+                make_jobs_private(config.hydra.launcher)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the page again, but at most once in a minute, as that takes some seconds."""
@@ -97,7 +97,7 @@ class StudyCallback(Callback):
         """Write the study of the sweep."""
         StudyCallback.open_sweep = None
         if has_secrets(config):
-            remove_finished_jobs(config)
+            remove_finished_jobs(config.hydra.launcher)
         _write(config, ended=True)
 
 
@@ -127,7 +127,7 @@ def write_open_study() -> None:
     # the folder cannot be read or made; the error of the sweep already says so
     with suppress(OSError):
         if has_secrets(config):
-            remove_finished_jobs(config)
+            remove_finished_jobs(config.hydra.launcher)
         if any(folder.glob(f"*/{STATUS}")):
             _write(config, ended=True)
         elif [path.name for path in folder.rglob("*") if path.is_file()] == [SWEEP_FILE]:

@@ -45,54 +45,52 @@ def check_launcher(hydra: Any) -> None:
         )
 
 
-def check_jobs(config: Any) -> None:
+def check_jobs(launcher: Any, over_gpus: str) -> None:
     """Check that the options of a sweep for its jobs can be combined.
 
-    config: The composed config with Hydra's part.
+    launcher: Hydra's section of the launcher. over_gpus: the config's `model.placement`.
 
     Raises:
         ValueError: a field, its value and what is allowed.
     """
-    job = config.hydra.launcher
-    over_gpus = config.model.placement
-    tasks = job.get("tasks_per_node") or 1
+    tasks = launcher.get("tasks_per_node") or 1
     if over_gpus == "auto":  # one process takes all GPUs of its job
-        processes = tasks * (job.get("nodes") or 1)
+        processes = tasks * (launcher.get("nodes") or 1)
         allowed = "device or stream with tasks_per_node or nodes > 1"
         require(processes == 1, "model.placement", over_gpus, allowed)
         return
 
-    gpus = job.get("gpus_per_node") or tasks
+    gpus = launcher.get("gpus_per_node") or tasks
     allowed = f"{tasks}, as tasks_per_node: each cell is a job, each process of it takes one GPU"
     require(gpus == tasks, "hydra.launcher.gpus_per_node", gpus, allowed)
 
 
-def make_jobs_private(config: Any) -> None:
+def make_jobs_private(launcher: Any) -> None:
     """Let only the user read what submitit stores of jobs.
 
     With the config it pickles the secrets in the config.
     """
-    folder = _submitit_folder(config)
+    folder = _submitit_folder(launcher)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
 
 
-def remove_finished_jobs(config: Any) -> None:
+def remove_finished_jobs(launcher: Any) -> None:
     """Remove what submitit has pickled of jobs that have ended.
 
     Other jobs of the sweep may still need theirs.
     """
-    folder = _submitit_folder(config)
+    folder = _submitit_folder(launcher)
     results = [] if folder is None else list(folder.rglob("*_result.pkl"))
     for result in results:
         for path in result.parent.glob("*.pkl"):
             path.unlink(missing_ok=True)
 
 
-def _submitit_folder(config: Any) -> Path | None:
+def _submitit_folder(launcher: Any) -> Path | None:
     """Return the folder in which submitit has a folder for each job; None for other launchers."""
-    of_jobs = config.hydra.launcher.get("submitit_folder")  # SWEEP/.submitit/%j
+    of_jobs = launcher.get("submitit_folder")  # SWEEP/.submitit/%j
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
 
