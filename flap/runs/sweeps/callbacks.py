@@ -171,13 +171,12 @@ class RunFailedError(Exception):
     # Error lines of all failed cells. Hydra unpickles errors of other processes, which adds their
     # lines.
     lines: ClassVar[list[str]] = []
-    told: ClassVar[set[str]] = set()  # the lines that the console has shown
 
     def __init__(self, folder: str, line: str, told: bool = False) -> None:
         super().__init__(folder, line, told)
         self.lines.append(line)
-        if told:
-            self.told.add(line)
+        self.folder = Path(folder)
+        self.told = told
 
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
@@ -186,12 +185,12 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
     An unexpected error is raised.
     """
     if isinstance(error, RunFailedError):
-        lines = failures(Path(error.args[0]), begin)
-        lines = [line for line in lines if not line.endswith(tuple(RunFailedError.told))]
+        if error.told:  # the launcher has one console for all cells
+            return []
+        lines = failures(error.folder, begin)
         noted = tuple(lines)
         for line in dict.fromkeys(error.lines):
-            is_shown = line in RunFailedError.told or any(one.endswith(line) for one in noted)
-            if not is_shown:  # not shown and not noted in a folder
+            if not any(one.endswith(line) for one in noted):
                 lines.append(f"failed: {line}")
         return lines
 
