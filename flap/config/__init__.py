@@ -7,6 +7,7 @@ and what is allowed.
 
 from flap.config.arguments import check_arguments, config_folders, options_first, with_values
 from flap.config.checks import (
+    OBJECTIVES,
     check_measurements,
     objectives,
     refuse,
@@ -39,6 +40,7 @@ from flap.config.secrets import has_secrets, recorded, redact, redacted, with_qu
 
 __all__ = [
     "CUSTOM",
+    "OBJECTIVES",
     "CalibrationConfig",
     "FlapConfig",
     "ModelConfig",

@@ -1,9 +1,10 @@
 """The numbers of a run that it returns to Hydra, for sweepers that optimise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
 
+from flap.config import OBJECTIVES
+from flap.results.configs import flat
 from flap.results.record import Record
 
 Objective = float | tuple[float, ...] | None
@@ -19,31 +20,15 @@ def objective_of(report: Record, names: Sequence[str]) -> Objective:
     Raises:
         ValueError: the report has no such number.
     """
-    numbers = _numbers(report)
+    parts = report.evaluation | vars(report)
+    numbers = flat({section: parts[section] for section in OBJECTIVES}, separator="/")
     values = []
     for name in names:
         if name not in numbers:
             similar = get_close_matches(name, numbers, n=3) or sorted(numbers)
             expected = f"expected one of {', '.join(similar)}"
             raise ValueError(f"objective={name}: the run has no such number; {expected}")
-        values.append(numbers[name])
+        values.append(float(numbers[name]))
     if len(values) < 2:
         return values[0] if values else None
     return tuple(values)
-
-
-def _numbers(report: Record) -> dict[str, float]:
-    """Return all numbers of a report that can be an objective, by their names."""
-    sections: dict[str, Mapping[str, Any]] = {
-        "pruned": report.evaluation["pruned"],
-        "dense": report.evaluation["dense"],
-        "parameters": report.parameters,
-        "ratio": report.ratio,
-        "seconds": report.seconds,
-    }
-    numbers = {}
-    for section, values in sections.items():
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                numbers[f"{section}/{name}"] = float(value)
-    return numbers
