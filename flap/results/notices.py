@@ -66,9 +66,13 @@ def remarks(report: Record) -> list[str]:
     if domains - {""} == {"calibration"}:
         sentences.append(ONE_DOMAIN)
     if report.left_out:
-        numbers = [f"{number:,} of {task}" for task, number in report.left_out.items()]
-        sentences.append(LEFT_OUT.format(", ".join(numbers)))
+        sentences.append(LEFT_OUT.format(left_out(report)))
     return sentences
+
+
+def left_out(report: Record) -> str:
+    """Return how many documents of each task are left out: "3 of sciq, 1 of boolq"."""
+    return ", ".join(f"{number:,} of {task}" for task, number in report.left_out.items())
 
 
 def _most_lost(report: Record) -> tuple[str, float]:

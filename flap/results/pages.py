@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from flap.results.comparison import mismatches
 from flap.results.configs import varying
+from flap.results.notices import left_out
 from flap.results.plots import Plot
 from flap.results.report import Report
 from flap.results.run_folder import RunRecord
@@ -60,13 +61,9 @@ def _facts(study: Study) -> dict[str, Counter[str]]:
         "commit": Counter(map(_commit, reports)),
         "versions": Counter(map(", ".join, versions)),
         "device": Counter(report.device for report in reports),
-        "documents left out": Counter(map(_left_out, reports)),
+        "documents left out": Counter(map(left_out, reports)),
         "sources": Counter(map("; ".join, sources)),
     }
-
-
-def _left_out(report: Report) -> str:
-    return ", ".join(f"{number:,} of {task}" for task, number in report.left_out.items())
 
 
 def _commit(report: Report) -> str:
