@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,7 +17,6 @@ from flap.data.overlap import Document, Words
 from flap.models import PlacedModel
 from flap.runtime.agenda import Workload
 
-T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
@@ -41,25 +40,15 @@ class Measurement:
 
     def without(self, names: Collection[str]) -> "Measurement":
         """Return this measurement without some of its numbers."""
-
-        def remaining(values: Mapping[str, T]) -> dict[str, T]:
-            return {name: value for name, value in values.items() if name not in names}
-
-        return Measurement(
-            remaining(self.numbers),
-            remaining(self.documents),
-            remaining(self.better),
-            remaining(self.beside),
-        )
+        parts = {}
+        for part, values in vars(self).items():
+            parts[part] = {name: value for name, value in values.items() if name not in names}
+        return Measurement(**parts)
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
-        return Measurement(
-            self.numbers | other.numbers,
-            self.documents | other.documents,
-            self.better | other.better,
-            self.beside | other.beside,
-        )
+        parts = {part: values | getattr(other, part) for part, values in vars(self).items()}
+        return Measurement(**parts)
 
 
 @dataclass(frozen=True)
