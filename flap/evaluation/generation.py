@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flap.evaluation.task_documents import LONGEST
+from flap.evaluation.task_documents import longest_answer
 from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_tasks import LoadedTask, expand
 
@@ -50,7 +50,7 @@ class Generation(ZeroShot):
                     f"tasks={task.name}: has no answers to write, but {subtask.OUTPUT_TYPE}; "
                     "take eval=[zero_shot] for it, or a task as triviaqa"
                 )
-            longest = (subtask.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST)
+            longest = longest_answer(subtask)
             if max_length is not None and longest >= max_length:
                 raise ValueError(
                     f"tasks={task.name}: answers of up to {longest} tokens; "

@@ -75,9 +75,14 @@ def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) ->
         characters = sum(_characters(subtask, document) for document in sample) / len(sample)
         read += count * (1 + shots) * characters / CHARACTERS_PER_TOKEN
         if subtask.OUTPUT_TYPE == "generate_until":
-            options = subtask.get_config("generation_kwargs") or {}
-            written += count * options.get("max_gen_toks", LONGEST) * SHARE_WRITTEN
+            written += count * longest_answer(subtask) * SHARE_WRITTEN
     return Workload(read, written)
+
+
+def longest_answer(task: Any) -> int:
+    """Return the most tokens that an answer to a task of lm-eval may have."""
+    options = task.get_config("generation_kwargs") or {}
+    return int(options.get("max_gen_toks", LONGEST))
 
 
 def _characters(task: Any, document: Any) -> int:
