@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line, redact
 from flap.evaluation import Evaluator, Measurement
+from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
 from flap.evaluation.result_files import Entry
 from flap.method.allocation import PruningPlan, Units
@@ -192,8 +193,7 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 
     recovery = report.recovery
     if recovery:
-        recovery = recovery | _noise(compressed, pruned, averages)._asdict()
-    noise = _noise(dense, pruned, averages)
+        recovery = recovery | _noise(compressed, pruned, averages)
     return replace(
         report,
         config={**report.config, "eval": options},
@@ -201,8 +201,7 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
         evaluation=evaluation,
         better=dense.better | pruned.better,
         averages=averages,
-        difference_stderr=noise.difference_stderr,
-        difference_p_value=noise.difference_p_value,
+        **_noise(dense, pruned, averages),
     )
 
 
@@ -278,20 +277,16 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 
-class _Noise(NamedTuple):
-    """Standard errors and p-values of the differences of two models, by number."""
+def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Numbers]:
+    """Return standard errors and p-values of the differences of two models, paired by document.
 
-    difference_stderr: dict[str, float]
-    difference_p_value: dict[str, float]
-
-
-def _noise(before: Measurement, after: Measurement, averages: Averages) -> _Noise:
-    """Return the noise of the differences of two models, paired by document."""
+    They have the names that they have in the report.
+    """
     found = with_averages(paired(before.documents, after.documents), averages)
-    return _Noise(
-        {name: difference.error for name, difference in found.items()},
-        {name: difference.p_value for name, difference in found.items()},
-    )
+    return {
+        "difference_stderr": {name: difference.error for name, difference in found.items()},
+        "difference_p_value": {name: difference.p_value for name, difference in found.items()},
+    }
 
 
 @by_first
