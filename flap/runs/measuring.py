@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from functools import cache, partial
 from typing import Any
 
 from flap.evaluation import Measurement, Task
@@ -85,44 +85,27 @@ class DenseAgain:
         self.open = source.reopening()
 
 
-class BothInMemory:
-    """The dense and the pruned model in memory at once, loaded when a task first needs them."""
-
-    def __init__(self, dense: DenseAgain, pruned: Opened) -> None:
-        self._dense = dense
-        self._pruned = pruned
-
-    @cached_property
-    def _fit(self) -> bool:
-        return self._pruned().fits_in_memory(beside_bytes=self._dense.num_bytes)
-
-    @cached_property
-    def _models(self) -> list[Any]:
-        """The dense and the pruned model of transformers."""
-        return [opened.in_memory().model for opened in (self._dense.open(), self._pruned())]
-
-    def measure(self, task: Task) -> Measurement:
-        """Run a task on both models.
-
-        One process runs it alone, because models that run at once would slow each other.
-
-        Raises:
-            NoRoomError: there is no room for both.
-        """
-        if not self._fit:
-            raise NoRoomError(task.name)
-        return ranks.on_first(partial(self._run, task))
-
-    def _run(self, task: Task) -> Measurement:
-        return task.run(*self._models)
-
-
 def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan) -> None:
-    """Measure both models side by side."""
-    both = BothInMemory(dense, pruned)
+    """Measure both models side by side. They are loaded when a task first needs them.
+
+    Rank 0 runs the tasks alone, because models that run at once would slow each other.
+    """
+
+    @cache
+    def have_room() -> bool:
+        return pruned().fits_in_memory(beside_bytes=dense.num_bytes)
+
+    @cache
+    def both_models() -> list[Any]:
+        return [opened.in_memory().model for opened in (dense.open(), pruned())]
+
+    def compare(task: Task) -> Measurement:
+        if not have_room():
+            raise NoRoomError(task.name)
+        return ranks.on_first(lambda: task.run(*both_models()))
 
     def measure(task: Task) -> None:
-        work = partial(do_next, run, name_of(task, "both models"), partial(both.measure, task))
+        work = partial(do_next, run, name_of(task, "both models"), partial(compare, task))
         _remember(run, task, keys.timed(run, plan), work)
 
     _measure_each(run.tasks_of_both, measure, "both models in memory at once")
