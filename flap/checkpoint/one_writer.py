@@ -1,17 +1,11 @@
 """Let one run at a time work on a checkpoint, so that all its files are from the same run."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from flap.storage.locks import file_lock
+from flap.storage.locks import FOR_EVER, file_lock
 from flap.storage.new_paths import missing_paths, remove_paths
-
-log = logging.getLogger(__name__)
-
-FIELD = "checkpoint.dir"
-FOR_EVER = -1  # seconds to wait, as filelock writes it
 
 
 @contextmanager
@@ -26,10 +20,8 @@ def only_writer(directory: Path) -> Iterator[None]:
     new_folders = missing_paths(directory.parent, names=())
     with ExitStack() as stack:
         stack.callback(remove_paths, new_folders)  # if nothing was written there
-        state = stack.enter_context(file_lock(lock, FIELD))
-        if state == "busy":
-            log.info("%s=%s: waiting for another run that works there", FIELD, directory)
-            state = stack.enter_context(file_lock(lock, FIELD, wait_seconds=FOR_EVER))
+        waiting = f"checkpoint.dir={directory}: waiting for another run that works there"
+        state = stack.enter_context(file_lock(lock, "checkpoint.dir", FOR_EVER, waiting))
         if state == "held":
             stack.callback(lock.unlink, missing_ok=True)  # before the lock is released
         yield

@@ -108,14 +108,8 @@ def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
     After `wait_seconds`, or where no lock can be made, the block runs without the lock: then two
     processes may compute the same artefact.
     """
-    lock = lock_of(entry)
-    with file_lock(lock, "cache_dir") as state:
-        if state != "busy":
-            yield
-            return
-
-    log.info("waiting for another process that makes %s (%.0f s at most)", entry, wait_seconds)
-    with file_lock(lock, "cache_dir", wait_seconds) as state:
+    waiting = f"waiting for another process that makes {entry} ({wait_seconds:.0f} s at most)"
+    with file_lock(lock_of(entry), "cache_dir", wait_seconds, waiting) as state:
         if state == "busy":
             log.warning("cache: waited %.0f s for %s; going on without it", wait_seconds, entry)
         yield

@@ -19,7 +19,9 @@ from filelock import FileLock, Timeout
 
 # "held" by this process, "busy": held by another process, "none": no lock can be made
 LockState = Literal["held", "busy", "none"]
-_warn_once = cache(logging.getLogger(__name__).warning)
+FOR_EVER = -1  # seconds to wait, as filelock writes it
+log = logging.getLogger(__name__)
+_warn_once = cache(log.warning)
 
 
 def lock_of(folder: Path) -> Path:
@@ -28,20 +30,30 @@ def lock_of(folder: Path) -> Path:
 
 
 @contextmanager
-def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterator[LockState]:
+def file_lock(
+    path: Path, field: str | None, wait_seconds: float = 0, waiting: str = ""
+) -> Iterator[LockState]:
     """Hold the lock file `path` for the duration of the `with` block.
 
     Yields "held"; "busy" if another process still holds the lock after `wait_seconds`; or "none" if
     no lock can be made, which is logged in one line. The lock of a killed process is free.
 
     field: the config key of the folder, for this line. If it is None, nothing is logged.
+    wait_seconds: the longest wait; `FOR_EVER` has no limit.
+    waiting: the line that is logged if another process holds the lock.
     """
     # filelock's fallback is a file whose existence means "held": after a kill it stays for ever
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=wait_seconds)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait_seconds:
+                raise
+            log.info("%s", waiting)
+            lock.acquire(timeout=wait_seconds)
     except Timeout:
         state = "busy"
     except OSError as error:
