@@ -19,7 +19,7 @@ from flap.checkpoint.card import is_generated
 from flap.config import gigabytes
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
-from flap.storage.atomic_files import atomic_directory, is_scratch
+from flap.storage.atomic_files import atomic_directory, free_space, is_scratch
 
 # Bytes in the name of a checkpoint's directory. A file system takes 255, and the directory has a
 # longer name while it is written.
@@ -133,8 +133,7 @@ def check_disk_space(target: Path, num_bytes: int) -> None:
     Raises:
         ValueError: it has too little. The message says how much is needed and how much is free.
     """
-    existing = next(path for path in target.absolute().parents if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_space(target)
     if free < num_bytes:
         raise ValueError(
             f"checkpoint.dir={target}: the pruned model takes {gigabytes(num_bytes)} GB, and "

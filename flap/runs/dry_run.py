@@ -4,7 +4,6 @@ A run that cannot fit is refused.
 """
 
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from itertools import chain
@@ -23,6 +22,7 @@ from flap.runs.choices import Choices, choose
 from flap.runs.texts import check_prompts_fit, read_texts
 from flap.runs.trimming import Trimming, budget_after_trimming
 from flap.storage import Cache, cache_root
+from flap.storage.atomic_files import free_space
 
 # Estimates are accurate to this factor. A run is refused only if its estimate exceeds the free
 # memory or disk by more than this factor.
@@ -263,9 +263,7 @@ def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")
-    place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    on_host = free_bytes(torch.device("cpu"))
-    return free_bytes(device), on_host, shutil.disk_usage(place).free
+    return free_bytes(device), free_bytes(torch.device("cpu")), free_space(cache)
 
 
 def _sizes(block: Block) -> tuple[int, int, int]:

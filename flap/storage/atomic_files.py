@@ -179,6 +179,12 @@ def remove_unused(folder: Path) -> bool:
     return not folder.exists()
 
 
+def free_space(path: Path) -> int:
+    """Return the free bytes of the disk of a path, which need not exist yet."""
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
 def bytes_below(folder: Path) -> int:
     """Return the bytes of all files in a folder, which may be missing.
 
