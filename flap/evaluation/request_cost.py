@@ -3,7 +3,6 @@
 Legend: N sequences in a batch · T tokens of the prompt.
 """
 
-import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig, PreTrainedModel
 
 from flap.models import distinct_parameters, running_device
+from flap.models.devices import give_back_freed
 from flap.runtime.agenda import Speed
 from flap.runtime.temporary_state import replaced
 
@@ -127,17 +127,17 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
         return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus)) - before
     work()  # a first call, so that one-time allocations and reading mapped weights are not counted
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # release free memory: its reuse would not be measured
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        before = _resident("VmRSS")
+        give_back_freed()  # the reuse of freed memory would not be measured
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+        before = _peak_resident()
         work()
-        return weight_bytes(model) + max(0, _resident("VmHWM") - before)
-    except (OSError, AttributeError):  # not Linux, or not the GNU C library
+        return weight_bytes(model) + _peak_resident() - before
+    except OSError:  # not Linux
         return None
 
 
-def _resident(field: str) -> int:
-    """Return a memory field of /proc/self/status in bytes: VmRSS (now) or VmHWM (peak)."""
+def _peak_resident() -> int:
+    """Return the peak of the resident set in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    [line] = [line for line in lines if line.startswith(field)]
+    [line] = [line for line in lines if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
