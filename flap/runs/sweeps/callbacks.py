@@ -195,6 +195,8 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         return lines
 
     lines = []
+    # Hydra raises a ValueError for a log that cannot be opened
+    cause = error.__cause__ if isinstance(error, ValueError) else error
     no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
     if isinstance(error, RecursionError):
         reason = "the command line, or a file of the config, is nested too deeply"
@@ -202,12 +204,10 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         if StudyCallback.open_sweep is not None:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
-    elif isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
-        reason = _explain_file(error.__cause__)  # a log that cannot be opened
+    elif isinstance(cause, OSError):
+        reason = _explain_file(cause)
     elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         reason = explain(error)
-    elif isinstance(error, OSError):
-        reason = _explain_file(error)
     else:
         raise error
     return [*lines, f"error: {reason}"]

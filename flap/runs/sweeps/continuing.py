@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from flap.config import redacted
 from flap.runs.sweeps.callbacks import StudyCallback
@@ -15,13 +16,11 @@ WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)  # a value that Hydra reads 
 
 def interrupted_line() -> str:
     """Return the line after Ctrl-C: the command that continues the work, without secrets."""
-    sweep = StudyCallback.open_sweep
-    if sweep is not None:
-        command = _command_in("hydra.sweep.dir", Path(sweep.hydra.sweep.dir))
-    elif HydraConfig.initialized():
-        command = _command_in("hydra.run.dir", Path(HydraConfig.get().run.dir))
-    else:
+    if StudyCallback.open_sweep is not None:
+        return again_line("interrupted")
+    if not HydraConfig.initialized():
         return "interrupted before the run began"
+    command = _command_in("hydra.run.dir", Path(HydraConfig.get().run.dir))
     return f"interrupted; continue with: {command}"
 
 
@@ -53,5 +52,4 @@ def _quoted(value: str) -> str:
     """Return a value in the quotes of Hydra, if it has special characters."""
     if WITHOUT_QUOTES.fullmatch(value):
         return value
-    escaped = re.sub(r"\\+(?=$|')", r"\g<0>\g<0>", value).replace("'", r"\'")
-    return f"'{escaped}'"
+    return QuotedString(value, Quote.single).with_quotes()
