@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from flap.config.resolvers import folder_name
-from flap.results import Report, described
+from flap.results import Report
 from flap.results.configs import changes_of_the_model
 from flap.runs import keys
 from flap.runs.pruned import MADE
@@ -33,7 +33,7 @@ def check_home(run: Run) -> None:
     except ValueError as error:
         advice = "choose another folder, or resume=false to run it again"
         raise ValueError(f"{error}; {advice}") from error
-    config = described(run.config)
+    config = run.described
     changes = changes_of_the_model(report.config, config)
     if changes:
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flap.method.allocation import PruningPlan
-from flap.results import described, device_name
+from flap.results import device_name
 from flap.results.configs import changes_the_model, flat
 from flap.runs.run import Run
 from flap.runs.texts import counted_in
@@ -74,7 +74,7 @@ def scores(run: Run) -> Key | None:
     """
     search = run.choices.search
     selection = run.choices.selection
-    options = described(run.config)
+    options = run.described
     key: Key = {"metric": options["metric"]}
     if search is not None:
         key["trials"] = {"tokens": search.tokens, "levels": search.levels}
@@ -102,7 +102,7 @@ def recovery(run: Run) -> Key:
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
     """Return the key of a compressed model: the dense model, the plan, and the way of removal."""
-    options = described(run.config)
+    options = run.described
     return {
         **dense(run),
         **processes(run),
@@ -144,7 +144,7 @@ def of_the_run(run: Run) -> Key:
 
     It has the part of the config that changes the result, and the inputs.
     """
-    options = flat(described(run.config))
+    options = flat(run.described)
     saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}
     return {
         "version": VERSION,
@@ -157,7 +157,7 @@ def of_the_run(run: Run) -> Key:
 
 def workspace(run: Run) -> Key:
     """Return the key of the working directory, in which an interrupted run continues."""
-    options = described(run.config)
+    options = run.described
     decided = {name: options[name] for name in DECIDING}
     key = statistics(run) | counted_texts(run) | recovery(run) | run.choices.code
     return key | {"version": VERSION} | decided

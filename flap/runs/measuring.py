@@ -9,7 +9,6 @@ from flap.evaluation import Measurement, Task
 from flap.evaluation.result_files import DENSE
 from flap.method.allocation import PruningPlan
 from flap.models import ModelSource
-from flap.results.provenance import described
 from flap.runs import keys
 from flap.runs.opened import NoRoomError, Opened, Subject
 from flap.runs.outlook import do_next, name_of
@@ -187,7 +186,7 @@ def _is_known(run: Run, task: Task, key: Key) -> bool:
 
 def _about(run: Run, task: Task) -> dict[str, Any]:
     """Return the facts about a task for the report. They are stored with its numbers."""
-    options = described(run.config)["eval"][task.evaluator]
+    options = run.described["eval"][task.evaluator]
     about = {"evaluator": task.evaluator, "options": options}
     if task.side_by_side:
         return about

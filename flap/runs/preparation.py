@@ -16,7 +16,7 @@ from flap.evaluation.left_out import without_read
 from flap.evaluation.result_files import RESULTS, Results
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.models.gguf_file import find_gguf
-from flap.results import described, device_name
+from flap.results import device_name
 from flap.runs import keys
 from flap.runs.choices import Choices, choose
 from flap.runs.dry_run import DryRun
@@ -229,7 +229,7 @@ def _contents(run: Run) -> dict[str, str]:
     model = dict(run.source.fingerprint)
     for name in ("commit", "files"):  # these describe the copy of the model on this machine
         model.pop(name, None)
-    contents = {"the config": digest(described(run.config)), "the model": digest(model)}
+    contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():
         if name != "model":
             contents[f"the content of {name}"] = value

@@ -15,7 +15,7 @@ from flap.evaluation.errors import paired, with_averages
 from flap.evaluation.result_files import Entry
 from flap.method.allocation import PruningPlan, Units
 from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, count_parameters
-from flap.results import Report, described, device_name, markdown, model_card
+from flap.results import Report, device_name, markdown, model_card
 from flap.results.provenance import git_state, versions
 from flap.runs import keys
 from flap.runs.memory import seconds_by_stage
@@ -36,7 +36,7 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
     if "calibration" in run.texts:
         bos["calibration"] = run.texts["calibration"].bos
     return Report(
-        config=described(run.config),
+        config=run.described,
         device=device_name(model.device),
         dtype=str(run.source.dtype),
         device_map=model.device_map,

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +18,7 @@ from flap.evaluation.result_files import Results
 from flap.method.allocation import Budget, PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.models import ModelSource, PlacedModel
+from flap.results import described
 from flap.runs.choices import Choices
 from flap.runs.memory import Memory
 from flap.runs.texts import measured_again
@@ -47,6 +50,11 @@ class Run:
     work: WorkFolder = NOT_KEPT  # the working directory, in which an interrupted run continues
     memory: Memory = field(default_factory=Memory)
     agenda: Agenda = field(default_factory=Agenda)  # what is still to be measured
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The config as plain data without secrets."""
+        return described(self.config)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[WorkFolder]:

@@ -27,7 +27,7 @@ from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
 from flap.method.search import PlanDivergence, score_and_try
 from flap.models import Pair, PlacedModel, adapt, find_model
-from flap.results.provenance import described, provenance
+from flap.results.provenance import provenance
 from flap.runs import keys
 from flap.runs.pruned import MADE
 from flap.runs.run import Run
@@ -341,7 +341,7 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> Pl
 
     overwrite: replace a checkpoint that exists already.
     """
-    label = make_label(plan.to_dict(), provenance(described(run.config)), run.key)
+    label = make_label(plan.to_dict(), provenance(run.described), run.key)
 
     @by_first
     def write_checkpoint() -> None:
