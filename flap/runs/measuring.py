@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from flap.evaluation import Measurement, Task
 from flap.evaluation.result_files import DENSE
@@ -11,7 +11,7 @@ from flap.method.allocation import PruningPlan
 from flap.models import ModelSource
 from flap.runs import keys
 from flap.runs.opened import NoRoomError, Opened, Subject
-from flap.runs.outlook import do_next, name_of
+from flap.runs.outlook import announce
 from flap.runs.run import Run
 from flap.runs.texts import domain_of_task
 from flap.runtime import ranks
@@ -20,6 +20,7 @@ from flap.storage import VERSION, Key, Store, WorkFolder, digest
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 # results of `Task.reference` for the dense model, by the name of the task
 References = dict[str, Any]
 
@@ -37,17 +38,17 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
     references = References()
 
     def measure(task: Task) -> None:
-        name = name_of(task, "dense model")
+        name = _title(task, "dense model")
         if task.reference is None:
             folder = _folder_of(run, task, keys.dense(run))
             measure_alone = partial(subject.measure, task, folder)
-            work = partial(do_next, run, name, measure_alone, subject)
+            work = partial(_do_next, run, name, measure_alone, subject)
             _remember(run, task, keys.dense(run), work, run.cache.of(DENSE))
             folder.clear()
         elif plan is None or not _is_known(run, task, keys.pruned(run, plan)):
             with run.timed("evaluate"):
                 take = partial(task.reference, subject.for_task(task))
-                references[task.name] = do_next(run, name, take, subject)
+                references[task.name] = _do_next(run, name, take, subject)
         run.agenda.drop(name)
 
     _measure_each(run.tasks_of_one_model, measure, "the whole model in memory")
@@ -64,12 +65,12 @@ def measure_pruned(
     subject = Subject(pruned)
 
     def measure(task: Task) -> None:
-        name = name_of(task, model)
+        name = _title(task, model)
         folder = _folder_of(run, task, key)
         measure_alone = partial(subject.measure, task, folder)
         if task.reference is not None:
             measure_alone = partial(subject.compare, task, references)
-        _remember(run, task, key, partial(do_next, run, name, measure_alone, subject))
+        _remember(run, task, key, partial(_do_next, run, name, measure_alone, subject))
         folder.clear()
         run.agenda.drop(name)
 
@@ -104,7 +105,7 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
         return ranks.on_first(lambda: task.run(*both_models()))
 
     def measure(task: Task) -> None:
-        work = partial(do_next, run, name_of(task, "both models"), partial(compare, task))
+        work = partial(_do_next, run, _title(task, "both models"), partial(compare, task))
         _remember(run, task, keys.timed(run, plan), work)
 
     _measure_each(run.tasks_of_both, measure, "both models in memory at once")
@@ -124,6 +125,22 @@ def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed
     if left_out:
         tasks_left_out = ", ".join(left_out)
         log.warning("not measured, because there is no room for %s: %s", needed, tasks_left_out)
+
+
+def _title(task: Task, model: str) -> str:
+    """Return the name of a task on the agenda. model: for example "dense model"."""
+    return f"{task.evaluator}: {task.name}, {model}"
+
+
+def _do_next(run: Run, title: str, work: Callable[[], T], subject: Subject | None = None) -> T:
+    """Do a task of the agenda. Before the first task, warn if all tasks take longer than an hour.
+
+    subject: the model; None if the task measures two models.
+    """
+    if subject is not None and subject.whole is not None:
+        announce(run.agenda, run.tasks, subject.whole)
+    with run.agenda.doing(title):
+        return work()
 
 
 def _remember(
@@ -168,10 +185,10 @@ def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
     for model, key in keys_of.items():
         for task in run.tasks_of_one_model:
             if key is None or not _is_known(run, task, key):
-                workloads[name_of(task, model)] = task.workload
+                workloads[_title(task, model)] = task.workload
     for task in run.tasks_of_both:
         if plan is None or not _is_known(run, task, keys.timed(run, plan)):
-            workloads[name_of(task, "both models")] = task.workload
+            workloads[_title(task, "both models")] = task.workload
     return workloads
 
 

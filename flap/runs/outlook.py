@@ -1,41 +1,24 @@
-"""The tasks that a run has not yet measured, and an estimate of their time."""
+"""The estimate of the time that an evaluation takes, before its first task."""
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Sequence
 
 from flap.evaluation import Task
 from flap.evaluation.request_cost import measured_speed
 from flap.models import PlacedModel
-from flap.runs.opened import Subject
-from flap.runs.run import Run
 from flap.runtime import ranks
-from flap.runtime.agenda import HOUR, UNKNOWN, Speed, about
+from flap.runtime.agenda import HOUR, UNKNOWN, Agenda, Speed, about
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 FEW = 100_000  # tokens; with fewer, measuring the speed of the model would take long in comparison
 
 
-def name_of(task: Task, model: str) -> str:
-    """Return the name of a task on the agenda. model: for example "dense model"."""
-    return f"{task.evaluator}: {task.name}, {model}"
+def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
+    """Warn if the tasks of the agenda take longer than an hour. Nothing is said a second time.
 
-
-def do_next(run: Run, name: str, work: Callable[[], T], subject: Subject | None = None) -> T:
-    """Do a task of the agenda. Before the first task, warn if all tasks take longer than an hour.
-
-    subject: The model; None if the task measures two models.
+    tasks: all tasks of the run. model: the model in memory, whose speed is measured.
     """
-    if subject is not None and subject.whole is not None:
-        _announce(run, subject.whole)
-    with run.agenda.doing(name):
-        return work()
-
-
-def _announce(run: Run, model: PlacedModel) -> None:
-    agenda = run.agenda
     tokens = sum(workload.tokens for workload in agenda.left)
     if agenda.speed is not UNKNOWN or tokens < FEW or not ranks.is_first():
         return
@@ -48,7 +31,7 @@ def _announce(run: Run, model: PlacedModel) -> None:
     if seconds is None or seconds < HOUR:
         return
     line = f"the evaluation will take about {about(seconds)}, for {len(agenda.left)} tasks"
-    limited = sorted({task.evaluator for task in run.tasks if "limit" in task.identity})
+    limited = sorted({task.evaluator for task in tasks if "limit" in task.identity})
     if limited:
         limits = " ".join(f"eval.{evaluator}.limit=100" for evaluator in limited)
         line += f"; it takes fewer documents with {limits}"
