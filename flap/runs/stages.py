@@ -26,7 +26,7 @@ from flap.method.compression import (
 from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
 from flap.method.search import PlanDivergence, score_and_try
-from flap.models import Pair, PlacedModel, adapt, find_model
+from flap.models import ModelSource, Pair, PlacedModel, adapt, find_model
 from flap.results.provenance import provenance
 from flap.runs import keys
 from flap.runs.pruned import MADE
@@ -87,9 +87,21 @@ def forget(run: Run) -> None:
 def open_dense(run: Run) -> PlacedModel:
     """Open the dense model at its placement, with the units that the structure removes."""
     with run.timed("load"):
-        model = run.source.open(run.work)
-        model.adapter = adapt(model.model, run.choices.experts)
-        return model
+        return _opened(run.source, run.work, run.choices.experts)
+
+
+def open_checkpoint_of(run: Run) -> PlacedModel:
+    """Open the checkpoint that an earlier start of the run has saved."""
+    with run.timed("load"):
+        model = replace(run.config.model, path=str(run.target))
+        saved = find_model(model, run.cache.root, run.config.trust_remote_code)
+        return _opened(saved, run.work / "checkpoint", run.choices.experts)
+
+
+def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel:
+    model = source.open(work)
+    model.adapter = adapt(model.model, experts)
+    return model
 
 
 # Texts that the model writes itself
@@ -352,13 +364,3 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> Pl
     with run.timed("save"):
         write_checkpoint()
         return model.saved_in(run.target)
-
-
-def open_checkpoint_of(run: Run) -> PlacedModel:
-    """Open the checkpoint that an earlier start of the run has saved."""
-    with run.timed("load"):
-        model = replace(run.config.model, path=str(run.target))
-        saved = find_model(model, run.cache.root, run.config.trust_remote_code)
-        opened = saved.open(run.work / "checkpoint")
-        opened.adapter = adapt(opened.model, run.choices.experts)
-        return opened
