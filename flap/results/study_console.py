@@ -1,5 +1,7 @@
 """The table of a study on the console, as wide as the console is."""
 
+from itertools import compress
+
 from rich.console import Console
 from rich.measure import Measurement
 from rich.text import Text
@@ -29,19 +31,13 @@ def show_study(study: Study) -> None:
 def _without_constant_choices(study: Study) -> Table:
     """Return the table of a study without the choices that are the same in all cells."""
     table = tabulate(study)
-    kept = list[int]()
-    for column, name in enumerate(table.choices):
-        if name in study.different or len(study.runs) == 1:
-            kept.append(column)
-    first_result = len(table.choices)
-    kept += range(first_result, first_result + len(table.results))
-
     names = [*table.choices, *table.results]
-    heads = [_broken(names[column]) for column in kept]
-    rows = list[list[Text]]()
-    for row in table.rows:
-        rows.append([_in_console(row[column]) for column in kept])
-
+    constant = set[str]()
+    if len(study.runs) > 1:
+        constant = {*table.choices} - {*study.different}
+    shown = [name not in constant for name in names]
+    heads = [_broken(name) for name in compress(names, shown)]
+    rows = [[_in_console(entry) for entry in compress(row, shown)] for row in table.rows]
     if any(run.state != "finished" for run in study.runs):
         heads.insert(0, "state")
         for run, values in zip(study.runs, rows, strict=True):

@@ -4,7 +4,7 @@ from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 from flap.results.number_texts import short
-from flap.results.run_folder import RunRecord
+from flap.results.report import Report
 from flap.results.study import CHOSEN, Study
 
 ALWAYS_SHOWN = ("metric", "structure", "ratio")  # other choices are left out if all runs agree
@@ -44,14 +44,17 @@ def tabulate(study: Study) -> StudyTable:
     marks = _marks(study)
     rows = []
     for i, run in enumerate(study.runs):
-        numbers = _numbers_of_pruned(run)
+        report = run.report
+        numbers = _numbers(report, "pruned", "after")
+        numbers["removed"] = report.ratio.get("realised_decoder")
+        numbers["seconds"] = report.seconds.get("total")
         row = [_choice(getattr(run, name)) for name in choices]
         row += [_result(numbers, name, marks.get((i, name), "")) for name in results]
         rows.append(row)
 
     dense = []
     for run in study.of(study.dense):
-        numbers = _numbers_of_dense(run)
+        numbers = _numbers(run.report, "dense", "before") | {"removed": 0.0}
         row = [_result(numbers, name) for name in results]
         dense.append((study.dense_name(run.model), row))
     return StudyTable(choices, results, rows, dense)
@@ -77,22 +80,11 @@ def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
     return TableEntry(text, mark, value)
 
 
-def _numbers_of_pruned(run: RunRecord) -> dict[str, Any]:
-    report = run.report
-    return report.evaluation["pruned"] | {
-        "removed": report.ratio.get("realised_decoder"),
-        "parameters": report.parameters.get("total_after"),
-        "vocabulary": report.vocabulary.get("after"),
-        "seconds": report.seconds.get("total"),
-    }
-
-
-def _numbers_of_dense(run: RunRecord) -> dict[str, Any]:
-    report = run.report
-    return report.evaluation["dense"] | {
-        "removed": 0.0,
-        "parameters": report.parameters.get("total_before"),
-        "vocabulary": report.vocabulary.get("before"),
+def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
+    """Return the results of the dense model before pruning, or of the pruned model after it."""
+    return report.evaluation[model] | {
+        "parameters": report.parameters.get(f"total_{moment}"),
+        "vocabulary": report.vocabulary.get(moment),
     }
 
 
