@@ -22,6 +22,7 @@ from flap.config.messages import (
     how_to_install,
     one_line,
     require,
+    require_counts,
     shown,
 )
 from flap.config.methods import CUSTOM, composing, name_method
@@ -68,6 +69,7 @@ __all__ = [
     "redacted",
     "refuse",
     "require",
+    "require_counts",
     "settled_by",
     "shipped_folder",
     "shown",

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flap.config.explanations import as_share, explain
-from flap.config.messages import require, shown
+from flap.config.messages import require, require_counts, shown
 from flap.config.methods import name_method
 from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
@@ -229,26 +229,17 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
     if not chosen:
         allowed = f"a number with 0 <= ratio < 1{as_share(ratio)}"
         require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, allowed)
-    require(
-        target.context is None or target.context >= 1,
-        "target.context",
-        target.context,
-        "a whole number >= 1",
-    )
-    require(target.sequences >= 1, "target.sequences", target.sequences, "a whole number >= 1")
+    require_counts(target, "target", context=1, sequences=1)
 
 
 def _check_values(config: FlapConfig) -> None:
     """Check the values that need no model, no tokenizer and no text."""
-    calibration = config.calibration
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),
-        "calibration.num_samples": (calibration.num_samples >= 1, "a whole number >= 1"),
-        "calibration.batch_size": (calibration.batch_size >= 1, "a whole number >= 1"),
-        "calibration.seq_len": (calibration.seq_len >= 2, "a whole number >= 2"),
     }
     for name, allowed in CHOICES.items():
         checks[name] = (attrgetter(name)(config) in allowed, f"one of {', '.join(allowed)}")
     for name, (valid, expected) in checks.items():
         require(valid, name, attrgetter(name)(config), expected)
+    require_counts(config.calibration, "calibration", num_samples=1, batch_size=1, seq_len=2)

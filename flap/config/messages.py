@@ -76,6 +76,17 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
         raise ValueError(f"{name}={shown(value)}: expected {allowed}")
 
 
+def require_counts(options: object, section: str, **least: int) -> None:
+    """Raise a ValueError, unless each of these options is a whole number of at least this size.
+
+    None stands for an option that is not set. section: of the config, where the options are.
+    """
+    for name, minimum in least.items():
+        value = getattr(options, name)
+        valid = value is None or value >= minimum
+        require(valid, f"{section}.{name}", value, f"a whole number >= {minimum}")
+
+
 def shown(value: Any) -> str:
     """Return a value as messages print it: without secrets, with its middle cut if it is long."""
     text = redact(str(value))

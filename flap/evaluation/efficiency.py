@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import require_counts
 from flap.evaluation.base import Evaluator, Measurement, Numbers, Task
 from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import count_parameters, running_device
@@ -42,8 +42,8 @@ class Efficiency(Evaluator):
     repeats: int = 5  # turns that are timed; 1 or more
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            require(value >= 1, f"eval.efficiency.{name}", value, "a whole number >= 1")
+        least = dict.fromkeys(asdict(self), 1)
+        require_counts(self, "eval.efficiency", **least)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Return the measurement of both models.

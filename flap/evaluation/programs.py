@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import require, require_counts
 from flap.data import Prompt
 from flap.data.dialogue import Answers, question, text_ids
 from flap.data.overlap import Document, letters_and_digits
@@ -100,10 +100,7 @@ class Programs(Evaluator):
     def __post_init__(self) -> None:
         known = self.tasks == [HUMANEVAL]
         require(known, "eval.programs.tasks", self.tasks, f"[{HUMANEVAL}]")
-        for name in ("max_new_tokens", "batch_size", "seconds", "limit"):
-            value = getattr(self, name)
-            valid = value is None or value >= 1
-            require(valid, f"eval.programs.{name}", value, "a whole number >= 1")
+        require_counts(self, "eval.programs", max_new_tokens=1, batch_size=1, seconds=1, limit=1)
         valid = self.chat_template.lower() in TEMPLATES
         allowed = f"one of {', '.join(TEMPLATES)}"
         require(valid, "eval.programs.chat_template", self.chat_template, allowed)

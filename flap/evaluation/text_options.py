@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import require, require_counts
 from flap.data import (
     Batch,
     Text,
@@ -80,14 +80,7 @@ class OnTexts(Evaluator):
             self.seq_len,
             "a whole number >= 2, or a list of such",
         )
-        for name, minimum in (("max_tokens", max(lengths)), ("batch_size", 1)):
-            value = getattr(self, name)
-            require(
-                value is None or value >= minimum,
-                f"{self.section}.{name}",
-                value,
-                f"a whole number >= {minimum}",
-            )
+        require_counts(self, self.section, max_tokens=max(lengths), batch_size=1)
 
     @property
     def field(self) -> str:

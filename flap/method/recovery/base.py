@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from flap.config import require
+from flap.config import require, require_counts
 from flap.data import HELD_OUT
 from flap.models import ModelAdapter
 from flap.runtime import ranks
@@ -65,11 +65,7 @@ class Recovery:
     def __post_init__(self) -> None:
         writers = f"one of {', '.join(WRITERS)}"
         require(self.writer in WRITERS, "recover.writer", self.writer, writers)
-        for name in ("seq_len", "batch_size", "rank", "patience", "epochs"):
-            value = getattr(self, name)
-            least = 2 if name == "seq_len" else 1
-            valid = value is None or value >= least
-            require(valid, f"recover.{name}", value, f"a whole number >= {least}")
+        require_counts(self, "recover", seq_len=2, batch_size=1, rank=1, patience=1, epochs=1)
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
         step = f"one step of {self.windows_a_step} windows of {self.seq_len}"

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from flap.config import require
+from flap.config import require, require_counts
 from flap.method.allocation import Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.method.allocation.adaptive import one_ranking
 from flap.method.allocation.ranking import from_highest, highest, ranked
@@ -46,7 +46,7 @@ class Search(Structure):
     levels: list[float] = field(default_factory=lambda: [0.25])
 
     def __post_init__(self) -> None:
-        require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
+        require_counts(self, "structure", tokens=1)
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         allowed = "shares of a block's units between 0 and 1"
         require(levels_fit, "structure.levels", self.levels, allowed)
