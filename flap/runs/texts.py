@@ -40,8 +40,7 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
             the model's context.
     """
     texts = {}
-    for use, needed in _needed(choices).items():
-        section, dataset, wanted = needed
+    for use, (section, dataset, wanted) in _needed(choices).items():
         texts[use] = read_windows(section, dataset, source.tokenizer, wanted, source.max_length)
 
     vocabulary = choices.vocabulary
