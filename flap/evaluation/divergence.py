@@ -96,20 +96,19 @@ def compare(
     chunk = max(1, positions_per_chunk(model.adapter.vocab_size) // COPIES)
     of_dense = iter(dense)
 
-    def measure(batch_NT: Tensor, pruned_NTD: Tensor) -> dict[str, list[float]]:
-        of_windows = defaultdict[str, list[float]](list)
+    def measure(batch_NT: Tensor, pruned_NTD: Tensor) -> list[dict[str, float]]:
+        windows = []
         for pair in zip(next(of_dense).to(model.device), pruned_NTD, strict=True):
-            chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
-            sums = [_sums(model.adapter, *hidden) for hidden in chunks]
-            for name in sums[0]:
-                total = sum(of_chunk[name] for of_chunk in sums)
-                of_windows[name].append(total / (batch_NT.shape[1] - 1))
-        return of_windows
+            total = defaultdict[str, float](float)
+            for hidden in zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True):
+                for name, value in _sums(model.adapter, *hidden).items():
+                    total[name] += value
+            positions = batch_NT.shape[1] - 1
+            windows.append({name: value / positions for name, value in total.items()})
+        return windows
 
-    of_batches = map_batches(model, batches_NT, "divergence", measure)
-    return {
-        name: list(chain(*(of_batch[name] for of_batch in of_batches))) for name in of_batches[0]
-    }
+    of_windows = list(chain(*map_batches(model, batches_NT, "divergence", measure)))
+    return {name: [window[name] for window in of_windows] for name in of_windows[0]}
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
