@@ -33,7 +33,7 @@ model.tie_copied_head=false -> model.tie_copied_head=false: expected no model.ti
 target.bytes=2e5 ratio=0.3 -> target.bytes=200000: expected ratio=null (it is 0.3)
 target.bytes=2e5 target.parameters=3e4 ratio=0 -> target.parameters=30000: expected ratio=null (it is 0.0
 target.bytes=0 ratio=null -> target.bytes=0.0: expected a number > 0
-target.kv_cache_bytes=1 target.context=0 ratio=null -> target.context=0: expected a whole number >= 1
+target.kv_cache_bytes=1 target.context=0 ratio=null -> target.context=0: expected null or a whole number >= 1
 target.bytes=1000 ratio=null -> target.bytes=1000: 1 KV head and 1 neuron stay in every layer, … at least
 target.parameters=1000 ratio=null structure=UL-UM -> target.parameters=1000: … at least
 target.kv_cache_bytes=1000 ratio=null structure=search -> target.kv_cache_bytes=1000: … at least 32768
@@ -209,7 +209,7 @@ calibration.dataset={bad}/given.jsonl calibration.max_new_tokens=9 -> calibratio
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered
 vocabulary=trim vocabulary.size=90 -> vocabulary=trim: …(WordLevel)
-recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
+recover=lora recover.rank=0 -> recover.rank=0: expected null or a whole number >= 1
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct
 recover=reconstruct calibration.num_samples=40 recover.batch_size=0 -> recover.batch_size=0: expected 1 to 32, the cali
 recover=reconstruct calibration.num_samples=40 recover.batch_size=33 -> recover.batch_size=33: expected 1 to 32, the ca
@@ -241,7 +241,7 @@ eval.perplexity.datasets={huge} -> eval.perplexity.datasets=yyy…: must be at m
 eval=[programs] -> eval.programs.run=False: expected true, which runs programs that the model writes on this machine.
 eval=[programs] eval.programs.run=true eval.programs.path={bad}/none.jsonl -> eval.programs.path={bad}/none.jsonl: expe
 eval=[programs] eval.programs.tasks=[mbpp] -> eval.programs.tasks=['mbpp']: expected [humaneval]
-eval=[programs] eval.programs.limit=0 -> eval.programs.limit=0: expected a whole number >= 1
+eval=[programs] eval.programs.limit=0 -> eval.programs.limit=0: expected null or a whole number >= 1
 eval=[programs] eval.programs.chat_template=yes -> eval.programs.chat_template=yes: expected one of auto, true, false
 eval=[programs] eval.programs.run=true eval.programs.chat_template=true -> eval.programs.chat_template=True: expected
 eval=zero_shot eval.zero_shot.tasks=[{huge}] -> eval.zero_shot.tasks=yyy…: must be at most 3,000 bytes long, but has

@@ -83,8 +83,10 @@ def require_counts(options: object, section: str, **least: int) -> None:
     """
     for name, minimum in least.items():
         value = getattr(options, name)
-        valid = value is None or value >= minimum
-        require(valid, f"{section}.{name}", value, f"a whole number >= {minimum}")
+        allowed = f"a whole number >= {minimum}"
+        if getattr(type(options), name, minimum) is None:  # the default
+            allowed = f"null or {allowed}"
+        require(value is None or value >= minimum, f"{section}.{name}", value, allowed)
 
 
 def shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import require, require_counts
 from flap.data import Prompt
 from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
@@ -90,13 +90,8 @@ class ZeroShot(Evaluator):
 
     def __post_init__(self) -> None:
         templates = ("auto", "true", "false")
-        limit = 1 if self.limit is None else self.limit
-        num_fewshot = self.num_fewshot or 0
         for name, valid, allowed in (
             ("tasks", bool(self.tasks), "a list of lm-eval tasks, groups or tags, as [piqa]"),
-            ("limit", limit >= 1, "null or a whole number >= 1"),
-            ("num_fewshot", num_fewshot >= 0, "null or a whole number >= 0"),
-            ("batch_size", self.batch_size >= 1, "a whole number >= 1"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
             (
@@ -106,6 +101,7 @@ class ZeroShot(Evaluator):
             ),
         ):
             require(valid, f"{self.section}.{name}", getattr(self, name), allowed)
+        require_counts(self, self.section, limit=1, num_fewshot=0, batch_size=1)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Load the documents of all tasks, and return the tasks.
