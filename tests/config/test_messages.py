@@ -1,8 +1,10 @@
-"""Errors stay short, however long the values are that they show."""
+"""Errors stay short, however long the values are that they show, and say what is allowed."""
+
+from dataclasses import dataclass
 
 import pytest
 
-from flap.config import one_line, require, shown
+from flap.config import one_line, require, require_counts, shown
 
 LONG = "x" * 5_000
 
@@ -25,3 +27,21 @@ def test_long_words_of_any_error_are_cut() -> None:
     line = one_line(OSError(36, "File name too long", LONG))
     assert line.startswith("[Errno 36] File name too long: 'xxx") and len(line) < 250
     assert one_line(ValueError("two\n lines"), 5) == "two l"
+
+
+@dataclass
+class Counted:
+    """Options that are whole numbers."""
+
+    windows: int | None = None
+    tokens: int = 8
+
+
+def test_a_count_that_is_too_small_is_named_and_null_if_it_is_allowed() -> None:
+    require_counts(Counted(), "some", windows=1, tokens=8)
+    with pytest.raises(
+        ValueError, match=r"^some\.windows=0: expected null or a whole number >= 1$"
+    ):
+        require_counts(Counted(windows=0), "some", windows=1, tokens=8)
+    with pytest.raises(ValueError, match=r"^some\.tokens=7: expected a whole number >= 8$"):
+        require_counts(Counted(tokens=7), "some", windows=1, tokens=8)
