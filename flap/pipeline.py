@@ -102,7 +102,7 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
     compensation. If a plan is given, or if the budget asks for no removal, nothing is scored.
     """
     if run.choices.keep_everything(run.budget):
-        return keep_all(run)
+        return keep_all(run.budget)
     if run.choices.in_sequence:
         return prune_in_sequence(run, model)
     statistics = observe(run, model)  # statistics of the inputs of each output projection

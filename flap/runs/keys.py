@@ -40,7 +40,7 @@ def windows(run: Run) -> Key:
     return key
 
 
-def processes(run: Run) -> Key:
+def processes() -> Key:
     """Return how many processes add up their sums. Sums over several are rounded differently."""
     if ranks.size() == 1:
         return {}
@@ -59,7 +59,7 @@ def on_device(run: Run) -> Key:
 
 def statistics(run: Run) -> Key:
     """Return the key of statistics."""
-    key = on_device(run) | windows(run) | processes(run)
+    key = on_device(run) | windows(run) | processes()
     if run.choices.need_gradients:
         key["gradients"] = True
     return key
@@ -97,7 +97,7 @@ def recovery(run: Run) -> Key:
     if training is None:
         return {}
     text = run.texts[training.use]
-    return {"recover": {**asdict(training), "windows": text.key, **processes(run)}}
+    return {"recover": {**asdict(training), "windows": text.key, **processes()}}
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
@@ -105,7 +105,7 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
     options = run.described
     return {
         **dense(run),
-        **processes(run),
+        **processes(),
         **run.choices.code,
         "plan": digest(plan.to_dict()),
         "calibration": windows(run),
@@ -151,7 +151,7 @@ def of_the_run(run: Run) -> Key:
         "config": {name: value for name, value in options.items() if changes_the_model(name)},
         "checkpoint": saved,
         "inputs": inputs(run),
-        **processes(run),
+        **processes(),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line, redact
-from flap.evaluation import Evaluator, Measurement
+from flap.evaluation import Evaluator, Measurement, Task
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
 from flap.evaluation.result_files import Entry
@@ -141,12 +141,12 @@ def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
     dense_run: the run before its vocabulary was trimmed.
     """
     entries = on_first(run.results.entries).values()
-    pruned = _entries_of(entries, run, keys.pruned(run, plan))
-    dense = _entries_of(entries, dense_run, keys.dense(dense_run))
+    pruned = _entries_of(entries, run.tasks, keys.pruned(run, plan))
+    dense = _entries_of(entries, dense_run.tasks, keys.dense(dense_run))
     compressed = []
     if run.choices.recovery is not None:
-        compressed = _entries_of(entries, run, keys.compressed(run, plan))
-    timed = _entries_of(entries, run, keys.timed(run, plan))
+        compressed = _entries_of(entries, run.tasks, keys.compressed(run, plan))
+    timed = _entries_of(entries, run.tasks, keys.timed(run, plan))
     return _Measured(
         _measured_alike(dense, pruned), _measured_alike(compressed, pruned), pruned + timed
     )
@@ -205,7 +205,7 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
     )
 
 
-def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
+def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
     """Return the entries of a model. The entries of this run's tasks come last.
 
     So their numbers replace numbers of the same name that earlier starts have measured.
@@ -218,7 +218,7 @@ def _entries_of(entries: Iterable[Entry], run: Run, key: Key) -> list[Entry]:
         if plain(entry.key) == plain({"version": VERSION, **key, **task}):
             found.append(entry)
 
-    data = [plain(task.identity) for task in run.tasks]
+    data = [plain(task.identity) for task in tasks]
     return sorted(found, key=lambda entry: plain(entry.key["data"]) in data)
 
 

@@ -13,7 +13,7 @@ from flap.checkpoint.one_writer import only_writer
 from flap.checkpoint.save import make_label, save_checkpoint
 from flap.config import one_line
 from flap.data import Windows
-from flap.method.allocation import PruningPlan, UniformLayers
+from flap.method.allocation import Budget, PruningPlan, UniformLayers
 from flap.method.calibration import STATISTICS, LayerStatistics, answers, own_text
 from flap.method.compression import (
     CompressLayer,
@@ -211,18 +211,18 @@ def compress(
         work = model.if_streamed(folder / digest(plan.to_dict()))
         calibration = run.calibration(model, statistics)
         visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
-        change = _compress_layer(run)
+        change = _compress_layer(run.choices.mask_only)
         fits = compress_layers(model.adapter, plan, compensation, visits, change, work)
         return _compressed(run, model, plan, fits)
 
 
-def keep_all(run: Run) -> Compressed:
+def keep_all(budget: Budget) -> Compressed:
     """Return the model as it is, with a plan that keeps all units. Nothing has to be scored."""
     layers = []
-    for attention, mlp in run.budget.layers:
+    for attention, mlp in budget.layers:
         heads = tuple(range(attention.count * attention.members))
         layers.append(Pair(heads, tuple(range(mlp.count * mlp.members))))
-    plan = run.budget.named(PruningPlan(tuple(layers)))
+    plan = budget.named(PruningPlan(tuple(layers)))
     return Compressed(plan, fits={}, loads_with="")
 
 
@@ -239,14 +239,14 @@ def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
             run.choices.selection.metric,
             structure,
             run.choices.compensation,
-            _compress_layer(run),
+            _compress_layer(run.choices.mask_only),
         )
         plan, fits = pruning.prune(run.calibration(model), run.budget, work)
         return _compressed(run, model, run.budget.named(plan), fits)
 
 
-def _compress_layer(run: Run) -> CompressLayer:
-    return mask_layer if run.choices.mask_only else slice_layer
+def _compress_layer(mask_only: bool) -> CompressLayer:
+    return mask_layer if mask_only else slice_layer
 
 
 def _compressed(
@@ -259,7 +259,8 @@ def _compressed(
     """
     loads_with = ""
     if run.budget.kept(plan) < run.budget.total:
-        loads_with = become_checkpointable(model, _spare_parameters(run, plan))
+        spare = math.inf if run.choices.layer_by_layer else _spare_parameters(run.budget, plan)
+        loads_with = become_checkpointable(model, spare)
 
     adapter = model.adapter
     planned = [tuple(map(len, layer)) for layer in plan.layers]
@@ -273,15 +274,13 @@ def _compressed(
     return Compressed(plan, fits, loads_with)
 
 
-def _spare_parameters(run: Run, plan: PruningPlan) -> float:
+def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
     """Return how many parameters the targets allow beyond the parameters of a plan.
 
     A checkpoint with uniform widths may need some of them for biases.
     """
-    if run.choices.layer_by_layer:
-        return math.inf
-    widths = run.budget.widths(plan)
-    bounds = [bound for bound in run.budget.bounds if bound.size]
+    widths = budget.widths(plan)
+    bounds = [bound for bound in budget.bounds if bound.size]
     return min(
         ((bound.asked - bound.cost(widths)) / bound.size for bound in bounds), default=math.inf
     )
