@@ -187,7 +187,7 @@ def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
     """Return the training after compression. A reconstruction reads the calibration windows."""
     if not chosen:
         return None
-    recovery = build("recover", chosen, Recovery, Reconstruction)
+    recovery: Recovery | Reconstruction = build("recover", chosen, Recovery, Reconstruction)
     if isinstance(recovery, Reconstruction):
         return recovery.on(calibration.num_samples, calibration.seq_len)
     return recovery

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from flap.checkpoint.card import write_card
 from flap.config import build, one_line, redact
 from flap.evaluation import Evaluator, Measurement, Task
-from flap.evaluation.base import Numbers
 from flap.evaluation.errors import paired, with_averages
 from flap.evaluation.result_files import Entry
 from flap.method.allocation import PruningPlan, Units
@@ -277,7 +276,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 
-def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Numbers]:
+def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
     """Return standard errors and p-values of the differences of two models, paired by document.
 
     They have the names that they have in the report.
