@@ -128,7 +128,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
     """
     embedding = adapter.model.get_input_embeddings().weight
     head = adapter.model.get_output_embeddings()
-    per_token = embedding.shape[1]
+    per_token: int = embedding.shape[1]
     if head.weight is not embedding:
         per_token += head.weight.shape[1]
     if head.bias is not None:
