@@ -38,8 +38,8 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
-    # relative: the third token of SmolLM2's first prompt, -17.16, has a massive activation in
-    # float32, 4e-4 off itself
+    # The tolerance is relative: the third token of SmolLM2's first prompt has the value -17.16 and
+    # a massive activation, so float32 alone is off by 4e-4.
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
     )

@@ -106,7 +106,7 @@ class Budget:
     # the share of the prunable parameters of all layers that is removed; with bounds, the smallest
     # share that a plan must remove to be within them
     ratio: float
-    bounds: tuple[Bound, ...] = ()  # no more is removed than it takes to be within all of them
+    bounds: tuple[Bound, ...] = ()  # units are removed until the model is within all of them
 
     @property
     def total(self) -> int:
