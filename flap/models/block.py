@@ -239,6 +239,10 @@ class NoBlock(Block):
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
         return cls(name, NoOutput(layer), split(0, 0), ())
 
+    @property
+    def unit_tensors(self) -> list[UnitTensor]:
+        return []
+
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         return super().observe((args[0][..., :0],), mask_P)
 

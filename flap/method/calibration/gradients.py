@@ -59,7 +59,7 @@ def add_effects(
     for statistics, effects in zip(layers, first_order_effects(model, batches), strict=True):
         blocks = []
         for members, effect_U in zip(statistics.blocks, effects, strict=True):
-            effect_MU = effect_U.reshape(len(members), -1)
+            effect_MU = torch.stack(effect_U.chunk(len(members)))
             blocks.append(with_effects(members, effect_MU))
         added.append(replace(statistics, blocks=Pair(*blocks)))
     return added
@@ -151,7 +151,7 @@ def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Te
     """
     weight = parameter.data
     assert parameter.grad is not None
-    products = parameter.grad.float() * weight.float()
+    products = parameter.grad.float().mul_(weight)
     parameter.grad = None
     parameter.data = products
     try:

@@ -17,6 +17,7 @@ from flap.data import Batch
 from flap.method.calibration import Calibration
 from flap.models import Pair, Resident, adapt
 from tests.cases import ARCHITECTURES, MIXTURES, VOCAB, random_model, tiny_model, tokens
+from tests.models.families import test_mixtures as mixtures
 
 SMALL = {
     "vocab_size": VOCAB,
@@ -221,6 +222,18 @@ def test_to_first_order_the_loss_falls_by_the_effect() -> None:
             losses.append(float(loss(scaled, windows)))
     below, above = losses
     assert (above - below) / (2 * share) == pytest.approx(float(effect_U[neuron]), rel=0.02)
+
+
+def test_a_layer_that_lacks_a_block_has_no_effects_there() -> None:
+    """A layer of Nemotron-H has an attention, an MLP, experts or a state space."""
+    model = random_model(mixtures.TestNemotronH.configs["mixture"])
+    found = effects(model, Batch.of(tokens()))
+    blocks = [block for i in range(len(found)) for block in adapt(model).blocks(i)]
+    of_blocks = [effect_U for layer in found for effect_U in layer]
+    assert [len(effect_U) for effect_U in of_blocks] == [block.num_units for block in blocks]
+    assert 0 in map(len, of_blocks)
+    for effect_U in of_blocks:
+        assert bool((effect_U != 0).any()) == bool(len(effect_U))
 
 
 @pytest.mark.parametrize("batch_size", [1, 6])
