@@ -4,7 +4,6 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from flap.evaluation.base import Numbers
@@ -12,7 +11,7 @@ from flap.results.markdown_text import escaped
 from flap.results.notices import notices, remarks
 from flap.results.number_texts import change, domain_of, in_order, short, with_error
 from flap.results.record import Record
-from flap.results.tables import Table
+from flap.results.tables import Table, wide_console
 
 UNITS = {
     "query_heads": "query heads",
@@ -114,7 +113,7 @@ def _ratio(ratio: Numbers) -> str:
 
 def show(report: Record, folder: Path) -> None:
     """Print the name of a run, its tables and remarks, and the paths of checkpoint and report."""
-    console = Console()
+    console = wide_console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
         console.print(table.console())

@@ -42,10 +42,11 @@ class Table(NamedTuple):
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if numeric and i else "left")
-        if self.rows:
-            # names stay whole, and other columns are folded
-            longest = max(len(str(row[0])) for row in self.rows)
-            table.columns[0].min_width = min(longest, LONGEST_NAME)
+        # Names stay whole, and other columns are folded. With `min_width`, rich would make a table
+        # that does not fit wider than the console, which then cuts its last column.
+        lines = self.heads[0].splitlines() + [str(row[0]) for row in self.rows]
+        longest = max((len(line) for line in lines), default=0)
+        table.columns[0].width = min(longest, LONGEST_NAME)
         for row in self.rows:
             table.add_row(*(Text(value) if isinstance(value, str) else value for value in row))
         return table
