@@ -17,7 +17,7 @@ CUT = " … "  # replaces the middle of a value that is too long
 # groups in ADDED are added with +.
 MEASUREMENTS = "eval"
 ADDED = {
-    "experiment": "a study with its sweep",
+    "experiment": "a study with its sweep, by +experiment=NAME",
     "debug": "all stages in seconds, by +debug=smoke",
 }
 
@@ -27,12 +27,19 @@ python -m flap [group=choice …] [key=value …]
 
 {groups}
 
-ratio=0.2      share of the decoder's Linear weights to remove; or target.memory=, bytes=, parameters=, …
-dry_run=true   print what a run takes, and read no weight
+ratio=0.2      share of the decoder's Linear weights to remove; or a size: target.bytes=200e6, target.memory=…
+model.path=…   a model that is not in the list: a directory, an id of the hub, or a GGUF file
+dry_run=true   print what the run needs, without reading weights
 
-Every key of a run, with its value: --cfg job.   A sweep: -m metric=IFV,WIFV ratio=0.2,0.5   A study: +experiment=NAME
-Its page, or runs side by side: python -m flap study FOLDER …   A report once more: python -m flap reproduce RUN
-What this machine has: python -m flap doctor"""  # noqa: E501
+python -m flap -m metric=IFV,WIFV ratio=0.2,0.5   run a sweep: every combination of these values
+python -m flap +experiment=NAME                   run a study
+python -m flap --cfg job                          print every key of a run with its value
+python -m flap study FOLDER …                     write the page of a sweep, or show runs side by side
+python -m flap export CHECKPOINT ENGINE           write a checkpoint for gguf (llama.cpp), mlx, onnx or openvino
+python -m flap reproduce RUN                      run a report again and compare the numbers
+python -m flap workspace ENTITY/PROJECT FOLDER    save a workspace for a sweep in W&B
+python -m flap doctor                             check this machine
+python -m flap export --help                      print the options of a command, here of export"""  # noqa: E501
 
 
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:

@@ -17,6 +17,7 @@ from subprocess import CompletedProcess
 import huggingface_hub
 import pytest
 
+from flap.cli import SUBCOMMANDS
 from flap.config import help_text
 from tests.helpers.damaged import damage
 from tests.helpers.permissions import bound_by_permissions
@@ -189,6 +190,11 @@ def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
 def test_help_is_the_same_wherever_it_is_asked_for(words: list[str], quick_flap: Cli) -> None:
     done = quick_flap(*words)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{help_text()}\n", "")
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
+def test_help_names_every_command(command: str) -> None:
+    assert f"python -m flap {command} " in help_text()
 
 
 def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> None:
