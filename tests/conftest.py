@@ -41,7 +41,7 @@ WORDS = [
     "new",
 ]
 
-collect_ignore = ["engines"]  # in an environment of their own: make engines
+collect_ignore = ["engines"]  # these tests need another environment: make engines
 
 # Files that take minutes begin first, so that no process waits for them alone at the end.
 LONGEST = (
@@ -185,7 +185,7 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """As `flap`, in a process that has imported everything."""
+    """Like the fixture `flap`, but in a forked process that has imported everything."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

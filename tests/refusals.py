@@ -1,9 +1,9 @@
 """Every refusal of an option's value, in one table.
 
-Its rows are `option=value -> message`, by the model that the run prunes. The message is the
-beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
-{bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file,
-{prompts} the same with prompts, {long} a name that is too long, {huge} a name of 5,000 characters.
+Each string has the rows of one model, as `option=value -> message`. The message is the beginning of
+the one line with which the run ends before it reads any weight. "…" stands for any text, {bad} for
+the folder of tests/helpers/damaged.py, {texts} for the list of texts that need no file, {prompts}
+for this list with prompts, {long} for a name that is too long, {huge} for one of 5,000 characters.
 Command lines that Hydra does not compose are in tests/config/test_bad_command_line.py. Errors that
 an object raises by itself are tested in the folder of its room.
 """
@@ -310,7 +310,8 @@ ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim, because the two models predict different tokens
 """
 
-# Found where the weights are read or run; numbers of the dense model may be there already.
+# Errors that are found when the weights are read or run. The numbers of the dense model may have
+# been written before.
 AT_THE_WEIGHTS = """
 model.path={bad}/two-layers -> model.path={bad}/two-layers: 18 tensors are in layers that the model does not have, as
 model.path={bad}/two-layers model.placement=stream -> model.path={bad}/two-layers: 18 tensors are in layers that the

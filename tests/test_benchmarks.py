@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says."""
+"""benchmarks/gpu.py without a GPU: its code works on the CPU, and its error names the cause."""
 
 import json
 import subprocess

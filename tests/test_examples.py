@@ -43,7 +43,7 @@ def printed(
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> Path:
-    """What examples/prune.py leaves."""
+    """The checkpoint that examples/prune.py saves."""
     folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
     example("prune")["main"](str(model_dir), str(text_file), str(folder))
     return folder

@@ -1,4 +1,4 @@
-"""The shape of the house: data flows one way, and importing flap stays light."""
+"""The structure of the package: rooms import in one direction, and importing flap stays light."""
 
 import ast
 import re
@@ -51,7 +51,7 @@ STAGES = [
 # The files of models, in the order in which they are read: a file imports only from those before
 # it.
 MODELS = [
-    # what a layer consists of
+    # the parts of a layer
     "devices",
     "offload",
     "block",
@@ -70,13 +70,13 @@ MODELS = [
     "gguf_file",
     "locate",
     "model_files",
-    # where its weights are
+    # the placement of the weights
     "placed_model",
     "predictions",
     "hidden_files",
     "walk",
     "placement",
-    # finding it
+    # finding a model
     "source",
     "loaded_source",
     "find",

@@ -43,7 +43,7 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 def test_overwrite_replaces_the_whole_folder(
     save_over: Save, old: Path, model: PreTrainedModel
 ) -> None:
-    """What a dead process has left beside it is also removed."""
+    """Files that a dead process has left beside the checkpoint are also removed."""
     stale = "model-00002-of-00002.safetensors"
     left_behind(old)
     (old / stale).write_text("of another model")

@@ -63,7 +63,9 @@ LAYER = {
 def built_by_vllm(
     changes: dict[str, int], ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> FlapLlamaConfig:
-    """Return a config whose second layer has other widths, as vLLM's Transformers backend has it.
+    """Return the config that vLLM's Transformers backend builds.
+
+    Its second layer has other widths than the first.
 
     ranks: the number of vLLM's processes.
     """

@@ -122,7 +122,7 @@ DOES_NOT_COMPOSE = [
 ]
 
 
-# Words that are a mistake together.
+# Arguments that are wrong together, although each may be valid alone.
 WORDS = [
     (["--ratio", "0.2"], "--ratio: write ratio=0.2$"),
     (["ratio", "0.2"], "ratio 0.2: write ratio=0.2$"),
@@ -183,7 +183,7 @@ def test_words_that_are_a_mistake_together_are_one_line(
 def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
     words = ["+experiment=smollm2_grid", "eval=[perplexity]", "~eval.zero_shot", "~eval.efficiency"]
     done = quick_flap(*words, "hydra.mode=RUN", "ratio=0", "dry_run=true", "model.path=/none")
-    assert "model.path=/none" in done.stderr  # which is looked up after the keys are checked
+    assert "model.path=/none" in done.stderr  # the model is looked up after the keys are checked
 
 
 @pytest.mark.parametrize("words", [["-h"], ["-m", "ratio=0.2,0.3", "--help"]])
@@ -325,7 +325,7 @@ def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) ->
     assert len(done.stderr) < 400
 
 
-# From a library that reads a file, and in the midst of the work.
+# An error of a library that reads a file, and an error in the middle of a run.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 

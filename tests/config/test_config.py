@@ -23,7 +23,7 @@ from tests.helpers.runs import composed
 CONF = Path(config_dir())
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
-ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]  # with a + on the command line
+ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]  # added with a + on the command line
 
 
 @pytest.mark.parametrize("option", [path for path in OPTIONS if path not in ADDED], ids=str)
@@ -84,8 +84,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    # All methods are compared on the same calibration text. That of Wanda-sp is sequential, and
-    # LLM-Pruner reads few windows.
+    # All methods are compared on the same calibration text. Wanda-sp calibrates layer by layer,
+    # and LLM-Pruner reads few windows.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")
@@ -151,7 +151,7 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        ("method=flap_plus structure.tokens=99", "flap_plus"),  # how much is measured
+        ("method=flap_plus structure.tokens=99", "flap_plus"),  # the number of tokens to measure on
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),
         ("structure.scale=relative metric=OBS", "custom"),
@@ -234,7 +234,7 @@ def test_a_name_that_is_not_utf_8_is_refused(key: str) -> None:
 
 
 def test_options_are_interpolated_once() -> None:
-    """The report says what was measured, even if a text has the signs of an interpolation."""
+    """A file name that contains "${...}" is neither interpolated again nor changed."""
     config = composed("eval=[zero_shot]", r'eval.zero_shot.tasks=["the \${oc.env:HOME} dog.jsonl"]')
     [evaluator] = choose(config).evaluators.values()
     assert evaluator.tasks == config.eval["zero_shot"]["tasks"] == ["the ${oc.env:HOME} dog.jsonl"]

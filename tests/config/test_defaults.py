@@ -1,4 +1,4 @@
-"""YAML and dataclass say the same: over every file of conf/, a default has one value."""
+"""Every default has the same value in the YAML files of conf/ and in the dataclasses."""
 
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path

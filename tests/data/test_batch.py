@@ -1,4 +1,4 @@
-"""A token mask stays with its windows, says which predictions count, and which tokens judge."""
+"""A token mask stays with its windows, and says which predictions count and judge a model."""
 
 import pytest
 import torch

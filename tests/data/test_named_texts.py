@@ -55,7 +55,9 @@ def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
     evaluation = read_text("boolq-passages", "evaluation", "eval.perplexity.datasets")
     kept = [passage for passage in quarter if passage in evaluation.documents]
     assert evaluation.text == "\n\n".join(kept)
-    assert 0.96 < len(kept) / len(quarter) < 1  # without those that share words with the others
+    assert (
+        0.96 < len(kept) / len(quarter) < 1
+    )  # passages are left out if they share words with the calibration text
     assert evaluation.sha256 != calibration.sha256
 
 

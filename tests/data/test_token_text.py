@@ -1,7 +1,7 @@
 """From tokens back to text.
 
-The bytes of tokens add up to those of the text, and windows of one tokenizer keep their text in
-another, except for characters that an edge cuts.
+The bytes of all tokens add up to the bytes of the text. Windows of one tokenizer keep their text in
+another tokenizer, except for characters that the edge of a window cuts.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_a_part_of_a_character_has_a_part_of_its_bytes(kind: str) -> None:
 
 
 class InPython(PreTrainedTokenizer):
-    """A tokenizer in Python, as Kimi K2 has, with the tokens of a fast one."""
+    """A slow tokenizer, written in Python like Kimi K2's, with the tokens of a fast tokenizer."""
 
     def __init__(self, fast: PreTrainedTokenizerBase) -> None:
         self.fast = fast

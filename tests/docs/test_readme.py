@@ -1,4 +1,4 @@
-"""The digits of the README: one cell of its table, by the command below it."""
+"""The command below the README's table gives the digits of one cell of the table."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import pytest
 from tests.docs.conftest import ROOT
 
 
-@pytest.mark.thorough  # minutes; test_parity.py holds the method on this model
+@pytest.mark.thorough  # takes minutes; test_parity.py checks the method on this model
 def test_the_command_below_gives_its_digits(
     quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
 ) -> None:
@@ -25,4 +25,4 @@ def test_the_command_below_gives_its_digits(
     numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
     found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
     expected = [float(number) for number in digits.groups()]
-    assert found == pytest.approx(expected, rel=2e-3)  # other processors round otherwise
+    assert found == pytest.approx(expected, rel=2e-3)  # other processors round differently

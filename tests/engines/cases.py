@@ -1,4 +1,4 @@
-"""The checkpoints of `make.py` that an engine refuses, and its words.
+"""The checkpoints of `make.py` that an engine refuses, and the engine's error message.
 
 vLLM must compute everything else.
 """

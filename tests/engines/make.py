@@ -101,7 +101,8 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
 def make_family(model_type: str, folder: Path) -> None:
     """Write a family in both forms.
 
-    One has widths by layer with biases, the other one width for all layers without biases.
+    In the first form, each layer has its own widths, and there are biases. In the second form, all
+    layers have the same widths, and there are no biases.
     """
     model = tiny(family_config(model_type))
     family = FAMILIES[model_type]
@@ -185,9 +186,9 @@ def make_scores(model_type: str, folder: Path) -> None:
 
 
 def make_quantised(folder: Path) -> None:
-    """Write checkpoints that llm-compressor has quantised. Its groups divide their widths.
+    """Write checkpoints that llm-compressor has quantised. This runs in the engines' environment.
 
-    This runs in the environment of the engines.
+    All widths are multiples of llm-compressor's group size.
     """
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512

@@ -8,7 +8,7 @@ from typing import Any
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    # else all processes share a core, and two ranks want two NUMA nodes
+    # otherwise all processes share one core, and two ranks need two NUMA nodes
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "HF_HUB_OFFLINE": "1",
 }

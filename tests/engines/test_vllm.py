@@ -1,4 +1,4 @@
-"""Pruned checkpoints in vLLM, which has nothing but this package beside it: no `trust_remote_code`.
+"""Pruned checkpoints in vLLM, with this package installed and without `trust_remote_code`.
 
 `make engines` makes the checkpoints in the main environment and runs this in vLLM's environment.
 """
@@ -18,9 +18,9 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 
 
 def options(name: str) -> dict[str, Any]:
-    """Stock checkpoints in the Transformers backend, too.
+    """Return options that run a stock checkpoint in vLLM's Transformers backend.
 
-    Granite is left out, because that backend does not divide its logits.
+    Granite stays in vLLM's own class, because the Transformers backend does not divide its logits.
     """
     return (
         {"model_impl": "transformers"}

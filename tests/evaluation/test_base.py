@@ -1,4 +1,4 @@
-"""Which tasks are of the calibration text's domain."""
+"""Which tasks belong to the domain of the calibration text."""
 
 import pytest
 

@@ -55,7 +55,7 @@ def measure(
 ) -> None:
     """Measure both models.
 
-    Write the numbers, how many calls of a model that took, and how many steps of progress were
+    Write the numbers, the number of forward passes, and the number of progress steps that were
     shown.
     """
     own = folder / str(ranks.rank())
@@ -137,7 +137,7 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     return measured
 
 
-@pytest.mark.long  # perplexities and divergences in two processes: test_same_result.py
+@pytest.mark.long  # test_same_result.py measures perplexities and divergences in two processes
 @pytest.mark.parametrize(
     ("size", "placement", "fits"),
     [

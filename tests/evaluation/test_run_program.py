@@ -10,7 +10,7 @@ import pytest
 from flap.evaluation.run_program import run_program
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the limits are those of POSIX")
-SECONDS = 20  # of a program that ends by itself, also on a machine that is busy
+SECONDS = 20  # enough for a program that ends by itself, also on a busy machine
 
 
 @pytest.mark.parametrize(

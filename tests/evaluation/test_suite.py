@@ -55,7 +55,7 @@ def room(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How large the models were that were loaded as a whole, in bytes."""
+    """The size in bytes of each model that was loaded as a whole."""
     sizes: list[int] = []
     in_memory = OnDisk.in_memory
 

@@ -138,7 +138,7 @@ def test_finished_steps_are_not_done_again(kind: str, lm_of: MakeLM, tmp_path: P
 
 
 def stop_after(lm: ResumableLM, calls: int) -> None:
-    """Let a model raise KeyboardInterrupt in a later call than these."""
+    """Let a model raise KeyboardInterrupt in the first call after this number of calls."""
     left = iter(range(calls))
 
     def count(*_: Any) -> None:

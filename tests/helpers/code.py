@@ -1,4 +1,4 @@
-"""What formatting cannot hide: expressions per line of code, and the size of functions."""
+"""Measures that formatting cannot hide: expressions per line of code, and sizes of functions."""
 
 import ast
 import io

@@ -60,7 +60,8 @@ def family_checkpoint(
 ) -> Exported:
     """A pruned model of a family.
 
-    It has widths by layer with biases, or one width for all layers without biases.
+    Either each layer has its own widths, and there are biases. Or all layers have the same widths,
+    and there are no biases.
     """
     config = family_config(model_type)
     family = EVERY_FAMILY[model_type]

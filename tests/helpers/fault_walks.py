@@ -110,8 +110,8 @@ def walk(
 ) -> list[Case]:
     """Walk through a scenario.
 
-    inputs: the arguments of all its command lines. faults: chosen when the number of operations is
-    known.
+    inputs: the arguments of all its command lines. faults: a function that chooses the faults from
+    the number of operations.
     """
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
@@ -203,8 +203,8 @@ def _old_is_whole(
 
     They must be unchanged, or replaced as a whole by the new ones.
 
-    killed: if the run was killed between two renames, a folder may be aside, from where the next
-    run puts it back.
+    killed: whether the run was killed. If this happened between the two renames that replace a
+    folder, the old folder has another name until the next run renames it back.
     """
     for kept in _kept(scenario, start):
         name = kept.relative_to(start)

@@ -114,7 +114,7 @@ class Faults:
             if self.fault.kind == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             number = errno.EIO if self.fault.kind == "EIO" else errno.ENOSPC
-            if operation == "save_file":  # as safetensors says it
+            if operation == "save_file":  # the message of safetensors
                 raise SafetensorError(
                     f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
                 )

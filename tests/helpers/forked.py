@@ -1,4 +1,4 @@
-"""Processes that begin with all imports done, within a fraction of an interpreter's start."""
+"""Processes that begin with all imports done, which is faster than starting an interpreter."""
 
 import gc
 import multiprocessing
@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import scipy.stats  # noqa: F401 - what a run imports when it gets there, as the families' configs and a LLaMA below
+import scipy.stats  # noqa: F401 - a run imports it late, like LLaMA and the configs below
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import CONFIG_MAPPING

@@ -151,7 +151,7 @@ def _check_together(
 def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
     """Return a copy of a tensor on the device in the options of `_to_copy`.
 
-    Without such an option, the copy is on the device of the tensor.
+    Without a device in the options, the copy is on the device of the tensor.
     """
     device = torch.device(options.pop("device", None) or tensor.device)
     copied: Tensor = func(_host(tensor), **options, device="cpu" if device.type == NAME else device)

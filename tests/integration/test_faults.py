@@ -16,7 +16,7 @@ from tests.helpers.fault_walks import SCENARIOS, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
-QUICK = ("prune and save", "fill the cache")  # in `make test`
+QUICK = ("prune and save", "fill the cache")  # scenarios that `make test` runs
 
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:

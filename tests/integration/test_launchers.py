@@ -165,9 +165,9 @@ def assert_failed(run: Path, error: str, console: str) -> None:
 
 @pytest.mark.long  # test_slurm.py tests the jobs that submitit starts
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """Each run is tracked and has a GPU.
+    """Each run is tracked and reserves a GPU.
 
-    No such GPU exists, so that the run takes the CPU.
+    The GPU does not exist, so the run uses the CPU.
     """
     options = [
         *base,
@@ -208,7 +208,7 @@ def test_more_processes_than_gpus_are_refused(
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        return claim_gpu.__wrapped__(tmp_path)  # without the cache: as another process
+        return claim_gpu.__wrapped__(tmp_path)  # another process would not have the cached result
 
     assert {claim(), claim()} == {"5", "7"}
     with pytest.raises(

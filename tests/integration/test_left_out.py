@@ -1,4 +1,4 @@
-"""Runs whose tasks share documents with the texts that they read: these are not measured."""
+"""Runs whose tasks share documents with the texts that they read do not measure on them."""
 
 import json
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_cells_of_a_sweep_are_measured_on_the_same_documents(
 
 
 def passages(task: Task, field: str) -> list[str]:
-    """The subjects of the documents that are asked."""
+    """Return a field of each document that the task asks about."""
     [asked] = task.run.keywords["task"].loaded["tasks"].values()
     return [row[field] for row in asked.eval_docs]
 

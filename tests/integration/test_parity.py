@@ -1,10 +1,10 @@
 """Parity with the official implementation on a real model.
 
-data/flap_official.json has the units that it prunes. The official code supports only multi-head
-attention, so SmolLM2's 3 KV heads are repeated into 9. Its running variance drops the first sample
-and measures the others against a mean that is still moving. So with exact statistics, about 0.5 %
-of the neurons are decided otherwise. With this running variance, which is imitated here, the
-decisions are the same.
+data/flap_official.json has the units that the official code prunes. That code supports only
+multi-head attention, so SmolLM2's 3 KV heads are repeated into 9. Its running variance drops the
+first sample and measures later samples against a mean that is still moving. With exact statistics,
+the plans therefore differ in about 0.5 % of the neurons. With this running variance, which is
+imitated here, they are the same.
 """
 
 import hashlib
@@ -81,7 +81,7 @@ class Real:
         return model
 
     def plan(self, name: str) -> PruningPlan:
-        """This project's decision in a cell, with exact statistics."""
+        """Return this project's plan for a cell, with exact statistics."""
         if name not in self.plans:
             self.plans[name] = decide(self, CELLS[name], self.exact)
         return self.plans[name]

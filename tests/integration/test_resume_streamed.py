@@ -58,7 +58,7 @@ Undisturbed: TypeAlias = Callable[[str], WholeRun]
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Whole runs, by the choices that are made beside the arguments."""
+    """A function that does a whole run once for each choice that is added to the arguments."""
 
     @cache
     def run(choice: str) -> WholeRun:

@@ -1,10 +1,10 @@
 """A run makes the same plan and tensors on all devices, placements and numbers of processes.
 
 Each case runs in the CPU's memory in one process, and again at each place. On the CPU and in one
-process all is equal to the bit. Elsewhere plans are equal and numbers are compared to ROUNDING of
-the largest: other kernels and other orders of sums differed by 3e-6 at most, a wrong unit or a
-missing bias by more than 1e-2. The second device (tests/helpers/second_device.py) refuses what a
-GPU refuses.
+process, everything is equal to the bit. Elsewhere, plans are equal, and numbers may differ by
+ROUNDING, relative to the largest number. Other kernels and orders of summation changed them by at
+most 3e-6; a wrong unit or a missing bias changed them by more than 1e-2. The second device
+(tests/helpers/second_device.py) refuses the operations that a GPU refuses.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,8 +67,8 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 # quarter of a block, because its removal costs a tiny model hardly more nats than rounding.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Model, choices, and the places that `make test` goes to; of all others every third is `long`, the
-# rest `thorough`.
+# Model, choices, and the places at which `make test` runs them. Of the other places, every third
+# is marked as `long`, and the rest as `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -135,13 +135,13 @@ def rows() -> Iterator[Any]:
 
 
 def run_at(place: Place, arguments: list[str], folder: Path) -> None:
-    """In this process, which is one of the run's."""
+    """Do the work of one process of the run, in this process."""
     options = [f"model.placement={place.placement}", f"cache_dir={folder / 'cache'}"]
     if place.device == "cuda":
         options += [
             "model.device=cuda",
             "model.dtype=float32",
-        ]  # a fast type of products would differ
+        ]  # products in a faster type would differ
     config = composed(*arguments, *options)
     source = None
     if place.device == "second":

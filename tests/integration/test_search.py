@@ -21,7 +21,9 @@ from tests.helpers.ratios import assert_meets
 from tests.helpers.runs import composed, tensors_of
 
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
-ALONE = 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
+ALONE = 4 * (
+    3 + 4
+)  # trials: 4 layers, each with 1, 2 or 3 KV heads fewer, or with 4 numbers of neurons
 
 
 @pytest.fixture

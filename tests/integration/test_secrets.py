@@ -33,7 +33,7 @@ class Reading(NoTracking):
     password: str | None = None
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
-        """Note it."""
+        """Note whether the variable is set, and the config."""
         noted = {"is_set": os.environ.get("MINE") == VARIABLE, "config": config}
         (run.run_dir / "noted.json").write_text(json.dumps(noted))
 
@@ -45,7 +45,7 @@ def server() -> Iterator[FakeMLflow]:
 
 
 def leaks(folder: Path, done: "CompletedProcess[str]", password: str = RESERVED) -> list[str]:
-    """Where the secrets are: files of a folder, their names, and the console."""
+    """Return where secrets appear: in files of a folder, in file names, or on the console."""
     basic = b64encode(f"me:{password}".encode())
     contents = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
     for path in folder.rglob("*"):
@@ -57,7 +57,7 @@ def leaks(folder: Path, done: "CompletedProcess[str]", password: str = RESERVED)
 
 
 def hydras(text: str) -> str:
-    """A text as Hydra reads it as one value."""
+    """Quote a text so that Hydra reads it as one value."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

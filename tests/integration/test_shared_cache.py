@@ -57,7 +57,7 @@ def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_
     arguments = [*base, "metric=WIFV"]
     assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.4"]))
     [cell] = (tmp_path / "first" / "sweep").glob("0_*")
-    # as a kill leaves the folder while the report is written
+    # a kill leaves the folder like this while the report is written
     (cell / "report.json").unlink()
     (cell / "status.json").unlink()
 

@@ -60,7 +60,7 @@ def both(
 
 
 def assert_of_one_run(checkpoint: Path) -> float:
-    """Check that weights, label and card of a checkpoint are of one run; return its ratio."""
+    """Check that weights, label and card of a checkpoint come from one run; return its ratio."""
     label = json.loads((checkpoint / "flap.json").read_text())
     ratio = float(label["provenance"]["config"]["ratio"])
     tensors: dict[str, Any] = {}

@@ -90,7 +90,7 @@ def read(path: Path) -> dict:
 
 
 def run_of(sweep: Path, number: int) -> Path:
-    """Where job `number` of a sweep writes."""
+    """Return the folder in which job `number` of a sweep writes."""
     [found] = sweep.glob(f"{number}_*")
     return found
 
@@ -100,12 +100,12 @@ def state(sweep: Path, number: int) -> str | None:
 
 
 def job_ids(sweep: Path) -> set[str]:
-    """What SLURM calls the jobs of a sweep: {"7_0", "7_1"}."""
+    """Return the ids that SLURM gave to the jobs of a sweep: {"7_0", "7_1"}."""
     return {path.name.split("_0_result")[0] for path in (sweep / ".submitit").rglob("*_result.pkl")}
 
 
 def numbers(run: Path) -> dict:
-    """All in a report that must not depend on how often the run was started."""
+    """Return the parts of a report that must not depend on how often the run was started."""
     report = read(run / "report.json")
     return {key: report[key] for key in ("evaluation", "layers", "parameters", "ratio")}
 
@@ -153,8 +153,8 @@ def test_a_killed_job_is_taken_up_again(
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
-    # seconds of work: the first job, which is killed, calibrates or waits for the second, which
-    # does
+    # These options give seconds of work. The first job is killed while it calibrates, or while it
+    # waits for the second job to calibrate.
     slow = [
         f"calibration.dataset={long_text}",
         "calibration.num_samples=1000",

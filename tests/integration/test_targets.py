@@ -120,7 +120,7 @@ def test_active_parameters(
 def share_of_token(parts: dict[str, torch.Tensor], name: str) -> float:
     """The share of a tensor that is active for a token, which is sent to 2 experts of its layer.
 
-    The experts are in one tensor, or in one each.
+    All experts are in one tensor, or each expert has its own tensor.
     """
     layer, is_expert, rest = name.partition(".experts.")
     if not is_expert:

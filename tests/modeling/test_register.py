@@ -28,7 +28,7 @@ assert not [name for name in set(sys.modules) - before if name.startswith("trans
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:
-    """Its name is found without the model, whose import takes longer."""
+    """The name of its base class is found without importing the model, which takes longer."""
     for config, names in register_configs().items():
         for name in names:
             model = pruned_class(name).__bases__[-1]

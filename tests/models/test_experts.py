@@ -131,7 +131,7 @@ def test_every_kernel_computes_the_same(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    """The grouped kernel takes no row of 17 float32: there it makes way for the loop."""
+    """The grouped kernel does not support rows of 17 float32 values, so the loop replaces it."""
     adapter = adapt(model)
     known = observed(model)
     plan = plan_of(model, 0.0)
@@ -233,6 +233,6 @@ def test_one_expert(
     options = ["method=flap_plus", "calibration.num_samples=20", "ratio=0.4"]
     report = run(composed(*tiny(tmp_path / "model", text_file), *options), tmp_path / "run")
     assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.03)
-    reloaded = load(tmp_path / "run" / "checkpoint")  # which saving has compared with the model
+    reloaded = load(tmp_path / "run" / "checkpoint")  # saving has compared it with the model
     assert experts(reloaded, 0).down_proj_bias.shape == (1, 32)
     assert torch.isfinite(logits(reloaded)).all()

@@ -75,7 +75,7 @@ def test_a_local_directory(
         ({"amx_bf16": False}, "auto", True),
         ({"amx_bf16": False}, "float32", False),
         ({"avx512_bf16": True}, "auto", False),
-        ({}, "auto", False),  # an older torch tells nothing
+        ({}, "auto", False),  # an older torch does not report it
     ],
 )
 def test_a_type_in_which_the_processor_is_slow(

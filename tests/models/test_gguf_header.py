@@ -41,7 +41,7 @@ def gemma(config: PreTrainedConfig, architecture: str, path: Path, **keys: float
     model = random_model(config)
     for name, parameter in model.named_parameters():
         if "layers" in name and ".post_" in name:
-            # A layer adds little to the residual stream, or many would amplify rounding errors.
+            # Let each layer add little to the residual stream, so that rounding errors do not grow.
             parameter.data.fill_(-0.9)
     base = 1e6 if architecture == "gemma3" else 1e4
     window = {"attention.sliding_window": 8}

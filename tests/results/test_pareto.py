@@ -49,7 +49,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     for seed, perplexity, speed in ((0, 30.0, 1.25), (1, 34.0, 1.5)):
         pruned = altered(report, 0.2, dense, {PERPLEXITY: perplexity, speedup: speed})
         add_cell(tmp_path, pruned, Cell("WIFV", "AL-AM", 0.2, seed=seed))
-    # the first is slower and worse than at 0.2; the second perplexity is not finite
+    # ratio 0.5 is slower and worse than ratio 0.2; the perplexity at 0.7 is not finite
     for ratio, perplexity in (
         (0.5, 50.0),
         (0.7, None),

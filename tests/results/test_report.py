@@ -264,7 +264,7 @@ def test_what_is_not_finite_is_valid_json_and_back(report: dict[str, Any], tmp_p
 
 
 def test_there_is_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
-    config = report["config"] | {"run_name": "$a{_$"}  # as it is, and no formula
+    config = report["config"] | {"run_name": "$a{_$"}  # shown as text, and not as a formula
     picture = tmp_path / "layers.png"
     draw_layers(Report(**report | {"config": config}), picture)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

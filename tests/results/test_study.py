@@ -520,7 +520,7 @@ def test_a_folder_that_cannot_be_written_is_named(sweep: Path, tmp_path: Path) -
 
 
 def sweep_config(folder: Path) -> DictConfig:
-    """What Hydra hands to a callback, as far as it is read."""
+    """The part of the config that the callback reads, as Hydra passes it."""
     tracking = {"_target_": "flap.results.tracking.NoTracking"}
     hydra = {
         "sweep": {"dir": str(folder)},

@@ -25,7 +25,7 @@ def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: No
         assert agenda.seconds_left() is None
         # 20 s for half of 100 tokens; 50 + 300 are left, and 50 that count eightfold
         assert agenda.seconds_left(0.5) == pytest.approx(20 / 50 * (50 + 300 + 400))
-    # all of it took 30 s
+    # the whole task took 30 s
     assert agenda.seconds_left() == pytest.approx(30 / 100 * 700)
     with agenda.doing("a: two"):
         assert agenda.title == "a, task 2 of 3 (two)"

@@ -1,4 +1,4 @@
-"""OBS: by hand on two channels; else the cost of each removal is measured by fitting what stays."""
+"""OBS against values by hand, and against the error of a fit on the channels that stay."""
 
 from collections.abc import Sequence
 
@@ -95,7 +95,7 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 
 
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
-    """This holds as long as costs rise. A unit that costs less gets the cost of the ones before."""
+    """This holds as long as costs rise. A cheaper unit gets the cost of the unit before it."""
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)
     scale_I = 10 ** (torch.arange(8) / 4)

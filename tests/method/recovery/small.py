@@ -61,7 +61,7 @@ def recovered(
     architecture: str = "llama-gqa",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train a model in place, and return what the report says of it."""
+    """Train a model in place, and return the summary for the report."""
     teacher = dense(architecture, model.dtype)
     return distil(recovery, Resident(model), teacher, windows(recovery), folder, seed)
 

@@ -1,4 +1,4 @@
-"""What a recovery does to the model: its divergence falls, and it can be saved and reloaded."""
+"""A recovery lowers the divergence of the model, which can then be saved and reloaded."""
 
 import json
 from dataclasses import replace
@@ -170,7 +170,7 @@ def test_what_rounding_takes_back_is_not_reported(
 ) -> None:
     """bfloat16 is coarser than training. The report has the divergence of the rounded weights.
 
-    If the model before training is better than they are, it stays.
+    If they are worse than the weights before training, the earlier weights are kept.
     """
     recovery = replace(FULL, learning_rate=learning_rate)
     model = compressed().bfloat16()

@@ -58,7 +58,7 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     nats_NTV = log_p_NTV.exp() * (log_p_NTV - log_q_NTV)
     nats_P = nats_NTV.sum(-1).flatten()
     predicted_P = windows.predicted_P
-    if predicted_P is not None:  # None: all
+    if predicted_P is not None:  # None if all predictions count
         nats_P = nats_P[predicted_P]
     expected = nats_P.mean()
 

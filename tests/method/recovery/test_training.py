@@ -101,7 +101,7 @@ def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
 def test_each_window_of_a_step_is_trained_on_once_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the last two windows make no step
+    # the last two windows are too few for a step
     recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)
     sizes: list[int] = []
     forward = Student.forward

@@ -1,4 +1,4 @@
-"""Scores and a search's trials from one walk: as from two, and after an interruption."""
+"""One walk gives the same scores and trials as two walks, also after an interruption."""
 
 from pathlib import Path
 

@@ -114,7 +114,7 @@ class Unit(NamedTuple):
     number: int
     nats: float
     price: int
-    best: bool  # of its block
+    best: bool  # whether it is the best unit of its block
 
 
 def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:

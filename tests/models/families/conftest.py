@@ -10,7 +10,7 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
-FRESH = ("TestLlama", "TestGemma3")  # of one file
+FRESH = ("TestLlama", "TestGemma3")  # both in one file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -91,7 +91,7 @@ def found(
     all_uniform: dict[str, Saved],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, torch.Tensor]:
-    """What all checkpoints compute in one fresh process without this package.
+    """The outputs of all checkpoints in one fresh process without this package.
 
     The checkpoints with one width for all layers, which claim to be stock, are loaded first,
     without trust in remote code. The checkpoints with widths by layer follow.

@@ -32,7 +32,7 @@ COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 
 
 class FamilyContract:
-    """The tests of a family. A subclass names what the family has.
+    """The tests of a family. A subclass sets these attributes for its family.
 
     configs: every variant that is tested.
     features: config keys that must still matter once the model is pruned and reloaded, each with a

@@ -9,5 +9,5 @@ from tests.models.families.contract import FamilyContract
 # Each class of these modules is a family.
 assert all((test_families, test_mixtures, test_other_names, test_vision))
 EVERY = FamilyContract.__subclasses__()
-# A language model that transformers has only inside a vision-language model is tested there.
+# If transformers has a language model only inside a vision-language model, it is tested there.
 MODEL_TYPES = [*(name for name in FAMILIES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *TOWERS]

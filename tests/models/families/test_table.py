@@ -1,4 +1,4 @@
-"""The table in docs/families.md is what the contract tests, and names every architecture."""
+"""The table in docs/families.md names every architecture, and the features that are tested."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TABLE = Path(flap.__file__).parents[1] / "docs" / "families.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
 
 
-# What stays as it is in a layer, by the names of its modules; routers do in all families.
+# Parts of a layer that are not pruned, by the names of their modules. Routers never are.
 STAYS = {
     "linear_attn": "linear attention",
     "mamba": "state space",

@@ -41,11 +41,11 @@ from tests.models.families.contract import FamilyContract
 from tests.models.families.test_mixtures import TestGemma4 as Gemma4
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
 
-IMAGE = VOCAB - 1  # the token that an image is put in place of
+IMAGE = VOCAB - 1  # the placeholder token that an image replaces
 PATCHES = 4  # how many of these tokens an image takes
 IMAGES = 2
 FIRST = 3
-AUDIO = VOCAB - 2  # the token that a sound is put in place of
+AUDIO = VOCAB - 2  # the placeholder token that a sound replaces
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,

@@ -37,5 +37,9 @@ MULTIPLIERS = {
 def both(
     config: type[PreTrainedConfig], mha: dict[str, Any], gqa: dict[str, Any], **own: Any
 ) -> Any:
-    """The variants of most families. mha, gqa: config keys of one; own: config keys of both."""
+    """The two variants of most families.
+
+    mha, gqa: additional config keys of the variant with this attention.
+    own: config keys of both variants.
+    """
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}

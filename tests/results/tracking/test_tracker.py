@@ -93,7 +93,7 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty home, no key, no server: nothing here can reach the user's account."""
     path = tmp_path_factory.mktemp("home")
-    wandb.teardown()  # its service is in the environment, which is as before at the end
+    wandb.teardown()  # an environment variable names its service; it is restored at the end
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
