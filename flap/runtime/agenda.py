@@ -22,6 +22,10 @@ class Workload(NamedTuple):
         """The number of all tokens."""
         return self.read + self.written
 
+    def part(self, share: float) -> "Workload":
+        """Return a share of this workload."""
+        return Workload(share * self.read, share * self.written)
+
 
 class Speed(NamedTuple):
     """How fast a model is, in seconds per token."""
@@ -52,6 +56,7 @@ class Agenda:
         self._finished: list[Workload] = []  # the workloads of the finished tasks
         self._seconds = 0.0  # wall-clock seconds of the finished tasks
         self._begin = 0.0  # when the current task began
+        self._done_before = 0.0  # the share of the current task that an earlier start has done
 
     def plan(self, tasks: Mapping[str, Workload]) -> None:
         """Set the tasks that are still to come. A task of unknown size counts as an average one."""
@@ -70,15 +75,20 @@ class Agenda:
         self._current = task
         self._number += 1
         self._begin = time.perf_counter()
+        self._done_before = 0.0
         _open.append(self)
         try:
             yield
             self._seconds += time.perf_counter() - self._begin
-            self._finished.append(self._left[task])
+            self._finished.append(self._left[task].part(1 - self._done_before))
         finally:
             _open.remove(self)
             self._left.pop(task)
             self._current = ""
+
+    def resume(self, share: float) -> None:
+        """Note that an earlier start has done a share of the current task, which took no time."""
+        self._done_before = share
 
     def drop(self, task: str) -> None:
         """Remove a task that is not needed or is impossible."""
@@ -105,9 +115,10 @@ class Agenda:
         if self._current:
             current = self.speed.seconds(self._left[self._current])
             seconds += time.perf_counter() - self._begin
-        done = sum(map(self.speed.seconds, self._finished)) + share * current
+        done = sum(map(self.speed.seconds, self._finished))
+        done += (share - self._done_before) * current
         left = sum(map(self.speed.seconds, self._left.values())) - share * current
-        if done:
+        if done > 0:
             return left * seconds / done
         return None if self.speed is UNKNOWN else left
 

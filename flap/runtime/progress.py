@@ -125,9 +125,12 @@ class _Shown:
     def reach(self, done: int, tokens: int = 0) -> None:
         """Show that `done` items are done. tokens: the number of tokens in these items."""
         now = time.perf_counter()
+        agenda = current_agenda()
         if now - self.start < 1:
             self.read_by = now
             self.read = done
+            if agenda is not None:
+                agenda.resume(done / self.total)
         self.bar.update(self.row, completed=done)
         if now >= self.next_line and done < self.total:
             self.next_line = now + SECONDS_BETWEEN_LINES

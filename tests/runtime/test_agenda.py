@@ -31,6 +31,26 @@ def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: No
         assert agenda.title == "a, task 2 of 3 (two)"
 
 
+def test_what_an_earlier_start_has_done_says_nothing_of_the_speed(clock: None) -> None:
+    agenda = Agenda()
+    agenda.plan(
+        {
+            "a: one": Workload(100),
+            "a: two": Workload(300),
+        }
+    )
+    with agenda.doing("a: one"):
+        agenda.resume(0.8)
+        assert agenda.seconds_left(0.8) is None
+        # in 20 s by this clock, 10 tokens were read, and 10 + 300 are left
+        left = agenda.seconds_left(0.9)
+        assert left == pytest.approx(20 / 10 * 310)
+
+    # in 30 s, this start has read the last 20 tokens
+    left = agenda.seconds_left()
+    assert left == pytest.approx(30 / 20 * 300)
+
+
 def test_the_speed_of_the_model_tells_before_anything_is_done() -> None:
     agenda = Agenda()
     agenda.plan({"a: one": Workload(100, 10), "a: two": Workload(300)})
@@ -49,10 +69,13 @@ def test_a_task_that_is_known_already_or_fails_is_not_counted(clock: None) -> No
     agenda.plan({name: Workload(100) for name in ("a: one", "a: two", "a: three")})
     agenda.drop("a: one")
     with pytest.raises(RuntimeError), agenda.doing("a: two"):
-        assert current_agenda() is agenda and agenda.title == "a, task 1 of 2 (two)"
+        assert current_agenda() is agenda
+        assert agenda.title == "a, task 1 of 2 (two)"
         raise RuntimeError
+
     assert current_agenda() is None
-    assert agenda.left == [Workload(100)] and agenda.seconds_left() is None
+    assert agenda.left == [Workload(100)]
+    assert agenda.seconds_left() is None
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,23 @@ def test_what_an_interrupted_run_has_left_tells_nothing_of_the_speed(
         reach(900)
         reach(910)
     assert caplog.messages == ["write own text: 91 %, 0:09:04 left"]
+
+
+def test_all_tasks_are_judged_by_what_this_start_has_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter([0.0, 0.5, 61.0])
+    clock = SimpleNamespace(perf_counter=lambda: next(times))
+    monkeypatch.setattr(import_module("flap.runtime.progress"), "time", clock)
+    of_agenda = iter([0.0, 60.0, 61.0])
+    clock = SimpleNamespace(perf_counter=lambda: next(of_agenda))
+    monkeypatch.setattr(import_module("flap.runtime.agenda"), "time", clock)
+    agenda = Agenda()
+    agenda.plan({f"generation: {name}": Workload(1000) for name in ("triviaqa", "nq_open")})
+    task = agenda.doing("generation: triviaqa")
+    with caplog.at_level(logging.INFO, "flap"), task, showing("triviaqa", 1000) as reach:
+        reach(900)
+        reach(950)
+    # 60 s for 50 of 1,000; 1,050 are left
+    [line] = caplog.messages
+    assert line.endswith("95 %, 0:01:00 left; all tasks about 21 min")
