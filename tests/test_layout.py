@@ -62,6 +62,7 @@ MODELS = [
     "mixture_adapter",
     "architecture",
     "forward",
+    "random_weights",
     # the files of a model
     "weights",
     "config_files",

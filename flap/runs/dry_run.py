@@ -11,15 +11,18 @@ from pathlib import Path
 
 import torch
 
-from flap.config import FlapConfig, gigabytes
+from flap.config import FlapConfig, gigabytes, one_line
 from flap.data import HELD_OUT
 from flap.method.allocation import Budget
-from flap.models import Block, ModelAdapter, ModelSource, adapt, count_parameters, find_model
+from flap.models import ModelAdapter, ModelSource, adapt, count_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.models.predictions import LOGITS_BYTES
 from flap.runs.choices import Choices, choose
+from flap.runs.layer_speed import layer_speed, why_not_measured
+from flap.runs.pruning_work import PruningWork, block_sizes, pruning_work
 from flap.runs.texts import check_prompts_fit, read_texts
+from flap.runs.time_needed import time_needed
 from flap.runs.trimming import Trimming, budget_after_trimming
 from flap.storage import Cache, cache_root
 from flap.storage.atomic_files import free_space
@@ -89,6 +92,11 @@ class DryRun:
         windows = calibration.num_samples if self.choices.need_windows else 0
         return math.ceil(windows * calibration.seq_len / self.processes)
 
+    @property
+    def work(self) -> PruningWork:
+        """What the run computes to prune."""
+        return pruning_work(self.choices, self.adapter, self.budget, self.tokens)
+
     def needs(self, placement: str) -> Needs:
         """Return the memory and disk that the run needs at a placement, without training."""
         itemsize = self.source.dtype.itemsize
@@ -132,7 +140,7 @@ class DryRun:
         sets = 0.0
         factors = []
         for block in self.adapter.blocks(layer):
-            channels, outputs, experts = _sizes(block)
+            channels, outputs, experts = block_sizes(block)
             if self.choices.need_covariance:
                 sets += experts * 4 * channels**2
                 factors.append(4 * channels**2 + 12 * channels * outputs)
@@ -157,7 +165,7 @@ class DryRun:
     def _running(self) -> float:
         """Return the bytes of the activations of a batch in a layer."""
         blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
-        width = max(_sizes(block)[0] * block.num_chosen for block in blocks)
+        width = max(block_sizes(block)[0] * block.num_chosen for block in blocks)
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
         calibration = self.choices.calibration
         tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
@@ -173,7 +181,9 @@ class DryRun:
         values = 0
         largest = 0
         for i, layer in enumerate(self.adapter.layers):
-            width = max(_sizes(block)[0] * block.num_chosen for block in self.adapter.blocks(i))
+            width = max(
+                block_sizes(block)[0] * block.num_chosen for block in self.adapter.blocks(i)
+            )
             values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * width
             largest = max(largest, *(one.numel() for one in layer.parameters()))
         calibration = self.choices.calibration
@@ -183,7 +193,7 @@ class DryRun:
 
     @property
     def _hidden_size(self) -> int:
-        return _sizes(self.adapter.attention(0))[1]
+        return block_sizes(self.adapter.attention(0))[1]
 
     def check(self, left: int = 0) -> None:
         """Check that the free memory and disk may be enough for the run.
@@ -225,14 +235,35 @@ class DryRun:
         yield f"parameters: {before:,} before, {round(after):,} after ({checkpoint / 1e9:.2f} GB)"
         if self.trimming is not None:
             yield from self.trimming.lines(self.budget)
-        yield f"passes over the weights: {self.passes}"
+        passes = self.work.forward_passes(self.adapter)
+        yield f"forward passes over the calibration tokens: {passes:.3g}"
         rows = {name: astuple(self.needs(name))[:-1] for name in STREAMS}
         rows["free here"] = free(self.source.device, self.cache.root)
         yield HEADINGS
-        for name, sizes in rows.items():
+        for name, columns_of in rows.items():
             chosen = f"{name} *" if name == self.source.placement else name
-            columns = "".join(f"{size / 1e9:12.2f}" for size in sizes)
+            columns = "".join(f"{size / 1e9:12.2f}" for size in columns_of)
             yield f"{chosen:<15}{columns:>72}"
+
+    def time_lines(self) -> Iterator[str]:
+        """Yield how long the run takes here. Some layers are timed for a few seconds."""
+        device = self.source.device
+        reason = why_not_measured(device)
+        if not reason and self.needs("stream").device > free_bytes(device):
+            reason = "a layer of the model does not fit into the free memory"
+        if reason:
+            yield f"time: not measured ({reason})"
+            return
+
+        calibration = self.choices.calibration
+        try:
+            speed = layer_speed(self.source, calibration.batch_size, calibration.seq_len)
+        except Exception as error:  # an estimate is not worth a failed dry run
+            yield f"time: not measured (a layer does not run alone: {one_line(error, 200)})"
+            return
+        kept = 1 - self.removed / self.budget.total
+        needed = time_needed(self.choices, self.source, self.work, kept)
+        yield from needed.lines(speed)
 
 
 def dry_run(config: FlapConfig) -> DryRun:
@@ -264,15 +295,6 @@ def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")
     return free_bytes(device), free_bytes(torch.device("cpu")), free_space(cache)
-
-
-def _sizes(block: Block) -> tuple[int, int, int]:
-    """Return the input and output channels of an expert's output projection.
-
-    Also return the number of experts.
-    """
-    experts = len(block.members)
-    return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts
 
 
 def _check(field: str, needed: float, available: int, where: str, advice: str) -> None:

@@ -109,7 +109,9 @@ class Owner:
 
         _quieten_libraries()
         if config.dry_run:
-            print(config.run_name, *dry_run(config).lines(), sep="\n")
+            planned = dry_run(config)
+            print(config.run_name, *planned.lines(), sep="\n", flush=True)
+            print(*planned.time_lines(), sep="\n")  # takes a few seconds more
             return None
 
         check_launcher(self.hydra)

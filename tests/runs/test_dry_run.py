@@ -8,11 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from flap.pipeline import run
 from flap.runs import dry_run as module
 from flap.runs.dry_run import MARGIN, DryRun, dry_run
+from flap.runs.layer_speed import LayerSpeed, layer_speed
+from flap.runs.pruning_work import PLAIN, PruningWork
+from flap.runs.time_needed import time_needed
+from flap.runtime.agenda import about
 from tests.helpers.runs import composed
 
 Dry = Callable[..., DryRun]
@@ -27,9 +32,8 @@ def dry(base: list[str], tmp_path: Path) -> Dry:
 
 
 def test_the_config_alone_is_enough(tmp_path: Path) -> None:
-    LlamaConfig(num_hidden_layers=3, max_position_embeddings=256).save_pretrained(
-        tmp_path / "model"
-    )
+    config = LlamaConfig(num_hidden_layers=3, hidden_size=64, intermediate_size=128)
+    config.save_pretrained(tmp_path / "model")
     secret = ["tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9"]
     folders = [f"model.path={tmp_path / 'model'}", f"hydra.run.dir={tmp_path / 'run'}"]
     arguments = [*folders, *secret, "dry_run=true", "method=flap_plus"]
@@ -38,8 +42,13 @@ def test_the_config_alone_is_enough(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[1].startswith("parameters: 869,") and lines[2] == "passes over the weights: 2"
-    assert [line.split()[0] for line in lines[3:]] == ["GB", "device", "auto", "stream", "free"]
+    assert lines[1].startswith("parameters: 4,219,")
+    assert lines[2].startswith("forward passes over the calibration tokens: ")
+    table = ["GB", "device", "auto", "stream", "free"]
+    assert [line.split()[0] for line in lines[3:8]] == table
+    assert lines[8].startswith("time here: about ")
+    left_out = "not in this time: loading and saving, text that the model writes, perplexity ("
+    assert lines[9].startswith(left_out)
     assert not (tmp_path / "run" / "report.json").exists()
     written = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any("127.0.0.1:9" in text for text in written) and not any(
@@ -86,6 +95,98 @@ def test_parameters_and_passes_are_true(
     assert report.weight_passes == expected.passes == passes
     after = report.parameters["decoder_before"] - expected.removed
     assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)
+
+
+SMOLLM2 = LlamaConfig(  # the shapes of SmolLM2-135M
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+)
+MEASURED_PASSES = [  # the table of docs/scale.md, measured with 128 windows of 128 tokens
+    (("method=flap",), 1.16),
+    (("metric=OBS", "structure.scale=relative", "compensation=linear"), 3.4),
+    (("method=flap_plus",), 11.2),
+]
+
+
+@pytest.mark.parametrize(("arguments", "passes"), MEASURED_PASSES)
+def test_forward_passes_are_those_of_the_documentation(
+    arguments: tuple[str, ...], passes: float, tmp_path: Path
+) -> None:
+    SMOLLM2.save_pretrained(tmp_path)
+    windows = [
+        "calibration=boolq-passages",
+        "calibration.num_samples=128",
+        "calibration.seq_len=128",
+        "calibration.answers=given",
+    ]
+    planned = dry_run(composed(f"model.path={tmp_path}", "model.device=cpu", *arguments, *windows))
+    found = planned.work.forward_passes(planned.adapter)
+    assert found == pytest.approx(passes, rel=0.08)
+
+
+def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
+    """Without calibration nothing is passed over; each further walk and trial adds to the work."""
+    assert dry("metric=magnitude", "compensation=none").work == PruningWork()
+    plain = dry().work
+    assert plain.tokens == 8 * 16 and plain.products == plain.positions == 0
+    linear = dry("compensation=linear").work
+    assert linear.passes == plain.passes + 1 and linear.products > 0
+    closed = dry("metric=OBS", "compensation=linear").work
+    assert closed.passes == 2 and closed.products == pytest.approx(2 * linear.products)
+    search = dry("metric=OBS", "compensation=linear", "structure=search").work
+    assert search.passes > 3 and search.positions > 0
+    assert dry("method=wanda_sp").work.passes == 2
+
+
+SPEED = LayerSpeed(layers=2.0, head=0.5, written=10.0, product=1e-6)
+
+
+def test_time_is_counted_from_the_speed_of_the_layers(dry: Dry, text_file: Path) -> None:
+    planned = dry("method=flap", "calibration.num_samples=8", "ratio=0.5")
+    needed = time_needed(planned.choices, planned.source, planned.work, kept=0.5)
+    pruning = PLAIN * 8 * 16 * SPEED.layers
+    [task] = needed.tasks
+    evaluation = 1.5 * task.workload.read * 2.5
+    line, others = needed.lines(SPEED)
+    assert line == (
+        f"time here: about {about(pruning + evaluation)} "
+        f"(pruning {about(pruning)}, evaluation {about(evaluation)})"
+    )
+    assert others == "not in this time: loading and saving"
+
+
+def test_text_that_the_model_writes_takes_time(dry: Dry) -> None:
+    planned = dry("calibration.dataset=self")
+    needed = time_needed(planned.choices, planned.source, planned.work, kept=1.0)
+    assert needed.written >= 8 * 16
+    line, _ = needed.lines(SPEED)
+    assert f"text that the model writes {about(needed.written * SPEED.written)}" in line
+
+
+def test_the_time_lists_what_it_leaves_out(dry: Dry) -> None:
+    planned = dry("recover=reconstruct")
+    needed = time_needed(planned.choices, planned.source, planned.work, kept=1.0)
+    *_, others = needed.lines(SPEED)
+    assert others == "not in this time: loading and saving, training"
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_layers_are_timed_without_weights(dry: Dry) -> None:
+    planned = dry("method=flap_plus", "calibration=boolq-passages", "calibration.seq_len=16")
+    speed = layer_speed(planned.source, batch_size=2, seq_len=16)
+    assert min(speed) > 0
+    assert speed.written > speed.layers  # a batch of single tokens is slower for each of them
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_here_is_not_timed(dry: Dry) -> None:
+    [line] = dry("model.device=cuda").time_lines()
+    assert line == "time: not measured (this machine has no cuda)"
 
 
 def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:

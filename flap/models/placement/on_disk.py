@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from flap.config import gigabytes
@@ -24,6 +23,7 @@ from flap.models.model_files import ModelFiles
 from flap.models.placed_model import PlacedModel, Recording
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
+from flap.models.random_weights import fill_buffers
 from flap.models.walk import Walk
 from flap.models.weights import INDEX, tensor_headers
 from flap.runtime.temporary_state import forwards_replaced
@@ -55,7 +55,7 @@ class OnDisk(PlacedModel):
         self.folder = work.path or Path(self._temporary.name)
         self.work = WorkFolder(self.folder)
         self._files = LayerFiles(self.adapter, source, self.folder / "layers")
-        _fill_buffers(self.model, self.device)
+        fill_buffers(self.model, self.device)
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "OnDisk":
@@ -213,21 +213,6 @@ def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
     }
-
-
-def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Compute the buffers that are in no file, such as rotary frequencies.
-
-    transformers does the same after loading.
-    """
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = torch.empty_like(buffer, device=device)
-    # The outer models come first, because a vision tower initialises its modules in its own way.
-    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
-    for part in parts:
-        for module in part.modules():  # the decoder of Falcon-H1 fills buffers of its layers
-            part._init_weights(module)
 
 
 def _drop(modules: Iterable[nn.Module]) -> None:

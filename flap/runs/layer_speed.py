@@ -1,0 +1,134 @@
+"""The speed of a model on this machine, from a few seconds of its decoder layers.
+
+The weights are random, so no file is read.
+
+Legend: N windows · T tokens a window · P positions · D hidden size · I channels.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import log_softmax
+
+from flap.method.calibration.symmetric import Symmetric
+from flap.models import ModelAdapter, ModelSource, adapt
+from flap.models.forward import enter
+from flap.models.predictions import positions_per_chunk
+from flap.models.random_weights import fill_buffers, fill_randomly
+from flap.runtime.agenda import Speed
+
+TOKENS = 512  # tokens of a batch, or one window, so that a layer of 1 GB takes seconds
+ROWS = 16  # sequences in a batch of text that the model writes
+ENOUGH = 0.3  # seconds after which a measurement is not repeated
+MOST_CHANNELS = 4096  # of the covariance that is timed
+
+
+class LayerSpeed(NamedTuple):
+    """How fast a model is on a device."""
+
+    layers: float  # seconds per token in all decoder layers
+    head: float  # seconds per position in the head and in the softmax after it
+    written: float  # seconds per token that the model writes
+    product: float  # seconds per multiply-accumulate of a covariance, in float32
+
+    @property
+    def of_tasks(self) -> Speed:
+        """The speed in tasks, which take logits of the tokens that they read."""
+        return Speed(self.layers + self.head, self.written)
+
+
+def why_not_measured(device: torch.device) -> str:
+    """Return why layers cannot be timed on a device; empty if they can."""
+    is_there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    return "" if is_there.get(device.type) else f"this machine has no {device.type}"
+
+
+@torch.no_grad()
+def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpeed:
+    """Time one decoder layer of each shape, the head and a covariance on the model's device.
+
+    batch_size, seq_len: of the calibration.
+    """
+    adapter = _without_weights(source)
+    windows = max(1, min(batch_size, TOKENS // seq_len))
+    tokens = windows * seq_len
+    head = _seconds(partial(_log_probabilities, adapter, tokens), source.device) / tokens
+    written = _seconds(partial(_log_probabilities, adapter, ROWS), source.device) / ROWS
+    layers = 0.0
+    for index, count in _shapes(adapter).items():
+        fill_randomly(adapter.layers[index].modules(), source.device)
+        layers += count * _layer_seconds(adapter, index, windows, seq_len) / tokens
+        written += count * _layer_seconds(adapter, index, ROWS, 1) / ROWS
+        adapter.layers[index].to("meta")
+    return LayerSpeed(layers, head, written, _product_seconds(adapter, tokens))
+
+
+def _without_weights(source: ModelSource) -> ModelAdapter:
+    """Return a model whose layers are on the meta device, and its other modules on its device."""
+    model = source.skeleton().to(source.dtype)
+    fill_buffers(model, source.device)
+    adapter = adapt(model)
+    fill_randomly(set(model.modules()) - set(adapter.layers.modules()), source.device)
+    model.tie_weights()
+    return adapter
+
+
+def _shapes(adapter: ModelAdapter) -> dict[int, int]:
+    """Return the first layer of each shape, and how many layers have this shape."""
+    first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
+    counts: dict[int, int] = {}
+    for index, layer in enumerate(adapter.layers):
+        shape = tuple((name, one.shape) for name, one in layer.named_parameters())
+        alike = first.setdefault(shape, index)
+        counts[alike] = counts.get(alike, 0) + 1
+    return counts
+
+
+def _layer_seconds(adapter: ModelAdapter, index: int, windows: int, seq_len: int) -> float:
+    """Return how long a layer takes for a batch."""
+    device = next(adapter.layers[index].parameters()).device
+    tokens_NT = torch.ones(windows, seq_len, dtype=torch.long, device=device)
+    hidden_NTD, calls = enter(adapter, tokens_NT)
+    return _seconds(partial(calls[index], adapter.layers[index], hidden_NTD), device)
+
+
+def _log_probabilities(adapter: ModelAdapter, positions: int) -> None:
+    """Compute the log-probabilities at these positions, as tasks do."""
+    weight = adapter.model.get_input_embeddings().weight
+    hidden_PD = torch.ones(positions, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    for part in hidden_PD.split(positions_per_chunk(adapter.vocab_size)):
+        log_softmax(adapter.logits(part).float(), dim=-1)
+
+
+def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
+    """Return the seconds per multiply-accumulate of a covariance."""
+    device = adapter.model.get_input_embeddings().weight.device
+    channels = min(adapter.mlp(0).columns_UC.numel(), MOST_CHANNELS)
+    inputs_TI = torch.rand(tokens, channels, device=device)
+    covariance = Symmetric.zeros(channels, device)
+    seconds = _seconds(partial(covariance.add_products, inputs_TI), device)
+    return seconds / (tokens * sum(strip_SJ.numel() for strip_SJ in covariance.strips))
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the mean of the times that some work takes, after a first one."""
+    _timed(work, device)
+    times: list[float] = []
+    while sum(times) < ENOUGH:
+        times.append(_timed(work, device))
+    return sum(times) / len(times)
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return time.perf_counter() - start

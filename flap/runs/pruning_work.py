@@ -1,0 +1,116 @@
+"""How much a run computes to prune, counted from the shapes of the model.
+
+The unit is a forward pass over the calibration tokens, without embeddings and head.
+"""
+
+from itertools import accumulate
+from typing import NamedTuple
+
+from flap.data import HELD_OUT
+from flap.method.allocation import Budget
+from flap.method.search.divergence import EVERY
+from flap.models import Block, ModelAdapter
+from flap.runs.choices import Choices
+
+# Constants of the cost, measured with SmolLM2-135M-Instruct (experiments/cost).
+# Forward passes that statistics without covariances take, with the scores and the bias.
+PLAIN = 1.16
+BACKWARD = 3  # forward passes that a forward and a backward pass take
+# Multiply-accumulates, over C³, to factorise a covariance of C channels and to solve with it:
+FACTORISATION = 6.0  # for scores, or for a fit with its choice of a ridge
+TRIAL = 1.0  # for the fits of the trials of a block
+
+
+class PruningWork(NamedTuple):
+    """What a run computes between loading and saving the model."""
+
+    tokens: int = 0  # calibration tokens
+    passes: float = 0.0  # forward passes over them
+    positions: float = 0.0  # positions at which a search computes logits
+    products: float = 0.0  # multiply-accumulates of covariances and their factors, in float32
+
+    def forward_passes(self, adapter: ModelAdapter) -> float:
+        """Return all of the work in forward passes with as many multiply-accumulates."""
+        if not self.tokens:
+            return 0.0
+        _, hidden_size, _ = block_sizes(adapter.attention(0))
+        others = self.positions * adapter.vocab_size * hidden_size + self.products
+        return self.passes + others / (self.tokens * sum(_layer_macs(adapter)))
+
+
+def pruning_work(
+    choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
+) -> PruningWork:
+    """Return what a run computes to prune.
+
+    tokens: calibration tokens of a process; 0 if no choice needs them.
+    """
+    if not tokens or choices.keep_everything(budget):
+        return PruningWork(tokens)
+    scored = choices.selection is not None and choices.selection.metric.needs_covariance
+    fitted = choices.compensation.needs_covariance
+    tried = choices.search is not None and fitted  # trials are fitted, too
+
+    # 1. walks of all windows
+    if choices.in_sequence:
+        passes = 2.0  # each layer runs before it is pruned and after
+        walks = int(scored or fitted)
+    else:
+        passes = PLAIN if choices.read_plain_statistics else 0.0
+        walks = int(scored or tried) + int(fitted)
+        passes += walks + BACKWARD * choices.need_gradients
+
+    # 2. covariances, and what is made of them
+    products = 0.0
+    for i in range(len(adapter.layers)):
+        for block in adapter.blocks(i):
+            channels, _, experts = block_sizes(block)
+            products += walks * tokens * block.num_chosen * channels**2 / 2
+            factors = (scored + fitted) * FACTORISATION + tried * TRIAL
+            products += factors * experts * channels**3
+
+    # 3. the trials of a search
+    measured, trials = _trials(choices, adapter, budget, tokens)
+    passes += trials.passes * measured / tokens
+    return PruningWork(tokens, passes, trials.streams * measured / EVERY, products)
+
+
+class _Trials(NamedTuple):
+    streams: int  # number of trials and the dense model; 0 if nothing is tried
+    passes: float  # forward passes of all of them, which begin at the layer that a trial prunes
+
+
+def _trials(
+    choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
+) -> tuple[int, _Trials]:
+    """Return how many tokens the trials of a search are measured on, and the trials."""
+    search = choices.search
+    if search is None:
+        return 0, _Trials(0, 0.0)
+    macs = _layer_macs(adapter)
+    from_layer = list(accumulate(reversed(macs)))[::-1]
+    streams = 1
+    passes = 1.0
+    for units, behind in zip(budget.layers, from_layer, strict=True):
+        trials = sum(map(len, search.removals(units)))
+        streams += trials
+        passes += trials * behind / from_layer[0]
+    return min(search.tokens, tokens // HELD_OUT), _Trials(streams, passes)
+
+
+def _layer_macs(adapter: ModelAdapter) -> list[int]:
+    """Return the multiply-accumulates of each layer for a token: its parameters in use."""
+    macs = []
+    for i, layer in enumerate(adapter.layers):
+        parameters = sum(one.numel() for one in layer.parameters())
+        macs.append(parameters - adapter.mlp(i).idle)
+    return macs
+
+
+def block_sizes(block: Block) -> tuple[int, int, int]:
+    """Return the input and output channels of an expert's output projection.
+
+    Also return the number of experts.
+    """
+    experts = len(block.members)
+    return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts
