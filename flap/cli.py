@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as of a shell
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as in a shell
 SUBCOMMANDS = {
     "doctor": "flap.doctor",
     "export": "flap.checkpoint.export.__main__",

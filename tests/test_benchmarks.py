@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py without a GPU: its code works on the CPU, and its error names the cause."""
+"""Every step of benchmarks/gpu.py works on a machine without a GPU."""
 
 import json
 import subprocess

@@ -86,7 +86,9 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
 def require_counts(options: object, section: str, **least: int) -> None:
     """Raise a ValueError, unless each of these options is a whole number of at least this size.
 
-    None stands for an option that is not set. section: of the config, where the options are.
+    An option whose default is None may also be None.
+
+    section: the section of the config with the options.
     """
     for name, minimum in least.items():
         value = getattr(options, name)

@@ -80,7 +80,7 @@ def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) ->
 
 
 def longest_answer(task: Any) -> int:
-    """Return the most tokens that an answer to a task of lm-eval may have."""
+    """Return the largest number of tokens in an answer to a task of lm-eval."""
     options = task.get_config("generation_kwargs") or {}
     return int(options.get("max_gen_toks", LONGEST))
 

@@ -110,7 +110,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
 
 def _key(path: str, gguf: Path, tie: bool) -> str:
-    """Return a key that tells this file from others of its name. Packaged files never change."""
+    """Return a key that differs between files of one name. Packaged files never change."""
     state = gguf.stat()
     if path in PACKAGED:
         return str(state.st_size)

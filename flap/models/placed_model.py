@@ -45,14 +45,15 @@ class PlacedModel(ABC):
     # Whether layers are read from files when they are needed. Then work is kept in files, and
     # changes that were not written are lost.
     streams: ClassVar[bool] = False
-    # Whether all weights are on the device that runs them, so that it can be timed and trained.
+    # Whether all weights are on the device that runs them. Only then can the model be timed and
+    # trained.
     whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
         self.passes = 0  # the number of walks over all layers, or of forward passes instead
-        self.work = NOT_KEPT  # a folder for what must not be in memory
+        self.work = NOT_KEPT  # a folder for data that is not kept in memory
 
     @classmethod
     @abstractmethod

@@ -11,8 +11,8 @@ ALWAYS_SHOWN = ("metric", "structure", "ratio")  # other choices are left out if
 # The formats of the results that are counted and not measured.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
-# Among the runs with one ratio, the best number is marked "best". If others are within its noise,
-# it and they are marked "near".
+# Among the runs with one ratio, the best number is marked "best". If the numbers of other
+# runs are within its noise, they and the best one are marked "near" instead.
 Mark = Literal["best", "near", ""]
 Marks = dict[tuple[int, str], Mark]  # by the run's row in `study.frame` and the number's name
 

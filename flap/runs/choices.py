@@ -51,7 +51,7 @@ class Selection(NamedTuple):
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a config: groups as objects, the calibration, and the size that is asked."""
+    """The choices of a config: groups as objects, the calibration, and the requested size."""
 
     selection: Selection | None  # None: a plan is given
     given: GivenPlan | None  # None: the units are selected

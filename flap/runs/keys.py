@@ -1,4 +1,4 @@
-"""Keys: what the artefacts of a run depend on.
+"""Keys, which identify the artefacts of a run by everything that they depend on.
 
 Each key has everything that changes the result, and nothing else.
 """
@@ -41,7 +41,7 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return how many processes add up their sums. Sums over several are rounded differently."""
+    """Return how many processes add up sums, because this number changes the rounding."""
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
@@ -53,7 +53,7 @@ def dense(run: Run) -> Key:
 
 
 def on_device(run: Run) -> Key:
-    """Return the key of what the dense model computes, such as text, which differs by device."""
+    """Return the key of results of the dense model, such as text, that differ between devices."""
     return {**run.source.fingerprint, "device": run.source.device.type}
 
 

@@ -28,7 +28,7 @@ References = dict[str, Any]
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
     """Measure the dense model, and return the references with which the pruned model is compared.
 
-    Runs that measure the same share the numbers.
+    Runs that measure the same model on the same tasks share the numbers.
 
     plan: the plan, if an earlier start of the run has made the pruned model. Then tasks whose
     numbers are known get no reference.
@@ -78,7 +78,7 @@ def measure_pruned(
 
 
 class DenseAgain:
-    """The dense model, which can be opened again after pruning. This is made before pruning."""
+    """A way to open the dense model again after pruning. It is created before pruning."""
 
     def __init__(self, source: ModelSource) -> None:
         self.num_bytes = source.num_bytes
@@ -112,7 +112,7 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 
 
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
-    """Measure tasks. Warn of those for which there is no room in memory.
+    """Measure tasks, and warn of tasks that do not fit into memory.
 
     needed: what has to fit into memory, for the warning.
     """

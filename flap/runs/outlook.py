@@ -15,7 +15,7 @@ FEW = 100_000  # tokens; with fewer, measuring the speed of the model would take
 
 
 def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
-    """Warn if the tasks of the agenda take longer than an hour. Nothing is said a second time.
+    """Warn if the tasks of the agenda take longer than an hour. It warns only once.
 
     tasks: all tasks of the run. model: the model in memory, whose speed is measured.
     """

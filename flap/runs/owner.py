@@ -46,7 +46,7 @@ TRACKED = "tracked.json"  # file in the run's folder: which report was sent to w
 class Owner:
     """The part of a run that only rank 0 does: its folder, status, tracker and console output."""
 
-    checked: FlapConfig  # the config as the run has it, once the run is prepared
+    checked: FlapConfig  # the run's checked config, set when the run is prepared
 
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
@@ -212,7 +212,7 @@ class Owner:
     def _track(self) -> None:
         from flap.results.tracking import Tracking
 
-        # {"metric": "WIFV"}, beside its class
+        # the config has only the class of each choice; "choices" adds the names, such as WIFV
         plain = asdict(self.checked) | {"choices": dict(self.hydra.runtime.choices)}
         tracking = build("tracking", self.checked.tracking, Tracking)
         self._tracked = self.held.enter_context(tracking.start(plain, self.folder, self._job()))
@@ -230,7 +230,7 @@ class Owner:
             return
         self._tracked.finish(report)
         if "NoTracking" not in tracker:
-            with suppress(OSError):  # a full disk: it is sent again
+            with suppress(OSError):  # if the disk is full, a later start sends the report again
                 write_text(self.folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:

@@ -279,7 +279,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
     """Return standard errors and p-values of the differences of two models, paired by document.
 
-    They have the names that they have in the report.
+    Their names are the names in the report.
     """
     found = with_averages(paired(before.documents, after.documents), averages)
     return {
@@ -311,7 +311,9 @@ def write_files(run: Run, report: Report) -> None:
     if run.run_dir is not None and not is_written(run.run_dir, report):
         write_text(run.run_dir / "report.md", redact(markdown(report)))
         _draw(report, run.run_dir / "layers.png")
-        report.save(run.run_dir / "report.json")  # last: it says that the others are written
+        report.save(
+            run.run_dir / "report.json"
+        )  # last, because it shows that the other files are complete
     if run.config.checkpoint.save:
         path = run.config.model.path
         if path.endswith(".gguf"):
@@ -332,6 +334,6 @@ def _draw(report: Report, picture: Path) -> None:
         from flap.results.layer_plots import draw_layers
 
         draw_layers(report, picture)
-    except Exception as error:  # no picture is worth the report of a run
+    except Exception as error:  # a picture that cannot be drawn must not cost the report
         picture.unlink(missing_ok=True)
         log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

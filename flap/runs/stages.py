@@ -56,7 +56,7 @@ def begun(run: Run) -> Iterator[Run]:
     """Seed all random generators and open the run's working directory, while the block lasts.
 
     While the block lasts, no other run writes into the same `checkpoint.dir`. So weights, label and
-    model card of a checkpoint are always of one run.
+    model card of a checkpoint always come from one run.
     """
     for warning in run.warnings:
         log.warning(warning)

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 # "held" by this process, "busy": held by another process, "none": no lock can be made
 LockState = Literal["held", "busy", "none"]
-FOR_EVER = -1  # seconds to wait, as filelock writes it
+FOR_EVER = -1  # seconds; filelock's value for waiting without a limit
 log = logging.getLogger(__name__)
 _warn_once = cache(log.warning)
 

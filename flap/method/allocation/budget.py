@@ -153,7 +153,7 @@ class Budget:
             heads = sum(costs[i].attention / excess for excess, costs in exceeded)
             neurons = sum(costs[i].mlp / excess for excess, costs in exceeded)
             pairs.append(Pair(heads, neurons))
-        # a unit may cost a bound nothing
+        # the removal of a unit may save nothing of a bound
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)
         return [Pair(max(heads, least), max(neurons, least)) for heads, neurons in pairs]
 

@@ -87,7 +87,7 @@ def _of_weights(
     size: the cost of one parameter.
 
     The neurons of an expert are active for the share of experts that a token is sent to. If whole
-    experts are removed, the active ones are as many as a token is sent to.
+    experts are removed, as many stay active as a token is sent to.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())

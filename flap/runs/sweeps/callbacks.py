@@ -76,7 +76,7 @@ class StudyCallback(Callback):
     cells: ClassVar[int | None] = None  # how many the sweep has, if that is known
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
+        """Remember the sweep, in case an error ends it; refuse sweeps whose jobs cannot work."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would turn the error itself into a warning
@@ -135,7 +135,7 @@ def write_open_study() -> None:
 
 
 def _write(config: DictConfig, ended: bool) -> None:
-    """Write the study of a sweep, unless its runs are dry ones.
+    """Write the study of a sweep, unless its runs are dry runs.
 
     If the sweep has ended, also print where the study is, and track its table.
     """

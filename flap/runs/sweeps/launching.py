@@ -33,7 +33,9 @@ _claimed = ExitStack()
 
 
 def check_launcher(hydra: Any) -> None:
-    """Refuse a launcher for a single run, which would run here, as on a login node.
+    """Refuse a launcher for a single run, which would not reach the cluster.
+
+    Hydra would start the run on this machine, for example on a login node.
 
     hydra: Hydra's part of the config.
     """
@@ -66,9 +68,9 @@ def check_jobs(launcher: Any, over_gpus: str) -> None:
 
 
 def make_jobs_private(launcher: Any) -> None:
-    """Let only the user read what submitit stores of jobs.
+    """Let only the user read the files that submitit stores for jobs.
 
-    With the config it pickles the secrets in the config.
+    They contain the pickled config, with its secrets.
     """
     folder = _submitit_folder(launcher)
     if folder is not None:
@@ -77,9 +79,9 @@ def make_jobs_private(launcher: Any) -> None:
 
 
 def remove_finished_jobs(launcher: Any) -> None:
-    """Remove what submitit has pickled of jobs that have ended.
+    """Remove the files that submitit has pickled for jobs that have ended.
 
-    Other jobs of the sweep may still need theirs.
+    Other jobs of the sweep may still need their files.
     """
     folder = _submitit_folder(launcher)
     results = [] if folder is None else list(folder.rglob("*_result.pkl"))
@@ -136,7 +138,7 @@ def _visible_gpus() -> list[str]:
 
 @cache
 def follow() -> None:
-    """Let another process than the first one be silent, and write no file of Hydra's."""
+    """Silence a process that is not rank 0, and keep it from writing Hydra's output files."""
     if ranks.is_first():
         return
     logging.disable(logging.CRITICAL)
