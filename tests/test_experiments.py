@@ -95,8 +95,10 @@ def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path
 def test_flap_reproduce_accepts_a_report(path: Path) -> None:
     report = read_finished(path).report
     config = config_of(report.config)
-    assert config.ratio == report.ratio["requested"]
-    assert report.evaluation["dense"].keys() == report.evaluation["pruned"].keys()
+    assert config.ratio == report.ratio.get("requested")  # a target has none
+    pruned = report.evaluation["pruned"].keys()
+    # of a trimmed vocabulary, perplexities are those of the dense model alone
+    assert pruned and pruned <= report.evaluation["dense"].keys()
 
 
 @pytest.mark.long

@@ -69,7 +69,8 @@ def test_prompts_that_were_read_are_neither_asked_nor_examples(
     [task] = tasks(evaluator, tokenizer, read("a dog"))
     assert task.left_out == (1,)
     task.run(Resident(tiny_model("llama-gqa")))
-    assert [text.split("\n\n")[-1] for text in asked] == ["the cat", "it was", "then the mat"]
+    assert {text.split("\n\n")[-1] for text in asked} == {"the cat", "it was", "then the mat"}
+    assert len(asked) == 3
     assert not any("a dog" in text for text in asked)
 
     [whole] = tasks(evaluator, tokenizer, read("nothing of it"))
@@ -87,7 +88,7 @@ def test_rows_of_one_question_are_left_out_together(
     [task] = tasks(evaluator, tokenizer, read("the cat"))
     assert task.left_out == (0, 4)
     task.run(Resident(tiny_model("llama-gqa")))
-    assert asked == ["a dog", "it was", "then the mat"]
+    assert sorted(asked) == ["a dog", "it was", "then the mat"]
 
 
 def test_documents_of_lm_eval_that_were_read_are_not_asked(
@@ -97,7 +98,7 @@ def test_documents_of_lm_eval_that_were_read_are_not_asked(
     [task] = tasks(Generation(["written"], num_fewshot=0), tokenizer, read(questions[3]))
     assert task.left_out == (3,)
     task.run(Resident(tiny_model("llama-gqa")))
-    assert asked == [*questions[:3], *questions[4:]]
+    assert sorted(asked) == sorted([*questions[:3], *questions[4:]])
 
 
 def test_documents_that_were_read_are_no_examples(
