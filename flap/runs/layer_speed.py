@@ -20,7 +20,9 @@ from flap.models.predictions import positions_per_chunk
 from flap.models.random_weights import fill_buffers, fill_randomly
 from flap.runtime.agenda import Speed
 
-TOKENS = 512  # tokens of a batch, or one window, so that a layer of 1 GB takes seconds
+# Tokens in a timed batch, or one window if it is longer. They are few, so that even a layer of 1 GB
+# takes only seconds.
+TOKENS = 512
 ROWS = 16  # sequences in a batch of text that the model writes
 ENOUGH = 0.3  # seconds after which a measurement is not repeated
 MOST_CHANNELS = 4096  # of the covariance that is timed

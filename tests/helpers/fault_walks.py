@@ -229,15 +229,12 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     """Return the content of all results in a folder.
 
     In a cell of a sweep, these are the files that Hydra does not write again. The card is left out,
-    because it is written after a checkpoint.
+    because it is written after a checkpoint. A process that is killed while it writes the card
+    leaves a lock and a temporary file, which the next run removes.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [path for name in names for path in folder.rglob(name) if path.is_file()]
-    results = [
-        path
-        for path in paths
-        if not is_generated(path) and not path.match(f".{CARD}.*.new")  # the temporary file
-    ]
+    results = [path for path in paths if not is_generated(path) and not path.match(f".{CARD}.*")]
     return {str(path.relative_to(folder)): _content(path) for path in results}
 
 

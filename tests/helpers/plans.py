@@ -1,4 +1,4 @@
-"""Plans from pictures, plans that differ in a layer, and their divergences."""
+"""Plans that are written as strings, such as "01 0011", and the divergence of two plans."""
 
 from collections.abc import Sequence
 

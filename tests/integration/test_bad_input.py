@@ -56,7 +56,7 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     said = str(caught.value)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), said), said
     assert "y" * 200 not in said
-    # the numbers of the dense model are measured first
+    # only numbers of the dense model may be left, because they are measured before the refusal
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(
         bad.glob(".*")

@@ -27,7 +27,7 @@ class Units:
     members: int = 1  # members of the block, which keep the same number of units
     fewest: int = 0  # units that stay in any case (`Block.fewest`)
     unit: str = "neuron"  # what a unit of an MLP is called
-    channels: int = 1  # channels of a unit at the output projection of one member
+    channels: int = 1  # input channels that a unit has in the output projection of one member
 
     @property
     def total(self) -> int:

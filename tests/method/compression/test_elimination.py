@@ -1,4 +1,4 @@
-"""Elimination: the slopes equal direct solves, from one factor made in place."""
+"""Elimination finds the slopes of direct solves, but factorises the covariance only once."""
 
 import pytest
 import torch

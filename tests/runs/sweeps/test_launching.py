@@ -20,7 +20,10 @@ def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> No
 
 
 def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folders hold finished runs, which stay. One error comes from another process."""
+    """A cell is refused if its folder holds another run, whose status stays as it is.
+
+    So the console knows the refusal only from the error, here once from another process.
+    """
     monkeypatch.setattr(RunFailedError, "lines", [])
     write_status(tmp_path / "0_a", "failed", "ratio=2")
     first, *_ = [
