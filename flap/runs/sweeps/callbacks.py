@@ -204,7 +204,8 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         if StudyCallback.open_sweep is not None:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
-    elif isinstance(cause, OSError):
+    elif isinstance(cause, OSError) and not isinstance(error, HydraException):
+        # Hydra's error for a choice that does not exist is an OSError, too
         reason = _explain_file(cause)
     elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         reason = explain(error)
