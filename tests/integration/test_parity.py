@@ -270,7 +270,11 @@ class OfficialRecorder:
         self.hook.remove()
         unknown_I = torch.zeros_like(self.mean_I)
         return OfficialStatistics(
-            self.samples, self.mean_I, unknown_I, None, None, self.variance_I, self.square_I
+            self.samples,
+            self.mean_I,
+            unknown_I,
+            variance_I=self.variance_I,
+            square_I=self.square_I,
         )
 
 
