@@ -1,6 +1,7 @@
-"""Tests mirror the package.
+"""The test package; its folders mirror the folders of flap.
 
-No test may reach a hub: huggingface_hub reads this setting when it is first imported.
+It sets HF_HUB_OFFLINE, so that no test can reach the Hugging Face hub. huggingface_hub reads this
+variable when it is first imported.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The table of metrics, structures and architectures: the tests walk over it."""
+"""The metrics, structures and tiny architectures that many tests are parametrized with."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -93,8 +93,8 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
-# Mixtures with six experts of 24 neurons in a layer, two of them for each token. In the second
-# mixture, the last layer has a plain MLP.
+# Mixtures of experts. Each layer has six experts of 24 neurons, and a router that sends each token
+# to two of them. In the second mixture, the last layer has a plain MLP.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
@@ -102,8 +102,8 @@ MIXTURES: dict[str, PreTrainedConfig] = {
         **_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]
     ),
 }
-# Models with layers whose attention cannot be divided into heads. In some, this is also the first
-# layer. Others have 2 or 4 query heads for each KV head.
+# Models in which some layers have no ordinary attention heads, or in which layers differ in the
+# number of query heads for each KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4,
@@ -147,19 +147,20 @@ HYBRIDS: dict[str, PreTrainedConfig] = {
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
-    """A random model of the table; `changes` are keys of its config."""
+    """Return a random model of an architecture above; `changes` are new values of config keys."""
     config = deepcopy((ARCHITECTURES | MIXTURES | HYBRIDS)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)
 
 
-# Buffers that are learnt in training, and get random values here.
+# The names of buffers that a real model has learnt in training. A random model gets random values
+# in these buffers.
 LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "input_max")
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:
-    """A random model with large weights, and with random values in all its biases and norms."""
+    """Return a random model with large weights, and with random values in all biases and norms."""
     torch.manual_seed(seed)
     model = auto_class(config).from_config(deepcopy(config), **options).eval()
     for name, parameter in model.named_parameters():
@@ -181,10 +182,10 @@ def with_biases(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def tokens(windows: int = 6, length: int = 24, seed: int = 1) -> torch.Tensor:
-    """Random token windows."""
+    """Return windows of random tokens."""
     return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def collect(model: PlacedModel, tokens_NT: torch.Tensor, batch_size: int) -> list[LayerStatistics]:
-    """The statistics of every layer on dense inputs."""
+    """Collect the statistics of every layer of the dense model."""
     return Calibration(model, Batch.of(tokens_NT), batch_size, []).observe()

@@ -41,9 +41,11 @@ WORDS = [
     "new",
 ]
 
-collect_ignore = ["engines"]  # these tests need another environment: make engines
+# The tests of engines need a separate environment; `make engines` runs them
+collect_ignore = ["engines"]
 
-# Files that take minutes begin first, so that no process waits for them alone at the end.
+# Start the slowest test files first, so that at the end no single process still runs a long file
+# while all others are idle.
 LONGEST = (
     "test_parity",
     "test_faults",
@@ -85,24 +87,27 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device of this machine but the CPU, and the one of tests/helpers/second_device.py."""
+    """Yield each device except the CPU, and the simulated device of helpers/second_device.py."""
     if request.param != "second":
         return torch.device(request.param, 0)
-    # the import registers the device for the rest of the process
+    # Importing this module registers the device for the rest of the process.
     return import_module("tests.helpers.second_device").DEVICE
 
 
 @pytest.fixture
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupted walk resumes at its layer, even if the layers before it were quick."""
+    """Let a walk record every layer, so that tests can interrupt it at any layer.
+
+    Otherwise a walk records its progress only from time to time.
+    """
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache for these tests alone, so that no results of earlier code are reused.
+    """Use a new cache for these tests, so that they reuse no results of earlier code.
 
-    The model is shared.
+    Only the packaged model comes from the shared cache.
     """
     models = cache_root(None) / "models"
     models.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of VOCAB words, made here."""
+    """Return a tokenizer of VOCAB words."""
     vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
     for word in [*WORDS, *(f"w{i}" for i in range(VOCAB))]:
         if len(vocab) < VOCAB:
@@ -134,7 +139,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three thousand words in the tiny tokenizer's vocabulary."""
+    """Write a text of three thousand words, all from the vocabulary of the tiny tokenizer."""
     generator = torch.Generator().manual_seed(0)
     picks = torch.randint(0, len(WORDS), (3000,), generator=generator).tolist()
     path = tmp_path_factory.mktemp("text") / "words.txt"
@@ -144,7 +149,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A tiny LLaMA with grouped-query attention and its tokenizer, as a local directory."""
+    """Save a tiny LLaMA with grouped-query attention and its tokenizer to a local directory."""
     path = tmp_path_factory.mktemp("model") / "tiny-llama"
     tiny_model("llama-gqa").save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -170,7 +175,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def run_tiny(base: list[str]) -> Callable[..., Report]:
-    """A function of a folder and overrides that runs the whole pipeline on the tiny model."""
+    """Return a function that runs the pipeline on the tiny model, in a folder with overrides."""
     inputs = [
         *base,
         "model.device=cpu",
@@ -185,13 +190,13 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Like the fixture `flap`, but in a forked process that has imported everything."""
+    """Return a faster form of the fixture `flap`, which forks a process after all imports."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 
 @pytest.fixture
 def flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A function of arguments that starts the real command line in an empty folder."""
+    """Return a function that starts `python -m flap` with given arguments in an empty folder."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -38,7 +38,7 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture
 def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """Write a checkpoint that is alone in its parent folder."""
+    """Write a checkpoint into a parent folder that contains nothing else."""
     saved = all_saved["llama-gqa"]
     folder = tmp_path / "parent" / "checkpoint"
     return save_pruned(saved.model, tokenizer, folder, saved.plan).directory

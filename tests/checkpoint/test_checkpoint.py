@@ -1,4 +1,4 @@
-"""A checkpoint reloads as what was in memory: its files, its weights and its logits."""
+"""A reloaded checkpoint has the same weights and logits as the model in memory."""
 
 import json
 import re
@@ -51,9 +51,9 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
 
 
 def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) -> None:
-    """The config.json of such a checkpoint does not name the pruned modules.
+    """In earlier versions, config.json did not name the pruned modules.
 
-    If the checkpoint is saved again, its config.json names them.
+    If such a checkpoint is saved again, its config.json names them.
     """
     old = shutil.copytree(saved.directory, tmp_path / "old")
     config = json.loads((old / "config.json").read_text())
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) 
 
 
 def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
-    """The saved code is used without flap, so it cannot look them up in the table of families."""
+    """The saved code runs without flap, so it cannot read names from flap's table of families."""
     code = (saved.directory / "modeling_flap.py").read_text()
     config = json.loads((saved.directory / "config.json").read_text())
     assert config["flap_modules"]["mlp"] == "mlp.down_proj"

@@ -1,4 +1,4 @@
-"""A checkpoint is saved completely or not at all, and it is verified."""
+"""Saving verifies a checkpoint, and leaves either the complete checkpoint or no files."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 def test_overwrite_replaces_the_whole_folder(
     save_over: Save, old: Path, model: PreTrainedModel
 ) -> None:
-    """Files that a dead process has left beside the checkpoint are also removed."""
+    """Saving also removes temporary files that a killed process has left next to the checkpoint."""
     stale = "model-00002-of-00002.safetensors"
     left_behind(old)
     (old / stale).write_text("of another model")
@@ -62,7 +62,7 @@ def test_what_is_the_users_own_is_carried_over(save_over: Save, old: Path) -> No
     for name in mine:
         (old / name).write_text("mine")
     (old / "notes").symlink_to("/absent/on an unmounted disk")
-    (old / ".mlx.0123abcd.new").mkdir()  # what a killed export left
+    (old / ".mlx.0123abcd.new").mkdir()  # the temporary folder of an export that was killed
     (old / ".mlx.0123abcd.lock").write_text("")
     save_over()
     assert {(old / name).read_text() for name in mine} == {"mine"}
@@ -88,7 +88,8 @@ def test_a_difference_is_noticed_and_both_sides_are_named(
     model: PreTrainedModel, save_over: Save, old: Path
 ) -> None:
     placed = save_over()
-    assert placed.model is model  # a model in memory is used further
+    # Saving leaves a model in memory as it is, because the run still measures it.
+    assert placed.model is model
     verify(placed, old)
     tamper(old)
     with pytest.raises(
@@ -113,9 +114,10 @@ def test_a_wrong_copy_is_not_kept(
 
 
 def left_behind(folder: Path, moved: Path | None = None) -> None:
-    """Create the files of a process that was killed while it wrote a folder.
+    """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the process was killed between its two renames.
+    moved: the old folder, if the process was killed after it had renamed the old folder and before
+    it renamed the new folder.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

@@ -61,7 +61,8 @@ def test_what_the_base_cannot_hold_says_why(
     loads_with = become_checkpointable(Resident(model))
     assert type(model).__name__.startswith("Flap")
     added = biases(model) - biases(tiny_model(architecture))
-    # only output projections get biases; no other Linear gets a bias of zeros
+    # Compensation adds biases only to output projections. Other Linears must not get biases of
+    # zeros.
     assert all(name.endswith(("o_proj.bias", "down_proj.bias")) for name in added)
     assert re.fullmatch(rf"flap, or trust_remote_code=True \({reason}\)", loads_with)
 
@@ -89,8 +90,10 @@ def test_pruned_again_it_becomes_what_it_can_be(
 ) -> None:
     model = tiny_model("llama-mha")
     steps = [
-        (0.4, UNIFORM, FlapLlamaForCausalLM),  # 5 heads do not divide the hidden size of 32
-        (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),  # 4 heads
+        # Not stock: the hidden size of 32 is no multiple of the 5 heads that stay
+        (0.4, UNIFORM, FlapLlamaForCausalLM),
+        # Stock: 4 heads stay, and 32 is a multiple of 4
+        (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),
         (0.3, {}, FlapLlamaForCausalLM),
     ]
     for i, (ratio, options, expected) in enumerate(steps):

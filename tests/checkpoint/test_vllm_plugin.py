@@ -1,4 +1,7 @@
-"""vLLM's plugin, with a registry that only records its calls. `make engines` runs it in vLLM."""
+"""flap's plugin for vLLM, tested with a fake registry of models that records its calls.
+
+`make engines` tests the plugin in vLLM itself.
+"""
 
 import sys
 from importlib.metadata import entry_points
@@ -63,9 +66,9 @@ LAYER = {
 def built_by_vllm(
     changes: dict[str, int], ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> FlapLlamaConfig:
-    """Return the config that vLLM's Transformers backend builds.
+    """Return the config that vLLM's Transformers backend builds for a pruned model.
 
-    Its second layer has other widths than the first.
+    The second layer of the model has other widths than the first layer.
 
     ranks: the number of vLLM's processes.
     """
@@ -86,7 +89,7 @@ def built_by_vllm(
 
 
 def ask(config: FlapLlamaConfig, ranks: int) -> None:
-    """Run the check that vLLM runs before it starts its processes."""
+    """Run the check of the config that vLLM makes before it starts its processes."""
     vllm_config = SimpleNamespace(
         model_config=SimpleNamespace(hf_text_config=config),
         parallel_config=SimpleNamespace(tensor_parallel_size=ranks),

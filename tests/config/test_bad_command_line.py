@@ -1,8 +1,8 @@
-"""Bad input on the real command line.
+"""Bad options are refused on the command line, which runs here in a separate process.
 
-It gets one line on the console, exit code 1 and a traceback in the log, and nothing is left.
-Overrides that do not compose are answered without torch in half a second. test_bad_input.py has
-more of what the pipeline refuses.
+The console shows one line, the exit code is 1, the log has the traceback, and the run leaves no
+other files. If Hydra cannot compose the options, the error appears within half a second, before
+torch is imported. test_bad_input.py tests further errors without separate processes.
 """
 
 import os
@@ -30,7 +30,7 @@ OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """The folder that the tables below call {bad}."""
+    """Create the folder of damaged inputs. The tables below call it {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -77,7 +77,7 @@ DOES_NOT_COMPOSE = [
         "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'",
     ),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
-    # AL-AM itself decides how many heads to remove
+    # AL-AM has no option remove_heads, because it decides itself how many heads to remove.
     (
         "structure.remove_heads=4",
         "structure.remove_heads: unknown key",
@@ -122,7 +122,7 @@ DOES_NOT_COMPOSE = [
 ]
 
 
-# Arguments that are wrong together, although each may be valid alone.
+# Combinations of arguments that are refused, although each argument alone is valid.
 WORDS = [
     (["--ratio", "0.2"], "--ratio: write ratio=0.2$"),
     (["ratio", "0.2"], "ratio 0.2: write ratio=0.2$"),
@@ -183,7 +183,8 @@ def test_words_that_are_a_mistake_together_are_one_line(
 def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
     words = ["+experiment=smollm2_grid", "eval=[perplexity]", "~eval.zero_shot", "~eval.efficiency"]
     done = quick_flap(*words, "hydra.mode=RUN", "ratio=0", "dry_run=true", "model.path=/none")
-    assert "model.path=/none" in done.stderr  # the model is looked up after the keys are checked
+    # Flap checks all config keys before it looks for the model
+    assert "model.path=/none" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["-h"], ["-m", "ratio=0.2,0.3", "--help"]])
@@ -205,7 +206,7 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 
 
 def without_a_hub(connections: int) -> None:
-    """Let the hub be a port that refuses connections. More than a few attempts are an error."""
+    """Replace the hub by a port that refuses connections. More than a few attempts are an error."""
     attempts = count()
 
     def refuse(*_: object) -> None:
@@ -213,7 +214,7 @@ def without_a_hub(connections: int) -> None:
             os._exit(3)
         raise ConnectionRefusedError
 
-    patch = pytest.MonkeyPatch()  # for the rest of the forked process
+    patch = pytest.MonkeyPatch()  # never undone, because the forked process ends after the run
     patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     patch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     patch.setattr("socket.socket.connect", refuse)
@@ -325,7 +326,8 @@ def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) ->
     assert len(done.stderr) < 400
 
 
-# An error of a library that reads a file, and an error in the middle of a run.
+# The first case is an error of a library that reads a file, the second an error in the middle of a
+# run.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 
@@ -340,7 +342,7 @@ def test_it_is_one_line_and_the_log_of_a_run_that_began_has_the_traceback(
     )
     assert len(re.findall(r"^error: \S+: ", done.stderr, re.MULTILINE)) == 1
     assert "Traceback" not in done.stderr + done.stdout
-    if argument == REAL[0]:  # refused before it began
+    if argument == REAL[0]:  # the library refuses the file before the run begins
         assert not [*tmp_path.glob("outputs/*")]
         return
     [run_dir] = tmp_path.glob("outputs/*/*")

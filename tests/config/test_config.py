@@ -1,4 +1,4 @@
-"""Every shipped YAML composes, passes the checks and is built, and bad values are named."""
+"""Hydra can compose every YAML file of conf/, and error messages name each wrong value."""
 
 import os
 from dataclasses import asdict, replace
@@ -23,7 +23,8 @@ from tests.helpers.runs import composed
 CONF = Path(config_dir())
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
-ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]  # added with a + on the command line
+# Config files that a command line adds with a +, such as +debug=smoke
+ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]
 
 
 @pytest.mark.parametrize("option", [path for path in OPTIONS if path not in ADDED], ids=str)
@@ -70,8 +71,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # Whether choices compose does not depend on numbers. So all choices are tried with the first
-    # numbers, and all numbers with the first choices.
+    # Whether a combination of choices is valid does not depend on numbers. So these tests combine
+    # all choices with the first number of each option, and all numbers with the first choices.
     one, *_ = cells
     cells = [
         cell
@@ -84,8 +85,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    # All methods are compared on the same calibration text. Wanda-sp calibrates layer by layer,
-    # and LLM-Pruner reads few windows.
+    # All methods of an experiment calibrate on the same text. There are two exceptions: Wanda-sp
+    # calibrates layer by layer, and LLM-Pruner reads fewer windows.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")
@@ -146,12 +147,13 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
     [
         ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
         ("structure=AL-AM metric=WIFV", "flap"),
-        # limits of what may be removed
+        # options that limit how many units may be removed
         (
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        ("method=flap_plus structure.tokens=99", "flap_plus"),  # the number of tokens to measure on
+        # The number of tokens on which the search measures
+        ("method=flap_plus structure.tokens=99", "flap_plus"),
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),
         ("structure.scale=relative metric=OBS", "custom"),

@@ -14,12 +14,12 @@ CONF = Path(config_dir())
 
 
 def load(path: Path) -> Any:
-    """Read a file below conf/. Interpolations stay as they are written."""
+    """Read a file below conf/ without resolving its interpolations."""
     return OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=False)
 
 
 def options_in(path: Path) -> dict[str, Any]:
-    """The options that a file sets, without Hydra's own list of defaults."""
+    """Return the options that a file sets, without Hydra's entry `defaults`."""
     options = load(path)
     options.pop("defaults", None)
     return options

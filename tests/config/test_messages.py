@@ -1,4 +1,4 @@
-"""Errors stay short, however long the values are that they show, and say what is allowed."""
+"""Error messages name the allowed values, and stay short even if the wrong value is long."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ def test_long_words_of_any_error_are_cut() -> None:
 
 @dataclass
 class Counted:
-    """Options that are whole numbers."""
+    """A class of options with whole numbers."""
 
     windows: int | None = None
     tokens: int = 8

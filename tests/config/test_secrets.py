@@ -1,4 +1,4 @@
-"""What is secret in a config and in texts, and what is not."""
+"""flap hides secrets in configs and texts, and leaves all other values unchanged."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ PASSWORD = "p@ss/w0rd:%2F's \"<x>"
 
 @pytest.fixture
 def learnt() -> Iterator[DictConfig]:
-    """A config whose secrets this process has learnt."""
+    """Return a config. This process then knows its secrets, and hides them in other texts."""
     config = OmegaConf.create(
         {
             "model": {"name": "tiny-llama", "dtype": "bfloat16"},
@@ -93,7 +93,8 @@ def test_texts_have_no_form_of_a_secret(learnt: DictConfig) -> None:
         escape(PASSWORD),
         escape(json.dumps(PASSWORD)),
         shlex.quote(PASSWORD),
-        str(["a='p@ss/w0rd:%2F\\'s \"<x>'"]),  # as Hydra prints overrides
+        # The list of overrides in the form in which Hydra prints it
+        str(["a='p@ss/w0rd:%2F\\'s \"<x>'"]),
         f"http://me:{PASSWORD}@host",
         f"Basic {'bWU6cEBzcy93MHJkOiUyRidzICI8eD4='}",
     ]

@@ -1,4 +1,4 @@
-"""A token mask stays with its windows, and says which predictions count and judge a model."""
+"""The token mask of a batch selects the predictions that count, also after a reordering."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_nothing_is_selected_where_all_tokens_count() -> None:
 
 
 def test_a_text_with_few_tokens_of_answers_is_judged_by_all_its_tokens() -> None:
-    """Text 0 has FEW tokens of answers in its two windows, and text 1 has one token less."""
+    """Text 0 has FEW answer tokens in its two windows, and text 1 has one answer token less."""
     text_N = torch.tensor([0, 1, 0, 1])
     tokens_NT = torch.arange(8 * FEW).view(4, -1)
     mask_NT = torch.zeros_like(tokens_NT, dtype=torch.bool)

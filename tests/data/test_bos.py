@@ -1,4 +1,4 @@
-"""Windows begin where the model expects text to begin."""
+"""Windows begin with the BOS token if the tokenizer adds this token to a text."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +15,7 @@ FIELD = "calibration.bos"
 
 @pytest.fixture(scope="module")
 def adding(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that puts BOS in front of a text, as those of LLaMA and Gemma do."""
+    """Return a tokenizer that adds BOS before a text, as the tokenizers of LLaMA and Gemma do."""
     adding = deepcopy(tokenizer)
     adding.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
@@ -61,7 +61,7 @@ def test_without_it_the_first_window_begins_as_the_tokenizer_says(
 def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast, bos: bool) -> None:
     documents = [
         f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)
-    ]  # chat templates begin like this
+    ]  # the BOS token, with which many chat templates begin
     windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20).tokens_NT
     assert (windows[0] == 1).sum() == 1 and not (
         (windows[:, 1:] == 1) & (windows[:, :-1] == 1)

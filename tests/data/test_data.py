@@ -1,4 +1,4 @@
-"""Text and token windows: local files, and how they are cut."""
+"""flap reads texts from local files and cuts them into windows of tokens."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
 def test_windows_of_one_text_are_drawn_as_ever(
     text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The first windows of a random order are taken, as for the published numbers."""
+    """The published numbers depend on this rule: take the first windows of a random order."""
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
     assert torch.equal(
@@ -85,7 +85,7 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
 
 
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
-    """Other columns may have any type, a text may look like a date, and a BOM may be in front."""
+    """Columns may have any type, texts may look like dates, and a byte order mark is allowed."""
     rows = [
         {"text": "2024-01-02", "id": 1},
         {"text": "it ran", "id": "a1"},

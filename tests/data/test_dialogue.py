@@ -1,4 +1,7 @@
-"""Prompts with answers as windows: the template or plain turns, and which tokens count."""
+"""Prompts with answers become windows, in a chat template or as plain text.
+
+The tests also check which tokens of these windows count.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -80,7 +83,7 @@ def test_an_answer_through_the_template_counts_with_its_end(
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[:first] == question(Prompt(TURNS, None), chatting, chat=True)
     assert document[first:end] == "ran </s> "
-    # With this template, the generation prompt is no part of the rendered conversation.
+    # In this template, the rendered conversation does not contain the generation prompt.
     chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[first:end] == "ran </s> "
@@ -103,7 +106,7 @@ def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
 ) -> None:
     without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
     chatting.chat_template = (
-        # as in the template of DeepSeek-R1
+        # The template of DeepSeek-R1 also leaves out the thoughts of earlier turns.
         "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts
     )
     document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
@@ -170,7 +173,7 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# what stands in front of an answer in the span, and what comes after it
+# For each template: the characters of the answer's span before and after the answer itself.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -262,7 +265,8 @@ def test_only_tokens_of_answers_are_in_the_mask(
     assert torch.equal(of_all.in_answers.mask_NT, mask_NT)
     assert windows.key != of_all.key
 
-    end = set() if part else {"</s>"}  # only a template prints the end of a turn
+    # Plain text has no token for the end of a turn, but a template has
+    end = set() if part else {"</s>"}
     assert words(tokens_NT[mask_NT], chatting) == {"mat", "dog", "ran"} | end
     others = words(tokens_NT[~mask_NT], chatting)
     assert {"the", "cat", "sat", "on", "a"} <= others
@@ -290,7 +294,7 @@ def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
-    """Return one window of prompts whose answers may have four tokens."""
+    """Return one window of prompts that the model has answered with at most four tokens."""
     write_rows(path, [{"prompt": prompt} for prompt in prompts])
     wanted = Wanted(1, 4, 0, "false", Answers("self", max_new_tokens=4))
     return read_windows("calibration", str(path), tokenizer, wanted, max_length)

@@ -1,4 +1,4 @@
-"""The packaged prompts: they have examples, and nothing is measured on their texts."""
+"""The packaged prompts contain examples, and their texts are never used for evaluation."""
 
 import pytest
 
@@ -20,7 +20,8 @@ def test_prompts_end_with_a_question_and_have_an_answer(name: str) -> None:
         last = prompt.messages[-1]
         assert last["role"] == "user"
         questions.add(last["content"])
-        if name != "asked-passages":  # for these prompts, the model writes the question, too
+        # The prompts of `asked-passages` contain no question, because the model writes it
+        if name != "asked-passages":
             assert prompt.answer
     assert len(questions) == len(prompts)
 

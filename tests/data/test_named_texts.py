@@ -1,4 +1,7 @@
-"""Texts known by a name: packaged passages, data sets on the hub, and the error without a hub."""
+"""Texts can be selected by name: packaged passages, and data sets of the hub.
+
+Without a connection to the hub, the error message names the text.
+"""
 
 import hashlib
 import re
@@ -17,7 +20,7 @@ PTB = {"revision": "refs/convert/parquet"}
 
 
 class OnHub(NamedTuple):
-    """The place of a text on the hub, and the separator between its documents."""
+    """The path of a text on the hub, and the separator between its documents."""
 
     dataset: Any
     use: Any
@@ -57,7 +60,7 @@ def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
     assert evaluation.text == "\n\n".join(kept)
     assert (
         0.96 < len(kept) / len(quarter) < 1
-    )  # passages are left out if they share words with the calibration text
+    )  # evaluation leaves out passages that share words with the calibration text
     assert evaluation.sha256 != calibration.sha256
 
 

@@ -1,4 +1,7 @@
-"""Which documents have been read: 13 words in a row, or a shorter text as a whole."""
+"""A document counts as read if a calibration text has 13 of its words in a row.
+
+A shorter document counts as read if the calibration text has all of its words in a row.
+"""
 
 import pytest
 
@@ -25,7 +28,7 @@ def read(*texts: str, source: str = "calibration.dataset=my.jsonl") -> ReadText:
 
 
 def of(documents: list[Document], *texts: ReadText, words: Words = letters_and_digits) -> set[int]:
-    """The numbers of the documents that were read."""
+    """Return the indices of the documents that count as read."""
     [found] = overlaps([documents], texts, words)
     assert found.total == len(documents)
     return set(found.documents)
@@ -108,7 +111,7 @@ def test_a_prompt_is_known_by_its_turns_and_its_long_answers_but_not_by_the_syst
 def test_instructions_that_most_documents_have_are_not_compared(
     count: int, expected: set[int]
 ) -> None:
-    """If a task has few documents, a passage in all of them is compared, too."""
+    """If a task has few documents, flap also compares a passage that all of them contain."""
     instructions = f"answer in one word and remember that {OTHER}"
     documents = [
         document_of(f"{instructions} number{n} is what", (), letters_and_digits)

@@ -1,4 +1,4 @@
-"""Prompts from files: rows of both kinds, with an answer or none, and what is refused."""
+"""flap reads prompts from files with the columns `prompt` or `messages`, and refuses wrong rows."""
 
 import json
 from copy import deepcopy
@@ -42,7 +42,7 @@ def test_rows_are_prompts_in_order_whatever_the_format(tmp_path: Path) -> None:
     }
     columns["messages"][0][0] = SYSTEM | {
         "created_at": datetime(2026, 12, 1)
-    }  # logs have keys like these, and no template reads them
+    }  # keys that logs of conversations contain, and that no chat template reads
     Dataset.from_dict(columns).to_parquet(str(tmp_path / "b.parquet"))
     assert (
         read_prompts(written(tmp_path, *ROWS), "f")

@@ -1,4 +1,7 @@
-"""Windows of several texts are mixed in proportion, and a changed tokenizer makes new tokens."""
+"""Windows of several texts are mixed in proportion to the weights of the texts.
+
+If the tokenizer has changed, the texts are tokenized again.
+"""
 
 from copy import deepcopy
 
@@ -33,7 +36,7 @@ def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: l
 
 
 def assert_in_proportion(part_N: torch.Tensor, counts: list[int]) -> None:
-    """Of the first n windows, each part has its share, within two windows."""
+    """Check that each text has its share of the first n windows, to within two windows."""
     for part, count in enumerate(counts):
         for n in range(1, len(part_N) + 1):
             windows = int((part_N[:n] == part).sum())

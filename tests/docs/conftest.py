@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation site, as `make docs` builds it.
+    """Build the documentation site as `make docs` does, and return its folder.
 
-    Without the tools for it the tests are skipped, unless they are required.
+    If MkDocs is not installed, the tests are skipped, unless an option of pytest requires them.
     """
     if find_spec("mkdocs") is None:
         required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"

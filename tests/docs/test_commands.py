@@ -14,12 +14,16 @@ from tests.docs.test_sources import FILES
 from tests.helpers.runs import composed
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)  # a command in a cell of a table
+# Matches a command in a cell of a Markdown table
+CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
 
 
 def commands(file: Path) -> Iterator[list[str]]:
-    """The arguments of each command in the blocks and tables of a page, across backslashes."""
+    """Return the arguments of each command in the code blocks and tables of a page.
+
+    A command may continue on the next line after a backslash.
+    """
     cells = CELL.findall(file.read_text()) if file.parent.name == "docs" else []
     for block in [*BLOCK.findall(file.read_text()), *cells]:
         for line in COMMAND.findall(block.replace("\\\n", " ")):
@@ -36,7 +40,7 @@ COMMANDS = {
 
 
 def single(word: str) -> str:
-    """Return an override for a single cell. For a sweep, this is the first value."""
+    """Return the override for a single run: of several values of a sweep, the first one."""
     [override] = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():
         return word

@@ -1,4 +1,4 @@
-"""The page of options: it has all options, the defaults of a run, and a text for each option."""
+"""The page of options lists all options with their defaults and their meanings."""
 
 import sys
 from dataclasses import fields, is_dataclass
@@ -16,7 +16,7 @@ from options import options_page
 
 @pytest.fixture(scope="module")
 def table() -> list[list[str]]:
-    """The rows of all tables of the page, cell by cell."""
+    """Return the cells of all table rows of the page."""
     lines = [line for line in options_page().splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 

@@ -1,4 +1,4 @@
-"""The table of docs/recipes.md: the memory of a dry run, and the engines that load each model."""
+"""docs/recipes.md shows the memory that a dry run estimates, and the engines of each model."""
 
 import re
 from pathlib import Path

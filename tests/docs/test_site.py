@@ -1,4 +1,4 @@
-"""The documentation site, as a browser without network shows it from disk."""
+"""The documentation site works in a browser from disk and without a network."""
 
 import re
 from collections.abc import Iterator
@@ -42,8 +42,9 @@ def test_a_page_fits_its_window(
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
-# Each page is checked in one form only, because axe needs ten seconds for a page. Violations are in
-# the theme, which all pages share, or in tables, which are on many pages.
+# The accessibility checker axe needs ten seconds for a page, so each page is checked only in one
+# combination of colours and width. This is enough, because errors are usually in the theme or in
+# tables, which many pages share.
 @pytest.mark.parametrize(("name", "form"), zip(PAGES, FORMS * 3, strict=True), ids=PAGES)
 def test_axe_finds_no_violation(
     browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]
@@ -59,7 +60,7 @@ def test_axe_finds_no_violation(
 
 
 def ask(page: Page, words: str) -> None:
-    """Write words into the search, which the key / opens, and wait for results."""
+    """Press / to open the search of the site, type words, and wait for the results."""
     page.keyboard.press("/")
     page.keyboard.type(words)
     expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=20_000)
@@ -71,7 +72,7 @@ def test_the_search_works_from_disk_and_by_keyboard(browser: Browser, site: Path
         ask(page, "cholesky")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        # the page of the method, or of its code
+        # The search may find the page about the method, or the reference page of its code.
         page.wait_for_url(re.compile(r"/(api/)?method[^/]*\.html"))
         assert "Cholesky" in page.locator("article").inner_text()
 

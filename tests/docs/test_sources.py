@@ -1,4 +1,4 @@
-"""The Markdown files of the repository: links between them lead somewhere."""
+"""All links between the Markdown files of the repository lead to existing files and headings."""
 
 import re
 from pathlib import Path

@@ -1,9 +1,10 @@
-"""The checkpoints of `make.py` that an engine refuses, and the engine's error message.
+"""Tables for the tests of engines: the families, and the checkpoints that an engine refuses.
 
-vLLM must compute everything else.
+For each refused checkpoint, the table has the engine's error message. vLLM must run all other
+checkpoints of `make.py`.
 """
 
-BY_LAYER = (  # families that are tested with widths by layer alone
+BY_LAYER = (  # families that are only tested with a different width in each layer
     "apertus",
     "arcee",
     "cohere2",
@@ -27,10 +28,10 @@ BY_LAYER = (  # families that are tested with widths by layer alone
     "seed_oss",
     "stablelm",
 )
-# Mixtures that are also tested with widths by layer but without biases. vLLM's own kernels run
-# experts only if these have no biases.
+# Mixtures that are also tested without biases. vLLM's own kernels run experts only if they have no
+# biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-MIXTURES = (  # compared with the scores of llm-compressor's REAP
+MIXTURES = (  # mixtures with scores that are compared with those of llm-compressor's REAP
     "deepseek_v3",
     "glm4_moe",
     "gpt_oss",
@@ -54,14 +55,14 @@ REFUSED_FAMILIES = {
     "nemotron_h": (
         "does not dispatch through the Transformers attention interface and vLLM has no other way"
     ),
-    "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
+    "falcon_h1": "FlapFalconH1ForCausalLM",  # flap's plugin for vLLM refuses this family
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
-# The schemes of examples/quantise.py, each with its checkpoint. On CPUs with AMX, vLLM's
-# Transformers backend does not work with its kernel of W8A8, so that scheme is tested with a stock
-# checkpoint.
+# The quantisation schemes of examples/quantise.py, each with the checkpoint that it is tested on.
+# On CPUs with AMX, vLLM's Transformers backend fails with the kernel for W8A8, so W8A8 is tested on
+# a stock checkpoint, which does not use this backend.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
-# Families that llama.cpp and its converter can read, by how they are pruned; docs/exports.md names
-# them.
+# Families that llama.cpp and its converter support, grouped by the options of pruning.
+# docs/exports.md has the same table.
 ALL_HEADS = ("granite", "starcoder2")
 CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

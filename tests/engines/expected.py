@@ -1,4 +1,4 @@
-"""The outputs of transformers for the prompts of a checkpoint, from the main environment."""
+"""Read the outputs of transformers for a checkpoint, which `make.py` has stored next to it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Make the checkpoints that engines read, and note what transformers computes with them.
+"""Make the checkpoints for the tests of engines, and store the outputs of transformers.
 
-The engines have an environment of their own; this module runs in the ordinary one.
+The engines need a separate environment, but this module runs in the main environment.
 
-Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (greedy), `logprobs_NT`
-of both together. The folder experts/ has whole mixtures. Beside them, scores.safetensors has the
-scores of `metric=REAP` for each layer, and the tokens from which they were computed.
+For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (greedy),
+and the log-probabilities `logprobs_NT` of prompts and generated tokens. The folder experts/
+contains dense mixtures of experts. Its file scores.safetensors contains the scores of `metric=REAP`
+for each layer, and the tokens from which they were computed.
 """
 
 import subprocess
@@ -39,14 +40,14 @@ from tests.helpers.pruned import calibrated, decided, prune, save_pruned
 from tests.helpers.runs import composed
 from tests.helpers.tokenizers import VOCAB, smollm
 
-HEAD = 32  # the smallest head size of vLLM's attention on the CPU
+HEAD = 32  # the smallest head size that vLLM's attention supports on the CPU
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 8 * HEAD,
     "head_dim": HEAD,
     "word_embed_proj_dim": 8 * HEAD,
 }
-OWN_SIZES = {  # Gemma 4 gets heads of two sizes, and DeepSeek-V3 latents of its own sizes
+OWN_SIZES = {  # Gemma 4 has heads of two sizes, and DeepSeek-V3 has sizes for its latent attention
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True,
         "per_layer_config": {2: {"head_dim": 2 * HEAD}},
@@ -60,8 +61,8 @@ OWN_SIZES = {  # Gemma 4 gets heads of two sizes, and DeepSeek-V3 latents of its
         "qk_head_dim": 192,
     },
 }
-PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
-LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # English that does not change
+PROMPT, NEW = 40, 24  # numbers of tokens; a prompt is longer than a block of vLLM's prefix cache
+LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # an English text that never changes
 EXAMPLES = Path(flap.__file__).parents[1] / "examples"
 QUICK = (
     "eval=none",
@@ -79,7 +80,7 @@ PACKAGED = {
 
 
 def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the tiny config with heads that the engines' kernels take."""
+    """Return the tiny config with a head size that the kernels of the engines support."""
     config, own = deepcopy(config), OWN_SIZES.get(config.model_type, {})
     for key, value in (own | SIZES | own).items():
         if key in own or (
@@ -91,7 +92,7 @@ def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
 
 @torch.no_grad()
 def tiny(config: PreTrainedConfig) -> PreTrainedModel:
-    """A random model whose predictions are neither certain nor even."""
+    """Return a random model with predictions that are neither certain nor uniform."""
     model = random_model(with_heads_for_kernels(config))
     for parameter in model.parameters():
         parameter.mul_(0.4 if parameter.ndim > 1 else 1.0)
@@ -99,10 +100,10 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def make_family(model_type: str, folder: Path) -> None:
-    """Write a family in both forms.
+    """Write two pruned checkpoints of a family.
 
-    In the first form, each layer has its own widths, and there are biases. In the second form, all
-    layers have the same widths, and there are no biases.
+    In the first checkpoint, layers differ in width, and there are biases. In the second checkpoint,
+    all layers have the same width, and there are no biases.
     """
     model = tiny(family_config(model_type))
     family = FAMILIES[model_type]
@@ -115,13 +116,13 @@ def make_family(model_type: str, folder: Path) -> None:
 
 
 def make_by_layer(model_type: str, folder: Path) -> None:
-    """Write a family with widths by layer."""
+    """Write a checkpoint of a family in which layers differ in width."""
     model = tiny(family_config(model_type))
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
 
 
 def make_without_biases(model_type: str, folder: Path) -> None:
-    """Write a family with widths by layer and no added bias, so that its experts look ordinary."""
+    """Write a checkpoint in which layers differ in width, but experts have no added biases."""
     model = tiny(family_config(model_type))
     write(
         model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"
@@ -129,7 +130,7 @@ def make_without_biases(model_type: str, folder: Path) -> None:
 
 
 def make_fewer_experts(model_type: str, target: Path) -> None:
-    """Write a family without some of its experts, as many in each layer as its plan says."""
+    """Write a checkpoint in which layers differ in their number of experts."""
     placed = Resident(tiny(family_config(model_type)))
     placed.adapter = adapt(placed.model, whole_experts=True)
     known = calibrated(placed)
@@ -146,7 +147,10 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 
 
 def make_llama(folder: Path) -> None:
-    """Write checkpoints for tests of one family alone. Two processes can split their widths."""
+    """Write checkpoints of LLaMA for tests that run only one family.
+
+    Tensor parallelism over two processes can divide their widths.
+    """
     model = tiny(family_config("llama"))
     write(
         model,
@@ -166,7 +170,7 @@ def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
 
 
 def make_scores(model_type: str, folder: Path) -> None:
-    """Write a mixture and the scores of its experts."""
+    """Write a mixture of experts, and the scores of its experts."""
     config = family_config(model_type)
     config.n_group = config.topk_group = 1
     model = tiny(config)
@@ -188,7 +192,7 @@ def make_scores(model_type: str, folder: Path) -> None:
 def make_quantised(folder: Path) -> None:
     """Write checkpoints that llm-compressor has quantised. This runs in the engines' environment.
 
-    All widths are multiples of llm-compressor's group size.
+    All widths are multiples of the group size that llm-compressor uses.
     """
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512
@@ -215,9 +219,9 @@ def make_quantised(folder: Path) -> None:
 def make_converted(folder: Path) -> None:
     """Write stock checkpoints for llama.cpp's converter.
 
-    They have SmolLM2's tokenizer, because the converter recognises a tokenizer by its tokens of a
-    text. They have neither biases nor sliding windows, because llama.cpp supports only some of
-    these.
+    The checkpoints have SmolLM2's tokenizer, because the converter only accepts tokenizers that it
+    knows. They have no biases and no sliding windows, because llama.cpp supports these only for
+    some families.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
     for model_type in CONVERTED:
@@ -259,7 +263,8 @@ def make_packaged(name: str, target: Path) -> None:
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
     """Write the outputs of transformers for the prompts."""
-    model.generation_config.eos_token_id = None  # the engines do not stop at an end token either
+    # Generation must not stop at an end token, because the engines do not stop at it either
+    model.generation_config.eos_token_id = None
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]
     logprobs_NT = logits_NTV.log_softmax(-1).gather(-1, every_NT[:, 1:, None])[..., 0]

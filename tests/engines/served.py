@@ -1,4 +1,4 @@
-"""vLLM in this process: one model after the other, in float32, with its prefix cache on."""
+"""Run vLLM in this process, with one model after the other, in float32 and with a prefix cache."""
 
 import gc
 import os
@@ -7,8 +7,8 @@ from typing import Any
 
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    # otherwise all processes share one core, and two ranks need two NUMA nodes
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # in GiB
+    # Without this setting, all processes run on the same core, and two ranks need two NUMA nodes.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "HF_HUB_OFFLINE": "1",
 }
@@ -19,11 +19,14 @@ from vllm.distributed import cleanup_dist_env_and_memory
 
 
 def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:
-    """The outputs of a batch of requests for 24 greedy tokens, and of the same batch once more."""
+    """Generate 24 greedy tokens for a batch of prompts twice, and return the outputs of both runs.
+
+    The second run reads the prompts from the prefix cache.
+    """
     try:
         return _served(checkpoint, prompts_NT, **options)
     finally:
-        gc.collect()  # the engine must be gone before its process groups
+        gc.collect()  # the engine must be freed before its process groups are destroyed
         cleanup_dist_env_and_memory()
 
 

@@ -1,4 +1,7 @@
-"""Stock checkpoints that llama.cpp's own converter has written: llama.cpp computes the same."""
+"""llama.cpp's own converter can convert stock checkpoints.
+
+The converted files give the same results in llama.cpp as the checkpoints in transformers.
+"""
 
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ from tests.helpers.llama_cpp import llama_cpp
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 NAMES = ["smollm2-stock", *(f"converted/{model_type}" for model_type in CONVERTED)]
-LAST = 4  # tokens of the prompt after which all log-probabilities are compared
+LAST = 4  # compare all log-probabilities after each of the last 4 tokens of the prompt
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,7 +16,7 @@ NAMES = sorted(path.name for path in EXPERTS.glob("*"))
 
 
 def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
-    """Score_E of each mixture by the path of its module, from llm-compressor's own hooks."""
+    """Return score_E of each mixture from llm-compressor's own hooks, by the path of its module."""
     for module in list(model.modules()):
         if hasattr(getattr(module, "experts", None), "gate_up_proj"):
             made = LinearExperts2D.get_linear_experts_cls(type(module.experts))

@@ -1,4 +1,4 @@
-"""Checkpoints that examples/quantise.py makes: vLLM computes what transformers computes."""
+"""Checkpoints from examples/quantise.py give the same results in vLLM as in transformers."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 
 @torch.no_grad()
 def logprobs_in_transformers(path: Path, tokens_NT: Tensor) -> Tensor:
-    """The log-probabilities of the whole vocabulary at every token but the first."""
+    """Return the log-probabilities of the whole vocabulary at every token except the first."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=True)
     model.eval()
     logits_NTV = model(input_ids=tokens_NT).logits
@@ -27,7 +27,8 @@ def logprobs_in_transformers(path: Path, tokens_NT: Tensor) -> Tensor:
 def test_vllm_computes_what_transformers_computes(name: str, scheme: str) -> None:
     path = CHECKPOINTS / "quantised" / f"{name}-{scheme}"
     prompts_NT = Expected.of(CHECKPOINTS / name).prompts_NT
-    outputs, _ = served(path, prompts_NT, dtype="bfloat16")  # W4A16 has no kernel for float32
+    # bfloat16, because vLLM has no kernel for W4A16 in float32
+    outputs, _ = served(path, prompts_NT, dtype="bfloat16")
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     generated_NT = torch.tensor(generated)
     found_NT = torch.tensor([logprobs(output) for output in outputs])
@@ -41,8 +42,10 @@ def test_vllm_computes_what_transformers_computes(name: str, scheme: str) -> Non
     same = (greedy_NT == generated_NT).float().mean()
     difference = (found_NT - expected_NT).abs().mean()
     print(f"{path.name}: greedy {same:.3f}, difference {difference:.4f}")
-    # The predictions of a random model are nearly even, so rounding changes many of them. Measured
-    # shares are 0.69 (FP8) to 0.91 (W4A16), and differences 0.05 to 0.15; SmolLM2 in FP8 has 0.90
-    # and 0.17. A head that was read with a wrong scale had 0.00 and 1e17.
+    # The predictions of a random model are nearly uniform, so rounding changes many of the most
+    # likely tokens. The measured shares of equal tokens are 0.69 (FP8) to 0.91 (W4A16), and the
+    # log-probabilities differ by 0.05 to 0.15. SmolLM2 in FP8 has a share of 0.90 and differences
+    # of 0.17. If vLLM reads the LM head with a wrong scale, the share is 0.00 and the difference
+    # 1e17.
     assert same >= 0.6
     assert difference <= 0.2

@@ -1,4 +1,4 @@
-"""The canonical checkpoint in the oldest transformers that it supports, without this package."""
+"""A checkpoint loads in the oldest supported version of transformers, without flap."""
 
 import os
 import subprocess

@@ -1,6 +1,7 @@
-"""Pruned checkpoints in vLLM, with this package installed and without `trust_remote_code`.
+"""vLLM runs pruned checkpoints without `trust_remote_code` if flap is installed.
 
-`make engines` makes the checkpoints in the main environment and runs this in vLLM's environment.
+`make engines` makes the checkpoints in the main environment, and runs these tests in vLLM's
+environment.
 """
 
 from pathlib import Path
@@ -20,7 +21,8 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 def options(name: str) -> dict[str, Any]:
     """Return options that run a stock checkpoint in vLLM's Transformers backend.
 
-    Granite stays in vLLM's own class, because the Transformers backend does not divide its logits.
+    Granite runs in vLLM's own class, because the Transformers backend does not apply Granite's
+    logits_scaling.
     """
     return (
         {"model_impl": "transformers"}
@@ -30,16 +32,17 @@ def options(name: str) -> dict[str, Any]:
 
 
 def assert_same_texts(name: str, **changes: Any) -> list[Any]:
-    """Check the greedy texts and log-probabilities of vLLM, also from the prefix cache.
+    """Check the greedy texts and log-probabilities of vLLM, with and without the prefix cache.
 
-    Return its outputs.
+    Return the outputs of vLLM.
     """
     expected = Expected.of(CHECKPOINTS / name)
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
-    # The tolerance is relative: the third token of SmolLM2's first prompt has the value -17.16 and
-    # a massive activation, so float32 alone is off by 4e-4.
+    # The tolerance is relative to the log-probability. At the third token of SmolLM2's first
+    # prompt, which has a massive activation, the log-probability is -17.16, and rounding in float32
+    # alone changes it by 4e-4.
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
     )
@@ -66,7 +69,7 @@ def test_there_are_checkpoints() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
 def test_it_computes_what_transformers_computes(name: str) -> None:
     again = assert_same_texts(name)
-    # a sliding window leaves nothing of a prompt in the cache
+    # With a sliding window, vLLM keeps no part of a prompt in its prefix cache.
     if name.startswith(("llama", "smollm2")):
         assert all(output.num_cached_tokens >= 32 for output in again)
 
@@ -76,7 +79,7 @@ def test_two_processes_compute_it_together() -> None:
 
 
 def test_widths_that_two_processes_cannot_split() -> None:
-    """The error comes from the process that asks for the engine, not from one of its workers."""
+    """The process that creates the engine raises the error, and not one of its workers."""
     with pytest.raises(
         RuntimeError,
         match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$",

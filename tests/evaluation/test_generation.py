@@ -1,4 +1,4 @@
-"""Answers that models write: what is counted right, errors, averages, and tasks without answers."""
+"""eval=generation scores written answers, with errors and averages, and refuses other tasks."""
 
 from copy import deepcopy
 

@@ -1,4 +1,4 @@
-"""Documents that a run has read are left out of its tasks, but never all of a task."""
+"""Tasks leave out documents that the run has read, and are refused if no document remains."""
 
 import json
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ WORDS = ["the cat sat on the red mat under a tree and then it ran", "a dog was o
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """lm-eval knows only the toy tasks, and no request goes to the hub."""
+    """Let lm-eval find only the toy tasks, without any request to the hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The prompts that reach a model, which always writes the same answer."""
+    """Return the prompts that a fake model receives; it always writes the same answer."""
     seen: list[str] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:
@@ -104,7 +104,7 @@ def test_documents_of_lm_eval_that_were_read_are_not_asked(
 def test_documents_that_were_read_are_no_examples(
     asked: list[str], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The task `written` has no other split, so its examples are documents."""
+    """The task `written` has only one split, so lm-eval draws examples from its test documents."""
     questions = QUESTIONS["animals"]
     [task] = tasks(Generation(["written"], num_fewshot=4), tokenizer, read(questions[0]))
     task.run(Resident(tiny_model("llama-gqa")))

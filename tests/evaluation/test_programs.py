@@ -1,4 +1,4 @@
-"""Programs that a model writes: what it is asked, where a program ends, and what is counted."""
+"""eval=programs asks for programs, cuts them at their end, runs them and counts passes."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ Written = Callable[..., "Writer"]
 
 
 class Writer:
-    """A model that writes given texts, whatever it is asked."""
+    """A fake model that writes given texts for any prompt."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
@@ -131,7 +131,7 @@ def test_an_interrupted_task_continues_in_the_middle(
 ) -> None:
     [task] = tasks_of(problems, tokenizer, batch_size=1)
     work = WorkFolder(tmp_path / "work")
-    first = Writer(tokenizer, RIGHT[:2])  # has the texts that are written before the interruption
+    first = Writer(tokenizer, RIGHT[:2])  # writes two texts, and then interrupts the run
     with pytest.raises(IndexError):
         task.run(first.placed, work)
     second = Writer(tokenizer, RIGHT[2:])
@@ -182,7 +182,7 @@ def test_programs_that_do_not_fit_into_the_context_are_refused(
 
 @pytest.fixture
 def arguments(problems: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> list[str]:
-    """The arguments of a whole run on a tiny model that writes no program."""
+    """Return the arguments of a complete run on a tiny model, which writes no valid program."""
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "fox.txt").write_text((TEXT[0] + " ") * 160)
@@ -209,7 +209,7 @@ def test_a_run_measures_both_models_and_pairs_them(arguments: list[str], tmp_pat
 def test_an_interrupted_run_continues_in_the_middle_of_a_task(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first batch of two programs is done when the run is interrupted."""
+    """The run is interrupted after the first batch of two programs."""
     started: list[str] = []
 
     def interrupted(program: str, seconds: int) -> str:
@@ -222,7 +222,8 @@ def test_an_interrupted_run_continues_in_the_middle_of_a_task(
     with pytest.raises(KeyboardInterrupt):
         run(composed(*arguments), tmp_path / "run")
     report = run(composed(*arguments), tmp_path / "run")
-    assert len(started) == 3 + 2 + 4  # the other batch of the dense model, and the pruned model
+    # 3 calls before the interruption, then the rest of the dense model, then the pruned model.
+    assert len(started) == 3 + 2 + 4
     assert report.evaluation["dense"]["humaneval/pass@1"] == 1
 
 

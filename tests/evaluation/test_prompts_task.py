@@ -1,4 +1,7 @@
-"""A file of prompts as a task: what is asked, where an answer ends, and what counts as right."""
+"""A file of prompts can be a task of eval=generation.
+
+The tests check the prompts, the end of an answer, and which answers are right.
+"""
 
 import json
 from collections.abc import Iterator
@@ -32,14 +35,14 @@ TALK = [
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """lm-eval knows only the toy tasks, and no request goes to the hub."""
+    """Let lm-eval find only the toy tasks, without any request to the hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """The prompts and options that reach a model, which knows two answers."""
+    """Return the prompts and options that a fake model receives; it knows two answers."""
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:
@@ -90,7 +93,7 @@ def test_answers_are_judged_without_case_and_punctuation(
         "until": ["\n\n", "\n", "."],
         "do_sample": False,
         "max_gen_toks": 32,
-    }  # one answer has a comma
+    }  # because an answer in the file has a comma, a comma does not end answers
     assert asked[0][1] == options
     assert task.origin.startswith("mine.jsonl, 3 prompts (sha256 ")
     assert [

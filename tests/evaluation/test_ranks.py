@@ -1,4 +1,7 @@
-"""Several processes together measure the numbers of one process, to the bit, and all have them."""
+"""Several processes measure the same numbers as one process, bit for bit.
+
+Afterwards, every process has all numbers.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,15 +30,16 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# The toy tasks have six documents, or two, which are fewer than the three processes. Choices of one
-# word share a forward pass. Some tasks draw examples for each document, or sample text.
+# The toy tasks have six or two documents; two are fewer than the three processes. lm-eval computes
+# choices of one word in the same forward pass. Some tasks draw examples for each document, and some
+# sample text.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Models:
-    """A dense model and a pruned one, which differ in a layer."""
+    """Save a dense model and a pruned model, which differ in one layer."""
     folders = tmp_path_factory.mktemp("dense"), tmp_path_factory.mktemp("pruned")
     for share, folder in zip((1.0, 0.3), folders, strict=True):
         model = tiny_model("llama-gqa")
@@ -53,10 +57,10 @@ def measure(
     placement: str,
     fits: bool,
 ) -> None:
-    """Measure both models.
+    """Measure both models in this process.
 
-    Write the numbers, the number of forward passes, and the number of progress steps that were
-    shown.
+    Write the numbers, the number of forward passes, and the number of displayed progress steps to a
+    file.
     """
     own = folder / str(ranks.rank())
     steps = list[Step]()
@@ -78,7 +82,7 @@ def measure(
 def measured_by(
     tasks: Sequence[Task], dense: PlacedModel, pruned: PlacedModel
 ) -> tuple[Measurement, Measurement]:
-    """The numbers of both models, of all tasks that their memory has room for."""
+    """Return the numbers of both models for all tasks that fit into memory."""
     found = [Measurement(), Measurement()]
     subjects = [Subject(Opened(lambda model=model: model)) for model in (dense, pruned)]
     references = {}
@@ -96,11 +100,11 @@ def measured_by(
 
 
 class Measured(NamedTuple):
-    """The numbers of a process, and the amount of its work."""
+    """The numbers that a process has, and the amount of its work."""
 
     measurements: list[Measurement]
     calls: int
-    steps: int  # steps of the progress bars of the process
+    steps: int  # number of steps in the progress bars of this process
 
 
 def measured_by_rank(folder: Path, rank: int) -> Measured:
@@ -124,12 +128,12 @@ MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
 
 @pytest.fixture(scope="module")
 def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
-    """A function of a placement that measures in one process."""
+    """Return a function that measures at a given placement in one process."""
 
     def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as each rank has
+        torch.set_num_threads(1)  # one thread, as in each rank
         measure(folder, *inputs, placement, fits)
         torch.set_num_threads(threads)
         return measured_by_rank(folder, 0)
@@ -137,7 +141,8 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     return measured
 
 
-@pytest.mark.long  # test_same_result.py measures perplexities and divergences in two processes
+# Long, because test_same_result.py also measures perplexities and divergences in processes.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "placement", "fits"),
     [
@@ -162,7 +167,7 @@ def test_several_processes_measure_what_one_does(
         found = measured_by_rank(tmp_path, rank)
         assert found.measurements == expected.measurements
         assert found.calls < 0.8 * expected.calls
-        assert bool(found.steps) == (rank == 0)  # only rank 0 shows progress
+        assert bool(found.steps) == (rank == 0)  # rank 0 alone shows progress
 
     tasks = set()
     for measurement in expected.measurements:

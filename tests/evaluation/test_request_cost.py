@@ -1,4 +1,4 @@
-"""One request to a model: its products, bytes and memory by hand, and where its prefill ends."""
+"""The operations, bytes, memory and time of one request agree with values computed by hand."""
 
 import time
 
@@ -27,10 +27,10 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
         for module in model.modules()
         if getattr(module, "bias", None) is not None
     )
-    # the products of attention, per token
+    # Multiply-accumulates of queries with keys and of weights with values, for each token.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    rotary = config.head_dim // 2 * tokens  # angles: an outer product of frequencies and positions
+    rotary = config.head_dim // 2 * tokens  # RoPE: an outer product of frequencies and positions
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 
 
@@ -65,7 +65,8 @@ def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[st
 
 def test_the_speed_of_a_model_is_measured_with_one_request() -> None:
     speed = measured_speed(tiny_model("llama-gqa"))
-    assert 0 < speed.read < speed.written < 1  # seconds; each new token needs a forward pass
+    # In seconds; written tokens cost more than read tokens, because each needs a forward pass.
+    assert 0 < speed.read < speed.written < 1
 
 
 def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,4 +83,5 @@ def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(type(model), "forward", slow_prompt)
     first, whole = request_seconds(model, prompt, 3)
     assert seconds <= first < whole
-    assert whole - first < first  # two tokens take less time than the prompt, which sleeps
+    # The fake model sleeps while it reads the prompt, so two new tokens take less time.
+    assert whole - first < first

@@ -1,4 +1,4 @@
-"""The numbers of a run are in two files, and are measured again if either file lacks them."""
+"""A run stores numbers in two files, and measures them again if one of the files lacks them."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ FOUND = Measurement(
 
 
 def measured(results: Results, key: Key, make: Callable[[], Measurement]) -> Measurement:
-    """The numbers of a task, as a run remembers them."""
+    """Return the numbers of a task in the form in which a run stores them."""
     return remembered(results.of({}), key, make)[0]
 
 

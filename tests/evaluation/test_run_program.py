@@ -1,4 +1,4 @@
-"""Programs in processes with limits: what passes, what fails, and what leaves no trace."""
+"""Programs run in processes with limits: they pass or fail, and leave no files or processes."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import pytest
 from flap.evaluation.run_program import run_program
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the limits are those of POSIX")
-SECONDS = 20  # enough for a program that ends by itself, also on a busy machine
+SECONDS = 20  # time limit; a program that ends by itself needs less, also on a busy machine
 
 
 @pytest.mark.parametrize(

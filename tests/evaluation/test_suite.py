@@ -1,4 +1,7 @@
-"""Measurements of a streamed model: all if the model fits, otherwise those that can stream."""
+"""If a streamed model fits into memory, flap makes all measurements.
+
+Otherwise it makes only the measurements that can stream.
+"""
 
 from pathlib import Path
 
@@ -19,7 +22,7 @@ LEFT_OUT = "not measured, because there is no room for"
 
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A function of a placement that makes a run with every kind of measurement."""
+    """Return a function that makes a run with every kind of measurement at a given placement."""
 
     def make(placement: str, *more: str) -> Report:
         folder = tmp_path_factory.mktemp(placement)
@@ -55,7 +58,7 @@ def room(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size in bytes of each model that was loaded as a whole."""
+    """Record the size in bytes of each model that is loaded completely."""
     sizes: list[int] = []
     in_memory = OnDisk.in_memory
 
@@ -80,7 +83,7 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
 ) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
-    # each model is loaded for its own tasks, and again to time both models
+    # Each model is loaded once for its tasks, and then again to time both models.
     assert dense == beside > pruned == pruned_again
 
 
@@ -132,4 +135,5 @@ def test_nothing_is_loaded_for_numbers_that_are_known(
     dense = 4 * measured("stream", shared).parameters["total_before"]
     assert loaded.count(dense) == 2
     measured("stream", shared, "ratio=0.3")
-    assert loaded.count(dense) == 3  # loaded again only to time both models
+    # The dense numbers are cached, so the second run loads it only to time both models.
+    assert loaded.count(dense) == 3

@@ -1,4 +1,7 @@
-"""Requests of lm-eval in steps: the batches are lm-eval's own, and finished steps are kept."""
+"""Requests of lm-eval run in steps with the same batches as in lm-eval itself.
+
+Results of finished steps are stored, so that an interrupted task resumes.
+"""
 
 import os
 import signal
@@ -29,7 +32,7 @@ PROMPTS = ["the old cat", "a", "then it was", "a", "the mat and the tree", "red"
 SHORT = {"until": ["dog"], "max_gen_toks": 2, "do_sample": False}
 LONG = {"until": ["dog"], "max_gen_toks": 5, "do_sample": False}
 DRAWN = {"until": ["dog"], "max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
-# the last three share a sequence of tokens: they differ in their last token only
+# The last three pairs differ only in their last token, so lm-eval computes them in one sequence.
 PAIRS = [
     ("the", " cat and the dog"),
     ("a red", " mat"),
@@ -60,8 +63,8 @@ def requests(kind: str) -> list[Any]:
 def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator[Inputs]:
     """Record the tokens of each call of a model.
 
-    kill_at: the number of a call, from 1 on, at which this process is killed. journal: a file that
-        gets a line for each call.
+    kill_at: at which call this process is killed, counted from 1. journal: a file that gets a line
+    for each call.
     """
     inputs: Inputs = []
 
@@ -81,7 +84,7 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 
 @pytest.fixture
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
-    """Return a function that makes a model in bfloat16, in which answers depend on the batch."""
+    """Return a function that makes a model in bfloat16, where the batch changes the rounding."""
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:
         model = tiny_model("llama-gqa").to(torch.bfloat16)
@@ -128,7 +131,7 @@ def test_finished_steps_are_not_done_again(kind: str, lm_of: MakeLM, tmp_path: P
     with watched() as after:
         assert getattr(lm_of(WorkFolder(tmp_path)), kind)(requests(kind)) == expected
     assert kept and len(after) < len(undisturbed)
-    # only the calls of the interrupted step were made twice
+    # The resumed task repeats only the calls of the interrupted step.
     assert undisturbed[-len(after) :] == after
     assert len(before) + len(after) - len(undisturbed) <= LONG["max_gen_toks"]
 
@@ -181,7 +184,7 @@ def test_a_long_task_of_likelihoods_has_few_notes(
     assert len([*tmp_path.rglob("answers-*.sha256")]) == 2
 
 
-# Whole runs
+# Tests of complete runs.
 
 
 def measure(
@@ -195,7 +198,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """The process is killed twice: in a task of the dense model, and later in one of the pruned."""
+    """The process is killed twice: in a task of the dense model, and in one of the pruned model."""
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",
@@ -209,7 +212,7 @@ def test_a_killed_run_continues_in_the_middle_of_a_task(
     toys.mkdir()
 
     def start(folder: str, kill_at: int | None = None) -> list[str]:
-        """Return the calls of models that were made in this start."""
+        """Start the run, and return the calls of models that this start has made."""
         journal = tmp_path / "journal"
         journal.write_text("")
         cache = f"cache_dir={tmp_path / folder / 'cache'}"

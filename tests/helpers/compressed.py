@@ -1,4 +1,4 @@
-"""Tiny models with random biases, their statistics, plans and logits."""
+"""Make tiny models with random biases, and their statistics, plans and logits."""
 
 import copy
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
 
 
 def with_comoments(batches: Sequence[Tensor]) -> Statistics:
-    """Statistics of all tokens of several batches (T, I), with co-moments."""
+    """Collect the statistics of several batches (T, I), with co-moments."""
     comoments = Comoments()
     together = reduce(merge, map(batch_statistics, batches))
     for batch_TI in batches:
@@ -50,7 +50,7 @@ def with_comoments(batches: Sequence[Tensor]) -> Statistics:
 
 
 def symmetric(matrix_II: Tensor) -> Symmetric:
-    """A matrix of float32 in the form of co-moments."""
+    """Convert a float32 matrix to the compact form in which co-moments are stored."""
     starts = range(0, len(matrix_II), STRIP)
     return Symmetric(
         tuple(matrix_II[start : start + STRIP, start:].float().contiguous() for start in starts)
@@ -58,13 +58,13 @@ def symmetric(matrix_II: Tensor) -> Symmetric:
 
 
 def whole(statistics: Statistics) -> Tensor:
-    """The co-moments as one matrix."""
+    """Return the co-moments as one square matrix."""
     assert statistics.comoments is not None
     return statistics.comoments.rows(torch.arange(statistics.comoments.size))
 
 
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
-    """Statistics of tokens to fit on and of those held out, each with co-moments."""
+    """Return the statistics of the tokens to fit on and of the held-out tokens, with co-moments."""
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
     return replace(merge(*parts), parts=parts)
 
@@ -72,7 +72,10 @@ def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
 def covariances(
     model: PreTrainedModel, windows_NT: Tensor, batch_size: int, whole_experts: bool = False
 ) -> list[LayerStatistics]:
-    """Statistics with co-moments of all layers at once, which fit only for tiny models."""
+    """Collect statistics with co-moments of all layers at once.
+
+    Only tiny models have enough memory for this.
+    """
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)
     calibration = Calibration(placed, Batch.of(windows_NT), batch_size, [])
@@ -114,7 +117,10 @@ def changed(
 
 
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
-    """Make some channels constant or equal, as the case says. Changes the activations in place."""
+    """Make some channels constant or equal, depending on the case.
+
+    Changes the activations in place.
+    """
     if case in ("constant", "zero"):
         activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
     if case == "all constant":

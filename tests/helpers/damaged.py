@@ -1,4 +1,4 @@
-"""Models and texts that a run must refuse, each damaged in one way."""
+"""Create models, texts and plans that a run must refuse, each with one error."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ TEXTS = {
     "deep.json": DEEP,
 }
 NESTED = '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"
-FILES = (  # a model, one of its files, and what that file holds
+FILES = (  # name of a model, one of its files, and the wrong content of this file
     ("null-config", "config.json", "null"),
     ("nested-config", "config.json", NESTED),
     ("nested-generation", "generation_config.json", NESTED),
@@ -35,7 +35,8 @@ FILES = (  # a model, one of its files, and what that file holds
     ("nested-tokenizer", "tokenizer.json", NESTED),
     ("list-tokenizer", "tokenizer_config.json", "[]"),
 )
-CONFIGS: dict[str, dict[str, object]] = {  # a model, and values that its config.json does not have
+# Name of a model, and the wrong values in its config.json.
+CONFIGS: dict[str, dict[str, object]] = {
     "no-widths": {"model_type": "flap_llama"},
     "hub-kernel": {"_attn_implementation": "org/kernel"},
     "no-layers": {"num_hidden_layers": 0},
@@ -47,7 +48,7 @@ CONFIGS: dict[str, dict[str, object]] = {  # a model, and values that its config
 HEADS = [0, 1, 2, 3]
 NEURONS = list(range(50))
 DENSE = {"kv_heads": 4, "neurons": 56}
-PLANS = {  # of four layers with four KV heads and 56 neurons
+PLANS = {  # wrong plans for a model of four layers with four KV heads and 56 neurons
     "layers.json": {"layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 3},
     "wider.json": {
         "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
@@ -119,7 +120,7 @@ def _damage_gguf(root: Path) -> None:
 
 
 def _occupy(root: Path) -> None:
-    """Make paths at which a run cannot write."""
+    """Create paths to which a run cannot write, such as a file in place of a folder."""
     (root / "occupied").mkdir()
     (root / "occupied" / "precious").write_text("mine")
     (root / "a-file").write_text("mine")
@@ -128,13 +129,13 @@ def _occupy(root: Path) -> None:
 
 
 def _cut(file: Path) -> None:
-    """Keep the first half of a file."""
+    """Truncate a file to its first half."""
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
 
 
 def _damage_sharded(model: Path, model_dir: Path) -> None:
-    """Save a model in several files. The name of the folder says which one is damaged, and how."""
+    """Save a model in several files. The name of the folder says which file is damaged, and how."""
     shutil.copytree(model_dir, model)
     (model / WEIGHTS).unlink()
     AutoModelForCausalLM.from_pretrained(model_dir).save_pretrained(model, max_shard_size="40KB")
@@ -153,7 +154,7 @@ def _damage_sharded(model: Path, model_dir: Path) -> None:
 
 
 def _write_gguf(path: Path, architecture: str) -> None:
-    """A file without most of the keys and tensors that a model has."""
+    """Write a GGUF file without most of the keys and tensors of a model."""
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(1)
     writer.add_embedding_length(32)
@@ -167,7 +168,7 @@ def _write_gguf(path: Path, architecture: str) -> None:
 
 
 def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:
-    """Put another tensor, or none, in the place of TENSOR."""
+    """Replace the tensor TENSOR in a file, or remove it."""
     tensors = load_file(model / WEIGHTS)
     del tensors[TENSOR]
     if tensor is not None:

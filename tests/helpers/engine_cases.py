@@ -1,4 +1,4 @@
-"""Tiny pruned checkpoints of every family in both forms, and the table in docs/exports.md."""
+"""Make tiny pruned checkpoints of every family in two forms, and read docs/exports.md."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,8 +18,8 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# For some families: the variant of the contract that is used, and config keys that real models of
-# the family have.
+# For some families: which variant of their tests is used, and additional config keys that real
+# models of the family have.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",
@@ -58,10 +58,10 @@ def family_config(model_type: str) -> PreTrainedConfig:
 def family_checkpoint(
     model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path, layers: int = 3
 ) -> Exported:
-    """A pruned model of a family.
+    """Save a pruned model of a family in one of two forms.
 
-    Either each layer has its own widths, and there are biases. Or all layers have the same widths,
-    and there are no biases.
+    In the first form, layers differ in width, and there are biases. In the second form, all layers
+    have the same width, and there are no biases.
     """
     config = family_config(model_type)
     family = EVERY_FAMILY[model_type]
@@ -94,7 +94,7 @@ def assert_refused(export: Callable[[Path], object], directory: Path, line: str)
 
 
 def documented(engine: str) -> dict[tuple[str, str], str]:
-    """The cells of an engine in the table of docs/exports.md, by family and form."""
+    """Return the cells of an engine in the table of docs/exports.md, by family and form."""
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]
     heads, _, *rows = [

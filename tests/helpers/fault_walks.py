@@ -1,4 +1,4 @@
-"""Put a fault at each file operation of a small run, and then run the same command again."""
+"""Inject a fault at each file operation of a small run, and then repeat the command."""
 
 import json
 import multiprocessing
@@ -41,12 +41,12 @@ RUN = "hydra.run.dir=run"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command line that is run with faults, in a folder where `before` has been run.
+    """A command line to run with faults, in a folder where the commands `before` have already run.
 
-    kept: folders that hold results before. They must not change, or must be replaced as a whole by
-    the new result.
-    step: a fault is put at each step-th operation. Most operations come in groups of five for one
-    file, so with a step of 47 the faults meet different ones.
+    kept: folders that contain results before the run. They must not change, or the new result must
+        replace them completely.
+    step: a fault is injected at every step-th operation. Most files cause a group of five
+        operations, so a step of 47 hits different operations of these groups.
     """
 
     name: str
@@ -75,7 +75,7 @@ SCENARIOS = (
             "model.placement=stream",
             RUN,
         ),
-        step=107,  # it has several hundred
+        step=107,  # a larger step, because this scenario has several hundred operations
     ),
     Scenario(
         "measure more",
@@ -97,7 +97,7 @@ SCENARIOS = (
 class Case:
     """The result of one fault.
 
-    problems: what is wrong after the fault; empty if nothing is.
+    problems: descriptions of everything that is wrong after the fault; empty if all is well.
     """
 
     fault: Fault
@@ -108,10 +108,10 @@ class Case:
 def walk(
     scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequence[Fault]]
 ) -> list[Case]:
-    """Walk through a scenario.
+    """Run a scenario once for each fault, and return the results.
 
-    inputs: the arguments of all its command lines. faults: a function that chooses the faults from
-    the number of operations.
+    inputs: the arguments that all command lines of the scenario share. faults: a function that
+    chooses the faults, given the number of operations.
     """
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
@@ -122,12 +122,13 @@ def walk(
 def _walk(
     scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path
 ) -> None:
-    """Walk through a scenario in a process that has done a run, so that its forks start at once."""
+    """Run a scenario in a process that has already done a run, so that its forks start quickly."""
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
-        0.0  # so that the operations of a record are among those that meet a fault
+        0.0  # every layer is recorded, so that faults also hit the operations of a record
     )
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
+    # A forked process does not inherit the threads of the tokenizer.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with TemporaryDirectory() as folder:
         root = Path(folder).resolve()
         os.chdir(root)
@@ -173,14 +174,14 @@ def _case(
     if again.code != 0 or "Traceback" in again.said:
         problems.append(f"again: exit code {again.code}: {again.said[-2000:]}")
     else:
-        # a picture that cannot be drawn fails no run
+        # A run does not fail if its picture cannot be drawn.
         lost = "layers.png" if "layers.png: cannot be drawn" in first.said else None
         problems += [*_same(whole, folder, lost), *_old_is_whole(scenario, start, whole, folder)]
     return Case(fault, first.operations[fault.number - 1], problems)
 
 
 def _ended(outcome: Outcome, fault: Fault) -> Iterator[str]:
-    """Yield what is wrong with the end of a run that had a fault."""
+    """Yield problems with the exit code and the console output of a run with a fault."""
     lines = outcome.said.strip().splitlines()
     if any("Traceback" in line or "Logging error" in line for line in lines):
         yield f"a traceback: {outcome.said}"
@@ -199,11 +200,11 @@ def _kept(scenario: Scenario, folder: Path) -> list[Path]:
 def _old_is_whole(
     scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False
 ) -> Iterator[str]:
-    """Yield what is wrong with the results that were there before the run.
+    """Yield problems with results that existed before the run.
 
-    They must be unchanged, or replaced as a whole by the new ones.
+    These results must be unchanged, or completely replaced by new results.
 
-    killed: whether the run was killed. If this happened between the two renames that replace a
+    killed: whether the run was killed. If it was killed between the two renames that replace a
     folder, the old folder has another name until the next run renames it back.
     """
     for kept in _kept(scenario, start):
@@ -217,7 +218,7 @@ def _old_is_whole(
 
 
 def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
-    """Yield what is wrong with reports that were there before. A finished run keeps its numbers."""
+    """Yield problems with earlier reports. A finished run must keep its numbers."""
     for report in start.rglob("report.json"):
         now = folder / report.relative_to(start)
         numbers = json.loads(report.read_text())["evaluation"]["pruned"]
@@ -226,11 +227,11 @@ def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    """Return the content of all results in a folder.
+    """Return the content of all result files in a folder.
 
-    In a cell of a sweep, these are the files that Hydra does not write again. The card is left out,
-    because it is written after a checkpoint. A process that is killed while it writes the card
-    leaves a lock and a temporary file, which the next run removes.
+    In a cell of a sweep, these are the files that Hydra does not write again. The model card is
+    left out, because it is written after the checkpoint. If a process is killed while it writes the
+    card, a lock and a temporary file remain, which the next run removes.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [path for name in names for path in folder.rglob(name) if path.is_file()]
@@ -239,7 +240,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file; of flap.json, without the state of this program's repository."""
+    """Return the bytes of a file. For flap.json, leave out the commit of flap's repository."""
     if path.name != "flap.json":
         return path.read_bytes()
     told = json.loads(path.read_text())
@@ -248,7 +249,7 @@ def _content(path: Path) -> bytes:
 
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
-    """The differences from an undisturbed run: files (but `lost`), numbers and results."""
+    """Yield differences from an uninterrupted run in files (except `lost`), numbers and results."""
     expected, found = (
         {str(path.relative_to(root)) for path in root.rglob("*")} for root in (whole, folder)
     )

@@ -1,10 +1,10 @@
-"""Run a command line while one of its file operations fails, or while the process is killed at it.
+"""Run a command line with a fault: a file operation that fails, or at which the process is killed.
 
-SQLite is tested in the same way.
+The tests of SQLite inject faults in the same way.
 
-An operation is an opening for writing, a write, a rename, a sync, a new folder, a reservation of
-room or a mapping, of a path below a run's folder. Deleting does not count: it needs no room, and if
-it fails, there is nothing to do.
+An operation is one of these, for a path below the folder of a run: opening a file for writing, a
+write, a rename, a sync, creating a folder, reserving disk space, or mapping a file. Deleting a file
+is not an operation here: it needs no disk space, and flap can do nothing if it fails.
 """
 
 import builtins
@@ -27,14 +27,14 @@ from safetensors import SafetensorError
 
 from tests.helpers.forked import command_line
 
-# full: ENOSPC at this operation and at each later one that takes room
+# full: ENOSPC at this operation, and at each later operation that needs disk space
 KINDS = ("ENOSPC", "EIO", "full", "killed")
 TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at the number-th operation of a run, from 1. With 0, operations are only counted."""
+    """A fault at an operation with this number, counted from 1. Number 0 only counts operations."""
 
     number: int = 0
     kind: str = "ENOSPC"
@@ -42,11 +42,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended: its exit code, its output on the console, and its operations."""
+    """The exit code, the console output and the operations of a process that has ended."""
 
     code: int
     said: str
-    operations: list[str]  # as "rename run/checkpoint"
+    operations: list[str]  # for example "rename run/checkpoint"
 
 
 def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
@@ -69,7 +69,8 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     os.open = faults.counted("os.open", os.open)
     for name in ("rename", "replace", "mkdir"):
         setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
-    # nothing is synced: a process that ends loses nothing, and disks are slow
+    # Skip syncs, because they are slow. A killed process loses no data without them, as long as the
+    # machine keeps running.
     os.fsync = faults.counted("fsync", lambda descriptor: None)
     os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
     torch.from_file = faults.counted("map", torch.from_file)
@@ -79,12 +80,12 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     )
     for module in list(sys.modules.values()):
         for name, value in list(vars(module).items()):
-            if value is save_file:  # each module that imports the function has a name for it
+            if value is save_file:  # replace the function in each module that has imported it
                 setattr(module, name, counted)
 
 
 class Faults:
-    """The count of operations below a folder, and the fault that comes when it is reached."""
+    """Count the operations below a folder, and cause a fault at one of them."""
 
     def __init__(self, folder: str, journal: int, fault: Fault) -> None:
         self.folder = Path(folder).resolve()
@@ -94,11 +95,11 @@ class Faults:
         self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
-        """Count an operation, and let the fault happen if it is its turn.
+        """Count an operation, and cause the fault if the operation has the number of the fault.
 
-        halfway: writes the part of the content that a torn write leaves.
+        halfway: a function that writes a part of the content, as an interrupted write does.
         """
-        if self.halfway:  # operations inside a torn write do not count
+        if self.halfway:  # do not count operations that are a part of an interrupted write
             return
         self.count += 1
         os.write(self.journal, f"{operation} {os.path.relpath(place, self.folder)}\n".encode())
@@ -114,14 +115,14 @@ class Faults:
             if self.fault.kind == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             number = errno.EIO if self.fault.kind == "EIO" else errno.ENOSPC
-            if operation == "save_file":  # the message of safetensors
+            if operation == "save_file":  # raise the same error as safetensors
                 raise SafetensorError(
                     f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
                 )
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:
-        """Return the path of a file or a descriptor below the folder; None for any other."""
+        """Return the path of a file or a descriptor, or None if it is not below the folder."""
         path = Path(
             f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)
         ).resolve()
@@ -134,7 +135,10 @@ class Faults:
         place: int = 0,
         halfway: Callable[[str], Any] = str,
     ) -> Callable[..., Any]:
-        """Return a function that counts its calls. Argument `place` is a path or a descriptor."""
+        """Return a function that counts its calls.
+
+        place: the index of its argument that is a path or a descriptor.
+        """
 
         def wrapped(*given: Any, **options: Any) -> Any:
             path = None if "dir_fd" in options else self.below(given[place])
@@ -145,9 +149,9 @@ class Faults:
         return wrapped
 
     def opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an `open` that counts if it is for writing.
+        """Return a function `open` that counts each opening for writing.
 
-        Each write to the file counts, too, and can be torn.
+        The first write to the file is also counted, and a fault can interrupt it halfway.
         """
 
         def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
@@ -165,7 +169,7 @@ class Faults:
                 opened.flush()
 
             def written(content: Any) -> Any:
-                opened.write = write  # one operation for all writes to this opened file
+                opened.write = write  # all writes to an opened file together are one operation
                 self.meet("write", path, partial(half, content))
                 return write(content)
 

@@ -1,4 +1,4 @@
-"""Processes that begin with all imports done, which is faster than starting an interpreter."""
+"""Fork processes that already have all imports, which is faster than starting an interpreter."""
 
 import gc
 import multiprocessing
@@ -24,16 +24,16 @@ import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
-    # import all configs, including the configs of families that have no pruned model
+    # Import the configs of all families now, so that no forked process has to import them.
     CONFIG_MAPPING[family]
-# the garbage collector leaves the imported modules alone, so their pages are not copied
+# The garbage collector skips frozen objects, so forked processes share the memory of the imports.
 gc.freeze()
-# a process that imports everything once, and forks before any thread is started
+# A server process imports everything once. It forks before any thread is started.
 SERVER = multiprocessing.get_context("forkserver")
 
 
 def forked(target: Callable[..., None], *given: Any) -> int:
-    """Call a function in a process of its own; returns the exit code."""
+    """Call a function in a separate process, and return the exit code of the process."""
     SERVER.set_forkserver_preload([__name__])
     process = SERVER.Process(target=target, args=given)
     process.start()
@@ -49,11 +49,10 @@ def command_line(
     module: str = "flap",
     **environment: str,
 ) -> CompletedProcess[str]:
-    """Run `python -m flap` with these arguments in a folder, or another module of the package.
+    """Run `python -m flap` with these arguments in a folder, in a forked process.
 
-    The module must not have been imported yet.
-
-    before: called in its process before it begins.
+    module: the module that runs; it must not have been imported yet. before: a function that the
+    process calls first.
     """
     with TemporaryDirectory() as said:
         code = forked(

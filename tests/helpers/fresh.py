@@ -1,6 +1,7 @@
-"""Load checkpoints in a process that never saw the model, without this package.
+"""Load checkpoints in a new process in which flap is not installed.
 
-remote: with trust in the code that is saved with the checkpoint. stock: without such code.
+remote: checkpoints that are loaded with `trust_remote_code=True`. stock: checkpoints that are
+loaded without it.
 """
 
 import os
@@ -51,7 +52,7 @@ save_file(found, work + "/found")
 
 
 def link_other_packages(folder: Path) -> None:
-    """Link all installed packages except this one."""
+    """Create a folder with links to all installed packages except flap."""
     folder.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if not path.name.startswith("flap"):
@@ -61,10 +62,11 @@ def link_other_packages(folder: Path) -> None:
 def in_a_fresh_process(
     work: Path, stock: Iterable[Path] = (), remote: Iterable[Path] = ()
 ) -> dict[str, Tensor]:
-    """Compute `tokens(seed=7)` with checkpoints.
+    """Run checkpoints on `tokens(seed=7)` in a new process.
 
-    The result has the logits under each path, and further outputs under the path with .decoder and
-    .generated. The stock checkpoints are loaded first, before any saved code has run.
+    The result maps the path of each checkpoint to its logits, and the path with .decoder or
+    .generated to further outputs. Stock checkpoints are loaded first, before any saved code has
+    run.
     """
     checkpoints = [
         f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some

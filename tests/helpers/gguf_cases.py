@@ -1,4 +1,4 @@
-"""Tiny pruned checkpoints with real tokenizers, and the outputs of transformers for them."""
+"""Make tiny pruned checkpoints with real tokenizers, and compute their outputs in transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ YARN = LINEAR | {"rope_type": "yarn", "original_max_position_embeddings": 32}
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint and the logits that it should have."""
+    """A checkpoint, and the logits that an export of it must give."""
 
     directory: Path
     model: PreTrainedModel
@@ -50,7 +50,7 @@ def checkpoint(
     compensation: Compensation = BIAS,
     **changes: object,
 ) -> Exported:
-    """A tiny model with changes to its config, pruned by 40 % and saved."""
+    """Save a tiny model that has changes in its config and is pruned by 40 %."""
     changes = {"vocab_size": VOCAB, "eos_token_id": tokenizer.eos_token_id, **changes}
     model = tiny_model(architecture, **changes)
     plan = prune(model, 0.4, structure=structure, compensation=compensation)

@@ -1,4 +1,4 @@
-"""GGUF files as other programs write them: a model's keys, its tensors in any type, a tokenizer."""
+"""Write GGUF files like other programs do: with keys, tensors of any type, and a tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +13,12 @@ from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from tests.helpers.tokenizers import KINDS
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-# Gemma's norms multiply by one more than their weights; a GGUF holds what they multiply by.
+# Gemma's norms multiply by 1 + weight. A GGUF file stores 1 + weight.
 NORMS_WITHOUT_ONE = ("gemma2", "gemma3")
 
 
 def words(kind: str = "smollm") -> PreTrainedTokenizerFast:
-    """A tiny tokenizer with a chat template."""
+    """Return a tiny tokenizer with a chat template."""
     made = KINDS[kind]()
     made.chat_template = TEMPLATE
     return made
@@ -31,10 +31,10 @@ def write_gguf(
     keys: dict[str, Any],
     encode: Callable[[int, np.ndarray], dict[str, Any]] = lambda seed, matrix: {"tensor": matrix},
 ) -> Path:
-    """Write a model.
+    """Write a model to a GGUF file.
 
-    keys: the keys of the architecture, without its name as prefix. encode: returns the arguments of
-        `GGUFWriter.add_tensor` for a matrix, except its name.
+    keys: header keys of the architecture, without the prefix that names the architecture. encode: a
+    function that returns the arguments of `GGUFWriter.add_tensor` for a matrix, except the name.
     """
     writer = GGUFWriter(path, architecture)
     _add_config(writer, model.config)
@@ -76,6 +76,6 @@ def _add_config(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def set_number(path: Path, key: str, value: int) -> None:
-    """Set a number in the header of a file, which stays the same in all else."""
+    """Change one number in the header of a file."""
     field = GGUFReader(path, "r+").fields[key]
     field.parts[field.data[0]][0] = value

@@ -1,6 +1,6 @@
-"""Tiny runs whose results belong to a version of the artefacts.
+"""Make tiny runs. Their results may change only if the version of the artefacts is increased.
 
-`python -m tests.helpers.golden_run` writes the results anew.
+`python -m tests.helpers.golden_run` writes new reference results.
 """
 
 import json
@@ -39,7 +39,7 @@ RUNS = {
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """The plan and the numbers of each run."""
+    """Return the plan and the numbers of each run."""
     torch.set_num_threads(1)
     base = _inputs(folder)
     found = {}
@@ -58,7 +58,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def _inputs(folder: Path) -> list[str]:
-    """A tiny model with a tokenizer of words, and a text of these words."""
+    """Save a tiny model with a tokenizer of words, and a text of these words."""
     special = ["<s>", "</s>", "<unk>"]
     words = [*special, *(f"w{i}" for i in range(VOCAB - len(special)))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))

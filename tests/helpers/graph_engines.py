@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO: log-probabilities and greedy tokens of an exported graph."""
+"""Run an exported graph in ONNX Runtime or OpenVINO: log-probabilities and greedy tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# takes new tokens (1, T) and the number of cached tokens, and returns logits (T, V)
+# A step takes new tokens (1, T) and the number of cached tokens, and returns logits (T, V).
 Step = Callable[[Tensor, int], Tensor]
-# returns a step with an empty cache; the graph itself is read only once, because that is slow
+# Begin returns a step function with an empty cache. All steps share one loaded graph, because
+# loading is slow.
 Begin = Callable[[], Step]
 
 
 def onnx_runtime(folder: Path) -> Begin:
-    """The graph in ONNX Runtime."""
+    """Load the graph in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -53,7 +54,7 @@ def empty(shape: list[int | str]) -> np.ndarray:
 
 
 def open_vino(folder: Path) -> Begin:
-    """The graph in OpenVINO, which has its cache inside."""
+    """Load the graph in OpenVINO, where the cache is inside the model."""
     import openvino
 
     options = {
@@ -78,7 +79,7 @@ def open_vino(folder: Path) -> Begin:
 
 
 def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
-    """Return the inputs that have the same names in both engines."""
+    """Return the inputs other than the cache, which have the same names in both engines."""
     total = cached + new.shape[1]
     return {
         "input_ids": new.numpy(),
@@ -88,9 +89,10 @@ def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
 
 
 def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
-    """Log-probabilities after every token.
+    """Return the log-probabilities after every token.
 
-    The first `at_once` tokens are one step, and the others are one step each, with the cache.
+    The first `at_once` tokens are processed in one step, and each further token in a separate step
+    with the cache.
     """
     parts = [step(prompt[:, :at_once], 0)]
     parts += [step(prompt[:, i : i + 1], i) for i in range(at_once, prompt.shape[1])]
@@ -98,7 +100,7 @@ def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
 
 
 def greedy(step: Step, prompt: Tensor, new_tokens: int, end: int | None) -> list[int]:
-    """Return the most probable tokens that follow. No token ends the text."""
+    """Generate the most probable tokens greedily. No token ends the text."""
     tokens = []
     cached = 0
     new = prompt

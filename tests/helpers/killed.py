@@ -1,4 +1,4 @@
-"""A run in another process that may be killed at a given moment, and its steps until then."""
+"""Start a run in another process, kill it at a given step, and return its finished steps."""
 
 import os
 import signal
@@ -14,19 +14,19 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-# Stages whose steps are noted; not measurements.
+# The stages that record their steps. Measurements are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
-SEQUENCES = 2  # in a batch of a text that the model writes
+SEQUENCES = 2  # sequences in a batch, when the model writes text
 
 
 def start(
     folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1
 ) -> tuple[int, list[str]]:
-    """Run in `folder`, and kill the run when a step has ended for the n-th time.
+    """Run in `folder`, and kill the run after the step `killed_at` has ended `number` times.
 
-    Returns the exit code and all steps: "sample", where a batch of the model's own text was drawn;
-    "calibrate 2", where hidden states moved behind layer 2 in that stage; "write 2", where the
-    changed layer was written; "compare", where the checkpoint was found to be right.
+    Returns the exit code and the names of all finished steps. "sample": the model has written a
+    batch of text. "calibrate 2": the hidden states have passed layer 2 in the stage `calibrate`.
+    "write 2": layer 2 was written to the disk. "compare": the checkpoint was verified.
     """
     folder.mkdir(exist_ok=True)
     (folder / "journal").write_text("")
@@ -51,7 +51,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
         note(f"{stage} {index}")
 
     flap.method.calibration.own_text.SEQUENCES = SEQUENCES
-    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # records each layer, however quick it was
+    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # a walk then records every layer, even quick ones
     _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", note_advance)
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))

@@ -1,7 +1,7 @@
-"""Real llama.cpp (the wheel xllamacpp), in a process of its own.
+"""Run llama.cpp (the wheel xllamacpp) in a separate process.
 
-It starts threads, and ends its process on some errors. As a script, this module reads questions
-from its standard input and writes the answers to the file that its argument names.
+llama.cpp starts threads, and ends its process on some errors. As a script, this module reads
+questions from the standard input, and writes the answers to the file that its argument names.
 """
 
 import json
@@ -18,26 +18,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Questions:
-    """What llama.cpp has to compute with a GGUF file."""
+    """The outputs that llama.cpp computes for a GGUF file."""
 
     gguf: str
-    # compute the log-probabilities of every id after every prefix of these tokens
+    # Tokens. llama.cpp computes the log-probabilities of every id after every prefix of them.
     tokens: Sequence[int] = ()
-    # skip the log-probabilities after this many first tokens, because they take long to write and
-    # to read with a large vocabulary
+    # The number of first tokens after which no log-probabilities are computed, because with a large
+    # vocabulary they take long to write and to read.
     first: int = 0
-    # An id whose text is valid UTF-8 by itself. It is sampled whatever its probability, because
-    # llama.cpp holds back a part of a character, and the probabilities with it.
+    # An id with a text that is valid UTF-8. llama.cpp is forced to sample this id, because it
+    # reports no probabilities while the sampled text ends within a character.
     plain: int = 0
-    # continue this prompt greedily by this many tokens
+    # A prompt, and the number of tokens by which llama.cpp continues it greedily.
     prompt: Any = ""
     new_tokens: int = 0
-    # tokenise these texts
+    # Texts that llama.cpp tokenizes.
     texts: Sequence[str] = ()
 
 
 def llama_cpp(gguf: Path, **questions: Any) -> dict[str, Any]:
-    """Return the answers of llama.cpp to `Questions` about a file."""
+    """Return llama.cpp's outputs for the `Questions` about a file."""
     asked = Questions(str(gguf), **questions)
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""Real mlx-lm on the CPU, in a process of its own.
+"""Run mlx-lm on the CPU in a separate process.
 
-Its import lowers the process's limit of open files. As a script, this module reads jobs from its
-standard input and writes the answers to the file that its argument names.
+Importing mlx-lm lowers the limit of open files of the process. As a script, this module reads jobs
+from the standard input, and writes the answers to the file that its argument names.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Let mlx-lm answer questions about folders, by name, each with the arguments of `answer`."""
+    """Run `answer` in mlx-lm for each named question, which is a dict of arguments of `answer`."""
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(
             [sys.executable, "-I", __file__, answers.name],
@@ -28,9 +28,10 @@ def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def answer(folder: str, tokens: list[int], new_tokens: int = 0) -> dict[str, Any]:
-    """Log-probabilities after every token, at once and one by one, and the greedy continuation.
+    """Return log-probabilities after every token, and the greedy continuation.
 
-    One by one, they are computed with a cache. No token ends the continuation.
+    The log-probabilities are computed twice: with all tokens in one step, and one by one with a
+    cache. No token ends the continuation.
     """
     import mlx.core as mx
     from mlx_lm import load, stream_generate

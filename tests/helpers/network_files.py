@@ -1,6 +1,6 @@
-"""A folder as on NFS.
+"""Simulate how NFS deletes files.
 
-A file that is unlinked while this process has it open stays there under another name.
+If a process deletes a file that it has open, the file stays in its folder under another name.
 """
 
 import errno
@@ -16,10 +16,10 @@ import pytest
 
 @contextmanager
 def as_on_nfs(folder: Path) -> Iterator[None]:
-    """Rename open or mapped files below a folder, instead of unlinking them, while the block lasts.
+    """Within the block, rename open or mapped files below a folder instead of deleting them.
 
-    As `.nfs00000001` they cannot be unlinked, and their folder cannot be removed, until nobody has
-    them open.
+    The new names are such as `.nfs00000001`. These files cannot be deleted, and their folder cannot
+    be removed, until no process has them open.
     """
     unlink = os.unlink
     rmdir = os.rmdir
@@ -57,7 +57,7 @@ def _place(path: Any, dir_fd: int | None) -> Path:
 
 
 def _in_use() -> set[str]:
-    """The files that this process has open or mapped."""
+    """Return the files that this process has open or mapped."""
     mapped = {
         line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
     }

@@ -1,10 +1,10 @@
-"""Processes that permissions of files bind, also where the tests run as root."""
+"""Make a process respect file permissions, even if the tests run as root."""
 
 import ctypes
 import os
 
-VERSION = 0x20080522  # of the kernel's structures, for 64 capabilities
-OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+VERSION = 0x20080522  # version of the kernel's structures for 64 capabilities
+OVERRIDES = 1 << 1 | 1 << 2  # the bits of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 
 def bound_by_permissions() -> None:
@@ -13,8 +13,9 @@ def bound_by_permissions() -> None:
         return
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(VERSION, 0)
-    data = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, low and high bits
+    # Masks: effective, permitted and inheritable, first the low bits, then the high bits.
+    data = (ctypes.c_uint32 * 6)()
     assert library.capget(header, data) == 0
     data[0] &= ~OVERRIDES
-    data[1] &= ~OVERRIDES  # os.access goes by these
+    data[1] &= ~OVERRIDES  # os.access checks the permitted mask
     assert library.capset(header, data) == 0

@@ -1,4 +1,4 @@
-"""A tiny model's directory opened at a placement, and a layer that raises."""
+"""Open a tiny model at a placement, and interrupt a walk with an exception in a layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from flap.storage import WorkFolder
 
 
 def placed_at(placement: str, directory: Path, folder: Path | None = None) -> PlacedModel:
-    """Return the model of a directory, with its tokenizer, at a placement.
+    """Load the model of a directory and its tokenizer at a placement.
 
-    folder: for the data that is not kept in memory.
+    folder: where the placement stores data that is not in memory.
     """
     config = ModelConfig("tiny", str(directory), device="cpu", placement=placement)
     return find_model(config, directory.parent / "cache", trust_remote_code=False).open(
@@ -24,12 +24,12 @@ def placed_at(placement: str, directory: Path, folder: Path | None = None) -> Pl
 
 
 class Interruption(Exception):  # noqa: N818 - no error
-    """Raised by a layer inside `interrupted`."""
+    """The exception that a layer raises within the block of `interrupted`."""
 
 
 @contextmanager
 def interrupted(placed: PlacedModel, layer: int, call: int = 1) -> Iterator[None]:
-    """Let the MLP of a layer raise when it is called for the n-th time, while the block lasts."""
+    """Within the block, let the MLP of a layer raise Interruption at its n-th call."""
     calls = count(1)
 
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:

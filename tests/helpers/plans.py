@@ -1,4 +1,4 @@
-"""Plans that are written as strings, such as "01 0011", and the divergence of two plans."""
+"""Make plans from strings such as "01 0011", and measure the divergences of plans."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from flap.method.search import PlanDivergence
 
 
 def drawn(kept: str) -> LayerPlan:
-    """The plan of a layer from a picture: "01 0011" keeps head 1, and neurons 2 and 3."""
+    """Make the plan of a layer from a string: "01 0011" keeps head 1, and neurons 2 and 3."""
     heads, neurons = kept.split()
     return LayerPlan(_ones(heads), _ones(neurons))
 
@@ -19,7 +19,7 @@ def _ones(picture: str) -> tuple[int, ...]:
 
 
 def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
-    """The plan with another layer at a place."""
+    """Return a copy of the plan with another layer at an index."""
     return PruningPlan((*plan.layers[:index], layer, *plan.layers[index + 1 :]))
 
 
@@ -29,7 +29,7 @@ def divergences(
     plans: Sequence[PruningPlan],
     num_tokens: int,
 ) -> list[float]:
-    """The divergence of each plan, all measured in one walk."""
+    """Measure the divergences of all plans in one walk."""
     measure = PlanDivergence(calibration, compensation)
     covariance = compensation.needs_covariance
     return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance)

@@ -1,4 +1,4 @@
-"""Pruned tiny models, what they compute, and their checkpoints."""
+"""Prune tiny models, compute their logits, and save their checkpoints."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM
 
 
 def plan_of(model: PreTrainedModel | PlacedModel, ratio: float) -> PruningPlan:
-    """Return the plan by which `prune` prunes a model."""
+    """Return the plan that `prune` uses for this model and ratio."""
     return decided(calibrated(model), ratio)
 
 

@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them, but with all imports done."""
+"""Fork the processes of one run, with the environment variables that torchrun sets."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from tests.helpers.forked import command_line, forked
 def in_ranks(
     size: int, target: Callable[..., None], *given: Any, timeout: timedelta = timedelta(minutes=2)
 ) -> list[int]:
-    """Call a function in several processes, the ranks of one run. Returns their exit codes."""
+    """Call a function in several processes, the ranks of one run, and return their exit codes."""
     environments = _environments(size)
     with ThreadPoolExecutor(size) as pool:
         return list(
@@ -29,7 +29,7 @@ def in_ranks(
 def command_line_in_ranks(
     folders: Sequence[Path], *arguments: str, before: Callable[[], None] | None = None
 ) -> list[CompletedProcess[str]]:
-    """`python -m flap` with these arguments in ranks, each in a folder of its own."""
+    """Run `python -m flap` with these arguments in several ranks, each in a separate folder."""
 
     def run(rank: int) -> CompletedProcess[str]:
         return command_line(folders[rank], *arguments, before=before, **environments[rank])

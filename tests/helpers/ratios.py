@@ -1,4 +1,4 @@
-"""Budgets and random scores of the tiny models, and the contract that every plan keeps."""
+"""Make budgets and random scores of tiny models, and check the rules for every plan."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,10 +33,10 @@ def random_scores(budget: Budget, seed: int = 0) -> Scores:
 
 
 def made_up(budget: Budget) -> Measure:
-    """Made-up divergences, by which a search may decide.
+    """Return a function that gives artificial divergences to a search.
 
-    The last units of a block cost most, and later layers cost more. Only the number of removed
-    units matters.
+    In each block, every further removed unit costs more than the unit before it, and later layers
+    cost more. Only the number of removed units matters.
     """
 
     def nats(plan: PruningPlan) -> float:
@@ -54,7 +54,7 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """The scores as a run has them: for a search, with the divergences of its trials."""
+    """Return the scores in the form of a run: for a search, with the divergences of its trials."""
     if not isinstance(structure, Search):
         return scores
     layers = zip(scores.layers, budget.layers, strict=True)
@@ -79,12 +79,12 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(
     structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
 ) -> PruningPlan:
-    """The plan of these scores; a search decides by `measure`, or by made-up divergences."""
+    """Return the plan for these scores. A search uses `measure`, or else artificial divergences."""
     return structure.allocate(tried(structure, scores, budget, measure or made_up(budget)), budget)
 
 
 def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:
-    """Parameters of one KV head and of one neuron, summed here from the first layer's tensors."""
+    """Count the parameters of a KV head and of a neuron in the tensors of the first layer."""
     attention = model.model.layers[0].self_attn
     mlp = model.model.layers[0].mlp
     sizes = []

@@ -1,4 +1,4 @@
-"""Runs on the tiny model: their arguments, and the config that the command line makes of them."""
+"""Make the arguments of runs on the tiny model, and compose their configs like the command line."""
 
 import copy
 from functools import cache
@@ -34,10 +34,10 @@ def tiny(model_dir: Path, text_file: Path) -> list[str]:
 
 
 def composed(*overrides: str) -> FlapConfig:
-    """The checked config that the command line would make of these arguments.
+    """Return the checked config that the command line would compose from these arguments.
 
-    Hydra reads some twenty files for that, which takes half as long as a tiny run. So each choice
-    of files is read only once.
+    Hydra reads some twenty files to compose a config, which takes half as long as a tiny run. So
+    this function composes each combination of files only once.
     """
     given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
     of_files = [
@@ -49,7 +49,7 @@ def composed(*overrides: str) -> FlapConfig:
 
 
 def tensors_of(run_dir: Path) -> dict[str, Tensor]:
-    """The tensors of a run's checkpoint, which may be in a file for each layer."""
+    """Read the tensors of a run's checkpoint, which may have a file for each layer."""
     files = (run_dir / "checkpoint").glob("*.safetensors")
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
@@ -57,5 +57,5 @@ def tensors_of(run_dir: Path) -> dict[str, Tensor]:
 @cache
 def _of_files(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        # run_name reads Hydra's choices, which only a started application has
+        # run_name reads Hydra's choices, which exist only in an application that Hydra has started.
         return compose("config", ["run_name=test", *choices])

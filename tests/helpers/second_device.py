@@ -1,14 +1,14 @@
-"""A device made in Python, "second:0".
+"""A torch device "second:0" that is simulated in Python.
 
-Its values are real and computed on the CPU. It refuses what a GPU refuses: an operation on its
-tensors and CPU tensors together. Numbers in tensors without dimensions and indices may be on the
-CPU, as beside a GPU, and `.numpy()` needs `.cpu()` first. Importing this module registers the
-device for the whole process, which cannot be undone.
+Its tensors have real values, which are computed on the CPU. Like a GPU, it refuses operations that
+mix its tensors with CPU tensors, and `.numpy()` without `.cpu()`. As with a GPU, indices and
+tensors without dimensions may be on the CPU. Importing this module registers the device for the
+whole process, which cannot be undone.
 
-It has no kernels of its own, so it cannot say whether a type or an operation is missing on another
-device (float64 on mps), and it has no generator, no streams and no memory of its own. Operations
-that give a tensor another shape in place are refused. `torch.tensor(..., device="second:0")` does
-not work. transformers' key-value cache needs it, so models run with `use_cache=False` alone.
+The device has no kernels, random generator, streams or memory. So it cannot show whether a type or
+an operation is missing on a real device (such as float64 on mps). It refuses operations that change
+the shape of a tensor in place. `torch.tensor(..., device="second:0")` does not work. transformers'
+key-value cache needs this call, so models run only with `use_cache=False`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from torch.utils import backend_registration
 NAME = "second"
 HOST = torch.device("cpu")
 
-# These operations take indices on the CPU while the first argument is on the device, as on a GPU.
+# As on a GPU, these operations accept CPU indices if their first argument is on the device.
 TAKE_CPU_INDICES = {
     "aten::index",
     "aten::_unsafe_index",
@@ -29,21 +29,25 @@ TAKE_CPU_INDICES = {
     "aten::index_put_",
     "aten::_index_put_impl_",
 }
-# These operations do not even take numbers in CPU tensors without dimensions.
+# These operations refuse even CPU tensors without dimensions.
 JOIN = {"aten::cat", "aten::stack"}
 
 
 class OnSecond(Tensor):
-    """A tensor on the second device. host: its values, an ordinary CPU tensor."""
+    """A tensor on the second device.
+
+    host: a CPU tensor with the values.
+    """
 
     host: Tensor
 
     @staticmethod
     def __new__(cls, host: Tensor, requires_grad: bool | None = None) -> Any:
-        """Wrap a CPU tensor, without a copy.
+        """Wrap a CPU tensor without copying it.
 
-        With `requires_grad` return a parameter instead, on the device of the tensor, whichever it
-        is: accelerate makes a new parameter by calling the class of the old one.
+        With `requires_grad`, return a parameter instead, on the device of the given tensor.
+        accelerate needs this, because it creates a parameter by calling the class of an existing
+        parameter.
         """
         if requires_grad is not None:
             return torch.nn.Parameter(host, requires_grad)
@@ -59,7 +63,7 @@ class OnSecond(Tensor):
         return made
 
     def __init__(self, *given: Any, **options: Any) -> None:
-        """Do nothing: `__new__` has done it."""
+        """Do nothing, because `__new__` has already set all attributes."""
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"{self.host!r} on {NAME}:0"
@@ -72,11 +76,11 @@ class OnSecond(Tensor):
         return self.host.tolist()
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Return the storage of the values, whose address tells tied tensors from others."""
+        """Return the storage of the values. Tied tensors have storages with the same address."""
         return self.host.untyped_storage()
 
     def data_ptr(self) -> int:
-        """Return the address of the values, by which accelerate knows tied tensors."""
+        """Return the address of the values, which accelerate compares to find tied tensors."""
         return self.host.data_ptr()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
@@ -90,12 +94,12 @@ class OnSecond(Tensor):
 
     @property
     def data(self) -> Tensor:
-        """The tensor without its history."""
+        """The tensor without its autograd history."""
         return self.detach()
 
     @data.setter
     def data(self, other: Tensor) -> None:
-        """Take the values of another tensor of this device and of the same shape."""
+        """Replace the values by those of another tensor of this device with the same shape."""
         if (
             not isinstance(other, OnSecond)
             or other.shape != self.shape
@@ -108,14 +112,14 @@ class OnSecond(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Run an operation that has a tensor of this device among its arguments."""
+        """Run an operation with a tensor of this device in its arguments."""
         return run(func, args, dict(kwargs or {}))
 
 
 def run(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Run an operation on the values in CPU tensors, after a check that a GPU would run it."""
+    """Check that a GPU would accept the operation, and then run it on the CPU values."""
     name = func._schema.name
-    if name == "aten::copy_":  # between any two devices
+    if name == "aten::copy_":  # copies are allowed between any two devices
         _host(args[0]).copy_(_host(args[1]))
         return args[0]
     if name == "aten::_to_copy":
@@ -136,7 +140,7 @@ def run(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
 def _check_together(
     name: str, args: tuple[Any, ...], tensors: Sequence[Tensor], ours: Sequence[Tensor]
 ) -> None:
-    """Raise an error if an operation mixes tensors of two devices where a GPU would not take it."""
+    """Raise an error if an operation mixes tensors of two devices in a way that a GPU refuses."""
     if len(ours) in (0, len(tensors)):
         return
     if name in TAKE_CPU_INDICES and isinstance(args[0], OnSecond):
@@ -149,9 +153,9 @@ def _check_together(
 
 
 def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
-    """Return a copy of a tensor on the device in the options of `_to_copy`.
+    """Copy a tensor to the device that the options of `_to_copy` name.
 
-    Without a device in the options, the copy is on the device of the tensor.
+    If they name no device, the copy is on the device of the tensor.
     """
     device = torch.device(options.pop("device", None) or tensor.device)
     copied: Tensor = func(_host(tensor), **options, device="cpu" if device.type == NAME else device)
@@ -159,7 +163,7 @@ def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
 
 
 def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among arguments, also those in lists."""
+    """Yield all tensors in the arguments, also tensors in lists."""
     for one in arguments:
         if isinstance(one, Tensor):
             yield one
@@ -168,9 +172,9 @@ def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _host(one: Any) -> Any:
-    """Return the values of a tensor of this device, and anything else as it is.
+    """Replace tensors of this device by their CPU values.
 
-    The CPU takes the place of this device.
+    Replace the device itself by the CPU, and return all other arguments unchanged.
     """
     if isinstance(one, OnSecond):
         return one.host
@@ -180,9 +184,9 @@ def _host(one: Any) -> Any:
 
 
 def _wrapped(result: Any, known: dict[int, "OnSecond"]) -> Any:
-    """Return the results of an operation as tensors of this device.
+    """Convert the results of an operation to tensors of this device.
 
-    An operation in place returns what it was given.
+    An in-place operation returns its original argument.
     """
     if isinstance(result, list | tuple):
         return type(result)(_wrapped(one, known) for one in result)
@@ -192,7 +196,7 @@ def _wrapped(result: Any, known: dict[int, "OnSecond"]) -> Any:
 
 
 def _count(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
-    """Count whole numbers with `histc`, as CUDA does; on the CPU it takes floats only."""
+    """Count integers with `histc`, as CUDA does; the CPU kernel accepts only floats."""
     return torch.histc(tensor.float(), *args, **options).to(tensor.dtype)
 
 
@@ -200,18 +204,17 @@ WITHOUT_CPU_KERNEL: dict[str, Callable[..., Any]] = {"aten::histc": _count}
 
 backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
-# torch's gradient checkpointing asks each device for its types of mixed precision, whichever one it
-# runs on.
+# torch's gradient checkpointing asks every registered device for its types of mixed precision.
 torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
-# Register functions without a tensor among their arguments, such as `torch.zeros`. The libraries
-# are kept in names, because the registrations end when these objects are freed.
+# Register functions without tensor arguments, such as `torch.zeros`. The library objects have
+# names, because a registration ends when its object is freed.
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")
 for _overload in (
     "arange",
     "arange.start",
-    "arange.start_step",  # torch's implementations resize an empty tensor, which is refused here
+    "arange.start_step",  # torch's versions resize an empty tensor, which this device refuses
 ):
     _factories.impl(
         _overload,

@@ -1,4 +1,4 @@
-"""Sweep folders made by hand around the report of one real run."""
+"""Create sweep folders from the report of one real run, without running the cells."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """The report of another cell: its ratio and its numbers."""
+    """Return the report with the ratio and the numbers of another cell."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
@@ -43,7 +43,7 @@ def altered(
 
 @dataclass(frozen=True)
 class Cell:
-    """A job of a sweep: what it was started with, and how it ended."""
+    """A job of a sweep: the options that it was started with, and how it ended."""
 
     metric: str
     structure: str
@@ -58,7 +58,7 @@ class Cell:
         return f"tiny_{self.metric}_{self.structure}_r{self.ratio}_s{self.seed}"
 
     def config(self, report: Report | None) -> dict[str, Any]:
-        """The config of the report, changed by the options of the cell."""
+        """Return the config of the report, changed by the options of the cell."""
         config = dict(report["config"]) if report else {}
         config["model"] = {"name": "tiny"}
         config["method"] = "flap"
@@ -81,14 +81,14 @@ class Cell:
 
 
 def add_cell(sweep: Path, report: Report | None, cell: Cell) -> Path:
-    """Write the folder of a cell as Hydra and the run leave it."""
+    """Write the files that Hydra and a run leave in the folder of a cell."""
     number = len(list(sweep.glob("*/")))
     folder = sweep / f"{number}_{cell.name}"
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True)
     config = cell.config(report)
     choices = {"metric": cell.metric, "structure": cell.structure, "method": "flap"}
-    # JSON is YAML
+    # Every JSON text is also valid YAML.
     (hydra / "config.yaml").write_text(json.dumps(config))
     (hydra / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     (hydra / "overrides.yaml").write_text(json.dumps(cell.command_line()))
@@ -107,9 +107,9 @@ def keep_documents(
     documents: dict[str, list[float]] | None = None,
     data: str = "the same",
 ) -> None:
-    """Write the values of the documents of a run.
+    """Write the values of single documents of a run.
 
-    By default each number has two documents, whose differences between cells are always the same.
+    By default, each number has two documents, and both differ between cells by the same amount.
     """
     values = documents or {}
     if documents is None:
@@ -122,7 +122,7 @@ def keep_documents(
 
 
 def add_command(sweep: Path, *task: str) -> None:
-    """Hydra's record of the command line."""
+    """Write Hydra's record of the command line."""
     overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
     sweeper = {
         "_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
@@ -133,7 +133,7 @@ def add_command(sweep: Path, *task: str) -> None:
 
 
 def full_grid(sweep: Path, report: Report) -> Path:
-    """24 finished cells with all kinds of numbers, one failed and one unfinished."""
+    """Create 24 finished cells with all kinds of numbers, a failed cell and an unfinished cell."""
     sweep.mkdir()
     add_command(
         sweep,

@@ -1,6 +1,6 @@
-"""Small tokenizers of the kinds that a GGUF can hold.
+"""Train small tokenizers of all kinds that a GGUF file can contain.
 
-They are built as in their families, and trained here.
+Each tokenizer has the same components as the tokenizers of its family.
 """
 
 import json
@@ -48,7 +48,7 @@ TRICKY = [
     "!!!???... (a[b]{c})",
     "the<|stop|>",
 ]
-# texts in which transformers' SentencePiece tokenizers differ from SentencePiece itself
+# Texts that transformers' SentencePiece tokenizers split differently from SentencePiece itself.
 SPACES = [" leading", "the <|stop|> of it"]
 LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
 
@@ -90,7 +90,7 @@ def olmo2(ignore_merges: bool = False) -> PreTrainedTokenizerFast:
 
 
 def _trained(kind: Any, **special: str | None) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of a class. Its own steps divide the text that trains its vocabulary."""
+    """Train the vocabulary of a tokenizer of this class, with the class's own pre-tokenizer."""
     trained = _byte_level(kind(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer).model
     return _named(kind(**_state(trained), eos_token="<|stop|>", pad_token="<|stop|>", **special))
 
@@ -112,9 +112,9 @@ def cohere() -> PreTrainedTokenizerFast:
 
 
 def llama_spm() -> PreTrainedTokenizerFast:
-    """A sentencepiece model as transformers converts it.
+    """Return a tokenizer as transformers converts it from a sentencepiece model.
 
-    It has bytes, then pieces, which are merged in the order of their scores.
+    Its vocabulary has bytes and then pieces, which are merged in the order of their scores.
     """
     made = LlamaTokenizer(**_pieces(LEGACY, "<unk>", "<s>", "</s>"))
     made.add_tokens([AddedToken("<|stop|>", special=True)])
@@ -137,7 +137,10 @@ def gemma() -> PreTrainedTokenizerFast:
 
 
 def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]:
-    """The vocabulary and the merges of a sentencepiece model: special tokens, bytes, pieces."""
+    """Return the vocabulary and the merges of a sentencepiece model.
+
+    The vocabulary has special tokens, bytes and pieces.
+    """
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizer
     backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=120, show_progress=False))
@@ -148,14 +151,14 @@ def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]
 
 
 def llama_spm_legacy() -> PreTrainedTokenizerFast:
-    """Return the same tokenizer as checkpoints from before transformers 5 have it."""
+    """Return the tokenizer in the form of checkpoints from before transformers 5."""
     made = llama_spm()
     made.backend_tokenizer.pre_tokenizer, made.backend_tokenizer.normalizer = None, LEGACY
     return made
 
 
 def llama_spm_file() -> PreTrainedTokenizerFast:
-    """The same tokenizer as transformers 5 reads it from SentencePiece's own file."""
+    """Return the tokenizer in the form that transformers 5 reads from SentencePiece's own file."""
     made = llama_spm()
     steps = [normalizers.Replace(" ", "▁"), normalizers.Replace(Regex(r"\A▁"), "▁▁")]
     made.backend_tokenizer.normalizer = normalizers.Sequence(steps)

@@ -1,4 +1,4 @@
-"""MLflow's server on this machine alone, and a fake one."""
+"""Start MLflow's server on this machine, or a fake MLflow server."""
 
 import json
 import os
@@ -21,7 +21,8 @@ RUN = {
     "artifact_uri": "mlflow-artifacts:/1/1/artifacts",
     "lifecycle_stage": "active",
 }
-MLFLOW_ANSWER = {  # the answer to every request; a client reads only the keys that it needs
+# The fake server's answer to every request; a client ignores the keys that it does not need.
+MLFLOW_ANSWER = {
     "experiment": {"experiment_id": "1", "name": "flap", "lifecycle_stage": "active"},
     "experiment_id": "1",
     "run": {"info": RUN, "data": {}},
@@ -31,9 +32,9 @@ MLFLOW_ANSWER = {  # the answer to every request; a client reads only the keys t
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """The address of MLflow's own server while the block lasts.
+    """Start MLflow's own server for the duration of the block, and yield its address.
 
-    The server keeps its data in a folder.
+    The server stores its data in a folder.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -81,16 +82,16 @@ def _wait(server: "subprocess.Popen[bytes]", uri: str, log: Path) -> None:
 
 
 class FakeMLflow(ThreadingHTTPServer):
-    """A server that answers MLflow's client, forgets all runs, and keeps the requests."""
+    """A fake server that answers MLflow's client, stores no runs, and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answering)
-        self.requests: list[str] = []  # method, path, headers and body
+        self.requests: list[str] = []  # each with method, path, headers and body
         self.authorizations: set[str] = set()  # the Authorization headers, which hold the password
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """The address of the server, with host and port."""
         return f"127.0.0.1:{self.server_port}"
 
 
@@ -118,7 +119,7 @@ class _Answering(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_mlflow() -> Iterator[FakeMLflow]:
-    """A fake server of MLflow on this machine, until the block ends."""
+    """Start a fake MLflow server on this machine for the duration of the block."""
     with FakeMLflow() as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -1,6 +1,6 @@
-"""Tasks of a few documents in the tiny tokenizer's words.
+"""Toy tasks with a few documents, which consist of the tiny tokenizer's words.
 
-They are defined in lm-eval's YAML, and their answers are known by hand.
+The tasks are defined in lm-eval's YAML format, and their right answers are known.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def animals(**_):
 def places(**_):
     return DatasetDict(validation=of({QUESTIONS["places"]}, {PLACES}))
 """
-CHAT = (  # a chat template in the tiny tokenizer's words
+CHAT = (  # a chat template that uses only words of the tiny tokenizer
     "{% for one in messages %}<s> {{ one.role }} {{ one.content }} </s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s> a{% endif %}"
 )
@@ -98,7 +98,7 @@ metric_list: [{metric: byte_perplexity}]
 
 
 def write_toys(folder: Path) -> Path:
-    """The YAML files, and the documents that they name, as Python beside them."""
+    """Write the YAML files of the tasks, and a Python file with their documents."""
     (folder / "documents.py").write_text(DOCUMENTS)
     for name, (documents, more) in TASKS.items():
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, documents=documents, more=more))
@@ -116,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """Let lm-eval know only the toy tasks while the block lasts. Nothing asks for the hub."""
+    """Within the block, let lm-eval find only the toy tasks, without any request to the hub."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)
@@ -132,9 +132,9 @@ def log_likelihoods(
     normalised: bool,
     limit: int | None = None,
 ) -> list[list[float]]:
-    """Return the log-likelihood of each choice, by document.
+    """Return the log-likelihood of each choice of each document.
 
-    normalised: divided by the number of characters.
+    normalised: whether each value is divided by the number of characters of the choice.
     """
     documents = []
     for question in QUESTIONS[task][:limit]:
@@ -160,7 +160,7 @@ def by_hand(
     normalised: bool,
     limit: int | None = None,
 ) -> list[bool]:
-    """Return for each document whether the likeliest choice is the right one."""
+    """Return for each document whether the most likely choice is right."""
     documents = log_likelihoods(model, tokenizer, task, normalised, limit)
     return [scores.index(max(scores)) == i % len(scores) for i, scores in enumerate(documents)]
 

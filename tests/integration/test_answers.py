@@ -1,4 +1,4 @@
-"""Whole runs that are calibrated, and trained, on answers which the model writes to prompts."""
+"""Complete runs calibrate and train on answers that the model writes to prompts."""
 
 import json
 import random
@@ -23,7 +23,7 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of 80 prompts without answers."""
+    """Write a file of 80 prompts without answers."""
     path = tmp_path_factory.mktemp("prompts") / "asked.jsonl"
     lines = list[str]()
     for n in range(80):
@@ -49,7 +49,7 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # A start that measures more prepares the run before anything is written.
+    # A run is also prepared, without answers on the disk, when a later start adds measurements.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -99,12 +99,12 @@ def test_it_is_trained_on_its_own_text(
         options.append("calibration.num_samples=4")
     trained = run(composed(*base, *options, f"recover.writer={writer}"), tmp_path / "own")
     dense = run(composed(*base, *options), tmp_path / "dense")
-    # Both are judged by held-out answers of the dense model.
+    # Both trainings measure their progress on held-out answers of the dense model.
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
     assert not dense.recovery["own_text"]
-    # The first evaluation is made before training, by transformers' Trainer.
+    # transformers' Trainer makes the first evaluation before it trains.
     _, nats = dense.recovery["nats_by_tokens"][0]
     assert nats == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
@@ -120,8 +120,8 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     ]
     prepared = prepare(composed(*base, *options), tmp_path / "run")
     windows = prepared.texts["calibration"]
-    # Both texts consist of one answer. The text of the pruned model begins with all words of the
-    # dense model's text, so that some windows are in both.
+    # Each of the two texts is one long answer. The text of the pruned model begins with all words
+    # of the dense model's text, so that some windows are in both texts.
     words = random.Random(0).choices(WORDS, k=21 * 16)
     more_words = random.Random(0).choices(WORDS, k=24 * 16)
     of_dense = Text("asked.jsonl", " ".join(words), "", counted=((0, 2000),))
@@ -130,17 +130,17 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The held-out windows come first. The training is judged by answers, not by the other text.
+    # The first 8 windows are held out. The training measures its progress only on their answers.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
 
-    # Every second window of the answers is the pruned model's.
+    # Every second window of the answers comes from the pruned model.
     expected_NT, _ = split_windows(dense.batch.tokens_NT)
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # What is held out is not trained on.
+    # Held-out windows are not used for training.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()
@@ -165,7 +165,8 @@ def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
         written = answer(*arguments)
         return written | {"answered": written["answered"][:1]}
 
-    # The answers of the dense model are in the cache, so only the pruned model writes too little.
+    # The answers of the dense model are in the cache, so only the pruned model writes too few
+    # answers.
     monkeypatch.setattr(answers, "answer", one_answer)
     pruned = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "pruned")
     assert pruned.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]

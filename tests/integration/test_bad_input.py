@@ -1,7 +1,7 @@
-"""Bad input that the pipeline refuses, in one line, without leaving anything.
+"""The pipeline refuses wrong options with one line, and leaves no files.
 
-The line names the field, its value and what is allowed. Everything runs in this process, as the
-command line would run it; test_bad_command_line.py starts real processes.
+The line names the field, its value and the allowed values. These runs are in the process of the
+tests; test_bad_command_line.py starts separate processes.
 """
 
 import errno
@@ -28,7 +28,7 @@ from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """The folder that the tables below call {bad}."""
+    """Create the folder of damaged inputs. The tables below call it {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -40,7 +40,7 @@ if not torch.cuda.is_available():
 
 
 def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: Path) -> None:
-    """Check that a run with these arguments fails with this message, and leaves nothing.
+    """Check that a run with these arguments fails with this message, and leaves no files.
 
     An ellipsis in the message stands for any text.
     """
@@ -56,7 +56,8 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     said = str(caught.value)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), said), said
     assert "y" * 200 not in said
-    # only numbers of the dense model may be left, because they are measured before the refusal
+    # The run may leave numbers of the dense model, because it measures them before some errors
+    # occur.
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(
         bad.glob(".*")
@@ -70,7 +71,7 @@ def bases(
     model_dir: Path,
     text_file: Path,
 ) -> dict[str, list[str]]:
-    """Return the arguments that precede those in a row, by the name of the row's model."""
+    """Return the arguments that all rows of a model have in common, by the name of the model."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model("mixtral").save_pretrained(folder / "mixtral")
     tokenizer.save_pretrained(folder / "mixtral")
@@ -161,7 +162,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     base = [*base, "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.on_disk.save_file", full)
-        patch.setattr(LayerFiles, "link", lambda *_: False)  # a disk without hard links
+        patch.setattr(LayerFiles, "link", lambda *_: False)  # simulate a disk without hard links
         refused("", line, base, bad, tmp_path / "run")
     monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")

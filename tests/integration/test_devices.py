@@ -1,6 +1,6 @@
-"""On any device, and at any placement, a model has the statistics, plans and files of the CPU.
+"""On every device and at every placement, statistics, plans and files are the same as on the CPU.
 
-Whole runs are in test_same_result.py; each family is under the contract of tests/models/families.
+test_same_result.py tests complete runs, and tests/models/families tests every family.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 from tests.models.families.contract import logits_on as logits
 
-ROUNDING = 1e-4  # see test_same_result.py
+ROUNDING = 1e-4  # relative tolerance; test_same_result.py explains it
 CPU = torch.device("cpu")
 
 
@@ -36,7 +36,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 def assert_same_tensors(
     found: PreTrainedModel, expected: PreTrainedModel, device: torch.device
 ) -> None:
-    """The same units were kept, and what was fitted is close."""
+    """Check that both models keep the same units, and that their fitted weights are close."""
     tensors = dict(found.named_parameters())
     wanted = dict(expected.named_parameters())
     assert tensors.keys() == wanted.keys()
@@ -64,9 +64,9 @@ def test_a_model_in_memory_is_pruned_and_its_files_are_read(
 def test_spread_over_it_and_the_host(
     device: torch.device, embeddings: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """The layers that accelerate dispatches to the device compute what they compute on the host.
+    """Layers that accelerate dispatches to the device give the same results as on the host.
 
-    The map is given, because accelerate chooses one by the free memory of CUDA devices.
+    The test sets the device map, because accelerate computes one only for CUDA devices.
     """
     expected = model_on(CPU)
     directory = tmp_path / "dense"
@@ -86,7 +86,7 @@ def test_spread_over_it_and_the_host(
     assert placed.device.type == device.type
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {
         "meta"
-    }  # onloaded when needed
+    }  # on "meta": accelerate loads the weights when the layer runs
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
@@ -112,5 +112,5 @@ def test_the_second_device_refuses_what_a_gpu_refuses(device: torch.device) -> N
             mixed()
     with pytest.raises((RuntimeError, TypeError)):
         there.numpy()
-    # tensors without dimensions, and indices, may be on the CPU
+    # Tensors without dimensions, and indices, may be on the CPU.
     assert torch.equal((there * torch.tensor(2.0))[index].cpu(), 2 * here[index])

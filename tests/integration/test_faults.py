@@ -1,6 +1,6 @@
-"""Faults of file operations, and kills, at every moment of a run.
+"""Complete runs survive failing file operations and kills at any time.
 
-The error has one line, nothing is lost, and the command can be run again.
+The error has one line, no results are lost, and the same command can be repeated.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,14 @@ from tests.helpers.fault_walks import SCENARIOS, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
-QUICK = ("prune and save", "fill the cache")  # scenarios that `make test` runs
+QUICK = ("prune and save", "fill the cache")  # `make test` runs only these scenarios
 
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
-    """A fault at each step-th operation, with the kinds in turn from `first` on."""
+    """Return a fault for every step-th operation.
+
+    The kinds of faults alternate, beginning with `first`.
+    """
     numbers = range(1, num_operations + 1, step)
     return [Fault(number, KINDS[(first + i) % len(KINDS)]) for i, number in enumerate(numbers)]
 
@@ -29,7 +32,7 @@ def faults(step: int, first: int, num_operations: int) -> list[Fault]:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> list[str]:
-    """The arguments of all runs: a model of two layers."""
+    """Return arguments that all runs share; the model has two layers."""
     model = tmp_path_factory.mktemp("model") / "two-layers"
     tiny_model("llama-gqa", num_hidden_layers=2).save_pretrained(model)
     tokenizer.save_pretrained(model)
@@ -37,7 +40,7 @@ def inputs(
 
 
 def each() -> Iterator[Any]:
-    """Scenario and step."""
+    """Return all pairs of a scenario and a step."""
     for scenario in SCENARIOS:
         long = () if scenario.name in QUICK else pytest.mark.long
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)

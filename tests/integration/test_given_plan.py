@@ -1,4 +1,4 @@
-"""Whole runs with the plan of another run: its units, its own biases, and nothing scored."""
+"""Complete runs use the plan of another run: they keep its units, but compute new biases."""
 
 import json
 from collections.abc import Callable

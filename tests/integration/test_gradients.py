@@ -1,4 +1,4 @@
-"""Whole runs of a metric that needs gradients: method=llm_pruner on the tiny model."""
+"""Complete runs with a metric that needs gradients: method=llm_pruner on the tiny model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Pruned = Callable[..., Report]
 
 @pytest.fixture
 def pruned(base: list[str], tmp_path: Path) -> Pruned:
-    """Run the method, with the windows of the tiny run, in a folder of this name."""
+    """Run the method on the windows of the tiny run, in a folder with this name."""
     cache = f"cache_dir={tmp_path / 'cache'}"
 
     def pruned_in(folder: str, *arguments: str) -> Report:
@@ -36,7 +36,7 @@ def test_gradients_serve_every_ratio_and_structure(pruned: Pruned, tmp_path: Pat
     assert first.statistics_cache == "miss"
     assert pruned("second", *ENDS, "ratio=0.3").statistics_cache == "hit"
     assert pruned("third", "structure=search", "structure.tokens=32").statistics_cache == "hit"
-    # the statistics of other metrics have no gradients
+    # Statistics without gradients, of other metrics, cannot be reused.
     assert pruned("plain", *ENDS, "metric=WIFV").statistics_cache == "miss"
 
     budget = first.ratio["requested"]

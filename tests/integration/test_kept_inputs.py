@@ -1,4 +1,4 @@
-"""A run never replaces a folder that holds what it reads: the model, a plan, or a text."""
+"""A checkpoint never replaces a folder from which the run reads its model, its plan or a text."""
 
 import shutil
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model, a text, and a checkpoint, which holds a GGUF and a plan."""
+    """Create a folder with a tiny model, a text, and a checkpoint with a GGUF file and a plan."""
     folder = tmp_path_factory.mktemp("made")
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(folder / "model")
     smollm().save_pretrained(folder / "model")
@@ -37,14 +37,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inputs(folder: Path) -> list[str]:
-    """The model and the calibration text, without an evaluation."""
+    """Return arguments with the model and the calibration text, without an evaluation."""
     arguments = tiny(folder / "model", folder / "fox.txt")
     return [one for one in arguments if not one.startswith("eval.")]
 
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy of the prepared folder, with symbolic links into the checkpoint and out of it."""
+    """Copy the prepared folder, and add symbolic links into the checkpoint and out of it."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     (copy / "linked").symlink_to(copy / "ck")
@@ -86,7 +86,8 @@ def test_what_a_run_reads_is_not_replaced_by_its_checkpoint(
     before = contents(folder)
     done = overwrite(quick_flap, folder / target, *inputs(folder), "eval=[none]", *given)
     assert done.returncode == 1, done.stderr
-    *_, line = done.stderr.strip().splitlines()  # dequantising shows progress before it
+    # Before the error, dequantising prints its progress.
+    *_, line = done.stderr.strip().splitlines()
     field = given[-1].partition("=")[0]
     assert line.startswith(f"error: checkpoint.dir={folder / target}: is replaced as a whole, with")
     assert f" {field}=" in line
@@ -100,6 +101,6 @@ def test_a_file_that_lies_elsewhere_is_read(quick_flap: Cli, folder: Path) -> No
 
 
 def overwrite(quick_flap: Cli, checkpoint: Path, *arguments: str) -> "CompletedProcess[str]":
-    """Prune into a folder that holds a checkpoint already."""
+    """Run flap with a checkpoint.dir that already contains a checkpoint."""
     places = (f"checkpoint.dir={checkpoint}", f"hydra.run.dir={checkpoint.parent / 'second'}")
     return quick_flap(*arguments, *places, "checkpoint.overwrite=true")

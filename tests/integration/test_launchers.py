@@ -1,6 +1,7 @@
-"""Sweeps over several processes without a cluster.
+"""Sweeps run in several processes, without a cluster.
 
-The tests look at what reaches sbatch, at the log of each process, and at the GPU that a job sees.
+The tests check the script that is submitted to sbatch, the log of each process, and the GPU that
+each job gets.
 """
 
 import os
@@ -27,7 +28,7 @@ SITE = [
 
 @pytest.fixture
 def refusing_cluster(tmp_path: Path) -> str:
-    """A PATH with an sbatch that keeps its script as bin/submitted.sh, and takes no job."""
+    """Provide a fake sbatch, which copies its script to bin/submitted.sh and refuses the job."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sbatch").write_text(
@@ -41,7 +42,7 @@ def refusing_cluster(tmp_path: Path) -> str:
 
 
 def submitted(script: Path) -> dict[str, str]:
-    """Options in a submission script: {"partition": "gpu"}."""
+    """Return the options in a submission script, such as {"partition": "gpu"}."""
     lines = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH --")]
     pairs = (shlex.split(line.removeprefix("#SBATCH --"))[0].partition("=") for line in lines)
     return {name: value for name, _, value in pairs}
@@ -144,7 +145,7 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
 
 
 def without_wandb_server(folder: Path) -> dict[str, str]:
-    """An environment in which W&B finds no key and no server."""
+    """Return environment variables with which W&B finds no key and no server."""
     return {
         "HOME": str(folder / "home"),
         "NETRC": str(folder / ".netrc"),
@@ -155,7 +156,7 @@ def without_wandb_server(folder: Path) -> dict[str, str]:
 
 
 def assert_failed(run: Path, error: str, console: str) -> None:
-    """Check that a run has failed, with its error in its log and in one line on the console."""
+    """Check that a run has failed, with the error in its log and one line on the console."""
     assert not (run / "report.json").exists()
     assert f"ValueError: {error}" in (run / "flap.log").read_text()
     number = int(run.name.partition("_")[0])
@@ -163,11 +164,11 @@ def assert_failed(run: Path, error: str, console: str) -> None:
     assert f"error: cell {number + 1}: {error}" in console
 
 
-@pytest.mark.long  # test_slurm.py tests the jobs that submitit starts
+@pytest.mark.long  # long, because test_slurm.py also tests jobs that submitit starts
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """Each run is tracked and reserves a GPU.
+    """Each run uses a tracker and reserves a GPU.
 
-    The GPU does not exist, so the run uses the CPU.
+    The GPU does not exist, so the runs use the CPU.
     """
     options = [
         *base,
@@ -204,11 +205,12 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path)
 def test_more_processes_than_gpus_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process keeps its GPU until it ends. With two GPUs, a third process is refused."""
+    """A process reserves a GPU until it ends. With two GPUs, a third process is refused."""
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        return claim_gpu.__wrapped__(tmp_path)  # another process would not have the cached result
+        # Call the function without its cache, as in another process.
+        return claim_gpu.__wrapped__(tmp_path)
 
     assert {claim(), claim()} == {"5", "7"}
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Runs that are calibrated on several texts, one of them written by the model itself."""
+"""Complete runs calibrate on several texts, one of which the model writes itself."""
 
 import json
 import signal
@@ -88,7 +88,7 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """Batches are kept even if nothing else of a run can be resumed.
+    """Finished batches of text are reused, even if the run was killed before it had other results.
 
     A damaged batch is written again.
     """
@@ -109,7 +109,7 @@ def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
         [note] = (tmp_path / "killed" / "cache" / "streams").rglob(name)
         note.write_text("")
     code, steps = start(tmp_path / "killed", arguments)
-    noted = 2 - len(damaged)  # the third had not been noted
+    noted = 2 - len(damaged)  # the run was killed before it recorded the third batch
     assert code == 0 and steps.count("sample") == batches - noted
     written, again = (
         (tmp_path / name / "run" / "self_calibration.jsonl").read_text()

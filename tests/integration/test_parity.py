@@ -1,10 +1,10 @@
-"""Parity with the official implementation on a real model.
+"""flap prunes the same units of a real model as the paper's official code.
 
-data/flap_official.json has the units that the official code prunes. That code supports only
-multi-head attention, so SmolLM2's 3 KV heads are repeated into 9. Its running variance drops the
-first sample and measures later samples against a mean that is still moving. With exact statistics,
-the plans therefore differ in about 0.5 % of the neurons. With this running variance, which is
-imitated here, they are the same.
+data/flap_official.json contains the units that the official code prunes. The official code supports
+only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9. Its running variance drops
+the first sample, and measures later samples against a mean that is still moving. With flap's exact
+statistics, the plans therefore differ in about 0.5 % of the neurons. With an imitation of the
+official running variance, the plans are the same.
 """
 
 import hashlib
@@ -39,7 +39,8 @@ from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
 from tests.cases import METRICS, collect
 
-# All windows run through all layers once before the first test, and twice for Wanda-sp.
+# These tests are slow, because all windows pass through the model once before the first test, and
+# twice more for Wanda-sp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "flap_official.json").read_text())
 HEADS = 9
@@ -55,17 +56,18 @@ def name_of(cell: Cell) -> str:
 
 
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
-# The kept units are compared in each cell. Perplexity takes half a minute, and adds the effect of
-# compensation. So it is measured where this effect is largest, with half of the weights removed.
+# The tests compare the kept units in every cell. They measure perplexity, which takes half a
+# minute, only in one cell. Perplexity also shows the effect of compensation, which is largest with
+# half of the weights removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 
 @dataclass
 class Real:
-    """SmolLM2 with repeated KV heads, the reference's windows, and dense statistics.
+    """SmolLM2 with repeated KV heads, the windows of the official code, and dense statistics.
 
-    The statistics are there in two forms, the exact and the official one.
+    There are exact statistics, and statistics with the official running variance.
     """
 
     model: PreTrainedModel
@@ -81,7 +83,7 @@ class Real:
         return model
 
     def plan(self, name: str) -> PruningPlan:
-        """Return this project's plan for a cell, with exact statistics."""
+        """Return flap's plan for a cell, with exact statistics."""
         if name not in self.plans:
             self.plans[name] = decide(self, CELLS[name], self.exact)
         return self.plans[name]
@@ -105,7 +107,7 @@ def test_the_units_that_the_official_code_prunes_are_pruned(real: Real, name: st
 @pytest.mark.parametrize("name", FLAP_CELLS)
 def test_the_difference_is_the_official_running_variance(real: Real, name: str) -> None:
     heads, neurons = decided_otherwise(decide(real, CELLS[name], real.official), CELLS[name])
-    assert heads <= 1  # AL-AM and AL-MM remove one unit too many by a strict comparison
+    assert heads <= 1  # with AL-AM and AL-MM, the official code removes one unit too many
     assert neurons <= 0.0003 * LAYERS * NEURONS
 
 
@@ -121,7 +123,7 @@ def test_perplexity(real: Real, name: str) -> None:
     cell = CELLS[name]
     found = real.perplexity(real.plan(name), choices(cell)[2])
     print(f"\n{name}: perplexity {found:.3f}, official {cell['perplexity']:.3f}")
-    # here exact statistics have a perplexity that is 1.6 % and 2.0 % lower
+    # In these two cells, flap's exact statistics give a perplexity that is 1.6 % and 2.0 % lower.
     if name in (
         MEASURED,
         "flap-WIFV-UL-UM-0.2",
@@ -155,9 +157,9 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
 
 
 def truncated(scores: Pair[Tensor], cell: Cell) -> LayerPlan:
-    """The official rule for uniform structures.
+    """Return the plan by the official rule for uniform structures.
 
-    It removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
+    The rule removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
     """
     heads, neurons = (units - int(cell["ratio"] * units) for units in (HEADS, NEURONS))
     return LayerPlan(highest(scores.attention.sum(dim=1), heads), highest(scores.mlp, neurons))
@@ -188,7 +190,7 @@ def official_plan(cell: Cell) -> PruningPlan:
 
 
 def decided_otherwise(plan: PruningPlan, cell: Cell) -> tuple[int, int]:
-    """Heads and neurons that only one of the two plans keeps."""
+    """Count the heads and neurons that only one of the two plans keeps."""
     pairs = list(zip(plan.layers, official_plan(cell).layers, strict=True))
     return (
         sum(len(set(ours.attention) ^ set(theirs.attention)) for ours, theirs in pairs),
@@ -229,7 +231,7 @@ def real() -> Real:
 
 @dataclass(frozen=True)
 class OfficialStatistics(Statistics):
-    """Compute variance and mean square as the official code does, and not from the deviations."""
+    """Statistics with the official code's formulas for variance and mean square."""
 
     variance_I: Tensor | None = None
     square_I: Tensor | None = None
@@ -248,7 +250,7 @@ class OfficialStatistics(Statistics):
 class OfficialRecorder:
     """The official code's running statistics (layerwrapper.py).
 
-    They take one sample at a time, with the defects of the original.
+    They are updated with one sample at a time, with the same errors as in the official code.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -261,7 +263,7 @@ class OfficialRecorder:
             n = self.samples
             self.mean_I = (self.mean_I * n + sample_TI.mean(0)) / (n + 1)
             self.square_I = (self.square_I * n + sample_TI.square().sum(0)) / (n + 1)
-            if n > 0:  # the first sample's variance is dropped
+            if n > 0:  # the official code drops the variance of the first sample
                 moving = (sample_TI - self.mean_I).square().sum(0)
                 self.variance_I = self.variance_I * (n - 1) / n + moving / (n + 1)
             self.samples += 1
@@ -285,7 +287,10 @@ def read(passages: list[str], sha256: str, tokenizer: PreTrainedTokenizerBase) -
 
 
 def repeat_kv_heads(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function with multi-head attention: each query head has its copy of a KV head."""
+    """Convert to multi-head attention with equal outputs.
+
+    Each query head gets a copy of its KV head.
+    """
     wide = LlamaForCausalLM(
         type(model.config)(**model.config.to_dict() | {"num_key_value_heads": HEADS})
     ).eval()

@@ -1,6 +1,6 @@
-"""Runs with weights on disk: what they keep in memory, measure, share, and leave behind.
+"""Runs with weights on disk hold only one layer in memory, and delete their temporary files.
 
-test_same_result.py compares their results.
+test_same_result.py compares the results of these runs with those of runs in memory.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from tests.helpers.runs import composed
 
 
 def parts_in_memory(model: nn.Module) -> set[str]:
-    """The numbers of the layers that have weights in memory, and "rest" for other weights."""
+    """Return the indices of layers with weights in memory, and "rest" for all other weights."""
     parts = set()
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta":
@@ -26,7 +26,7 @@ def parts_in_memory(model: nn.Module) -> set[str]:
 
 
 class Observed:
-    """What models on disk hold in memory whenever a layer or the rest is read, and how often."""
+    """Record which weights are in memory at each read of a layer, and count the reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_memory: list[set[str]] = []
@@ -73,7 +73,8 @@ def test_one_layer_or_the_rest_is_in_memory(
     assert observed.visits.keys() == {0, 1, 2, 3}
     assert len(set(observed.visits.values())) == 1
     if choice == "method=flap":
-        # four visits to calibrate, score, compress and write; the comparison reads both models
+        # Each layer is read to calibrate, score, compress and write, and twice to compare the
+        # pruned model with its checkpoint.
         assert observed.visits[0] == 6
 
 

@@ -1,6 +1,6 @@
-"""Runs whose files are on NFS or behind symbolic links.
+"""Runs work with files on NFS and behind symbolic links.
 
-On NFS, a mapped file cannot be removed with its folder.
+On NFS, a folder with a mapped file cannot be removed.
 """
 
 import json

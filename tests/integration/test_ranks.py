@@ -1,4 +1,7 @@
-"""If one process of a run fails, all of its processes end. test_same_result.py tests results."""
+"""If one process of a run fails, all of its processes end.
+
+test_same_result.py tests the results of runs with several processes.
+"""
 
 import json
 import os
@@ -24,7 +27,7 @@ SEARCH = "method=flap_plus"
 
 
 def out_of_memory() -> None:
-    """Let the second process run out of memory for its statistics, while the first one goes on."""
+    """Raise an out-of-memory error in the second process, while the first process continues."""
 
     def fail(*given: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")

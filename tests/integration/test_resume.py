@@ -1,4 +1,4 @@
-"""A run that is started again computes only missing results. Its folder shows its state."""
+"""If a run is started again, it computes only missing results. Its folder shows its state."""
 
 import json
 import os
@@ -33,7 +33,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
     """Record the window length of each perplexity that is measured from now on.
 
-    fail_at: the number of a measurement that raises KeyboardInterrupt, counted from 1.
+    fail_at: which measurement raises KeyboardInterrupt, counted from 1.
     """
     measured: list[int] = []
     original = perplexity.window_losses
@@ -51,9 +51,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_killed_run_goes_on_after_its_task(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finished run measures nothing again, even without the cache.
+    """A finished run repeats no measurement, even if the cache was deleted.
 
-    With resume=false, it measures everything again.
+    With resume=false, it repeats all measurements.
     """
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(
@@ -90,13 +90,14 @@ def test_dense_scores_are_measured_once(
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
     errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
-    assert len(set(errors)) == 3 and min(errors) > 0  # paired with windows that the cache has
+    # The errors are paired with the dense model's windows from the cache.
+    assert len(set(errors)) == 3 and min(errors) > 0
 
 
 def test_dense_scores_of_another_batch_size_are_not_reused(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch of another shape rounds differently, and both models have to round alike."""
+    """The batch size changes the rounding, so both models must be measured with the same size."""
     arguments = (*base, "eval.perplexity.seq_len=33", "checkpoint.save=false")
 
     def numbers(name: str, batch_size: int, cache: str) -> dict[str, dict[str, float]]:
@@ -120,7 +121,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> P
 
 @pytest.fixture
 def finished(finished_run: Path, base: list[str], tmp_path: Path) -> list[str]:
-    """Arguments of a run that has finished in tmp_path / "run"."""
+    """Return the arguments of a run that has finished in tmp_path / "run"."""
     shutil.copytree(finished_run, tmp_path / "run")
     return [*base, f"hydra.run.dir={tmp_path / 'run'}"]
 
@@ -153,7 +154,7 @@ def test_status_and_report_of_a_finished_run(
 def test_a_run_on_other_inputs_is_not_done(
     quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    """The content of the file decides, and not its name."""
+    """flap compares the content of the files, and not their names."""
     text = tmp_path / "mine.txt"
     model = tmp_path / "tiny"
     text.write_text(text_file.read_text())
@@ -182,7 +183,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
 
     assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
-    again = start(0.2)  # the other run has replaced the checkpoint
+    again = start(0.2)  # refused, because the checkpoint is now that of the second run
     assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
     assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
     assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2
@@ -192,7 +193,10 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Return all files of a run except its log, to which a refused start adds the reason."""
+    """Return all files of a run except its log.
+
+    The log changes, because a refused start writes its error there.
+    """
     return {
         path: path.read_bytes()
         for path in folder.rglob("*")
@@ -238,9 +242,9 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """A cell that is done already is not pruned again.
+    """If a finished cell measures more, it is not pruned again.
 
-    It keeps its numbers and seconds, and counts as finished for each command that it belongs to.
+    It keeps its numbers and seconds, and counts as finished for each sweep that contains it.
     """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
@@ -270,7 +274,7 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
 
 
 def moved_aside(checkpoint: Path) -> None:
-    """A process was killed between the two renames that replace a checkpoint."""
+    """Simulate a process that was killed between the two renames that replace a checkpoint."""
     name = f".{checkpoint.name}.1234abcd"
     checkpoint.with_name(f"{name}.lock").touch()
     checkpoint.with_name(f"{name}.new").mkdir()
@@ -338,7 +342,7 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
         forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
     )
     after = contents(tmp_path / "run")
-    # only the numbers of the dense model may have been added
+    # The killed start may only have added numbers of the dense model.
     numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}
     assert {path for path in before if before[path] != after[path]} <= numbers
     assert (
@@ -350,9 +354,9 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """The killed start has measured the dense model with other options.
+    """The killed start has measured the dense model with different options.
 
-    These numbers are not reported.
+    The report must not contain these numbers.
     """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
     assert quick_flap(*perplexity).returncode == 0
@@ -428,10 +432,11 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     cells = {path.parent: path.stat().st_mtime_ns for path in sweep.glob("*/report.json")}
     removed, kept = sorted(cells)
     names = ["0_org-tiny_WIFV_AL-AM_r0.2_s0", "1_org-tiny_magnitude_AL-AM_r0.2_s0"]
-    assert [removed.name, kept.name] == names  # a name with a slash is one folder
+    assert [removed.name, kept.name] == names  # a slash in the name of the model becomes a hyphen
     for file in ("report.json", "status.json"):
         (removed / file).unlink()
-    # a wider sweep numbers its jobs anew: what is done under another number is found by its config
+    # A sweep with more values numbers its jobs differently. flap finds a finished cell by its
+    # config, even if its folder has another number.
     done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done already") == 1

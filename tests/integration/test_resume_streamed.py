@@ -15,7 +15,7 @@ from tests.helpers.killed import start
 
 
 def steps_of(*kinds: str) -> list[str]:
-    """The steps of a run that does each of these things to one layer after the other."""
+    """Return the steps of a run that does these kinds of steps with one layer after the other."""
     steps = []
     for layer in range(4):
         steps += [f"{kind} {layer}" for kind in kinds]
@@ -25,14 +25,14 @@ def steps_of(*kinds: str) -> list[str]:
 CALIBRATE = steps_of("calibrate")
 WRITE = steps_of("write")
 WHOLE = [*CALIBRATE, *WRITE, "compare"]
-# Wanda-sp: each layer is pruned and run before it is written
+# With Wanda-sp, each layer is pruned and run before it is written.
 PRUNE_AND_WRITE = steps_of("prune", "write")
 IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
-# Random scores are drawn layer by layer. At the end, each layer is written again, with the biases
-# that the config of the stock checkpoint requires.
+# With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
+# written again, with the biases that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
-# With covariances, two streams of windows advance through each layer: the windows for the fit, and
-# the held-out windows.
+# With covariances, two streams pass through each layer: the windows to fit on, and the held-out
+# windows. So each layer has two steps of the same kind.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
@@ -47,7 +47,7 @@ def arguments(base: list[str]) -> list[str]:
 
 
 class WholeRun(NamedTuple):
-    """The steps of a run that was not killed, and the files that it has written."""
+    """The steps of an uninterrupted run, and the files that it has written."""
 
     steps: list[str]
     files: dict[str, bytes]
@@ -58,7 +58,7 @@ Undisturbed: TypeAlias = Callable[[str], WholeRun]
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """A function that does a whole run once for each choice that is added to the arguments."""
+    """Return a function that makes an uninterrupted run with given options, and caches it."""
 
     @cache
     def run(choice: str) -> WholeRun:
@@ -71,7 +71,7 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return the checkpoint's files, the plan and the fit reports. No path in them is absolute."""
+    """Return the files of the checkpoint, the plan and the fit reports, without absolute paths."""
     run = folder / "run"
     contents = {file.name: file.read_bytes() for file in (run / "checkpoint").iterdir()}
     contents["plan.json"] = (run / "plan.json").read_bytes()
@@ -81,7 +81,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 class Kill(NamedTuple):
-    """A run that is killed in the midst of a step, and the steps that are left to do."""
+    """A run that is killed during a step, and the steps that the next start must do."""
 
     choice: str
     whole: list[str]
@@ -90,14 +90,14 @@ class Kill(NamedTuple):
 
 
 KILLS = [
-    # killed after layer 2 was calibrated, but before this was recorded
+    # The run is killed after it has calibrated layer 2, but before it has recorded this.
     Kill("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),
-    # killed after layer 2 was written, but before this was recorded
+    # The run is killed after it has written layer 2, but before it has recorded this.
     Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
-    # killed after layer 1 was pruned in memory, but before it was written
+    # The run is killed after it has pruned layer 1 in memory, but before it has written this layer.
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # the fit reports of earlier layers are in the working directory
+    # The next start reads the fit reports of earlier layers from the working directory.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
 ]
@@ -119,7 +119,7 @@ def with_long(cases: list[Any], long_cases: list[Any]) -> list[Any]:
 
 
 def remains(folder: Path) -> set[str]:
-    """The files of a run and its streams."""
+    """Return the names of the files of a run and of its streams."""
     names = set()
     for parent in (folder / "run", folder / "cache" / "streams"):
         names |= {path.name for path in parent.iterdir() if path.suffix != ".lock"}
@@ -154,13 +154,13 @@ def emptied(text: bytes) -> bytes:
 
 
 def flipped(text: bytes) -> bytes:
-    """Change one digit, or one bit of a number, which a reader does not see."""
+    """Change one digit or one bit in a file, so that the file still has a valid format."""
     at = max(text.rfind(digit) for digit in (b"1", b"2", b"3"))
     return text[:at] + b"4" + text[at + 1 :]
 
 
 class DamagedNote(NamedTuple):
-    """A run that is killed in the midst of a step, and a note of it that is damaged then."""
+    """A run that is killed during a step, and one of its records that is then damaged."""
 
     choice: str
     killed_at: str
@@ -200,7 +200,7 @@ def test_a_damaged_note_of_a_killed_run_is_made_again(
 def test_a_killed_mixture(
     arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """Its experts get output biases, which the model did not have."""
+    """In this model, compensation adds output biases to the experts."""
     model = tmp_path / "mixtral"
     tiny_model("mixtral").save_pretrained(model)
     tokenizer.save_pretrained(model)
@@ -220,7 +220,7 @@ def test_a_killed_mixture(
 def test_a_killed_run_leaves_nothing_to_another_one(
     arguments: list[str], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    """Neither a run at another ratio nor one with resume=false goes on with its work."""
+    """A run at another ratio, or with resume=false, does not continue the killed run's work."""
     arguments = [*arguments, "method=wanda_sp"]
     start(tmp_path, arguments, "write 2")
     assert start(tmp_path, [*arguments, "ratio=0.3"]) == (0, IN_SEQUENCE)

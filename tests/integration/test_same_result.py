@@ -1,10 +1,11 @@
 """A run makes the same plan and tensors on all devices, placements and numbers of processes.
 
-Each case runs in the CPU's memory in one process, and again at each place. On the CPU and in one
-process, everything is equal to the bit. Elsewhere, plans are equal, and numbers may differ by
-ROUNDING, relative to the largest number. Other kernels and orders of summation changed them by at
-most 3e-6; a wrong unit or a missing bias changed them by more than 1e-2. The second device
-(tests/helpers/second_device.py) refuses the operations that a GPU refuses.
+Each case runs once in the CPU's memory in one process, and then in each of the setups below. At
+every placement on the CPU in one process, all results are equal to the bit. On another device or in
+several processes, plans are equal, and numbers may differ by ROUNDING, relative to the largest
+number. Other kernels and orders of summation changed numbers by at most 3e-6, and a wrong unit or a
+missing bias by more than 1e-2. The simulated second device (tests/helpers/second_device.py) refuses
+the operations that a GPU refuses.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,14 +31,17 @@ from tests.models.families.every import EVERY
 ROUNDING = 1e-4
 LONG = pytest.mark.long
 THOROUGH = pytest.mark.thorough
-# For each family, the variant that differs most from LLaMA.
+# The last variant of each family, which differs most from LLaMA.
 FAMILIES = {
     family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY
 }
 
 
 class Place(NamedTuple):
-    """Where a run takes place. With placement "auto", half of the model is on disk."""
+    """Placement, device and number of processes of a run.
+
+    With placement "auto", half of the model is on disk.
+    """
 
     placement: str = "device"
     device: str = "cpu"
@@ -45,7 +49,7 @@ class Place(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether sums are added up as in the CPU's memory by one process."""
+        """Whether the order of all sums is the same as in the CPU's memory in one process."""
         return self.device == "cpu" and self.processes == 1
 
     def __str__(self) -> str:
@@ -63,12 +67,13 @@ PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("de
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
-# 19 windows do not divide by 2 or 3, and neither do the 3 held-out windows. The levels go beyond a
-# quarter of a block, because its removal costs a tiny model hardly more nats than rounding.
+# The runs have 19 windows, which two or three processes cannot divide evenly; two processes cannot
+# divide the 3 held-out windows evenly. The search also removes more than a quarter of a block,
+# because the removal of a quarter changes a tiny model hardly more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Model, choices, and the places at which `make test` runs them. Of the other places, every third
-# is marked as `long`, and the rest as `thorough`.
+# Each case has a model, options, and the setups in which `make test` runs it. Of the remaining
+# setups, every third has the marker `long`, and all others have the marker `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -89,7 +94,8 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", "ratio=null target.bytes=60e3", [STREAM]),
     ("Qwen2-bfloat16", "", [STREAM]),
     ("Qwen3Next", "", [TWO_STREAM]),
-    # one family of each kind: how its modules hold their weights, and how its layers are called
+    # These families differ from LLaMA in the form of their weights and in how their layers are
+    # called.
     ("Olmo2", "", [AUTO]),
     ("Falcon", "", [STREAM]),
     ("GptOss", "", [AUTO]),
@@ -97,7 +103,7 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Phi3", "", [AUTO, SECOND]),
     ("OPT", "", [STREAM, SECOND]),
 ]
-# the second device has no key-value cache
+# Writing text needs a key-value cache, which the second device does not support.
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"
 ANSWERS = (
     "calibration.dataset=repeat-passages calibration.answers=self calibration.count=answers "
@@ -106,16 +112,16 @@ ANSWERS = (
 
 
 def goes(model: str, place: Place) -> bool:
-    """Whether a model is run at a place.
+    """Return whether a model is tested in a setup.
 
-    The search of this GPT-2 has a near tie, which other orders of sums decide otherwise, and torch
-    runs no attention as Falcon's on a device made in Python.
+    In the search of this GPT-2, two units have nearly the same harm, so another order of sums can
+    change the plan. torch cannot run Falcon's attention on a device that is simulated in Python.
     """
     return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
 
 
 def rows() -> Iterator[Any]:
-    """Model, choices and place."""
+    """Return all test cases of a model, options and a setup."""
     rare = cycle([LONG, THOROUGH, THOROUGH])
     for model, choices, quick in CASES:
         for place in (place for place in PLACES if goes(model, place)):
@@ -135,17 +141,17 @@ def rows() -> Iterator[Any]:
 
 
 def run_at(place: Place, arguments: list[str], folder: Path) -> None:
-    """Do the work of one process of the run, in this process."""
+    """Do the part of one process of the run, in the present process."""
     options = [f"model.placement={place.placement}", f"cache_dir={folder / 'cache'}"]
     if place.device == "cuda":
         options += [
             "model.device=cuda",
             "model.dtype=float32",
-        ]  # products in a faster type would differ
+        ]  # float32, because products in a faster type would differ from the CPU's
     config = composed(*arguments, *options)
     source = None
     if place.device == "second":
-        # the import registers the device for the rest of the process
+        # Importing this module registers the device for the rest of the process.
         device = import_module("tests.helpers.second_device").DEVICE
         source = replace(find_model(config.model, folder / "cache", False), device=device)
     run(config, folder / "run", source=source)
@@ -155,7 +161,7 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> Callable[[str], list[str]]:
-    """A function that saves a model, with layers across shards. It returns arguments of runs."""
+    """Return a function that saves a model in several shards and returns arguments of runs."""
     root = tmp_path_factory.mktemp("models")
     of_text = (
         f"[{text_file}] eval.divergence.seq_len=16 eval.divergence.max_tokens=96 "
@@ -186,7 +192,7 @@ def inputs(
 def in_memory(
     inputs: Callable[[str], list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
-    """A function that runs a model in the CPU's memory once and returns the folder of the run."""
+    """Return a function that runs a model in the CPU's memory, and returns the run's folder."""
 
     @cache
     def made(model: str, choices: str) -> Path:
@@ -227,7 +233,7 @@ def test_the_result_is_that_of_one_process_in_memory(
 
 
 def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
-    """The folders of two runs hold the same result."""
+    """Check that the folders of two runs contain the same results."""
     for name in ("plan.json", "checkpoint/config.json", "checkpoint/generation_config.json"):
         assert (found / name).read_text() == (expected / name).read_text(), name
     tensors = tensors_of(found)
@@ -242,14 +248,14 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     for field in ("evaluation", "difference_stderr", "repairs"):
         numbers = flat(one[field])
         others = flat(other[field])
-        # small differences of large numbers
+        # These numbers include small differences of large numbers, so their tolerance is larger.
         assert numbers == others or (
             not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)
         ), field
 
 
 def flat(values: Any, name: str = "") -> dict[str, Any]:
-    """The numbers in dicts and lists by their path, and -1 for None."""
+    """Return all numbers in nested dicts and lists by their path, with -1 for None."""
     if isinstance(values, dict | list):
         items = values.items() if isinstance(values, dict) else enumerate(values)
         return {

@@ -1,4 +1,4 @@
-"""Whole runs with structure=search: the plan, a restart, and the files that are left."""
+"""Complete runs with structure=search make the right plan, resume, and leave no temporary files."""
 
 import copy
 import gc
@@ -23,7 +23,9 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-)  # trials: 4 layers, each with 1, 2 or 3 KV heads fewer, or with 4 numbers of neurons
+    # Number of trials: 4 layers, each with 3 numbers of removed KV heads and 4 numbers of removed
+    # neurons.
+)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_the_model_stays_dense_and_no_copy_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At most two pruned layers are in memory: the one that has just run, and the next one."""
+    """At most two pruned layers are in memory: the layer that has just run, and the next layer."""
     model = tiny_model("llama-gqa").to(torch.bfloat16)
     copies = []
     alive = []
@@ -95,16 +97,20 @@ def killable(base: list[str], placement: str) -> list[str]:
 
 
 def in_order(steps: list[str]) -> list[str]:
-    """The stage and the layer at which the run was. All streams together make one step."""
+    """Return the stages and layers in the order of the run.
+
+    The steps of all streams of a layer count as one step.
+    """
     return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "compress")]
 
 
 @pytest.mark.parametrize(
     ("placement", "killed_at", "number"),
     [
-        ("device", "score 2", 5),  # while blocks are measured alone
+        ("device", "score 2", 5),  # killed in the first walk, which measures each block alone
         ("stream", "score 2", 5),
-        ("stream", "compress 2", 1),  # what was scored and measured is not walked for again
+        # The second start reads scores and measurements instead of repeating the walk.
+        ("stream", "compress 2", 1),
     ],
 )
 def test_a_killed_search_goes_on(

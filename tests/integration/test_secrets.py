@@ -1,4 +1,4 @@
-"""Passwords and environment variables appear in nothing that a run writes, prints or sends."""
+"""Secrets do not appear in anything that a run writes to disk, prints, or sends to a tracker."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ from flap.storage import read_json
 from tests.helpers.trackers import FakeMLflow, fake_mlflow
 
 Cli = Callable[..., "CompletedProcess[str]"]
-# Each password holds "s3cr3t", which no escaping changes.
+# Each secret contains "s3cr3t", which no kind of escaping changes, so that the tests can find it.
 RESERVED = "p@ss/s3cr3t:%2F"
 QUOTES = "it's\"<s3cr3t>&"
 VARIABLE = 'it\'s "t0p" s3cr3t: x'
@@ -28,12 +28,12 @@ VARIABLE = 'it\'s "t0p" s3cr3t: x'
 
 @dataclass(frozen=True)
 class Reading(NoTracking):
-    """Notes in the folder of a run whether the environment variable of the test is set there."""
+    """A tracker that records whether the environment variable of the test is set in the run."""
 
     password: str | None = None
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
-        """Note whether the variable is set, and the config."""
+        """Write to a file whether the variable is set, and the config that the tracker gets."""
         noted = {"is_set": os.environ.get("MINE") == VARIABLE, "config": config}
         (run.run_dir / "noted.json").write_text(json.dumps(noted))
 
@@ -45,7 +45,7 @@ def server() -> Iterator[FakeMLflow]:
 
 
 def leaks(folder: Path, done: "CompletedProcess[str]", password: str = RESERVED) -> list[str]:
-    """Return where secrets appear: in files of a folder, in file names, or on the console."""
+    """Return all places with secrets: files of a folder, file names, and the console."""
     basic = b64encode(f"me:{password}".encode())
     contents = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
     for path in folder.rglob("*"):
@@ -57,12 +57,12 @@ def leaks(folder: Path, done: "CompletedProcess[str]", password: str = RESERVED)
 
 
 def hydras(text: str) -> str:
-    """Quote a text so that Hydra reads it as one value."""
+    """Quote a text so that Hydra parses it as one value."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def sweep_of(base: list[str], *others: str) -> list[str]:
-    """The arguments of a sweep with a single cell into the folder "sweep"."""
+    """Return the arguments of a sweep with a single cell, which writes to the folder "sweep"."""
     return ["-m", *base, "ratio=0.4", "checkpoint.save=true", "hydra.sweep.dir=sweep", *others]
 
 
@@ -93,7 +93,8 @@ def test_a_whole_sweep_tells_no_password(
     assert leaks(tmp_path, done, password) == []
 
     sent = "\n".join(server.requests)
-    assert "log-batch" in sent and "tracking.uri" in sent  # it did reach the tracker
+    # Check that the run did send its data to the tracker.
+    assert "log-batch" in sent and "tracking.uri" in sent
     assert "s3cr3t" not in sent
     [header] = server.authorizations
     assert b64decode(header.removeprefix("Basic ")).decode() == f"me:{password}"
@@ -112,7 +113,8 @@ def test_the_page_shows_the_command_without_them(
     assert leaks(tmp_path, done) == [] and (tmp_path / "sweep" / "index.html").is_file()
     command = command_of(tmp_path / "sweep")
     assert "+hydra.job.env_set=***" in command and "+tracking.password=***" in command
-    assert "'+hydra.job.env_set.OTHER='\"'\"'${oc.env:HOME}'\"'\"''" in command  # not secret
+    # HOME is no secret, so it stays.
+    assert "'+hydra.job.env_set.OTHER='\"'\"'${oc.env:HOME}'\"'\"''" in command
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,10 @@ def test_a_server_that_is_away_is_named_without_the_password(
 
 
 def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """A traceback shows no secret either. Every message names the path of the missing model."""
+    """Tracebacks contain no secrets.
+
+    The path of the missing model contains the token, and all messages show the token as ***.
+    """
     token = "s3cr3t-token"
     options = [f"model.path=/nowhere/{token}", "ratio=0.4", "hydra.run.dir=run"]
     done = quick_flap(*base, *options, HF_TOKEN=token)
@@ -166,7 +171,10 @@ def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path)
 def test_hydras_own_messages_tell_no_secret(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """Hydra prints the overrides of a failing cell, and no tracker has the requested key."""
+    """Hydra prints the overrides of a failing cell, which contain secrets.
+
+    The cell fails because the tracker does not have the given key.
+    """
     for text in (RESERVED, QUOTES, VARIABLE):
         done = quick_flap(*sweep_of(base, f"+tracking.password={hydras(text)}"))
         assert done.returncode == 1 and "tracking.password=***" in done.stderr
@@ -174,7 +182,7 @@ def test_hydras_own_messages_tell_no_secret(
 
 
 def test_wandb_records_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """W&B records the command line of the process."""
+    """W&B records the command line of the process, which contains a secret."""
     options = [
         "tracking=wandb",
         "tracking.mode=offline",
@@ -194,4 +202,4 @@ def test_trivial_values_are_left_alone(quick_flap: Cli, base: list[str], tmp_pat
     files = [*(tmp_path / "run").rglob("*")]
     texts = [path for path in files if path.suffix in (".yaml", ".json", ".md", ".log")]
     hidden = [path.name for path in texts if "***" in path.read_text()]
-    assert hidden == ["hydra.yaml"]  # all values of env_set are hidden there
+    assert hidden == ["hydra.yaml"]  # flap hides all values of env_set in this file

@@ -1,4 +1,4 @@
-"""Two sweeps share a cache, at the same time or one after the other: nothing is computed twice."""
+"""Two sweeps share a cache, at the same time or one after the other, and compute nothing twice."""
 
 import json
 import os
@@ -9,7 +9,10 @@ from typing import Any
 
 
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    """Start a sweep in a folder. The cache is beside it."""
+    """Start a sweep in a folder.
+
+    The cache is in the parent folder, so that other sweeps share it.
+    """
     folder.mkdir(exist_ok=True)
     cache = folder.parent / "cache"
     places = ["hydra.sweep.dir=sweep", f"cache_dir={cache}", "checkpoint.save=false"]
@@ -53,11 +56,14 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
 
 
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
-    """A wider sweep numbers its jobs anew and finds the killed cell's pruned model by its key."""
+    """A sweep with more values numbers its jobs differently.
+
+    It finds the pruned model of the killed cell by its key.
+    """
     arguments = [*base, "metric=WIFV"]
     assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.4"]))
     [cell] = (tmp_path / "first" / "sweep").glob("0_*")
-    # a kill leaves the folder like this while the report is written
+    # This is the state of the folder if the run is killed while it writes its report.
     (cell / "report.json").unlink()
     (cell / "status.json").unlink()
 

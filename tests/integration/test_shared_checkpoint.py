@@ -1,4 +1,4 @@
-"""Two runs write into one checkpoint.dir. In the end, all files there come from one of the runs."""
+"""If two runs write to the same checkpoint.dir, its files finally all come from one run."""
 
 import json
 import time
@@ -17,11 +17,11 @@ from flap.results import Report
 from flap.storage import read_state
 from tests.helpers.forked import command_line
 
-SECONDS = 600  # how long a run waits for the other run at most; a loaded machine is slow
+SECONDS = 600  # limit for waiting for the other run; it is long, because the machine may be busy
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:
-    """Let this run stop at a function, until the other run is done or waits for this one."""
+    """Pause this run at a function until the other run has ended or waits for this run."""
     original = getattr(import_module(module), name)
 
     def stopped(*given: Any) -> Any:
@@ -41,11 +41,11 @@ def stop_at(module: str, name: str, folder: Path) -> None:
 def both(
     folder: Path, arguments: list[str], stop: Callable[[], None]
 ) -> list["CompletedProcess[str]"]:
-    """Start two runs into one checkpoint.dir, the second while the first has stopped."""
+    """Start two runs into one checkpoint.dir, the second while the first is paused."""
     shared = (*arguments, "checkpoint.dir=ck", "checkpoint.overwrite=true")
 
     def run(name: str, ratio: float, before: Callable[[], None] | None) -> Any:
-        # each run has a cache of its own, as on two machines
+        # The two runs have separate caches, as on two machines.
         own = (f"ratio={ratio}", f"hydra.run.dir={name}", f"cache_dir=cache-{name}")
         return command_line(folder, *shared, *own, before=before)
 
@@ -60,7 +60,7 @@ def both(
 
 
 def assert_of_one_run(checkpoint: Path) -> float:
-    """Check that weights, label and card of a checkpoint come from one run; return its ratio."""
+    """Check that weights, label and card of a checkpoint are of the same run; return its ratio."""
     label = json.loads((checkpoint / "flap.json").read_text())
     ratio = float(label["provenance"]["config"]["ratio"])
     tensors: dict[str, Any] = {}
@@ -78,12 +78,12 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
     stop = partial(stop_at, "flap.runs.reporting", "write_card", tmp_path)
     for done in both(tmp_path, base, stop):
         assert done.returncode == 0, done.stderr
-    assert assert_of_one_run(tmp_path / "ck") == 0.4  # the ratio of the run that began last
+    assert assert_of_one_run(tmp_path / "ck") == 0.4  # 0.4 is the ratio of the run that began last
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
-    """This also holds if the weights are read from the checkpoint while they are measured."""
+    """This must also hold if the weights are read from the checkpoint during the measurement."""
     arguments = [*base, f"model.placement={placement}"]
     stop = partial(stop_at, "flap.pipeline", "measure_pruned", tmp_path)
     for done in both(tmp_path, arguments, stop):

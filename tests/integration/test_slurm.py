@@ -21,7 +21,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 SWEEP = [
     "-m",
     "hydra.sweep.dir=sweep",
-    # no more than any machine has
+    # The jobs ask for few resources, so that every machine can run them.
     "hydra/launcher=slurm",
     "hydra.launcher.cpus_per_task=1",
     "hydra.launcher.mem_gb=1",
@@ -30,7 +30,10 @@ SWEEP = [
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a running cluster, whose commands find it while this lasts."""
+    """Start a SLURM cluster on this machine, and return its folder.
+
+    During the test, SLURM's commands use this cluster.
+    """
     places = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if missing := [command for command in COMMANDS if shutil.which(command, path=places) is None]:
         required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"
@@ -50,7 +53,7 @@ def arguments(base: list[str], tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def start(cluster: Path, arguments: list[str], tmp_path: Path) -> Start:
-    """A function of arguments that starts a sweep of tiny runs in another process, in tmp_path."""
+    """Return a function that starts a sweep of tiny runs in another process, in tmp_path."""
 
     def process(*more: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -77,7 +80,7 @@ def succeed(process: "subprocess.Popen[str]") -> None:
 def wait(
     sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60
 ) -> None:
-    """Wait until a condition holds while a sweep runs."""
+    """Wait until a condition is true while a sweep runs."""
     end = time.monotonic() + seconds
     while not condition():
         assert sweep.poll() is None, sweep.communicate()[0]
@@ -90,7 +93,7 @@ def read(path: Path) -> dict:
 
 
 def run_of(sweep: Path, number: int) -> Path:
-    """Return the folder in which job `number` of a sweep writes."""
+    """Return the folder to which job `number` of a sweep writes."""
     [found] = sweep.glob(f"{number}_*")
     return found
 
@@ -100,12 +103,12 @@ def state(sweep: Path, number: int) -> str | None:
 
 
 def job_ids(sweep: Path) -> set[str]:
-    """Return the ids that SLURM gave to the jobs of a sweep: {"7_0", "7_1"}."""
+    """Return the ids that SLURM gave to the jobs of a sweep, such as {"7_0", "7_1"}."""
     return {path.name.split("_0_result")[0] for path in (sweep / ".submitit").rglob("*_result.pkl")}
 
 
 def numbers(run: Path) -> dict:
-    """Return the parts of a report that must not depend on how often the run was started."""
+    """Return the entries of a report that must not depend on the number of starts of the run."""
     report = read(run / "report.json")
     return {key: report[key] for key in ("evaluation", "layers", "parameters", "ratio")}
 
@@ -129,7 +132,7 @@ def test_a_sweep_is_one_job_array_that_calibrates_once(start: Start, tmp_path: P
     folder = tmp_path / "sweep"
     scripts = {
         path.read_text() for path in (folder / ".submitit").rglob("*.sh")
-    }  # a copy for each job
+    }  # each job has a copy of the same script
     assert len(scripts) == 1 and "\n#SBATCH --array=0-1%2\n" in scripts.pop()
     [array] = {job_id.split("_")[0] for job_id in job_ids(folder)}
     assert job_ids(folder) == {f"{array}_{i}" for i in range(2)}
@@ -149,12 +152,12 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run(start: Start, tmp_path: P
 def test_a_killed_job_is_taken_up_again(
     start: Start, arguments: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """The same command starts the sweep again, and does only what is missing."""
+    """The same command starts the sweep again, and runs only the killed job."""
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
-    # These options give seconds of work. The first job is killed while it calibrates, or while it
-    # waits for the second job to calibrate.
+    # With these options, calibration takes seconds, so that the first job can be killed while it
+    # calibrates, or while it waits for the calibration of the second job.
     slow = [
         f"calibration.dataset={long_text}",
         "calibration.num_samples=1000",
@@ -164,11 +167,12 @@ def test_a_killed_job_is_taken_up_again(
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        # kill only the step, because SLURM would first send SIGTERM to a whole job
+        # Kill only the step of the job. If the job is killed, SLURM first sends SIGTERM.
         slurm("scancel", "--signal=KILL", f"{array}_0.0")
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:
-        first.kill()  # without accounting it waits for the killed job for ever
+        # The cluster has no accounting, so the command would wait for the killed job forever.
+        first.kill()
         first.wait()
     killed = run_of(folder, 0)
     finished = run_of(folder, 1) / "report.json"

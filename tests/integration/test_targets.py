@@ -1,6 +1,6 @@
-"""Whole runs with a target instead of a ratio.
+"""Complete runs meet a target that replaces the ratio.
 
-The checkpoint has at most what was asked for, and the report has both numbers.
+The checkpoint does not exceed the target, and the report has the target and the reached value.
 """
 
 import json
@@ -21,12 +21,13 @@ from tests.helpers.runs import composed, tiny
 from tests.models.families.test_other_names import TestFalcon as Falcon
 
 Run = Callable[..., Report]
-HEAD, NEURON = 1536, 96  # parameters of a unit of the tiny model
+# Number of parameters of a KV head with its query heads, and of a neuron, in the tiny model.
+HEAD, NEURON = 1536, 96
 
 
 @pytest.fixture
 def run_target(base: list[str], tmp_path: Path) -> Run:
-    """A whole run on the tiny model, in float32 and without measurements."""
+    """Run flap on the tiny model in float32, with a target and without measurements."""
 
     def run_in(*overrides: str) -> Report:
         fixed = ["model.device=cpu", "model.dtype=float32", "eval=none", "run_name=tiny"]
@@ -100,7 +101,7 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
 def test_active_parameters(
     architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
 ) -> None:
-    """Two of six experts, or two of the remaining experts."""
+    """The active parameters contain two of the six experts, or two of the remaining experts."""
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     compensation = "bias" if experts == "false" else "none"
@@ -118,9 +119,9 @@ def test_active_parameters(
 
 
 def share_of_token(parts: dict[str, torch.Tensor], name: str) -> float:
-    """The share of a tensor that is active for a token, which is sent to 2 experts of its layer.
+    """Return the share of a tensor that is active for a token, if the router selects 2 experts.
 
-    All experts are in one tensor, or each expert has its own tensor.
+    Either all experts are in one tensor, or each expert has a separate tensor.
     """
     layer, is_expert, rest = name.partition(".experts.")
     if not is_expert:

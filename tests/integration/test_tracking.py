@@ -1,4 +1,4 @@
-"""A user's own tracker on the command line: it gets each job's report, and a run of the sweep."""
+"""A user's own tracker works on the command line, and gets the report of each job of a sweep."""
 
 import json
 import shutil
@@ -23,12 +23,12 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Noting(Tracking):
-    """A tracker that writes all that it was sent into the run's folder when the run ends."""
+    """A tracker that writes all received data into the run's folder when the run ends."""
 
     file: str = ""
 
     def check(self) -> None:
-        """Allow everything."""
+        """Accept all options."""
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker:
         """Return a mock that records its calls."""
@@ -49,7 +49,7 @@ class Noting(Tracking):
 
 @pytest.fixture
 def bad_model(model_dir: Path, tmp_path: Path) -> Path:
-    """A model with weights that are not finite, which a run finds in the midst of its work."""
+    """Save a model with weights that are NaN. A run raises an error about them in a later stage."""
     path = tmp_path / "bad"
     shutil.copytree(model_dir, path)
     model = tiny_model("llama-gqa")

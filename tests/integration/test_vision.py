@@ -1,6 +1,6 @@
-"""A pruned vision-language model sees images as its masked twin does.
+"""A pruned vision-language model gives the same logits on images as a masked copy.
 
-It is pruned from the command line and from Python.
+The tests prune it from the command line and in Python.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.models.families.test_vision import TestLlava as Llava
 def vision_dir(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> Path:
-    """A tiny LLaVA with its tokenizer and the file of its processor."""
+    """Save a tiny LLaVA with its tokenizer and the config file of its processor."""
     path = tmp_path_factory.mktemp("vision") / "tiny-llava"
     random_model(Llava.configs["gqa"]).save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -36,7 +36,7 @@ import flap, flap.config
 print(flap.__file__, flap.config.config_dir(), flap.config.shipped_folder("plans"))
 """
     for command in (["-c", code], ["-m", "flap", "--cfg", "job"]):
-        # the wheel's files come before the checkout's on the path
+        # Python finds the files of the wheel before those of the checkout.
         done = subprocess.run(
             [sys.executable, *command],
             cwd=tmp_path,
@@ -68,5 +68,5 @@ def test_the_lowest_versions_that_are_allowed_are_those_that_make_lowest_runs_wi
         for bound in one.specifier
         if bound.operator == ">="
     }
-    assert lowest.pop("torch") == "2.6"  # that file pins another torch, and says why
+    assert lowest.pop("torch") == "2.6"  # constraints-lowest.txt pins a newer torch, and says why
     assert {name for name, version in lowest.items() if version not in tested[name]} == set()

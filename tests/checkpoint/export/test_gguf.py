@@ -1,4 +1,4 @@
-"""GGUF exports compute in real llama.cpp what the checkpoint computes in transformers."""
+"""A GGUF export gives the same results in llama.cpp as its checkpoint in transformers."""
 
 from pathlib import Path
 
@@ -24,7 +24,10 @@ def words() -> PreTrainedTokenizerFast:
 
 
 def run(gguf: Path) -> tuple[torch.Tensor, list[int]]:
-    """Return the log-probabilities after each token of TOKENS, and twelve greedy tokens."""
+    """Run llama.cpp on a GGUF file.
+
+    Return the log-probabilities after each token of TOKENS, and twelve greedy tokens.
+    """
     tokens = TOKENS[0].tolist()
     found = llama_cpp(gguf, tokens=tokens, plain=65, prompt=tokens, new_tokens=12)
     return torch.tensor(found["logprobs"]), found["greedy"]
@@ -84,9 +87,9 @@ def test_smaller_types(
 @pytest.mark.parametrize("kind", ["q5_1", "q5_0", "q4_1", "q4_0"])
 @torch.no_grad()
 def test_types_of_few_bits(kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """llama.cpp computes what transformers computes with the rounded weights.
+    """llama.cpp gives the same results as transformers with the rounded weights.
 
-    It also rounds the activations that enter a matrix, so the tolerance is wide.
+    The tolerance is wide, because llama.cpp also rounds the activations before a matrix product.
     """
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
     file = export_gguf(exported.directory, kind)

@@ -62,7 +62,8 @@ def test_another_vocabulary_than_the_source_has(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])  # a GGUF names every id
+    # A GGUF file must have a token for every id of the embedding
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])
     words.save_pretrained(exported.directory)
     source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
     monkeypatch.setattr(export, "source_gguf", lambda model: source)
@@ -168,7 +169,7 @@ def test_the_command(
     assert done.returncode == 0, done.stderr
     file = exported.directory / "model-bf16.gguf"
     assert done.stdout.strip() == str(file) and file.is_file()
-    # transformers would stay quiet in the tests that follow in this process
+    # Without this line, transformers would print no warnings in later tests of the same process.
     monkeypatch.setattr("transformers.utils.logging.set_verbosity_error", lambda: None)
     with pytest.raises(SystemExit) as refused:
         main([str(exported.directory.parent), "gguf"])

@@ -1,4 +1,4 @@
-"""Exported graphs compute in ONNX Runtime and OpenVINO what transformers computes."""
+"""Exported graphs give the same results in ONNX Runtime and OpenVINO as in transformers."""
 
 import sys
 from functools import partial
@@ -22,10 +22,12 @@ from tests.helpers.engine_cases import (
 )
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 
-ALSO = ("gpt2", "gpt_oss", "phi")  # families that are not in the table
+# Tested families that the table of docs/exports.md does not contain
+ALSO = ("gpt2", "gpt_oss", "phi")
 OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
-# A trace takes ten seconds, most of it before the format matters. So the formats take turns, but
-# not for experts, which each format traces in its own way.
+# Tracing a model takes ten seconds, and most of this work is the same for both formats. So by
+# default each family is tested in only one format, in turn. Families with experts are tested in
+# both, because the formats trace experts differently.
 THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
 CASES = [
     pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case

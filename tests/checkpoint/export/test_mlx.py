@@ -1,4 +1,4 @@
-"""Exports compute in real mlx-lm what the checkpoint computes in transformers."""
+"""An export gives the same results in mlx-lm as its checkpoint in transformers."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ from tests.helpers.gguf_cases import LINEAR, LLAMA3, Exported, checkpoint
 from tests.helpers.mlx_engine import mlx_lm
 
 TOKENS = PROMPT[0].tolist()
-TOLERANCE = {"gemma3_text": 5e-3}  # mlx-lm rounds the scale of its embeddings to bfloat16
+TOLERANCE = {"gemma3_text": 5e-3}  # mlx-lm rounds the scale of Gemma's embeddings to bfloat16
 REFUSED = {"opt": "mlx: model_type=opt: mlx-lm runs this export with llama, mistral, qwen2"}
 
 
@@ -61,7 +61,8 @@ def test_same_logits(
 ) -> None:
     found = answers["/".join(cell)]
     expected = expected_logprobs(families[cell])
-    for logprobs in found["logprobs"]:  # at once, and with a cache
+    # All tokens in one forward pass, and one by one with a cache
+    for logprobs in found["logprobs"]:
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
     assert found["greedy"] == families[cell].greedy(PROMPT)
 
@@ -116,7 +117,10 @@ WIDE = {
 
 @pytest.mark.long
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """mlx-lm's own command quantises an export. Rows that it cannot divide stay as they are."""
+    """mlx-lm's command quantises an export.
+
+    It leaves a matrix unchanged if the length of its rows is no multiple of a group.
+    """
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
     exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)
     small = tmp_path / "small"

@@ -1,4 +1,4 @@
-"""The packaged SmolLM2, 20 % smaller: other engines continue English as transformers does."""
+"""The packaged SmolLM2, pruned by 20 %, continues an English text equally in all engines."""
 
 import gc
 from pathlib import Path
@@ -20,7 +20,8 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
-# `long`, because exports of tiny models run in each of these engines, too
+# These tests have the marker `long`, because other tests already run exports of tiny models in each
+# of these engines.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
@@ -83,8 +84,8 @@ def test_llama_cpp_continues_english_as_transformers_does(
     assert differences["model-f32"].abs().max() <= 1e-3
     assert answers["model-f32"]["greedy"] == continued
     assert answers["model-f32"]["ids"] == answers["model-q8_0"]["ids"] == [ids]
-    # llama.cpp also rounds the activations to 8 bits. The log-probabilities of all ids differ by
-    # 0.15 on average, but most ids are improbable. So the Kullback-Leibler divergence is compared,
-    # which weights each id with its probability.
+    # llama.cpp also rounds the activations to 8 bits, so the log-probabilities of all ids differ by
+    # 0.15 on average, mostly for improbable ids. Therefore this test compares the Kullback-Leibler
+    # divergence, which weights each id with its probability.
     divergence = -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean()
     assert divergence <= 0.02
