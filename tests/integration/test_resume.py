@@ -154,7 +154,7 @@ def test_status_and_report_of_a_finished_run(
 def test_a_run_on_other_inputs_is_not_done(
     quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    """flap compares the content of the files, and not their names."""
+    """A finished run is recognised by the content of its files, and not by their names."""
     text = tmp_path / "mine.txt"
     model = tmp_path / "tiny"
     text.write_text(text_file.read_text())
@@ -318,7 +318,7 @@ def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
 
 
 def test_a_plan_is_written_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
-    """Neither measuring more nor another checkpoint of the same plan writes it again."""
+    """A start that only measures more, or writes another checkpoint, leaves plan.json unchanged."""
     plan = tmp_path / "run" / "plan.json"
     before = plan.stat()
     assert quick_flap(*finished, "eval.perplexity.seq_len=8").returncode == 0

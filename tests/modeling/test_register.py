@@ -1,4 +1,4 @@
-"""Registration with transformers' Auto classes, also where the package cannot be imported."""
+"""Registration with transformers' Auto classes works even if optional packages are missing."""
 
 import subprocess
 import sys
@@ -9,7 +9,10 @@ from flap.modeling.register import register_configs
 
 
 def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
-    """They import no model, and no package that may be missing beside an engine."""
+    """`register` and `read_config` import no code of models.
+
+    `register` also imports no package that may be missing in the environment of an engine.
+    """
     code = """
 import sys
 from flap.modeling.register import register
@@ -28,7 +31,7 @@ assert not [name for name in set(sys.modules) - before if name.startswith("trans
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:
-    """The name of its base class is found without importing the model, which takes longer."""
+    """The name of the base class is found without importing the model, because imports are slow."""
     for config, names in register_configs().items():
         for name in names:
             model = pruned_class(name).__bases__[-1]

@@ -19,7 +19,7 @@ def change(directory: Path, values: dict[str, Any]) -> None:
 
 @pytest.fixture
 def model(model_dir: Path, tmp_path: Path) -> Path:
-    """A directory with a model of four layers, which a test may change."""
+    """Save a model of four layers to a directory that a test may change."""
     return Path(shutil.copytree(model_dir, tmp_path / "model"))
 
 

@@ -1,4 +1,4 @@
-"""A GGUF whose head is a copy of the embedding, quantised in another way, becomes a tied model."""
+"""If the head of a GGUF is a copy of the embedding in another type, the model becomes tied."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from tests.helpers.gguf_files import write_gguf
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
-WIDTH = 256  # a row is a whole block of every type
+WIDTH = 256  # hidden size; every type has blocks that divide a row of 256
 KEYS = {"rope.dimension_count": 8, "rope.freq_base": 10000.0}
 Write = Callable[..., Path]
 
@@ -33,14 +33,14 @@ def untied() -> PreTrainedModel:
 
 
 def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
-    """A matrix as it is read back from a file."""
+    """Return the matrix with the rounding errors of a type."""
     kind = GGMLQuantizationType[quantisation]
     return torch.tensor(gguf.dequantize(gguf.quantize(matrix, kind), kind))
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a file whose embedding and head have types such as "Q5_0" and "Q8_0".
+    """Return a function that writes a file, given the types of embedding and head, such as "Q8_0".
 
     noise: how much the head differs from the embedding before both are quantised.
     """
@@ -95,7 +95,8 @@ def test_both_become_the_more_precise_one(
     [
         ("Q5_0", "Q8_0", 0.2),
         ("Q8_0", "Q8_0", 0.05),
-        ("TQ1_0", "Q8_0", 10.0),  # the embedding is small beside the head
+        # The values of the embedding are much smaller than those of the head.
+        ("TQ1_0", "Q8_0", 10.0),
     ],
 )
 def test_a_head_of_its_own_stays(embedding: str, head: str, noise: float, write: Write) -> None:

@@ -1,4 +1,7 @@
-"""Experts: statistics of their own tokens, one width a layer, a bias each, in any kernel."""
+"""Each expert has statistics of its own tokens, and its own output bias, with any kernel.
+
+All experts of a layer have the same width.
+"""
 
 import copy
 from collections import defaultdict
@@ -53,7 +56,7 @@ def observed(model: PreTrainedModel) -> list[LayerStatistics]:
 
 @torch.no_grad()
 def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Tensor]:
-    """Return the inputs of each expert's down projection, from transformers' own loop."""
+    """Return the inputs of each expert's down projection, recorded in transformers' own code."""
     model = copy.deepcopy(model)
     model.set_experts_implementation("eager")
     down_proj = experts(model, layer).down_proj
@@ -168,7 +171,7 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
         for _, mlp in blocks
     )
     mixtures = [mlp for _, mlp in blocks if len(mlp.members) > 1]
-    linear += len(mixtures) * EXPERTS * config.hidden_size  # the routers
+    linear += len(mixtures) * EXPERTS * config.hidden_size  # the routers are Linears, too
     expected = length * (linear + VOCAB * config.hidden_size + 2 * 3 * 8 * config.head_dim * length)
     rotary = config.head_dim // 2 * length
     assert macs(model, torch.ones(1, length, dtype=torch.long)) in (expected, expected + rotary)
@@ -176,7 +179,7 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
 
 
 def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedModel) -> None:
-    """An expert has the covariances of its tokens, and a map that is fitted to them."""
+    """Each expert has the covariances of its own tokens, and a map that is fitted to them."""
     windows_NT = tokens(windows=40)
     known = covariances(model, windows_NT, 8)[1]
     block = adapt(model).mlp(1)
@@ -224,15 +227,16 @@ def test_one_expert(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With few experts left, one expert still has its bias, and a plain MLP gets none."""
+    """If only one expert is left, it still has its bias, but a plain MLP gets no bias."""
     model = tiny_model("qwen3_moe", num_experts=1, num_experts_per_tok=1, moe_intermediate_size=23)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    model.set_experts_implementation("eager")  # no other kernel takes this width
+    model.set_experts_implementation("eager")  # only the eager kernel supports this width
     torch.testing.assert_close(logits(read_model(tmp_path / "model")), logits(model))
     options = ["method=flap_plus", "calibration.num_samples=20", "ratio=0.4"]
     report = run(composed(*tiny(tmp_path / "model", text_file), *options), tmp_path / "run")
     assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.03)
-    reloaded = load(tmp_path / "run" / "checkpoint")  # saving has compared it with the model
+    # Saving has already compared its logits with those of the model.
+    reloaded = load(tmp_path / "run" / "checkpoint")
     assert experts(reloaded, 0).down_proj_bias.shape == (1, 32)
     assert torch.isfinite(logits(reloaded)).all()

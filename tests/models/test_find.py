@@ -1,4 +1,7 @@
-"""From a name to a model: local directories, the packaged copy, the hub; devices and options."""
+"""flap finds a model in a local directory, in the packaged copy or on the hub.
+
+It also chooses the device and checks the options of the model.
+"""
 
 import json
 import time
@@ -62,7 +65,7 @@ def test_a_local_directory(
     )
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, tiny_model("llama-gqa")(tokens()).logits)
-    assert not list(tmp_path.iterdir())  # nothing to dequantise
+    assert not list(tmp_path.iterdir())  # the model is not quantised, so the cache stays empty
     shapes = {name: (p.shape, p.device.type) for name, p in source.skeleton().named_parameters()}
     assert shapes == {
         name: (p.shape, "meta") for name, p in tiny_model("llama-gqa").named_parameters()
@@ -75,7 +78,7 @@ def test_a_local_directory(
         ({"amx_bf16": False}, "auto", True),
         ({"amx_bf16": False}, "float32", False),
         ({"avx512_bf16": True}, "auto", False),
-        ({}, "auto", False),  # an older torch does not report it
+        ({}, "auto", False),  # an older torch does not report whether the CPU supports bfloat16
     ],
 )
 def test_a_type_in_which_the_processor_is_slow(
@@ -149,7 +152,7 @@ def test_the_packaged_copy_is_dequantised_by_one_process(
 
     def slowly(*args: object, **options: object) -> PreTrainedModel:
         read_files.append(options.get("gguf_file"))
-        time.sleep(0.2)  # the others would begin, too
+        time.sleep(0.2)  # during this time, the other processes would also begin to dequantise
         return read(*args, **options)
 
     monkeypatch.setattr(gguf_file, "packaged_file", lambda wheel, path: gguf)
@@ -226,7 +229,7 @@ def test_a_hub_model_is_downloaded_no_pickles(
     source = found("org/tiny", tmp_path, placement="stream")
     assert (source.path, source.origin) == (str(model_dir), "hub")
     assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
-    # the download has only pickled weights
+    # The downloaded folder has only pickled weights, which flap refuses.
     monkeypatch.setattr(locate, "snapshot_download", lambda hub_id, **_: str(tmp_path))
     line = r"^model\.path=org/tiny: no model\.safetensors .*pickled weights are not read"
     with pytest.raises(ValueError, match=line):
@@ -246,7 +249,7 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     there["mps"] = True
     assert pick_device("auto").type == "mps"
     there["cuda"] = True
-    # the current device is 1 in the second process of a training
+    # In the second process of torchrun, the current device is number 1.
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert [str(pick_device(name)) for name in ("auto", "cuda", "mps", "cpu")] == [
         "cuda:1",

@@ -1,4 +1,4 @@
-"""A GGUF as `model.path` gives transformers' own class with its dequantised tensors."""
+"""If `model.path` is a GGUF file, the model is of transformers' class, with dequantised tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,11 @@ def test_a_pruned_model_of_one_width_is_pruned_again(base: list[str], tmp_path: 
 
 
 def blocks(type_: GGMLQuantizationType, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """Random blocks of a type, of values that are not far from 0."""
+    """Return random blocks of a quantised type, with values near 0."""
     size, num_bytes = gguf.GGML_QUANT_SIZES[type_]
     number = shape[0] * shape[1] // size
     raw = np.random.default_rng(seed).integers(0, 256, (number, num_bytes), dtype=np.uint8)
-    # the number of float16 scales at the start of a block
+    # For each type, the number of float16 scales at the start of a block.
     scales = 2 if type_ == GGMLQuantizationType.Q4_K else 1
     raw[:, : 2 * scales] = np.full((number, scales), 5e-4, np.float16).view(np.uint8)
     return raw.reshape(shape[0], -1)
@@ -128,7 +128,7 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
     path = tmp_path / "mine.gguf"
 
     def encode(seed: int, matrix: np.ndarray) -> dict[str, Any]:
-        """Random blocks in the place of a matrix, which the model then has itself."""
+        """Replace a matrix by random blocks, in the file and in the model."""
         raw = blocks(GGMLQuantizationType[type_], matrix.shape, seed)
         matrix[:] = gguf.dequantize(raw, GGMLQuantizationType[type_])
         return {"tensor": raw, "raw_dtype": GGMLQuantizationType[type_]}
@@ -155,7 +155,8 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert found(path, tmp_path / "cache").fingerprint == source.fingerprint
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")  # another file of the same name and size
+    # A file with the same name and size, but other content.
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     assert found(path, tmp_path / "cache").path != source.path
 
 

@@ -1,6 +1,6 @@
-"""The header of a GGUF: Gemma as llama.cpp computes it, and files of other models.
+"""flap reads the header of a GGUF, so that Gemma gives the same results as in llama.cpp.
 
-A file that would become another model is refused.
+It refuses a file if its header describes another model than its tensors.
 """
 
 import functools
@@ -41,7 +41,8 @@ def gemma(config: PreTrainedConfig, architecture: str, path: Path, **keys: float
     model = random_model(config)
     for name, parameter in model.named_parameters():
         if "layers" in name and ".post_" in name:
-            # Let each layer add little to the residual stream, so that rounding errors do not grow.
+            # Make the output of each layer small, so that rounding errors do not grow from layer to
+            # layer.
             parameter.data.fill_(-0.9)
     base = 1e6 if architecture == "gemma3" else 1e4
     window = {"attention.sliding_window": 8}
@@ -76,7 +77,8 @@ def test_gemma_computes_what_llama_cpp_computes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # transformers makes this table once for each module, which takes a minute for 62 layers
+    # transformers builds this table again for each module, which takes a minute for 62 layers, so
+    # cache it.
     monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     path = gemma(config, architecture, tmp_path / "gemma.gguf", **keys)
     expected = torch.tensor(llama_cpp(path, tokens=TOKENS, first=16)["logprobs"])
@@ -87,7 +89,7 @@ def test_gemma_computes_what_llama_cpp_computes(
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """A GGUF of four layers, eight heads and four KV heads."""
+    """Write a GGUF file with four layers, eight heads and four KV heads."""
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(tmp_path / "tiny")
     words().save_pretrained(tmp_path / "tiny")
     return export_gguf(tmp_path / "tiny", "f32")
@@ -122,7 +124,8 @@ def test_sizes_that_the_tensors_do_not_have_are_refused(
 
 def test_a_tensor_that_no_layer_uses_is_refused(tmp_path: Path) -> None:
     model = tiny_model("llama-gqa", vocab_size=VOCAB)
-    model.model.layers[1].mlp.gate = torch.nn.Linear(32, 4, bias=False)  # the router of a mixture
+    # Add a router, which only mixtures have.
+    model.model.layers[1].mlp.gate = torch.nn.Linear(32, 4, bias=False)
     keys = {"rope.dimension_count": 8, "rope.freq_base": 10000.0}
     path = write_gguf(tmp_path / "extra.gguf", "llama", model, keys)
     line = r"1 tensors have no place in a llama with 4 layers, as blk\.1\.ffn_gate_inp\.weight"

@@ -1,4 +1,4 @@
-"""Every placement has a layer inside its block, and computes what the model computes."""
+"""Every placement provides the weights of a layer, and gives the same outputs as the model."""
 
 import copy
 from collections.abc import Callable
@@ -35,11 +35,14 @@ from tests.helpers.placed import placed_at
 from tests.helpers.pruned import logits, prune
 
 ARCHITECTURES = ["llama-gqa-biases", "mistral-mha-tied", "mixtral"]
-BATCHES = tokens(seed=7).split(4)  # of four windows, and of two
+BATCHES = tokens(seed=7).split(4)  # a batch of four windows and a batch of two windows
 
 
 def on_the_host(directory: Path) -> Spread:
-    """Layers 1 and 2 wait on the host, as beside a GPU. Here, the CPU also runs the layers."""
+    """Return a model with layers 1 and 2 offloaded to the host, as with a small GPU.
+
+    In these tests, the CPU also runs the layers.
+    """
     model = read_model(directory)
     names = [name for name, _ in model.named_children() if name != "model"]
     names += [f"model.{name}" for name, _ in model.model.named_children() if name != "layers"]
@@ -54,7 +57,11 @@ def on_the_host(directory: Path) -> Spread:
 
 
 def partly_on_disk(directory: Path) -> PlacedModel:
-    """The host has room for the model, but not for what accelerate keeps free beside it."""
+    """Return a model that accelerate puts partly on disk.
+
+    The host has enough memory for the model, but not for the space that accelerate keeps free in
+    addition.
+    """
     size = (directory / "model.safetensors").stat().st_size
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flap.models.placement.spread.free_bytes", lambda device: size)
@@ -84,7 +91,7 @@ def directories(
 
 @pytest.fixture(params=ARCHITECTURES)
 def directory(request: pytest.FixtureRequest, directories: dict[str, Path]) -> Path:
-    """A model of each architecture."""
+    """Save a model of each architecture."""
     return directories[request.param]
 
 
@@ -98,7 +105,7 @@ def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
 
 @pytest.fixture
 def plain(directory: Path) -> PreTrainedModel:
-    """Return the model as transformers reads it."""
+    """Return the model, loaded by transformers."""
     return AutoModelForCausalLM.from_pretrained(directory)
 
 
@@ -114,7 +121,7 @@ def assert_holds(layer: nn.Module, expected: nn.Module) -> None:
 
 
 def change(adapter: ModelAdapter, i: int) -> None:
-    """Take units out of a layer, and give it a bias."""
+    """Remove units from a layer, and add a bias."""
     attention, mlp = adapter.blocks(i)
     neurons = mlp.num_units // len(mlp.members)
     kept = tuple(n for n in range(mlp.num_units) if n % neurons < neurons // 3)
@@ -193,7 +200,7 @@ def test_it_computes_what_the_model_computes(placed: PlacedModel, plain: PreTrai
     for batch_NT in BATCHES:
         hidden_NTD = next(states)
         assert torch.equal(hidden_NTD, plain.model(input_ids=batch_NT).last_hidden_state)
-        # the head has its weights while the caller holds the states of a batch
+        # The LM head has its weights while the caller uses the hidden states of a batch.
         assert torch.equal(placed.adapter.logits(hidden_NTD), plain(input_ids=batch_NT).logits)
     assert next(states, None) is None
     assert torch.equal(placed.logits(BATCHES[0]), plain(input_ids=BATCHES[0]).logits)
@@ -229,11 +236,12 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     )
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
-    # if no layer is in memory, the model for further work is the checkpoint
+    # If the placement holds no layers in memory, save_checkpoint returns the opened checkpoint.
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
     reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.work)
-    assert reopened.streams  # a second model needs no memory
+    # A checkpoint is opened as a stream, so that it needs no memory next to the first model.
+    assert reopened.streams
     assert torch.equal(reopened.logits(tokens(seed=7)), logits(plain))
     assert torch.equal(logits(reopened.in_memory().model), logits(plain))
     loaded = load(tmp_path / "pruned")
@@ -264,7 +272,8 @@ def test_changed_layers_become_its_files(
     assert {name: file.read_bytes() for name, file in shared.items()} == {
         name: file.read_bytes() for name, file in copied.items()
     }
-    links = 0 if directory.name == "mixtral" else 2  # its experts are stacked in memory alone
+    # Mixtral's experts are stacked only in memory, so its files are copies.
+    links = 0 if directory.name == "mixtral" else 2
     assert sum(file.stat().st_nlink == 2 for file in shared.values()) == links
     assert all(file.stat().st_nlink == 1 for file in copied.values())
 

@@ -1,4 +1,4 @@
-"""Quantised checkpoints are plain once they are read, as a whole or layer by layer."""
+"""Quantised checkpoints are dequantised while they are read, completely or layer by layer."""
 
 import json
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
 from tests.models.families.test_mixtures import TestGptOss as GptOss
 
-PLAIN = {torch.bfloat16, torch.float32}  # a router's biases are in float32
+PLAIN = {torch.bfloat16, torch.float32}  # float32 only for the biases of routers
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
-    """A gpt-oss as it is published.
+    """Save a gpt-oss in MXFP4, as the real model is published.
 
-    Its experts have two values of four bits in a byte, and a scale for every 32 values.
+    Each byte of its experts has two values of four bits, and every 32 values have a scale.
     """
     wide = deepcopy(GptOss.configs["gqa"])
     tensors = {}
@@ -49,7 +49,7 @@ def in_mxfp4(folder: Path) -> dict[str, Tensor]:
 
 
 def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
-    """A model whose projections have eight bits, and a scale for a block of 32 by 32."""
+    """Save a model in FP8: projections with eight bits and a scale for each block of 32 by 32."""
     model.bfloat16().save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     for name in [name for name in tensors if name.endswith("_proj.weight")]:
@@ -62,7 +62,7 @@ def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 
 
 def deepseek() -> PreTrainedModel:
-    """A DeepSeek model. Its experts are separate in the files, and stacked in memory."""
+    """Return a DeepSeek model. Its experts are separate in the files, and stacked in memory."""
     config = deepcopy(DeepseekV3.configs["queries"])
     config.moe_intermediate_size = 32
     return random_model(config)
@@ -82,7 +82,7 @@ PACKED: dict[str, tuple[Callable[[Path], dict[str, Tensor]], dict[str, Any]]] = 
 def packed(
     request: pytest.FixtureRequest, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> Path:
-    """A model in each format that is dequantised."""
+    """Save a model in each format that flap dequantises."""
     folder, (pack, options) = tmp_path / "packed", PACKED[request.param]
     save_file(pack(folder), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
@@ -131,9 +131,9 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(
 def test_quantised_weights_are_pruned_from_disk(
     packed: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """Layers are read one by one, without room for all weights in plain form.
+    """Layers are read and dequantised one by one, without memory for all dequantised weights.
 
-    The models that need this most are published in this way.
+    The largest models are published in quantised form, and need this most.
     """
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []
@@ -168,5 +168,5 @@ def test_quantised_weights_that_stay_so_are_refused(packed: Path, tmp_path: Path
     )
     with pytest.raises(ValueError, match=line):
         find_model(config, tmp_path, trust_remote_code=False)
-    with pytest.raises(ValueError, match=line):  # dry_run=true says it, too
+    with pytest.raises(ValueError, match=line):  # dry_run=true raises the same error
         find_model(config, tmp_path, trust_remote_code=False, weights=False)

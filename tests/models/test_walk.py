@@ -1,4 +1,7 @@
-"""The walk: each layer once, the hidden states of the model's own forward pass, no step twice."""
+"""A walk visits each layer once, with the same hidden states as the model's forward pass.
+
+An interrupted walk resumes without repeating finished steps.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -17,7 +20,7 @@ from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
 from tests.helpers.placed import Interruption, interrupted, placed_at
 
-# Of four windows and of two.
+# Each text has a batch of four windows and a batch of two windows.
 BATCHES = {"one": Batch.of(tokens()).split(4), "other": Batch.of(tokens(seed=7)).split(4)}
 PLACEMENTS = ["device", "stream"]
 Visit = Callable[[int], object]
@@ -25,7 +28,10 @@ Visit = Callable[[int], object]
 
 @torch.no_grad()
 def by_itself(model: PreTrainedModel, batches: Sequence[Batch]) -> list[list[Tensor]]:
-    """The inputs of each layer and of the last norm in the model's own forward pass, by batches."""
+    """Return the inputs of each layer and of the last norm in the model's own forward pass.
+
+    There is one list for each layer, with a tensor for each batch.
+    """
     places: list[nn.Module] = [*model.model.layers, model.model.norm]
     seen: list[list[Tensor]] = [[] for _ in places]
     hooks = [
@@ -77,7 +83,8 @@ def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) 
     for i in walk:
         for name, stream in streams.items():
             assert_equal(stream.batches, expected[name][i])
-            list(stream.outputs(i, placed.layers[i]))  # this leaves the stream at its layer
+            # Outputs are computed without moving the stream to the next layer.
+            list(stream.outputs(i, placed.layers[i]))
             assert_equal(stream.batches, expected[name][i])
             stream.advance(i, placed.layers[i])
     for name, stream in streams.items():
@@ -134,11 +141,11 @@ def test_replaced_streams_leave_the_others_alone(tmp_path: Path) -> None:
 def test_an_interrupted_walk_goes_on(
     placement: str, layer: int, model_dir: Path, tmp_path: Path
 ) -> None:
-    """The result is equal to the bit, and the folder has only files that are in use."""
+    """The resumed walk gives the same result to the bit, and its folder has no unused files."""
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
     expected = go(placed, None)
-    # the fourth call is for the second batch of the second stream
+    # The fourth call of a layer processes the second batch of the second stream.
     with interrupted(placed, layer, call=4), pytest.raises(Interruption):
         go(placed, folder)
     visited = list[int]()
@@ -170,7 +177,7 @@ def test_a_journal_that_nobody_can_read_is_a_first_start(model_dir: Path, tmp_pa
 
 
 def cut(placed: PlacedModel) -> Visit:
-    """Take units out of each layer."""
+    """Remove units from each layer."""
     plan = LayerPlan((0, 3), tuple(range(0, 56, 3)))
     return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
 
@@ -187,7 +194,8 @@ def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(
     with interrupted(placed, layer=2), pytest.raises(Interruption):
         go(placed, folder, cut(placed), changing=True)
     again = placed_at("stream", model_dir, work)
-    with again.layer(2) as layer:  # killed when the layer was written and not yet noted
+    # Simulates a kill after layer 2 was written, and before this was recorded.
+    with again.layer(2) as layer:
         layer.mlp.up_proj.weight = nn.Parameter(torch.zeros_like(layer.mlp.up_proj.weight))
 
     again = placed_at("stream", model_dir, work)

@@ -1,4 +1,4 @@
-"""Which files of a directory hold the weights: those that transformers reads."""
+"""flap reads the same weight files of a directory as transformers."""
 
 import os
 from pathlib import Path
@@ -34,15 +34,15 @@ def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
     model.save_pretrained(tmp_path, max_shard_size="40KB")
     assert (tmp_path / INDEX).is_file() and len(set(tensor_files(tmp_path).values())) > 1
-    model.save_pretrained(tmp_path)  # removes the shards, and leaves their index
+    model.save_pretrained(tmp_path)  # transformers removes the shards, but leaves their index
     check_weights(tmp_path)
     assert set(tensor_files(tmp_path).values()) == {tmp_path / "model.safetensors"}
 
 
 def _check_without_permission(directory: Path) -> None:
-    os.chdir(directory)  # another user could not open the folders above
+    os.chdir(directory)  # use a relative path, because another user cannot open the parent folders
     if os.geteuid() == 0:
-        os.setuid(65534)  # no permission stops root
+        os.setuid(65534)  # change the user, because root may read every file
     with pytest.raises(
         ValueError, match=r"^model\.safetensors cannot be opened \(Permission denied"
     ):

@@ -1,4 +1,7 @@
-"""Whole experts: their routed output error, routing without them, and smaller checkpoints."""
+"""Whole experts are scored by their routed output error, and removed with their router row.
+
+The tests also save and reload the smaller checkpoints.
+"""
 
 import copy
 from pathlib import Path
@@ -42,14 +45,14 @@ EXPERTS = 6
 
 
 def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
-    """Return a config with six experts in a layer, and two of them for each token.
+    """Return a config with six experts in each layer, of which a token is sent to two.
 
     The second variant of some families has a layer with a plain MLP.
     """
     config = copy.deepcopy(list(FAMILIES[family].configs.values())[variant])
     config.num_experts_per_tok = TOP_K
     config.num_experts = config.num_local_experts = (
-        EXPERTS  # the config of a family has one of these two names
+        EXPERTS  # families have one of these two keys for the number of experts
     )
     config.n_group = config.topk_group = 1
     return config
@@ -91,15 +94,14 @@ def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
 
 @torch.no_grad()
 def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
-    """Logits of the dense model, whose routers give removed experts a logit of minus infinity."""
+    """Return the dense model's logits if its routers give removed experts a logit of -infinity."""
     linear = nn.functional.linear
     closed = {}
     for i, kept in enumerate(plan.layers):
         router = router_of(model, i)
         if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
-            # the module is the router or its parent, which adds this correction to the router's
-            # scores
+            # The router, or its parent module, adds this correction to the scores.
             for module in model.modules():
                 if hasattr(module, "e_score_correction_bias") and router in (
                     module,
@@ -120,9 +122,9 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
 
 
 def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
-    """Return the plan that keeps the first `kept` experts of each mixture, and all other units.
+    """Return a plan that keeps the first `kept` experts of each layer, and all heads.
 
-    If several numbers are given, the layers take them in turn.
+    If several numbers are given, the layers use them in turn.
     """
     adapter = adapt(model, whole_experts=True)
     layers = []
@@ -146,9 +148,9 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
 
 @torch.no_grad()
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
-    """w_e a_e of every expert and token, as (T, E, I).
+    """Return w_e a_e of every expert and token, as (T, E, I).
 
-    It is zero where the token is not sent to the expert.
+    It is zero if the token is not sent to the expert.
     """
     experts = model.model.layers[layer].mlp.experts
     seen = []
@@ -179,9 +181,10 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
 
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
-    """The cost of an expert is E‖y_e − E y_e‖² of its routed output y_e.
+    """The cost of an expert is E‖y_e − E y_e‖², where y_e is its routed output.
 
-    OBS has it exactly, and WIFV has it as if its neurons were independent.
+    OBS computes this cost exactly. WIFV computes it under the assumption that neurons are
+    independent.
     """
     model = random_model(config_of("mixtral"))
     windows_NT = tokens(windows=60)
@@ -240,7 +243,7 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(
 def saved(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Return every family with the same number of experts in all layers, and with other numbers."""
+    """Save every family with equal numbers of experts in all layers, and with different numbers."""
     root = tmp_path_factory.mktemp("experts")
     made = {}
     for family in FAMILIES:
@@ -259,9 +262,9 @@ def saved(
 
 @pytest.mark.long
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
-    """One number of experts for all layers is a stock checkpoint.
+    """If all layers have the same number of experts, the checkpoint is stock.
 
-    Other numbers need the code that is saved with the weights.
+    Otherwise it needs the code that is saved with the weights.
     """
     stock = {name for name, one in saved.items() if is_stock(one.directory)}
     assert stock == {f"{family} uniform" for family in FAMILIES if family != "qwen3_next"}
@@ -277,7 +280,7 @@ def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Pa
 def test_experts_leave_a_model_that_has_lost_neurons(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """Their output biases, which stand in for the neurons, leave with them."""
+    """An expert that lost neurons has an output bias, which is removed together with the expert."""
     model = random_model(config_of("mixtral"))
     statistics = enumerate(collect(Resident(model), tokens(), 4))
     compress_layers(adapt(model), plan_of(model, 0.3), BiasCompensation(), statistics, slice_layer)

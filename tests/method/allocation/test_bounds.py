@@ -1,4 +1,4 @@
-"""Targets in any unit: a plan is within all of them, and no removed unit would still fit."""
+"""A plan meets all targets in any unit, and no removed unit would still fit."""
 
 from dataclasses import replace
 
@@ -18,17 +18,17 @@ ONE_RANKING = ("AL-AM", "search")
 
 
 def costs(head: float, neuron: float) -> Pair[Tensor]:
-    """What up to two heads and up to four neurons of a layer cost."""
+    """Return the costs of 0 to 2 heads and of 0 to 4 neurons of a layer."""
     return Pair(head * torch.arange(3.0), neuron * torch.arange(5.0))
 
 
 def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
-    """A bound on two layers with these prices of a head and a neuron."""
+    """Return a bound on the bytes of two layers, with these prices of a head and a neuron."""
     return Bound("bytes", most, fixed, (costs(head, neuron),) * 2)
 
 
 def asked(architecture: str, biases: Biases, **target: float) -> Budget:
-    """The budget of a tiny model with float32 weights and a context of 100 tokens."""
+    """Return the budget of a tiny model with a target, in float32 with a context of 100 tokens."""
     dense = budget_of(architecture, 0.0)
     adapter = adapt(model_of(architecture))
     targets = TargetConfig(**target, context=100)
@@ -40,7 +40,7 @@ def total(architecture: str) -> int:
 
 
 def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
-    """No block that lost a unit could have it back."""
+    """Check that every block with a removed unit would exceed a bound with one unit more."""
 
     def fits(i: int, layer: Pair[int]) -> bool:
         larger = widths.copy()
@@ -55,17 +55,17 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
             assert not fits(i, Pair(heads, neurons + 1))
 
 
-# The units of the toy model by their scores (L0h1 is head 1 of layer 0, L1n3 neuron 3 of layer 1).
-# L0h1, L1h0, L0n3 and L1n3 are the best ones of their layers and come first. The others follow:
-# L0n2 0.39, L1h1 -0.29, L0n1 -0.39, L1n0 to L1n2 -0.5, L0h0 -0.87, L0n0 -1.16.
+# The ranking of the toy model's units by their scores. L0h1 is head 1 of layer 0, and L1n3 is
+# neuron 3 of layer 1. L0h1, L1h0, L0n3 and L1n3 are the best units of their blocks and come first.
+# Then come L0n2 0.39, L1h1 -0.29, L0n1 -0.39, L1n0 to L1n2 -0.5, L0h0 -0.87, L0n0 -1.16.
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
-    # the first four units cost 26, and with each further one the cost is 29, 39, 42, 45, 48 and 51;
-    # L0h0 does not fit, because it would make it 61, and L0n0 makes it 54
+    # The first four units cost 26 together. With each further unit, the total is 29, 39, 42, 45, 48
+    # and 51. L0h0 would make it 61, which exceeds the bound, and L0n0 makes it 54.
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),
-    # neurons cost nothing, so every neuron stays
+    # Neurons cost nothing here, so every neuron stays.
     (bound(3, head=1, neuron=0), "01 1111"),
 ]
 
@@ -79,7 +79,7 @@ def test_alam_by_hand(limit: Bound, first: str) -> None:
 
 
 def test_two_bounds_by_hand() -> None:
-    """Three heads stay, and as many neurons as 40 pays for."""
+    """The first bound allows three heads. The second allows a cost of 40, so three neurons stay."""
     three_heads = bound(3, head=1, neuron=0)
     parameters = bound(40, head=10, neuron=3)
     budget = TOY_BUDGET.within((three_heads, parameters))
@@ -89,7 +89,10 @@ def test_two_bounds_by_hand() -> None:
 
 
 def test_units_that_cost_more_leave_first() -> None:
-    """Both layers have the same errors. A neuron of the second one costs ten times as much."""
+    """Both layers have the same errors.
+
+    A neuron of the second layer costs ten times as much as a neuron of the first layer.
+    """
     cheap = costs(head=1, neuron=1)
     dear = costs(head=1, neuron=10)
     budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))
@@ -118,7 +121,7 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
         assert realised == total(architecture)
     elif name in ONE_RANKING:
         assert_no_unit_fits(budget, widths)
-    else:  # these structures give all layers the same, or remove heads and neurons separately
+    else:  # all other structures have uniform layers, or rank heads and neurons separately
         largest = max(units.price for layer in budget.layers for units in layer)
         assert most - realised <= 1.1 * largest
 
@@ -133,7 +136,7 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
     ],
 )
 def test_several_targets_hold_together(name: str, size: float, cache: float) -> None:
-    # layers · KV heads · (keys and values) · channels · tokens · bytes of a float32
+    # 4 layers · 4 KV heads · 2 (keys and values) · 8 channels · 100 tokens · 4 bytes of a float32
     cache_bytes = 4 * 4 * 2 * 8 * 100 * 4
     target = {
         "bytes": 4 * size * total("llama-gqa"),

@@ -1,7 +1,7 @@
-"""`min_heads`, `min_neurons`, `multiple_of_heads`, `round_to`: every layer keeps to them.
+"""Every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-No plan that keeps to them is nearer to the budget. The oracle tries out every number of units that
-layers may keep.
+No other plan within these limits is nearer to the budget. To check this, the tests try every number
+of units that the layers may keep.
 """
 
 from collections.abc import Callable
@@ -31,17 +31,17 @@ LIMITS = [
     {"round_to": 32},
     {"min_heads": 3},
     {"min_neurons": 50},
-    {"min_neurons": 56},  # no neuron can leave
+    {"min_neurons": 56},  # the layers have 56 neurons, so none can be removed
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
     {"multiple_of_heads": 2},
-    {"multiple_of_heads": 3},  # does not divide the heads of a layer
+    {"multiple_of_heads": 3},  # the layers have 4 heads, which is no multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
-# Two layers of three heads at 10 and twenty neurons at 1, of which four fill no block of 8. A layer
-# has at most 12 widths.
+# Two layers with three heads at a price of 10 and twenty neurons at a price of 1. In blocks of 8,
+# four of the neurons remain over. A layer can have at most 12 different widths.
 SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
 SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
-Width = tuple[int, int]  # of a layer: heads and neurons
+Width = tuple[int, int]  # numbers of heads and neurons of a layer
 
 
 def small_scores(seed: int) -> Scores:
@@ -52,12 +52,12 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """By how many parameters a plan misses the budget."""
+    """Return the difference between the parameters that a plan removes and the budget."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
 def assert_kept_to(plan: PruningPlan, structure: Structure) -> None:
-    """Every layer keeps to the limits of the structure."""
+    """Check that every layer respects the limits of the structure."""
     for layer in plan.layers:
         assert len(layer.attention) >= structure.min_heads
         assert len(layer.attention) % structure.multiple_of_heads == 0
@@ -94,14 +94,14 @@ def test_a_refusal_names_no_heads_if_none_can_leave() -> None:
 
 
 def widths(structure: Structure) -> list[Width]:
-    """Every width that a layer of SMALL may have."""
+    """Return every width that a layer of SMALL may have."""
     heads = [h for h in range(structure.min_heads, 4) if h % structure.multiple_of_heads == 0]
     neurons = [n for n in range(structure.min_neurons, 21) if n % (structure.round_to or 1) == 0]
     return list(product(heads, neurons))
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """By how many parameters the nearest plan that is `allowed` misses the budget."""
+    """Return the smallest difference from the budget of any plan that is `allowed`."""
     distances = []
     for first, second in product(widths(structure), repeat=2):
         if allowed(first, second):
@@ -181,7 +181,7 @@ def test_no_uniform_plan_with_the_same_heads_is_nearer(
 
 @cache
 def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
-    """The plans of all ratios, which are prefixes of one ranking."""
+    """Return the plans for all ratios, each of which keeps the first units of one ranking."""
     budgets = [Budget(SMALL, percent / 200) for percent in range(200)]
     return {structure.allocate(small_scores(seed), budget) for budget in budgets}
 
@@ -198,7 +198,7 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
     if not fits(structure, budget):
         assert ratio > 0.5
         return
-    must_leave = 0  # parameters of units that fill no block
+    must_leave = 0  # parameters of units outside complete blocks, which are always removed
     for limit, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True):
         must_leave += 2 * limit.counts[0] * units.price
     largest = 10 * structure.multiple_of_heads
@@ -212,10 +212,10 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
 
 @pytest.mark.parametrize(("ratio", "first"), [(0.42, range(12, 20)), (0.36, range(4, 20))])
 def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
-    """The best head and the best block of each layer cost 36.
+    """The best head and the best block of neurons of each layer cost 36 together.
 
-    The ranking goes on with heads at 0 (for 46 and 56), blocks at -0.34 (for 64 and 72) and heads
-    at -1. The four lowest neurons of each layer are in no block.
+    Then the ranking has two heads with a score of 0 (total cost 46 and 56), two blocks with -0.34
+    (64 and 72) and heads with -1. The four lowest neurons of each layer are in no block.
     """
     ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])

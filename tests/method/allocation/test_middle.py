@@ -1,4 +1,4 @@
-"""structure=middle: the outer layers stay whole, and the middle ones lose one share."""
+"""structure=middle keeps the outer layers whole, and prunes all middle layers equally."""
 
 import pytest
 from transformers import LlamaConfig
@@ -30,7 +30,7 @@ def test_the_middle_layers_lose_all_that_the_ratio_asks_for(
 
 
 def test_attention_and_mlp_of_the_paper_lose_a_quarter_at_a_fifth() -> None:
-    """A model of 30 equal layers, of which 24 are pruned."""
+    """In a model of 30 equal layers, structure=middle prunes 24 layers."""
     config = LlamaConfig(
         vocab_size=32,
         hidden_size=32,

@@ -1,4 +1,4 @@
-"""A plan in a file: it can be read again, and is replaced as a whole."""
+"""A plan can be written to a file and read again. A new plan replaces the file atomically."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from flap.method.allocation import LayerPlan, PruningPlan
 
 
 def test_a_plan_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """A process that is killed meanwhile leaves the old plan, whose bytes are not overwritten."""
+    """If the process is killed while it writes, the old plan is unchanged."""
     old = PruningPlan((LayerPlan((0, 1), (0, 2, 5)),))
     new = PruningPlan((LayerPlan((0,), (1, 2)),))
     plan = tmp_path / "new" / "plan.json"

@@ -1,4 +1,4 @@
-"""Standardised scores, the best units and affordable prefixes, computed by hand."""
+"""Standardised scores, best units and affordable prefixes agree with values computed by hand."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from flap.method.allocation.ranking import affordable, best_of_each, highest, in
 
 SCORE_U = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
 PRICE_U = torch.tensor([10, 10, 30, 10, 10])
-# Two experts with the scores 5 8 6 and 1 0 2.
+# The neurons of two experts have the scores 5 8 6 and 1 0 2.
 OF_TWO_EXPERTS = torch.tensor([5.0, 8.0, 6.0, 1.0, 0.0, 2.0])
 
 
@@ -24,7 +24,7 @@ def kept(protected: list[int], to_keep: float) -> list[int]:
 
 def test_standardise_by_hand() -> None:
     score_U = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    deviation = (5 / 3) ** 0.5  # unbiased: (2.25 + 0.25 + 0.25 + 2.25) / 3
+    deviation = (5 / 3) ** 0.5  # with divisor 3: (2.25 + 0.25 + 0.25 + 2.25) / 3
     expected_U = (score_U.double() - 2.5) / deviation
     torch.testing.assert_close(standardise(score_U), expected_U, rtol=1e-12, atol=0)
 
@@ -89,19 +89,19 @@ def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
     ],
 )
 def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, size: int) -> None:
-    """Prefixes cost 10, 20, 50, 60 and 70. Of these, 20 is nearest to 34, and 50 to 36."""
+    """The prefixes of the ranking cost 10, 20, 50, 60 and 70. 20 is nearest to 34, and 50 to 36."""
     assert kept([], to_keep) == list(range(size))
 
 
 @pytest.mark.parametrize(
     ("protected", "to_keep", "expected"),
     [
-        # the protected unit is paid for first
+        # The protected unit stays, and its price is subtracted from the budget first.
         ([4], 20, [0, 4]),
         ([4], 12, [4]),
         ([2], 44, [0, 2]),
         ([2, 3], 40, [2, 3]),
-        # protected units are kept even if they cost more than the budget
+        # Protected units stay even if they cost more than the budget.
         ([2, 3], 0, [2, 3]),
         ([0, 1, 2, 3, 4], 1, [0, 1, 2, 3, 4]),
     ],

@@ -1,4 +1,4 @@
-"""`remove_heads` is exact over the range that the budget allows, and an error outside it."""
+"""`remove_heads` is met exactly if the budget allows it, and refused otherwise."""
 
 from dataclasses import replace
 
@@ -10,13 +10,15 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of, random_score
 
 MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
 
-# Counted by hand. llama-mha has 54,272 prunable parameters, at 1,024 a head and 96 a neuron.
-# llama-gqa has 46,080, at 1,536 a KV head, which has two query heads.
+# These ranges were computed by hand. llama-mha has 54,272 prunable parameters, 1,024 in each head
+# and 96 in each neuron. llama-gqa has 46,080 prunable parameters, 1,536 in each KV head with its
+# two query heads.
 ALLOWED = [
-    # 18,995 parameters are to be removed, which is enough for 18 heads
+    # The ratio of 0.35 removes 18,995 parameters, so at most 18 heads can be removed.
     ("llama-mha", 0.35, range(0, 19)),
-    # 37,990 parameters are to be removed. The neurons that may be removed have 21,120 of them, so
-    # at least 17 heads are needed. At most 28 can be removed, because each layer keeps one.
+    # The ratio of 0.7 removes 37,990 parameters. The neurons that may be removed have only 21,120
+    # parameters, so at least 17 heads must be removed. At most 28 heads can be removed, because
+    # each layer keeps one head.
     ("llama-mha", 0.7, range(17, 29)),
     ("llama-gqa", 0.35, range(0, 21, 2)),
     ("llama-gqa", 0.7, range(16, 25, 2)),
@@ -63,9 +65,10 @@ def test_remove_heads_out_of_range_names_it(
     ("ratio", "units"),
     [
         (0.4, 2),
-        # 41.4 are to be removed. After three heads, the rest is more than nine neurons have.
+        # The ratio of 0.69 removes 41.4 parameters. Three heads and the nine neurons that may be
+        # removed have only 39, so a fourth head must be removed.
         (0.69, 4),
-        # each layer keeps one head
+        # Four of five heads are removed, because each layer keeps one head.
         (0.81, 4),
     ],
 )
@@ -77,7 +80,7 @@ def test_without_remove_heads_it_is_the_share_that_neurons_can_pay_for(
 
 
 def removed_query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
-    """The query heads that each layer loses."""
+    """Return the number of query heads that each layer loses."""
     removed = []
     for kept, units in zip(plan.layers, budget.layers, strict=True):
         heads = units.attention.count - len(kept.attention)
@@ -85,8 +88,8 @@ def removed_query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
     return removed
 
 
-# For each architecture: the query heads of one KV head in the layers that can lose heads, and the
-# numbers of query heads that can be removed.
+# Each row has an architecture, the query heads of one KV head in each layer that can lose heads,
+# and the possible numbers of removed query heads.
 OF_HYBRIDS = [
     ("qwen3_5", {1: 2, 3: 2}, range(0, 13, 2)),
     ("qwen3_next", {1: 2, 3: 2}, range(0, 13, 2)),
@@ -121,9 +124,10 @@ def test_hybrids_lose_whole_kv_heads(
 
 @pytest.mark.parametrize("structure", MANUAL)
 def test_layers_with_fewer_heads_lose_what_they_have(structure: str) -> None:
-    """As in a model that was pruned before.
+    """In a model that was pruned before, layers may have different numbers of heads.
 
-    The last layer has no heads, the one before can lose none, and the first layer only one KV head.
+    Here, the last layer has no heads, the layer before it cannot lose any, and the first layer can
+    lose only one KV head.
     """
     counts = (2, 4, 4, 1, 0)
     layers = []

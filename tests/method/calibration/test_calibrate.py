@@ -1,4 +1,7 @@
-"""Hooks collect the statistics of the activations and are removed; later layers see pruned ones."""
+"""Calibration collects statistics with hooks, and removes the hooks afterwards.
+
+With `calibration.propagate=pruned`, later layers get the outputs of pruned layers.
+"""
 
 from itertools import chain
 
@@ -19,7 +22,7 @@ PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
 
 @torch.no_grad()
 def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]:
-    """Return the statistics of all inputs of o_proj and down_proj at once, in float64."""
+    """Compute the statistics of the inputs of o_proj and down_proj in two passes in float64."""
     seen: dict[str, Statistics] = {}
     inverse: list[float] = []
 
@@ -59,7 +62,7 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
-    """Visit each layer on the present outputs of the layers before it."""
+    """Visit each layer with the outputs of the earlier layers, which may already be pruned."""
     calibration = Calibration(placed, Batch.of(tokens_NT), batch_size, [])
     return calibration.in_sequence(covariance=False)
 

@@ -1,4 +1,7 @@
-"""Covariances are exact for any split into batches and sets. Only one layer's are in memory."""
+"""Covariances are exact for any division into batches and sets.
+
+Memory holds the covariances of only one layer at a time.
+"""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -47,7 +50,7 @@ def by_definition(activation_TI: Tensor) -> Tensor:
 
 
 def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
-    """Check covariances to float32 accuracy, relative to the spreads of the two channels."""
+    """Check covariances to float32 accuracy, relative to the deviations of the two channels."""
     spread_I = expected_II.diagonal().sqrt()
     assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
 
@@ -194,7 +197,7 @@ def test_behind_pruned_layers() -> None:
 
 
 class OneAtATime(Calibration):
-    """A calibration that checks that co-moments are freed before the next layer's are collected."""
+    """A calibration that checks that the co-moments of a layer are freed before the next layer."""
 
     def along(self, *arguments: object, **options: object) -> Visits:
         return Watched(super().along(*arguments, **options))
@@ -204,7 +207,7 @@ class OneAtATime(Calibration):
 
 
 class Watched(Iterator[tuple[int, LayerStatistics | None]]):
-    """Visits which check, before each one, that the co-moments of earlier visits are freed."""
+    """Iterate over visits, and check before each visit that earlier co-moments are freed."""
 
     def __init__(self, visits: Visits) -> None:
         self.visits = visits
@@ -221,7 +224,7 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 
 def test_one_layer_is_in_memory() -> None:
-    """This holds for scoring, trials, compression, and for pruning layer by layer."""
+    """The test covers scoring, trials, compression, and pruning layer by layer."""
     calibration = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     linear = LinearCompensation()
     adapter = calibration.model.adapter

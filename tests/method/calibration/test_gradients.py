@@ -1,6 +1,7 @@
-"""First-order effects against an oracle: an ordinary backward pass, summed by hand.
+"""First-order effects agree with an ordinary backward pass.
 
-The oracle names the tensors of each family, and knows nothing of blocks.
+The tests sum w · ∂L/∂w over the tensors of each family by their names, and do not use flap's
+blocks.
 """
 
 from collections.abc import Callable
@@ -28,12 +29,12 @@ SMALL = {
     "max_position_embeddings": 64,
     "pad_token_id": 0,
 }
-GROUPS = 4  # KV heads of each family except GPT-2
-Products = dict[str, Tensor]  # w · ∂L/∂w of the parameters of a layer, by their names in it
+GROUPS = 4  # number of KV heads in every tested family except GPT-2
+Products = dict[str, Tensor]  # w · ∂L/∂w of the parameters of a layer, by their names in the layer
 
 
 def rows(products: Products, module: str, units: int) -> Tensor:
-    """The sums over the rows of a Linear, and its biases, that each unit owns."""
+    """Sum over the rows and biases of a Linear that belong to each unit."""
     total_U = products[f"{module}.weight"].unflatten(0, (units, -1)).sum(dim=(1, 2))
     if f"{module}.bias" in products:
         total_U = total_U + products[f"{module}.bias"].unflatten(0, (units, -1)).sum(dim=1)
@@ -41,7 +42,7 @@ def rows(products: Products, module: str, units: int) -> Tensor:
 
 
 def columns(products: Products, module: str, units: int) -> Tensor:
-    """The sums over the columns of an output projection that each unit owns."""
+    """Sum over the columns of an output projection that belong to each unit."""
     return products[f"{module}.weight"].unflatten(1, (units, -1)).sum(dim=(0, 2))
 
 
@@ -60,7 +61,10 @@ def of_gated_mlp(products: Products) -> Tensor:
 
 
 def of_olmo2(products: Products) -> Pair[Tensor]:
-    """OLMo 2 has norms over the queries and keys of all heads. Each weight belongs to its head."""
+    """Sum for OLMo 2, which has norms over the queries and keys of all heads.
+
+    Each weight of a norm belongs to the head of its channel.
+    """
     heads, neurons = of_llama(products)
     for name in ("q_norm", "k_norm"):
         norm = products[f"self_attn.{name}.weight"]
@@ -69,7 +73,7 @@ def of_olmo2(products: Products) -> Pair[Tensor]:
 
 
 def of_phi3(products: Products) -> Pair[Tensor]:
-    """Phi-3 has one matrix for queries, keys and values, and one for gates and ups."""
+    """Sum for Phi-3, which has one matrix for q, k and v, and one matrix for gate and up."""
     sizes = [8 * 4, GROUPS * 4, GROUPS * 4]
     heads = columns(products, "self_attn.o_proj", GROUPS)
     for part in products["self_attn.qkv_proj.weight"].split(sizes):
@@ -80,7 +84,7 @@ def of_phi3(products: Products) -> Pair[Tensor]:
 
 
 def of_gpt2(products: Products) -> Pair[Tensor]:
-    """GPT-2 has Conv1D modules, whose matrices are transposed."""
+    """Sum for GPT-2, which has Conv1D modules with transposed matrices."""
     heads = products["attn.c_proj.weight"].unflatten(0, (8, -1)).sum(dim=(1, 2))
     weights = products["attn.c_attn.weight"].chunk(3, dim=1)
     biases = products["attn.c_attn.bias"].chunk(3)
@@ -92,7 +96,7 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 
 
 def of_mixtral(products: Products) -> Pair[Tensor]:
-    """Mixtral has the neurons of all experts, expert after expert."""
+    """Sum for Mixtral, in which the units are the neurons of all experts, expert after expert."""
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
     neurons_EI = neurons_EI + products["mlp.experts.down_proj"].sum(dim=1)
@@ -100,7 +104,7 @@ def of_mixtral(products: Products) -> Pair[Tensor]:
 
 
 def of_whole_experts(products: Products) -> Pair[Tensor]:
-    """Whole experts, each with its row of the router."""
+    """Sum for whole experts, each with its row of the router."""
     experts_E = products["mlp.experts.gate_up_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.experts.down_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.gate.weight"].sum(dim=1)
@@ -117,7 +121,7 @@ def attention_of_mixtral(products: Products) -> Tensor:
 @dataclass(frozen=True)
 class Case:
     config: PreTrainedConfig
-    layers: str  # the path of the decoder layers
+    layers: str  # path of the list of decoder layers in the model
     by_hand: Callable[[Products], Pair[Tensor]]
     experts: bool = False
 
@@ -144,7 +148,7 @@ CASES = {
 def effects(
     model: PreTrainedModel, windows: Batch, batch_size: int = 4, experts: bool = False
 ) -> list[Pair[Tensor]]:
-    """Return the effects of all units of each layer, member after member."""
+    """Compute flap's effects of all units of each layer, member after member."""
     placed = Resident(model)
     placed.adapter = adapt(model, experts)
     layers = []
@@ -159,7 +163,7 @@ def effects(
 
 
 def loss(model: PreTrainedModel, windows: Batch) -> Tensor:
-    """The mean cross-entropy of the tokens that count, each from the tokens before it."""
+    """Return the mean cross-entropy of the next token over all tokens that count."""
     logits = model(input_ids=windows.tokens_NT).logits[:, :-1]
     labels = windows.tokens_NT[:, 1:].masked_fill(~windows.mask_NT[:, 1:], -100)
     return cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -177,7 +181,7 @@ def assert_same(found: list[Pair[Tensor]], expected: list[Pair[Tensor]]) -> None
 
 
 def masked() -> Batch:
-    """Windows in which some tokens do not count. In one window, no token counts."""
+    """Return windows in which some tokens do not count; in one window, no token counts."""
     tokens_NT = tokens()
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
     mask_NT[::2, 5:15] = False
@@ -204,7 +208,7 @@ def test_they_are_those_of_an_ordinary_backward_pass(name: str, windows: Batch) 
 
 
 def test_to_first_order_the_loss_falls_by_the_effect() -> None:
-    """Scaling all weights of a neuron by 1 - share changes the loss by -share · effect."""
+    """Multiplying all weights of a neuron by 1 - share changes the loss by -share · effect."""
     model = tiny_model("llama-gqa")
     windows = Batch.of(tokens())
     effect_U = effects(model, windows)[1].mlp
@@ -225,7 +229,7 @@ def test_to_first_order_the_loss_falls_by_the_effect() -> None:
 
 
 def test_a_layer_that_lacks_a_block_has_no_effects_there() -> None:
-    """A layer of Nemotron-H has an attention, an MLP, experts or a state space."""
+    """A layer of Nemotron-H has only one block: an attention, an MLP, experts or a state space."""
     model = random_model(mixtures.TestNemotronH.configs["mixture"])
     found = effects(model, Batch.of(tokens()))
     blocks = [block for i in range(len(found)) for block in adapt(model).blocks(i)]
@@ -252,7 +256,7 @@ def test_the_model_is_left_as_it_was() -> None:
     with_gradient.grad = torch.ones_like(with_gradient)
     before = {name: (one, one.data_ptr()) for name, one in model.named_parameters()}
 
-    with torch.no_grad():  # the caller may have switched gradients off
+    with torch.no_grad():  # effects must be right even if the caller has disabled gradients
         found = effects(model, windows)
     assert_same(found, expected)
     for name, parameter in model.named_parameters():
@@ -263,7 +267,7 @@ def test_the_model_is_left_as_it_was() -> None:
             assert parameter.grad is None
     assert with_gradient.grad is not None and bool((with_gradient.grad == 1).all())
 
-    loss(model, windows).backward()  # no hook takes the gradients away any more
+    loss(model, windows).backward()  # after calibration, no hook of flap removes gradients any more
     for parameter in model.parameters():
         assert (parameter.grad is None) == (parameter is frozen)
 

@@ -1,4 +1,4 @@
-"""The text that a model writes: sampled from its distribution, reproducible, and without loops."""
+"""Text that a model writes is sampled from its distribution, reproducible, and without loops."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -63,7 +63,7 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
 def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch has its own seed, so an interrupted text continues with the same batches."""
+    """Each batch has a separate seed, so an interrupted text continues with the same batches."""
     monkeypatch.setattr("flap.method.calibration.own_text.SEQUENCES", 2)
     model = Resident(tiny_model("llama-gqa"))
     drawn = []
@@ -95,7 +95,7 @@ def test_every_placement_writes_the_same(
     model.save_pretrained(tmp_path / "dense")
     windows.tokenizer.save_pretrained(tmp_path / "dense")
     placed = placed_at(placement, tmp_path / "dense")
-    if placement == "stream":  # the model is never loaded as a whole
+    if placement == "stream":  # with `stream`, the model is never loaded completely
         monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
         monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
     written = write(placed, Draft(windows))
@@ -104,11 +104,11 @@ def test_every_placement_writes_the_same(
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Options in the model's generation_config are ignored, and not only likely words are drawn."""
+    """Sampling ignores the model's generation_config, and uses no top-k or top-p."""
     placed = Resident(tiny_model("llama-gqa"))
     start = beginning(tokenizer, "f")[1]
     with torch.no_grad():
-        placed.model.lm_head.weight *= 20  # far from uniform
+        placed.model.lm_head.weight *= 20  # make the distribution far from uniform
         expected = placed.model(torch.tensor([[start]])).logits[0, -1].softmax(0)
     assert expected.max() > 10 / len(expected)
     placed.model.generation_config.repetition_penalty = 50.0
@@ -135,7 +135,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        """Prefill a cache with 9 tokens, then read the other tokens one at a time."""
+        """Prefill a cache with 9 tokens, then read the remaining tokens one at a time."""
         cache = model(tokens_NT[:, :9], use_cache=True).past_key_values
         logits = list[torch.Tensor]()
         for token_N1 in tokens_NT[:, 9:].split(1, dim=1):
@@ -148,13 +148,14 @@ def test_attention_of_one_query_is_what_transformers_computes(
             patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
             torch.testing.assert_close(stepwise(), expected)
         assert queries
-        assert 1 not in queries or case == "mistral-mha-tied"  # its sliding window needs a mask
+        # A single token needs no mask, except with a sliding window.
+        assert 1 not in queries or case == "mistral-mha-tied"
         assert torch.equal(stepwise(), expected)
 
 
 def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
     model = tiny_model("llama-gqa")
-    with torch.no_grad():  # the model always writes the same token
+    with torch.no_grad():  # make the model write the same token all the time
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""E[1 / ‖h‖²] of hidden states and E[w²] of a router's weights, computed by hand."""
+"""E[1 / ‖h‖²] of hidden states and E[w²] of router weights agree with values computed by hand."""
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from flap.models.stacked_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of
 
-# Three tokens, each sent to two of six experts: their hidden states, experts and weights.
+# The hidden states, experts and router weights of three tokens. Each token is sent to two of six
+# experts.
 HIDDEN = torch.randn(3, 32)
 CHOSEN = torch.tensor(
     [
@@ -43,7 +44,7 @@ def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2]], ids=["one batch", "two batches"])
 def test_weights_by_hand(sizes: list[int]) -> None:
-    """Over three tokens: expert 0 has 0.25, expert 1 0.25 + 0.64 + 1, expert 5 0.04."""
+    """The sums of w² are 0.25 for expert 0, 0.25 + 0.64 + 1 for expert 1 and 0.04 for expert 5."""
     expected = pytest.approx((0.25 / 3, 1.89 / 3, 0, 0, 0, 0.04 / 3))
     batches = list(zip(HIDDEN.split(sizes), CHOSEN.split(sizes), WEIGHTS.split(sizes), strict=True))
     assert routed_power([routed(*batches)]) == expected
@@ -54,9 +55,9 @@ def test_weights_by_hand(sizes: list[int]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_weights_are_those_of_the_output(family: str) -> None:
-    """A bias of 1 in dimension e for each expert e adds the weight of this expert there."""
+    """If expert e has an output bias of 1 in dimension e, it adds its router weight there."""
     model = random_model(config_of(family))
-    block = adapt(model).mlp(2)  # in Nemotron-H, layer 1 is an attention
+    block = adapt(model).mlp(2)  # layer 2, because layer 1 of Nemotron-H is an attention
     experts = block.watched
     weights = []
     outputs = []
@@ -73,13 +74,14 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     with_ones_EH = bias_EH + torch.eye(*bias_EH.shape)
     experts.register_parameter("down_proj_bias", nn.Parameter(with_ones_EH))
     refresh_experts(experts)
-    experts._forward_hooks.move_to_end(min(experts._forward_hooks))  # the hook above runs last
+    # Let the hook above run last, after the hooks that flap has added.
+    experts._forward_hooks.move_to_end(min(experts._forward_hooks))
     adapt(model).decoder(input_ids=tokens())
 
     weight_TE = weights[0]
     before, after = outputs
     change = (after - before)[..., :EXPERTS]
-    # Llama 4 has a separate output for each expert.
+    # In Llama 4, each expert has a separate output.
     added_TE = change.reshape(-1, *weight_TE.shape).sum(dim=0)
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
     assert torch.allclose(added_TE, weight_TE, atol=1e-5)
@@ -94,7 +96,7 @@ def recorded(*batches: Tensor) -> ResidualRecorder:
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2]], ids=["one batch", "two batches"])
 def test_hidden_states_by_hand(sizes: list[int]) -> None:
-    """Squared norms 25, 4 and 100: (0.04 + 0.25 + 0.01) / 3."""
+    """The squared norms are 25, 4 and 100, so the mean is (0.04 + 0.25 + 0.01) / 3."""
     hidden_NTD = torch.tensor(
         [
             [
@@ -121,6 +123,7 @@ def test_hidden_states_of_zeros_are_left_out() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_any_dtype(dtype: torch.dtype) -> None:
-    hidden_NTD = torch.tensor([[[300.0, 400.0]]], dtype=dtype)  # squares beyond float16
+    # Values with squares above the largest number of float16.
+    hidden_NTD = torch.tensor([[[300.0, 400.0]]], dtype=dtype)
     found = inverse_power([recorded(hidden_NTD)])
     assert found == pytest.approx(1 / 250_000, rel=1e-5)

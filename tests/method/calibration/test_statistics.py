@@ -1,4 +1,4 @@
-"""Statistics of any batches, merged in any order, give the two-pass float64 formula."""
+"""Statistics of any batches, merged in any order, agree with the two-pass formula in float64."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -34,7 +34,7 @@ def assert_two_pass(found: Statistics, activation_TI: Tensor) -> None:
 
 
 def random_activations(num_tokens: int, offset: float = 0.0, seed: int = 0) -> Tensor:
-    """Five channels of spread 1 around an offset, at scales from 0.01 to 100."""
+    """Return activations of five channels with an offset, at scales from 0.01 to 100."""
     noise = torch.randn(num_tokens, 5, generator=torch.Generator().manual_seed(seed))
     return (noise + offset) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
 

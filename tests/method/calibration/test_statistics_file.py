@@ -1,4 +1,4 @@
-"""Statistics are equal to the bit after they were written to a file and read again."""
+"""Statistics are unchanged to the bit after they were written to a file and read again."""
 
 from itertools import chain
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Half of a symmetric matrix is stored, but its rows, forms and diagonal are complete."""
+"""Only half of a symmetric matrix is stored, but it gives all rows, forms and the diagonal."""
 
 from collections.abc import Sequence
 
@@ -61,7 +61,7 @@ def test_it_takes_half_of_the_memory() -> None:
 
 
 def test_all_strips_are_in_one_block_of_memory() -> None:
-    """The allocator gives large blocks back to the system."""
+    """With one large block, the allocator returns the memory to the system when it is freed."""
     matrix = Symmetric.zeros(4 * STRIP, CPU)
     addresses = {strip.untyped_storage().data_ptr() for strip in matrix.strips}
     assert len(addresses) == 1

@@ -1,4 +1,4 @@
-"""The output projection takes over the mean of what is removed; its bias is added to."""
+"""The bias compensation adds the mean contribution of the removed channels to the bias."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from flap.method.compression import BiasCompensation, CompressLayer, mask_layer,
 from tests.cases import ARCHITECTURES, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed
 
-# The removed KV heads 1 and 2 have the channels 16 to 47.
+# Channels 16 to 47 belong to the removed KV heads 1 and 2.
 PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
 REMOVED = {
     "self_attn.o_proj": slice(16, 48),
@@ -37,7 +37,7 @@ def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bo
 
 @torch.no_grad()
 def first_output(model: PreTrainedModel, path: str) -> Tensor:
-    """The output of a projection of the first layer."""
+    """Return the output of an output projection of the first layer."""
     outputs: list[Tensor] = []
     module = model.model.layers[0].get_submodule(path)
     hook = module.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -49,10 +49,10 @@ def first_output(model: PreTrainedModel, path: str) -> Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("path", ["self_attn.o_proj", "mlp.down_proj"])
 def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) -> None:
-    """Over the calibration tokens, mean ‖W_P x_P‖² - mean ‖W_P (x_P - mean_P)‖² = ‖W_P mean_P‖².
+    """On calibration tokens, mean ‖W_P x_P‖² - mean ‖W_P (x_P - mean_P)‖² = ‖W_P mean_P‖².
 
-    The first layer's attention has the same input in all models. To give its MLP the same input,
-    the attention stays whole when neurons are removed.
+    The first attention has the same input in all models. When neurons are removed, this attention
+    stays whole, so that the first MLP also has the same input in all models.
     """
     model, statistics = calibrated(architecture)
     groups = ARCHITECTURES[architecture].num_key_value_heads

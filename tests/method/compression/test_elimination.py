@@ -1,4 +1,4 @@
-"""Elimination finds the slopes of direct solves, but factorises the covariance only once."""
+"""Elimination gives the same slopes as direct solves, with only one factorisation."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def covariance_of(covariance_II: Tensor) -> Covariance:
 
 
 def removal(order_I: Tensor, removed: int) -> Removal:
-    """The removal of the last channels of an order."""
+    """Return the removal of the last channels in this order."""
     kept_K, pruned_P = order_I.split([len(order_I) - removed, removed])
     return Removal(kept_K.sort().values, pruned_P.sort().values)
 
@@ -27,7 +27,10 @@ def removal(order_I: Tensor, removed: int) -> Removal:
 def assert_slopes(
     weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]
 ) -> None:
-    """Check slopes against direct solves in float64. counts: the numbers of removed channels."""
+    """Check slopes against direct solves in float64.
+
+    counts: the numbers of removed channels.
+    """
     channels = len(covariance_II)
     order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
     elimination = Elimination.of(covariance_of(covariance_II), order_I, ridge)
@@ -49,12 +52,13 @@ def assert_slopes(
 
 
 def directions(num_tokens: int, number: int, channels: int) -> Tensor:
-    """Activations (T, I) that vary in a few directions."""
+    """Return activations (T, I) that vary in only a few directions."""
     return noise(num_tokens, number) @ noise(number, channels, seed=3)
 
 
 ORDINARY = directions(500, 80, 80)
-# Few directions, and channels whose sizes differ by a factor of a million.
+# The activations vary in few directions, and the scales of the channels differ by a factor of a
+# million.
 SMALL_NOISE = 0.01 * noise(300, 80, seed=5)
 HARD = (directions(300, 10, 80) + SMALL_NOISE) * torch.logspace(-3, 3, 80)
 
@@ -83,9 +87,10 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
     ],
 )
 def test_float64_has_a_factor_where_float32_has_none(ridge: float, precision: torch.dtype) -> None:
-    """Products of small whole numbers are exact in float32.
+    """In float64 the covariance can be factorised, although it has no factor in float32.
 
-    So this covariance has exactly six directions.
+    The activations are small integers with exact products in float32, so the covariance has exactly
+    rank six.
     """
     factor_TD = (2 * noise(200, 6)).round()
     direction_DI = (2 * noise(6, 20, seed=3)).round()

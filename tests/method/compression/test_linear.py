@@ -1,4 +1,4 @@
-"""Linear compensation: least squares by hand, never worse than the bias, and always finite."""
+"""Linear compensation is least squares, never worse than the bias, and always finite."""
 
 import pytest
 import torch
@@ -20,12 +20,12 @@ CASES = ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tin
 
 
 def every_fifth(activation_TI: Tensor) -> Tensor:
-    """The mask of the tokens that are held out."""
+    """Return a mask that holds out every fifth token."""
     return torch.arange(len(activation_TI)) % 5 == 0
 
 
 def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
-    """The fit if the first `kept` channels stay. Every fifth token is held out."""
+    """Fit the output if only the first `kept` channels stay. Every fifth token is held out."""
     held_out_T = every_fifth(activation_TI)
     statistics = in_parts(activation_TI[~held_out_T], activation_TI[held_out_T])
     return fit_of(LinearCompensation(ridge), weight_OI, statistics, kept)
@@ -50,7 +50,7 @@ def outputs(fitted: Fit, activation_TI: Tensor) -> Tensor:
 
 
 def test_by_hand() -> None:
-    """Four tokens and three channels, of which the last two leave.
+    """There are four tokens and three channels, and the last two channels are removed.
 
     x_1 = 2 x_0 + 1 exactly, and x_2 is uncorrelated with x_0.
     """
@@ -70,16 +70,17 @@ def test_by_hand() -> None:
     )
     statistics = in_parts(activation_TI, activation_TI)
 
-    # var_0 = 4, cov_01 = 8, means 0, 1 and 2: the slope of channel 1 is 2, that of channel 2 is 0
+    # var_0 = 4, cov_01 = 8, and the means are 0, 1 and 2. So the slope of channel 1 is 2, and the
+    # slope of channel 2 is 0.
     exact = fit_of(LinearCompensation(0.0), weight_OI, statistics, 1)
     assert exact.weight_OK.flatten().tolist() == pytest.approx([1 + 2, 0 + 2 * 2])
     assert exact.bias_O is not None
     assert exact.bias_O.tolist() == pytest.approx([1, 2 * 1 + 2])
-    # the variance of channel 2 remains, 1, which only the second output reads; the bias also lacks
-    # the variance of channel 1: 16 · (1 + 4)
+    # The error that remains is the variance of channel 2, 1, which only the second output reads.
+    # With the bias alone, the error also contains the variance of channel 1: 16 · (1 + 4).
     assert report_of(exact) == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
 
-    # the variances are 4, 16 and 1, so the slope is 8 / (4 + 3 / 7 · 7) = 8 / 7
+    # The variances are 4, 16 and 1 with the mean 7, so the slope is 8 / (4 + 3 / 7 · 7) = 8 / 7.
     ridged = fit_of(LinearCompensation(3 / 7), weight_OI, statistics, 1)
     slope = 8 / 7
     assert ridged.weight_OK.flatten().tolist() == pytest.approx([1 + slope, 2 * slope])
@@ -87,9 +88,10 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
-    """This happens to an expert that no held-out token is sent to.
+    """A fit without held-out tokens happens to an expert to which the router sends none of them.
 
-    There are fewer than two tokens a channel, so that trials are compared as well.
+    The test has fewer than two tokens for each channel, because then trials are also compared on
+    held-out tokens.
     """
     activation_TI = noise(30, 20) + 3
     weight_OI = noise(4, 20, seed=1)
@@ -101,7 +103,7 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
 
 def test_held_out_errors_are_those_of_the_outputs() -> None:
-    """The errors belong to the map that is fitted on the other tokens."""
+    """Held-out errors are measured with the map that was fitted on the remaining tokens."""
     activation_TI = noise(100, 8) @ noise(8, 8, seed=3)
     weight_OI = noise(4, 8, seed=4)
     held_out_T = every_fifth(activation_TI)
@@ -158,7 +160,7 @@ def test_each_removal_of_a_chain_contains_the_one_before_it() -> None:
 def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
     ridge: float | None, chosen: float | None
 ) -> None:
-    """There are few tokens, and the channels have a little in common."""
+    """The test has few tokens, and channels with a weak correlation."""
     common_T1 = 0.5 * noise(50, 1, seed=93)
     activation_TI = noise(50, 30, seed=53) + common_T1
     weight_OI = noise(4, 30, seed=4)
@@ -170,7 +172,7 @@ def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
-    """Some of them are nested, some are equal, and some are neither."""
+    """Some of the removals contain each other, some are equal, and some overlap."""
     activation_TI = noise(500, 12) @ noise(12, 12, seed=3)
     weight_OI = noise(4, 12, seed=4)
     statistics = in_parts(activation_TI[:400], activation_TI[400:])
@@ -191,9 +193,9 @@ def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
 
 
 def test_the_bias_stays_if_nothing_can_be_predicted() -> None:
-    """The channels are independent and the tokens few.
+    """The channels are independent, and there are few tokens.
 
-    So every map is noise, and worse than the bias on held-out tokens.
+    So every fitted map is noise, and worse than the bias on held-out tokens.
     """
     activation_TI = noise(40, 30)
     weight_OI = noise(4, 30, seed=4)
@@ -221,7 +223,7 @@ def test_fits_of_peculiar_channels_are_finite(case: str, ridge: float | None) ->
 
 
 def repeat_units(model: PreTrainedModel, groups: int) -> None:
-    """Make neurons 28 to 55 copies of 0 to 27, and the last KV head a copy of the first one."""
+    """Replace neurons 28 to 55 by copies of 0 to 27, and the last KV head by the first KV head."""
     for layer in model.model.layers:
         attention = layer.self_attn
         copies = dict.fromkeys((layer.mlp.gate_proj, layer.mlp.up_proj), 28)

@@ -1,4 +1,4 @@
-"""A sliced model computes what the masked one does, in every architecture and structure."""
+"""A sliced model gives the same logits as a masked model, for all architectures and structures."""
 
 import copy
 
@@ -15,7 +15,7 @@ from tests.helpers.pruned import logits
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
-    """Compensations and metrics take turns, because they do not know where a plan comes from."""
+    """Each case has one metric and one compensation in turn, as structures do not affect them."""
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
     metric = list(METRICS)[turn % len(METRICS)]
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]

@@ -1,4 +1,4 @@
-"""OBS against values by hand, and against the error of a fit on the channels that stay."""
+"""OBS agrees with values computed by hand, and with the error of a fit on the kept channels."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def statistics_of(activation_TI: Tensor) -> Statistics:
 
 
 def correlated(channels: int, seed: int = 0) -> Tensor:
-    """Return four hundred tokens with correlated channels."""
+    """Return activations of four hundred tokens with correlated channels."""
     generator = torch.Generator().manual_seed(seed)
     independent_TI = torch.randn(400, channels, generator=generator)
     return independent_TI @ torch.randn(channels, channels, generator=generator)
@@ -27,7 +27,7 @@ def weights(outputs: int, channels: int, seed: int = 100) -> Tensor:
 
 
 def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -> float:
-    """The output error of ordinary least squares on the kept channels and a constant."""
+    """Return the output error of ordinary least squares on the kept channels and a constant."""
     wanted_TO = (activation_TI @ weight_OI.T).double()
     ones_T1 = torch.ones(len(activation_TI), 1)
     given_TK = torch.cat([activation_TI[:, kept], ones_T1], dim=1).double()
@@ -39,7 +39,7 @@ def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -
 def errors_without(
     weight_OI: Tensor, activation_TI: Tensor, units: Sequence[Sequence[int]]
 ) -> list[float]:
-    """The remaining error after the removal of each unit, given by its channels."""
+    """Return the remaining error after the removal of each unit, given by its channels."""
     channels = set(range(weight_OI.shape[1]))
     errors = []
     for unit in units:
@@ -49,7 +49,7 @@ def errors_without(
 
 
 def test_by_hand() -> None:
-    """Variances 1, covariance 1/2, means 3: H⁻¹ = [[4, -2], [-2, 4]] / 3."""
+    """With variances 1, covariance 1/2 and means 3, H⁻¹ = [[4, -2], [-2, 4]] / 3."""
     root = 3**0.5 / 2
     deviations_TI = torch.tensor(
         [
@@ -66,7 +66,8 @@ def test_by_hand() -> None:
         ]
     )
     score_I = OBS(ridge=1e-9).score(weight_OI, statistics_of(deviations_TI + 3))
-    # channel 0 costs 1 · 3/4; then channel 1 stands in for half of it and costs (2 + 1/2)² + 1²
+    # Channel 0 has the lowest cost, 1 · 3/4. After its removal, channel 1 replaces half of channel
+    # 0, and costs (2 + 1/2)² + 1².
     assert score_I.tolist() == pytest.approx([0.75, 7.25], rel=1e-5)
 
 
@@ -95,7 +96,7 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 
 
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
-    """This holds as long as costs rise. A cheaper unit gets the cost of the unit before it."""
+    """This holds only if costs rise, because a cheaper unit gets the cost of the unit before it."""
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)
     scale_I = 10 ** (torch.arange(8) / 4)
@@ -135,7 +136,8 @@ def test_a_larger_ridge_is_used_with_a_warning_if_activations_need_it(
 ) -> None:
     activation_TI = correlated(40)
     weight_OI = weights(4, 40)
-    # the rounding of the covariance is larger than the variance of the other tokens
+    # A few large tokens make the rounding error of the covariance larger than the variance of all
+    # other tokens.
     activation_TI[::200] *= 1e5
     statistics = statistics_of(activation_TI)
     score_I = OBS(ridge=1e-7).score(weight_OI, statistics)
@@ -157,7 +159,7 @@ def test_remaining_channels_are_packed_in_strips(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_whole_expert_costs_its_output_error_with_the_ridge_and_without_biases() -> None:
-    """The cost is tr(W H Wᵀ), where H contains the ridge (docs/method.md)."""
+    """The cost is tr(W H Wᵀ), where H contains the ridge term (docs/method.md)."""
     activation_TI = correlated(6)
     weight_OI = weights(3, 6, seed=1)
     statistics = in_parts(activation_TI, activation_TI)

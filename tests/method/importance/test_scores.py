@@ -1,4 +1,4 @@
-"""The file of scores: they are read as they were written, to the bit."""
+"""Scores are unchanged to the bit after they were written to a file and read again."""
 
 from pathlib import Path
 

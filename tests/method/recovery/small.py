@@ -1,4 +1,4 @@
-"""A small recovery: a tiny pruned model, its dense teacher, and windows of random tokens."""
+"""Train a tiny pruned model to imitate its dense model, on windows of random tokens."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +30,12 @@ LORA = replace(FULL, learning_rate=0.01, rank=8)
 
 
 def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PlacedModel:
-    """The teacher."""
+    """Return the dense model, which is the teacher."""
     return Resident(in_type(tiny_model(architecture), dtype))
 
 
 def in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with all weights in a type; its buffers stay."""
+    """Convert all parameters of a model to a dtype, but not its buffers."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -61,7 +61,7 @@ def recovered(
     architecture: str = "llama-gqa",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train a model in place, and return the summary for the report."""
+    """Train a model in place, and return the summary that the report contains."""
     teacher = dense(architecture, model.dtype)
     return distil(recovery, Resident(model), teacher, windows(recovery), folder, seed)
 

@@ -1,4 +1,4 @@
-"""The options of a training: what is refused, and the steps that follow from them."""
+"""Wrong options of a training are refused, and the options determine the number of steps."""
 
 from dataclasses import replace
 

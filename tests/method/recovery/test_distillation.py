@@ -1,4 +1,4 @@
-"""A recovery lowers the divergence of the model, which can then be saved and reloaded."""
+"""Training lowers the divergence of the pruned model, which can then be saved and reloaded."""
 
 import json
 from dataclasses import replace
@@ -36,8 +36,8 @@ from tests.method.recovery.small import (
     windows,
 )
 
-# These are for tests that are the same for any number of steps: less than half of the steps, and an
-# evaluation before the last one.
+# Shorter trainings, for tests in which the number of steps does not matter. They have less than
+# half of the steps, and an evaluation before the last step.
 SHORT = replace(FULL, tokens=17 * FULL.tokens_a_step)
 SHORT_LORA = replace(LORA, tokens=17 * LORA.tokens_a_step)
 CASES = {
@@ -64,7 +64,7 @@ def test_the_divergence_falls_and_the_model_reloads(
     assert summary["tokens"] == recovery.tokens
     assert not summary["stopped_early"]
 
-    # the divergence
+    # The divergence on held-out windows falls.
     assert summary["nats_after"] < 0.9 * summary["nats_before"]
     held_out = windows(recovery)[:HELD_OUT_WINDOWS]
     measured = mean_divergence(Resident(model), dense(architecture, dtype), held_out, 8)
@@ -72,7 +72,7 @@ def test_the_divergence_falls_and_the_model_reloads(
     _, nats_in_autocast = summary["nats_by_tokens"][0]
     assert nats_in_autocast == pytest.approx(summary["nats_before"], rel=0.03)
 
-    # the model
+    # The model's parameters keep their names, shapes and types.
     after = state(model)
     assert after.keys() == before.keys()
     for name, parameter in after.items():
@@ -81,7 +81,7 @@ def test_the_divergence_falls_and_the_model_reloads(
     assert type(model) is class_before
     assert not model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
-    # saving compares the reloaded model with this one
+    # Saving verifies that the reloaded checkpoint gives the same logits as this model.
     save_checkpoint(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
 
 
@@ -135,7 +135,8 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
     model = compressed("llama-gqa-biases")
     before = logits(model.eval())
     with trainable(LORA, model) as trained:
-        assert torch.equal(logits(model.eval()), before)  # B begins as zeros
+        # Equal, because the matrix B of LoRA is zero at the beginning.
+        assert torch.equal(logits(model.eval()), before)
         with torch.no_grad():
             for parameter in trained:
                 parameter.normal_(std=0.1)
@@ -146,7 +147,7 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
 
 def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
-        """The trained model, and how often its first layer ran with gradients."""
+        """Return the trained model, and the number of calls of its first layer with gradients."""
         model = compressed()
         with_gradients: list[bool] = []
         model.model.layers[0].mlp.register_forward_pre_hook(
@@ -168,9 +169,9 @@ def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_pa
 def test_what_rounding_takes_back_is_not_reported(
     learning_rate: float, better: bool, tmp_path: Path
 ) -> None:
-    """bfloat16 is coarser than training. The report has the divergence of the rounded weights.
+    """Trained weights are rounded to bfloat16, and the report has the divergence after rounding.
 
-    If they are worse than the weights before training, the earlier weights are kept.
+    If the rounded weights are worse than the weights before training, the earlier weights stay.
     """
     recovery = replace(FULL, learning_rate=learning_rate)
     model = compressed().bfloat16()
@@ -218,7 +219,7 @@ def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recovery", [FULL, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("config", [GPT2Config, OPTConfig, FalconConfig])
 def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery: Recovery) -> None:
-    """The dense model, whose predictions the model learns, drops nothing either."""
+    """Dropout is off in training, also in the dense model, whose predictions are learnt."""
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,

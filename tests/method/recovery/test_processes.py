@@ -1,4 +1,4 @@
-"""Two processes that share each batch train as one does."""
+"""Two processes that divide each batch between them train like one process."""
 
 import json
 from dataclasses import replace
@@ -15,17 +15,21 @@ from flap.runtime import ranks
 from tests.helpers.ranks import in_ranks
 from tests.method.recovery.small import FULL, SEQ_LEN, compressed, windows
 
-# Two processes cannot share seven held-out windows evenly.
+# Seven held-out windows, because two processes cannot divide them evenly.
 SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN, held_out=7)
 
 
 def train(model_dir: Path, folder: Path) -> None:
-    """Train in this process, or as one of several. Write summary and weights into the folder."""
+    """Train in this process, which may be one of several.
+
+    Write summary and weights to the folder.
+    """
     config = ModelConfig("tiny", str(model_dir), device="cpu")
     source = find_model(config, folder / "cache", trust_remote_code=False)
     model = compressed()
     batch = windows(SHORT)
-    batch.mask_NT[::3, 1:] = False  # nor can they share the tokens that count evenly
+    # The processes cannot divide the tokens that count evenly, either.
+    batch.mask_NT[::3, 1:] = False
     summary = distil(SHORT, Resident(model), source.open(), batch, folder / "work", seed=0)
 
     results = folder / str(ranks.rank())
@@ -54,7 +58,7 @@ def test_they_train_as_one_process_does(model_dir: Path, tmp_path: Path) -> None
     ):
         assert nats == pytest.approx(expected_nats, abs=1e-6)
 
-    # where gradients are 0, rounding moves weights
+    # Rounding changes the gradients that are nearly 0, so the weights are not equal to the bit.
     weights = load_file(single / "weights.safetensors")
     for folder in (first, second):
         others = load_file(folder / "weights.safetensors")

@@ -1,4 +1,4 @@
-"""recover=reconstruct: the training that reads nothing but the calibration windows."""
+"""recover=reconstruct trains on the calibration windows alone."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Whole runs with recovery: what they report and store, and how they resume."""
+"""Complete runs with training write a report, store their state, and resume."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ RunTiny = Callable[..., Report]
 
 @pytest.fixture(scope="module")
 def plain(run_tiny: RunTiny, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """A run without recovery."""
+    """Return the report of a run without training."""
     return run_tiny(tmp_path_factory.mktemp("plain"), "recover=none")
 
 
@@ -55,7 +55,8 @@ def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) 
     numbers = {which: measured[NAME] for which, measured in trained.evaluation.items()}
     assert trained.evaluation["compressed"] == plain.evaluation["pruned"]
     assert numbers["pruned"] != numbers["compressed"]
-    # the error belongs to the difference from the model before training, not from the dense model
+    # The error is that of the difference from the model before training, and not from the dense
+    # model.
     error = trained.recovery["difference_stderr"][NAME]
     assert error > 0
     assert error != trained.difference_stderr[NAME]

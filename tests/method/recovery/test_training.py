@@ -1,4 +1,4 @@
-"""The training loop: what is kept as best, when training ends, and how a killed one resumes."""
+"""The training loop keeps the best parameters, stops early, and resumes after a kill."""
 
 import shutil
 from dataclasses import replace
@@ -41,7 +41,7 @@ from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, re
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    """`evaluations` of the values are measured, and the parameters of the step `best` are kept."""
+    """Training ends after `evaluations` measurements, with the parameters of the step `best`."""
     student = nn.Linear(1, 1)
     keep = KeepBest(student, patience, tmp_path / BEST)
     log = []
@@ -58,7 +58,7 @@ def test_the_best_is_kept_and_training_ends_without_a_new_one(
 
 
 def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
-    """The steps that are taken from now on. Training is interrupted after step `killed_after`."""
+    """Record the steps from now on. Interrupt the training after step `killed_after`."""
     taken: list[int] = []
 
     def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -70,7 +70,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
     return taken
 
 
-SHORT = 20  # steps
+SHORT = 20  # number of steps
 
 
 @pytest.mark.long
@@ -78,7 +78,7 @@ SHORT = 20  # steps
 def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
+    monkeypatch.setattr(base, "EVERY", 1)  # evaluate and save at every fourth step
     recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
     undisturbed = compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
@@ -101,7 +101,7 @@ def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
 def test_each_window_of_a_step_is_trained_on_once_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the last two windows are too few for a step
+    # A step has four windows, so the last two windows of an epoch are too few.
     recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)
     sizes: list[int] = []
     forward = Student.forward
@@ -178,7 +178,7 @@ def test_a_full_disk_names_the_folder_of_the_training(
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    # while there is room on the disk, it is another error
+    # If the disk has free space, the error has another cause and is raised unchanged.
     with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):
         recovered(compressed(), FULL, tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))

@@ -1,4 +1,7 @@
-"""The measured divergence equals the pruned model's own, whatever else the walk measures."""
+"""The search measures the same divergence as a comparison of the pruned with the dense model.
+
+It does not depend on the other plans that the same walk measures.
+"""
 
 import copy
 from pathlib import Path
@@ -21,22 +24,22 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
-# Six windows. The first and the last one are held out, with 48 tokens.
+# There are six windows. The first and the last window are held out and have 48 tokens together.
 WINDOWS = Batch.of(tokens())
 FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
 
 def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
-    """The divergence of distributions over the last dimension."""
+    """Return the divergence of distributions over the last dimension."""
     nats_V = p_V * (p_V / q_V).log()
     return nats_V.sum(-1)
 
 
 @torch.no_grad()
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
-    """The mean divergence over every fourth prediction.
+    """Return the mean divergence over every fourth prediction.
 
-    If some tokens do not count, it is the mean over all predictions of tokens that do.
+    If some tokens do not count, return the mean over all predictions of tokens that count.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
@@ -54,7 +57,7 @@ def tried(
     compensation: Compensation,
     statistics: list[LayerStatistics],
 ) -> PreTrainedModel:
-    """The model pruned with the fits of trials."""
+    """Return the model, pruned with the fits that the search uses in trials."""
     changed = copy.deepcopy(model)
     adapter = adapt(changed)
     for i, layer in enumerate(plan.layers):
@@ -65,7 +68,10 @@ def tried(
 
 
 def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
-    """A plan that prunes one block, one that prunes every block, and one with a neuron less."""
+    """Return a plan that prunes one block, a plan that prunes all blocks, and a similar plan.
+
+    The third plan keeps one neuron less than the second.
+    """
     model, _ = calibrated(architecture)
     dense = dense_plan(Resident(model))
     plan = plan_for(architecture)
@@ -122,8 +128,8 @@ def test_tokens_are_rounded_up_to_whole_held_out_windows(
     assert measured == pytest.approx(expected, rel=1e-3)
 
 
-# Where the tokens that do not count end in both held-out windows. In the second case, no token of
-# the last window counts.
+# Each case has the ends of the tokens that do not count in the two held-out windows. In the second
+# case, no token of the last window counts.
 @pytest.mark.parametrize(("first_end", "last_end"), [(0, -3), (-3, 24)])
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     first_end: int, last_end: int, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +156,7 @@ def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("texts", ["011001", "100000", "000002", "333333"])
 def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
-    """Each digit is the text of a window. The first and the last window are held out."""
+    """Each digit names the text of a window. The first and the last window are held out."""
     model, statistics = calibrated("llama-gqa")
     plans = some_plans()
     order = [5, 4, 3, 2, 1, 0] if reverse else [0, 1, 2, 3, 4, 5]
@@ -159,7 +165,8 @@ def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
     calibration = Calibration(Resident(model), windows, 3, statistics, text_N)
     measured = divergences(calibration, FITS[0], plans, 48)
     two_texts = texts[0] != texts[-1]
-    if two_texts:  # each text is measured, however few tokens are asked for
+    # At least one window of each text is measured, even if only one token is asked for.
+    if two_texts:
         assert divergences(calibration, FITS[0], plans, 1) == measured
     for plan, nats in zip(plans, measured, strict=True):
         pruned = tried(model, plan, FITS[0], statistics)
@@ -192,7 +199,10 @@ def test_predictions_that_are_not_finite_are_refused() -> None:
 def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
     fit: Compensation, model_dir: Path
 ) -> None:
-    """Equal plans have equal divergences. Only fits that share a factor are rounded differently."""
+    """Equal plans have equal divergences.
+
+    Fits differ only by rounding if several of them use the same factorisation.
+    """
     plans = some_plans()
     rounding = 1e-5 if fit.needs_covariance else 0
     by_placement = {}
@@ -215,7 +225,7 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
 
 
 def test_with_a_large_vocabulary_a_model_does_not_diverge_from_itself() -> None:
-    """Two sums over 6 million terms that differ by rounding would give 0.001 nats a token."""
+    """With 6 million terms, differently rounded sums of both models would give 0.001 nats."""
     generator = torch.Generator().manual_seed(0)
     logits_TV = 4 * torch.randn(128, 50_000, generator=generator)
     log_p_TV = logits_TV.log_softmax(-1)
@@ -235,7 +245,7 @@ def test_where_some_tokens_judge_it_is_that_of_all_their_predictions(
     model, statistics = calibrated("llama-gqa")
     generator = torch.Generator().manual_seed(3)
     judged_NT = torch.rand(WINDOWS.mask_NT.shape, generator=generator) < 0.3
-    judged_NT[0] = False  # a held-out window without an answer
+    judged_NT[0] = False  # one held-out window has no answer tokens
     windows = Batch(WINDOWS.tokens_NT, judged_NT)
     plans = some_plans()
     calibration = Calibration(Resident(model), WINDOWS, 4, statistics, judged_NT=judged_NT)

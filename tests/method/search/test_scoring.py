@@ -1,4 +1,7 @@
-"""One walk gives the same scores and trials as two walks, also after an interruption."""
+"""A walk that scores and tries gives the same results as two separate walks.
+
+This also holds after an interruption.
+"""
 
 from pathlib import Path
 
@@ -42,7 +45,8 @@ def assert_same_scores(scores: Scores, expected: Scores) -> None:
     assert scores.inverse_power == expected.inverse_power
 
 
-# OBS needs covariances, WIFV only plain statistics, taylor also gradients, and random needs none.
+# These metrics need different statistics: OBS covariances, WIFV variances, taylor gradients, and
+# random nothing.
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "taylor", "random"])
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
@@ -78,5 +82,5 @@ def test_an_interrupted_walk_ends_with_the_same_scores(metric: str, tmp_path: Pa
     scores = tried(metric, divergence, work)
     assert_same_scores(scores, expected)
     assert scores.divergences == expected.divergences
-    # random scores are drawn again, so the walk starts again at the first layer
+    # Random scores must be drawn in order from the first layer, so this walk cannot resume.
     assert bool(calls) == (metric == "random")

@@ -1,4 +1,4 @@
-"""structure=search: divergences become nats of units, and the cheapest units leave first."""
+"""structure=search divides divergences among units, and removes the cheapest units first."""
 
 import math
 from collections import defaultdict
@@ -20,10 +20,11 @@ from tests.helpers.ratios import allocated, budget_of, random_scores
 
 
 def test_by_hand() -> None:
-    """Scores 1, 1, 2, 4. The two lowest units were measured at 0.2 nats, and three of them at 1.0.
+    """Removing the two units with the lowest scores costs 0.2 nats, and removing three costs 1.0.
 
-    So the first two have 0.1 each and the third 0.8. The fourth has the slope of the last level:
-    0.8 · 4 / 2.
+    The scores are 1, 1, 2 and 4. So the first two units have 0.1 nats each and the third unit 0.8.
+    The fourth unit was not removed in a trial; it gets nats in proportion to the third: 0.8 · 4 /
+    2.
     """
     score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
     nats_U = spread(score_U, {2: 0.2, 3: 1.0})
@@ -31,11 +32,11 @@ def test_by_hand() -> None:
 
 
 def test_a_later_unit_is_never_cheaper() -> None:
-    """One unit was measured at 0.9 and three at 1.0: the envelope has 1/3 for each of the three."""
+    """Removing one unit costs 0.9 and three units 1.0, so the envelope gives each unit 1/3."""
     score_U = torch.tensor([1.0, 1.0, 1.0, 50.0])
     nats_U = spread(score_U, {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
-    # of equal units the last one leaves first, as in `highest`
+    # Among units with equal scores, the last unit is removed first, as in `highest`.
     assert nats_U.argsort().tolist() == [2, 1, 0, 3]
 
 
@@ -66,13 +67,13 @@ def test_each_block_is_measured_alone_at_each_level() -> None:
     assert [len(trial.attention) for trial in trials] == [3, 2, 4, 4]
     assert [len(trial.mlp) for trial in trials] == [56, 56, 42, 28]
 
-    # the lowest-scored head leaves
+    # The first trial removes the head with the lowest score.
     one_head_less = trials[0]
     better_heads = scores.attention.sum(1).argsort()[1:]
     assert one_head_less.attention == tuple(sorted(better_heads.tolist()))
     assert one_head_less.mlp == tuple(range(56))
 
-    # the lowest-scored quarter of the neurons leaves
+    # The third trial removes the quarter of the neurons with the lowest scores.
     quarter_less = trials[2]
     lowest_neurons = scores.mlp.argsort()[:14]
     assert quarter_less.attention == (0, 1, 2, 3)
@@ -85,16 +86,18 @@ def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least(
 
 
 def test_neurons_of_one_rank_have_the_same_nats() -> None:
-    """Two experts have three neurons each. The score of a rank is the mean of its neurons.
+    """Two experts have three neurons each, and the neurons of one rank are a unit.
 
-    From the lowest rank, the scores are (1 + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.
+    The score of a unit is the mean of its neurons. From the lowest rank, the scores are (1 + 3) /
+    2, (2 + 4) / 2 and (5 + 9) / 2.
     """
     score_I = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
     nats_I = spread_by_rank(score_I, {1: 0.4, 2: 1.0}, experts=2)
     assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
 
 
-# Two layers of eight heads at 10 and forty neurons at 3. A head has one channel.
+# Two layers with eight heads at a price of 10 and forty neurons at a price of 3. A head has one
+# channel.
 LAYER = Pair(Units(8, 10), Units(40, 3))
 BUDGET = Budget((LAYER, LAYER), 0.5)
 
@@ -114,7 +117,7 @@ class Unit(NamedTuple):
     number: int
     nats: float
     price: int
-    best: bool  # whether it is the best unit of its block
+    best: bool  # whether this is the unit with the highest nats in its block
 
 
 def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
@@ -127,9 +130,9 @@ def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
 
 
 class KnownNats:
-    """A measure of known nats. A removed unit costs its score times a factor of its block.
+    """Replace the measured divergence by known nats.
 
-    It does not matter which other units are removed.
+    A removed unit costs its score times a factor of its block, whatever other units are removed.
     """
 
     def __init__(self, scores: Scores, factors: list[Pair[float]]) -> None:
@@ -152,10 +155,10 @@ class KnownNats:
         return math.fsum(removed)
 
     def cheapest(self, to_keep: float) -> PruningPlan:
-        """The plan that keeps the units of most nats per parameter.
+        """Return the plan that keeps the units with most nats per parameter.
 
-        It keeps the best unit of each block in any case, and as many units as come nearest to the
-        price `to_keep`.
+        The plan always keeps the best unit of each block. The price of all kept units is as near as
+        possible to `to_keep`.
         """
         order = sorted(self.units, key=lambda unit: (not unit.best, -unit.nats / unit.price))
         totals = list(accumulate(unit.price for unit in order))
@@ -178,7 +181,7 @@ class KnownNats:
 def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """This holds whatever the scale of the scores in each block is."""
+    """The result does not depend on the scale of the scores in each block."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])

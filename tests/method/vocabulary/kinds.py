@@ -1,4 +1,4 @@
-"""The tokenizers from which tokens can be removed, and the tokens of a text by their names."""
+"""Make all kinds of tokenizers from which flap can remove tokens, and name the tokens of a text."""
 
 import json
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from tests.helpers.tokenizers import TEXT
 
 
 def unigram(byte_fallback: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer as sentencepiece makes it, with an unknown token.
+    """Return a Unigram tokenizer as sentencepiece makes it, with an unknown token.
 
-    byte_fallback: it has tokens of bytes for unknown characters.
+    byte_fallback: whether the tokenizer encodes unknown characters as bytes.
     """
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -46,5 +46,5 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The tokens of a text by their names, which are the same after other tokens are removed."""
+    """Return the names of a text's tokens, which stay the same if other tokens are removed."""
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

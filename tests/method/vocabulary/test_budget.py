@@ -1,4 +1,4 @@
-"""One budget: the vocabulary is trimmed first, and units are removed for what is then too large."""
+"""With a target, flap first trims the vocabulary, and then removes units if necessary."""
 
 import json
 import logging
@@ -16,12 +16,14 @@ from flap.runs.dry_run import dry_run
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
-WIDTH = 32  # of a row of the tied embedding
-HEAD = 1536  # parameters of a KV head with its query heads; a neuron has fewer
+WIDTH = 32  # number of parameters in a row of the tied embedding
+HEAD = 1536  # number of parameters of a KV head with its query heads, the largest unit
 CONTEXT = ("target.context=100",)
-# bytes of keys and values: 2 floats of 4 bytes for 4 layers, 4 heads, 100 tokens and 8 channels
+# Bytes of the KV cache: 2 floats (key, value) of 4 bytes for 4 layers, 4 heads, 100 tokens and 8
+# channels.
 CACHE = 2 * 4 * 4 * 4 * 100 * 8
-TARGETS = {  # the bytes of a parameter, and what the dense model costs besides its parameters
+# For each target: the price of a parameter, and the cost of the dense model besides parameters.
+TARGETS = {
     "bytes": (4, 0),
     "parameters": (1, 0),
     "memory": (4, CACHE),
@@ -32,7 +34,7 @@ Arguments = Callable[..., list[str]]
 
 @pytest.fixture
 def arguments(words_dir: Path, words_file: Path) -> Arguments:
-    """A function of options that returns the arguments of a tiny run that trims."""
+    """Return a function that adds options to the arguments of a tiny run with vocabulary=trim."""
     fixed = ["vocabulary=trim", "eval=none", "ratio=null", "model.device=cpu", "use_cache=false"]
     return lambda *options: [*tiny(words_dir, words_file)[:5], *fixed, *options]
 
@@ -42,12 +44,12 @@ def dense_parameters(model_dir: Path) -> int:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The lines of the log on the two parts of the budget."""
+    """Return the two lines of the log about removed tokens and removed units."""
     return [text for text in caplog.messages if text.startswith(("vocabulary:", "units:"))]
 
 
 def run_with(arguments: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> Report:
-    """Do a run, and check that both parts of its budget are as in its dry run."""
+    """Make a run, and check that it removes as many tokens and units as its dry run predicts."""
     planned = dry_run(composed(*arguments))
     with caplog.at_level(logging.INFO):
         report = run(composed(*arguments), folder)
@@ -73,7 +75,8 @@ def test_units_are_removed_only_for_what_is_too_large_after_trimming(
     options = ("vocabulary.coverage=0.9", *CONTEXT)
     asked = dense - a_row * (VOCAB - 350.5)
     enough = run_with(arguments(f"target.{target}={asked}", *options), tmp_path / "enough", caplog)
-    # no more tokens are removed than the target needs, although 0.9 needs fewer tokens
+    # The run removes only as many tokens as the target requires, although a coverage of 0.9 would
+    # allow it to remove more.
     assert enough.vocabulary["after"] == 350
     assert enough.target[target]["realised"] == dense - a_row * (VOCAB - 350)
     assert enough.target[target]["dense"] == dense
@@ -114,7 +117,7 @@ def test_what_is_told_if_trimming_reaches_the_target(
 def test_what_the_model_answers_is_counted(
     arguments: Arguments, words_dir: Path, tmp_path: Path
 ) -> None:
-    """Before the model has answered, a dry run counts the prompts alone, and says so."""
+    """Before the model has answered the prompts, a dry run counts only the prompts, and says so."""
     rows = [{"prompt": f"{number} {TEXT[0]}"} for number in range(40)]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(map(json.dumps, rows)))

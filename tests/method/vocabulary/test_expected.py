@@ -1,4 +1,4 @@
-"""The tokens that the model expects in texts, against a direct computation."""
+"""The expected counts of tokens agree with a direct computation from the model's predictions."""
 
 import torch
 

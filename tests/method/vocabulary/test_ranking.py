@@ -1,4 +1,4 @@
-"""The order in which tokens stay."""
+"""The ranking decides which tokens stay in a trimmed vocabulary."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.helpers.tokenizers import TEXT
 from tests.method.vocabulary.kinds import KINDS
 
 NAMES = ["a", "b", "c", "bc", "ab", "abc"]
-# A merge with a lower rank comes first, so "abc" is made of "a" and "bc".
+# The tokenizer applies merges with a lower rank first, so it makes "abc" of "a" and "bc".
 MERGES = [
     ["b", "c"],
     ["a", "b"],
@@ -28,7 +28,7 @@ def bpe(names: list[str], merges: list[list[str]], special: frozenset[int] = fro
 
 
 def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
-    """The ranking of NAMES by counts alone."""
+    """Return the ranking of NAMES by their counts alone."""
     special_ids = frozenset(NAMES.index(name) for name in special)
     counts_V = torch.tensor([counts.get(name, 0.0) for name in NAMES]).double()
     expected_V = torch.zeros_like(counts_V)
@@ -36,7 +36,7 @@ def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
 
 
 def test_counts_and_expectations_add_up() -> None:
-    """Of four counted tokens: a 3.4, c 1.8, b 1.6."""
+    """The text has four tokens. The sums are 3.4 for "a", 1.8 for "c" and 1.6 for "b"."""
     counts_V = torch.tensor([3.0, 0.0, 1.0])
     expected_V = torch.tensor([0.1, 0.4, 0.2])
     ranking = Ranking.of(bpe(["a", "b", "c"], []), counts_V, expected_V)

@@ -1,4 +1,7 @@
-"""Rows are removed from a model of any family at any placement, and the others stay as they are."""
+"""Rows of removed tokens leave a model of any family at any placement.
+
+All other rows stay unchanged.
+"""
 
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from tests.helpers.placed import placed_at
 from tests.models.families.every import EVERY
 
 VOCAB = 96
-# In another order than before. The last four tokens stand for images.
+# The kept tokens are in a new order. The last four tokens are placeholders for images.
 KEPT = torch.tensor([0, 2, 5, *range(20, 80), 1, *range(92, 96)])
 TEXT = len(KEPT) - 4
 
@@ -24,7 +27,7 @@ def logits(model: PreTrainedModel, tokens_NT: torch.Tensor) -> torch.Tensor:
 
 
 def parameters_of_a_token(model: PreTrainedModel) -> int:
-    """Return the number of parameters in a token's rows of embedding and head.
+    """Return the number of parameters in a token's rows of embedding and LM head.
 
     Rows of tied matrices count once.
     """

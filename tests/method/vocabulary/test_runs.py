@@ -1,4 +1,4 @@
-"""Whole runs that trim the vocabulary: what changes, what does not, and what they measure."""
+"""Complete runs trim the vocabulary, and change only what depends on it."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Trimmed = Callable[..., Report]
 
 @pytest.fixture
 def trimmed(words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path) -> Trimmed:
-    """A function of options that does a whole run in the folder of the test."""
+    """Return a function that makes a complete run with options in the folder of the test."""
     texts = (f"eval.perplexity.datasets=[{other_file}]", "eval.perplexity.max_tokens=320")
     inputs = [*tiny(words_dir, words_file), *texts]
     return lambda *options: run(composed(*inputs, *TRIM, *options), tmp_path)
@@ -58,9 +58,9 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They are the calibration windows of the checkpoint.
+    """The training windows are calibration windows in tokens of the trimmed tokenizer.
 
-    After trimming there is one model and one tokenizer.
+    After trimming, flap uses only the trimmed model and its tokenizer.
     """
     trained: list[Batch] = []
     train = distillation.distil
@@ -113,7 +113,7 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
 def test_perplexities_of_two_tokenizers_share_no_row(
     trimmed: Trimmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report, the console, the model card and trackers have bits per byte instead."""
+    """The report, the console, the model card and trackers show bits per byte instead."""
     training = ("recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
     report = trimmed("ratio=0.4", *training)
     perplexity = "other.txt/perplexity@16"
@@ -157,9 +157,9 @@ def test_tokens_are_counted_in_the_given_text(
 def test_documents_whose_tokens_were_counted_are_not_measured_on(
     trimmed: Trimmed, tmp_path: Path
 ) -> None:
-    """The text is read with neither the dense nor the trimmed tokenizer.
+    """A task leaves out documents of `vocabulary.dataset` and of the calibration text.
 
-    Calibration reads another one.
+    The dense and the trimmed model leave out the same documents, although their tokenizers differ.
     """
     documents = [(text + " ") * 20 for text in TEXT]
     counted = tmp_path / "counted.jsonl"
@@ -220,7 +220,7 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
     model = tiny_model("llama-gqa", vocab_size=VOCAB)
     tokenizer = smollm()
     options = {"dataset": str(words_file), "num_samples": 8, "seq_len": 16, "overrides": TRIM}
-    other = type(model)(model.config)  # shares the config
+    other = type(model)(model.config)  # the new model shares the config object
     flap.prune(model, tokenizer, ratio=0, **options)
     assert len(tokenizer) == model.config.vocab_size == SIZE
     assert len(other.get_input_embeddings().weight) == other.config.vocab_size == VOCAB

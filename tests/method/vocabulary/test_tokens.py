@@ -1,4 +1,4 @@
-"""Tokenizers of each kind without some of their tokens: their tokens of texts, and their files."""
+"""Trimmed tokenizers of all kinds still encode any text, and can be saved and reloaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from flap.method.vocabulary.tokens import BPE
 from tests.helpers.tokenizers import TEXT, TRICKY
 from tests.method.vocabulary.kinds import KINDS, pieces
 
-COUNTED = TEXT[0]  # the other texts have tokens that are removed
+COUNTED = TEXT[0]  # counts come from this text only; the remaining texts contain removed tokens
 PIECES = [*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
@@ -52,7 +52,7 @@ def test_tokens_that_a_config_names_stay(both: Both) -> None:
     i = both.old.convert_tokens_to_ids(removed)
     tokens = Tokens.of(both.old, len(both.old), {i, 10**6})
     assert removed in tokens.stay
-    # not if the embedding has no row for it
+    # The token does not stay if the embedding has no row for it.
     too_few_rows = Tokens.of(both.old, i, {i})
     assert removed not in too_few_rows.stay
 
@@ -111,7 +111,7 @@ def test_with_the_fewest_tokens_spaces_still_go_there_and_back(kind: str) -> Non
 
 
 def test_of_two_ways_to_a_token_the_one_that_is_used_stays() -> None:
-    """Llama has all divisions of a token as merges.
+    """The vocabulary of LLaMA contains merges for all ways to divide a token.
 
     The tokenizer makes "abc" of "a" and "bc", because "bc" has the lower rank.
     """

@@ -10,14 +10,14 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
-FRESH = ("TestLlama", "TestGemma3")  # both in one file
+FRESH = ("TestLlama", "TestGemma3")  # both classes are in the same file, so one process tests them
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize tests by the variants of a family.
 
-    `make test` runs the last variant alone, which has most of the options. Few families are tested
-    in a fresh process there.
+    `make test` runs only the last variant, which has most of the options. It tests only a few
+    families in a new process.
     """
     if "variant" in metafunc.fixturenames:
         quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Every variant of every family that this session tests with a fixture, in a file of tests."""
+    """Yield every variant of every family in this file that the session tests with a fixture."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
     tested = {
         (item.cls, item.callspec.params.get("variant"))
@@ -50,7 +50,7 @@ def all_saved(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
-    """Every variant of every family of a file: loaded from disk, pruned by 40 %, saved."""
+    """Save every variant of the families in a test file, loaded from disk and pruned by 40 %."""
     root = tmp_path_factory.mktemp("families")
     made = {}
     for _, name, config in every_variant(request, "saved"):
@@ -67,9 +67,9 @@ def all_uniform(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
-    """Every variant of the families of a file at one width for all layers.
+    """Save every variant of the families in a test file, pruned to the same width in all layers.
 
-    Each is there with and without compensation.
+    Each variant is saved with and without the bias compensation.
     """
     root = tmp_path_factory.mktemp("uniform")
     made = {}
@@ -91,10 +91,10 @@ def found(
     all_uniform: dict[str, Saved],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, torch.Tensor]:
-    """The outputs of all checkpoints in one fresh process without this package.
+    """Return the outputs of all checkpoints, computed in one new process without flap.
 
-    The checkpoints with one width for all layers, which claim to be stock, are loaded first,
-    without trust in remote code. The checkpoints with widths by layer follow.
+    The process first loads the stock checkpoints, without `trust_remote_code`. Then it loads the
+    checkpoints in which layers differ in width.
     """
     remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]

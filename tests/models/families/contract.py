@@ -1,4 +1,4 @@
-"""The contract of every family. A family is a subclass with its tiny configs."""
+"""The tests that every family must pass. Each family is a subclass with tiny configs."""
 
 import copy
 import json
@@ -34,15 +34,15 @@ COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 class FamilyContract:
     """The tests of a family. A subclass sets these attributes for its family.
 
-    configs: every variant that is tested.
-    features: config keys that must still matter once the model is pruned and reloaded, each with a
-        value that none of the variants has.
+    configs: the tiny configs of all tested variants.
+    features: config keys that must still have an effect after the model is pruned and reloaded,
+        each with a value that differs from those of all variants.
     neurons: the config key for the width of an MLP.
-    uniform: options that give all layers one width, which the family's own config can hold.
-    holds_biases: whether its own config can also hold the biases of compensation.
-    stock: whether there is a stock form at all.
-    rounding: by how much logits may differ where tensors begin at other addresses.
-    stays: parts of the names of the matrices in a layer that are not pruned.
+    uniform: a structure that gives all layers the same width, which the family's own config allows.
+    holds_biases: whether the family's own config also allows the biases of compensation.
+    stock: whether pruned checkpoints of this family can be stock checkpoints.
+    rounding: tolerance for logits, which can depend on the memory addresses of tensors.
+    stays: parts of the names of matrices in a layer that flap does not prune.
     """
 
     configs: ClassVar[dict[str, PreTrainedConfig]]
@@ -65,7 +65,7 @@ class FamilyContract:
 
     @pytest.fixture
     def saved(self, variant: str, all_saved: dict[str, Saved]) -> Saved:
-        """The variant, loaded from disk, pruned by 40 % and saved."""
+        """Return the checkpoint of the variant, pruned by 40 %."""
         return all_saved[f"{type(self).__name__}-{variant}"]
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
@@ -73,7 +73,7 @@ class FamilyContract:
         return getattr(config, self.neurons)
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
-        """Return the number of attention units of a layer, and of query heads in each of them."""
+        """Return the number of attention units of a layer, and the query heads in each unit."""
         groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return groups, config.num_attention_heads // groups
 
@@ -94,7 +94,7 @@ class FamilyContract:
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
 
     def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
-        """`stays`, as far as the layer of the variant has it."""
+        """Return the names of `stays` that this layer of the variant has."""
         return self.stays
 
     def test_no_matrix_of_a_layer_is_overlooked(
@@ -113,7 +113,7 @@ class FamilyContract:
                 for b in adapter.blocks(i)
                 for linear in (b.output, *dict(b.inputs))
             ]
-            # biases of stacked experts are matrices, so they count as well
+            # The biases of stacked experts form a matrix, so they are counted, too.
             stacked = [b for b in adapter.blocks(i) if len(b.members) > 1]
             biases = [linear.bias for b in stacked for linear in (b.output, *dict(b.inputs))]
             known += [bias.numel() for bias in biases if bias is not None]
@@ -184,7 +184,8 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        # if the kernel of the dense model can be changed, so can the pruned model's
+        # If the attention kernel of the dense model can be changed, that of the pruned model can be
+        # changed, too.
         for dense, kernel in zip(models, kernels, strict=True):
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:
@@ -203,14 +204,16 @@ class FamilyContract:
             compress_layers(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
         error_NT = (logits(half).float() - logits(model)).norm(dim=-1) / logits(model).norm(dim=-1)
-        assert error_NT.median() < 0.1  # rounding sends a few tokens to another expert
+        # The median, because rounding sends a few tokens to another expert.
+        assert error_NT.median() < 0.1
 
     def test_any_device_keeps_the_same_units(self, device: torch.device) -> None:
         config = next(iter(self.configs.values()))
         models = [random_model(config).to(place) for place in (torch.device("cpu"), device)]
         plans = []
         for model in models:
-            # moving a model to a device made in Python gives it new tensors, each by itself
+            # Moving a model to the simulated device creates new tensors, so tied weights must be
+            # tied again.
             model.tie_weights()
             plans.append(plan_of(model, 0.4))
             known = collect(Resident(model), tokens(), batch_size=3)
@@ -290,7 +293,10 @@ class FamilyContract:
         }
 
     def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
-        """The config of an earlier version does not name them, so they are taken from the table."""
+        """In earlier versions, config.json did not name the pruned modules.
+
+        flap then reads their names from the table of families.
+        """
         config = saved.model.config
         assert config.flap_modules == family_of(config).modules
 
@@ -313,7 +319,7 @@ class FamilyContract:
 
 
 def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """The keys of a config, and of the parts of a vision-language model, as `text_config.x`."""
+    """Return the keys of a config, with keys of parts such as `text_config.x`."""
     parts = {
         name: part.to_dict()
         for name in config.sub_configs
@@ -324,7 +330,7 @@ def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def is_stock(directory: Path) -> bool:
-    """Whether a checkpoint says that transformers alone can load it."""
+    """Return whether a checkpoint is stock, that is, without code and class names of flap."""
     config = json.loads((directory / "config.json").read_text())
     ours = (
         config.keys() & {"auto_map", "per_layer_config"},
@@ -335,9 +341,9 @@ def is_stock(directory: Path) -> bool:
 
 
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
-    """Yield the layer without its second attention unit, and without its second MLP unit.
+    """Yield plans that remove the second attention unit, or the second MLP unit, of a layer.
 
-    Also yields the number of parameters that this saves.
+    Also yield the number of parameters that each plan removes.
     """
     heads, neurons = whole
     if len(heads) > 1:

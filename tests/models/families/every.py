@@ -1,4 +1,4 @@
-"""All families that the contract tests."""
+"""List all families that are tested by the contract."""
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -6,8 +6,9 @@ from flap.modeling.families import FAMILIES, TOWERS
 from tests.models.families import test_families, test_mixtures, test_other_names, test_vision
 from tests.models.families.contract import FamilyContract
 
-# Each class of these modules is a family.
+# Each test class in these modules is a family.
 assert all((test_families, test_mixtures, test_other_names, test_vision))
 EVERY = FamilyContract.__subclasses__()
-# If transformers has a language model only inside a vision-language model, it is tested there.
+# If transformers has a language model only inside a vision-language model, the tests of the
+# vision-language model cover it.
 MODEL_TYPES = [*(name for name in FAMILIES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *TOWERS]

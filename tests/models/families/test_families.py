@@ -1,4 +1,4 @@
-"""Families whose modules have LLaMA's names: their tiny configs, and their differences."""
+"""Tests of families with the same module names as LLaMA."""
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 

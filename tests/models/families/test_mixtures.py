@@ -1,4 +1,4 @@
-"""The families with experts, and those with linear attention or a state space beside attention."""
+"""Tests of families with experts, linear attention or a state space."""
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 
@@ -223,7 +223,8 @@ class TestGemma4(FamilyContract):
             **GQA
             | own
             | {"hidden_size_per_layer_input": 16, "num_hidden_layers": 5, "layer_types": TYPES},
-            rms_norm_eps=0.5,  # norms of a few small values would magnify rounding
+            # With a small epsilon, norms of few small values would increase rounding errors.
+            rms_norm_eps=0.5,
             num_kv_shared_layers=2,
             use_double_wide_mlp=True,
             vocab_size_per_layer_input=VOCAB,

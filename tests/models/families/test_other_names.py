@@ -1,4 +1,4 @@
-"""The families whose modules have names of their own, are fused, or have an MLP without a gate."""
+"""Tests of families with special module names, fused modules, or MLPs without a gate."""
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 

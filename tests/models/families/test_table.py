@@ -14,7 +14,8 @@ TABLE = Path(flap.__file__).parents[1] / "docs" / "families.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
 
 
-# Parts of a layer that are not pruned, by the names of their modules. Routers never are.
+# For the names of modules that flap does not prune: the text in the table. Routers are not listed,
+# because flap never prunes them.
 STAYS = {
     "linear_attn": "linear attention",
     "mamba": "state space",
@@ -28,7 +29,7 @@ STAYS = {
 
 
 def row(model_type: str) -> str:
-    """The features of an architecture that the contract tests."""
+    """Return the row of an architecture, with the features that its contract tests."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
     adapters = [adapt(model) for model in models]
@@ -82,7 +83,7 @@ def test_each_cell_is_what_the_contract_tests(model_type: str) -> None:
 
 
 def write() -> None:
-    """Write the table anew: `python -m tests.models.families.test_table`."""
+    """Write the table to docs/families.md: `python -m tests.models.families.test_table`."""
     before, rest = TABLE.read_text().split("| `model_type` |")
     _, after = rest.split("\n\n", 1)
     head = (

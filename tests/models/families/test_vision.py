@@ -1,4 +1,4 @@
-"""Vision-language models: their language model fulfils the contract, with and without images."""
+"""The language models of vision-language models pass all tests, with and without images."""
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 
@@ -42,10 +42,10 @@ from tests.models.families.test_mixtures import TestGemma4 as Gemma4
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
 
 IMAGE = VOCAB - 1  # the placeholder token that an image replaces
-PATCHES = 4  # how many of these tokens an image takes
+PATCHES = 4  # number of placeholder tokens of an image
 IMAGES = 2
 FIRST = 3
-AUDIO = VOCAB - 2  # the placeholder token that a sound replaces
+AUDIO = VOCAB - 2  # the placeholder token that audio replaces
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -53,7 +53,7 @@ VISION = {
     "num_attention_heads": 2,
     "patch_size": 4,
 }
-# where the head size is hidden_size / heads and three rotary angles share it
+# Heads of 8 channels, because in these models three kinds of rotary angles divide a head.
 HEADS_OF_8 = {"num_attention_heads": 4}
 MROPE = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
@@ -61,9 +61,10 @@ MROPE = {
 
 
 class SeesImages:
-    """The additional tests of a vision-language model.
+    """Additional tests for vision-language models.
 
-    image_shape: the shape of the pixels of all images. beside: further inputs that images need.
+    image_shape: the shape of the pixel tensor of all images. beside: further inputs that images
+    need.
     """
 
     image_shape: ClassVar[tuple[int, ...]] = (IMAGES, 3, 8, 8)
@@ -71,7 +72,7 @@ class SeesImages:
     token_types: ClassVar[str] = ""
 
     def inputs(self) -> dict[str, Tensor]:
-        """Two prompts with an image in each."""
+        """Return two prompts with an image in each prompt."""
         words = tokens(IMAGES, 12, seed=5).clamp(max=IMAGE - 1)
         words[:, FIRST : FIRST + PATCHES] = IMAGE
         pixels = torch.randn(self.image_shape, generator=torch.Generator().manual_seed(6))
@@ -81,7 +82,7 @@ class SeesImages:
 
     @torch.no_grad()
     def seen(self, model: PreTrainedModel, **changes: Tensor) -> Tensor:
-        """The logits of the prompts."""
+        """Return the logits for the prompts with images."""
         return model(**self.inputs() | changes, use_cache=False).logits
 
     def said(self, model: PreTrainedModel) -> Tensor:
@@ -297,7 +298,7 @@ def test_sound_is_heard_as_the_masked_model_hears_it(
     )
     words = tokens(1, 12, seed=5).clamp(max=AUDIO - 1)
     frames = torch.ones(1, 8, dtype=torch.bool)
-    words[:, FIRST : FIRST + 2] = AUDIO  # four frames each
+    words[:, FIRST : FIRST + 2] = AUDIO  # each audio has four frames
     sounds = [
         torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)
     ]

@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from tests.cases import VOCAB
 
-# Heads of 4 channels, as hidden_size / heads, where the config does not say otherwise.
+# Unless a config sets another head size, heads have hidden_size / heads = 4 channels.
 TINY = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -37,9 +37,9 @@ MULTIPLIERS = {
 def both(
     config: type[PreTrainedConfig], mha: dict[str, Any], gqa: dict[str, Any], **own: Any
 ) -> Any:
-    """The two variants of most families.
+    """Return the two variants of most families, with multi-head and grouped-query attention.
 
-    mha, gqa: additional config keys of the variant with this attention.
-    own: config keys of both variants.
+    mha, gqa: additional config keys of the variant with this attention. own: config keys of both
+    variants.
     """
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}
