@@ -1,11 +1,11 @@
-"""Measure what calibration costs: `python benchmarks/calibration.py`.
+"""Measure the time and the memory of calibration: `python benchmarks/calibration.py`.
 
-Time: the stage `calibrate` of `flap.prune`, divided by a bare forward pass of the same decoder over
-as many tokens. Both alternate in one process, and the result is the median of the ratios (target:
-at most 1.05).
+The time is that of the stage `calibrate` of `flap.prune`, divided by the time of a bare forward
+pass of the same decoder over as many tokens. Both run alternately in one process. The result is the
+median of the ratios (target: at most 1.05).
 
-Memory: the peak of pruning above the loaded model, in a fresh process, for 64 and for 1,024 windows
-(target: within 5 % of each other).
+The memory is the peak of pruning in addition to the loaded model, in a new process, for 64 and for
+1,024 windows (target: both peaks differ by at most 5 %).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # so large that the peak is far above the few MiB by which memory varies
+MEMORY_BATCH_SIZE = 64  # large, so that the peak is far above the usual variation of a few MiB
 
 
 def calibrate_seconds(
@@ -51,7 +51,7 @@ def time_ratio(num_samples: int, repeats: int) -> float:
     source = packaged()
     model = loaded(source)
     tokens_NT = random_windows(model, num_samples)
-    bare_forward(model, tokens_NT)  # warm-up
+    bare_forward(model, tokens_NT)  # the first pass is a warm-up
     ratios = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def time_ratio(num_samples: int, repeats: int) -> float:
 def memory_over_model(num_samples: int) -> None:
     """Print the bytes by which the peak memory of pruning exceeds the memory of the loaded model.
 
-    This runs in a process of its own.
+    This function runs in a separate process.
     """
     source = packaged()
     model = loaded(source)

@@ -1,10 +1,10 @@
-"""Compare plans, weights and numbers of 23 runs before and after a change that must keep them.
+"""Compare plans, weights and numbers of 23 runs before and after a refactoring.
 
     python benchmarks/golden.py write FOLDER       # at the commit before, and again after it
     python benchmarks/golden.py compare OLD NEW    # plans to the bit, weights and numbers to 1e-6
 
-All runs go through the command line, with one thread, so that any two commits can be compared on
-one machine.
+All runs use the command line and one thread, so that any two commits can be compared on the same
+machine.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TOLERANCE = 1e-6
 
 
 def cells(mixture: Path) -> dict[str, list[str]]:
-    """Return the overrides of every run, by its name."""
+    """Return the command-line options of every run, by the name of the run."""
     grid = {
         f"{structure} {metric} {compensation}": [
             f"structure={structure}",
@@ -113,7 +113,7 @@ def write(folder: Path) -> None:
 
 
 def row(run_dir: Path) -> str:
-    """Return the digests of plan and weights, and the numbers of the pruned model, as text."""
+    """Return a line with the digests of plan and weights, and the numbers of the pruned model."""
     numbers = json.loads((run_dir / "report.json").read_text())["evaluation"]["pruned"]
     return f"plan {plan_digest(run_dir)} weights {weights_digest(run_dir)} {numbers}"
 
@@ -123,7 +123,7 @@ def plan_digest(run_dir: Path) -> str:
 
 
 def weights_digest(run_dir: Path) -> str:
-    """Return a digest of all tensors by name. It does not depend on the division into shards."""
+    """Return a digest of all tensors, which does not depend on their division into shards."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors(run_dir).items()):
         total.update(name.encode() + tensor.numpy().tobytes())
@@ -155,7 +155,7 @@ def compare(old: Path, new: Path) -> bool:
 
 
 def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference, relative to the largest value of its tensor.
+    """Return the largest difference of a weight, relative to the largest value of its tensor.
 
     It is infinite if names or shapes differ.
     """

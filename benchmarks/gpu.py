@@ -1,20 +1,22 @@
-"""Measure what pruning takes on a GPU: `python benchmarks/gpu.py`.
+"""Measure the time and memory of pruning on a GPU: `python benchmarks/gpu.py`.
 
-`make gpu` runs the tests marked `gpu` first, and then this. The models are random, in bfloat16, and
-made on the GPU. There are five steps:
+`make gpu` first runs the tests with the marker `gpu`, and then this script. The models are random,
+in bfloat16, and created on the GPU. There are five steps:
 
-1. A bare forward pass of a model of Llama-2-7B's shape, over as many windows as FLAP calibrates on.
-   The vocabulary is that of the packaged tokenizer, 49,152.
+1. A bare forward pass of a model with the shape of Llama-2-7B, over as many windows as FLAP
+   calibrates on. The vocabulary has 49,152 tokens, as in the packaged tokenizer.
 2. FLAP on this model, with a ratio of 0.2.
-3. FLAP on a smaller model with model.placement=auto. accelerate may fill so little of the GPU that
-   half of the layers are on the host. The same model on the GPU alone is measured for comparison.
-4. flap_plus with few tokens, on two layers. Its seconds are an estimate for the next step.
+3. FLAP on a smaller model with model.placement=auto. accelerate may use only a part of the GPU's
+   memory, so that half of the layers are on the host. For comparison, the same model is also
+   measured completely on the GPU.
+4. flap_plus with few tokens, on two layers. The time of the next step is estimated from this step.
 5. flap_plus on all layers.
 
-A step is not begun if it would not end in time, and it is stopped if it takes too long. If a step
-fails, the others still run. The table and the JSON file say what happened. The seconds of a stage
-are taken from the report. The peak on the GPU is measured for each step, and the peak on the host
-for the whole process so far. GB are 10^9 bytes. `--device cpu --tiny` only tries the code.
+The script does not begin a step that would not end in time, and stops a step that takes too long.
+If a step fails, the remaining steps still run. The table and the JSON file say what happened. The
+seconds of a stage come from the report of the run. The peak memory on the GPU is measured for each
+step, and the peak on the host from the start of the process. GB are 10^9 bytes.
+`--device cpu --tiny` only tests the code.
 """
 
 import argparse
@@ -55,7 +57,7 @@ SEVEN_B = COMMON | {
     "num_key_value_heads": 32,
     "num_hidden_layers": 32,
 }
-ONE_B = COMMON | {  # half of the layers of Llama-3.2-1B
+ONE_B = COMMON | {  # Llama-3.2-1B with half of its layers
     "hidden_size": 2048,
     "intermediate_size": 8192,
     "num_attention_heads": 32,
@@ -71,20 +73,20 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }
 PROBE_LAYERS = 2
-# A pass over the few windows of a search may take this many times as long per token as a bare pass,
-# because it waits for the host.
+# For a token, a pass over the few windows of a search may take this many times as long as a bare
+# pass, because the GPU waits for the host.
 SLOWER = 4
-MISSING = ("not_begun", "stopped", "failed")  # why a step has no numbers
+MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no numbers
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
 
 
 class OutOfTimeError(Exception):
-    """A step did not end before the deadline."""
+    """Raised when a step does not end before its deadline."""
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise an OutOfTimeError if the block takes longer than this."""
+    """Raise an OutOfTimeError if the `with` block takes longer than this many seconds."""
 
     def ring(*_: object) -> None:
         raise OutOfTimeError
@@ -115,7 +117,7 @@ class StepTable:
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
         """Run a step, unless fewer seconds are left than it needs.
 
-        needs: the seconds that it is expected to take. If they are infinite, it is not run.
+        needs: the expected time of the step in seconds. If it is infinite, the step does not run.
         """
         left = max(0.0, self.deadline - time.time())
         self.steps[name] = figures = (
@@ -224,7 +226,7 @@ def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
 
 
 def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
-    """Measure a run from the loaded model to the pruned one."""
+    """Measure a run from the loaded model to the pruned model."""
     report = run(config, run_dir, source=source)
     stages = {
         stage: took
@@ -248,7 +250,7 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
         folder = Path(name)
         source.model.save_pretrained(folder / "dense")
         memory = half_the_layers(source.model, config.model.device)
-        source.model.to("meta")  # both runs read the files
+        source.model.to("meta")  # free the GPU, because both runs read the weights from files
         whole = LoadedSource(flap.load(folder / "dense").to(config.model.device), source.tokenizer)
         alone = prune(config, whole, folder / "device")
         del whole
@@ -280,11 +282,11 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
 
 
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
-    """Return the bytes that accelerate may fill on each place.
+    """Return the bytes that accelerate may use on the device and on the host.
 
-    The device gets room for the embeddings and half of the layers, and the host has all of its free
-    memory. accelerate keeps as much free as the largest module takes, so that it can load any
-    module.
+    On the device, accelerate may use enough for the embeddings and half of the layers. On the host,
+    it may use all free memory. In addition, accelerate keeps free the size of the largest module,
+    so that it can load any module.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [
@@ -292,27 +294,27 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # the rest goes to disk
+        return {"cpu": of_device}  # all other layers go to the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
     """Estimate the seconds of flap_plus on all layers.
 
-    The estimate uses the seconds of flap_plus on PROBE_LAYERS and the seconds of a bare pass. Fits
-    take time in proportion to the number of layers. The windows of a search also pass through all
-    layers behind the layer that is tried.
+    The estimate uses the seconds of flap_plus on PROBE_LAYERS layers and the seconds of a bare
+    pass. The time of fits is proportional to the number of layers. In a search, the windows of each
+    trial also pass through all layers behind the pruned layer.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    plans = 2 * len(search["levels"])  # of each layer
+    plans = 2 * len(search["levels"])  # number of trials in each layer
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 
 
 def measure(table: StepTable, options: argparse.Namespace) -> None:
-    """Run all steps. Each makes its own model, because pruning changes it."""
+    """Run all steps. Each step creates a new model, because pruning changes the model."""
     large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
     tokenizer = packaged("cpu").tokenizer
     config = flap_config(options)
@@ -347,7 +349,7 @@ def measure(table: StepTable, options: argparse.Namespace) -> None:
 
 
 def circumstances(options: argparse.Namespace) -> Figures:
-    """Return where and when the numbers were measured."""
+    """Return the machine, the versions and the date of the measurement."""
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
     on_gpu = device.type == "cuda"
     return {

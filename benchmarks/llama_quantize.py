@@ -1,13 +1,14 @@
-"""Call llama.cpp's quantiser through its library, if llama-quantize is not installed."""
+"""Call llama.cpp's quantiser through its library, which does not need llama-quantize."""
 
 import ctypes
 from pathlib import Path
 
-FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15, "Q6_K": 18}  # llama.h: enum llama_ftype
+# Values of the enum llama_ftype in llama.h.
+FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15, "Q6_K": 18}
 
 
 class QuantizeParams(ctypes.Structure):
-    """The struct llama_model_quantize_params of llama.h, with room for fields of later versions."""
+    """The struct llama_model_quantize_params of llama.h, with space for later fields."""
 
     _fields_ = (
         ("nthread", ctypes.c_int32),

@@ -1,4 +1,4 @@
-"""Shared code of the benchmarks: the packaged model, windows, a bare forward pass, and memory."""
+"""Code that the benchmarks share: the packaged model, windows, a bare forward pass, and memory."""
 
 from pathlib import Path
 
@@ -16,14 +16,15 @@ BATCH_SIZE = 8
 
 
 def packaged(device: str = "auto") -> CheckpointSource:
-    """Return the packaged SmolLM2-135M-Instruct and its tokenizer, not loaded yet."""
+    """Return the packaged SmolLM2-135M-Instruct with its tokenizer, without loading its weights."""
     return find_model(ModelConfig("smollm2-135m", SMOLLM2, device=device), cache_root(None), False)
 
 
 def loaded(source: CheckpointSource) -> PreTrainedModel:
     """Return a model with all of its weights in memory.
 
-    The file is mapped, and a weight is read when it is used first. So each weight is used once.
+    The weights file is memory-mapped, so a weight is only read when it is first used. Therefore
+    this function uses each weight once.
     """
     model: PreTrainedModel = source.open().model
     for parameter in model.parameters():
@@ -41,7 +42,7 @@ def random_windows(model: PreTrainedModel, number: int) -> Tensor:
 
 @torch.no_grad()
 def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
-    """Run the decoder alone, in batches of the size that calibration has."""
+    """Run only the decoder, with the batch size of the calibration."""
     for batch_NT in tokens_NT.split(BATCH_SIZE):
         model.base_model(input_ids=batch_NT, use_cache=False)
 
@@ -49,7 +50,7 @@ def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
 def status_bytes(field: str) -> int:
     """Return a size from /proc/self/status, in bytes (Linux).
 
-    VmRSS is what the process holds now, VmHWM the peak since the last reset.
+    VmRSS is the present memory of the process, and VmHWM its peak since the last reset.
     """
     line = next(
         line
@@ -60,6 +61,6 @@ def status_bytes(field: str) -> int:
 
 
 def reset_peak() -> int:
-    """Reset the peak (VmHWM), and return the bytes that are held now."""
+    """Reset the peak memory (VmHWM), and return the present memory in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes("VmRSS")

@@ -1,11 +1,12 @@
-"""Measure what each method costs: `python benchmarks/quality_cost.py`, on SmolLM2-135M-Instruct.
+"""Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
-Time: `flap.prune`, divided by a bare forward pass of the same decoder over as many tokens. Both
-alternate in one process, and the result is the median of the ratios. Nothing is read from a cache.
-`--clock cpu` counts the processor seconds of this process, for machines that others use as well; it
-does not see time that the disk takes. Targets: 1.1 with a bias, 2 with least squares.
+The time is that of `flap.prune`, divided by the time of a bare forward pass of the same decoder
+over as many tokens. Both run alternately in one process, without a cache. The result is the median
+of the ratios. With `--clock cpu`, the script counts processor seconds of this process. Use this on
+machines that other people also use; it does not include the time of the disk. The targets are 1.1
+with a bias and 2 with least squares.
 
-Memory: the peak above the loaded model, in a fresh process.
+The memory is the peak in addition to the loaded model, in a new process.
 """
 
 import argparse
@@ -37,9 +38,9 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Variant(NamedTuple):
-    """One way to prune."""
+    """A combination of options to measure."""
 
-    target: float  # the most bare forward passes that it may take
+    target: float  # target: at most this many bare forward passes
     choices: dict[str, Any]  # arguments of `flap.prune`
     overrides: tuple[str, ...] = ()
 
@@ -67,7 +68,7 @@ def prune(
 ) -> dict[str, float]:
     """Prune the model in place, and return the seconds of the stages.
 
-    The options of a search are printed.
+    This also prints the options of a search.
     """
     _, choices, overrides = VARIANTS[name]
     windows: dict[str, Any] = {
@@ -85,7 +86,7 @@ def prune(
 
 
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Return the median ratio of each variant. Every repeat prunes a fresh copy of the model."""
+    """Return the median ratio of each variant. Every repeat prunes a new copy of the model."""
     dense, tokenizer = load(options)
     tokens_NT = random_windows(dense, options.samples)
     clock = CLOCKS[options.clock]
@@ -111,7 +112,7 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
     """Print the bytes by which the peak memory of pruning exceeds the loaded model (Linux).
 
-    This runs in a process of its own.
+    This function runs in a separate process.
     """
     model, tokenizer = load(options)
     held = reset_peak()

@@ -1,11 +1,12 @@
-"""Measure what quantisation costs dense and pruned models.
+"""Measure the perplexity and the size of quantised dense and pruned models.
 
     python benchmarks/quantised.py --folder DIR
 
 The model is SmolLM2-135M-Instruct, dense and pruned by 20 % (AL-AM, and round_to=32, so that rows
-can be divided into blocks of 32). There is one row for each form: the bytes of the weights, and the
-perplexity of the same held-out BoolQ passages in windows of 128 tokens. GGUF files are measured in
-llama.cpp, one token after the other, and all other forms in transformers, on the CPU.
+can be divided into blocks of 32). The table has one row for each quantised form, with the bytes of
+the weights and the perplexity of the same held-out BoolQ passages in windows of 128 tokens.
+llama.cpp measures GGUF files, one token after the other. transformers measures all other forms on
+the CPU.
 
 The forms are
 
@@ -14,8 +15,8 @@ The forms are
   `--llama` is the folder of llama.cpp's libraries (libllama, libggml), because the wheel xllamacpp
   has no quantiser;
 - int8, int6 and int4 weights by torchao;
-- W8A8 by llm-compressor, which needs other versions of transformers. Run the same command in an
-  environment of its own: it measures the checkpoints that are in the folder already.
+- W8A8 by llm-compressor, which needs another version of transformers. Run the same command in a
+  separate environment: it measures the checkpoints that are already in the folder.
 
 If the package of a form is missing, its row says so.
 """
@@ -38,13 +39,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 SEQ_LEN = 128
 TEXT = "boolq-passages"
 PRUNED = {"dense": ["ratio=0"], "pruned": ["ratio=0.2", "round_to=32"]}
-Measured = tuple[int, float]  # bytes, perplexity
+Measured = tuple[int, float]  # bytes of the weights, and perplexity
 
 
 def checkpoint(folder: Path, name: str) -> Path:
-    """Return a checkpoint with its f16 and q8_0 files.
+    """Return the folder of a checkpoint with its f16 and q8_0 files.
 
-    If it is missing, `python -m flap` writes it.
+    If the checkpoint does not exist, `python -m flap` writes it.
     """
     target = folder / name
     if not target.is_dir():
@@ -78,9 +79,9 @@ def read_windows(directory: Path, num_windows: int) -> Tensor:
 
 
 def in_transformers(directory: Path, tokens_NT: Tensor, bits: int = 16, **options: Any) -> Measured:
-    """Measure a checkpoint in transformers, computed in float32.
+    """Measure the bytes and the perplexity of a model in transformers, in float32.
 
-    bits: the bits of an integer weight, whatever type stores it.
+    bits: the number of bits of an integer weight, which may be stored in a larger type.
     """
     model = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=True, dtype=torch.float32, **options
@@ -102,8 +103,11 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
 
 
 def stored(tensor: Tensor, bits: int) -> int:
-    """Return the bytes of a tensor in a file: integers take `bits` bits, all other numbers 16."""
-    # a quantised weight has integers, scales and zero points
+    """Return the bytes of a tensor in a file.
+
+    An integer has `bits` bits, and any other number 16.
+    """
+    # A quantised weight consists of integers, scales and zero points.
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8
@@ -112,7 +116,7 @@ def stored(tensor: Tensor, bits: int) -> int:
 def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
     """Return the measurement of integer weights.
 
-    With 8 bits each row has a scale, with fewer bits each group of 32 columns has one.
+    With 8 bits, each row has a scale. With fewer bits, each group of 32 columns has a scale.
     """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
@@ -132,7 +136,7 @@ def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
 
 
 def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
-    """Measure weights and activations of 8 bits, with a scale for each row and for each token."""
+    """Measure W8A8: weights and activations of 8 bits, with a scale for each row and each token."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -156,10 +160,10 @@ def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
 
 
 def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Tensor], Measured]:
-    """Return the measurement of a GGUF in llama.cpp.
+    """Measure a GGUF file in llama.cpp.
 
-    libraries: the libraries of the quantiser, which makes the file from the f16 file if it is
-    missing.
+    libraries: the folder of the quantiser's libraries. If the file does not exist, the quantiser
+    makes it from the f16 file.
     """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
@@ -174,8 +178,8 @@ def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Te
 def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     """Return the perplexity of a GGUF.
 
-    The server is forced to generate each next token, and reports its log-probability without the
-    force.
+    llama.cpp's server is forced to generate the next token of the text. It reports the
+    log-probability that the token has without the force.
     """
     import xllamacpp
 
@@ -207,7 +211,7 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
 def _forced(address: str, prompt: list[int], token: int) -> float | None:
     """Return the log-probability of a token after a prompt.
 
-    Returns None if llama.cpp withholds the token, because it is a part of a character.
+    Return None if the token is only a part of a character, because llama.cpp does not report it.
     """
     asked = {
         "prompt": prompt,

@@ -1,16 +1,17 @@
-"""Measure what it takes to prune a model from disk: `python benchmarks/scale.py`.
+"""Measure the memory and time to prune a model from disk: `python benchmarks/scale.py`.
 
-It needs Linux, 10 GB of disk and half an hour. Random models of LLaMA's shape with grouped-query
-attention, which differ only in depth, are written shard by shard. Each is pruned by 30 % with
-model.placement=stream, in a fresh process, on 16 windows of 128 tokens.
+The script needs Linux, 10 GB of disk and half an hour. It writes random LLaMA models with
+grouped-query attention, which differ only in depth, shard by shard. It prunes each model by 30 %
+with model.placement=stream, in a new process, on 16 windows of 128 tokens.
 
-The table has the peak of the resident memory, minus the peak of an interpreter that has imported
-torch. The peak includes files that are mapped into memory (the kernel's VmHWM). The column
-`anonymous` leaves them out (RssAnon, polled). Target: at most 1.2 GB for the largest model, and not
-more for deeper models. GB are 10^9 bytes.
+The table shows the peak of the resident memory, minus the peak of an interpreter that has imported
+torch. The peak (the kernel's VmHWM) includes memory-mapped files. The column `anonymous` (RssAnon,
+polled) leaves out these files. The target is at most 1.2 GB for the largest model, independent of
+the depth. GB are 10^9 bytes.
 
-`--shape mixtral` or `qwen3_moe` prunes a mixture of experts, and `qwen3-30b-a3b` four layers of
-that model. Other arguments are passed on to the run: `--gb 1 --shape mixtral method=flap_plus`.
+`--shape mixtral` or `qwen3_moe` prunes a mixture of experts. `--shape qwen3-30b-a3b` prunes four
+layers of Qwen3-30B-A3B. Other arguments are passed on to the run:
+`--gb 1 --shape mixtral method=flap_plus`.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# The layers are those of Llama-3.2-1B: 60.8 million parameters each, 121.6 MB in bfloat16. The
-# tokenizer is SmolLM2's, and the embeddings are not tied.
+# This model has the layers of Llama-3.2-1B, with 60.8 million parameters each (121.6 MB in
+# bfloat16). The tokenizer is SmolLM2's, and the embeddings are not tied.
 ENDS = {
     "vocab_size": 49152,
     "tie_word_embeddings": False,
@@ -41,8 +42,8 @@ LLAMA = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-# Mixtures of experts with 53 million parameters in a layer. A token passes through a quarter of the
-# experts (Mixtral), or through an eighth of them (Qwen3-MoE).
+# These mixtures of experts have 53 million parameters in each layer. The router sends a token to a
+# quarter of the experts (Mixtral), or to an eighth of them (Qwen3-MoE).
 MIXTRAL = {
     "hidden_size": 1024,
     "intermediate_size": 2048,
@@ -72,8 +73,8 @@ QWEN3_30B = {
 }
 LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
-# For each shape: the model type, the values of its config besides `ENDS`, and the number of decoder
-# layers by the GB of weights.
+# Each shape has a model type, config values in addition to `ENDS`, and the number of decoder layers
+# for each size in GB.
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "llama": ("llama", LLAMA, LAYERS),
     "mixtral": ("mixtral", MIXTRAL, LAYERS_OF_EXPERTS),
@@ -100,7 +101,8 @@ WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibrat
 def write_model(directory: Path, shape: str, num_layers: int) -> int:
     """Write a random model, and return its bytes.
 
-    There is one shard for each layer and one for the rest. Only one of them is in memory at a time.
+    There is one shard for each layer, and one for all other weights. Only one shard is in memory at
+    a time.
     """
     import torch
     from measuring import packaged
@@ -110,8 +112,8 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     from transformers.core_model_loading import revert_weight_conversion
 
     tokenizer = packaged("cpu").tokenizer
-    # These are SmolLM's own steps, by which a GGUF recognises it. transformers does not read the
-    # first one from the packaged GGUF.
+    # These are the pre-tokenizer steps of SmolLM, which identify its tokenizer in a GGUF file.
+    # transformers does not read the first step from the packaged GGUF.
     steps = [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -154,7 +156,10 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 
 
 def prune(directory: Path, arguments: list[str]) -> None:
-    """Run the command line in this process. At the end, print its processor time and its peak."""
+    """Run the command line in this process.
+
+    At the end, print the processor time and the peak memory.
+    """
     chosen = {argument.split("=")[0] for argument in arguments}
     usual = [argument for argument in (*RUN, *WINDOWS) if argument.split("=")[0] not in chosen]
     sys.argv = ["flap", f"model.path={directory / 'dense'}", f"cache_dir={directory / 'cache'}"]
@@ -170,15 +175,15 @@ def peak_bytes() -> int:
 
 
 def disk_bytes(*folders: Path) -> int:
-    """Return the bytes that the files in these folders take on the disk now.
+    """Return the disk space in bytes that the files in these folders need now.
 
-    A file with two names (hard links) counts once.
+    A file with several hard links counts once.
     """
     sizes: dict[tuple[int, int], int] = {}
-    # os.walk ignores folders that disappear
+    # Folders may disappear during the walk; os.walk ignores this error.
     for folder, _, names in chain.from_iterable(map(os.walk, folders)):
         for name in names:
-            with suppress(OSError):  # a file may disappear
+            with suppress(OSError):  # another process may have deleted the file
                 found = Path(folder, name).stat()
                 sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())
@@ -194,7 +199,7 @@ class Watched(NamedTuple):
 
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
-    """Run this script in a fresh process, and watch its memory and these folders."""
+    """Run this script in a new process, and record its memory and the size of these folders."""
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -220,7 +225,7 @@ def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
 
 
 def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
-    """Write, prune and reload one model, and print its row of the table."""
+    """Write, prune and reload a model, and print its row of the table."""
     layers = SHAPES[shape][2][size]
     num_bytes = int(
         watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0]
@@ -249,7 +254,7 @@ def measure(directory: Path, shape: str, size: int, bare: Watched, options: list
 
 
 def reload(directory: Path) -> None:
-    """Load the checkpoint as a whole, and run it once."""
+    """Load the complete checkpoint, and run it once."""
     import torch
 
     from flap import load
@@ -278,7 +283,7 @@ def main() -> None:
         import torch  # noqa: F401
 
         print(f"peak {peak_bytes()}")
-        time.sleep(0.5)  # so that the other process can poll this one
+        time.sleep(0.5)  # wait, so that the other process can read the memory of this process
     else:
         bare = watched("--bare")
         print(

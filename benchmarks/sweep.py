@@ -1,12 +1,13 @@
-"""Measure what a sweep costs: `python benchmarks/sweep.py`.
+"""Measure the time of a sweep: `python benchmarks/sweep.py`.
 
-One `python -m flap -m` with an empty cache prunes the packaged model in 24 cells: 3 metrics x 4
-structures x 2 ratios. Nothing is evaluated and nothing is saved. Three numbers are printed:
+The script runs one `python -m flap -m` with an empty cache, which prunes the packaged model in 24
+cells: 3 metrics x 4 structures x 2 ratios. The cells evaluate and save nothing. The script prints
+three results:
 
-- the wall time of the sweep, divided by one calibration and 24 times score, allocate and slice, as
-  the stages of `flap.prune` take in this process (target: at most 2.0);
-- the seconds inside the job of each cell, without calibration and loading (target: under 1.5);
-- how many cells calibrated (target: one).
+- the wall-clock time of the sweep, divided by the time of one calibration and 24 times scoring,
+  allocating and slicing with `flap.prune` in this process (target: at most 2.0);
+- the seconds of each cell's job, without calibration and loading (target: under 1.5);
+- the number of cells that calibrated (target: one).
 """
 
 import argparse
@@ -38,7 +39,7 @@ CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
-    """Return the seconds of one calibration and of 24 times score, allocate and slice."""
+    """Return the seconds of one calibration and of 24 times scoring, allocating and slicing."""
     source = packaged()
     shared = ["calibration=boolq-passages"]
     total = 0.0
@@ -51,9 +52,9 @@ def bare_seconds() -> float:
 
 
 def sweep_seconds(folder: Path) -> float:
-    """Return the wall seconds of the real command in a fresh process.
+    """Return the wall-clock seconds of the command in a new process.
 
-    The model is in the cache, and no statistics are.
+    The cache contains the model, but no statistics.
     """
     cache = folder / "cache"
     cache.mkdir(parents=True)
@@ -73,10 +74,9 @@ def sweep_seconds(folder: Path) -> float:
 
 
 def inside(sweep: Path) -> tuple[list[float], int]:
-    """Return the wall seconds of each cell's job, and how many cells calibrated.
+    """Return the wall-clock seconds of each cell's job, and the number of cells that calibrated.
 
-    A job lasts from the first file in its folder to the last one. Calibration and loading are
-    subtracted.
+    The time of a job is that from its first file to its last file, without calibration and loading.
     """
     seconds = []
     misses = 0

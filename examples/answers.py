@@ -2,10 +2,10 @@
 
     python examples/answers.py PROMPTS FOLDER [key=value ...]
 
-PROMPTS is a .jsonl file with lines {"prompt": "…", "answer": "…"}, or {"messages": […]} that end
-with the answer. Two of three rows become the calibration text, and the model answers them itself.
-The third row is asked, before and after pruning. With calibration.num_samples=16, a few hundred
-rows are enough.
+PROMPTS is a .jsonl file. Its lines are {"prompt": "…", "answer": "…"}, or {"messages": […]} where
+the last message is the answer. Two thirds of the rows become the calibration text, which the model
+answers itself. The script asks the last third before and after pruning. With
+calibration.num_samples=16, a few hundred rows are enough.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false"]
-# Prompts are asked without examples, as in calibration.
+# The evaluation asks prompts without examples, as calibration does.
 FORM = ["calibration.answers=self", "eval.generation.num_fewshot=0"]
 SHOWN = [
     "ratio",

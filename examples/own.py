@@ -1,4 +1,4 @@
-"""A metric, a structure and an evaluator of your own (docs/own.md)."""
+"""Example of your own metric, structure and evaluator (docs/own.md)."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +18,7 @@ class Range(Metric):
 
 @dataclass(frozen=True)
 class Neurons(UniformLayers):
-    """Each layer loses the same share, all of it neurons."""
+    """A structure that removes only neurons, and the same share from each layer."""
 
     def removed_kv_heads(self, budget):
         return [0] * len(budget.layers)
@@ -26,7 +26,7 @@ class Neurons(UniformLayers):
 
 @dataclass(frozen=True)
 class Sentence(Evaluator):
-    """`sentence/loss`: nats per token of a sentence; lower is better."""
+    """An evaluator that measures `sentence/loss`: nats per token of a sentence; lower is better."""
 
     text: str = "Paris is the capital of France."
 

@@ -2,8 +2,8 @@
 
     python examples/packaged_tasks.py FOLDER TASK ...
 
-FOLDER gets `packaged_TASK` as YAML and Parquet. Name the folder as --include_path of lm-eval, which
-then needs no network.
+The script writes the task `packaged_TASK` as YAML and Parquet to FOLDER. If you pass this folder as
+--include_path, lm-eval needs no network.
 """
 
 import sys
@@ -32,7 +32,8 @@ def main(folder: str, *names: str) -> None:
             "test_split": split,
             "fewshot_split": split,
         }
-        shots = {"num_fewshot": 5 if task.OUTPUT_TYPE == "generate_until" else 0}  # as in a run
+        # The same number of examples as in a run of flap.
+        shots = {"num_fewshot": 5 if task.OUTPUT_TYPE == "generate_until" else 0}
         stock = {
             "include": str(task_manager().task_index[name].yaml_path),
             "task": f"packaged_{name}",

@@ -3,8 +3,8 @@
     python -m venv llmc; llmc/bin/pip install llmcompressor
     llmc/bin/python examples/quantise.py CHECKPOINT TARGET [SCHEME]
 
-llm-compressor needs other versions than flap, so it gets an environment of its own. flap need not
-be installed there.
+llm-compressor needs other package versions than flap, so install it into a separate environment.
+You do not need to install flap there.
 
 The schemes FP8_DYNAMIC, W8A8 and W4A16 round dense models without data. W4A16 needs rows whose
 length is a multiple of 128 (`round_to=128`).

@@ -1,6 +1,6 @@
 """Serve a checkpoint: `python examples/serve.py FOLDER`.
 
-Ask it with `curl -d "The old tree" http://127.0.0.1:8000`.
+Send it a prompt with `curl -d "The old tree" http://127.0.0.1:8000`.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python examples/study.py FOLDER [key=value ...]
 
-FOLDER gets a subfolder for each cell, study.csv, plots and index.html. If you run the script again,
-it computes only what is missing.
+The script writes a subfolder for each cell, study.csv, plots and index.html to FOLDER. If you run
+it again, it computes only missing results.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
 """Train a pruned checkpoint on a text with LoRA: `python examples/train.py CHECKPOINT TEXT FOLDER`.
 
-The checkpoint is an ordinary transformers model. With `recover=lora`, flap itself trains it, to
-predict what the dense model predicts.
+The checkpoint is an ordinary transformers model, so you can train it with any loss. With
+`recover=lora`, flap itself trains the model to predict what the dense model predicts.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""flap.prune and flap.load do in Python what the command line does."""
+"""flap.prune and flap.load give the same results in Python as the command line."""
 
 import json
 import random
@@ -50,7 +50,7 @@ Prune = Callable[..., Report]
 
 @pytest.fixture
 def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
-    """`flap.prune` with eight windows of the local text."""
+    """Return `flap.prune` with eight calibration windows of the local text."""
     text = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
 
     def prune_on_text(model: PreTrainedModel, **options: Any) -> Report:
@@ -107,7 +107,7 @@ def test_objects_do_what_names_do(prune: Prune) -> None:
 
 @dataclass(frozen=True)
 class LaterIsBetter(Metric):
-    """Score the channels by their position, to the power of `power`."""
+    """A metric that scores a channel by its index, to the power of `power`."""
 
     power: float = 1.0
 
@@ -317,7 +317,8 @@ def test_a_checkpoint_names_the_given_model(
     prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not the model's card
+    # A file of the user in the current folder, and not the model's card.
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     for path, name in (("", "LlamaForCausalLM"), (str(tmp_path / "mine"), "mine")):
         model = tiny_model("llama-gqa")
         target = tmp_path / f"pruned {name}"
@@ -499,7 +500,10 @@ def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
 
 
 class Doubled(LlamaForCausalLM):
-    """A model whose class changes the logits, which the class of a pruned model would not do."""
+    """A model with a class that changes the logits.
+
+    The class of a pruned model would not change them.
+    """
 
     def forward(self, *args: Any, **options: Any) -> Any:
         output = super().forward(*args, **options)
@@ -509,16 +513,17 @@ class Doubled(LlamaForCausalLM):
 
 @cache
 def unsupported() -> dict[str, tuple[Any, str]]:
-    """Return models that are refused before anything else, each with a pattern of the error."""
+    """Return models that flap.prune refuses at once, each with a pattern of the error message."""
     compiled = tiny_model("llama-gqa")
     compiled.model = torch.compile(compiled.model)
     mixed = tiny_model("llama-gqa")
     mixed.model.layers[1].mlp.bfloat16()
-    # bitsandbytes stores two values in a byte
+    # As in bitsandbytes, this weight stores two values of four bits in each byte.
     packed = tiny_model("llama-gqa")
     four_bits = torch.nn.Parameter(torch.zeros(56 * 16, 1, dtype=torch.uint8), requires_grad=False)
     packed.model.layers[1].mlp.down_proj.weight = four_bits
-    # the packed tensors of some quantisers have the type of the model, or are not parameters
+    # With some quantisers, packed tensors have the model's dtype or are no parameters, so only the
+    # attribute hf_quantizer shows that the model is quantised.
     quantised = tiny_model("llama-gqa")
     quantised.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)
@@ -589,7 +594,8 @@ def test_it_works_inside_another_hydra_application(prune: Prune, tmp_path: Path)
     (tmp_path / "app.yaml").write_text("lr: 0.1\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         prune(tiny_model("llama-gqa"))
-        assert compose("app").lr == 0.1  # the application's own configs are where they were
+        # flap.prune must not change the Hydra configs of the application.
+        assert compose("app").lr == 0.1
 
 
 def test_defaults_of_torch_change_nothing_and_stay_as_do_the_modes_of_modules(prune: Prune) -> None:

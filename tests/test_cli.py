@@ -1,4 +1,4 @@
-"""The command line: what a run leaves, sweeps, presets, help."""
+"""The command line runs single runs, sweeps, presets and help."""
 
 import json
 import os
@@ -69,7 +69,8 @@ def assert_report(run: Path) -> None:
     assert report["evaluation"]["pruned"].keys() == numbers
 
     ratio = report["ratio"]
-    one_head = 1536 / 46080  # the share of one KV head of the tiny model
+    # The share of the decoder's parameters in one KV head of the tiny model.
+    one_head = 1536 / 46080
     assert ratio["requested"] == 0.5
     assert abs(ratio["realised_decoder"] - 0.5) < one_head
     plan = json.loads((run / "plan.json").read_text())
@@ -79,11 +80,12 @@ def assert_report(run: Path) -> None:
 
 def assert_console(done: "CompletedProcess[str]", run: Path) -> None:
     assert f"warning: {SAME_TEXT}" in done.stderr
-    assert "[transformers]" not in done.stderr  # no warnings of transformers
-    assert "_target_: " not in done.stdout + done.stderr  # no dump of the config
+    assert "[transformers]" not in done.stderr  # the console must not show warnings of transformers
+    # The console must not show the whole config.
+    assert "_target_: " not in done.stdout + done.stderr
     for word in SHOWN_OF_A_RUN:
         assert word in done.stdout
-    # each path is on one line, however narrow the console is
+    # Each path is on one line, even if the console is narrow.
     assert done.stdout.splitlines()[-2:] == [str(run / "checkpoint"), str(run / "report.md")]
 
 
@@ -162,6 +164,6 @@ def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     config, loaded = done.stdout.split("loaded:")
     assert loaded.strip() == "[]"
-    assert "${" not in config  # values, and no interpolations
+    assert "${" not in config  # the output has resolved values instead of interpolations
     assert OmegaConf.create(config).ratio == 0.35
     assert not (tmp_path / "outputs").exists()

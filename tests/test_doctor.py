@@ -1,4 +1,4 @@
-"""The doctor describes a machine with one line for each fact."""
+"""`flap doctor` prints one line for each fact about the machine."""
 
 import os
 import pwd

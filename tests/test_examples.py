@@ -1,4 +1,4 @@
-"""The scripts of examples/, each on a tiny model: they run, and what they leave can be used."""
+"""The scripts of examples/ run on a tiny model, and their outputs can be used."""
 
 import json
 import runpy
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def example(name: str) -> dict[str, Any]:
-    """Run a script and return its global names."""
+    """Run a script without its `main`, and return its global names."""
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
@@ -31,7 +31,7 @@ def example(name: str) -> dict[str, Any]:
 def printed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[str]]:
-    """Runs a script's `main` in an empty folder and returns the lines that it prints."""
+    """Return a function that runs a script's `main` in an empty folder and returns its output."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> list[str]:
@@ -43,7 +43,7 @@ def printed(
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> Path:
-    """The checkpoint that examples/prune.py saves."""
+    """Return the checkpoint that examples/prune.py saves."""
     folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
     example("prune")["main"](str(model_dir), str(text_file), str(folder))
     return folder
@@ -86,7 +86,7 @@ def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: P
             layer["kv_heads"] == [0, 1, 2, 3] for layer in read_json(folder / "plan.json")["layers"]
         )
     [command] = read_study(tmp_path / "sweep").commands
-    folder, *overrides = shlex.split(command)[4:]  # as the page shows it
+    folder, *overrides = shlex.split(command)[4:]  # the command in the form that the page shows
     assert folder == f"--config-dir={tmp_path / 'conf'}" and "metric=WIFV,Range" in overrides
     source = digest([(EXAMPLES / "own.py").read_text()])
     assert f"own code: {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()
@@ -105,7 +105,7 @@ def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[s
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = [
         one for one in base[:5] if not one.startswith("calibration.dataset=")
-    ]  # perplexity is not measured
+    ]  # the example does not measure perplexity
     lines = printed(
         "answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *own, "calibration.max_new_tokens=8"
     )

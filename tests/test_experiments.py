@@ -1,4 +1,4 @@
-"""The scripts of experiments/ write the data that the experiment's page describes."""
+"""The scripts of experiments/ write the data that the pages describe."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ FILES = ("sciq.jsonl", "held_out.jsonl", "contaminated.jsonl")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that experiments/answers/sciq.py writes."""
+    """Run experiments/answers/sciq.py, and return the folder with its files."""
     written = tmp_path_factory.mktemp("sciq")
     runpy.run_path(str(SCRIPT))["main"](*(str(written / name) for name in FILES))
     return written
@@ -38,7 +38,7 @@ def runs(text: str) -> set[tuple[str, ...]]:
 
 
 def texts(asked: str) -> list[str]:
-    """The passage and the question of a prompt, and both together."""
+    """Return the passage and the question of a prompt, separately and joined."""
     passage, question = asked.removesuffix("\nAnswer:").rsplit("\nQuestion: ", maxsplit=1)
     return [passage, question, asked]
 
@@ -95,9 +95,10 @@ def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path
 def test_flap_reproduce_accepts_a_report(path: Path) -> None:
     report = read_finished(path).report
     config = config_of(report.config)
-    assert config.ratio == report.ratio.get("requested")  # a target has none
+    # None if the run had a target instead of a ratio.
+    assert config.ratio == report.ratio.get("requested")
     pruned = report.evaluation["pruned"].keys()
-    # of a trimmed vocabulary, perplexities are those of the dense model alone
+    # With a trimmed vocabulary, only the dense model has perplexities.
     assert pruned and pruned <= report.evaluation["dense"].keys()
 
 

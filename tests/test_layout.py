@@ -1,4 +1,4 @@
-"""The structure of the package: rooms import in one direction, and importing flap stays light."""
+"""The code keeps its structure: rooms import in one direction, and `import flap` is fast."""
 
 import ast
 import re
@@ -24,8 +24,8 @@ from tests.helpers.code import (
 )
 
 PACKAGE = Path(flap.__file__).parent
-# From left to right: a room imports from itself and from rooms to its left; so do the stages inside
-# the method.
+# The rooms from left to right. A room imports only from itself and from rooms to its left. The same
+# rule holds for the stages of the method below.
 ROOMS = [
     "config",
     "runtime",
@@ -48,8 +48,8 @@ STAGES = [
     "vocabulary",
     "recovery",
 ]
-# The files of models, in the order in which they are read: a file imports only from those before
-# it.
+# The files of models/, in the order in which you should read them. A file imports only from files
+# before it.
 MODELS = [
     # the parts of a layer
     "devices",
@@ -94,7 +94,7 @@ PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Dotted names of all that a file imports, wherever in the file."""
+    """Yield the dotted names of all imports of a file, also of imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -104,13 +104,13 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def rooms_imported(*paths: Path, inside: str = "flap") -> set[str]:
-    """The direct children of flap, or of a room inside it, that these files import from."""
+    """Return the rooms of flap, or the parts of a room `inside` flap, that these files import."""
     names = {name for path in paths for name in imports(path) if name.startswith(f"{inside}.")}
     return {name.removeprefix(f"{inside}.").split(".")[0] for name in names}
 
 
 def calls(path: Path, module: str) -> set[str]:
-    """Attributes of a module that a file names: {"load"} for torch.load."""
+    """Return the attributes of a module that a file uses, such as {"load"} for torch.load."""
     nodes = [
         node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
     ]
@@ -152,11 +152,11 @@ def test_every_file_of_models_has_its_place() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    """This includes imports inside functions. Packages that only export names are left out."""
+    """The check includes imports inside functions, but no packages that only export names."""
     files = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES
     }
-    # raises an error that names the circle of imports
+    # If there is a circle of imports, this raises an error that names it.
     TopologicalSorter(
         {
             name: {given.rpartition(".")[0] for given in imports(path)} & files.keys()
@@ -176,7 +176,7 @@ def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
     assert not exported & modules
 
 
-# Names that two modules define, and why neither is renamed.
+# Names that two modules define, and the reason for keeping both names.
 SHARED_NAMES = {
     "main": "the entry point of each command",
     "prune": "flap.prune for users, and the method as the stages of a run",
@@ -185,7 +185,7 @@ SHARED_NAMES = {
 
 
 def public_names(path: Path) -> set[str]:
-    """The functions and classes that a module defines for others."""
+    """Return the public functions and classes that a module defines."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     defined = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds)]
     return {name for name in defined if not name.startswith("_")}
@@ -196,12 +196,13 @@ def test_no_public_name_stands_for_two_things() -> None:
     assert {name for name, count in counts.items() if count > 1} == SHARED_NAMES.keys()
 
 
-# What a line, a file and a function may hold. Formatting cannot hide these figures.
+# Limits for the size of lines, files and functions, measured so that formatting does not change
+# them.
 MOST_EXPRESSIONS = {"flap": 4.6, "tests": 5.0}  # per line of code, over the whole folder
 MOST_EXPRESSIONS_OF_A_FILE = 6.0  # per line of code
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_PARAMETERS = 6
-# Functions that may be longer and have more parameters, and why.
+# Functions that may exceed the limits of lines and parameters, and the reason.
 ENTRY_POINTS = {
     "flap/api.py:prune": "users pass the options of the method as keyword arguments",
 }
@@ -326,7 +327,8 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
                 "from transformers import AutoConfig, AutoModelForCausalLM; import flap; "
                 "flap.register(); flap.register()"
             ),
-            marks=pytest.mark.long,  # as all tests import them first
+            # Long, because all other tests already import these classes first.
+            marks=pytest.mark.long,
         ),
     ],
 )

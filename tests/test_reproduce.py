@@ -1,4 +1,4 @@
-"""`flap reproduce` as a user runs it: a report is run again, and each number gets a verdict."""
+"""`flap reproduce` repeats the run of a report, and gives each number a verdict."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from flap.results import Report
 
 @pytest.fixture
 def run(run_tiny: Callable[..., Report], tmp_path: Path) -> Path:
-    """A finished run of a tiny model."""
+    """Make a run of a tiny model, and return its folder."""
     folder = tmp_path / "run"
     folder.mkdir()
     run_tiny(folder)
@@ -43,7 +43,7 @@ def test_a_run_is_reproduced_beside_it(
 def test_another_number_exits_with_code_1_and_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A report from another machine: the file alone, with other versions and another perplexity."""
+    """The report is a single file, as from another machine, with other versions and numbers."""
 
     def change(report: dict) -> None:
         report["versions"]["torch"] = "2.0.0"

@@ -1,8 +1,9 @@
-"""Make a packaged plan: `python tools/add_plan.py method=flap_plus ratio=0.2`.
+"""Make a plan that flap contains: `python tools/add_plan.py method=flap_plus ratio=0.2`.
 
-It runs flap with these options, and measures the perplexity of passages that the run has not read.
-The plan becomes plans/MODEL/METHOD-RATIO.json, and the report becomes plans/MODEL/reports/METHOD-
-RATIO.json. The checkout must have no changes, because the report names its commit.
+The script runs flap with these options, and measures the perplexity of passages that the run has
+not read for calibration. It writes the plan to plans/MODEL/METHOD-RATIO.json, and the report to
+plans/MODEL/reports/. The checkout must have no uncommitted changes, because the report names its
+commit.
 """
 
 import shutil
@@ -37,10 +38,10 @@ def add(run: Path, plans: Path) -> str:
     Returns the name of the plan.
 
     Raises:
-        ValueError: The report names no commit, or a path of this machine.
+        ValueError: The report names no commit, or contains a path of this machine.
     """
     report = Report.load(run / "report.json")
-    report.checkpoint = None  # a folder of this machine
+    report.checkpoint = None  # remove the path of a folder on this machine
     if report.git.get("dirty") is not False:
         raise ValueError(
             "the checkout has changes; commit them first, so that the report names them"

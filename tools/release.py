@@ -1,8 +1,8 @@
 """Make a release: `make release VERSION=0.2.0`.
 
-It dates the section of the changelog, and builds and checks an sdist and a wheel in dist/. The work
-is done on a copy of the last commit. The checkout changes only after every check, and nothing is
-uploaded.
+The script writes the date into the changelog, and builds and checks an sdist and a wheel in dist/.
+It works on a copy of the last commit, changes the checkout only after all checks, and uploads
+nothing.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from packaging.version import InvalidVersion, Version
 
-OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # "## [Unreleased]", or "## [0.1.0] - Unreleased"
+OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # matches "## [Unreleased]" and "## [0.1.0] - Unreleased"
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def release(root: Path, version: str, today: date) -> list[str]:
-    """Write the version into the checkout `root`, and return the files that were made in its dist/.
+    """Write the version into the checkout `root`, and return the new files in its dist/.
 
     Raises:
         ValueError: the version exists, the checkout has changes, or there is nothing to release.
@@ -74,7 +74,8 @@ def refuse(root: Path, version: str) -> None:
             f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}"
         )
     changelog = (root / "CHANGELOG.md").read_text()
-    dated = f"\n## [{version}] - 2" in changelog  # as 2026-03-01, and not "Unreleased"
+    # A date such as 2026-03-01 instead of "Unreleased".
+    dated = f"\n## [{version}] - 2" in changelog
     if dated or output("git", "tag", "--list", f"v{version}", cwd=root):
         raise ValueError(
             f"VERSION={version}: exists already, as a tag or in CHANGELOG.md; take the next one"
@@ -89,7 +90,7 @@ def refuse(root: Path, version: str) -> None:
 
 
 def versioned(root: Path, version: str, today: date) -> dict[str, str]:
-    """Return the new text of each file that names the version."""
+    """Return the new content of each file that contains the version."""
     patterns = {
         "flap/__init__.py": (r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"'),
         "CITATION.cff": (
@@ -121,7 +122,7 @@ def exported(root: Path, folder: Path) -> Path:
 
 
 def build(source: Path, folder: Path) -> list[Path]:
-    """Build the sdist, and from it the wheel. Return both files."""
+    """Build the sdist, and then the wheel from the sdist. Return both files."""
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True
     )
@@ -144,7 +145,7 @@ def check(files: list[Path], environment: Path) -> None:
 
 
 def output(*command: str, cwd: Path) -> str:
-    """Return what a command prints."""
+    """Run a command, and return its output."""
     return subprocess.run(
         command, cwd=cwd, check=True, capture_output=True, text=True
     ).stdout.rstrip()

@@ -1,4 +1,4 @@
-"""The meaning of an option: a comment at its key or field, or a sentence of the docstring."""
+"""Find the meaning of an option in the comment at its key or field, or in a docstring."""
 
 import re
 from dataclasses import MISSING, Field, is_dataclass
@@ -9,9 +9,10 @@ from typing import Any
 def comments(source: str, key: str) -> dict[str, str]:
     """Return the comment at each key of a source text.
 
-    It is in the lines above the key, in the line of the key, or in a later line of its value.
+    The comment is in the lines above the key, in the line of the key, or in a later line of the
+    key's value.
 
-    key: the regular expression of a line with a key. Its first group is the name of the key.
+    key: a regular expression that matches a line with a key; its first group is the name.
     """
     meanings: dict[str, str] = {}
     name = ""
@@ -35,7 +36,7 @@ def comments(source: str, key: str) -> dict[str, str]:
 def from_class(target: type, name: str) -> str:
     """Return the meaning of an option from a class or its bases.
 
-    It is the comment at the field, or "name: meaning." in the docstring.
+    The meaning is the comment at the field, or "name: meaning." in the docstring of the class.
     """
     for base in filter(is_dataclass, target.__mro__):
         if comment := comments(getsource(base), r"    (\w+): ").get(name):
@@ -54,20 +55,20 @@ def summary(thing: type) -> str:
 
 
 def default_of(field: Field[Any]) -> Any:
-    """Return the default of a dataclass's field; "???" if it has none."""
+    """Return the default of a dataclass's field, or "???" if the field has no default."""
     if field.default_factory is not MISSING:
         return field.default_factory()
     return "???" if field.default is MISSING else field.default
 
 
 def type_of(field: Field[Any]) -> str:
-    """Return the type of a field in words; empty if the field takes values of several types."""
+    """Return the type of a field in words, or an empty text if the field allows several types."""
     name = field.type.__name__ if type(field.type) is type else str(field.type)
     return "" if field.type is Any else name.replace(" | ", " or ")
 
 
 def as_typed(value: Any) -> str:
-    """Return a value as it is written on the command line."""
+    """Return a value in the form in which users write it on the command line."""
     if isinstance(value, str) and value.startswith("${"):
         return f"that of `{value[2:-1]}`"
     words = {"None": "null", "True": "true", "False": "false"}

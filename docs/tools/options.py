@@ -1,4 +1,4 @@
-"""The page of options: keys, types and defaults from dataclasses, meanings from comments."""
+"""Make the page of all options, with types, defaults and meanings from the code."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -44,7 +44,7 @@ def options_page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    """Yield the tables of a run's own keys: those at the top, then those of each section."""
+    """Yield tables of the keys of a run: first the top level, and then each section."""
     sections = [
         field
         for field in fields(FlapConfig)
@@ -69,17 +69,14 @@ def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[
 
 
 def _presets() -> Iterator[str]:
-    """Yield the choices of the groups that only set other keys."""
+    """Yield a table for each config group that only sets keys of other sections."""
     for group in ("model", "calibration", "method"):
         names = [f"`{path.stem}`" for path in sorted((CONF / group).glob("*.yaml"))]
         yield f"## `{group}=`\n\n{', '.join(names)}"
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the choices of a group that name a class, with their options.
-
-    The options are as Hydra composes them.
-    """
+    """Yield the choices of a group that name a class, with the options that Hydra composes."""
     for path in (
         sorted(folder.glob("[!_]*.yaml"))
         if folder.name not in ("experiment", "method", "debug")
@@ -95,7 +92,7 @@ def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
-    """Return the section of a group: its choices, one a line, and then their options."""
+    """Return the section of a config group: a line for each choice, and then a table of options."""
     lines = [
         f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()
     ]
@@ -112,7 +109,10 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
 
 
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the options of a choice. A default comes from its file, or else from the dataclass."""
+    """Yield the options of a choice.
+
+    The default comes from the YAML file, or else from the dataclass.
+    """
     files = [
         path
         for path in (CONF / group / "_base.yaml", CONF / group / f"{name}.yaml")
@@ -124,7 +124,7 @@ def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str,
     prefix = f"{group}.{name}." if group == "eval" else f"{group}."
     for field in fields(target):
         if not field.repr:
-            continue  # no option: set by the program
+            continue  # users cannot set this field; the program does
         default = as_typed(node.get(field.name, default_of(field)))
         meaning = meanings.get(field.name) or from_class(target, field.name)
         yield f"`{prefix}{field.name}`", type_of(field), default, meaning

@@ -1,7 +1,7 @@
-"""MkDocs hook: add the pages whose text is elsewhere in the repository, or is made from the code.
+"""Hook for MkDocs: add pages from outside docs/, and pages that are made from the code.
 
-No page is written twice: README.md is the first page of the site, and the pages of experiments are
-those of experiments/. Links between these files are changed so that they lead to the pages.
+The site has no copies of files: README.md is its first page, and it shows the pages of
+experiments/. The hook changes links between these files so that they lead to pages of the site.
 """
 
 import posixpath
@@ -29,12 +29,12 @@ COPIED = (
     "experiments/**/*.csv",
     "experiments/**/*.png",
 )
-LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # a relative link, without its anchor
-API = "api/"  # in the navigation, the pages of the rooms replace this entry
+LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # matches a relative link without its anchor
+API = "api/"  # entry of the navigation that the hook replaces by the pages of the rooms
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Put the pages of the Python reference into the navigation."""
+    """Add the pages of the Python reference to the navigation."""
     _replace(config.nav, [{room: f"{API}{room}.md"} for room in _rooms()])
 
 
@@ -62,12 +62,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give the search of the theme a name, which screen readers need."""
+    """Add a label to the search field of the theme, because screen readers need it."""
     return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)
 
 
 def _elsewhere() -> list[str]:
-    """Return the paths of the site's files outside docs/, from the repository's root."""
+    """Return the paths of all files of the site that are outside docs/, relative to the root."""
     copied = [
         path.relative_to(ROOT).as_posix()
         for pattern in COPIED
@@ -77,20 +77,20 @@ def _elsewhere() -> list[str]:
 
 
 def _uri(path: str) -> str:
-    """Return the address of a file of the repository in the site."""
+    """Return the address that a file of the repository has in the site."""
     return PAGES.get(path, path.removeprefix("docs/"))
 
 
 def _rooms() -> dict[str, list[str]]:
     """Return the modules of each room of the package.
 
-    The room `flap` has the modules that are directly in the package.
+    The entry `flap` has the modules directly in the package.
     """
     rooms: dict[str, list[str]] = {"flap": []}
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
-            # each stage of the method has its own page
+            # Each stage of the method has a separate page.
             depth = 3 if parts[1] == "method" else 2
             room = ".".join(parts[1:depth]) if len(parts) > 2 else "flap"
             rooms.setdefault(room, []).append(".".join(parts))
@@ -98,14 +98,14 @@ def _rooms() -> dict[str, list[str]]:
 
 
 def _reference(room: str, modules: list[str]) -> str:
-    """Return the page of a room: its docstring, and the documentation of its modules."""
+    """Return the Markdown page of a room: its docstring, and the documentation of its modules."""
     package = "flap" if room == "flap" else f"flap.{room}"
     own = f"::: {package}\n    options: {{heading_level: 1, members: false}}"
     return "\n\n".join([own, *(f"::: {module}" for module in modules)])
 
 
 def _replace(nav: Any, pages: list[Any]) -> None:
-    """Replace the entry `API` of a navigation by pages, at any depth."""
+    """Replace the entry `API`, at any depth of a navigation, by pages."""
     for entry in nav:
         for title, value in entry.items() if isinstance(entry, dict) else ():
             if value == API:

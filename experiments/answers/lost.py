@@ -1,4 +1,4 @@
-"""Measure which part of its answers a pruned model has lost: at which tokens, and in which blocks.
+"""Measure at which tokens a pruned model predicts answers worse, and which blocks cause this.
 
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
@@ -6,8 +6,8 @@ The dense model answers 50 questions of SciQ after five examples, and both model
 answers. The script prints KL(dense || pruned) in nats per token, by the position of the token in
 the answer, and by whether the passage contains the token.
 
-Then one third of the layers at a time gets the attention or the MLPs of the dense model. The script
-prints by which share this reduces KL.
+Then the script replaces the attentions or the MLPs in one third of the layers by those of the dense
+model, and prints by which share this reduces KL.
 """
 
 import sys
@@ -25,7 +25,7 @@ COLUMNS = ["support", "question", "correct_answer"]
 
 
 def prompts(count: int) -> list[tuple[str, str]]:
-    """Return prompts with five examples, each with its passage."""
+    """Return prompts. Each prompt has five examples and a question, each with its passage."""
     documents = [
         row for row in rows("sciq-passages", "sciq", "allenai/sciq", COLUMNS)[0] if row["support"]
     ]
@@ -65,7 +65,7 @@ def divergence(
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print what is lost, and which blocks have lost it."""
+    """Print the divergence by kind of token, and its reduction by blocks of the dense model."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

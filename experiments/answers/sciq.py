@@ -1,22 +1,21 @@
-"""Prompts of SciQ for calibration, and documents for evaluation.
-
-No calibration prompt contains these documents.
+"""Write prompts of SciQ for calibration, and other documents of SciQ for evaluation.
 
     python experiments/answers/sciq.py sciq.jsonl held_out.jsonl contaminated.jsonl
 
-sciq.jsonl: prompts for calibration. Each has five questions with their right answers, and a sixth
-that is asked. `calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads them.
+sciq.jsonl: prompts for calibration. Each prompt has five questions with their right answers, and a
+sixth question without an answer.
+`calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads them.
 
 held_out.jsonl: documents that share no passage and no question with any prompt of sciq.jsonl.
-`eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks them as the task
-`sciq_answers` asks, after five examples. The examples are other documents of this file.
+`eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks these questions in
+the format of the task `sciq_answers`, after five examples from other documents of this file.
 
-contaminated.jsonl: the documents that sciq.jsonl was made from, in the format of held_out.jsonl. A
-model that was calibrated on sciq.jsonl has read them. Measure on them only to see what that
-changes.
+contaminated.jsonl: the documents that sciq.jsonl contains, in the format of held_out.jsonl. A model
+that was calibrated on sciq.jsonl has read them. Measure on these documents only to see the effect
+of contamination.
 
-Do not measure such a model on `sciq_answers` itself. Most documents of that task are in sciq.jsonl
-with their answers.
+Do not measure a model that was calibrated on sciq.jsonl on `sciq_answers`, because sciq.jsonl
+contains most documents of this task with their answers.
 """
 
 import json
@@ -28,8 +27,8 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.overlap import word_runs
 
-TURNS = 6  # documents in a calibration prompt; the last one is asked
-STOPS = (".", ",")  # an answer of sciq_answers ends at one of these
+TURNS = 6  # number of documents in a calibration prompt; the last document is asked
+STOPS = (".", ",")  # an answer in sciq_answers ends at one of these characters
 
 
 class Document(NamedTuple):
@@ -41,12 +40,12 @@ class Document(NamedTuple):
 
     @property
     def asked(self) -> str:
-        """The text that `sciq_answers` asks."""
+        """The prompt of this document in the format of `sciq_answers`."""
         return f"{self.passage.lstrip()}\nQuestion: {self.question}\nAnswer:"
 
     @property
     def runs(self) -> set[tuple[str, ...]]:
-        """The runs of words by which this document overlaps with another one."""
+        """The runs of words by which this document can overlap with another document."""
         return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
 
     @property
@@ -67,7 +66,7 @@ def documents() -> list[Document]:
 
 
 def calibration_prompt(turns: list[Document]) -> dict[str, Any]:
-    """Return documents as a conversation without the last answer."""
+    """Return documents as the messages of a conversation, without the last answer."""
     messages = []
     for document in turns:
         messages.append({"role": "user", "content": document.asked})
@@ -85,7 +84,7 @@ def evaluation_prompts(chosen: Iterable[Document]) -> list[dict[str, Any]]:
 
 
 def write(path: str, prompts: list[dict[str, Any]]) -> None:
-    """Write prompts as lines of JSON, and print how many there are."""
+    """Write prompts as lines of JSON, and print their number."""
     Path(path).write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     print(f"{path}: {len(prompts)} prompts")
 
@@ -94,7 +93,8 @@ def main(calibration: str, held_out: str, contaminated: str) -> None:
     """Write sciq.jsonl, held_out.jsonl and contaminated.jsonl."""
     known = documents()
     for_calibration = [one for one in known if not for_evaluation(one.passage)]
-    read = for_calibration[: len(for_calibration) // TURNS * TURNS]  # whole prompts
+    # Only complete prompts of TURNS documents.
+    read = for_calibration[: len(for_calibration) // TURNS * TURNS]
     starts = range(0, len(read), TURNS)
     write(calibration, [calibration_prompt(read[start : start + TURNS]) for start in starts])
 

@@ -1,16 +1,16 @@
-r"""Measure bits per byte of checkpoints in the types of a GGUF, against the size of the file.
+r"""Measure bits per byte and the file size of checkpoints in several types of GGUF.
 
     python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \
         --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...
 
-Results that are in the file already are not measured again. Each checkpoint needs its
-`model-f16.gguf`. `python -m flap export` writes it if layers differ in width, and otherwise
-llama.cpp's `convert_hf_to_gguf.py`.
+The script does not repeat measurements that are already in results.jsonl. Each checkpoint needs a
+file `model-f16.gguf`. If layers differ in width, write it with `python -m flap export`, and
+otherwise with llama.cpp's `convert_hf_to_gguf.py`.
 
-To measure a type, every matrix is rounded to what its GGUF would contain, also the embedding. The
-package `gguf` quantises them. For K-quants it is llama.cpp's own (`--llama`: the folder of its
-libraries), which chooses a type for each matrix. Windows are cut by the dense model's tokenizer,
-and each form reads the same text.
+To measure a type, the script rounds every matrix, also the embedding, to the values that the GGUF
+file would contain. The package `gguf` does the rounding. For K-quants, llama.cpp's own quantiser
+does it (`--llama`: the folder of its libraries), which chooses a type for each matrix. The dense
+model's tokenizer cuts the windows, so that all models read the same text.
 """
 
 import argparse
@@ -34,15 +34,15 @@ from llama_quantize import quantise
 
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
 K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
-# tokens of the dense tokenizer: in a window, and in all windows of a text
+# Numbers of tokens of the dense tokenizer: in a window, and in all windows of a text.
 SEQ_LEN, TOKENS = 256, 16_384
 
 
 @torch.no_grad()
 def quantised(model: nn.Module, kind: str) -> int:
-    """Round the matrices to a type in place, and return the bytes that this saves against f16.
+    """Round the matrices to a type in place, and return the bytes that the type saves against f16.
 
-    Rows whose length is no multiple of 32 get zeros at their end, which are counted.
+    If the length of a row is no multiple of 32, zeros are added at its end. The zeros are counted.
     """
     if TYPES[kind] is None:
         return 0
@@ -60,8 +60,8 @@ def quantised(model: nn.Module, kind: str) -> int:
 def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) -> int:
     """Round the matrices as llama.cpp's quantiser does, in place, and return the bytes of its file.
 
-    Here only the rows of `ffn_down` are long enough for a K-quant. llama.cpp gives the other
-    matrices blocks of 32, row by row.
+    In these models, only the rows of `ffn_down` are long enough for a K-quant. For all other
+    matrices, llama.cpp uses types with blocks of 32.
     """
     file = checkpoint / f"model-{kind}.gguf"
     if not file.is_file():
@@ -74,7 +74,7 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
         packed = tensor.data
         quant = tensor.tensor_type
-        # quantised again, because the file has the heads in another order
+        # Quantise the matrix again, because the file has the heads in another order.
         if quant.name.startswith("Q") and not quant.name.endswith("_K"):
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)
@@ -85,7 +85,7 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
 def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
 ) -> tuple[Batch, Tensor]:
-    """Return the windows of a text, and how many bytes are scored in each."""
+    """Return the windows of a text, and the number of scored bytes in each window."""
     bos = uses_bos(dense, "auto", "bos")
     text = read_text(name, "evaluation", "text")
     tokens_NT = evaluation_windows(text, dense, SEQ_LEN, TOKENS, bos, "text")

@@ -1,8 +1,8 @@
-"""Print the tables of `frontier.py`, and draw its plot from the files that it has written.
+"""Print the tables and draw the plot of the results that `frontier.py` has written.
 
     python experiments/bytes/table.py results.jsonl ...
 
-The plot is frontier.png, in the folder of the first file.
+The plot is written to frontier.png, in the folder of the first file.
 """
 
 import json
@@ -16,14 +16,14 @@ from torch import tensor
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
-Cell = dict  # a line of the results
+Cell = dict  # a line of results.jsonl
 DENSE = ("dense", "f16")
 
 
 def against(one: Cell, other: Cell) -> str:
-    """Return how many more bits the first cell takes than the other, in per cent.
+    """Return by how many per cent the first cell needs more bits than the second cell.
 
-    The error is paired by windows.
+    The error of this difference is paired by windows.
     """
     values = [
         ratio_values(tensor(cell["bits_N"]), tensor(cell["bytes_N"])) for cell in (one, other)
@@ -37,7 +37,7 @@ def against(one: Cell, other: Cell) -> str:
 
 
 def front(cells: list[Cell]) -> list[Cell]:
-    """Return the cells with fewer bits than all cells of a smaller file."""
+    """Return the cells that need fewer bits than all cells with a smaller file."""
     found = []
     best = float("inf")
     for cell in sorted(cells, key=lambda one: one["bytes"]):

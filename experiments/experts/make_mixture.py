@@ -4,13 +4,13 @@ It is made from SmolLM2-135M-Instruct, and written to TARGET as a stock Mixtral 
 
 1. Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication,
    arXiv 2110.01786; LLaMA-MoE, arXiv 2406.16554).
-2. A router is fitted, which sends a token to 8 of them.
+2. A router is fitted. It sends each token to 8 experts.
 3. `distil` trains all layers to predict what the dense model predicts.
 
 The mixture is evaluated on boolq-passages and sciq-passages, and on `--text FILE`.
 
-Legend: N windows · T tokens, of all windows or of one · D hidden size · I neurons · E experts · K
-experts of a token.
+Legend: N windows · T tokens (of all windows or of one window) · D hidden size · I neurons · E
+    experts · K experts for each token.
 """
 
 import argparse
@@ -37,26 +37,26 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXTS = ["boolq-passages", "hellaswag-passages"]  # in equal shares
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # both texts have equal shares
 EXPERTS = 16
 CHOSEN = 8
 SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-# This share of the neurons counts as active for a token: those with the largest
+# For each token, this share of the neurons counts as active. They are the neurons with the largest
 # |activation| · ‖column of down‖.
 ACTIVE = 0.25
-RIDGE = 1e-2  # relative to the mean eigenvalue
-# factors of the router's logits that are tried; the best one is taken
+RIDGE = 1e-2  # ridge parameter, relative to the mean eigenvalue
+# Factors for the router's logits. The script tries all of them and uses the best.
 SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 
 class Cut(NamedTuple):
     """The mixture of one layer."""
 
-    order_I: Tensor  # the numbers of the neurons, expert after expert
-    error: float  # `layer_error` on held-out tokens
+    order_I: Tensor  # the indices of the neurons, expert after expert
+    error: float  # value of `layer_error` on held-out tokens
     router_ED: Tensor
     scale_E: Tensor  # factors of the down projections, because the router's weights add up to 1
 
@@ -70,7 +70,8 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    if not (cut / "config.json").exists():  # a killed run may have written it
+    # A run that was killed later may already have written it.
+    if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
         "dense": measured(dense, options.text),
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def source_of(path: str) -> CheckpointSource:
-    """Return a model that is not loaded yet."""
+    """Return the source of a model, without loading its weights."""
     return find_model(
         ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False
     )
@@ -141,7 +142,7 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
         stable=True
     )
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
-    # without this, a few tokens would outweigh all others
+    # Without this scaling, a few tokens would outweigh all other tokens.
     trace_T = gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)
     gram_TEE /= trace_T[:, None, None]
     input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
@@ -159,7 +160,7 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
 
 
 def activations(mlp: nn.Module, input_TD: Tensor) -> Tensor:
-    """Return the inputs of the down projection, activation_TI."""
+    """Return the inputs of the down projection (activation_TI) of an MLP."""
     return mlp.act_fn(mlp.gate_proj(input_TD)) * mlp.up_proj(input_TD)
 
 
@@ -168,7 +169,7 @@ def clusters(
 ) -> Tensor:
     """Return the expert of each neuron, by k-means with clusters of equal size.
 
-    Neurons are near each other if they are active for the same tokens.
+    The distance of two neurons is small if they are active for the same tokens.
     """
     size_TI = activation_TI.float().abs() * down_DI.float().norm(dim=0)
     least_T1 = size_TI.topk(int(ACTIVE * size_TI.shape[1]), dim=1).values[:, -1:]
@@ -185,7 +186,8 @@ def clusters(
 def filled(cosine_IE: Tensor) -> Tensor:
     """Return an expert for each neuron, so that all experts have equally many neurons.
 
-    The nearest pairs come first, until an expert is full.
+    Neurons are assigned to the nearest expert that is not yet full, beginning with the nearest
+    pairs.
     """
     neurons, experts = cosine_IE.shape
     expert_I = [-1] * neurons
@@ -221,7 +223,7 @@ def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
     """Return the weights of the experts' outputs.
 
-    They are a softmax over the K most likely experts, and 0 for the others.
+    The weights are a softmax over the K most likely experts, and 0 for all other experts.
     """
     logit_TE = input_TD @ router_ED.T
     least_T1 = logit_TE.topk(CHOSEN, dim=-1).values[:, -1:]
@@ -246,7 +248,7 @@ def layer_error(router_ED: Tensor, scale_E: Tensor, input_TD: Tensor, gram_TEE: 
 
 
 def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
-    """Return the Mixtral model of SmolLM2's embeddings, norms and attention, and the experts."""
+    """Return a Mixtral model with SmolLM2's embeddings, norms and attention, and the experts."""
     names = [
         "vocab_size",
         "hidden_size",
@@ -290,9 +292,9 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Train the mixture to predict what the dense model predicts, and write it.
+    """Train the mixture to predict what the dense model predicts, and save it.
 
-    Returns what `distil` reports.
+    Return the summary of `distil`.
     """
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
@@ -311,8 +313,8 @@ def all_at_once(
 ) -> Tensor:
     """Return the outputs of a layer's experts, computed as one MLP.
 
-    The weight is 0 for tokens that are not sent to an expert. This takes twice the operations, but
-    in large products, which a processor computes far faster, forward and backward.
+    If a token is not sent to an expert, the expert's weight is 0. This needs twice the operations,
+    but in large matrix products, which a processor computes much faster.
     """
     weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
         1, chosen_TK, weight_TK

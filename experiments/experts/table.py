@@ -2,9 +2,9 @@
 
     python experiments/experts/table.py SWEEP ...
 
-The numbers are means over seeds. A difference is paired by window and seed. Its squared error is
-the sum of two squared errors: the error over windows of the means of seeds, and the error over
-seeds of the means of windows.
+The numbers are means over seeds, and differences are paired by window and seed. The squared error
+of a difference is the sum of two squared standard errors: over windows (of the mean over seeds),
+and over seeds (of the mean over windows).
 """
 
 import sys
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flap.results.run_folder import read_run
 
-Cell = tuple[float, str, str]  # ratio, structure, metric
-Seeds = dict[int, dict[str, Tensor]]  # the values of windows, in nats, by seed and name
+Cell = tuple[float, str, str]  # a tuple of ratio, structure and metric
+Seeds = dict[int, dict[str, Tensor]]  # values of all windows in nats, by seed and by name
 BASELINE = "EAN"
 
 
@@ -81,7 +81,7 @@ def value(name: str, nats_SN: Tensor) -> str:
 
 
 def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
-    """Return the mean of cell - baseline ± its error, over the seeds that both have."""
+    """Return the mean and the error of cell - baseline, over the seeds that both have."""
     seeds = sorted(of_cell.keys() & of_baseline.keys())
     difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))

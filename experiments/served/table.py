@@ -1,4 +1,4 @@
-"""Print what pruned models answer, and how often they agree.
+"""Print the scores of pruned models' answers, and their agreement with the dense model.
 
 Command: python experiments/served/table.py SWEEP ...
 """
@@ -17,7 +17,7 @@ NAMES = (
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
-    """Return a number with its error. The text is empty if the number was not measured."""
+    """Return a number with its error as text, or an empty text if the number was not measured."""
     return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}" if name in numbers else ""
 
 

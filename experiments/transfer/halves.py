@@ -1,8 +1,8 @@
 """Cut a text into two halves at the end of a line: `python experiments/transfer/halves.py FILE`.
 
-The halves are written beside the file: NAME-first.txt to calibrate on, and NAME-second.txt to
-evaluate on. Other projects do this with the test part of WikiText-2 if there is no network for its
-training part.
+The script writes the halves next to the file: NAME-first.txt to calibrate on, and NAME-second.txt
+to evaluate on. Other projects divide the test part of WikiText-2 in the same way if they cannot
+download its training part.
 """
 
 import sys

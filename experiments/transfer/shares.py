@@ -1,4 +1,4 @@
-"""Print the share of FLAP's loss that flap_plus leaves.
+"""Print the loss of flap_plus, divided by the loss of FLAP.
 
     python experiments/transfer/shares.py SWEEP ...
 
@@ -6,10 +6,10 @@ The share is
 
     share = ln(perplexity / dense) / ln(perplexity of flap / dense)
 
-It is computed for each run of `method=flap_plus` and the run of `method=flap` with the same ratio
-and seed. *left* is the loss of a model that was trained (`recover`), as a share of its loss before
-training. The error of a run is paired over the windows of the text, the error of a mean is over
-seeds. The output is Markdown.
+The share is computed for each run of `method=flap_plus`, with the run of `method=flap` with the
+same ratio and seed. *left* is the loss of a trained model (`recover`), divided by its loss before
+training. The error of a single run is paired over the windows of the text. The error of a mean is
+over seeds. The output is Markdown.
 """
 
 import gzip
@@ -21,13 +21,13 @@ from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
-Losses = list[float]  # one of each window, in nats
+Losses = list[float]  # loss of each window in nats
 
 
 def losses(run: Path, which: str) -> dict[str, Losses]:
-    """Return the losses of windows, by the name of the perplexity.
+    """Return the losses of all windows, by the name of the perplexity.
 
-    which: "dense", "pruned", or "trained" after that.
+    which: the model: "dense", "pruned", or "trained" (after pruning and training).
     """
     entries = json.loads((run / "evaluation.json").read_text())
     documents = json.loads(gzip.decompress((run / "documents.json.gz").read_bytes()))
@@ -36,7 +36,8 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
         key = entries[entry]["key"]
         if which == ("trained" if "recover" in key else "pruned" if "plan" in key else "dense"):
             for name, values in of_names.items():
-                # stored as p · (1 + loss - mean loss), where p is the perplexity
+                # Reports store p · (1 + loss - mean loss) for each window, where p is the
+                # perplexity.
                 if "perplexity@" in name:
                     number = entries[entry]["numbers"][name]
                     found[name] = [math.log(number) + value / number - 1 for value in values]

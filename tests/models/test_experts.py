@@ -134,7 +134,7 @@ def test_every_kernel_computes_the_same(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    """The grouped kernel does not support rows of 17 float32 values, so the loop replaces it."""
+    """The grouped kernel cannot compute rows of 17 float32 values, so a loop is used instead."""
     adapter = adapt(model)
     known = observed(model)
     plan = plan_of(model, 0.0)

@@ -252,9 +252,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
 def test_changed_layers_become_its_files(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layers are on the disk once.
+    """The checkpoint's files are hard links to the changed layers, which need no more disk space.
 
-    They are copied where the cache is on another disk, or where their tensors have other names.
+    They are copies if the cache is on another disk, or if the tensors have other names in the
+    checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):

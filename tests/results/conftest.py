@@ -13,7 +13,7 @@ __all__ = ["browser"]
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Path:
-    """The folder of a real run on the tiny model."""
+    """Run flap on the tiny model, and return the folder of the run."""
     folder = tmp_path_factory.mktemp("run")
     run_tiny(folder)
     return folder
@@ -21,6 +21,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., R
 
 @pytest.fixture(scope="session")
 def report(finished: Path) -> Plain:
-    """Its report.json, which is strict JSON."""
+    """Return the report.json of the run, which must be strict JSON without NaN."""
     plain: Plain = json.loads((finished / "report.json").read_text(), parse_constant=pytest.fail)
     return plain

@@ -1,4 +1,4 @@
-"""The model card: README.md of a checkpoint, in the hub's format."""
+"""A checkpoint has a model card: a README.md in the format of the Hugging Face hub."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -137,7 +137,8 @@ def test_names_are_no_markup_and_no_metadata(made: tuple[Report, Path]) -> None:
     assert data.model_name == f"{' '.join(HOSTILE.split())} pruned by 40%"
 
     body = ModelCard(text).text
-    outside, _, after = body.partition("\n````yaml\n")  # more backticks than the text inside has
+    # The fence of a code block has more backticks than the text inside.
+    outside, _, after = body.partition("\n````yaml\n")
     inside, _, licence = after.partition("\n````\n")
     assert yaml.safe_load(inside)["run_name"] == HOSTILE
     span = f"```` {' '.join(HOSTILE.split())} ````"

@@ -1,4 +1,4 @@
-"""Finished runs side by side: the tables, and refusals in one line."""
+"""`flap study RUN OTHER` prints tables of finished runs side by side, or a one-line error."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from tests.helpers.study_grid import (
 
 @pytest.fixture
 def runs(tmp_path: Path, report: Report) -> list[Path]:
-    """Two runs of two structures, which have seen the same two documents."""
+    """Create two runs with different structures, which were measured on the same two documents."""
     folders = []
     for structure, documents in (("AL-AM", [20.0, 22.0]), ("UL-UM", [21.0, 25.0])):
         numbers = {PERPLEXITY: sum(documents) / 2, SPEED: documents[0]}
@@ -47,7 +47,7 @@ def test_of_the_config_only_what_differs_is_shown(runs: list[Path]) -> None:
 
 
 def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -> None:
-    """The documents differ by 1 and 3: on average by 2, with the standard error √2 / √2."""
+    """The two documents differ by 1 and 3, on average by 2 with the standard error √2 / √2."""
     table = numbers_table(read_runs(runs))
     assert table.heads == ["", "A", "B", "B - A"]
     assert [list(map(str, row)) for row in table.rows] == [
@@ -79,11 +79,14 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
         name: list(map(str, row)) for name, *row in numbers_table(read_runs([runs[0], other])).rows
     }
     assert found[PERPLEXITY] == ["21.000", "30.000", "+9.00 (+42.9%)"]
-    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the runs has it
+    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the runs has this number
 
 
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
-    """An earlier start has the same number for other documents. A single document has no error."""
+    """A start of the run has measured the number on other documents.
+
+    The difference uses only documents of both runs. A single document has no error.
+    """
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
     other = RunRecord(
         "other", documents={("acc", "a"): [1.0, 1.0, 0.0], ("acc", "b"): [1.0], ("acc", "c"): [1.0]}

@@ -1,4 +1,4 @@
-"""The number of threads has no influence except through rounding."""
+"""The number of threads changes results only by rounding."""
 
 from collections.abc import Callable
 from pathlib import Path

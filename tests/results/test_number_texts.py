@@ -1,4 +1,4 @@
-"""The meaning of the names of numbers, and the texts that compare two models' numbers."""
+"""flap parses the names of measured numbers, and formats comparisons of two models."""
 
 import math
 

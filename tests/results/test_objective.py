@@ -1,4 +1,4 @@
-"""The numbers that a run returns to sweepers that optimise."""
+"""A run returns the numbers that `objective=` names to optimising sweepers."""
 
 import pytest
 

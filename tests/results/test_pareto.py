@@ -1,4 +1,4 @@
-"""The Pareto fronts of a study, by numbers that can be followed by hand."""
+"""The Pareto fronts of a study agree with small examples computed by hand."""
 
 from pathlib import Path
 
@@ -28,8 +28,10 @@ def test_on_the_front_is_what_no_other_beats_in_both() -> None:
         return front_of(places, *lower_is_better)
 
     assert best(True, True) == [(1, 30), (2, 20), (3, 10)]
-    assert best(True, False) == [(1, 31)]  # accuracy: nothing dearer is better
-    assert best(False, True) == [(5, 12), (4, 10)]  # speed: 5 is the fastest
+    # Lower cost and higher accuracy: no point with a higher cost is more accurate.
+    assert best(True, False) == [(1, 31)]
+    # Higher speed and lower loss: 5 is the fastest point.
+    assert best(False, True) == [(5, 12), (4, 10)]
 
 
 def test_nothing_has_no_front() -> None:
@@ -49,7 +51,8 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     for seed, perplexity, speed in ((0, 30.0, 1.25), (1, 34.0, 1.5)):
         pruned = altered(report, 0.2, dense, {PERPLEXITY: perplexity, speedup: speed})
         add_cell(tmp_path, pruned, Cell("WIFV", "AL-AM", 0.2, seed=seed))
-    # ratio 0.5 is slower and worse than ratio 0.2; the perplexity at 0.7 is not finite
+    # The cell at ratio 0.5 is slower and worse than the cells at 0.2. The perplexity at 0.7 is not
+    # finite.
     for ratio, perplexity in (
         (0.5, 50.0),
         (0.7, None),
@@ -66,12 +69,13 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
         (1.375, 32.0, "WIFV AL-AM 0.2", 1),
         (1.0, 20.0, "dense", -1),
     ]
-    assert [cost.measured(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
+    # False, because no bytes were measured.
+    assert [cost.measured(study) for cost in COSTS] == [True, False, True]
     caption = {plot.name: plot.caption for plot in draw(study)}["speed"]
     assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")
 
 
-# pandas warns if columns are added one by one to a frame with a hundred columns
+# pandas raises this warning if columns are added one by one to a frame with a hundred columns.
 @pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")
 def test_parameters_are_those_of_the_whole_model(tmp_path: Path, report: Report) -> None:
     many = {f"task{i}/acc": 0.5 for i in range(100)}

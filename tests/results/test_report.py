@@ -1,4 +1,4 @@
-"""A run writes report.json (schema 1), a table and a picture."""
+"""A run writes report.json (schema 1), report.md with tables, and a picture."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices, remarks
 from flap.results.report_tables import tables
 
-# The keys of report.json and of its sections, on which other programs may rely.
+# All keys of report.json and of its sections. Other programs may depend on them.
 SCHEMA_1: dict[str, set[str]] = {
     "schema": set(),
     "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},
@@ -54,9 +54,9 @@ def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
 
 
 def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
-    """The report warns if a perplexity is more than three times the dense one.
+    """The report warns if a perplexity is more than three times that of the dense model.
 
-    The warning recommends flap_plus, unless the run has used it already.
+    The warning recommends flap_plus, unless the run already uses it.
     """
 
     def told(perplexity: float, method: str) -> list[str]:
@@ -74,7 +74,7 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 
 
 def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
-    """Perplexities of different tokenizers cannot be compared."""
+    """The warning uses bits per byte, because perplexities of two tokenizers cannot be compared."""
     bits = "words.txt/bits_per_byte@16"
 
     def told(pruned: float) -> list[str]:
@@ -92,7 +92,7 @@ def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte
 def test_what_travels_says_nothing_of_trackers_and_is_json(
     run_tiny: Callable[..., Report], tmp_path: Path
 ) -> None:
-    """The config is in each of these files, and may have an infinite option."""
+    """Each of these files contains the config, and a config may contain an infinite value."""
     run_tiny(
         tmp_path,
         "tracking=mlflow",
@@ -115,7 +115,7 @@ def test_what_travels_says_nothing_of_trackers_and_is_json(
 def test_layers_and_parameters_are_those_of_the_plan_and_the_checkpoint(
     finished: Path, report: dict[str, Any]
 ) -> None:
-    """The decoder has 4 layers with 4 KV heads at 1536 parameters and 56 neurons at 96."""
+    """Each of the 4 layers has 4 KV heads of 1536 parameters and 56 neurons of 96 parameters."""
     plan = PruningPlan.load(finished / "plan.json")
     decoder_after = 0
     for reported, kept in zip(report["layers"], plan.layers, strict=True):
@@ -236,8 +236,8 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
         assert layer["neurons"] == 32
         assert layer["kv_heads"] >= 3
 
-    # 11520 are to be removed: each layer loses 24 neurons at 96, and one or two KV heads at 1536
-    # leave the model
+    # The ratio asks to remove 11520 parameters. Each layer loses 24 neurons of 96 parameters, and
+    # the model loses one or two KV heads of 1536 parameters.
     realised = report.ratio["realised_decoder"]
     removed_heads = (realised * 46080 - 4 * 24 * 96) / 1536
     assert removed_heads in (pytest.approx(1), pytest.approx(2))
@@ -264,7 +264,8 @@ def test_what_is_not_finite_is_valid_json_and_back(report: dict[str, Any], tmp_p
 
 
 def test_there_is_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
-    config = report["config"] | {"run_name": "$a{_$"}  # shown as text, and not as a formula
+    # Matplotlib must show this as text and not as a formula.
+    config = report["config"] | {"run_name": "$a{_$"}
     picture = tmp_path / "layers.png"
     draw_layers(Report(**report | {"config": config}), picture)
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

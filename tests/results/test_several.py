@@ -1,4 +1,4 @@
-"""One study of several sweeps: what it reads, where it is written, and how it names differences."""
+"""A study can contain several sweeps, and shows in which options their cells differ."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from tests.helpers.study_grid import PERPLEXITY, Cell, Report, add_cell, add_com
 
 @pytest.fixture
 def sweeps(tmp_path: Path, report: Report) -> tuple[Path, Path]:
-    """Two sweeps with a finished cell each, of the same choices but for the seed."""
+    """Create two sweeps with one finished cell each, which differ only in the seed."""
     folders = tmp_path / "first", tmp_path / "second"
     for seed, folder in enumerate(folders):
         folder.mkdir()
@@ -84,9 +84,9 @@ def test_what_is_set_here_and_default_there_is_no_difference(
 
 
 def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -> None:
-    """The difference may be one that no override names, as in an experiment's file.
+    """Cells may differ in a key that no override names, such as a key of an experiment's file.
 
-    Options for bookkeeping make no difference.
+    Options that do not change results, such as paths, are ignored.
     """
     config = report["config"]
     for i, samples in enumerate((128, 16, 128)):

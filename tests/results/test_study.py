@@ -1,4 +1,4 @@
-"""Reading the folder of a sweep, and writing study.csv and the page."""
+"""flap reads the folder of a sweep, and writes study.csv and the page."""
 
 import csv
 import gzip
@@ -40,7 +40,7 @@ DEEP = "[" * 5000 + "]" * 5000
 
 @pytest.fixture
 def sweep(tmp_path: Path, report: Plain) -> Path:
-    """Two finished cells at two ratios, a failed one and a killed one.
+    """Create two finished cells at two ratios, a failed cell and a killed cell.
 
     The perplexity of the second cell is not finite.
     """
@@ -145,7 +145,10 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
 
 
 def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: Plain) -> None:
-    """Cells that leave out other documents have other dense numbers, and are not compared."""
+    """Cells that leave out different documents are not compared.
+
+    The dense numbers of these cells differ, too.
+    """
     facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
     sweep = tmp_path / "alike"
     for structure in ("AL-AM", "UL-UM"):
@@ -168,7 +171,7 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
 def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
     tmp_path: Path, report: Plain
 ) -> None:
-    """The same holds for a report of an earlier version, which has no entry `left_out`."""
+    """This also holds for a report of an earlier version, which has no entry `left_out`."""
     report = {name: value for name, value in report.items() if name != "left_out"}
     add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2))
     assert "left out" not in write_study(tmp_path).read_text()
@@ -186,9 +189,10 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """If a cell has other windows, it is on another curve, whatever Hydra's record says.
+    """A finished cell belongs to a curve by its own config, and not by Hydra's record.
 
-    A cell without the zero-shot tasks is on the same curve.
+    Cells with other calibration windows or window lengths are on another curve. A cell without the
+    zero-shot tasks is on the same curve.
     """
     for overrides in (
         (),
@@ -262,7 +266,10 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
-    """Its config is not resolved, so it has the default name beside the path of another model."""
+    """The config of an unfinished cell is not resolved.
+
+    So it has the default name of a model, but the path of another model.
+    """
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
     cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))
     (cell / ".hydra" / "config.yaml").write_text(f'{{"model": {model}}}')
@@ -276,7 +283,8 @@ def rights(*wrong: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("wrong", "data", "marks"),
-    # five lost and no won answers have p = 0.06 in McNemar's test (0.02 in the t-test)
+    # If one model loses five answers and wins none, p is 0.06 in McNemar's test (0.02 in the
+    # t-test).
     [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),
@@ -298,7 +306,7 @@ def test_only_what_is_paired_and_clear_is_best(
 
 
 def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
-    """One of two tasks is won clearly, and the other is the same."""
+    """One model is clearly better in one of two tasks, and equal in the second task."""
     for metric, wrong in (("IFV", 0), ("WIFV", 20)):
         numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
@@ -331,9 +339,9 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     tmp_path: Path, report: Plain
 ) -> None:
-    """The pruned models have no perplexities, because these belong to other tokens.
+    """A trimmed model has no perplexity, because its tokens differ from those of the dense model.
 
-    The dense model has both numbers.
+    The dense model has perplexity and bits per byte.
     """
     bits = "wikitext2/bits_per_byte@128"
     dense = {PERPLEXITY: 20.0, bits: 1.0}
@@ -345,7 +353,8 @@ def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
 
     study = read_study(tmp_path)
     assert study.measured == [bits, PERPLEXITY]
-    assert [run.metric for run in study.runs] == ["IFV", "WIFV"]  # the lower bits come first
+    # Sorted by bits per byte, from low to high.
+    assert [run.metric for run in study.runs] == ["IFV", "WIFV"]
     table = tabulate(study)
     heads = [*table.choices, *table.results]
     perplexities = [row[heads.index(PERPLEXITY)].text for row in table.rows]
@@ -377,7 +386,7 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
     assert many.label == "WIFV calibration.num_samples=8"
     assert many.by_ratio[f"pruned/{PERPLEXITY}"].T.to_dict("list") == {
         0.2: [30.0, 33.0, 36.0]
-    }  # min, mean, max
+    }  # minimum, mean and maximum over the seeds
     assert many.by_ratio[f"pruned/{AVERAGE}"].isna().all(axis=None)
     assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
 
@@ -520,7 +529,7 @@ def test_a_folder_that_cannot_be_written_is_named(sweep: Path, tmp_path: Path) -
 
 
 def sweep_config(folder: Path) -> DictConfig:
-    """The part of the config that the callback reads, as Hydra passes it."""
+    """Return the part of Hydra's config that the callback reads."""
     tracking = {"_target_": "flap.results.tracking.NoTracking"}
     hydra = {
         "sweep": {"dir": str(folder)},
@@ -540,7 +549,8 @@ def test_the_callback_writes_the_study_as_cells_end(
     config = OmegaConf.merge(sweep_config(sweep), {"hydra": {"mode": RunMode.MULTIRUN}})
     StudyCallback().on_job_end(config, JobReturn())
     write_status(next(sweep.glob("3_*")), "failed", "out of memory")
-    StudyCallback().on_job_end(config, JobReturn())  # less than a minute after the last call
+    # Ignored, because the page is updated at most once a minute.
+    StudyCallback().on_job_end(config, JobReturn())
     assert "out of memory" not in (sweep / "index.html").read_text() and not caplog.records
     os.utime(sweep / "index.html", (0, 0))
     StudyCallback().on_job_end(config, JobReturn())
@@ -577,7 +587,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """This holds although both rows have one name."""
+    """Dense models that were measured differently have separate rows, but the same name."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

@@ -1,4 +1,4 @@
-"""The page of a study, as a browser without network shows it."""
+"""The page of a study works in a browser without a network."""
 
 import csv
 from collections.abc import Iterator
@@ -14,7 +14,10 @@ from tests.helpers.study_grid import CRASH, Report, full_grid
 
 
 def by_ratio_then_perplexity() -> list[str]:
-    """The numbers of the finished cells. Every fourth cell has the same ratio."""
+    """Return the numbers of the finished cells in this order.
+
+    Every fourth cell has the same ratio.
+    """
     numbers: list[int] = []
     for ratio in range(4):
         numbers += range(ratio, 24, 4)
@@ -27,19 +30,19 @@ UNFINISHED = {"24", "25"}
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Path:
-    """The page of a grid: 24 finished cells, 1 failed, 1 unfinished."""
+    """Write the page of a sweep with 24 finished cells, a failed cell and an unfinished cell."""
     return write_study(full_grid(tmp_path_factory.mktemp("page") / "grid", report))
 
 
 @pytest.fixture
 def page(browser: Browser, index: Path) -> Iterator[Page]:
-    """The page, opened from disk."""
+    """Open the page from disk."""
     with opened(browser, index.as_uri()) as page:
         yield page
 
 
 def shown_cells(page: Page) -> list[str]:
-    """Numbers of the cells that are shown, in the order of the page."""
+    """Return the numbers of the visible cells, in the order of the page."""
     return page.locator("#cells tr:visible > th").all_inner_texts()
 
 
@@ -48,7 +51,7 @@ def text_of(page: Page, selector: str) -> str:
 
 
 def sorting(page: Page, column: str) -> str:
-    """How a column is sorted: "ascending", "descending" or "none"."""
+    """Return how a column is sorted: "ascending", "descending" or "none"."""
     heading = page.locator("#results thead th", has_text=column).first
     return heading.get_attribute("aria-sort") or ""
 
@@ -85,7 +88,8 @@ def test_sorting_by_perplexity_is_by_number_and_keeps_cells_without_one_last(pag
     assert shown_cells(page)[:2] == ["25", "24"]
 
     press(page, "perplexity@128")
-    assert shown_cells(page)[:24] == FINISHED  # as text, 2,000 would come before 51
+    # Sorted as numbers: as texts, 2,000 would come before 51.
+    assert shown_cells(page)[:24] == FINISHED
     press(page, "perplexity@128")
     cells = shown_cells(page)
     assert cells[:24] == FINISHED[::-1]
@@ -143,7 +147,7 @@ def downloaded(page: Page, button: str) -> str:
 
 
 def test_quotes_in_an_error_are_escaped_in_csv(page: Page) -> None:
-    search(page, "0.7")  # the failed cell
+    search(page, "0.7")  # only the failed cell has a ratio of 0.7
     escaped = CRASH.replace('"', '""')
     assert downloaded(page, "CSV").count(escaped) == 1
 

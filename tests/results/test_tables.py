@@ -1,4 +1,4 @@
-"""Tables fit the console, and nothing is folded in a file or a pipe."""
+"""Tables fit the width of a terminal. In a file or a pipe, cells are not wrapped."""
 
 import pytest
 from rich.console import Console

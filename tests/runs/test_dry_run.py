@@ -1,4 +1,7 @@
-"""dry_run=true: the needs of a run, checked against real runs, and the refusal of large ones."""
+"""dry_run=true estimates memory, disk and time; the tests compare it with real runs.
+
+Runs that need too much memory are refused.
+"""
 
 import json
 import subprocess
@@ -26,7 +29,7 @@ PLENTY = 10**12
 
 @pytest.fixture
 def dry(base: list[str], tmp_path: Path) -> Dry:
-    """The dry run of the tiny run with more arguments."""
+    """Return a function that makes a dry run of the tiny run with additional arguments."""
     base = [*base, "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
     return lambda *arguments: dry_run(composed(*base, *arguments))
 
@@ -97,7 +100,7 @@ def test_parameters_and_passes_are_true(
     assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)
 
 
-SMOLLM2 = LlamaConfig(  # the shapes of SmolLM2-135M
+SMOLLM2 = LlamaConfig(  # a config with the shapes of SmolLM2-135M
     vocab_size=49152,
     hidden_size=576,
     intermediate_size=1536,
@@ -106,7 +109,8 @@ SMOLLM2 = LlamaConfig(  # the shapes of SmolLM2-135M
     num_key_value_heads=3,
     tie_word_embeddings=True,
 )
-MEASURED_PASSES = [  # the table of docs/scale.md, measured with 128 windows of 128 tokens
+# Forward passes in the table of docs/scale.md, measured with 128 windows of 128 tokens.
+MEASURED_PASSES = [
     (("method=flap",), 1.16),
     (("metric=OBS", "structure.scale=relative", "compensation=linear"), 3.4),
     (("method=flap_plus",), 11.2),
@@ -130,7 +134,7 @@ def test_forward_passes_are_those_of_the_documentation(
 
 
 def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
-    """Without calibration nothing is passed over; each further walk and trial adds to the work."""
+    """Without calibration, there are no forward passes. Each further walk and trial adds some."""
     assert dry("metric=magnitude", "compensation=none").work == PruningWork()
     plain = dry().work
     assert plain.tokens == 8 * 16 and plain.products == plain.positions == 0
@@ -180,11 +184,12 @@ def test_layers_are_timed_without_weights(dry: Dry) -> None:
     planned = dry("method=flap_plus", "calibration=boolq-passages", "calibration.seq_len=16")
     speed = layer_speed(planned.source, batch_size=2, seq_len=16)
     assert min(speed) > 0
-    assert speed.written > speed.layers  # a batch of single tokens is slower for each of them
+    # For each token, writing one token at a time is slower than reading a window.
+    assert speed.written > speed.layers
 
 
 def test_a_device_that_is_not_here_is_not_timed(dry: Dry) -> None:
-    absent = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
+    absent = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both cuda and mps
     [line] = dry(f"model.device={absent}").time_lines()
     assert line == f"time: not measured (this machine has no {absent})"
 
@@ -196,7 +201,8 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
         and stream.device < device.device
         and stream.disk > device.disk == 0
     )
-    assert dry("metric=OBS").needs("device").statistics > device.statistics  # covariances
+    # OBS also needs memory for covariances.
+    assert dry("metric=OBS").needs("device").statistics > device.statistics
 
 
 def test_a_backward_pass_takes_memory_for_each_window_of_a_batch(base: list[str]) -> None:
@@ -224,12 +230,12 @@ def test_a_backward_pass_takes_memory_for_each_window_of_a_batch(base: list[str]
             (PLENTY, 1000, PLENTY),
             r"are; take model\.placement=stream, or a smaller calibration\.batch_size \(",
         ),
-        (  # gradients cannot be computed for a streamed model
+        (  # with gradients, the message does not recommend streaming, which taylor does not support
             ("metric=taylor",),
             (PLENTY, 1000, PLENTY),
             r"are; take a smaller calibration\.batch_size \(",
         ),
-        (  # the advice leaves out options that are set already
+        (  # the message recommends no options that are already set
             ("model.placement=stream", "calibration.batch_size=1"),
             (PLENTY, 1000, PLENTY),
             "are; take a machine with more memory",
@@ -296,8 +302,8 @@ def test_a_run_takes_what_is_estimated(
 ) -> None:
     """The estimated peak for the packaged model is correct within a factor of 1.5.
 
-    A process inherits the peak of its parent, and a worker of pytest may have grown large. So a
-    small shell starts the process.
+    A small shell starts the process, because a process inherits the peak of its parent, and a
+    worker of pytest may be large.
     """
     arguments = [
         *choices.split(),

@@ -1,4 +1,4 @@
-"""The key of an artefact changes if and only if something changes on which the result depends."""
+"""The key of an artefact changes if and only if an input of its result changes."""
 
 import importlib
 import itertools
@@ -22,7 +22,8 @@ ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inpu
 CHANGES = [
     ("ratio=0.5", {"workspace", "run"}),
     ("metric=IFV", {"workspace", "scores", "run"}),
-    ("metric=taylor", {"workspace", "scores", "statistics", "run"}),  # with gradients
+    # Taylor also changes the statistics, which then include gradients.
+    ("metric=taylor", {"workspace", "scores", "statistics", "run"}),
     ("structure=UL-UM", {"workspace", "run"}),
     ("mask_only=true", {"workspace", "compressed", "pruned", "run"}),
     ("compensation=none", {"workspace", "compressed", "pruned", "run"}),

@@ -1,4 +1,4 @@
-"""The artefacts of a run are found or computed, and labels say how long each stage took."""
+"""A run finds or computes its artefacts. Their labels say how long each stage took."""
 
 import time
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_what_is_found_keeps_the_seconds_that_it_took(store: Store[int]) -> None
 
 
 def test_a_store_gets_what_another_one_has(tmp_path: Path) -> None:
-    """A run's folder, for example, gets numbers of the dense model from the cache."""
+    """For example, the numbers of the dense model are copied from the cache to the run's folder."""
     mine, shared = (Cache(tmp_path / name).of(as_json("numbers")) for name in ("mine", "shared"))
     Memory().remember("stage", KEY, lambda: 1, [shared])
     Memory().remember("stage", KEY, lambda: pytest.fail("computed again"), [mine, shared])

@@ -1,4 +1,7 @@
-"""Options of answers without effect, and the names of the files for the model's texts."""
+"""Options of answers are refused if they have no effect.
+
+Each text that the model writes has a file with a valid name.
+"""
 
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from tests.helpers.runs import composed
 
 
 def file_names(tokenizer: PreTrainedTokenizerFast, *datasets: str) -> list[str]:
-    """The files of prompts that the model answers, in the order of the texts."""
+    """Return the names of the files for prompts that the model answers, in the order of texts."""
     parts = tuple(Part(dataset) for dataset in datasets)
     asked = {
         part: Asked((), dataset, dataset, chat=False, answers=GIVEN)

@@ -1,4 +1,4 @@
-"""All artefacts have one version. Under the same version, the same run has the same results."""
+"""All artefacts have the same version, and with the same version a run gives the same results."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ ANEW = "raise VERSION in flap/storage/artefacts.py and run python -m tests.helpe
 def test_results_of_a_version_do_not_change(tmp_path: Path) -> None:
     """Compare plans exactly, and numbers to 1e-4.
 
-    Other processors and versions of torch round differently.
+    The tolerance is necessary because other processors and versions of torch round differently.
     """
     golden = json.loads(GOLDEN.read_text())
     assert golden["version"] == VERSION, "run python -m tests.helpers.golden_run"

@@ -1,4 +1,4 @@
-"""How long the tasks that are still to come will take."""
+"""The agenda estimates the time of all remaining tasks."""
 
 from importlib import import_module
 from itertools import count
@@ -11,7 +11,7 @@ from flap.runtime.agenda import Agenda, Speed, Workload, about, current_agenda
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of the clock advances it by ten seconds."""
+    """Replace the clock: it advances by ten seconds at every call."""
     times = count(step=10.0)
     clock = SimpleNamespace(perf_counter=lambda: next(times))
     monkeypatch.setattr(import_module("flap.runtime.agenda"), "time", clock)
@@ -20,12 +20,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: None) -> None:
     agenda = Agenda()
     agenda.plan({"a: one": Workload(100), "a: two": Workload(300), "b: three": Workload(0, 50)})
-    assert agenda.seconds_left() is None  # nothing is known
+    assert agenda.seconds_left() is None  # unknown, because no task has started
     with agenda.doing("a: one"):
         assert agenda.seconds_left() is None
-        # 20 s for half of 100 tokens; 50 + 300 are left, and 50 that count eightfold
+        # Half of the 100 tokens have taken 20 s. 50 + 300 tokens are left to read, and 50 tokens to
+        # write, each of which counts as eight.
         assert agenda.seconds_left(0.5) == pytest.approx(20 / 50 * (50 + 300 + 400))
-    # the whole task took 30 s
+    # The first task has taken 30 s in total.
     assert agenda.seconds_left() == pytest.approx(30 / 100 * 700)
     with agenda.doing("a: two"):
         assert agenda.title == "a, task 2 of 3 (two)"
@@ -42,11 +43,11 @@ def test_what_an_earlier_start_has_done_says_nothing_of_the_speed(clock: None) -
     with agenda.doing("a: one"):
         agenda.resume(0.8)
         assert agenda.seconds_left(0.8) is None
-        # in 20 s by this clock, 10 tokens were read, and 10 + 300 are left
+        # By this clock, 10 tokens were read in 20 s, and 10 + 300 tokens are left.
         left = agenda.seconds_left(0.9)
         assert left == pytest.approx(20 / 10 * 310)
 
-    # in 30 s, this start has read the last 20 tokens
+    # This start has read the last 20 tokens of the task in 30 s.
     left = agenda.seconds_left()
     assert left == pytest.approx(30 / 20 * 300)
 

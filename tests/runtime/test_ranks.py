@@ -1,4 +1,4 @@
-"""The functions by which the processes of a run share work, and agree."""
+"""The processes of a run divide work among themselves, and agree on results and errors."""
 
 import os
 import time
@@ -37,7 +37,7 @@ def exchange_values() -> None:
 
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
-    assert tensor.item() == 0  # (1e8 + 1) - 1e8 in float32, in the order of the ranks
+    assert tensor.item() == 0  # in the order of the ranks, (1e8 + 1) - 1e8 is 0 in float32
 
 
 def let_the_first_work() -> None:
@@ -60,7 +60,7 @@ def fail_together() -> None:
 
 
 def work_together() -> None:
-    """Do the work of each of three processes. A failed assertion becomes an exit code."""
+    """Run all checks in each of three processes. A failed assertion changes the exit code."""
     share_items()
     exchange_values()
     let_the_first_work()
@@ -73,9 +73,9 @@ def test_three_processes_share_and_agree() -> None:
 
 
 def clear_and_write(folder: Path) -> None:
-    """Clear a folder, and write there.
+    """Clear a folder, and write to it.
 
-    The second process comes later, when the first one has files there again.
+    The second process starts later, when the first process may already have written files.
     """
     time.sleep(0.5 * ranks.rank())
     WorkFolder(folder).clear()
@@ -90,7 +90,7 @@ def test_a_folder_is_cleared_before_any_process_writes_there(tmp_path: Path) -> 
 
 
 def wait_for_a_silent_process() -> None:
-    """Let the first process not answer, and the second one wait for it until the timeout."""
+    """Let the first process sleep, and the second process wait for it until the timeout."""
     if ranks.is_first():
         time.sleep(15)
     else:

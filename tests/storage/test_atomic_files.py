@@ -1,4 +1,4 @@
-"""Atomic files are complete or unchanged, and the leftovers of dead processes are removed."""
+"""Atomic files are complete or unchanged, and temporary files of killed processes are removed."""
 
 import mmap
 import multiprocessing
@@ -33,7 +33,7 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
 
 
 def test_writers_whose_processes_have_one_number_do_not_meet(tmp_path: Path) -> None:
-    """Two containers with the same host name may have processes with the same id."""
+    """In two containers with the same host name, processes may have the same id."""
     target = tmp_path / "status.json"
     with atomic_file(target) as scratch:
         scratch.write_text("first")

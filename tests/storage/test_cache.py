@@ -1,4 +1,4 @@
-"""An entry of the cache is made once, checked when it is read, and shared by processes."""
+"""An entry of the cache is computed once, verified when it is read, and shared by processes."""
 
 import json
 import logging
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 def test_a_full_disk_costs_the_entry_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error that safetensors raises is no OSError, and names no file."""
+    """The error of safetensors must be recognised, although it is no OSError and names no file."""
 
     def write_to_a_full_disk(words: str, path: Path) -> None:
         raise SafetensorError(
@@ -153,9 +153,9 @@ def test_a_run_waits_for_another_one_only_so_long(
 def make_slowly(
     root: Path, made: Path, barrier: "multiprocessing.synchronize.Barrier", found: Path
 ) -> None:
-    """Look an entry up, together with other processes.
+    """Look up an entry while other processes do the same.
 
-    Each process that makes the entry writes a line to `made`.
+    Each process that computes the entry writes a line to `made`.
     """
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""JSON and YAML that is damaged, or nested so deeply that no program could walk through it."""
+"""Damaged JSON and YAML is refused, and so are files that are nested too deeply to parse."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from flap.storage.json_files import DEEPEST
 
 
 def nested(levels: int) -> str:
-    """Lists inside one another, which is both JSON and YAML."""
+    """Return nested lists as a text that is both JSON and YAML."""
     return "[" * levels + "]" * levels
 
 

@@ -1,4 +1,4 @@
-"""A lock is held by one process at a time.
+"""Only one process at a time holds a lock.
 
 If a file system has no locks, work continues without them.
 """

@@ -1,4 +1,4 @@
-"""How a command ends on an error."""
+"""A command that ends with an error prints one line and exits with a code."""
 
 import errno
 

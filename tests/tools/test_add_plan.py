@@ -1,4 +1,4 @@
-"""`python tools/add_plan.py` on a tiny run: what it copies, and what it refuses."""
+"""`python tools/add_plan.py` copies the plan and the report of a run, or refuses the run."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from flap.results import Report
 
 @pytest.fixture
 def finished(run_tiny: Callable[..., Report], tmp_path: Path) -> Path:
-    """A run whose report names a model of the hub and a commit without local changes."""
+    """Make a run. Its report names a model of the hub and a commit without local changes."""
     folder = tmp_path / "run"
     run_tiny(folder)
     report = Report.load(folder / "report.json")

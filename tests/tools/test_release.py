@@ -1,4 +1,4 @@
-"""`make release` on a small project: what it refuses, what it checks, and what it leaves."""
+"""`make release` builds and checks a small test project, or refuses a wrong version."""
 
 import subprocess
 from datetime import date
@@ -42,7 +42,7 @@ def git(root: Path, *command: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A committed checkout."""
+    """Create a checkout of a small project with one commit."""
     root = tmp_path / "project"
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.long  # test_wheel.py builds one, too
+@pytest.mark.long  # long, because test_wheel.py also builds a wheel
 def test_a_release_leaves_a_checked_sdist_and_wheel(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_release_leaves_a_checked_sdist_and_wheel(
         "- 2026-01-01\n- First.\n"
     )
     lines = capfd.readouterr().out.splitlines()
-    assert "--help" in lines and "doctor" in lines  # the wheel has run
+    assert "--help" in lines and "doctor" in lines  # the command in the built wheel has run
     git(project, "commit", "--all", "--quiet", "--message", "Release 0.2.0")
     with pytest.raises(ValueError, match="nothing to release"):
         release(project, "0.3.0", TODAY)

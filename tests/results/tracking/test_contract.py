@@ -1,4 +1,7 @@
-"""A tracker must not change or fail a run. MLflow's records are read back from its server."""
+"""A tracker must not change a run or make it fail.
+
+The tests read MLflow's records back from its server.
+"""
 
 import json
 import os
@@ -22,9 +25,9 @@ JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """MLflow, which reaches only its server on this machine.
+    """Return MLflow's client, connected to a server on this machine.
 
-    Starting that server takes ten seconds of a processor.
+    Starting the server takes ten seconds of processor time.
     """
     from mlflow import MlflowClient
 
@@ -39,7 +42,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def run_of(client: Any, run_dir: Path) -> Any:
-    """The one run of a folder."""
+    """Return the only run that belongs to a folder."""
     experiment = client.get_experiment_by_name("flap").experiment_id
     [run] = [
         one for one in client.search_runs([experiment]) if one.data.params["folder"] == str(run_dir)
@@ -49,7 +52,7 @@ def run_of(client: Any, run_dir: Path) -> Any:
 
 @pytest.fixture
 def run_dir(tmp_path: Path, report: dict[str, Any]) -> Path:
-    """The folder of a finished run."""
+    """Create the folder of a finished run."""
     (tmp_path / "report.json").write_text(json.dumps(report))
     return tmp_path
 
@@ -83,7 +86,7 @@ def test_it_has_the_numbers_the_layers_the_progress_and_the_report(
     assert (warnings(caplog), said.out) == ([], "")
     assert [
         line for line in said.err.splitlines() if not line.startswith("calibrate ")
-    ] == []  # except for the run's own progress
+    ] == []  # the only records are those of the run's own progress
     run = run_of(client, run_dir)
     assert (run.data.params["ratio"], run.info.status) == ("0.4", "FINISHED")
     expected = {

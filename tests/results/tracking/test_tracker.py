@@ -1,4 +1,4 @@
-"""Weights & Biases: what is logged, where the key comes from, and that failures cost nothing."""
+"""The tracker for W&B logs all numbers, finds the API key, and never makes a run fail."""
 
 import json
 import logging
@@ -22,12 +22,12 @@ from flap.results.tracking.base import kept_id, legal_id
 from flap.runtime.progress import progress
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
-KEY = "k" * 40  # as long as W&B's own
-NOBODY = "http://127.0.0.1:9"  # a port that nothing listens on
+KEY = "k" * 40  # as long as a real API key of W&B
+NOBODY = "http://127.0.0.1:9"  # no server listens on this port
 
 
 class NotedRun:
-    """A run of W&B that records all calls."""
+    """A fake run of W&B that records all calls."""
 
     offline = True
     url = None
@@ -40,7 +40,7 @@ class NotedRun:
         self.summary: dict[str, Any] = {}
         self.artifacts: dict[
             str, wandb.Artifact
-        ] = {}  # by the first word of their names: report, dense, model
+        ] = {}  # artifacts by the first word of their names: report, dense, model
         self.used: list[str] = []
         self.exit_code: int | None = None
 
@@ -68,7 +68,7 @@ class NotedRun:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[NotedRun]:
-    """The runs that W&B is asked to begin."""
+    """Return a list that collects all runs that the tracker begins in W&B."""
     begun: list[NotedRun] = []
     monkeypatch.setattr(
         wandb, "init", lambda **options: begun.append(NotedRun(options)) or begun[-1]
@@ -81,7 +81,7 @@ def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **con
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """What the tracker logged. W&B's logger writes into the run's folder, not to the console."""
+    """Return the tracker's own log messages, without those of W&B."""
     return [
         one.getMessage()
         for one in caplog.records
@@ -91,9 +91,10 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty home, no key, no server: nothing here can reach the user's account."""
+    """Set an empty home without a key and a server, so that no test reaches the user's account."""
     path = tmp_path_factory.mktemp("home")
-    wandb.teardown()  # an environment variable names its service; it is restored at the end
+    # Stop W&B's service, which an environment variable names, before variables are removed.
+    wandb.teardown()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
@@ -107,7 +108,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Let W&B forget what it reads once a process, before and after a test that changes it."""
+    """Reset W&B before and after a test, because it reads its settings only once in a process."""
     wandb.teardown()
     yield monkeypatch
     monkeypatch.undo()
@@ -118,7 +119,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture
 def run_dir(report: dict[str, Any], tmp_path: Path) -> Path:
-    """The folder of a run that is written and not yet tracked."""
+    """Create the folder of a finished run that was not sent to a tracker yet."""
     path = tmp_path / "run"
     path.mkdir()
     (path / "report.json").write_text(json.dumps(report))
@@ -132,7 +133,7 @@ def done(run_dir: Path) -> Report:
 
 
 def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
-    # the user's group comes before the name of the sweep's folder
+    # The group that the user sets replaces the name of the sweep's folder.
     options = Wandb(mode="offline", tags=["mine", "WIFV"], group="own", project="other")
     with start(tmp_path, options, replace(JOB, group="sweep"), ratio=0.4):
         pass
@@ -163,7 +164,7 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
     assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
     [picture] = run.series("picture")
     assert picture.format == "png" and run.summary["checkpoint"] == done.checkpoint
-    # the artifact refers to the files and copies none
+    # The artifact refers to the files by their paths, and contains no copies.
     for name, place in (
         ("dense", model_dir),
         ("model", Path(done.checkpoint or "")),
@@ -177,7 +178,7 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
 def test_progress_is_throttled(
     runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(1000))  # a tenth of a second an item
+    clock = iter(range(1000))  # each item takes a tenth of a second
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
         list(progress(range(25), "calibrate", lambda item: 7))
@@ -192,7 +193,7 @@ def test_progress_is_throttled(
 def test_each_job_is_a_run_of_its_own_and_started_again_the_same(
     runs: list[NotedRun], tmp_path: Path
 ) -> None:
-    """A failed run ends in W&B with its exit code, and its error is raised."""
+    """If a run fails, its exit code is sent to W&B, and its error is raised."""
     for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
         try:
             with start(tmp_path / str(i % 3), job=JobInfo(f"sweep/{i % 3}", f"job {i}")):
@@ -356,7 +357,7 @@ def test_no_tracking_tells_nobody(done: Report, tmp_path: Path) -> None:
     before = list(tmp_path.iterdir())
     with NoTracking().start({}, tmp_path, JOB) as tracked:
         tracked.finish(done)
-        # a report without widths must not end the run
+        # A report without widths must not raise an error.
         tracked.finish(replace(done, layers=[{}] * len(done.layers)))
     assert list(tmp_path.iterdir()) == before
 

@@ -1,4 +1,4 @@
-"""The W&B workspace of sweeps: its file offline, saving it online, and what is refused."""
+"""`flap workspace` saves a W&B workspace online, or writes a file if the runs are offline."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.helpers.study_grid import PERPLEXITY, SPEED, Cell, add_cell, altered
 
 @pytest.fixture
 def sweep(tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two finished cells and a failed one, where W&B is offline."""
+    """Create a sweep with two finished cells and a failed cell, and set W&B to offline mode."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "mine"
     for ratio in (0.2, 0.5):

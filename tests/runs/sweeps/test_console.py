@@ -29,7 +29,7 @@ def test_a_sweep_has_a_line_for_each_cell_and_a_table_at_its_end(
     assert re.fullmatch(f"cell 1 of 2, tiny_IFV_AL-AM_r0.2_s0: {NAME} {number}", first)
     assert re.fullmatch(f"cell 2 of 2, tiny_WIFV_AL-AM_r0.2_s0: {NAME} {number}", second)
     assert {len(line) for line in table} == {len(table[0])} and len(table[0]) <= 80
-    # settings that are equal in all cells are left out; long names are broken between words
+    # The table leaves out options that are equal in all cells, and breaks long names between words.
     heads = [set(re.findall(r"[\w./@]+", line)) for line in table[1:4]]
     assert heads[0] == {"words.txt/"} and {"perplexity", "bits_per_byte"} <= heads[1]
     assert heads[2] == {"metric", "removed", "parameters", "@16", "seconds"}
@@ -48,7 +48,7 @@ def test_a_sweep_can_end_at_its_first_failure(
     done = quick_flap(*words)
     assert done.returncode == 1
     assert done.stderr.count("ratio=0.99: ") == 1
-    [cell] = tmp_path.glob("multirun_outputs/*/[0-9]_*")  # the second one did not begin
+    [cell] = tmp_path.glob("multirun_outputs/*/[0-9]_*")  # the second cell was not started
     assert read_state(cell) == "failed"
     stopped = (
         "stopped at the first failed cell (stop_on_failure=true); continue with: python -m flap"
@@ -59,14 +59,14 @@ def test_a_sweep_can_end_at_its_first_failure(
 def test_other_launchers_start_no_cell_after_a_failure(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """Cells cannot end the sweep, because they may run in other processes."""
+    """With other launchers, cells may run in other processes, so a cell cannot end the sweep."""
     words = ["-m", *base, "ratio=0.2,0.4", "checkpoint.save=false", "stop_on_failure=true"]
     quick = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=mine"]
 
     other = tmp_path / "mine" / "7_other"
     other.mkdir(parents=True)
     write_status(other, "failed", "a full disk")
-    os.utime(other / STATUS, (2**33, 2**33))  # after the sweep has begun
+    os.utime(other / STATUS, (2**33, 2**33))  # a time after the start of the sweep
     done = quick_flap(*words, *quick)
     assert done.stderr.count("not started (stop_on_failure=true); failed: mine/7_other") == 2
     assert not [*tmp_path.glob("mine/*/report.json")]

@@ -1,4 +1,4 @@
-"""After Ctrl-C the console shows the command that continues, and that command continues."""
+"""After Ctrl-C, the console shows a command, and this command continues the run or the sweep."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""The messages of a sweep about failed cells."""
+"""A sweep prints a message for each failed cell."""
 
 import os
 import pickle
@@ -20,9 +20,9 @@ def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> No
 
 
 def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell is refused if its folder holds another run, whose status stays as it is.
+    """A cell is refused if its folder contains another run, and that run's status does not change.
 
-    So the console knows the refusal only from the error, here once from another process.
+    So the sweep knows the refusal only from the error, which may come from another process.
     """
     monkeypatch.setattr(RunFailedError, "lines", [])
     write_status(tmp_path / "0_a", "failed", "ratio=2")
