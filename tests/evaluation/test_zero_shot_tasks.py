@@ -265,10 +265,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """With these measures, lm-eval's accuracies of LLaMA-7B agree with the paper.
-
-    The second measure of a task differs from the paper by 1 to 15 points.
-    """
+    """Only these measures give the paper's row of LLaMA-7B; others differ by 1 to 15 points."""
     # From lm-evaluation-harness: results/llama/llama-7B, without examples in the prompt.
     harness = {
         "boolq/acc": 73.06,
