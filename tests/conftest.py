@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import tests.helpers.pixel  # noqa: F401 - runs draw no picture
+import tests.helpers.pixel  # noqa: F401 - the import replaces the picture of layers
 from flap.models import CheckpointSource, hidden_files
 from flap.pipeline import run
 from flap.results import Report

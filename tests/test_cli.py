@@ -135,7 +135,7 @@ def test_a_finished_run_in_a_folder_that_cannot_be_written_is_done_already(
 
 
 def ascii_console() -> None:
-    sys.stdout.reconfigure(encoding="ascii", errors="strict")  # type: ignore[union-attr] - as of PYTHONIOENCODING
+    sys.stdout.reconfigure(encoding="ascii", errors="strict")  # type: ignore[union-attr] - simulates PYTHONIOENCODING
 
 
 def test_a_console_without_all_characters_costs_no_run(quick_flap: Cli, base: list[str]) -> None:

@@ -46,7 +46,7 @@ def test_a_cache_that_cannot_be_a_path_is_a_problem(monkeypatch: pytest.MonkeyPa
 
 def homeless() -> None:
     os.environ.pop("HOME")
-    pwd.getpwuid = lambda number: {}[number]  # type: ignore[assignment] - as where no entry is
+    pwd.getpwuid = lambda number: {}[number]  # type: ignore[assignment] - simulates a user without an entry
 
 
 def test_a_user_without_a_home_is_told_to_name_a_cache(tmp_path: Path) -> None:

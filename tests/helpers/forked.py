@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import scipy.stats  # noqa: F401 - a run imports it late, like LLaMA and the configs below
+import scipy.stats  # noqa: F401 - imported here, so that forked runs need not
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import CONFIG_MAPPING
@@ -20,7 +20,7 @@ import flap.cli
 import flap.pipeline
 import flap.results.study_files
 import flap.results.tracking
-import tests.helpers.pixel  # noqa: F401 - runs draw no picture
+import tests.helpers.pixel  # noqa: F401 - the import replaces the picture of layers
 from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:

@@ -23,7 +23,7 @@ def placed_at(placement: str, directory: Path, folder: Path | None = None) -> Pl
     )
 
 
-class Interruption(Exception):  # noqa: N818 - no error
+class Interruption(Exception):  # noqa: N818 - this exception is no error
     """The exception that a layer raises within the block of `interrupted`."""
 
 

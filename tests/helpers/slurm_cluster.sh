@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A SLURM cluster of one node, this machine, for tests: no systemd, no accounting, nothing outside the scratch folder.
+# Start or stop a SLURM cluster for tests. Its only node is this machine. It needs no systemd and no accounting, and
+# writes only to its scratch folder.
 #
-#   tests/helpers/slurm_cluster.sh start FOLDER    prints SLURM_CONF=FOLDER/slurm.conf once the node is idle
-#   tests/helpers/slurm_cluster.sh stop FOLDER     leaves no process behind
+#   tests/helpers/slurm_cluster.sh start FOLDER    prints SLURM_CONF=FOLDER/slurm.conf as soon as the node is idle
+#   tests/helpers/slurm_cluster.sh stop FOLDER     stops all processes of the cluster
 #
-# Needs the commands of the Debian packages slurm-wlm and munge. Keys, sockets, ports and logs are the cluster's own, so
-# that two of them, or one beside the machine's real SLURM, do not meet.
+# The script needs the Debian packages slurm-wlm and munge. The cluster has separate keys, sockets, ports and logs, so
+# that several clusters, also a real SLURM of this machine, can run at the same time.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 SECONDS_TO_WAIT=30
@@ -20,8 +21,8 @@ configure() {
   local name port cpus memory
   name=$(hostname -s 2>/dev/null || hostname)
   port=$(shuf -i 20000-29998 -n 1)
-  cpus=$(env -u OMP_NUM_THREADS nproc)  # which would answer OMP_NUM_THREADS otherwise
-  memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)  # MB; more than the real one drains the node
+  cpus=$(env -u OMP_NUM_THREADS nproc)  # without env -u, nproc would return OMP_NUM_THREADS
+  memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)  # in MB; SLURM drains a node that claims more memory than it has
   rm -rf "$folder/state" "$folder/spool"
   mkdir -p "$folder/state" "$folder/spool"
   echo "CgroupPlugin=disabled" >"$folder/cgroup.conf"
@@ -57,17 +58,18 @@ CONF
 
 pid_of() { cat "$folder/$1.pid" 2>/dev/null || true; }
 
-# A zombie does not count: in a container nobody may reap it.
+# A zombie process counts as ended, because in a container possibly no process reaps it.
 is_alive() { [ -n "$1" ] && grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$1/status"; }
 
-# Idle, or at work already. Asked only of a living controller: without one, SLURM's commands wait for long.
+# The node is idle or already runs a job. Ask only while the controller runs, because without it SLURM's commands wait
+# for a long time.
 is_up() {
   is_alive "$(pid_of slurmctld)" && [[ $(timeout 5 sinfo --noheader --format=%T) =~ ^(idle|mixed|allocated)$ ]]
 }
 
 start() {
   if is_up; then echo "SLURM_CONF=$SLURM_CONF"; return; fi
-  stop  # what a broken start left
+  stop  # stop processes that a failed start has left
   configure
   [ -s "$folder/munge.key" ] || (umask 077; head -c 1024 /dev/urandom >"$folder/munge.key")
   {
@@ -101,7 +103,7 @@ stop() {
     for _ in $(seq 50); do is_alive "$pid" || break; sleep 0.1; done
     if is_alive "$pid"; then kill -KILL "$pid"; fi
   done
-  rm -f "$folder"/*.pid  # numbers that other processes may get
+  rm -f "$folder"/*.pid  # other processes may later get these process ids
 }
 
 end_jobs() {

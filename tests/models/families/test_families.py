@@ -1,6 +1,6 @@
 """Tests of families with the same module names as LLaMA."""
 
-# ruff: noqa: RUF012 - the contract says that these are class variables
+# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
 from transformers import (
     Cohere2Config,

@@ -1,6 +1,6 @@
 """Tests of families with experts, linear attention or a state space."""
 
-# ruff: noqa: RUF012 - the contract says that these are class variables
+# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
 from transformers import (
     DeepseekV3Config,

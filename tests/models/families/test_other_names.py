@@ -1,6 +1,6 @@
 """Tests of families with special module names, fused modules, or MLPs without a gate."""
 
-# ruff: noqa: RUF012 - the contract says that these are class variables
+# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
 from transformers import (
     ApertusConfig,

@@ -1,6 +1,6 @@
 """The language models of vision-language models pass all tests, with and without images."""
 
-# ruff: noqa: RUF012 - the contract says that these are class variables
+# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
 from pathlib import Path
 from typing import Any, ClassVar
