@@ -1,8 +1,8 @@
 """Measure the time and the memory of calibration: `python benchmarks/calibration.py`.
 
 The time is that of the stage `calibrate` of `flap.prune`, divided by the time of a bare forward
-pass of the same decoder over as many tokens. Both run alternately in one process. The result is the
-median of the ratios (target: at most 1.05).
+pass of the same decoder over as many tokens. The stage and the bare pass run alternately in one
+process. The result is the median of the ratios (target: at most 1.05).
 
 The memory is the peak of pruning in addition to the loaded model, in a new process, for 64 and for
 1,024 windows (target: both peaks differ by at most 5 %).

@@ -157,7 +157,7 @@ def compare(old: Path, new: Path) -> bool:
 def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Return the largest difference of a weight, relative to the largest value of its tensor.
 
-    It is infinite if names or shapes differ.
+    The difference is infinite if names or shapes differ.
     """
     if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
         return float("inf")
@@ -167,7 +167,7 @@ def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) ->
 def number_difference(a: Path, b: Path) -> float:
     """Return the largest relative difference of a measured number.
 
-    It is infinite if a number is missing.
+    The difference is infinite if a number is missing.
     """
     old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
     differences: list[float] = [

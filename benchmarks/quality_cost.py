@@ -1,10 +1,10 @@
 """Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
 The time is that of `flap.prune`, divided by the time of a bare forward pass of the same decoder
-over as many tokens. Both run alternately in one process, without a cache. The result is the median
-of the ratios. With `--clock cpu`, the script counts processor seconds of this process. Use this on
-machines that other people also use; it does not include the time of the disk. The targets are 1.1
-with a bias and 2 with least squares.
+over as many tokens. Pruning and the bare pass run alternately in one process, without a cache. The
+result is the median of the ratios. With `--clock cpu`, the script counts processor seconds of this
+process. Use this on machines that other people also use; it does not include the time of the disk.
+The targets are 1.1 with a bias and 2 with least squares.
 
 The memory is the peak in addition to the loaded model, in a new process.
 """
@@ -68,7 +68,7 @@ def prune(
 ) -> dict[str, float]:
     """Prune the model in place, and return the seconds of the stages.
 
-    This also prints the options of a search.
+    For a search, the function also prints the options of the search.
     """
     _, choices, overrides = VARIANTS[name]
     windows: dict[str, Any] = {

@@ -178,8 +178,8 @@ def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Te
 def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     """Return the perplexity of a GGUF.
 
-    llama.cpp's server is forced to generate the next token of the text. It reports the
-    log-probability that the token has without the force.
+    llama.cpp's server is forced to generate the next token of the text. The server reports the
+    log-probability that this token would have without being forced.
     """
     import xllamacpp
 

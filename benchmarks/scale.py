@@ -1,8 +1,8 @@
 """Measure the memory and time to prune a model from disk: `python benchmarks/scale.py`.
 
-The script needs Linux, 10 GB of disk and half an hour. It writes random LLaMA models with
-grouped-query attention, which differ only in depth, shard by shard. It prunes each model by 30 %
-with model.placement=stream, in a new process, on 16 windows of 128 tokens.
+The script needs Linux, 10 GB of disk and half an hour. The script writes random LLaMA models with
+grouped-query attention, which differ only in depth, shard by shard. The script then prunes each
+model by 30 % with model.placement=stream, in a new process, on 16 windows of 128 tokens.
 
 The table shows the peak of the resident memory, minus the peak of an interpreter that has imported
 torch. The peak (the kernel's VmHWM) includes memory-mapped files. The column `anonymous` (RssAnon,
@@ -183,7 +183,7 @@ def disk_bytes(*folders: Path) -> int:
     # Folders may disappear during the walk; os.walk ignores this error.
     for folder, _, names in chain.from_iterable(map(os.walk, folders)):
         for name in names:
-            with suppress(OSError):  # another process may have deleted the file
+            with suppress(OSError):  # the run may have deleted the file in the meantime
                 found = Path(folder, name).stat()
                 sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())

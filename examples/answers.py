@@ -2,9 +2,9 @@
 
     python examples/answers.py PROMPTS FOLDER [key=value ...]
 
-PROMPTS is a .jsonl file. Its lines are {"prompt": "…", "answer": "…"}, or {"messages": […]} where
-the last message is the answer. Two thirds of the rows become the calibration text, which the model
-answers itself. The script asks the last third before and after pruning. With
+PROMPTS is a .jsonl file. The lines of this file are {"prompt": "…", "answer": "…"}, or {"messages":
+[…]} where the last message is the answer. Two thirds of the rows become the calibration text, which
+the model answers itself. The script asks the last third before and after pruning. With
 calibration.num_samples=16, a few hundred rows are enough.
 """
 

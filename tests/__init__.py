@@ -1,7 +1,7 @@
 """The test package; its folders mirror the folders of flap.
 
-It sets HF_HUB_OFFLINE, so that no test can reach the Hugging Face hub. huggingface_hub reads this
-variable when it is first imported.
+This file sets HF_HUB_OFFLINE, so that no test can reach the Hugging Face hub. huggingface_hub reads
+this variable when it is first imported.
 """
 
 import os

@@ -98,7 +98,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a walk record every layer, so that tests can interrupt it at any layer.
 
-    Otherwise a walk records its progress only from time to time.
+    Without this fixture, a walk records its progress only from time to time.
     """
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 

@@ -1,9 +1,9 @@
 """Make a plan that flap contains: `python tools/add_plan.py method=flap_plus ratio=0.2`.
 
 The script runs flap with these options, and measures the perplexity of passages that the run has
-not read for calibration. It writes the plan to plans/MODEL/METHOD-RATIO.json, and the report to
-plans/MODEL/reports/. The checkout must have no uncommitted changes, because the report names its
-commit.
+not read for calibration. The script writes the plan to plans/MODEL/METHOD-RATIO.json, and the
+report to plans/MODEL/reports/. The checkout must have no uncommitted changes, because the report
+names its commit.
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """Make a release: `make release VERSION=0.2.0`.
 
 The script writes the date into the changelog, and builds and checks an sdist and a wheel in dist/.
-It works on a copy of the last commit, changes the checkout only after all checks, and uploads
-nothing.
+The script works on a copy of the last commit, changes the checkout only after all checks, and
+uploads nothing.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """Make a trained mixture of experts: `python experiments/experts/make_mixture.py TARGET`.
 
-It is made from SmolLM2-135M-Instruct, and written to TARGET as a stock Mixtral checkpoint:
+The script makes the mixture from SmolLM2-135M-Instruct in three steps, and writes a stock Mixtral
+checkpoint to TARGET:
 
 1. Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication,
    arXiv 2110.01786; LLaMA-MoE, arXiv 2406.16554).
-2. A router is fitted. It sends each token to 8 experts.
+2. A router is fitted. The router sends each token to 8 experts.
 3. `distil` trains all layers to predict what the dense model predicts.
 
 The mixture is evaluated on boolq-passages and sciq-passages, and on `--text FILE`.
@@ -313,8 +314,8 @@ def all_at_once(
 ) -> Tensor:
     """Return the outputs of a layer's experts, computed as one MLP.
 
-    If a token is not sent to an expert, the expert's weight is 0. This needs twice the operations,
-    but in large matrix products, which a processor computes much faster.
+    If a token is not sent to an expert, the expert's weight is 0. The computation needs twice the
+    operations, but in large matrix products, which a processor computes much faster.
     """
     weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
         1, chosen_TK, weight_TK

@@ -21,7 +21,10 @@ PASSWORD = "p@ss/w0rd:%2F's \"<x>"
 
 @pytest.fixture
 def learnt() -> Iterator[DictConfig]:
-    """Return a config. This process then knows its secrets, and hides them in other texts."""
+    """Return a config.
+
+    After this, the process knows the secrets of the config, and hides them in other texts.
+    """
     config = OmegaConf.create(
         {
             "model": {"name": "tiny-llama", "dtype": "bfloat16"},

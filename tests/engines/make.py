@@ -4,8 +4,8 @@ The engines need a separate environment, but this module runs in the main enviro
 
 For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (greedy),
 and the log-probabilities `logprobs_NT` of prompts and generated tokens. The folder experts/
-contains dense mixtures of experts. Its file scores.safetensors contains the scores of `metric=REAP`
-for each layer, and the tokens from which they were computed.
+contains dense mixtures of experts. The file experts/scores.safetensors contains the scores of
+`metric=REAP` for each layer, and the tokens from which they were computed.
 """
 
 import subprocess
@@ -190,7 +190,9 @@ def make_scores(model_type: str, folder: Path) -> None:
 
 
 def make_quantised(folder: Path) -> None:
-    """Write checkpoints that llm-compressor has quantised. This runs in the engines' environment.
+    """Write checkpoints that llm-compressor has quantised.
+
+    This function runs in the engines' environment.
 
     All widths are multiples of the group size that llm-compressor uses.
     """
@@ -220,8 +222,8 @@ def make_converted(folder: Path) -> None:
     """Write stock checkpoints for llama.cpp's converter.
 
     The checkpoints have SmolLM2's tokenizer, because the converter only accepts tokenizers that it
-    knows. They have no biases and no sliding windows, because llama.cpp supports these only for
-    some families.
+    knows. These checkpoints have no biases and no sliding windows, because llama.cpp supports these
+    only for some families.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
     for model_type in CONVERTED:

@@ -141,7 +141,7 @@ ALL_WINDOWS = torch.ones(400, dtype=torch.bool)
 def jackknife_error(statistic: Callable[[Tensor], float]) -> float:
     """Return the jackknife standard error of a statistic of 400 windows.
 
-    It is computed from the statistic without one of the windows, for each window.
+    The jackknife computes the statistic 400 times, each time without one of the windows.
     """
     values = []
     for i in range(400):

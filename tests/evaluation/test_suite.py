@@ -1,6 +1,6 @@
 """If a streamed model fits into memory, flap makes all measurements.
 
-Otherwise it makes only the measurements that can stream.
+If the model does not fit, flap makes only the measurements that can stream.
 """
 
 from pathlib import Path

@@ -202,7 +202,7 @@ def _old_is_whole(
 ) -> Iterator[str]:
     """Yield problems with results that existed before the run.
 
-    These results must be unchanged, or completely replaced by new results.
+    Earlier results must be unchanged, or completely replaced by new results.
 
     killed: whether the run was killed. If it was killed between the two renames that replace a
     folder, the old folder has another name until the next run renames it back.

@@ -1,4 +1,6 @@
-"""Make tiny runs. Their results may change only if the version of the artefacts is increased.
+"""Make tiny runs.
+
+If the results of these runs change, the version of the artefacts must be increased.
 
 `python -m tests.helpers.golden_run` writes new reference results.
 """

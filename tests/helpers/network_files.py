@@ -18,8 +18,8 @@ import pytest
 def as_on_nfs(folder: Path) -> Iterator[None]:
     """Within the block, rename open or mapped files below a folder instead of deleting them.
 
-    The new names are such as `.nfs00000001`. These files cannot be deleted, and their folder cannot
-    be removed, until no process has them open.
+    The new names are such as `.nfs00000001`. The renamed files cannot be deleted, and their folder
+    cannot be removed, until no process has them open.
     """
     unlink = os.unlink
     rmdir = os.rmdir

@@ -1,14 +1,14 @@
 """A torch device "second:0" that is simulated in Python.
 
-Its tensors have real values, which are computed on the CPU. Like a GPU, it refuses operations that
-mix its tensors with CPU tensors, and `.numpy()` without `.cpu()`. As with a GPU, indices and
-tensors without dimensions may be on the CPU. Importing this module registers the device for the
-whole process, which cannot be undone.
+The tensors of this device have real values, which are computed on the CPU. Like a GPU, it refuses
+operations that mix its tensors with CPU tensors, and `.numpy()` without `.cpu()`. As with a GPU,
+indices and tensors without dimensions may be on the CPU. Importing this module registers the device
+for the whole process, which cannot be undone.
 
-The device has no kernels, random generator, streams or memory. So it cannot show whether a type or
-an operation is missing on a real device (such as float64 on mps). It refuses operations that change
-the shape of a tensor in place. `torch.tensor(..., device="second:0")` does not work. transformers'
-key-value cache needs this call, so models run only with `use_cache=False`.
+The device has no kernels, random generator, streams or memory. So this device cannot show whether a
+type or an operation is missing on a real device (such as float64 on mps). The device refuses
+operations that change the shape of a tensor in place. `torch.tensor(..., device="second:0")` does
+not work. transformers' key-value cache needs this call, so models run only with `use_cache=False`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -114,7 +114,8 @@ def cohere() -> PreTrainedTokenizerFast:
 def llama_spm() -> PreTrainedTokenizerFast:
     """Return a tokenizer as transformers converts it from a sentencepiece model.
 
-    Its vocabulary has bytes and then pieces, which are merged in the order of their scores.
+    The vocabulary of this tokenizer has bytes and then pieces, which are merged in the order of
+    their scores.
     """
     made = LlamaTokenizer(**_pieces(LEGACY, "<unk>", "<s>", "</s>"))
     made.add_tokens([AddedToken("<|stop|>", special=True)])

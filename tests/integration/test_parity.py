@@ -1,10 +1,10 @@
 """flap prunes the same units of a real model as the paper's official code.
 
 data/flap_official.json contains the units that the official code prunes. The official code supports
-only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9. Its running variance drops
-the first sample, and measures later samples against a mean that is still moving. With flap's exact
-statistics, the plans therefore differ in about 0.5 % of the neurons. With an imitation of the
-official running variance, the plans are the same.
+only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9. The running variance of
+the official code drops the first sample, and measures later samples against a mean that is still
+moving. With flap's exact statistics, the plans therefore differ in about 0.5 % of the neurons. With
+an imitation of the official running variance, the plans are the same.
 """
 
 import hashlib
@@ -250,7 +250,8 @@ class OfficialStatistics(Statistics):
 class OfficialRecorder:
     """The official code's running statistics (layerwrapper.py).
 
-    They are updated with one sample at a time, with the same errors as in the official code.
+    These statistics are updated with one sample at a time, and have the errors of the official
+    code.
     """
 
     def __init__(self, linear: nn.Linear) -> None:

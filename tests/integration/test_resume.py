@@ -1,4 +1,7 @@
-"""If a run is started again, it computes only missing results. Its folder shows its state."""
+"""If a run is started again, it computes only missing results.
+
+The folder of a run shows whether the run has finished.
+"""
 
 import json
 import os
@@ -244,7 +247,7 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
 ) -> None:
     """If a finished cell measures more, it is not pruned again.
 
-    It keeps its numbers and seconds, and counts as finished for each sweep that contains it.
+    The cell keeps its numbers and seconds, and counts as finished for each sweep that contains it.
     """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]

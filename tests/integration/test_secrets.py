@@ -157,7 +157,7 @@ def test_a_server_that_is_away_is_named_without_the_password(
 def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     """Tracebacks contain no secrets.
 
-    The path of the missing model contains the token, and all messages show the token as ***.
+    The path of the missing model contains the token, and error messages show the token as ***.
     """
     token = "s3cr3t-token"
     options = [f"model.path=/nowhere/{token}", "ratio=0.4", "hydra.run.dir=run"]

@@ -58,7 +58,7 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
     """A sweep with more values numbers its jobs differently.
 
-    It finds the pruned model of the killed cell by its key.
+    The sweep finds the pruned model of the killed cell by its key.
     """
     arguments = [*base, "metric=WIFV"]
     assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.4"]))

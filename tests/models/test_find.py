@@ -1,6 +1,6 @@
 """flap finds a model in a local directory, in the packaged copy or on the hub.
 
-It also chooses the device and checks the options of the model.
+The tests also cover the choice of the device and the checks of the model's options.
 """
 
 import json

@@ -1,6 +1,6 @@
 """flap reads the header of a GGUF, so that Gemma gives the same results as in llama.cpp.
 
-It refuses a file if its header describes another model than its tensors.
+flap refuses a file if the header describes another model than the tensors.
 """
 
 import functools

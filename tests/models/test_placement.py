@@ -254,7 +254,7 @@ def test_changed_layers_become_its_files(
 ) -> None:
     """The checkpoint's files are hard links to the changed layers, which need no more disk space.
 
-    They are copies if the cache is on another disk, or if the tensors have other names in the
+    The files are copies if the cache is on another disk, or if the tensors have other names in the
     checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")

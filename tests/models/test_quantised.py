@@ -62,7 +62,10 @@ def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 
 
 def deepseek() -> PreTrainedModel:
-    """Return a DeepSeek model. Its experts are separate in the files, and stacked in memory."""
+    """Return a DeepSeek model.
+
+    The experts of this model are separate in the files, and stacked in memory.
+    """
     config = deepcopy(DeepseekV3.configs["queries"])
     config.moe_intermediate_size = 32
     return random_model(config)

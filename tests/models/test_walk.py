@@ -177,7 +177,7 @@ def test_a_journal_that_nobody_can_read_is_a_first_start(model_dir: Path, tmp_pa
 
 
 def cut(placed: PlacedModel) -> Visit:
-    """Remove units from each layer."""
+    """Remove some heads and neurons from each layer."""
     plan = LayerPlan((0, 3), tuple(range(0, 56, 3)))
     return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
 

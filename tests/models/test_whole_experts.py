@@ -150,7 +150,7 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
     """Return w_e a_e of every expert and token, as (T, E, I).
 
-    It is zero if the token is not sent to the expert.
+    The value is zero if the router does not send the token to the expert.
     """
     experts = model.model.layers[layer].mlp.experts
     seen = []
@@ -264,7 +264,8 @@ def saved(
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
     """If all layers have the same number of experts, the checkpoint is stock.
 
-    Otherwise it needs the code that is saved with the weights.
+    If layers differ in their number of experts, the checkpoint needs the code that is saved with
+    the weights.
     """
     stock = {name for name, one in saved.items() if is_stock(one.directory)}
     assert stock == {f"{family} uniform" for family in FAMILIES if family != "qwen3_next"}

@@ -134,7 +134,10 @@ def test_forward_passes_are_those_of_the_documentation(
 
 
 def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
-    """Without calibration, there are no forward passes. Each further walk and trial adds some."""
+    """Without calibration, there are no forward passes.
+
+    Each further walk and trial adds forward passes.
+    """
     assert dry("metric=magnitude", "compensation=none").work == PruningWork()
     plain = dry().work
     assert plain.tokens == 8 * 16 and plain.products == plain.positions == 0

@@ -1,4 +1,4 @@
-"""A run finds or computes its artefacts. Their labels say how long each stage took."""
+"""A run finds or computes its artefacts. The label of an artefact says how long its stage took."""
 
 import time
 from pathlib import Path

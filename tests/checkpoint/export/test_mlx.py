@@ -119,7 +119,7 @@ WIDE = {
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """mlx-lm's command quantises an export.
 
-    It leaves a matrix unchanged if the length of its rows is no multiple of a group.
+    mlx-lm leaves a matrix unchanged if the length of its rows is no multiple of a group.
     """
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
     exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)

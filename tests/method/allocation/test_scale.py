@@ -71,7 +71,7 @@ def test_almm_ranks_heads_and_neurons_each_by_it(scale: str, first: str, second:
 
 
 def test_experts_by_hand() -> None:
-    """Layer 0 has two experts of two neurons. Its router gives less weight to the second expert.
+    """Layer 0 has two experts of two neurons. The router gives less weight to the second expert.
 
     Of its two units, the first has an error of 2 · 0.5 + 4 · 0.1 = 1.4 and the second one of 1 ·
     0.5 + 3 · 0.1 = 0.8. At a price of 4, they are 0.35 and 0.2 per parameter.

@@ -96,7 +96,7 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 
 
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
-    """This holds only if costs rise, because a cheaper unit gets the cost of the unit before it."""
+    """The test needs rising costs, because a cheaper unit gets the cost of the unit before it."""
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)
     scale_I = 10 ** (torch.arange(8) / 4)

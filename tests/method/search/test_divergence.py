@@ -1,6 +1,6 @@
 """The search measures the same divergence as a comparison of the pruned with the dense model.
 
-It does not depend on the other plans that the same walk measures.
+The divergence of a plan does not depend on other plans that the same walk measures.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """A walk that scores and tries gives the same results as two separate walks.
 
-This also holds after an interruption.
+The results are also equal if the walk was interrupted.
 """
 
 from pathlib import Path

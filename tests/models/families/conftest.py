@@ -16,8 +16,8 @@ FRESH = ("TestLlama", "TestGemma3")  # both classes are in the same file, so one
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize tests by the variants of a family.
 
-    `make test` runs only the last variant, which has most of the options. It tests only a few
-    families in a new process.
+    `make test` runs only the last variant, which has most of the options. `make test` also tests
+    only a few families in a new process.
     """
     if "variant" in metafunc.fixturenames:
         quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
@@ -93,8 +93,8 @@ def found(
 ) -> dict[str, torch.Tensor]:
     """Return the outputs of all checkpoints, computed in one new process without flap.
 
-    The process first loads the stock checkpoints, without `trust_remote_code`. Then it loads the
-    checkpoints in which layers differ in width.
+    The process first loads the stock checkpoints, without `trust_remote_code`. Then the process
+    loads the checkpoints in which layers differ in width.
     """
     remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
