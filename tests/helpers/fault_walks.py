@@ -43,8 +43,8 @@ RUN = "hydra.run.dir=run"
 class Scenario:
     """A command line to run with faults, in a folder where the commands `before` have already run.
 
-    kept: folders that contain results before the run. They must not change, or the new result must
-        replace them completely.
+    kept: folders that contain results before the run. The results in these folders must not change,
+        or new results must replace them completely.
     step: a fault is injected at every step-th operation. Most files cause a group of five
         operations, so a step of 47 hits different operations of these groups.
     """
