@@ -41,7 +41,7 @@ WORDS = [
     "new",
 ]
 
-# The tests of engines need a separate environment; `make engines` runs them
+# The tests of engines need a separate environment; `make engines` runs them.
 collect_ignore = ["engines"]
 
 # Start the slowest test files first, so that at the end no single process still runs a long file

@@ -90,9 +90,9 @@ def test_pruned_again_it_becomes_what_it_can_be(
 ) -> None:
     model = tiny_model("llama-mha")
     steps = [
-        # Not stock: the hidden size of 32 is no multiple of the 5 heads that stay
+        # Not stock: the hidden size of 32 is no multiple of the 5 heads that stay.
         (0.4, UNIFORM, FlapLlamaForCausalLM),
-        # Stock: 4 heads stay, and 32 is a multiple of 4
+        # Stock: 4 heads stay, and 32 is a multiple of 4.
         (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),
         (0.3, {}, FlapLlamaForCausalLM),
     ]

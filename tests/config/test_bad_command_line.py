@@ -183,7 +183,7 @@ def test_words_that_are_a_mistake_together_are_one_line(
 def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
     words = ["+experiment=smollm2_grid", "eval=[perplexity]", "~eval.zero_shot", "~eval.efficiency"]
     done = quick_flap(*words, "hydra.mode=RUN", "ratio=0", "dry_run=true", "model.path=/none")
-    # Flap checks all config keys before it looks for the model
+    # flap checks all config keys before it looks for the model.
     assert "model.path=/none" in done.stderr
 
 

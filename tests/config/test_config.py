@@ -23,7 +23,7 @@ from tests.helpers.runs import composed
 CONF = Path(config_dir())
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/[!_]*.yaml"))
 EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
-# Config files that a command line adds with a +, such as +debug=smoke
+# Config files that a command line adds with a +, such as +debug=smoke.
 ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]
 
 
@@ -152,7 +152,7 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        # The number of tokens on which the search measures
+        # The number of tokens on which the search measures.
         ("method=flap_plus structure.tokens=99", "flap_plus"),
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),

@@ -96,7 +96,7 @@ def test_texts_have_no_form_of_a_secret(learnt: DictConfig) -> None:
         escape(PASSWORD),
         escape(json.dumps(PASSWORD)),
         shlex.quote(PASSWORD),
-        # The list of overrides in the form in which Hydra prints it
+        # The list of overrides in the form in which Hydra prints it.
         str(["a='p@ss/w0rd:%2F\\'s \"<x>'"]),
         f"http://me:{PASSWORD}@host",
         f"Basic {'bWU6cEBzcy93MHJkOiUyRidzICI8eD4='}",

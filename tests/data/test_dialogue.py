@@ -265,7 +265,7 @@ def test_only_tokens_of_answers_are_in_the_mask(
     assert torch.equal(of_all.in_answers.mask_NT, mask_NT)
     assert windows.key != of_all.key
 
-    # Plain text has no token for the end of a turn, but a template has
+    # Plain text has no token for the end of a turn, but a template has.
     end = set() if part else {"</s>"}
     assert words(tokens_NT[mask_NT], chatting) == {"mat", "dog", "ran"} | end
     others = words(tokens_NT[~mask_NT], chatting)

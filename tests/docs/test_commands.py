@@ -14,7 +14,7 @@ from tests.docs.test_sources import FILES
 from tests.helpers.runs import composed
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Matches a command in a cell of a Markdown table
+# Matches a command in a cell of a Markdown table.
 CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.docs.conftest import ROOT
 
 
-# Only with --thorough, because it takes minutes; test_parity.py always checks the same model
+# Only with --thorough, because it takes minutes; test_parity.py always checks the same model.
 @pytest.mark.thorough
 def test_the_command_below_gives_its_digits(
     quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
@@ -26,5 +26,5 @@ def test_the_command_below_gives_its_digits(
     numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
     found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
     expected = [float(number) for number in digits.groups()]
-    # The tolerance allows for the rounding of other processors
+    # The tolerance allows for the rounding of other processors.
     assert found == pytest.approx(expected, rel=2e-3)

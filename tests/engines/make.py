@@ -265,7 +265,7 @@ def make_packaged(name: str, target: Path) -> None:
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
     """Write the outputs of transformers for the prompts."""
-    # Generation must not stop at an end token, because the engines do not stop at it either
+    # Generation must not stop at an end token, because the engines do not stop at it either.
     model.generation_config.eos_token_id = None
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]

@@ -62,7 +62,7 @@ def test_another_vocabulary_than_the_source_has(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A GGUF file must have a token for every id of the embedding
+    # A GGUF file must have a token for every id of the embedding.
     words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])
     words.save_pretrained(exported.directory)
     source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")

@@ -22,7 +22,7 @@ from tests.helpers.engine_cases import (
 )
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 
-# Tested families that the table of docs/exports.md does not contain
+# Tested families that the table of docs/exports.md does not contain.
 ALSO = ("gpt2", "gpt_oss", "phi")
 OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
 # Tracing a model takes ten seconds, and most of this work is the same for both formats. So by

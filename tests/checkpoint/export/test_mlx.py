@@ -61,7 +61,7 @@ def test_same_logits(
 ) -> None:
     found = answers["/".join(cell)]
     expected = expected_logprobs(families[cell])
-    # All tokens in one forward pass, and one by one with a cache
+    # All tokens in one forward pass, and one by one with a cache.
     for logprobs in found["logprobs"]:
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
     assert found["greedy"] == families[cell].greedy(PROMPT)
