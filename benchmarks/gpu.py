@@ -57,7 +57,7 @@ SEVEN_B = COMMON | {
     "num_key_value_heads": 32,
     "num_hidden_layers": 32,
 }
-ONE_B = COMMON | {  # Llama-3.2-1B with half of its layers
+ONE_B = COMMON | {  # the shape of Llama-3.2-1B with half of its layers
     "hidden_size": 2048,
     "intermediate_size": 8192,
     "num_attention_heads": 32,
@@ -294,7 +294,7 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # all other layers go to the disk
+        return {"cpu": of_device}  # accelerate puts all other layers on the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 

@@ -40,8 +40,8 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class Variant(NamedTuple):
     """A combination of options to measure."""
 
-    target: float  # target: at most this many bare forward passes
-    choices: dict[str, Any]  # arguments of `flap.prune`
+    target: float  # pruning should take at most as long as this many bare forward passes
+    choices: dict[str, Any]  # keyword arguments of `flap.prune`
     overrides: tuple[str, ...] = ()
 
 

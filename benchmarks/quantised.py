@@ -39,7 +39,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 SEQ_LEN = 128
 TEXT = "boolq-passages"
 PRUNED = {"dense": ["ratio=0"], "pruned": ["ratio=0.2", "round_to=32"]}
-Measured = tuple[int, float]  # bytes of the weights, and perplexity
+Measured = tuple[int, float]  # the bytes of a model's weights, and its perplexity
 
 
 def checkpoint(folder: Path, name: str) -> Path:

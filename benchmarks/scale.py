@@ -194,8 +194,8 @@ class Watched(NamedTuple):
 
     peak: int  # largest resident memory in bytes
     anonymous: int  # largest memory that is not mapped from a file, in bytes
-    disk: int  # most bytes in the watched folders
-    output: str  # what the process has printed
+    disk: int  # largest size of the watched folders in bytes
+    output: str  # standard output of the process
 
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:

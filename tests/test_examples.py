@@ -86,7 +86,7 @@ def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: P
             layer["kv_heads"] == [0, 1, 2, 3] for layer in read_json(folder / "plan.json")["layers"]
         )
     [command] = read_study(tmp_path / "sweep").commands
-    folder, *overrides = shlex.split(command)[4:]  # the command in the form that the page shows
+    folder, *overrides = shlex.split(command)[4:]  # the page shows the command in this form
     assert folder == f"--config-dir={tmp_path / 'conf'}" and "metric=WIFV,Range" in overrides
     source = digest([(EXAMPLES / "own.py").read_text()])
     assert f"own code: {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()

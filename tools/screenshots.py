@@ -31,7 +31,7 @@ SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
 WIDTH = 1280
 HEIGHT = 1000
 SCALE = 1.5
-COLOURS = 128  # number of colours; with a palette, the file of a picture is a third as large
+COLOURS = 128  # number of colours in a picture; a palette makes its file a third as large
 
 
 def main() -> None:

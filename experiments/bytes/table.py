@@ -16,7 +16,7 @@ from torch import tensor
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
-Cell = dict  # a line of results.jsonl
+Cell = dict  # one result, which is a line of results.jsonl
 DENSE = ("dense", "f16")
 
 

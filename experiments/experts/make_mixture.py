@@ -38,7 +38,7 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXTS = ["boolq-passages", "hellaswag-passages"]  # both texts have equal shares
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # both texts have equal shares of the windows
 EXPERTS = 16
 CHOSEN = 8
 SEQ_LEN = 256

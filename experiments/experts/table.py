@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flap.results.run_folder import read_run
 
-Cell = tuple[float, str, str]  # a tuple of ratio, structure and metric
+Cell = tuple[float, str, str]  # ratio, structure and metric identify a cell
 Seeds = dict[int, dict[str, Tensor]]  # values of all windows in nats, by seed and by name
 BASELINE = "EAN"
 

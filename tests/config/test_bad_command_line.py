@@ -214,7 +214,7 @@ def without_a_hub(connections: int) -> None:
             os._exit(3)
         raise ConnectionRefusedError
 
-    patch = pytest.MonkeyPatch()  # never undone, because the forked process ends after the run
+    patch = pytest.MonkeyPatch()  # it is not undone, because the forked process ends
     patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     patch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     patch.setattr("socket.socket.connect", refuse)

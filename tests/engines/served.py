@@ -7,7 +7,7 @@ from typing import Any
 
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # in GiB
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # size of the KV cache in GiB
     # Without this setting, all processes run on the same core, and two ranks need two NUMA nodes.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "HF_HUB_OFFLINE": "1",

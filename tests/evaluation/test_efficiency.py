@@ -46,7 +46,7 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0
     # 8 tokens in 2, 4 and 2 seconds are 4, 2 and 4 tokens per second. The median is 4.
     assert of_dense["efficiency/decode_tokens_per_second"] == 4.0
-    assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # the median is 8 tokens in 2 s
+    assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # median: 8 tokens in 2 s
     # The ratios of the three turns are 2/3, 1/2 and 4/6, with the median 2/3.
     assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(2 / 3)
 

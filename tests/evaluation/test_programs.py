@@ -131,7 +131,7 @@ def test_an_interrupted_task_continues_in_the_middle(
 ) -> None:
     [task] = tasks_of(problems, tokenizer, batch_size=1)
     work = WorkFolder(tmp_path / "work")
-    first = Writer(tokenizer, RIGHT[:2])  # writes two texts, and then interrupts the run
+    first = Writer(tokenizer, RIGHT[:2])  # this model writes two texts, and then interrupts the run
     with pytest.raises(IndexError):
         task.run(first.placed, work)
     second = Writer(tokenizer, RIGHT[2:])

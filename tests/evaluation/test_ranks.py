@@ -133,7 +133,7 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # one thread, as in each rank
+        torch.set_num_threads(1)  # each rank also has one thread
         measure(folder, *inputs, placement, fits)
         torch.set_num_threads(threads)
         return measured_by_rank(folder, 0)
@@ -167,7 +167,7 @@ def test_several_processes_measure_what_one_does(
         found = measured_by_rank(tmp_path, rank)
         assert found.measurements == expected.measurements
         assert found.calls < 0.8 * expected.calls
-        assert bool(found.steps) == (rank == 0)  # rank 0 alone shows progress
+        assert bool(found.steps) == (rank == 0)  # only rank 0 shows progress bars
 
     tasks = set()
     for measurement in expected.measurements:

@@ -30,7 +30,7 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
     # Multiply-accumulates of queries with keys and of weights with values, for each token.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    rotary = config.head_dim // 2 * tokens  # RoPE: an outer product of frequencies and positions
+    rotary = config.head_dim // 2 * tokens  # RoPE needs an outer product
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 
 

@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     """Open a page. An error on the page, or a request to another machine, fails the test."""
-    host = "/".join(address.split("/")[:3])  # "file://", or for example "http://127.0.0.1:8000"
+    host = "/".join(address.split("/")[:3])  # for example "file://" or "http://127.0.0.1:8000"
     own = (host, "data:", "blob:")
     settings = {"viewport": {"width": 1300, "height": 900}} | settings
     context = browser.new_context(offline=host == "file://", **settings)

@@ -75,7 +75,7 @@ SCENARIOS = (
             "model.placement=stream",
             RUN,
         ),
-        step=107,  # a larger step, because this scenario has several hundred operations
+        step=107,  # the step is larger, because this scenario has several hundred operations
     ),
     Scenario(
         "measure more",

@@ -46,7 +46,7 @@ class Outcome:
 
     code: int
     said: str
-    operations: list[str]  # for example "rename run/checkpoint"
+    operations: list[str]  # operations of the process, such as "rename run/checkpoint"
 
 
 def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:

@@ -16,7 +16,7 @@ from tests.helpers.runs import composed
 
 # The stages that record their steps. Measurements are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
-SEQUENCES = 2  # sequences in a batch, when the model writes text
+SEQUENCES = 2  # number of sequences in a batch when the model writes text
 
 
 def start(

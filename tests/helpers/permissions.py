@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-VERSION = 0x20080522  # version of the kernel's structures for 64 capabilities
+VERSION = 0x20080522  # version of the Linux capability structures with 64 bits
 OVERRIDES = 1 << 1 | 1 << 2  # the bits of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 

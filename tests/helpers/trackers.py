@@ -86,7 +86,7 @@ class FakeMLflow(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answering)
-        self.requests: list[str] = []  # each with method, path, headers and body
+        self.requests: list[str] = []  # received requests with method, path, headers and body
         self.authorizations: set[str] = set()  # the Authorization headers, which hold the password
 
     @property

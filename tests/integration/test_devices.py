@@ -19,7 +19,7 @@ from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 from tests.models.families.contract import logits_on as logits
 
-ROUNDING = 1e-4  # relative tolerance; test_same_result.py explains it
+ROUNDING = 1e-4  # relative tolerance for numbers, as in test_same_result.py
 CPU = torch.device("cpu")
 
 
@@ -86,7 +86,7 @@ def test_spread_over_it_and_the_host(
     assert placed.device.type == device.type
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {
         "meta"
-    }  # on "meta": accelerate loads the weights when the layer runs
+    }  # the layer is on "meta", because accelerate loads its weights only when it runs
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))

@@ -107,7 +107,11 @@ def in_order(steps: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("placement", "killed_at", "number"),
     [
-        ("device", "score 2", 5),  # killed in the first walk, which measures each block alone
+        (
+            "device",
+            "score 2",
+            5,
+        ),  # the walk that measures single blocks is killed
         ("stream", "score 2", 5),
         # The second start reads scores and measurements instead of repeating the walk.
         ("stream", "compress 2", 1),

@@ -17,7 +17,7 @@ from flap.results import Report
 from flap.storage import read_state
 from tests.helpers.forked import command_line
 
-SECONDS = 600  # limit for waiting for the other run; it is long, because the machine may be busy
+SECONDS = 600  # time limit of waiting for the other run, in seconds
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:

@@ -35,7 +35,7 @@ from tests.helpers.placed import placed_at
 from tests.helpers.pruned import logits, prune
 
 ARCHITECTURES = ["llama-gqa-biases", "mistral-mha-tied", "mixtral"]
-BATCHES = tokens(seed=7).split(4)  # a batch of four windows and a batch of two windows
+BATCHES = tokens(seed=7).split(4)  # the first batch has four windows, and the second batch two
 
 
 def on_the_host(directory: Path) -> Spread:

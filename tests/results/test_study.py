@@ -386,7 +386,7 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
     assert many.label == "WIFV calibration.num_samples=8"
     assert many.by_ratio[f"pruned/{PERPLEXITY}"].T.to_dict("list") == {
         0.2: [30.0, 33.0, 36.0]
-    }  # minimum, mean and maximum over the seeds
+    }  # the values are minimum, mean and maximum over the seeds
     assert many.by_ratio[f"pruned/{AVERAGE}"].isna().all(axis=None)
     assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
 

@@ -100,7 +100,7 @@ def test_parameters_and_passes_are_true(
     assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)
 
 
-SMOLLM2 = LlamaConfig(  # a config with the shapes of SmolLM2-135M
+SMOLLM2 = LlamaConfig(  # this config has the shapes of SmolLM2-135M
     vocab_size=49152,
     hidden_size=576,
     intermediate_size=1536,

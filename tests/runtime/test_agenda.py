@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: None) -> None:
     agenda = Agenda()
     agenda.plan({"a: one": Workload(100), "a: two": Workload(300), "b: three": Workload(0, 50)})
-    assert agenda.seconds_left() is None  # unknown, because no task has started
+    assert agenda.seconds_left() is None  # the time is unknown, because no task has started
     with agenda.doing("a: one"):
         assert agenda.seconds_left() is None
         # Half of the 100 tokens have taken 20 s. 50 + 300 tokens are left to read, and 50 tokens to

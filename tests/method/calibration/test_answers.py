@@ -72,7 +72,7 @@ def test_a_plain_prompt_and_its_answer_are_the_text_that_the_model_has_written(
     asked: str, written: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = KINDS[kind]()
-    tokenizer.clean_up_tokenization_spaces = True  # some checkpoints set this option
+    tokenizer.clean_up_tokenization_spaces = True  # some real tokenizers also set this option
     text = _document(asked, inside_a_text(written, tokenizer), tokenizer, monkeypatch)
     assert text.documents == (asked + written,)
     assert text.counted == ((len(asked), len(asked + written)),)

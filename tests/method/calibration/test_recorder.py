@@ -57,7 +57,7 @@ def test_weights_by_hand(sizes: list[int]) -> None:
 def test_the_weights_are_those_of_the_output(family: str) -> None:
     """If expert e has an output bias of 1 in dimension e, it adds its router weight there."""
     model = random_model(config_of(family))
-    block = adapt(model).mlp(2)  # layer 2, because layer 1 of Nemotron-H is an attention
+    block = adapt(model).mlp(2)  # layer 2 has experts, but layer 1 of Nemotron-H is an attention
     experts = block.watched
     weights = []
     outputs = []

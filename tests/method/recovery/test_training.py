@@ -70,7 +70,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
     return taken
 
 
-SHORT = 20  # number of steps
+SHORT = 20  # number of training steps
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from flap.method.vocabulary.tokens import BPE
 from tests.helpers.tokenizers import TEXT, TRICKY
 from tests.method.vocabulary.kinds import KINDS, pieces
 
-COUNTED = TEXT[0]  # counts come from this text only; the remaining texts contain removed tokens
+COUNTED = TEXT[0]  # tokens are counted in this text; other texts also contain removed tokens
 PIECES = [*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),

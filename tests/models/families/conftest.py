@@ -10,7 +10,10 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
-FRESH = ("TestLlama", "TestGemma3")  # both classes are in the same file, so one process tests them
+FRESH = (
+    "TestLlama",
+    "TestGemma3",
+)  # families for quick tests; both are in one file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -22,8 +22,8 @@ from flap.results.tracking.base import kept_id, legal_id
 from flap.runtime.progress import progress
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
-KEY = "k" * 40  # as long as a real API key of W&B
-NOBODY = "http://127.0.0.1:9"  # no server listens on this port
+KEY = "k" * 40  # a fake API key, as long as a real key of W&B
+NOBODY = "http://127.0.0.1:9"  # an address of this machine where no server listens
 
 
 class NotedRun:
