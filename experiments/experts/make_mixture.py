@@ -97,7 +97,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
     dense.tokenizer.save_pretrained(target)
 
 
-# --- the cut ---
+# --- Divide the MLPs into experts ---
 
 
 @torch.no_grad()
@@ -289,7 +289,7 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
     return mixture.eval().to(torch.bfloat16)
 
 
-# --- training and numbers ---
+# --- Train and measure the mixture ---
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:

@@ -73,8 +73,8 @@ def test_almm_ranks_heads_and_neurons_each_by_it(scale: str, first: str, second:
 def test_experts_by_hand() -> None:
     """Layer 0 has two experts of two neurons. The router gives less weight to the second expert.
 
-    Of its two units, the first has an error of 2 · 0.5 + 4 · 0.1 = 1.4 and the second one of 1 ·
-    0.5 + 3 · 0.1 = 0.8. At a price of 4, they are 0.35 and 0.2 per parameter.
+    The first unit of layer 0 has an error of 2 · 0.5 + 4 · 0.1 = 1.4, and the second unit of 1 ·
+    0.5 + 3 · 0.1 = 0.8. At a price of 4, these are errors of 0.35 and 0.2 per parameter.
     """
     mixture = Pair(Units(2, 10), Units(2, 4, members=2))
     layers = (mixture, LAYER)
