@@ -11,8 +11,8 @@ held_out.jsonl: documents that share no passage and no question with any prompt 
 the format of the task `sciq_answers`, after five examples from other documents of this file.
 
 contaminated.jsonl: the documents that sciq.jsonl contains, in the format of held_out.jsonl. A model
-that was calibrated on sciq.jsonl has read them. Measure on these documents only to see the effect
-of contamination.
+that was calibrated on sciq.jsonl has read these documents. Measure on these documents only to see
+the effect of contamination.
 
 Do not measure a model that was calibrated on sciq.jsonl on `sciq_answers`, because sciq.jsonl
 contains most documents of this task with their answers.

@@ -27,7 +27,7 @@ def logprobs_in_transformers(path: Path, tokens_NT: Tensor) -> Tensor:
 def test_vllm_computes_what_transformers_computes(name: str, scheme: str) -> None:
     path = CHECKPOINTS / "quantised" / f"{name}-{scheme}"
     prompts_NT = Expected.of(CHECKPOINTS / name).prompts_NT
-    # bfloat16, because vLLM has no kernel for W4A16 in float32
+    # vLLM has no kernel for W4A16 in float32, so use bfloat16
     outputs, _ = served(path, prompts_NT, dtype="bfloat16")
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     generated_NT = torch.tensor(generated)

@@ -49,7 +49,10 @@ class Noting(Tracking):
 
 @pytest.fixture
 def bad_model(model_dir: Path, tmp_path: Path) -> Path:
-    """Save a model with weights that are NaN. A run raises an error about them in a later stage."""
+    """Save a model with weights that are NaN.
+
+    A run on this model raises an error in a later stage.
+    """
     path = tmp_path / "bad"
     shutil.copytree(model_dir, path)
     model = tiny_model("llama-gqa")
