@@ -34,6 +34,7 @@ from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.recovery import Recovery
 from flap.method.recovery.distillation import distil
+from flap.method.recovery.teacher import Teacher
 from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
@@ -304,7 +305,8 @@ def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")
     with TemporaryDirectory() as folder:
-        report = distil(recovery, mixture, dense.open(), windows.batch, Path(folder), 0)
+        teacher = Teacher(dense.open())
+        report = distil(recovery, mixture, teacher, windows.batch, Path(folder), 0)
     write(mixture.model, dense, options.target)
     return {"held_out_windows": recovery.held_out, **report}
 

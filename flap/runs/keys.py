@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from flap.method.allocation import PruningPlan
+from flap.method.vocabulary.source import TrimmedSource
 from flap.results import device_name
 from flap.results.configs import changes_the_model, flat
 from flap.runs.run import Run
@@ -97,7 +98,10 @@ def recovery(run: Run) -> Key:
     if training is None:
         return {}
     text = run.texts[training.use]
-    return {"recover": {**asdict(training), "windows": text.key, **processes()}}
+    key = {**asdict(training), "windows": text.key, **processes()}
+    if run.choices.vocabulary is not None or isinstance(run.source, TrimmedSource):
+        key["teacher"] = "untrimmed"
+    return {"recover": key}
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:

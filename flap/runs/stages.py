@@ -25,7 +25,10 @@ from flap.method.compression import (
 )
 from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.recovery import Recovery
+from flap.method.recovery.teacher import Teacher, UntrimmedTeacher
 from flap.method.search import PlanDivergence, score_and_try
+from flap.method.vocabulary.alignment import Alignment
+from flap.method.vocabulary.source import TrimmedSource
 from flap.models import ModelSource, Pair, PlacedModel, adapt, find_model
 from flap.results.provenance import provenance
 from flap.runs import keys
@@ -302,11 +305,21 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     with run.timed("recover") as work:
         folder = (work / digest(plan.to_dict())).path
         assert folder is not None
-        teacher = run.source.open()
+        teacher = _teacher(run.source)
         answered, written = _answered_by(model, run, recovery, work)
         windows = training_windows(recovery, run.texts[recovery.use], answered)
         trained = distil(recovery, model, teacher, windows, folder, run.choices.seed)
         return {**trained, "own_text": written}
+
+
+def _teacher(source: ModelSource) -> Teacher:
+    """Open the dense model as the teacher, with all tokens if the source has fewer."""
+    if not isinstance(source, TrimmedSource):
+        return Teacher(source.open())
+    dense = source.source.open()
+    rows = dense.adapter.vocab_size
+    alignment = Alignment.of(source.source.tokenizer, source.trimmed, rows)
+    return UntrimmedTeacher(dense, alignment)
 
 
 def _answered_by(

@@ -12,6 +12,8 @@ import torch
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import IFV, WIFV
+from flap.method.vocabulary import Trim
+from flap.method.vocabulary.source import TrimmedSource
 from flap.runs import keys
 from flap.runs.preparation import prepare
 from tests.helpers.plans import with_layer
@@ -58,6 +60,14 @@ def test_a_trained_model_has_the_key_of_its_training(base: list[str], tmp_path: 
         "inputs",
         "run",
     }
+
+
+def test_a_training_with_fewer_tokens_has_another_teacher(base: list[str], tmp_path: Path) -> None:
+    training = ["recover=full", "recover.tokens=2432", "recover.seq_len=16"]
+    run = prepare(composed(*base, *training), tmp_path)
+    trims = replace(run, choices=replace(run.choices, vocabulary=Trim()))
+    trimmed = replace(run, source=TrimmedSource.__new__(TrimmedSource))
+    assert keys.recovery(trims) == keys.recovery(trimmed) != keys.recovery(run)
 
 
 def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(

@@ -18,6 +18,7 @@ from flap.data.overlap import OVERLAP
 from flap.data.text import ngrams
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student, mean_divergence
+from flap.method.recovery.teacher import Teacher
 from flap.method.recovery.trainable import trainable
 from flap.method.recovery.training import BEST, HISTORY, train
 from flap.models import PlacedModel
@@ -94,7 +95,7 @@ def _held_out_first(recovery: Recovery, windows: W) -> W:
 def distil(
     recovery: Recovery,
     model: PlacedModel,
-    teacher: PlacedModel,
+    teacher: Teacher,
     windows: Batch,
     folder: Path,
     seed: int,

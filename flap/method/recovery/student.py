@@ -1,4 +1,4 @@
-"""The compressed model as Trainer sees it: a module that returns its divergence from the dense one.
+"""The compressed model as Trainer sees it: a module that returns its loss.
 
 Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary.
 """
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from flap.data import Batch
+from flap.method.recovery.teacher import Targets, Teacher
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 from flap.runtime import ranks
@@ -27,9 +27,7 @@ class Student(nn.Module):
     of the model are.
     """
 
-    def __init__(
-        self, model: PlacedModel, teacher: PlacedModel, trained: list[nn.Parameter]
-    ) -> None:
+    def __init__(self, model: PlacedModel, teacher: Teacher, trained: list[nn.Parameter]) -> None:
         super().__init__()
         self.placed = model
         self.teacher = teacher
@@ -37,7 +35,8 @@ class Student(nn.Module):
         # mean number of positions in a held-out window at which the loss is computed; 0: all
         # positions, or unknown
         self.judged_positions = 0.0
-        self.chunk = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
+        most_tokens = max(model.adapter.vocab_size, teacher.model.adapter.vocab_size)
+        self.chunk = max(1, LOGITS_BYTES // (4 * most_tokens))
 
     def train(self, mode: bool = True) -> "Student":
         """Set the mode of the model as well, which is not a submodule."""
@@ -45,24 +44,24 @@ class Student(nn.Module):
         return super().train(mode)
 
     def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
-        """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token.
+        """Return the loss of the next-token distributions in nats a token.
 
-        It is a mean over the positions that predict a token which counts. The gradient at the final
-        hidden states is computed at the same time, for one chunk of positions after another, so
-        that no logits are kept or computed twice. The logits of a batch, over a whole vocabulary,
-        would take more memory than the model.
+        It is the teacher's loss, such as KL(dense ‖ compressed), as a mean over the positions that
+        predict a token which counts. The gradient at the final hidden states is computed at the
+        same time, for one chunk of positions after another, so that no logits are kept or computed
+        twice. The logits of a batch, over a whole vocabulary, would take more memory than the
+        model.
 
         input_ids: tokens_NT. token_mask: mask_NT, true for tokens that count.
         """
-        with torch.no_grad():
-            dense_PD = final_states(self.teacher.adapter, input_ids)
+        targets = self.teacher.read(input_ids)
         hidden_PD = final_states(self.placed.adapter, input_ids)
         predicted_P = Batch(input_ids, token_mask).predicted_P
         if predicted_P is not None:
-            dense_PD = dense_PD[predicted_P]
+            targets = targets[predicted_P]
             hidden_PD = hidden_PD[predicted_P]
         leaf_PD = hidden_PD.detach().requires_grad_(hidden_PD.requires_grad)
-        nats, gradient_PD = self._divergence(dense_PD, leaf_PD)
+        nats, gradient_PD = self._loss(targets, leaf_PD)
         positions = self._positions(len(input_ids), len(hidden_PD))
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
@@ -77,27 +76,19 @@ class Student(nn.Module):
             return sum(every) / len(every) or 1
         return self.judged_positions * windows or positions or 1
 
-    def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the divergence in nats, summed over positions, and its gradient.
+    def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss in nats, summed over positions, and its gradient.
 
         The gradient is 0 if the hidden states need none.
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
-        if not len(hidden_PD):  # no token of these windows counts
-            return nats, gradient_PD
-        chunks = zip(
-            dense_PD.split(self.chunk),
-            hidden_PD.split(self.chunk),
-            gradient_PD.split(self.chunk),
-            strict=True,
-        )
-        for dense, hidden, gradient in chunks:
-            with torch.no_grad():
-                dense_PV = self.teacher.adapter.logits(dense).float()
-            of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float())
+        for start in range(0, len(hidden_PD), self.chunk):
+            chunk = slice(start, start + self.chunk)
+            hidden = hidden_PD[chunk]
+            of_chunk = self.teacher.loss(targets[chunk], self.placed.adapter.logits(hidden).float())
             if of_chunk.requires_grad:
-                gradient.copy_(*torch.autograd.grad(of_chunk, hidden))
+                [gradient_PD[chunk]] = torch.autograd.grad(of_chunk, hidden)
             nats += of_chunk.detach()
         return nats, gradient_PD
 
@@ -115,18 +106,9 @@ class _Loss(torch.autograd.Function):
         return None, of_loss * ctx.saved_tensors[0], None
 
 
-def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
-    """Return Σ p (log p - log q) in nats, summed over positions, from the logits of p and q."""
-    return kl_div(
-        logits_PV.log_softmax(-1), dense_PV.log_softmax(-1), reduction="sum", log_target=True
-    )
-
-
 @torch.no_grad()
-def mean_divergence(
-    model: PlacedModel, teacher: PlacedModel, windows: Batch, batch_size: int
-) -> float:
-    """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
+def mean_divergence(model: PlacedModel, teacher: Teacher, windows: Batch, batch_size: int) -> float:
+    """Return the teacher's loss on these windows, such as KL(dense ‖ model), in nats a token."""
     student = Student(model, teacher, []).eval()
 
     def measure(batch: Batch) -> tuple[float, int]:

@@ -6,6 +6,7 @@ of this file.
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for a byte
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class Tokens(ABC):
         else:
             stay |= {token for token in self.of_model if len(token) == 1}
         return frozenset(stay & self.ids.keys())
+
+    def num_bytes(self, token: str) -> int:
+        """Return the number of bytes of a token, in the characters that the tokenizer writes."""
+        of_byte = self.spec["model"].get("byte_fallback") and BYTE.fullmatch(token)
+        return 1 if of_byte else len(token.encode())
 
     @property
     def _unknown(self) -> set[str]:

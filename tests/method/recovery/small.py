@@ -12,7 +12,8 @@ from flap.data import Batch
 from flap.method.recovery import Recovery
 from flap.method.recovery.base import HELD_OUT_WINDOWS
 from flap.method.recovery.distillation import distil
-from flap.models import PlacedModel, Resident
+from flap.method.recovery.teacher import Teacher
+from flap.models import Resident
 from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 
@@ -29,9 +30,9 @@ FULL = Recovery(
 LORA = replace(FULL, learning_rate=0.01, rank=8)
 
 
-def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PlacedModel:
-    """Return the dense model, which is the teacher."""
-    return Resident(in_type(tiny_model(architecture), dtype))
+def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> Teacher:
+    """Return the dense model as the teacher."""
+    return Teacher(Resident(in_type(tiny_model(architecture), dtype)))
 
 
 def in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

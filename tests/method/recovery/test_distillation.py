@@ -107,12 +107,15 @@ def test_a_dense_model_that_shares_tensors_stays(
 ) -> None:
     model = compressed("llama-gqa", dtype)
     teacher = dense("llama-gqa", dtype)
-    model.model.embed_tokens.weight = model.lm_head.weight = teacher.model.model.embed_tokens.weight
-    for layer, dense_layer in zip(model.model.layers, teacher.model.model.layers, strict=True):
+    model.model.embed_tokens.weight = model.lm_head.weight = (
+        teacher.model.model.model.embed_tokens.weight
+    )
+    others = teacher.model.model.model.layers
+    for layer, dense_layer in zip(model.model.layers, others, strict=True):
         layer.input_layernorm.weight = dense_layer.input_layernorm.weight
-    before = state(teacher.model)
+    before = state(teacher.model.model)
     distil(recovery, Resident(model), teacher, windows(recovery), tmp_path, seed=0)
-    assert equal(state(teacher.model), before)
+    assert equal(state(teacher.model.model), before)
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 

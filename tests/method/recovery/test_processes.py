@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from flap.config import ModelConfig
 from flap.method.recovery.distillation import distil
+from flap.method.recovery.teacher import Teacher
 from flap.models import Resident, find_model
 from flap.runtime import ranks
 from tests.helpers.ranks import in_ranks
@@ -30,7 +31,8 @@ def train(model_dir: Path, folder: Path) -> None:
     batch = windows(SHORT)
     # The processes cannot divide the tokens that count evenly, either.
     batch.mask_NT[::3, 1:] = False
-    summary = distil(SHORT, Resident(model), source.open(), batch, folder / "work", seed=0)
+    teacher = Teacher(source.open())
+    summary = distil(SHORT, Resident(model), teacher, batch, folder / "work", seed=0)
 
     results = folder / str(ranks.rank())
     results.mkdir(parents=True)

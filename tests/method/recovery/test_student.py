@@ -9,13 +9,14 @@ import torch
 from flap.data import Batch
 from flap.method.recovery import student
 from flap.method.recovery.student import Student, mean_divergence
-from flap.models import PlacedModel, Resident
+from flap.method.recovery.teacher import Teacher
+from flap.models import Resident
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.method.recovery.small import compressed
 
 
-def dense_teacher() -> PlacedModel:
-    return Resident(tiny_model("llama-gqa"))
+def dense_teacher() -> Teacher:
+    return Teacher(Resident(tiny_model("llama-gqa")))
 
 
 def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +66,7 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
         nats_P = nats_P[predicted_P]
     expected = nats_P.mean()
 
-    student = Student(Resident(model), Resident(dense), []).train()
+    student = Student(Resident(model), Teacher(Resident(dense)), []).train()
     loss = student(windows.tokens_NT, windows.mask_NT)["loss"]
     torch.testing.assert_close(loss, expected)
     weight = model.model.layers[1].self_attn.q_proj.weight
@@ -80,5 +81,5 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     mask_NT = torch.cat([mask_NT, torch.zeros_like(mask_NT[:1])])
     windows = Batch(tokens_NT, mask_NT)
     for batch_size in (1, 4):
-        nats = mean_divergence(Resident(model), Resident(dense), windows, batch_size)
+        nats = mean_divergence(Resident(model), Teacher(Resident(dense)), windows, batch_size)
         assert nats == pytest.approx(expected.item())

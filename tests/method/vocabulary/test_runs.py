@@ -216,6 +216,26 @@ def test_training_and_measurements_use_the_new_tokens(
     assert "Of 512 tokens of its vocabulary 320 stay." in card
 
 
+def test_a_model_that_lost_only_tokens_learns_from_the_untrimmed_one(
+    trimmed: Trimmed, words_file: Path, other_file: Path
+) -> None:
+    texts = (f"vocabulary.dataset={words_file}", f"recover.dataset={other_file}")
+    training = ("recover=full", "recover.tokens=2048", "recover.seq_len=16")
+    report = trimmed("ratio=0", *texts, *training, "recover.learning_rate=0.015")
+    assert 0 < report.recovery["nats_after"] < report.recovery["nats_before"]
+
+
+def test_it_learns_on_its_own_answers_too(trimmed: Trimmed, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{number} {TEXT[number % 2]}"} for number in range(40)]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    answers = ("calibration.answers=self", "calibration.max_new_tokens=8")
+    training = ("recover=reconstruct", "recover.batch_size=1", "recover.writer=both")
+    report = trimmed("ratio=0", f"calibration.dataset={prompts}", *answers, *training)
+    assert report.recovery["nats_before"] > 0
+    assert report.recovery["own_text"]
+
+
 def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:
     model = tiny_model("llama-gqa", vocab_size=VOCAB)
     tokenizer = smollm()

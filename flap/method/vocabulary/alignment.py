@@ -1,0 +1,109 @@
+"""Align the tokens of a text before and after a vocabulary was trimmed.
+
+A removed token is spelled with several of the tokens that stay. Both tokenisations of a text have
+boundaries at the same places, except inside such tokens.
+
+Legend: V the old tokens, by id · K the new tokens, by id · T new tokens of a window · S old tokens
+of the same text · P positions · B as V or K.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.method.vocabulary.tokens import Tokens
+from flap.method.vocabulary.trim import Trimmed
+
+BROKEN = "\ufffd"  # the character that a tokenizer writes for a part of a character
+NOWHERE = -1
+
+
+class Aligned(NamedTuple):
+    """The old tokens of a window, and where the new ones are among them."""
+
+    old_S: Tensor
+    # for each new token, the position of the old token that ends at the same place and is followed
+    # by an old token whose spelling begins with the next new token; NOWHERE if there is none
+    position_T: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Two tokenizers, of which the second has fewer tokens."""
+
+    before: PreTrainedTokenizerBase
+    after: PreTrainedTokenizerBase
+    # the new token with which the spelling of each old token begins; K if it has no spelling
+    first_V: Tensor
+    length_V: Tensor  # bytes of each old token
+    length_K: Tensor  # bytes of each new token
+
+    @classmethod
+    def of(cls, before: PreTrainedTokenizerBase, trimmed: Trimmed, rows: int) -> "Alignment":
+        """Return the alignment of two tokenizers. rows: the rows of the embedding before."""
+        tokens = Tokens.of(before, rows)
+        kept = len(trimmed.rows_K)
+        new_ids = {old: new for new, old in enumerate(trimmed.rows_K.tolist())}
+        model = trimmed.tokenizer.backend_tokenizer.model
+
+        first_V = torch.full((rows,), kept)
+        length_V = torch.zeros(rows, dtype=torch.long)
+        for name, i in tokens.ids.items():
+            length_V[i] = tokens.num_bytes(name)
+            if i in new_ids:
+                first_V[i] = new_ids[i]
+            elif spelling := model.tokenize(name):
+                first_V[i] = spelling[0].id
+        return cls(before, trimmed.tokenizer, first_V, length_V, length_V[trimmed.rows_K])
+
+    def align(self, tokens_T: Tensor) -> Aligned:
+        """Tokenise the text of a window with the old tokenizer, and align its tokens.
+
+        The text may begin and end inside a character. These parts are left out, so places in it are
+        counted from its end.
+        """
+        # 1. the old tokens
+        new = tokens_T.tolist()
+        text = self._text(new)
+        while text.endswith(BROKEN):
+            new.pop()
+            text = self._text(new)
+        encoded = self.before(text.lstrip(BROKEN), add_special_tokens=False, verbose=False)
+        known = [i for i in encoded.input_ids if i < len(self.first_V)]
+        # at most as many tokens as the window has, and at least one, as no model reads none
+        old_S = torch.tensor(known[-len(tokens_T) :] or [0])
+
+        # 2. the places, by the number of bytes that are left after them
+        left_S = _left(self.length_V[old_S])
+        position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
+        next_S = self.first_V[old_S[1:]].tolist()
+        position_T = torch.full_like(tokens_T, NOWHERE)
+        left_T = _left(self.length_K[torch.tensor(new).long()])
+        for t, left in enumerate(left_T.tolist()[:-1]):
+            s = position_of.get(left)
+            if s is not None and next_S[s] == new[t + 1]:
+                position_T[t] = s
+        return Aligned(old_S, position_T)
+
+    def marginal(self, p_PV: Tensor) -> Tensor:
+        """Return p_PK, the probability that a text goes on with each new token.
+
+        It is the sum of the probabilities of the old tokens whose spelling begins with this token.
+        """
+        kept = len(self.length_K)
+        sums_PK = p_PV.new_zeros(len(p_PV), kept + 1)
+        sums_PK.index_add_(1, self.first_V.to(p_PV.device), p_PV)
+        p_PK = sums_PK[:, :kept]
+        return p_PK / p_PK.sum(-1, keepdim=True)
+
+    def _text(self, new: list[int]) -> str:
+        text: str = self.after.decode(new, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _left(length_B: Tensor) -> Tensor:
+    """Return the number of bytes after each token of a text, up to the end of the text."""
+    return length_B.sum() - length_B.cumsum(0)
