@@ -1,8 +1,9 @@
 """FLAP: fluctuation-based adaptive structured pruning of large language models.
 
-The method is by An et al., AAAI 2024, arXiv 2312.11983. `flap.prune` prunes a model in memory,
-`flap.load` loads a pruned checkpoint, and `flap.register()` lets the Auto classes of transformers
-load one. Importing flap registers nothing, and torch is imported only when a function is used.
+The method is by An et al., AAAI 2024, arXiv 2312.11983. `flap.prune` prunes a model in memory.
+`flap.load` loads a pruned checkpoint. After `flap.register()`, the Auto classes of transformers
+load pruned checkpoints, too. `import flap` registers nothing, and imports torch only when a
+function is used.
 """
 
 from importlib import import_module
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "prune", "register"]
 __version__ = "0.1.0"
 
-# The module of each public function, which is imported when the function is first used.
+# A dict from public functions to their modules, which are imported on first use.
 _MODULES = {
     "prune": "flap.api",
     "load": "flap.checkpoint.load",

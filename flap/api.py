@@ -34,11 +34,11 @@ from flap.results import Report
 
 log = logging.getLogger(__name__)
 
-# Overrides that `flap.prune` begins with; the caller's overrides come later and win.
+# The first overrides of `flap.prune`. Overrides of the caller come later and take precedence.
 DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
-# The base classes of the objects that a caller can pass, by group.
+# The base classes of the objects that a caller can pass. The keys are config groups.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
-# The models that this process has pruned.
+# The models that this process has already pruned.
 _pruned: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -92,7 +92,7 @@ def prune(
         overrides: other keys of the command line, each as "key=value", but no key that another
             argument sets. "vocabulary=trim" also changes the tokenizer in place
 
-    A choice that is not given is taken from `method`.
+    Choices that are not given come from the preset `method`.
 
     Raises:
         ValueError: an argument is invalid. The message is one line that names it. The model has
@@ -137,7 +137,7 @@ def prune(
 
 
 def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the choices that are objects, by group. A function becomes a metric."""
+    """Return the choices that are objects, by their group. A function becomes a metric."""
     objects = {}
     for group, choice in choices.items():
         if choice is None or isinstance(choice, str):
@@ -151,9 +151,9 @@ def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
 def _check_overrides(
     overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]
 ) -> None:
-    """Check that no override sets a group or a key that is settled.
+    """Check that no override sets a group or a key that another argument decides.
 
-    Such an override would have no effect, and the report would have it all the same.
+    An override of this kind would have no effect, but the report would show it.
     """
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
     settled = {
@@ -173,7 +173,7 @@ def _check_overrides(
 
 
 def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
-    """Compose and check the config as the command line does; this works in a Hydra application."""
+    """Compose and check the config as the command line does, even inside a Hydra application."""
     dataset = values.get("calibration.dataset")
     texts = None
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):
@@ -192,7 +192,7 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check options that are both in the config and in an object: both values must be equal."""
+    """Check that options in the config agree with the same options of objects."""
     for name, group in (("round_to", "structure"), ("seed", "metric")):
         of_run = getattr(config, name)
         of_object = getattr(objects.get(group), name, of_run)
@@ -203,9 +203,9 @@ def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> Non
 
 @contextmanager
 def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
-    """Use torch's own defaults inside the block, as a process of the command line does.
+    """Use torch's default settings in a `with` block, as the command line does.
 
-    The defaults of the caller (dtype, device, autocast, inference mode) are restored afterwards.
+    The caller's settings (dtype, device, autocast, inference mode) are restored afterwards.
     """
     device_types = {"cpu"}
     for parameter in model.parameters():
@@ -215,7 +215,7 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        # tensors that are made in inference mode could not be trained later
+        # tensors that are created in inference mode cannot be trained later
         stack.enter_context(torch.inference_mode(False))
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
@@ -226,9 +226,9 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
-    """Restore the training or evaluation mode of each module after the block.
+    """Restore the training or evaluation mode of each module after a `with` block.
 
-    A module that is made inside the block gets the mode of the model.
+    A module that is created inside the block gets the mode of the model.
     """
     modes = {module: module.training for module in model.modules()}
     mode_of_model = model.training

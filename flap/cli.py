@@ -1,9 +1,11 @@
-"""The command line. It parses the arguments and shows the results; `flap.pipeline` does the work.
+"""The command line.
+
+This module parses the arguments and shows the results. `flap.pipeline` runs the stages.
 
 `main` hands the command line to Hydra, which composes the config and calls `task` with it. In a
-sweep, it calls `task` once for each cell. A run can have several processes, which torchrun or
-SLURM starts. All of them go through the same run, but only rank 0 writes the run's folder, its
-status and the console, and talks to the tracker (`flap.runs.owner`). The others are silent.
+sweep, Hydra calls `task` once for each cell. A run can have several processes, which torchrun or
+SLURM starts. All processes execute the same run, but only rank 0 writes the run's folder, prints to
+the console, and sends results to the tracker (`flap.runs.owner`).
 """
 
 import logging
@@ -58,11 +60,11 @@ SUBCOMMANDS = {
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> "Objective":
-    """Run the composed config: the single run of a command line, or one job of a sweep.
+    """Run a composed config, which is a single run or one cell of a sweep.
 
-    Returns the numbers that `objective` names, for sweepers that optimise.
+    Return the numbers that the option `objective` names, for sweepers that optimise.
     """
-    protect_output()  # again, because a launcher may start this in a process of its own
+    protect_output()  # again, because a launcher may run this function in a new process
     protect_secrets_of(config, HydraConfig.get().job.env_set)
     outcome = _attempt(config)
     if outcome.error is None:
@@ -74,7 +76,7 @@ def task(config: DictConfig) -> "Objective":
     launcher = hydra_config.launcher._target_
     if config.stop_on_failure and "BasicLauncher" in launcher:
         raise SystemExit(again_line("stopped at the first failed cell (stop_on_failure=true)"))
-    # jobs of submitit have no console, so nothing has been printed yet
+    # jobs of submitit have no console, so their errors have not been printed yet
     told = "submitit" not in launcher
     raise RunFailedError(hydra_config.sweep.dir, outcome.error, told)
 
@@ -82,7 +84,7 @@ def task(config: DictConfig) -> "Objective":
 class Outcome(NamedTuple):
     """The end of a run."""
 
-    error: str | None = None  # in one line; None: the run has finished
+    error: str | None = None  # the error in one line; None if the run has finished
     objective: "Objective" = None
 
 
@@ -101,8 +103,8 @@ def _attempt(config: DictConfig) -> Outcome:
             run_dir = owner.open()
             if run_dir is None:
                 return Outcome()
-            # imported here because torch and transformers take seconds, and --help and invalid
-            # values should not wait for them
+            # imported here because torch and transformers take seconds to import, and --help and
+            # invalid values should not wait
             from flap.pipeline import check_room, execute
             from flap.results.objective import objective_of
             from flap.runs.preparation import prepare
@@ -123,7 +125,7 @@ def _attempt(config: DictConfig) -> Outcome:
 
 
 def _log_error(owner: Owner, line: str) -> None:
-    """Log the error that is being handled, with its traceback in the log file."""
+    """Log the current exception, with its traceback in the log file."""
     log_file = owner.run_dir / LOG
     if owner.in_sweep:
         log.exception("%s: %s", owner.cell, line)
@@ -141,7 +143,7 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the terminal may not have all characters
+        sys.stdout.reconfigure(errors="replace")  # the terminal's encoding may lack some characters
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         import_module(SUBCOMMANDS[arguments[0]]).main(arguments[1:])
@@ -157,21 +159,23 @@ def main() -> None:
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     with exit_on_error():
         check_arguments(arguments)
-    logging.raiseExceptions = False  # a full disk under a log must not print tracebacks
+    # do not print tracebacks if the log cannot be written because the disk is full
+    logging.raiseExceptions = False
     try:
-        if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
+        if "HYDRA_FULL_ERROR" in os.environ:  # the user has asked for tracebacks
             task()
         else:
             _run_with_short_errors()
     finally:
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C
+        with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C
             write_open_study()  # Hydra calls no callback if a job has failed
 
 
 def _run_with_short_errors() -> None:
     """Run the command line, and print each error in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
-    begin = time.time()  # the folder of a sweep may have failed cells of an earlier command
+    # to tell failed cells of this command from those of an earlier command in the same folder
+    begin = time.time()
     try:
         task()
     except KeyboardInterrupt:
@@ -185,5 +189,5 @@ def _run_with_short_errors() -> None:
             write_open_study()
             print(again, file=sys.stderr, flush=True)
         if ranks.size() > 1 and not isinstance(error, RunFailedError):
-            os._exit(1)  # Hydra failed in this process, while the other ones may go on
+            os._exit(1)  # other processes may still run, so do not wait for them
         raise SystemExit(1) from None

@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> None:
 def installed_versions() -> str:
     """Return the versions of the most important packages.
 
-    If a package is missing or has a version that flap does not allow, return how to install it.
+    If packages are missing or have a version that flap does not allow, return the command to
+    install them.
     """
     wrong = unmet(needed())
     if wrong:
@@ -84,18 +85,18 @@ def devices() -> str:
 
 
 def extras() -> str:
-    """Return for each extra whether all of its packages are installed."""
+    """Return which extras are installed and which are not."""
     names = metadata(PACKAGE).get_all("Provides-Extra") or []
     return ", ".join(f"{name} {'no' if unmet(needed(name)) else 'yes'}" for name in names)
 
 
 def cache() -> str:
-    """Return the folder of the cache, and the free space there."""
+    """Return the folder of the cache, and the free space on its disk."""
     try:
         root = cache_root(None).absolute()
     except ValueError as error:
         return f"problem: {error}"
-    # unlike Path.exists, this is False for a folder that may not be looked into
+    # unlike Path.exists, os.access returns False for a folder without read permission
     place = next(place for place in (root, *root.parents) if os.access(place, os.F_OK))
     if place.is_dir() and os.access(place, os.W_OK):
         return f"{root}, {decimal(psutil.disk_usage(str(place)).free)} free"
@@ -106,7 +107,7 @@ def wandb() -> str:
     """Return the mode that tracking=wandb would have."""
     try:
         mode = resolve_mode("auto")
-    except RuntimeError as error:  # W&B looks for its settings in the user's home: there is none
+    except RuntimeError as error:  # the user has no home, where W&B looks for its settings
         return f"none: {error}"
     if mode == "offline":
         return "offline; online after `wandb login`, or with WANDB_API_KEY"

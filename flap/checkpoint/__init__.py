@@ -1,5 +1,5 @@
-"""Checkpoints that other tools can load without this package.
+"""Write and load checkpoints that other tools can load without this package.
 
-This module imports nothing: vLLM's plugin is in this room, and in the environment of vLLM the
-packages that other rooms need are missing.
+This file imports nothing, because it is imported together with vLLM's plugin, and the environment
+of vLLM lacks packages that the rest of flap needs.
 """

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint, README.md. A card that a user has written is never replaced."""
+"""The model card of a checkpoint, README.md. Cards that a user has written are never replaced."""
 
 import logging
 from pathlib import Path, PureWindowsPath
@@ -10,7 +10,7 @@ from flap.storage.atomic_files import write_text
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-# The line by which flap recognises its own cards. Cards of earlier checkpoints have the same line.
+# flap recognises its model cards by this line. Do not change it, because existing cards have it.
 MARK = (
     "<!-- Written by flap, and replaced with the checkpoint. "
     "Delete this line, and the card is yours and stays. -->"
@@ -32,9 +32,9 @@ def write_card(directory: Path, text: str) -> None:
 
 
 def without_folders(value: Any) -> Any:
-    """Cut each path in a value to its last name.
+    """Replace each path in a value by its last component.
 
-    A card is published, and the folders of the machine that wrote it are nobody's business.
+    Cards are published, and should not reveal the folders of the machine that wrote them.
     """
     if isinstance(value, dict):
         return {without_folders(key): without_folders(item) for key, item in value.items()}
@@ -46,8 +46,8 @@ def without_folders(value: Any) -> Any:
 
 
 def _may_be_on_hub(name: str) -> bool:
-    """Return whether a text can be the name of a model or a data set on a hub, as org/name."""
-    path = PureWindowsPath(name)  # splits at both kinds of slashes
+    """Return whether a text may be the name of a model or data set on a hub, such as org/name."""
+    path = PureWindowsPath(name)  # splits at slashes and backslashes
     if len(path.parts) != 2 or path.anchor:
         return False
     return path.parts[0] not in ("~", "..") and path.suffix not in FILE_FORMATS

@@ -16,7 +16,7 @@ from flap.modeling import modeling_flap
 from flap.modeling.register import register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
 
-# Config keys that are set anew here, or that belong to a class or a file.
+# Config keys that this module sets, or that belong to a class or a file instead of the model.
 _REPLACED = (
     *NOT_SHARED,
     "per_layer_config",
@@ -30,21 +30,20 @@ _REPLACED = (
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     """Change class and config of a model in place, so that `save_pretrained` writes a checkpoint.
 
-    If the base architecture can hold the model, it gets the class and the config of the base
-    architecture: the stock form. Otherwise it gets the class and the config of `modeling_flap.py`,
-        which is then saved with the weights.
+    If the base architecture of transformers can represent the pruned model, it gets the class and
+    the config of this architecture (the stock form). Otherwise, it gets the class and the config of
+    `modeling_flap.py`, which is then saved with the weights.
 
-    spare: the most parameters that the stock form may add as biases of zeros.
+    spare: the maximum number of parameters that the stock form may add as zero biases.
 
-    Returns:
-        What is needed to load the checkpoint, and why.
+    Returns: A text that says what is needed to load the checkpoint, and why.
     """
     adapter = placed.adapter
     shared = _shared_values(adapter.config)
     # without this value, transformers computes it from the number of heads
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     base_config_class = stock_class(type(adapter.config))
-    # the config of Falcon computes it in any case, and cannot be given a value
+    # the config of Falcon always computes head_dim, and does not allow setting it
     is_computed = isinstance(getattr(base_config_class, "head_dim", None), property)
 
     try:
@@ -65,7 +64,7 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
 
 
 def _shared_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the values of a config that do not depend on how the model was pruned."""
+    """Return the values of a config that pruning does not change."""
     values = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
     values["attn_implementation"] = config._attn_implementation
     values["experts_implementation"] = config._experts_implementation
@@ -87,19 +86,20 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     if adapter.config is model.config:
         config = config_class(**shared, **added)
     else:
-        # the language model of a vision-language model keeps the class of its config
+        # in a vision-language model, the language model keeps its config class
         text_config_class = stock_class(type(adapter.config))
         text_config = text_config_class(**shared, allow_global_per_layer_attribute_access=True)
         config = whole_config(model, config_class, text_config, **added)
 
-    register_models(config_class)  # so that Auto classes can build the model from its config
+    register_models(config_class)  # so that the Auto classes find the model class for this config
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(model)
-    model._weight_conversions = None  # the tensors are saved by the names of the modules
+    # save tensors under the names of their modules, without conversions
+    model._weight_conversions = None
 
 
 def _pruned_class(dense: PreTrainedConfig | PreTrainedModel) -> Any:
-    """Return the class of `modeling_flap.py` for a config or a model."""
+    """Return the class of `modeling_flap.py` for a config class or a model class."""
     return modeling_flap.pruned_class(stock_class(type(dense)).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Load a pruned checkpoint with this package instead of the code that is saved with it."""
+"""Load a pruned checkpoint with this package, instead of the code in the checkpoint."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
 """Write a checkpoint directory: weights, config, modelling file, tokenizer and flap.json.
 
-The directory appears only when it is complete, and after a check that it reloads.
+The directory appears only when it is complete, and after it was reloaded as a check.
 
 Legend: N windows · T tokens in each of them.
 """
@@ -21,14 +21,14 @@ from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory, free_space, is_scratch
 
-# Bytes in the name of a checkpoint's directory. A file system takes 255, and the directory has a
-# longer name while it is written.
+# Maximum bytes in the name of a checkpoint's directory. File systems allow 255, and the temporary
+# directory has a longer name.
 LONGEST_NAME = 240
-LABEL = "flap.json"  # the file by which flap recognises its own checkpoints
-# Folders in the directory of a checkpoint that flap writes: exports, and the templates of a
-# tokenizer that has several.
+LABEL = "flap.json"  # flap recognises its checkpoints by this file
+# Folders that flap writes into a checkpoint: exports, and the chat templates of a tokenizer with
+# several templates.
 OWN_FOLDERS = ("mlx", "onnx", "openvino", "additional_chat_templates")
-# Files in the directory of a checkpoint that flap writes.
+# Files that flap writes into a checkpoint.
 OWN_FILES = (
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -51,16 +51,16 @@ OWN_FILES = (
 
 
 class DifferentError(RuntimeError):
-    """Raised when a reloaded checkpoint has other logits than the model that it was saved from.
+    """Raised if a reloaded checkpoint produces other logits than the model that was saved.
 
-    This is a bug and not a mistake of the user.
+    This is a bug in flap, and not a mistake of the user.
     """
 
 
 def followed(directory: Path) -> Path:
-    """Return the target of a symbolic link, which need not exist, and any other path as it is.
+    """Return the target of a symbolic link. Other paths are returned unchanged.
 
-    The checkpoint is written to the target, and the link stays.
+    The target need not exist. The checkpoint is written to the target, and the link stays.
     """
     return Path(os.path.realpath(directory)) if directory.is_symlink() else directory
 
@@ -68,12 +68,12 @@ def followed(directory: Path) -> Path:
 def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
     """Check that a checkpoint may be written to a directory.
 
-    model: the directory of the dense model, which must stay.
+    model: the directory of the dense model, which must not be overwritten.
 
     Raises:
-        ValueError: the directory has no name, cannot be made, is not empty without `overwrite`,
-            holds something else than a checkpoint of flap, or is, holds or lies inside the
-            directory of the dense model.
+        ValueError: the directory has no name, cannot be created, is not empty and `overwrite` is
+            false, contains other files than a checkpoint of flap, or overlaps the directory of the
+            dense model.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:
@@ -85,8 +85,8 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         raise ValueError(f"{field}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir() and _overlap(directory.resolve(), model.resolve()):
         raise ValueError(
-            f"{field}: expected a directory apart from the model's, which has to stay "
-            f"({model}): not the same, not inside it and not above it"
+            f"{field}: expected a directory that is not the model's directory ({model}), not "
+            "inside it and not above it, because the model must stay"
         )
     if directory.name in ("", ".."):
         raise ValueError(f"{field}: expected the name of a folder, which is replaced as a whole")
@@ -97,7 +97,7 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         raise ValueError(f"{field}: not empty; expected a new one, or checkpoint.overwrite=true")
     if not (directory / LABEL).is_file():
         raise ValueError(
-            f"{field}: holds no checkpoint of flap ({LABEL}) and is not replaced; name another"
+            f"{field}: contains no checkpoint of flap ({LABEL}) and is not replaced; name another"
         )
 
 
@@ -109,10 +109,10 @@ def _overlap(one: Path, other: Path) -> bool:
 def make_label(
     plan: Mapping[str, Any], provenance: Mapping[str, Any], key: str = ""
 ) -> dict[str, Any]:
-    """Return the content of flap.json: how a checkpoint was made, and the units that stay.
+    """Return the content of flap.json: how the checkpoint was made, and the kept units.
 
-    key: the key of the run (`Run.key`), by which a later start recognises the checkpoint as its
-        own; empty if no run has made the checkpoint.
+    key: the key of the run (`Run.key`), by which a later start of the run recognises its
+        checkpoint. The key is empty if no run has made the checkpoint.
     """
     label: dict[str, Any] = {"provenance": provenance, "plan": plan}
     if key:
@@ -121,17 +121,18 @@ def make_label(
 
 
 def label_of(directory: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's flap.json; empty if there is none that can be read."""
+    """Return the content of a checkpoint's flap.json; empty if the file is missing or damaged."""
     if not any(directory.glob("*.safetensors")):
         return {}
     return read_json(directory / LABEL)
 
 
 def check_disk_space(target: Path, num_bytes: int) -> None:
-    """Check that the disk has room for a checkpoint of this size.
+    """Check that the disk has enough free space for a checkpoint of this size.
 
     Raises:
-        ValueError: it has too little. The message says how much is needed and how much is free.
+        ValueError: the free space is too small. The message says how much is needed and how much is
+            free.
     """
     free = free_space(target)
     if free < num_bytes:
@@ -149,13 +150,12 @@ def save_checkpoint(
     overwrite: bool = False,
     files: Iterable[Path] = (),
 ) -> PlacedModel:
-    """Write a checkpoint, after a check that it reloads to the same logits.
+    """Write a checkpoint, and check that it produces the same logits when reloaded.
 
     label: the content of flap.json (`make_label`).
-    files: further files, which are copied into the directory.
+    files: additional files, which are copied into the directory.
 
-    Returns:
-        The model for further work: the same model if it is in memory, else the checkpoint.
+    Returns: The model for later stages: the same model if it is in memory, else the checkpoint.
 
     Raises:
         ValueError: the directory is not empty, or cannot be written.
@@ -173,13 +173,13 @@ def save_checkpoint(
             _carry_over(directory, scratch)
     except OSError as error:
         raise ValueError(
-            f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})"
+            f"checkpoint.dir={directory}: cannot be written, and is unchanged ({error})"
         ) from error
     return model.saved_in(directory)
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    """Copy the files of the user from the checkpoint that is replaced to the new one."""
+    """Copy files that the user has added from the old checkpoint to the new one."""
     if not old.is_dir():
         return
     for path in sorted(old.iterdir()):
@@ -192,7 +192,7 @@ def _carry_over(old: Path, new: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether flap has written a file or a folder in the directory of a checkpoint."""
+    """Return whether flap, and not the user, writes this file or folder into a checkpoint."""
     patterns = OWN_FOLDERS if path.is_dir() else OWN_FILES
     if any(fnmatch(path.name, pattern) for pattern in patterns):
         return True
@@ -200,9 +200,9 @@ def _is_own(path: Path) -> bool:
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
-    """Check that a checkpoint reloads to the same logits as the model, on fixed token ids.
+    """Reload a checkpoint and compare its logits with the model's, on fixed token ids.
 
-    The largest difference may be 1e-5 of the largest logit.
+    The largest difference may be at most 1e-5 of the largest logit.
 
     Raises:
         DifferentError: the logits are not finite, or differ. The message has the difference.
@@ -219,5 +219,5 @@ def verify(model: PlacedModel, directory: Path) -> None:
     if not difference <= 1e-5 * expected.abs().max().item():
         raise DifferentError(
             f"checkpoint: the logits reloaded from {directory} differ from those of the model in "
-            f"memory by {difference:.3g}, so it was not kept"
+            f"memory by {difference:.3g}, so the checkpoint was not kept"
         )

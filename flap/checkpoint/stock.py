@@ -1,6 +1,6 @@
-"""The stock form of a checkpoint: it has the base architecture, and needs no code of flap.
+"""The stock form of a checkpoint has the base architecture, and needs no code of flap.
 
-A pruned model can have this form if all its layers have the same widths.
+A pruned model can be saved in this form if all of its layers have the same widths.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -17,9 +17,9 @@ from flap.models import ModelAdapter, PlacedModel, adapt, stock_class
 from flap.models.block import set_tensor
 from flap.models.stacked_experts import experts_fit_kernel
 
-# Config keys that add biases to Linears.
+# Config keys that add biases to Linear modules.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
-# Config keys that belong to a class or a file and not to the model.
+# Config keys that describe a class or a file instead of the model.
 NOT_SHARED = (
     "model_type",
     "architectures",
@@ -31,15 +31,15 @@ NOT_SHARED = (
 
 
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
-    """Return a config of the base architecture that has a place for every tensor of the model.
+    """Return a config of the base architecture whose model has every tensor of the pruned model.
 
-    As few bias flags as possible are set. A flag may add biases that the model does not have;
-    `fill_biases` adds those.
+    The config sets as few bias flags as possible. A flag may add biases that the pruned model
+    lacks. `fill_biases` adds them as zeros.
 
     shared: all config values except the widths.
 
     Raises:
-        ValueError: there is no such config. The message says why.
+        ValueError: no config fits. The message says why.
     """
     values = shared | _common_widths(adapter)
     reason = ""
@@ -47,7 +47,8 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
         try:
             config = _stock_config(adapter, values | dict.fromkeys(flags, True))
             _check_places(adapter.model, config)
-        except (ValueError, StrictDataclassError) as error:  # the latter from checks of the config
+        # checks of config classes raise the latter
+        except (ValueError, StrictDataclassError) as error:
             last_line = str(error).splitlines()[-1].strip()
             reason = last_line.removeprefix("ValueError: ").removesuffix(".")
         else:
@@ -56,10 +57,10 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
 
 
 def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
-    """Return the widths that all layers have.
+    """Return the common widths of all layers.
 
     Raises:
-        ValueError: layers differ in width, or the kernel of the experts cannot have this width.
+        ValueError: layers differ in width, or the kernel for experts does not support the width.
     """
     widths: dict[str, int] = {}
     for i in range(len(adapter.layers)):
@@ -86,24 +87,24 @@ def _stock_config(adapter: ModelAdapter, values: dict[str, Any]) -> PreTrainedCo
 
 
 def _check_places(model: PreTrainedModel, config: PreTrainedConfig) -> None:
-    """Check that the base architecture has a place for each tensor of a model.
+    """Check that the base architecture has every tensor of a model, in the same shape.
 
     Raises:
-        ValueError: a tensor has no place, or has another shape there.
+        ValueError: the base architecture lacks a tensor, or has it in another shape.
     """
     places = _shapes(_on_meta(model, config))
     for name, shape in _shapes(model).items():
         if places.get(name) != shape:
-            raise ValueError(f"{config.model_type} has no place for {name} of shape {list(shape)}")
+            raise ValueError(f"{config.model_type} has no tensor {name} of shape {list(shape)}")
 
 
 def whole_config(
     model: PreTrainedModel, config_class: Any, text_config: PreTrainedConfig, **changes: Any
 ) -> PreTrainedConfig:
-    """Return the config of a model with another config of its language model.
+    """Return a model's config in which the config of the language model is replaced.
 
-    For a text model, this is the config of the language model itself. In the config of a
-    vision-language model, the configs of the other parts stay the same objects.
+    For a text model, the result is the config of the language model. For a vision-language model,
+    the configs of all other parts stay the same objects.
 
     config_class: the class of the config of a vision-language model.
     """
@@ -116,10 +117,10 @@ def whole_config(
     parts["text_config"] = text_config
     present = {"": config}
     for name, part in parts.items():
-        if part is not None:  # a Gemma 4 without an audio tower has no config for it
+        if part is not None:  # for example, a Gemma 4 without an audio tower has no config for it
             present[name] = part
 
-    # a new config would reset the implementations that its parts have
+    # creating a config would reset the attention implementations of its parts
     implementations = {}
     for kind in ("attn", "experts"):
         implementations[f"{kind}_implementation"] = {
@@ -143,7 +144,7 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
 
 
 def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
-    """Return the biases that models of this config have and this model lacks, with their sizes."""
+    """Return the biases, with sizes, that a model of this config has but the given model lacks."""
     present = _shapes(model)
     missing = {}
     for name, shape in _shapes(_on_meta(model, config)).items():
@@ -153,7 +154,7 @@ def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str
 
 
 def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
-    """Add biases of zeros to the decoder layers. missing: their names in the model."""
+    """Add zero biases to the decoder layers. missing: the names of the biases in the model."""
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
         linears = []
@@ -168,7 +169,7 @@ def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
 
 
 def _on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return an empty model of the base architecture."""
+    """Return a model of the base architecture on the meta device."""
     with torch.device("meta"):
         return cast(PreTrainedModel, stock_class(type(model))(config))
 

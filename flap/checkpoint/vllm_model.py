@@ -8,16 +8,16 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
 class TransformersMoEForCausalLM(Mixture):
-    """The backend for mixtures. It has the same name as its base class, by which vLLM knows it.
+    """The backend for mixtures. vLLM looks it up by the name of its base class.
 
-    The fused kernels of vLLM run the experts, each layer with its own width. transformers runs
-    experts that have biases, and all experts if layers differ in the number of experts.
+    The fused kernels of vLLM run the experts, with a separate width for each layer. If experts have
+    biases, or if layers differ in the number of experts, transformers runs them instead.
     """
 
     text_config: Any
 
     def recursive_replace(self) -> None:
-        """Replace the modules of transformers by vLLM's own."""
+        """Replace modules of transformers by modules of vLLM."""
         experts = []
         for name, module in self.model.named_modules():
             if name.endswith(".experts"):
@@ -26,7 +26,8 @@ class TransformersMoEForCausalLM(Mixture):
             super(MoEMixin, self).recursive_replace()
             return
 
-        # while modules are replaced, the config has the widths of all layers as a list
+        # the config has a list with the widths of all layers, but this step needs one width at a
+        # time
         shared = self.text_config
         names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)

@@ -41,10 +41,10 @@ CLOSING = "]})"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Check that each word of a command line is an option of Hydra, or `key=value` in one word.
+    """Check that each word of a command line is an option of Hydra or has the form `key=value`.
 
     Raises:
-        ValueError: a word is neither. The message says what to type instead.
+        ValueError: a word has another form. The message says what to type instead.
     """
     if COMPLETION & {*arguments}:
         return
@@ -61,9 +61,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the options of Hydra in front of the other words.
+    """Return a command line in which Hydra's options come before all other words.
 
-    Hydra does not read words on both sides of an option, as in `seed=1 -m ratio=0.2,0.3`.
+    Hydra cannot parse overrides on both sides of an option, as in `seed=1 -m ratio=0.2,0.3`.
     """
     options = list[str]()
     others = list[str]()
@@ -125,7 +125,7 @@ def _refuse_word(word: str, following: Sequence[str]) -> None:
 
 
 def _check_override(word: str, following: Sequence[str]) -> None:
-    """Refuse a list that spaces have split, and a list for a group that takes only one choice."""
+    """Refuse a list that is split by spaces, and a list for a group that takes only one choice."""
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:
@@ -146,9 +146,9 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Return a value joined to the words after it, up to the word that closes its brackets.
+    """Join a value with the following words, up to the word that closes its brackets.
 
-    Returns the value alone if its brackets are closed, or if no word closes them.
+    Return only the value if its brackets are closed already, or if no word closes them.
     """
     whole = value
     for word in following:
@@ -164,7 +164,7 @@ def _open_brackets(text: str) -> int:
 
 
 def _names(value: str) -> Iterator[str]:
-    """Yield the names in a list, or in several lists of a sweep."""
+    """Yield the names in a list, or in the lists of a sweep."""
     for name in value.split(","):
         stripped = name.strip("[] \"'")
         if stripped:

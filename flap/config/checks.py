@@ -1,4 +1,4 @@
-"""Check a composed config, and turn it into dataclasses."""
+"""Check a composed config, and convert it to dataclasses."""
 
 import copy
 import math
@@ -22,17 +22,18 @@ from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfi
 # The sections of a report whose numbers can be an objective.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
-# options that a plan has already decided
+# the options that a given plan decides
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")
 
 
 def typed(config: DictConfig) -> FlapConfig:
-    """Return the checked config as dataclasses with interpolations resolved.
+    """Check a config, and return it as dataclasses with all interpolations resolved.
 
-    `Any` fields stay dicts, which `build` turns into objects.
+    Fields of type `Any` stay dicts, from which `build` creates objects.
 
     Raises:
-        ValueError: one line that names the field, its value and what is allowed.
+        ValueError: a value is invalid. The message is one line with the field, its value and what
+            is allowed.
     """
     try:
         checked = _as_dataclasses(config)
@@ -60,7 +61,7 @@ def typed(config: DictConfig) -> FlapConfig:
 
 
 def _as_dataclasses(config: DictConfig) -> FlapConfig:
-    """Check the keys of a config and that no choice is missing, and return it as dataclasses.
+    """Convert a config to dataclasses, and check its keys and that no choice is missing.
 
     Raises:
         ValueError: a key is unknown, or a choice is missing.
@@ -98,7 +99,7 @@ def objectives(chosen: Any) -> list[str]:
 
 
 def timeout(minutes: float) -> timedelta:
-    """Return how long the processes of a run wait for one another.
+    """Return the time that the processes of a run wait for each other.
 
     Raises:
         ValueError: The number is not above 0, or is longer than a year.
@@ -110,7 +111,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check all paths and all names of texts and tasks in a config, before any of them is used."""
+    """Check all paths, and all names of texts and tasks in a config, before they are used."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,
@@ -132,8 +133,8 @@ def _check_paths(config: FlapConfig) -> None:
 
 
 def _set_values(config: Any, values: Mapping[str, Any]) -> None:
-    """Set the given keys to other values. Keys that the config does not have are skipped."""
-    if not isinstance(config, DictConfig):  # a choice that was not made has no keys
+    """Set keys of a config to these values. Keys that the config does not have are skipped."""
+    if not isinstance(config, DictConfig):  # if no choice was made, there are no keys
         return
     for key, value in values.items():
         if key in config and isinstance(value, Mapping):
@@ -145,7 +146,7 @@ def _set_values(config: Any, values: Mapping[str, Any]) -> None:
 def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
     """Refuse keys that the schema does not have.
 
-    Hydra itself accepts them if they are written as `+key=value`.
+    Hydra would accept them if they are written as `+key=value`.
     """
     field_types = {field.name: field.type for field in fields(schema)}
     for key in map(str, config):
@@ -159,14 +160,14 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
-    """Refuse overrides of groups and keys whose values have been decided elsewhere.
+    """Refuse overrides of groups and keys that are decided elsewhere, for example by a plan.
 
-    Such an override would have no effect, but the report would show it.
+    An override of this kind would have no effect, but the report would show it.
 
-    settled: the groups and keys, each with the reason for the message.
+    settled: a dict from groups and keys to the reason, which becomes part of the message.
 
     Raises:
-        ValueError: names the first override of such a key.
+        ValueError: an override sets a settled key. The message names the first one.
     """
     for override, (name, reason) in product(overrides, settled.items()):
         key = override.lstrip("+~").partition("=")[0]
@@ -175,16 +176,17 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
-    """Check that every option of a measurement belongs to a measurement that is chosen.
+    """Check that options of measurements are only set for chosen measurements.
 
-    An experiment sets options of the measurements that it chooses. They stay when the command line
-    chooses others.
+    For example, an experiment sets options of its measurements, and the command line chooses other
+    measurements.
 
     chosen: The section `eval` of a composed config.
     overrides: The words of the command line.
 
     Raises:
-        ValueError: the keys that have no effect, and how to change the command.
+        ValueError: some keys have no effect. The message names them, and says how to change the
+            command.
     """
     measured = []
     unmeasured = []
@@ -209,7 +211,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the groups and keys that a plan decides, each with the reason; none without a plan."""
+    """Return the groups and keys that a plan decides, with reasons; empty without a plan."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
@@ -233,7 +235,7 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
 
 
 def _check_values(config: FlapConfig) -> None:
-    """Check the values that need no model, no tokenizer and no text."""
+    """Check all values that can be checked without model, tokenizer and texts."""
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 from flap.config.messages import MEASUREMENTS, names_in, one_line, reason_of, shown
 from flap.config.schema import config_dir
 
-# The words that OmegaConf puts in front of an error raised in flap/config/resolvers.py.
+# OmegaConf adds these words before the message of an error from flap/config/resolvers.py.
 RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
@@ -28,12 +28,12 @@ TEXT_FILES = (".txt", ".jsonl", ".parquet")
 
 
 def explain(error: Exception) -> str:
-    """Return one line that says why a command line does not compose."""
+    """Return one line that says why Hydra cannot compose a command line."""
     return one_line(_explanation(error))
 
 
 def as_share(percent: Any) -> str:
-    """Return a hint for a ratio in per cent: "; 20 % is ratio=0.2". Empty for any other value."""
+    """Return a hint for a ratio in per cent, "; 20 % is ratio=0.2"; empty for other values."""
     number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
     value = float(number[1]) if number else 0.0
     return f"; {value:g} % is ratio={value / 100:g}" if 1 < value < 100 else ""
@@ -61,9 +61,9 @@ def _explanation(error: Exception) -> str:
 
 
 def _unknown_choice(file: str, options: list[str]) -> str:
-    """Return a message for a choice that its group does not have: what to write instead.
+    """Return a message for a choice that does not exist in its group, with what to write instead.
 
-    file: the choice as Hydra names it, "metric/wifv".
+    file: the name of the choice in Hydra's message, such as "metric/wifv".
     """
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
@@ -76,9 +76,9 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the end of a message: the key that takes this name, if it is not the group.
+    """Return the end of a message: a key for which this name is valid, if there is one.
 
-    A model of the hub, for example, is `model.path`, and not a choice of `model`.
+    For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
     """
     name = shown(name)
     if group == "model":
@@ -93,7 +93,7 @@ def _elsewhere(group: str, name: str) -> str:
 
 
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
-    """Return a message for a key that its section does not have: what to write instead."""
+    """Return a message for a key that does not exist in its section, with what to write instead."""
     section, _, key = str(error.full_key).rpartition(".")
     keys = [str(name) for name in error.parent_node or ()]
     if section == MEASUREMENTS and key in names_in(section):
@@ -119,7 +119,7 @@ def _have_key(group: str, key: str) -> bool:
 
 
 def _unreadable(error: Exception) -> str:
-    """Return a message for a word that Hydra cannot parse: what to write instead.
+    """Return a message for a word that Hydra cannot parse, with what to write instead.
 
     Returns an empty text if Hydra's own message already says so.
     """
@@ -153,7 +153,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _several_values(key: str, values: str) -> str:
-    """Return a message for several values without -m: what to write instead."""
+    """Return a message for a list of values without -m, with what to write instead."""
     word = f"{key}={shown(values)}"
     line = f"{word}: several values; for a run of each, write -m {word}"
     if TAKES_LIST.fullmatch(key):

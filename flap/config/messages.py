@@ -1,4 +1,4 @@
-"""What the command line prints: its help, its log, and values in errors."""
+"""The output of the command line: its help, its log lines, and values in error messages."""
 
 import logging
 import re
@@ -11,10 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from flap.config.schema import config_dir
 from flap.config.secrets import redact
 
-LONGEST_SHOWN = 200  # characters of a value that a message prints
+LONGEST_SHOWN = 200  # maximum characters of a value in a message
 CUT = " … "  # replaces the middle of a value that is too long
-# These two kinds of groups are not chosen by one name in config.yaml: `eval` takes a list, and the
-# groups in ADDED are added with +.
+# Most groups have one choice in config.yaml. There are two exceptions: `eval` takes a list of
+# choices, and the groups in ADDED are not in config.yaml, but are added with +.
 MEASUREMENTS = "eval"
 ADDED = {
     "experiment": "a study with its sweep, by +experiment=NAME",
@@ -45,9 +45,9 @@ python -m flap export --help                      print the options of a command
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """Return the choices of a group, which are files in a folder of conf/.
 
-    Files whose names begin with an underscore are no choices. They hold what several choices share.
+    Files whose names begin with an underscore are not choices. Several choices share their content.
 
-    folders: More config folders, such as the user's.
+    folders: Additional config folders, such as the user's.
     """
     names = set[str]()
     for folder in (Path(config_dir()), *folders):
@@ -62,9 +62,9 @@ def groups() -> dict[str, str]:
 
 
 def help_text(folders: Sequence[Path] = ()) -> str:
-    """Return what `--help` prints.
+    """Return the text of `--help`.
 
-    The text is built from the files in conf/, because Hydra would take a second to start.
+    The text is built from the files in conf/ without Hydra, which would take a second to start.
 
     folders: The config folders of the user, whose choices are listed as well.
     """
@@ -77,29 +77,29 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise a ValueError, unless `condition` is true.
 
-    It names the field, its value and what is allowed.
+    The message names the field, its value and what is allowed.
     """
     if not condition:
         raise ValueError(f"{name}={shown(value)}: expected {allowed}")
 
 
 def require_counts(options: object, section: str, **least: int) -> None:
-    """Raise a ValueError, unless each of these options is a whole number of at least this size.
+    """Raise a ValueError, unless each of these options is a whole number >= its minimum.
 
     An option whose default is None may also be None.
 
-    section: the section of the config with the options.
+    section: the config section of the options. minimums: a dict from options to their minimums.
     """
     for name, minimum in least.items():
         value = getattr(options, name)
         allowed = f"a whole number >= {minimum}"
-        if getattr(type(options), name, minimum) is None:  # the default
+        if getattr(type(options), name, minimum) is None:  # the default of the option is None
             allowed = f"null or {allowed}"
         require(value is None or value >= minimum, f"{section}.{name}", value, allowed)
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages print it: without secrets, with its middle cut if it is long."""
+    """Format a value for a message: without secrets, and with the middle cut out if it is long."""
     text = redact(str(value))
     if len(text) <= LONGEST_SHOWN:
         return text
@@ -108,7 +108,7 @@ def shown(value: Any) -> str:
 
 
 def reason_of(error: OmegaConfBaseException) -> str:
-    """Return the first line of an error of OmegaConf, with its value as `shown` prints it."""
+    """Return the first line of an OmegaConf error, with its value formatted by `shown`."""
     message = str(error.msg or error)
     value = str(error.value)
     if value:
@@ -119,44 +119,44 @@ def reason_of(error: OmegaConfBaseException) -> str:
 def one_line(error: Exception | str, max_length: int | None = None) -> str:
     """Return the text of an error on one line, without secrets.
 
-    Its long words are cut in the middle.
+    The middle of long words is cut out.
 
-    max_length: The most characters that the line may have. None means any number.
+    max_length: The maximum number of characters of the line. None means no limit.
     """
     words = map(shown, redact(str(error)).split())
     return " ".join(words)[:max_length]
 
 
 def how_to_install(extra: str) -> str:
-    """Return how to install an extra of this package.
+    """Return the command that installs an extra of this package.
 
-    This package is not on PyPI. The package called `flap` there is a different program.
+    This package is not on PyPI. The package `flap` on PyPI is a different program.
     """
     return f"pip install '.[{extra}]' in a clone, or 'FILE.whl[{extra}]' of `make release`"
 
 
 def gigabytes(num_bytes: float) -> str:
-    """Return bytes in GB (10^9), with three digits."""
+    """Format bytes in GB (10^9) with three digits."""
     return f"{num_bytes / 1e9:.3g}"
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A formatter that prints one line for each record; tracebacks go only to the log file."""
+    """A log formatter that prints records without tracebacks, which go only to the log file."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the message, after its level if that is a warning or worse."""
+        """Return the message of a record, with its level in front if it is a warning or worse."""
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         return f"{prefix}{record.getMessage()}"
 
 
 class ConsoleFilter(logging.Filter):
-    """A filter of the console.
+    """A log filter for the console.
 
-    It leaves out records for the log file alone, and warnings that the console has shown already,
-    such as those that each cell of a sweep has.
+    The filter drops records that are only for the log file. It also drops warnings that the console
+    has already shown, because the cells of a sweep repeat warnings.
     """
 
-    shown: ClassVar[set[str]] = set()  # the warnings so far
+    shown: ClassVar[set[str]] = set()  # the warnings that were shown so far
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the console shows a record."""

@@ -1,4 +1,4 @@
-"""Compose configs outside of a command line, and compare a run's choices with its method's."""
+"""Compose configs without a command line, and find out whether a run has a method's choices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from flap.config.messages import names_in
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
-# Options that may differ from the preset while the method keeps its name: limits of pruning, and
-# how much the search measures.
+# If only these options differ from the preset, the method keeps its name. LIMITS has options that
+# limit pruning, and the amount of measuring in a search.
 LIMITS = (
     "round_to",
     "multiple_of_heads",
@@ -32,9 +32,9 @@ CUSTOM = "custom"
 
 
 def name_method(config: FlapConfig) -> str:
-    """Return the name of the method, or "custom" if the run has other choices than its preset.
+    """Return the name of the method, or "custom" if the choices differ from its preset.
 
-    A name without a preset is kept.
+    If no preset has this name, it is returned unchanged.
     """
     if config.method not in names_in("method"):
         return config.method
@@ -49,7 +49,7 @@ def name_method(config: FlapConfig) -> str:
 
 @cache
 def _preset(method: str) -> dict[str, Any]:
-    """Return the config of a method alone; interpolations stay as they are written."""
+    """Return the config of a method's preset, without resolving interpolations."""
     with composing():
         plain = OmegaConf.to_container(compose("config", [f"method={method}"]), resolve=False)
     assert isinstance(plain, dict)
@@ -58,10 +58,10 @@ def _preset(method: str) -> dict[str, Any]:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Let Hydra's `compose` find conf/ inside the block, also in a Hydra application.
+    """Let Hydra's `compose` find conf/ in a `with` block, even in a Hydra application.
 
     Raises:
-        ValueError: what is composed is not valid, in one line.
+        ValueError: the composed config is invalid. The message is one line.
     """
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -75,7 +75,7 @@ def composing() -> Iterator[None]:
 
 
 def _essence(choice: Any) -> tuple[str, dict[str, Any]]:
-    """Return the class name of a choice (a node or an object) and its options, without `LIMITS`."""
+    """Return the class name and the options of a choice, without options in `LIMITS`."""
     node = choice
     if not isinstance(choice, dict):
         node = {"_target_": type(choice).__name__, **asdict(choice)}

@@ -1,4 +1,4 @@
-"""Make the object of a choice: the dataclass that its `_target_` names, with its options."""
+"""Create the object of a choice: an instance of the dataclass that its `_target_` names."""
 
 import os
 import re
@@ -15,17 +15,17 @@ from flap.config.messages import one_line, reason_of, shown
 
 
 def build(group: str, node: Any, base: type, *others: type) -> Any:
-    """Return the object of a group's choice: the dataclass that `_target_` names, with its options.
+    """Create the object of a group's choice from its `_target_` and its options.
 
-    An object that was made in Python is copied, so that each run begins with one that has drawn
-    no random numbers yet.
+    If the choice is already an object, it is copied, so that each run begins with an object that
+    has not yet drawn random numbers.
 
-    base, others: The classes that a choice of this group may derive from. Nothing else is
+    base, others: The allowed base classes of a choice of this group. No other classes are
         instantiated.
 
     Raises:
-        ValueError: No choice was made, its class is of another kind, or an option is unknown, of
-            the wrong type, or out of range.
+        ValueError: No choice was made, its class has another base class, or an option is unknown,
+            of the wrong type, or out of range.
     """
     bases = (base, *others)
     if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):
@@ -50,9 +50,9 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
 
 
 def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
-    """Import the class that a choice names, and check that it is a complete dataclass of its group.
+    """Import the class of a choice, and check that it is a complete dataclass of its group.
 
-    name: Module and class, as "flap.method.importance.WIFV".
+    name: Module and class, such as "flap.method.importance.WIFV".
     """
     parents = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
     expected = (
@@ -73,7 +73,7 @@ def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
 
 
 def literal(value: Any) -> Any:
-    """Return a value that OmegaConf reads as it is: a text with "${" would be an interpolation."""
+    """Escape a value for OmegaConf, because it would read "${" as an interpolation."""
     if isinstance(value, str | os.PathLike):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))
     if isinstance(value, Mapping):

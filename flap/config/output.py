@@ -1,4 +1,4 @@
-"""The output of a process without secrets: what it logs and prints, and its `sys.argv`."""
+"""Remove secrets from the log, the printed output and `sys.argv` of a process."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ from flap.config.secrets import learn_from_config, learn_from_process, redact, r
 
 
 class RedactedStream:
-    """A text stream, such as the console, that redacts what is written to it."""
+    """A text stream, such as the console, that removes secrets from texts written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -31,11 +31,11 @@ class RedactedStream:
 
 
 class RedactedRecord(logging.LogRecord):
-    """A record of a log without secrets in its message and traceback, for every handler."""
+    """A log record whose message and traceback contain no secrets, for every handler."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        # logging itself reports arguments that do not fit the message
+        # the logging module reports arguments that do not fit the message
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
             without = redact(message)
@@ -47,7 +47,7 @@ class RedactedRecord(logging.LogRecord):
 
 
 def protect_output() -> None:
-    """Redact all that this process logs and prints from now on. A second call changes nothing."""
+    """Redact everything that this process logs and prints from now on. Further calls do nothing."""
     learn_from_process(sys.argv[1:])
     logging.setLogRecordFactory(RedactedRecord)
     if not isinstance(sys.stdout, RedactedStream):
@@ -59,7 +59,7 @@ def protect_output() -> None:
 def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
     """Redact the secrets of a composed config from now on, and remove them from `sys.argv`.
 
-    Trackers record `sys.argv`. At this point Hydra has already read it.
+    `sys.argv` is changed because trackers record it. Hydra has already read it.
 
     env_set: the environment variables of `hydra.job.env_set`.
     """

@@ -1,4 +1,4 @@
-"""Checks of paths and names that come before anything looks for them on a disk."""
+"""Check paths and names before they are used on a disk."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 from flap.config.messages import shown
 
-# Linux takes 4,095 bytes. The files of a checkpoint or of the cache have longer paths than their
-# folder, and they are written hours later, so that a folder's path has to leave room for them.
+# Maximum bytes of a folder's path. Linux allows 4,095, but files inside the folder have longer
+# paths, and they may be written hours later.
 LONGEST_PATH = 3_000
 LONGEST_NAME = 255  # bytes of a file's name, on every common file system
 
 
 def check_path(field: str, path: str) -> None:
-    """Check that a file or folder of this path, or a data set of this name, can exist.
+    """Check that a path, or the name of a data set, is a valid path.
 
     Raises:
-        ValueError: The path, or one of the names in it, is too long, or is not text in UTF-8, so
-            that no report could name it.
+        ValueError: The path or one of its components is too long, or is not UTF-8, so that a report
+            could not contain it.
     """
     try:
         size = len(path.encode())
@@ -37,7 +37,7 @@ def check_path(field: str, path: str) -> None:
 
 
 def home_replaced(field: str, path: str) -> str:
-    """Replace a leading ~ by the user's home: a shell does so on a command line, but not in YAML.
+    """Replace a leading ~ by the user's home, as a shell does for words of a command line.
 
     Raises:
         ValueError: There is no such user.

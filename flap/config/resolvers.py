@@ -1,6 +1,6 @@
-"""The functions that interpolations in conf/config.yaml call: names of a run and its folder.
+"""The functions that interpolations in conf/config.yaml call, for names of runs and folders.
 
-They run while Hydra names the folder of a run, which is before any other check of the config.
+Hydra calls them to name the folder of a run, before the config is checked.
 """
 
 from functools import cache
@@ -13,19 +13,20 @@ from flap.config.messages import shown
 from flap.config.paths import check_path
 from flap.config.schema import FlapConfig, config_dir, targets
 
-# A folder's name may have 255 bytes, and Hydra puts the time or the number of a job before this.
+# Maximum bytes of `run_name`. A folder's name may have 255 bytes, and Hydra adds the time or the
+# number of a job before `run_name`.
 LONGEST_RUN_NAME = 230
 
 
-@cache  # they are files of this package, and reading YAML is slow
+@cache  # cached, because reading YAML is slow and these files do not change
 def _presets() -> list[Any]:
     return [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
 
 
 def model_name(name: str, path: str) -> str:
-    """Return the name of a model: the name of its folder if `path` is not the preset's.
+    """Return the name of a model. If `model.path` is overridden, it is the last part of the path.
 
-    If only `model.path` is overridden, the config still has the name of the default preset.
+    This is needed because `model.name` still has the name of the preset then.
     """
     check_path("model.name", name)
     check_path("model.path", path)
@@ -39,12 +40,12 @@ def default_ratio(target: Any, plan: str | None) -> float | None:
 
 
 def amount(ratio: float | None, target: Any) -> str:
-    """Return how much is removed, as a part of the run's name: "r0.2", "bytes2e+08"."""
+    """Return the requested size as a part of the run's name, such as "r0.2" or "bytes2e+08"."""
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return the part of a run's name that says how units are chosen: "plan-RUN", or `choices`."""
+    """Return a part of the run's name: "plan-RUN" if a plan is given, else `choices`."""
     if plan is None:
         return choices
     check_path("plan", plan)
@@ -56,7 +57,7 @@ def decided(plan: str | None, choices: str) -> str:
 
 
 def folder_name(run_name: str) -> str:
-    """Return the name of a run as the name of one folder: "org-x_WIFV" for "org/x_WIFV".
+    """Convert the name of a run to the name of a folder, such as "org/x_WIFV" to "org-x_WIFV".
 
     Raises:
         ValueError: The name is too long for a folder.

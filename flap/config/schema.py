@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
-LONGEST_TIMEOUT = 525_600  # minutes: a year, which fits into the counters of process groups
+LONGEST_TIMEOUT = 525_600  # minutes; a year, which is small enough for torch's process groups
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
@@ -27,13 +27,13 @@ class ModelConfig:
     path: str = "???"
     # The data type: float32, bfloat16, float16, or auto for the data type of the checkpoint.
     dtype: str = "auto"
-    # The device: cpu, cuda, mps, or auto for the first of cuda, mps and cpu that is there.
+    # The device: cpu, cuda, mps, or auto for the first of cuda, mps and cpu that is available.
     device: str = "auto"
     # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
     # host memory and disk, and stream reads one layer at a time.
     placement: str = "device"
-    # Whether the head and the embedding of a GGUF are tied if one is a copy of the other in another
-    # quantisation. Both then become the more precise of the two.
+    # Whether the LM head and the embedding of a GGUF are tied if one is a copy of the other in
+    # another quantisation. Both then get the more precise values.
     tie_copied_head: bool = True
 
 
@@ -50,17 +50,17 @@ class CalibrationConfig:
     seq_len: int = 128
     # The number of windows in a forward pass, at least 1.
     batch_size: int = 8
-    # Whether each window begins with the BOS token: true, false, or auto, which follows the
-    # tokenizer: true if it puts BOS in front of a text.
+    # Whether each window begins with the BOS token: true, false, or auto, which means true if the
+    # tokenizer puts BOS in front of texts.
     bos: str = "auto"
-    # Whether the inputs of a layer come from the dense layers before it, or from the pruned ones.
-    # Pruning is sequential with pruned (only with structure=UL-UM and UL-MM).
+    # Whether the inputs of a layer come from the dense or from the pruned layers before it. The
+    # value pruned, which prunes layer by layer, needs structure=UL-UM or UL-MM.
     propagate: str = "dense"
-    # Who answers prompts, also in recover: given takes the answers of the file, and with self the
-    # model writes them.
+    # Who answers prompts, also in recover: given takes the answers from the file, and self lets the
+    # model write them.
     answers: str = "given"
-    # Which tokens count in statistics and losses: all, or, in texts that have prompts, only the
-    # answers.
+    # Which tokens are used for statistics and losses: all tokens, or only the answers in texts that
+    # have prompts.
     count: str = "all"
     # An answer that the model writes ends after this many tokens, at least 1.
     max_new_tokens: int = 64
@@ -71,9 +71,12 @@ class CalibrationConfig:
 
 @dataclass
 class TargetConfig:
-    """The largest size of the pruned model. If several targets are set, all of them hold."""
+    """The largest size of the pruned model.
 
-    # At most this many parameters in the whole model, with embeddings and head.
+    If several targets are set, the model meets all of them.
+    """
+
+    # At most this many parameters in the whole model, including embeddings and LM head.
     parameters: float | None = None
     # At most this many bytes of weights, in the data type of the checkpoint.
     bytes: float | None = None
@@ -82,11 +85,12 @@ class TargetConfig:
     # At most this many bytes for the weights and for the KV cache of `sequences` times `context`
     # tokens.
     memory: float | None = None
-    # At most this many parameters that one token passes through: in a mixture, not all experts.
+    # At most this many parameters that one token uses. In a mixture of experts, a token uses only
+    # some experts.
     active_parameters: float | None = None
-    # The number of tokens in a sequence; null stands for the longest context of the model.
+    # The number of tokens in a sequence; null stands for the context length of the model.
     context: int | None = None
-    # The number of sequences that `memory` has room for, at least 1.
+    # The number of sequences in the KV cache for `memory`, at least 1.
     sequences: int = 1
 
 
@@ -98,7 +102,7 @@ class CheckpointConfig:
     save: bool = True
     # The folder of the checkpoint; null stands for checkpoint/ in the run's folder.
     dir: str | None = None
-    # If true, a checkpoint of flap that is already there is replaced.
+    # If true, a checkpoint of flap that already exists in the folder is replaced.
     overwrite: bool = False
 
 
@@ -108,19 +112,19 @@ class FlapConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    # How much each channel matters.
+    # The metric, which scores how much each channel matters.
     metric: Any = None
     # Which units are removed, given the scores and the budget.
     structure: Any = None
-    # What replaces the removed units.
+    # The compensation, which replaces removed units in the output projections.
     compensation: Any = None
     # Which tokens stay; an empty choice keeps all of them.
     vocabulary: Any = None
     # The training after compression; an empty choice trains nothing.
     recover: Any = None
-    # What is measured of the dense and of the pruned model: choices by their names.
+    # The measurements of the dense and the pruned model: a mapping from names to choices.
     eval: Any = field(default_factory=dict)
-    # Where else the numbers of the run are sent.
+    # The tracker that the results of the run are sent to.
     tracking: Any = None
     # A preset of metric, structure, compensation and calibration.
     method: str = "flap"
@@ -137,28 +141,28 @@ class FlapConfig:
     # The seed of all random numbers: windows, random scores, and text that the model writes. A
     # whole number from 0 to 2**32 - 1.
     seed: int = 0
-    # If true, units become zeros and the shapes of the weights stay.
+    # If true, the weights of removed units become zeros, and the shapes stay.
     mask_only: bool = False
-    # Values that replace those of other keys, as +debug=smoke sets them. Keys that the run does not
-    # have are skipped.
+    # Values for other keys, which +debug=smoke sets. Keys that the run does not have are skipped.
     debug: Any = None
     # What a run returns to Hydra, for sweepers that optimise: the name of a number, such as
     # pruned/sciq_answers/exact_match, or a list of names. Null stands for nothing.
     objective: Any = None
     # If true, a sweep ends at its first cell that fails.
     stop_on_failure: bool = False
-    # If true, print what the run would take, and read no weights.
+    # If true, only print the memory, disk space and time that the run would need, without reading
+    # weights.
     dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    # If true, keep the results in the run's folder and compute only what is missing.
+    # If true, use the results in the run's folder, and compute only missing results.
     resume: bool = True
     # The folder of the cache; null stands for FLAP_CACHE_DIR, or else the user's cache folder.
     cache_dir: str | None = None
-    # If true, results that other runs can use are kept in the cache, and read from it.
+    # If true, results that other runs can use are stored in the cache and read from it.
     use_cache: bool = True
-    # How many seconds a run waits at most for another run that does the same, at least 0.
+    # Maximum seconds to wait for another run that computes the same result, at least 0.
     cache_wait_seconds: float = 3600
-    # How many minutes a process of torchrun or SLURM waits for another one, above 0.
+    # Minutes that a process of torchrun or SLURM waits for another process, above 0.
     timeout_minutes: float = 120
     # If true, code that comes with the model may run.
     trust_remote_code: bool = False
@@ -186,7 +190,7 @@ def config_dir() -> str:
 def shipped_folder(folder: str) -> Path:
     """Return the absolute path of conf/ or plans/.
 
-    A wheel has them in the package, and a checkout has them beside the package.
+    In a wheel, these folders are in the package. In a checkout, they are next to the package.
     """
     package = Path(__file__).resolve().parents[1]
     inside = package / folder

@@ -1,16 +1,16 @@
-"""Secrets: which values of a run are secret, and what is recorded and shown in their place.
+"""Find the secret values of a run, and replace them in everything that is recorded or shown.
 
-A run needs the password of its tracker and the variables of `hydra.job.env_set`, but its files, its
-log, the console and the tracker must not show them. Three kinds of values are secret:
+A run may need secrets, such as the password of its tracker, but its files, its log, the console and
+the tracker must not show them. Three kinds of values are secret:
 
 - the user and the password in a URI;
 - texts whose name ends in TOKEN, KEY, PASSWORD, SECRET or the like, in the config and in the
   environment;
 - all values under `hydra.job.env_set`.
 
-`redacted` removes them from data before the data is written. `redact` is the second line of
-defence: it searches a text for every secret that this process has learnt, in each form that JSON,
-YAML, HTML, URLs and shells give to it.
+`redacted` removes secrets from data before the data is written. `redact` is a second protection: it
+searches a text for every secret that this process knows, in every form in which JSON, YAML, HTML,
+URLs and shells may write it.
 """
 
 import html
@@ -29,7 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 HIDDEN = "***"
-# Characters. Texts are not searched for a shorter secret, such as "1": it would be everywhere.
+# Minimum characters of a secret that texts are searched for. A shorter one, such as "1", would be
+# found everywhere.
 SHORTEST = 6
 
 SECRET_NAME = re.compile(
@@ -37,13 +38,15 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 OVERRIDE = re.compile(r"([+~]{0,2}[\w./@ -]+)=(.*)", re.DOTALL)
-INTERPOLATION = re.compile(r"\$\{[^{}]*\}")  # names a secret and does not hold it
+# an interpolation may name a secret, but does not contain it
+INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
-# A value that is a URI. Its password ends at the last @: not everybody encodes a / or @ in it.
+# Matches a value that is a URI. The password ends at the last @, because some users do not encode /
+# and @ in it.
 URI = re.compile(
     r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.IGNORECASE
 )
-# A URI somewhere in a text, where it ends at a space or a quote.
+# Matches a URI inside a text, where it ends at a space or a quote.
 URI_IN_TEXT = re.compile(
     r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.IGNORECASE
 )
@@ -52,17 +55,18 @@ ENV_SET_IN_TEXT = re.compile(
 )
 
 IN_SCRIPTS = str.maketrans(
-    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}  # JSON inside a page
+    # escapes in JSON inside an HTML page
+    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}
 )
 
-_known: set[str] = set()  # the secrets that this process has learnt
+_known: set[str] = set()  # the secrets that this process knows
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """Return plain data without secrets. Data that holds none is returned as it is.
+    """Return dicts, lists and texts without secrets. Data without secrets is returned unchanged.
 
-    URIs lose their user and password; other secrets become `***`. An interpolation, such as
-    `${oc.env:NAME}`, stays.
+    User and password are removed from URIs. Other secrets become `***`. An interpolation, such as
+    `${oc.env:NAME}`, is not replaced.
 
     name: the key under which the value is stored, or the name of the environment variable.
     """
@@ -80,7 +84,7 @@ def redacted(value: Any, name: str = "") -> Any:
 
 
 def redact(text: str) -> str:
-    """Return a text, such as a line of a log, without the secrets that this process has learnt."""
+    """Return a text, such as a log line, without the secrets that this process knows."""
     if _known:
         text = _pattern(frozenset(_known)).sub(HIDDEN, text)
     text = URI_IN_TEXT.sub(_without_user, text)
@@ -88,21 +92,21 @@ def redact(text: str) -> str:
 
 
 def recorded(config: DictConfig) -> DictConfig:
-    """Return a composed config as it may be written: without secrets, with its interpolations."""
+    """Return a composed config for a file: without secrets, with unresolved interpolations."""
     copy = OmegaConf.create(redacted(_plain(config)))
-    OmegaConf.copy_cache(from_config=config, to_config=copy)  # the time of `${now:...}`
+    OmegaConf.copy_cache(from_config=config, to_config=copy)  # keeps the same time for `${now:...}`
     assert isinstance(copy, DictConfig)
     return copy
 
 
 def has_secrets(config: DictConfig) -> bool:
-    """Return whether a composed config holds secrets."""
+    """Return whether a composed config contains secrets."""
     plain = _plain(config)
     return bool(redacted(plain) != plain)
 
 
 def learn_from_process(words: Iterable[str]) -> None:
-    """Learn the secrets of the environment, and those in the words of a command line."""
+    """Collect the secrets in the environment and in the words of a command line."""
     for name, value in os.environ.items():
         _learn(_secrets_in(value, name))
     for word in words:
@@ -112,10 +116,10 @@ def learn_from_process(words: Iterable[str]) -> None:
 
 
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
-    """Learn the secrets of a composed config.
+    """Collect the secrets in a composed config.
 
-    env_set: the environment variables of `hydra.job.env_set`. A value that is a path, or that
-        stands elsewhere in the config too, such as the name of a data type, is no secret.
+    env_set: the environment variables of `hydra.job.env_set`. A value is not secret if it is a
+        path, or if it also occurs elsewhere in the config, such as the name of a dtype.
     """
     plain = _plain(config)
     plain.pop("hydra", None)
@@ -133,7 +137,7 @@ def learn_from_config(config: DictConfig, env_set: Any) -> None:
 def with_quoted_password(uri: str) -> str:
     """Return a URI with its password percent-encoded.
 
-    A password that contains / @ ? or # cannot have been encoded yet. Any other is taken as it is.
+    A password that contains / @ ? or # is not encoded yet. Any other password is not changed.
     """
     match = URI.match(uri)
     if match is None:
@@ -146,7 +150,7 @@ def with_quoted_password(uri: str) -> str:
 
 
 def _redacted_text(text: str) -> str:
-    """Return a value, or an override `key=value`, without secrets."""
+    """Return a text, which may be an override `key=value`, without secrets."""
     override = OVERRIDE.fullmatch(text)
     if override:
         key, value = override.groups()
@@ -157,7 +161,7 @@ def _redacted_text(text: str) -> str:
 
 
 def _hidden(value: Any) -> Any:
-    """Return the replacement of a secret. Interpolations and empty values are not secret."""
+    """Return the replacement for a secret. Interpolations and empty values are not replaced."""
     if value in (None, "", "???"):
         return value
     if isinstance(value, str) and INTERPOLATION.fullmatch(value.strip("'\"")):
@@ -166,7 +170,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_user(match: re.Match[str]) -> str:
-    """Return the scheme of a URI without user and password, unless these are an interpolation."""
+    """Remove user and password from the beginning of a URI, unless they are an interpolation."""
     found = match[0]
     user_and_password = found[len(match[1]) : -1]
     password = user_and_password.partition(":")[2]
@@ -174,9 +178,9 @@ def _without_user(match: re.Match[str]) -> str:
 
 
 def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
-    """Yield the secrets in plain data.
+    """Yield the secrets in dicts, lists and texts.
 
-    name: the key, or the environment variable, that holds the value.
+    name: the config key or the environment variable of the value.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -193,7 +197,7 @@ def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
             yield password
             for text in (password, unquote(password)):
                 sent = f"{unquote(user)}:{text}"
-                yield b64encode(sent.encode()).decode()  # the form in which HTTP sends it
+                yield b64encode(sent.encode()).decode()  # HTTP sends user and password in this form
 
 
 def _learn(secrets: Iterable[str]) -> None:
@@ -207,7 +211,10 @@ def _plain(config: DictConfig) -> Any:
 
 
 def _resolved(node: Any) -> Any:
-    """Return a part of a config as plain data, resolved if all its interpolations can be."""
+    """Return a part of a config as dicts and lists.
+
+    Interpolations are resolved if all of them can be.
+    """
     if not OmegaConf.is_config(node):
         return node
     try:
@@ -218,20 +225,20 @@ def _resolved(node: Any) -> Any:
 
 @cache
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
-    """Return the expression that finds secrets in any form; longer forms come first."""
+    """Return a regular expression that finds secrets in any form. Longer forms come first."""
     forms = {form for secret in secrets for form in _forms(secret)}
     ordered = sorted(forms, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered)))
 
 
 def _forms(secret: str) -> set[str]:
-    """Return the forms in which a secret may stand in a text."""
+    """Return the forms in which a secret may occur in a text."""
     written: set[str] = set()
     for plain in {secret, unquote(secret)}:
         if len(plain) >= SHORTEST:
             written |= _written(plain)
 
-    # in a list that is printed
+    # the form in a printed list
     forms = written | {repr(form)[1:-1] for form in written}
     forms |= {form.replace("\\", r"\\").replace("'", r"\'") for form in written}
     in_html = {html.escape(form) for form in forms}

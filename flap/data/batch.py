@@ -1,8 +1,8 @@
-"""Token windows with their token mask, which says which tokens count.
+"""Token windows with a token mask, which says which tokens are counted.
 
-The model reads all tokens of a window. Statistics are collected at the tokens that count, and
-models are compared by their predictions of these tokens. In texts with answers, the tokens of
-answers may be the only ones that count. Tokens that pad a short window never count.
+The model reads all tokens of a window. Statistics are collected only at counted tokens, and models
+are compared by their predictions of counted tokens. In texts with answers, possibly only the tokens
+of answers are counted. Padding is never counted.
 
 Legend: N windows · T tokens per window · P positions of all windows, window after window.
 """
@@ -13,30 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FEW = 32  # tokens; fewer tokens of answers would make a judgement depend on chance
+FEW = 32  # minimum tokens of answers in a text, because measuring on fewer tokens is too noisy
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Token windows of one length, and which of their tokens count."""
+    """Token windows of one length, with a mask of the counted tokens."""
 
     tokens_NT: Tensor
-    mask_NT: Tensor  # the token mask: true for tokens that count
+    mask_NT: Tensor  # the token mask: true for counted tokens
 
     @classmethod
     def of(cls, tokens_NT: Tensor) -> "Batch":
-        """Return windows in which all tokens count."""
+        """Return windows in which all tokens are counted."""
         return cls(tokens_NT, torch.ones_like(tokens_NT, dtype=torch.bool))
 
     def __len__(self) -> int:
         return len(self.tokens_NT)
 
     def __getitem__(self, index: Any) -> "Batch":
-        """Return the part of the tokens, and of the mask, that an index of tensors selects."""
+        """Index the tokens and the mask in the same way as a tensor."""
         return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:
-        """Return batches of this many windows. The last batch may have fewer."""
+        """Split into batches of this many windows. The last batch may have fewer."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def numel(self) -> int:
@@ -45,15 +45,15 @@ class Batch:
 
     @property
     def mask_P(self) -> Tensor | None:
-        """The mask of all positions, or None if all tokens count and nothing has to be selected."""
+        """The mask of all positions; None if all tokens are counted."""
         return None if self.mask_NT.all() else self.mask_NT.flatten()
 
     @property
     def predicted_P(self) -> Tensor | None:
-        """The positions that predict a token which counts. None if all tokens count.
+        """The mask of the positions that predict a counted token; None if all tokens are counted.
 
-        The token after the last one of a window is not known. Its position has the mask of the last
-        token.
+        The last position of a window predicts an unknown token. This position gets the mask of the
+        last token.
         """
         if self.mask_NT.all():
             return None
@@ -61,11 +61,11 @@ class Batch:
 
 
 def judged(batch: Batch, text_N: Tensor) -> Batch:
-    """Return the windows with the mask of the tokens by which a model is judged.
+    """Return the windows with a mask of the tokens on which a model is measured.
 
-    A text with fewer than FEW tokens of answers is judged by all its tokens.
+    If a text has fewer than FEW tokens of answers, a model is measured on all of its tokens.
 
-    text_N: the number of the text of each window.
+    text_N: the index of the text of each window.
     """
     mask_NT = batch.mask_NT.clone()
     for text in text_N.unique():

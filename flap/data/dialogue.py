@@ -1,4 +1,4 @@
-"""Prompts and their answers as a text, with or without the tokenizer's chat template."""
+"""Format prompts and answers as a text, with or without the tokenizer's chat template."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Where the answers to prompts come from, and which tokens enter the statistics."""
+    """Where the answers to prompts come from, and which tokens are used for statistics."""
 
     writer: str = "given"  # "given": the answers are in the file; "self": the model writes them
-    # "all": all tokens enter the statistics; "answers": only tokens of answers do
+    # "all": all tokens are used for statistics; "answers": only tokens of answers are used
     counted: str = "all"
-    max_new_tokens: int = 64  # longest answer that the model writes
+    max_new_tokens: int = 64  # maximum tokens of an answer that the model writes
     temperature: float = 0.0  # sampling temperature of the model; 0 is greedy decoding
 
 
@@ -27,8 +27,8 @@ PLACEHOLDERS = ("x", "y")  # two answers that have no character in common
 def plain_text(turns: Sequence[dict[str, Any]]) -> str:
     """Return a conversation as plain text, without a template.
 
-    The turns of the user begin after an empty line, other turns after a space. The contents stay as
-    they are, because spaces and line ends are part of code.
+    A turn of the user begins after an empty line, and other turns begin after a space. The contents
+    are not changed, because spaces and line ends are part of code.
     """
     text = ""
     for position, turn in enumerate(turns):
@@ -41,7 +41,7 @@ def plain_text(turns: Sequence[dict[str, Any]]) -> str:
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """Return the text that the model reads before it answers.
 
-    chat: render the conversation with the tokenizer's chat template, else as plain text.
+    chat: whether to use the tokenizer's chat template instead of plain text.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -61,15 +61,15 @@ def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool)
 
 
 def text_ids(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """Return the tokens of a text that the model reads. chat: it went through the chat template."""
-    # A template prints BOS itself. In plain text the tokenizer may put it there.
+    """Tokenise a text for the model. chat: whether the text comes from the chat template."""
+    # A chat template may already print BOS. In plain text, the tokenizer may add it.
     has_bos = chat and text.startswith(tokenizer.bos_token or "")
     ids: list[int] = tokenizer(text, add_special_tokens=not has_bos, verbose=False).input_ids
     return ids
 
 
 def separated(prompt: Prompt, answer: str) -> str:
-    """Return an answer from a file as it follows its question in plain text: after a space.
+    """Return an answer from a file, with a space that separates it from its question in plain text.
 
     If the question ends with white space, or the answer begins with it, no space is added.
     """
@@ -82,7 +82,7 @@ def separated(prompt: Prompt, answer: str) -> str:
 def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """Return a document of question and answer.
 
-    In plain text the answer follows the question as it is. `separated` puts a space between them.
+    In plain text, question and answer are concatenated without a space, which `separated` adds.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -97,8 +97,8 @@ def answered(
 ) -> tuple[str, Span]:
     """Return a document of question and answer, and the span of the answer in it.
 
-    The span includes what the template prints after the answer, such as the end of the turn. It is
-    empty if the template leaves the whole answer out, as some do with thoughts.
+    The span includes text that the template prints after the answer, such as the end of the turn.
+    The span is empty if the template drops the whole answer, as some templates do with thoughts.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -107,16 +107,17 @@ def answered(
     if not chat:
         return document, (len(plain_text(prompt.messages)), len(document))
 
-    # Render two other answers. The template prints the answer where these texts differ.
+    # Render two different answers. The answer is at the position where both documents differ.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
     before = _common_start(other, another)
     after = _common_start(other[::-1], another[::-1])[::-1]
     if document == before + after:
         return document, (len(document), len(document))
 
-    # A template may print thoughts, which are part of the answer, at an earlier position.
+    # The answer may begin earlier, because a template may print thoughts first.
     start = len(_common_start(document, before))
-    # A space that the model was not given is the beginning of its first token.
+    # If the model's input does not end with the space before the answer, the space belongs to the
+    # answer.
     given = question(prompt, tokenizer, chat)
     if document[:start].endswith(" ") and not given.endswith(" "):
         start -= 1
@@ -124,7 +125,7 @@ def answered(
 
 
 def _common_start(first: str, second: str) -> str:
-    """Return the characters that two texts have in common at their beginning."""
+    """Return the number of characters that two texts share at the beginning."""
     for position, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return first[:position]
@@ -139,7 +140,7 @@ def _templated(
         text = tokenizer.apply_chat_template(
             [*messages], tokenize=False, enable_thinking=False, **options
         )
-    except Exception as error:  # templates are programs, which raise errors of any type
+    except Exception as error:  # templates are programs, which may raise errors of any type
         raise ValueError(
             f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})"
         ) from error
@@ -152,12 +153,12 @@ class Asked(NamedTuple):
     prompts: tuple[Prompt, ...]
     name: str
     origin: str
-    chat: bool  # whether they are rendered with the chat template
+    chat: bool  # whether prompts are rendered with the chat template
     answers: Answers
 
     @property
     def key(self) -> list[object]:
-        """Everything that the rendered prompts and their answers depend on besides the model."""
+        """The part of the cache key for everything that answers depend on, except the model."""
         prompts = [[list(prompt.messages), prompt.answer] for prompt in self.prompts]
         return [
             self.name,
@@ -175,10 +176,10 @@ def dialogues(
     tokenizer: PreTrainedTokenizerBase,
     bos: bool,
 ) -> Text:
-    """Return prompts with their answers as a text in which each conversation is a document.
+    """Return prompts and answers as a text in which each conversation is a document.
 
-    bos: the windows begin with BOS, so a BOS that the template prints is removed from the front of
-        each document.
+    bos: whether windows begin with BOS. If so, a BOS that the template prints is removed from the
+        beginning of each document.
     """
     documents = list[str]()
     spans = list[Span]()

@@ -1,4 +1,4 @@
-"""The hub, and reading from the local cache alone where the hub does not answer."""
+"""Check whether the hub answers, and otherwise read only from the local cache."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from typing import Any
 
 from flap.runtime.temporary_state import replaced
 
-SECONDS = 5  # the longest wait for an answer
+SECONDS = 5  # seconds to wait for an answer of the hub
 
 
 @cache
 def hub_reachable() -> bool:
-    """Return whether the hub answers. It is asked once.
+    """Return whether the hub answers. It is asked only once per process.
 
-    Without a network, the libraries try again and again: for half a minute or more for each model
-    or data set.
+    Without this check, libraries retry for half a minute or more for each model and data set if
+    there is no network.
     """
     import huggingface_hub  # imported here, because most runs read nothing from the hub
 
@@ -31,9 +31,9 @@ def hub_reachable() -> bool:
 
 @contextmanager
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
-    """Inside the block, read only from the local cache if the hub does not answer.
+    """If the hub does not answer, read only from the local cache in a `with` block.
 
-    HF_HUB_OFFLINE=1 has this effect on a whole process.
+    Setting HF_HUB_OFFLINE=1 has the same effect on the whole process.
 
     libraries: Modules of other libraries that have a flag HF_HUB_OFFLINE, such as
         `datasets.config`.

@@ -1,4 +1,4 @@
-"""The parts of a mixture of texts, as `calibration.dataset` names them."""
+"""Parse the mixtures of texts that `calibration.dataset` and similar options name."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from typing import Any
 from flap.config import require, shown
 from flap.storage import digest
 
-SELF = "self"  # the text that the model itself writes
-HEAVIEST = 1e9  # largest weight of a text, so that sums and products of weights stay finite
+SELF = "self"  # name of the text that the model writes
+HEAVIEST = 1e9  # maximum weight of a text, so that sums and products of weights stay finite
 
 
 @dataclass(frozen=True)
 class TextsInMemory:
-    """Texts that the caller of `flap.prune` has in memory, instead of a name or a file."""
+    """Texts in memory, which the caller of `flap.prune` passes instead of a name or a file."""
 
     documents: tuple[str, ...]
 
     @cached_property
     def label(self) -> str:
-        """The name of the texts in reports and messages: how many there are, and a digest."""
+        """The name of the texts in reports and messages, with their number and a digest."""
         return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
 
 
@@ -29,12 +29,12 @@ class TextsInMemory:
 class Part:
     """One text of a mixture."""
 
-    dataset: str  # a name or a file; the label of texts in memory
-    # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
+    dataset: str  # the name or file of the text; the label of texts in memory
+    # share of the tokens relative to other parts; above 0, at most HEAVIEST
     weight: float = 1.0
     # whether prompts go through the tokenizer's chat template; None uses it if there is one
     chat_template: bool | None = None
-    documents: tuple[str, ...] = ()  # the texts in memory; empty for a name or a file
+    documents: tuple[str, ...] = ()  # texts in memory; empty for a name or a file
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
@@ -45,7 +45,7 @@ def parse(dataset: Any, field: str) -> list[Part]:
     field: the config key that error messages name.
 
     Raises:
-        ValueError: the dataset is none of these, names a text twice, has a negative weight or an
+        ValueError: the dataset has another form, names a text twice, has a negative weight or an
             unknown option, or all weights are zero.
     """
     if isinstance(dataset, TextsInMemory):

@@ -1,6 +1,6 @@
-"""The prompts that can be named in the config. They are packaged, or are read from the hub.
+"""Prompts that the config can name. Their passages come from an installed wheel or from the hub.
 
-They are made from the rows that also supply calibration passages, and never from evaluation rows.
+Prompts are made from rows that are used for calibration, and never from rows for evaluation.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.text import Prompt
 
-SHOTS = 5  # examples with their right answers in a prompt
-LONGEST = 600  # longest passage that a prompt asks about, in characters
-REPEATED = 40  # words that the model is asked to repeat
+SHOTS = 5  # number of examples with right answers in a prompt
+LONGEST = 600  # maximum characters of a passage that a prompt asks about
+REPEATED = 40  # number of words that the model is asked to repeat
 
 
 class Questions(NamedTuple):
     """A data set whose rows are questions with right answers."""
 
-    folder: str  # folder in the wheel
-    path: str  # name on the hub, which is used if the wheel is not installed
-    columns: list[str]  # columns to read; the first one has the passage
-    # returns the question of a row, and the right answer
+    folder: str  # folder of the data set in the wheel
+    path: str  # name on the hub, from which rows are read if the wheel is not installed
+    columns: list[str]  # columns to read; the first column has the passage
+    # a function that returns the question of a row, and the right answer
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
-    shots: int = SHOTS  # examples in a prompt
-    # questions with answers that every prompt begins with
+    shots: int = SHOTS  # number of examples in a prompt
+    # fixed questions and answers at the beginning of every prompt
     examples: tuple[tuple[str, str], ...] = ()
 
 
@@ -43,7 +43,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """Return a passage about which the model writes a question and its answer, as in ASKED."""
+    """Return a passage about which the model writes a question and an answer."""
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 
@@ -81,14 +81,14 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# The text that the passages of these prompts are from.
+# The named text from which each kind of prompts takes its passages.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
-    """Return the prompts of a name in `PROMPTS`, and their origin.
+    """Return the prompts with this name in `PROMPTS`, and their origin.
 
     field: the config key that error messages name.
 

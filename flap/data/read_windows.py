@@ -1,6 +1,6 @@
 """Read the texts of a mixture, by name or from files, and draw windows from them.
 
-Texts that the model writes itself are filled in later.
+Texts that the model has still to write are filled in later.
 """
 
 import logging
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """How many windows to draw, and how."""
+    """The number and length of windows to draw, and how to draw them."""
 
-    num_samples: int  # number of windows
-    seq_len: int  # tokens per window
+    num_samples: int  # number of windows to draw
+    seq_len: int  # number of tokens in a window
     seed: int
-    bos: str  # true, false or auto, as in the config
+    bos: str  # the config's value: true, false or auto
     answers: Answers = GIVEN
 
 
@@ -50,7 +50,7 @@ def read_windows(
     wanted: Wanted,
     max_length: int | None,
 ) -> Windows:
-    """Return the windows of a mixture.
+    """Read the texts of a mixture, and return its windows.
 
     A text whose weight is too small for one window is left out, with a warning.
 
@@ -59,7 +59,7 @@ def read_windows(
     max_length: the context of the model in tokens; None if it is unlimited.
 
     Raises:
-        ValueError: there is no such text, it has too few tokens, or windows or prompts do not fit
+        ValueError: a text does not exist or has too few tokens, or windows or prompts do not fit
             into the context.
     """
     if max_length is not None and wanted.seq_len > max_length:
@@ -68,17 +68,17 @@ def read_windows(
         )
     used = _used_parts(section, dataset, wanted)
     windows = read_parts(section, used, tokenizer, wanted)
-    # This fails if a text is too short, or will be too short after the model has written it.
+    # raises an error if a text is too short, or will be too short even with the longest answers
     _ = _with_longest_answers(windows, max_length).drawn
 
-    # The documents of all parts count as read, however many windows there are.
+    # All documents of the mixture are considered as read, even those of parts without windows.
     others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
     read_of_others = read_parts(section, others, tokenizer, wanted).read
     return replace(windows, read={**windows.read, **read_of_others})
 
 
 def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
-    """Return the parts of a mixture that have at least one window. Warn of the others.
+    """Return the parts of a mixture that get at least one window. Warn about other parts.
 
     Raises:
         ValueError: the config names no texts, or a weight is out of range.
@@ -103,14 +103,15 @@ def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
 
 
 def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
-    """Return windows for the longest answers that the model may write.
+    """Return windows with placeholders for the longest answers that the model may write.
 
     Raises:
-        ValueError: no prompt of a text leaves room for such an answer in the model's context.
+        ValueError: all prompts of a text are too long to leave space for an answer in the model's
+            context.
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        enough = 1 + windows.tokens_to_write(p) // longest  # this many prompts suffice
+        enough = 1 + windows.tokens_to_write(p) // longest  # this many prompts are sufficient
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
         answers = [(prompt, " a" * longest) for prompt in prompts]
@@ -125,7 +126,7 @@ def _fitting_prompts(
     max_length: int | None,
     field: str,
 ) -> list[Prompt]:
-    """Return prompts that leave room for the longest answer in the context, at most `enough`.
+    """Return at most `enough` prompts that leave space for the longest answer in the context.
 
     Raises:
         ValueError: no prompt fits.
@@ -165,7 +166,7 @@ def check_prompts(
     wanted: Wanted,
     max_length: int | None,
 ) -> None:
-    """Check that the model can answer the prompts of a mixture. The other texts are not read.
+    """Check that the model can answer the prompts of a mixture. Texts without prompts are not read.
 
     Raises:
         ValueError: prompts cannot be read, or no prompt of a text fits into the model's context.
@@ -181,10 +182,10 @@ def check_prompts(
 def read_parts(
     section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
 ) -> Windows:
-    """Read the texts of a mixture. Windows are drawn later, when they are asked for.
+    """Read the texts of a mixture. Windows are drawn later, when they are needed.
 
     Raises:
-        ValueError: there is no such text, or a text cannot be read.
+        ValueError: a text does not exist or cannot be read.
     """
     bos = uses_bos(tokenizer, wanted.bos, "calibration.bos")
     reading = Reading(tokenizer, f"{section}.dataset", bos, wanted.answers)
@@ -217,11 +218,14 @@ def read_parts(
 
 
 class Content(NamedTuple):
-    """The content of one part of a mixture. It is empty if the model writes the whole text."""
+    """The content of one part of a mixture.
+
+    The content is empty if the model writes the whole text.
+    """
 
     text: Text | None = None
-    asked: Asked | None = None  # prompts that the model is to answer
-    read: tuple[str, ...] = ()  # the documents, or the turns of prompts
+    asked: Asked | None = None  # prompts that the model will answer
+    read: tuple[str, ...] = ()  # the documents of the text, or the turns of its prompts
 
 
 @dataclass(frozen=True)
@@ -234,9 +238,10 @@ class Reading:
     answers: Answers
 
     def part(self, part: Part) -> Content:
-        """Read a part: a text, or prompts that the model is to answer."""
+        """Read a part of a mixture: a text, or prompts that the model will answer."""
         if part.dataset == SELF:
-            _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if no text can begin
+            # raises an error if the tokenizer has no token to begin with
+            _ = beginning(self.tokenizer, f"{self.field}.{SELF}")
             return Content()
         if part.documents:
             text = Text.joined(part.dataset, part.documents, origin=part.dataset)
@@ -252,7 +257,7 @@ class Reading:
         return Content(text, read=read)
 
     def asked(self, part: Part) -> Asked | None:
-        """Read the prompts of a part. Returns None if the part is a text without prompts.
+        """Read the prompts of a part of a mixture. Returns None if it is a text without prompts.
 
         Raises:
             ValueError: the prompts cannot be read, or the chat template refuses one of them.
@@ -283,7 +288,7 @@ class Reading:
                 ) from error
 
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
-        """Return prompts with the answers that their file has as a text."""
+        """Return prompts, with the answers from their file, as a text."""
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
             raise ValueError(
@@ -297,7 +302,7 @@ class Reading:
         return dialogues(asked, answers, self.tokenizer, self.bos)
 
     def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
-        """Read the prompts of a part and their origin. Returns None if it is read as a text."""
+        """Read the prompts of a part and their origin. Returns None if the part is no prompts."""
         if part.dataset in PROMPTS:
             return named_prompts(part.dataset, self.field)
         if not (part.chat_template or holds_prompts(part.dataset)):
@@ -306,12 +311,12 @@ class Reading:
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
-    """Return the token that begins every text of the model, as its name and its id.
+    """Return the name and the id of the token with which the model begins a text.
 
-    It is BOS or, if there is no BOS, EOS, which stands between documents.
+    The token is BOS. Without BOS, it is EOS, which separates documents.
 
     Raises:
-        ValueError: the tokenizer has neither.
+        ValueError: the tokenizer has neither BOS nor EOS.
     """
     if tokenizer.bos_token_id is not None:
         return "BOS", tokenizer.bos_token_id

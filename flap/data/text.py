@@ -1,4 +1,4 @@
-"""Texts, which consist of documents, prompts, and a measure of how much tokens repeat."""
+"""Texts and their documents, prompts, and a measure of repetition."""
 
 import hashlib
 import json
@@ -8,7 +8,8 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Span = tuple[int, int]  # the first character of a passage, and the first one after it
+# index of the first character of a passage, and of the first character after it
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,10 @@ class Text:
     name: str
     text: str
     origin: str
-    documents: tuple[str, ...] = ()  # the documents in order; empty if the text is a single one
-    counted: tuple[Span, ...] = ()  # the answer in each document; empty if there are no answers
+    # the documents in order; empty if the text is a single document
+    documents: tuple[str, ...] = ()
+    # span of the answer in each document; empty if there are no answers
+    counted: tuple[Span, ...] = ()
 
     @classmethod
     def joined(
@@ -36,7 +39,8 @@ class Text:
     @property
     def counted_in_text(self) -> list[Span]:
         """The spans of the answers in the whole text. Empty if there are no answers."""
-        separators = len(self.text) - sum(map(len, self.documents))  # characters between documents
+        # number of characters between documents
+        separators = len(self.text) - sum(map(len, self.documents))
         separator = separators // max(1, len(self.documents) - 1)
         offsets = accumulate((len(document) + separator for document in self.documents), initial=0)
         spans = list[Span]()
@@ -46,12 +50,12 @@ class Text:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the text in hex digits, which tells whether two texts are the same."""
+        """The SHA-256 of the text in hex digits, by which equal texts are recognised."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def jsonl(self) -> str:
-        """The documents as the content of a .jsonl file, which `read_text` can read."""
+        """The documents in the format of a .jsonl file, which `read_text` can read."""
         lines = [json.dumps({"text": one}, ensure_ascii=False) + "\n" for one in self.documents]
         return "".join(lines)
 
@@ -60,21 +64,21 @@ class Text:
 class Prompt:
     """A question to a model, and the right answer if there is one."""
 
-    # the turns before the answer, each with its role and content
+    # the turns before the answer, with their roles and contents
     messages: tuple[dict[str, Any], ...]
-    answer: str | None  # the right answer
-    conversation: bool = False  # whether the row of the file has `messages`
+    answer: str | None  # the right answer; None if the file has none
+    conversation: bool = False  # whether the prompt comes from a column `messages`
 
 
 def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
-    """Yield all runs of this length of neighbouring items."""
+    """Yield all sequences of `length` consecutive items."""
     return zip(*(items[i:] for i in range(length)), strict=False)
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """Return the share of 4-grams that repeat an earlier one: 1 - distinct / all. Lower is better.
+    """Return the share of repeated 4-grams, 1 - distinct / all; lower is better.
 
-    Sequences of less than four tokens have the value 0.
+    The value is 0 for sequences of less than four tokens.
 
     Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
     """

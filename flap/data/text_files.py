@@ -20,8 +20,10 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
-WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")  # the sections that may name the text `self`
-NAMES = (*DATASETS, *PROMPTS, SELF)  # what `calibration.dataset` can name besides files
+# beginnings of the config keys that may name the text `self`
+WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")
+# the names that `calibration.dataset` accepts in addition to files
+NAMES = (*DATASETS, *PROMPTS, SELF)
 
 
 def read_text(dataset: str, split: Split, field: str) -> Text:
@@ -53,14 +55,14 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
         )
     text = Text.joined(path.name, _documents(path, where), str(path.resolve()))
     if not text.text.strip():
-        raise ValueError(f"{where}: the file holds no text")
+        raise ValueError(f"{where}: the file contains no text")
     return text
 
 
 def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
-    """Check a list of texts that the caller has in memory; each one is a document.
+    """Check a list of texts that the caller passes. Each text is a document.
 
-    field: the keyword that error messages name.
+    field: the argument that error messages name.
 
     Raises:
         ValueError: the list is empty, or an item is not a text, or is the name of a text.
@@ -78,12 +80,12 @@ def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
         except UnicodeEncodeError as error:
             raise ValueError(f"{field}[{i}]: expected whole characters ({error.reason})") from error
     if not "".join(texts).strip():
-        raise ValueError(f"{field}: the list holds no text")
+        raise ValueError(f"{field}: the list contains no text")
     return TextsInMemory(tuple(texts))
 
 
 def _documents(path: Path, where: str) -> list[str]:
-    """Return the whole .txt file, or the column 'text' of a .jsonl or .parquet file."""
+    """Return the content of a .txt file, or the column 'text' of a .jsonl or .parquet file."""
     rows, names = read_rows(path, where, ("text",))
     if names and "text" not in names:
         raise ValueError(
@@ -123,7 +125,7 @@ def read_rows(
 def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a .jsonl file. Also return the names of all its columns.
 
-    The file is not read as a table, because a table has one type for each column and every key in
+    The file is not read as a table, because a table needs one type per column and every key in
     every row.
     """
     rows = list[dict[str, Any]]()
@@ -134,7 +136,7 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
                 continue
             try:
                 row = parse_json(line)
-                # This fails at half of a surrogate pair, which JSON can have as an escape.
+                # raises an error for half of a surrogate pair, which JSON can contain as an escape
                 json.dumps(row, ensure_ascii=False).encode()
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
@@ -156,7 +158,7 @@ def _of_table(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return a value without keys that are null, because only other rows of the table have them."""
+    """Remove keys with null values, which only other rows of the table have."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""From tokens back to text: its UTF-8 bytes, and the same text in tokens of another tokenizer.
+"""Convert tokens to UTF-8 bytes, to text, and to tokens of another tokenizer.
 
 Legend: N windows · T tokens per window · V vocabulary.
 """
@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.data.batch import Batch
 
-PADDING = 0  # a token that pads windows which are shorter than others; it does not count
+PADDING = 0  # the token that pads short windows; it is masked
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# These match the remaining bytes of a character that the beginning or end of a window cuts.
+# Regular expressions for the bytes of a character that is cut off at the beginning or end of a
+# window.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
@@ -23,17 +24,17 @@ CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Return the number of UTF-8 bytes of each token of windows, bytes_NT (int64).
 
-    A byte-level token has one character for each byte, so a part of a character has a part of its
-    bytes. In other tokens, "▁" stands for a space, and a name such as <0x0A> for a byte. An added
-    token stands for its own text.
+    A byte-level token has one character for each byte, so a token may have a part of a character's
+    bytes. In other tokens, "▁" stands for a space, and a name such as <0x0A> stands for a byte. An
+    added token stands for the text of its name.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:
-        # This tokenizer is not fast, so its decoder cannot be read. But the vocabulary of a
-        # byte-level tokenizer contains all the characters that GPT-2 uses for bytes.
+        # The decoder of a slow tokenizer cannot be inspected. A slow tokenizer is byte-level if its
+        # vocabulary contains all characters that GPT-2 uses for bytes.
         byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     bytes_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
@@ -50,16 +51,16 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def retokenised(
     tokens_NT: Tensor, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, bos: bool
 ) -> Batch:
-    """Return windows of one tokenizer with the same text in tokens of another tokenizer.
+    """Convert windows to tokens of another tokenizer, with the same text.
 
-    A character that the edge of a window cuts is left out. Shorter windows end with tokens that do
-    not count.
+    A character that the edge of a window cuts is left out. Shorter windows are padded with masked
+    tokens.
 
-    bos: each window begins with the beginning-of-sequence token.
+    bos: whether each window begins with the beginning-of-sequence token.
     """
     mark = _mark(before)
     mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
-    # Decoding removes the first space of a text, so there is one more in front of each window.
+    # Decoding removes the first space of a text, so add one more space in front of each window.
     space = before.convert_tokens_to_ids(["▁"]) if mark else []
     texts = list[str]()
     for window in tokens_NT[:, int(bos) :].tolist():
@@ -82,19 +83,19 @@ def continuation(
 ) -> str:
     """Return the text that the tokens of an answer add to the text of a prompt.
 
-    Prompt and answer are decoded together: alone, the first word of the answer would lose the space
-    in front of it with a SentencePiece tokenizer.
+    Prompt and answer are decoded together, because a SentencePiece tokenizer removes the first
+    space when the answer is decoded alone.
     """
     before = decoded(prompt_ids, tokenizer)
     whole = decoded([*prompt_ids, *answer_ids], tokenizer)
     if whole.startswith(before):
         return whole[len(before) :]
-    # Bytes that are no UTF-8 spoil the bytes before them, so the prompt's text is not in the whole.
+    # If the answer begins with invalid UTF-8, the decoded text may not begin with the prompt.
     return decoded(answer_ids, tokenizer)
 
 
 def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of tokens without special tokens. Spaces stay as the tokens have them."""
+    """Decode tokens without special tokens, and without cleaning up spaces."""
     text: str = tokenizer.decode(
         [*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -102,7 +103,7 @@ def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return an answer without a last character that lacks some of its bytes."""
+    """Remove an incomplete last character, whose bytes are cut off, from an answer."""
     for _ in range(3):  # a character in UTF-8 has at most four bytes
         if not decoded(answer_ids, tokenizer).endswith("\ufffd"):
             break
@@ -111,14 +112,14 @@ def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerB
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a character that windows are put behind, while a tokenizer reads them.
+    """Return a character to put in front of windows before they are tokenised.
 
-    Some tokenizers put a space in front of a text. Behind this character, a window that begins
-    inside a word gets no space, and a window that begins with a space gets no second one. Returns
-    an empty string for other tokenizers.
+    Some tokenizers add a space in front of a text. After this character, they do not add a space,
+    which would be wrong for a window that begins inside a word. Returns an empty string for other
+    tokenizers.
     """
-    # This private character is in no text, so no token joins it to another character. A line feed
-    # would be joined.
+    # No text contains this private character, so no token joins it with another character. A line
+    # feed, in contrast, would be joined.
     mark = "\ue000"
     ids = tokenizer(mark, add_special_tokens=False).input_ids
     names = tokenizer.convert_ids_to_tokens(ids)
@@ -131,9 +132,9 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return a window without the bytes of characters that its edges cut.
+    """Remove the bytes of characters that the edges of a window cut.
 
-    With these bytes, the whole characters beside them could not be decoded.
+    With these bytes, complete characters next to them could not be decoded.
     """
     names = tokenizer.convert_ids_to_tokens(ids)
     cut_at_start = CUT_AT_START.search("".join(names[:3]))

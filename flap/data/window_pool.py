@@ -1,4 +1,4 @@
-"""Draw windows from texts by weight. Every fifth window is held out.
+"""Draw windows from texts in proportion to weights. Every fifth window is held out.
 
 Legend: N windows · T tokens per window · S tokens of a text.
 """
@@ -21,7 +21,7 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out, to choose between fits.
+# Every fifth window is held out, to choose between fits of compensation.
 HELD_OUT = 5
 
 
@@ -29,17 +29,17 @@ class TextTokens(NamedTuple):
     """The tokens of a text."""
 
     tokens_S: Tensor
-    mask_S: Tensor  # true for tokens of answers; in a text without answers, for all tokens
+    mask_S: Tensor  # true for tokens of answers; in a text without answers, true for all tokens
 
 
 class Pool:
-    """The tokens of a text, from which windows are drawn that do not overlap.
+    """The tokens of a text, from which non-overlapping windows are drawn.
 
     A window can continue in the next document.
 
-    bos: every window begins with the beginning-of-sequence token, which is one of its tokens. If
-        false, the text is tokenised as a whole, so only the first window begins with the tokens
-        that the tokenizer puts in front of a text. The papers on pruning do the same.
+    bos: whether every window begins with the beginning-of-sequence token, which counts as one of
+        its tokens. If false, the text is tokenised as a whole, as in papers on pruning. Then only
+        the first window begins with tokens that the tokenizer adds in front of a text.
     """
 
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
@@ -49,17 +49,17 @@ class Pool:
         self.bos_counts = not (text.counted and tokenizer.is_fast)
 
     def cut(self, seq_len: int) -> Batch:
-        """Return all windows of this length in order."""
+        """Cut the text into windows of this length, in order."""
         return self._windows(self._positions(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Batch:
-        """Return windows that are drawn at random with the seed. Returns all if there are fewer."""
+        """Draw windows at random with the seed. If there are fewer, return all windows."""
         positions_NT = self._positions(seq_len)
         order_N = torch.randperm(len(positions_NT), generator=torch.Generator().manual_seed(seed))
         return self._windows(positions_NT[order_N[:num_windows]])
 
     def _positions(self, seq_len: int) -> Tensor:
-        """Return the positions in the text of the tokens of all windows, without BOS."""
+        """Return the indices in the text of the tokens of all windows, without BOS."""
         from_text = seq_len if self.bos_token is None else seq_len - 1
         num_windows = len(self.tokens_S) // from_text
         return torch.arange(num_windows * from_text).view(-1, from_text)
@@ -75,25 +75,24 @@ class Pool:
 
 @dataclass(frozen=True)
 class _State:
-    """The state of a tokenizer. States are equal if they give every text the same tokens."""
+    """The state of a tokenizer, as a key. Equal states tokenise every text in the same way."""
 
     digest: str
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
 
 
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
-    """Return the tokens of a text.
+    """Tokenise a text.
 
-    If the text begins with BOS by itself, as with a chat template, no second BOS stands in front of
-    it.
+    If the text already begins with BOS, for example from a chat template, no second BOS is added.
     """
-    # The steps of a tokenizer that is not fast are Python code, which cannot be compared.
+    # Slow tokenizers are Python code, whose state cannot be compared, so results are not shared.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
     return _tokenized(text, _State(digest, tokenizer), bos)
 
 
-@lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenised only once
+@lru_cache(maxsize=8)  # cached, so that a sweep in one process tokenises a text only once
 def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
     tokenizer = state.tokenizer
     answers = text.counted_in_text if tokenizer.is_fast else []
@@ -115,14 +114,14 @@ def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
 
 
 def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
-    """Return a mask of the tokens that begin inside one of the spans. Empty tokens are left out.
+    """Return a mask of the tokens that begin inside a span. The mask is false for empty tokens.
 
-    spans: passages of the text, in order.
-    offsets: the first character of each token, and the first one after it.
+    spans: passages of the text, sorted.
+    offsets: for each token, the index of its first character and of the first character after it.
     """
     first_S, end_S = torch.tensor(offsets).long().reshape(-1, 2).T.contiguous()
     starts, ends = torch.tensor(spans).T.contiguous()
-    # the last span that begins before the token does
+    # the last span that begins at or before the token
     span_S = torch.searchsorted(starts, first_S, right=True) - 1
     inside_S: Tensor = (span_S >= 0) & (first_S < ends[span_S]) & (end_S > first_S)
     return inside_S
@@ -139,10 +138,10 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def mixed(parts: Sequence[Tensor]) -> Tensor:
-    """Return the windows of all parts in one order, tokens_NT. Each part keeps its own order.
+    """Interleave the windows of all parts, tokens_NT. The windows of each part stay in order.
 
-    The parts have the same proportions in the held-out windows, in the others, and in each run of
-    neighbouring windows of either kind.
+    The parts have nearly the same proportions in the held-out windows, in all other windows, and in
+    any sequence of neighbouring windows.
     """
     counts = [len(windows_NT) for windows_NT in parts]
     held_out = apportioned(math.ceil(sum(counts) / HELD_OUT), counts)
@@ -158,7 +157,7 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _spread(counts: Sequence[int]) -> list[int]:
-    """Return the index of each part as often as its count says, evenly spread."""
+    """Return indices of parts, each as often as its count, evenly spread."""
     positions = list[tuple[float, int]]()
     for part, count in enumerate(counts):
         for k in range(count):
@@ -167,5 +166,5 @@ def _spread(counts: Sequence[int]) -> list[int]:
 
 
 def split_windows(windows: W) -> tuple[W, W]:
-    """Split windows (N, …) into those to fit on, and those that are held out."""
+    """Split windows (N, …) into fitting windows and held-out windows."""
     return windows[torch.arange(len(windows)) % HELD_OUT > 0], windows[::HELD_OUT]

@@ -28,27 +28,27 @@ BOS = ("auto", "true", "false")
 
 @dataclass(frozen=True)
 class Windows:
-    """The calibration windows of a mixture of texts. No two of them overlap."""
+    """The non-overlapping calibration windows of a mixture of texts."""
 
     parts: tuple[Part, ...]
-    # the text of each part; None if the model has not written it yet
+    # the text of each part of the mixture; None if the model has still to write it
     texts: tuple[Text | None, ...]
     tokenizer: PreTrainedTokenizerBase
-    num_samples: int  # number of windows
-    seq_len: int  # tokens per window
-    seed: int  # seed of the random draw
+    num_samples: int  # number of windows to draw
+    seq_len: int  # number of tokens in a window
+    seed: int  # seed for drawing windows at random
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
-    field: str = "calibration"  # the section of the config, for error messages
-    # for each part that the model answers, by the number of the part: its prompts
+    field: str = "calibration"  # the config section, for error messages
+    # prompts of the parts that the model answers; the keys are indices of parts
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
-    counted: str = "all"  # which tokens enter the statistics: "all", or only "answers"
-    # by the name of each text, all its documents, or the turns of its prompts, even if no window is
-    # drawn from them
+    counted: str = "all"  # which tokens are used for statistics: "all" or "answers"
+    # all documents of each text, or turns of its prompts, even without windows; the keys are names
+    # of texts
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts that are known, without those that the model has still to write."""
+        """The texts, without texts that the model has still to write."""
         return [text for text in self.texts if text is not None]
 
     @property
@@ -56,7 +56,7 @@ class Windows:
         """The texts with their names and origins.
 
         Prompts that the model has still to answer are empty texts here. The text `self` is left out
-        as long as it is not written.
+        until it is written.
         """
         named = list[Text]()
         for p, text in enumerate(self.texts):
@@ -68,24 +68,24 @@ class Windows:
 
     @property
     def to_write(self) -> list[int]:
-        """The numbers of the parts that the model has still to write."""
+        """The indices of the parts that the model has still to write."""
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return the name of a part, with its number if another part has the same file name."""
+        """Return the name of a part, with its index if another part has the same file name."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
-        """Return how many tokens the text that the model writes must have.
+        """Return the number of tokens that the model must write for this part.
 
-        These are the tokens of one more window than needed, because some tokens are lost when the
-        text is tokenised again.
+        The number includes one additional window, because the text may have fewer tokens when it is
+        tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
     def written(self, part: int, text: Text) -> "Windows":
-        """Return the windows with the text that the model has written for this part."""
+        """Return the windows with a text, which the model has written, for this part."""
         return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
     @property
@@ -95,7 +95,7 @@ class Windows:
 
     @cached_property
     def drawn(self) -> list[Batch | None]:
-        """The windows of each part, with the mask of `in_answers`; None if it is not written yet.
+        """The windows of each part, with the mask of `in_answers`; None for parts without a text.
 
         Raises:
             ValueError: a text is too short for its windows, or no window has a token of an answer.
@@ -104,7 +104,7 @@ class Windows:
 
     @property
     def in_answers(self) -> Batch:
-        """The windows of all known parts, with the mask of the tokens in answers.
+        """The windows of all parts that have a text, with a mask of the tokens in answers.
 
         In texts without answers, the mask is true for all tokens.
         """
@@ -115,20 +115,20 @@ class Windows:
 
     @property
     def batch(self) -> Batch:
-        """The windows of all known parts, with the mask of the tokens that enter the statistics."""
+        """The windows of all parts that have a text, with a mask of the counted tokens."""
         in_answers = self.in_answers
         return in_answers if self.counted == "answers" else Batch.of(in_answers.tokens_NT)
 
     @property
     def text_N(self) -> Tensor:
-        """The number of the part that each window is from."""
+        """The index of the part of each window."""
         return mixed([torch.full((count,), p) for p, count in enumerate(self.counts)])
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """Everything that the windows depend on, as part of cache keys.
+        """The part of cache keys for everything that the windows depend on.
 
-        It is the same before and after the model has written a text. What the model writes depends
+        The key does not change when the model writes a text, because the written text depends only
         on the model, its tokenizer and the options of the part.
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
@@ -168,7 +168,7 @@ class Windows:
                 "longer text or more prompts"
             )
         if self.counted == "answers" and text.counted:
-            answers = int(batch.mask_NT.sum())  # number of tokens in answers
+            answers = int(batch.mask_NT.sum())  # number of tokens of answers
             allowed = (
                 f"all, or longer windows: of {batch.numel():,} tokens of {text.name} {answers} "
                 "are in answers"
@@ -180,12 +180,12 @@ class Windows:
 def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
     """Return whether every window begins with the beginning-of-sequence token.
 
-    bos: true, false or auto. With auto, the token is there if the tokenizer puts it in front of a
-        text by itself. A model that was trained so does not work without the token: the perplexity
-        of Gemma 3 270M is 307 instead of 34 in windows of 128.
+    bos: true, false or auto. With auto, the token is added if the tokenizer puts it in front of
+        texts by default. A model that was trained with the token does not work without it: the
+        perplexity of Gemma 3 270M is 307 instead of 34 in windows of 128 tokens.
 
     Raises:
-        ValueError: `bos` has another value, or the tokenizer has no such token.
+        ValueError: `bos` has another value, or the tokenizer has no beginning-of-sequence token.
     """
     choice = bos.lower()
     require(choice in BOS, field, bos, f"one of {', '.join(BOS)}")
@@ -210,9 +210,9 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Return the first windows of a text in order, tokens_NT (int64).
+    """Cut the first windows of a text in order, tokens_NT (int64).
 
-    max_tokens: the windows have at most this many tokens, but there is at least one window; None
+    max_tokens: the maximum number of tokens in all windows. At least one window is returned. None
         returns all windows.
     field: the config key that error messages name.
 
@@ -234,7 +234,7 @@ def evaluation_windows(
 def batch_sha256(batch: Batch) -> str:
     """Return the SHA-256 of token windows and their mask.
 
-    A token that does not count enters it as -1 - token.
+    A masked token enters the hash as -1 - token.
     """
     return tokens_sha256(torch.where(batch.mask_NT, batch.tokens_NT, -1 - batch.tokens_NT))
 

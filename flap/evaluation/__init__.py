@@ -1,4 +1,4 @@
-"""Evaluate a model: each measurement gives named numbers."""
+"""Evaluate models: each evaluator measures named numbers, such as a perplexity."""
 
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.divergence import Divergence

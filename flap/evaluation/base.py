@@ -1,6 +1,6 @@
 """The base class of evaluators.
 
-Their tasks are made before the model is loaded, so that bad input fails early.
+An evaluator creates its tasks before the model is loaded, so that bad input fails early.
 """
 
 import math
@@ -20,7 +20,7 @@ from flap.runtime.agenda import Workload
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
-# suffix of the origin of a task whose prompts go through the chat template
+# suffix of a task's origin if its prompts go through the chat template
 TEMPLATED = "; through the chat template"
 
 
@@ -29,13 +29,13 @@ class Measurement:
     """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, with the values of documents."""
 
     numbers: Numbers = field(default_factory=dict)
-    # By the name of each number, its values for each document or window. The number is the mean of
-    # its values. For a perplexity, the values belong to its linear approximation
+    # For each number, its values for all documents or windows. The number is the mean of its
+    # values. The values of a perplexity come from a linear approximation
     # (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
-    # whether higher or lower values of a number are better, as far as this is known
+    # whether higher or lower values of a number are better; unknown numbers are missing
     better: dict[str, Better] = field(default_factory=dict)
-    # numbers of the dense model, if both models were measured in turns
+    # numbers of the dense model, if both models were measured side by side
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
@@ -46,76 +46,77 @@ class Measurement:
         return Measurement(**parts)
 
     def __or__(self, other: "Measurement") -> "Measurement":
-        """Return this measurement with the numbers of another one."""
+        """Return this measurement with the numbers of another measurement added."""
         parts = {part: values | getattr(other, part) for part, values in vars(self).items()}
         return Measurement(**parts)
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """How a task leaves out documents that a run has read."""
+    """How a task leaves out documents that are in the calibration or training texts of the run."""
 
-    field: str  # the config key and its value: "eval.generation.tasks=sciq_answers"
-    documents: Callable[[], Sequence[Document]]  # the texts that identify each document
-    without: Callable[[frozenset[int]], "Task"]  # returns the task without documents, by number
+    # config key and value that name the task, such as "eval.generation.tasks=sciq_answers"
+    field: str
+    documents: Callable[[], Sequence[Document]]  # returns the texts that identify each document
+    # returns the task without the documents that have these indices
+    without: Callable[[frozenset[int]], "Task"]
     words: Words  # splits a text into the words that are compared
 
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement of a model.
+    """A measurement that can be run on a model.
 
-    `run` takes the model. If the task has a `reference`, `run` takes the pruned model and the
-    result of `reference` for the dense model. If both models are measured side by side, `run` takes
-    the dense and the pruned model of transformers.
+    Usually, `run` takes one model. If the task has a `reference`, `run` takes the pruned model and
+    the result of `reference` for the dense model. If `side_by_side` is true, `run` takes the dense
+    and the pruned model as transformers models.
     """
 
     name: str
     run: Callable[..., Measurement]
-    # Everything that the numbers depend on, except the model. The batch size is part of it, because
-    # kernels add in another order if the shape is another, which changes numbers in every
-    # floating-point type.
+    # Everything that the numbers depend on, except the model. The batch size is included, because
+    # kernels add numbers in an order that depends on the shape, and the order changes the rounding.
     identity: Mapping[str, Any] = field(default_factory=dict)
-    origin: str = ""  # where the task's data came from, for the report
-    # the hash of the task's text, to detect that the model was calibrated on this text
+    origin: str = ""  # where the data of the task come from, for the report
+    # the SHA-256 of the task's text, to detect that the model was calibrated on the same text
     text_sha256: str | None = None
     needs_memory: bool = True  # whether the whole model must be in memory
-    # calibration texts with the same documents: names, or paths of files
+    # names or paths of calibration texts that contain the same documents
     shares_text_with: tuple[str, ...] = ()
     dataset: str = ""  # the name of the task's text
-    leaving: Leaving | None = None  # None: no run can have read its documents
-    left_out: tuple[int, ...] = ()  # the numbers of the documents that are left out
-    # Whether `run` also takes the working folder in which an interrupted task continues.
+    leaving: Leaving | None = None  # None if the documents cannot be left out
+    left_out: tuple[int, ...] = ()  # indices of the documents that are left out
+    # Whether `run` also takes a working directory, from which an interrupted task resumes.
     continues: bool = False
     # Computes the second argument of `run` from the dense model, such as its hidden states.
     reference: Callable[[PlacedModel], Any] | None = None
-    # Whether both models are measured in turns, because times of different moments cannot be
-    # compared.
+    # Whether the models are measured in turns. This is needed for times, because the speed of a
+    # machine changes over time.
     side_by_side: bool = False
-    # How much a model has to do, for estimates of time. All zero if this is unknown.
+    # The tokens that a model reads and writes, to estimate times. All zero if this is unknown.
     workload: Workload = field(default_factory=Workload)
-    evaluator: str = ""  # the name of the task's evaluator in the config's section `eval`
+    evaluator: str = ""  # the name of the task's evaluator in the config section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:
-        """Return whether the task's text is from the same data set or the same documents.
+        """Return whether the task and the calibration use the same data set or documents.
 
-        Another part of the same data set counts as the same data set.
+        Two splits of a data set count as the same data set.
         """
         read = PASSAGES_OF.get(calibration.name, calibration.name)
-        # the origins are compared, too, because files may share names
+        # compare the origins, too, because two files may have the same name
         same_dataset = (self.dataset, self.origin) == (read, calibration.origin)
         shared = {read, calibration.origin} & {*self.shares_text_with}
         return same_dataset or calibration.sha256 == self.text_sha256 or bool(shared)
 
 
 class Evaluator(ABC):
-    """The base class of the choices of the `eval` group."""
+    """Base class of the choices in the config group `eval`."""
 
     @abstractmethod
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Read and check the data, and return the tasks.
 
-        max_length: the model's context length in tokens, or None if unlimited.
+        max_length: the model's context length in tokens; None if it is unlimited.
 
         Raises:
             ValueError: an option or the data is invalid.
@@ -127,24 +128,25 @@ class Evaluator(ABC):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks of a model whose tokenizer was changed.
+        """Return the tasks for a model whose tokenizer was trimmed.
 
-        tokenizer: the new tokenizer. before: the old one, for which `prepare` made the tasks.
+        tokenizer: the trimmed tokenizer. before: the tokenizer with which `prepare` has created the
+            tasks.
         """
         return self.prepare(tokenizer, max_length)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number compares only models that have the same tokenizer."""
+        """Return whether a number can be compared only between models with the same tokenizer."""
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of averages over tasks, with the names of the numbers they average."""
+        """Return the name of each average over tasks, with the names of the averaged numbers."""
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:
-        """Return the averages with their standard errors.
+        """Compute the averages over tasks and their standard errors.
 
-        The tasks are independent, so the squares of their errors add up.
+        The tasks are independent, so the squares of their standard errors add up.
         """
         numbers = measured.numbers
         means = Numbers()

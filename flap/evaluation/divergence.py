@@ -1,7 +1,7 @@
-"""Divergence of the pruned model from the dense model in their predictions, on any text.
+"""Measure how much the predictions of the pruned and the dense model differ on any text.
 
-Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K
-likeliest tokens.
+Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K number
+of likeliest tokens.
 """
 
 from collections import defaultdict
@@ -25,8 +25,8 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# tensors as large as the logits of one model: the logits of both models, and the intermediate
-# results
+# Number of tensors as large as the logits of one model that are in memory at the same time: the
+# logits of both models, and intermediate results.
 COPIES = 4
 
 
@@ -34,7 +34,7 @@ COPIES = 4
 class Divergence(OnTexts):
     """How far the pruned model's predictions q are from the dense model's predictions p.
 
-    Both are compared at the positions that perplexity scores.
+    The predictions are compared at the positions that perplexity scores.
 
     `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is
     better. `agreement`: share of positions with the same likeliest token; `top5_agreement`: share
@@ -42,8 +42,8 @@ class Divergence(OnTexts):
     better. `acceptance`: a = Σ min(p, q), the probability that the dense model accepts a token that
     the pruned model drafts, if both models sample (if both are greedy, this is the agreement);
     higher is better. Standard errors are over windows. Only the final hidden states of the dense
-    model are kept. Its head, which pruning does not change, computes the logits from them. Options:
-    `OnTexts`.
+    model are kept. The LM head, which pruning does not change, computes the dense model's logits
+    from these states. Options: `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
     et al., ICML 2023, arXiv 2211.17192, corollary 3.6.
@@ -70,16 +70,16 @@ class Divergence(OnTexts):
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
     """Return the final hidden states of the batches of this process.
 
-    They are on the host, in mapped files if there is a folder.
+    The states are in host memory, or in memory-mapped files if the run has a working directory.
 
     Raises:
-        ValueError: the disk has no room for them.
+        ValueError: the disk is too small for the states.
     """
     states = shared_hidden_states(model, batches_NT)
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    # mapped files can still be used after they were removed; on NFS, the folder itself remains
+    # deleted files stay usable while they are mapped; on NFS, the folder itself remains
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]
@@ -112,7 +112,7 @@ def compare(
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
-    """Return each of the four measures, summed over positions."""
+    """Return kl, agreement, top5_agreement and acceptance, summed over positions."""
     dense_PV = adapter.logits(dense_PD).float()
     pruned_PV = adapter.logits(pruned_PD).float()
     log_p_PV = log_softmax(dense_PV, dim=-1)
@@ -121,7 +121,7 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
     kl = kl_div(log_q_PV, log_p_PV, reduction="sum", log_target=True).item()
-    # the total variation distance
+    # the total variation distance of both distributions, Σ |p - q| / 2
     distance = log_p_PV.exp_().sub_(log_q_PV.exp_()).abs_().sum().item() / 2
     return {
         "kl": kl,

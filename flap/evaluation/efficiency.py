@@ -1,4 +1,4 @@
-"""Measure what the dense and the pruned model cost to store and to run, side by side.
+"""Measure the storage, computation, time and memory of the dense and the pruned model.
 
 Legend: N sequences in a batch · T tokens of the prompt.
 """
@@ -20,13 +20,13 @@ from flap.runtime.progress import progress
 
 @dataclass(frozen=True)
 class Efficiency(Evaluator):
-    """The size, work, speed and memory of a request.
+    """The size of the models, and the computation, speed and memory of a request.
 
     A request has a prompt of `prefill_len` tokens, followed by `decode_len` new tokens.
 
-    The models are timed in turns, after one warm-up each; a speed or time is the median over
-    `repeats` turns. The pruned model also has `<name>_ratio`, pruned / dense (for a speed or a
-    time, the median of the ratios of all turns).
+    The models are timed in turns, after one warm-up each. A speed or time is the median over
+    `repeats` turns. `<name>_ratio` is the value of the pruned model divided by the value of the
+    dense model. For a speed or a time, it is the median of the ratios of all turns.
 
     Lower is better: `parameters`, `checkpoint_bytes` of the weights, `prefill_macs`
     (multiply-accumulates of the prompt), `peak_memory_bytes`, `latency_ms`. Higher is better:
@@ -36,7 +36,7 @@ class Efficiency(Evaluator):
     Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128
     """
 
-    batch_size: int = 1  # sequences at once; 1 or more
+    batch_size: int = 1  # sequences in a batch; 1 or more
     prefill_len: int = 128  # tokens of a prompt; 1 or more
     decode_len: int = 32  # new tokens after the first one; 1 or more
     repeats: int = 5  # turns that are timed; 1 or more
@@ -57,8 +57,8 @@ class Efficiency(Evaluator):
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's "
                 f"context ends at {max_length} tokens"
             )
-        # Each model runs the request once per repeat, and four more times: for the warm-up, the
-        # multiply-accumulates, and twice for the memory.
+        # Each model runs the request once per repeat, and four more times: once as a warm-up, once
+        # to count multiply-accumulates, and twice to measure memory.
         requests = 2 * self.batch_size * (self.repeats + 4)
         workload = Workload(requests * self.prefill_len, requests * self.decode_len)
         about = asdict(self)

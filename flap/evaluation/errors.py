@@ -13,11 +13,11 @@ SIGNIFICANCE = 0.05
 K = TypeVar("K")
 
 
-@numpy.errstate(over="ignore", invalid="ignore")  # overflows give inf or nan, without a warning
+@numpy.errstate(over="ignore", invalid="ignore")  # an overflow gives inf or nan without a warning
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of the mean, s / √n.
 
-    s: the sample's standard deviation (n - 1).
+    s: the standard deviation of the sample, with divisor n - 1. n: the number of values.
 
     The values must be independent. Returns NaN if there are fewer than two values, or if a value is
     not finite. Returns infinity if the square of a value overflows.
@@ -28,7 +28,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the documents' values, with its standard error if that is finite."""
+    """Return the mean of the documents' values, and its standard error if it is finite."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -40,14 +40,15 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 class Difference:
     """The difference after - before between two models on the same documents."""
 
-    mean: float  # the mean of the differences of the documents
+    mean: float  # the mean over documents of after - before
     error: float  # the standard error of the mean
-    p_value: float  # the probability of a difference of at least this size if the models are equal
-    freedom: float  # the degrees of freedom of the error
+    # the probability of a difference at least this large if the models are equally good
+    p_value: float
+    freedom: float  # the degrees of freedom of the standard error
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is clear of the noise: p < 0.05."""
+        """Whether the difference is significant: p < 0.05."""
         return self.p_value < SIGNIFICANCE
 
 
@@ -59,8 +60,8 @@ def paired(
     A number is left out if one model has no values for it, or if its error is not finite.
 
     Both models have seen the same documents, so the standard error is computed from the differences
-    of the documents. It does not depend on how hard the documents are, but only on how differently
-    the models answer them.
+    for each document. So this standard error does not depend on how hard the documents are, but
+    only on how differently the models answer.
     """
     pairs = {}
     for key, values in after.items():
@@ -76,8 +77,8 @@ def with_averages(
 ) -> dict[str, Difference]:
     """Return the differences, and add the differences of averages.
 
-    averages: for each average, the names of the numbers in it. These numbers were measured on
-    different documents, so the squares of their errors add up.
+    averages: for each average, the names of the averaged numbers. These numbers were measured on
+    different documents, so the squares of their standard errors add up.
     """
     found = dict(numbers)
     for name, parts in averages.items():
@@ -99,11 +100,13 @@ def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
 def _mcnemar(changes: Sequence[float]) -> float:
     """Return the p-value of McNemar's exact test.
 
-    The hypothesis is that each of the n documents that changed was as likely won as lost.
+    The null hypothesis: each document whose answer changed was as likely to become right as to
+    become wrong.
 
     Source: McNemar, Psychometrika 12 (1947).
     """
-    from scipy.stats import binomtest  # imported here, as below, because it takes half a second
+    # imported inside functions, because importing scipy takes half a second
+    from scipy.stats import binomtest
 
     won = changes.count(1.0)
     changed = won + changes.count(-1.0)

@@ -1,4 +1,4 @@
-"""Leave out of the tasks the documents that the run has read before it measures."""
+"""Leave out documents of tasks that are in the calibration or training texts of the run."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
     """Return the tasks without the documents that the given texts contain.
 
     Raises:
-        ValueError: a task has no document left, or too few.
+        ValueError: all documents of a task are left out, or too few documents stay.
     """
     found = _overlaps(tasks, read)
     return [_without(task, found.get(task.name)) for task in tasks]
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return which documents of each task were read, by the name of the task."""
+    """Return which documents of each task were read. The keys are the names of the tasks."""
     by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:
@@ -54,9 +54,9 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Return in words which uses have read documents of a task, and from which texts.
+    """Describe which texts contain documents of a task, and what these texts are used for.
 
-    An example is "calibration (calibration.dataset=my.jsonl)".
+    For example "calibration (calibration.dataset=my.jsonl)".
     """
     sources: dict[str, list[str]] = {}
     for text in overlap.read:

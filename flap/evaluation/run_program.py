@@ -12,15 +12,15 @@ from typing import Literal
 Verdict = Literal["passed", "failed", "timed out"]
 
 GUARD = Path(__file__).with_name("program_guard.py")
-PASSED = 77  # the exit code of a program that has run to its end
-# A program sees no other variable of the environment, so no key or token either.
+PASSED = 77  # exit code of a program that has run to its end, so all tests have passed
+# The only environment variables of a program, so that it sees no keys or tokens.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def run_program(program: str, seconds: int) -> Verdict:
-    """Run a Python program with the limits of `program_guard`, and return whether it ends well.
+    """Run a Python program with the limits of `program_guard`, and return whether it passes.
 
-    It runs in an empty folder that is removed afterwards. seconds: on the clock.
+    The program runs in an empty folder that is removed afterwards. seconds: the wall-clock limit.
     """
     command = [sys.executable, "-I", "-B", str(GUARD), str(seconds), str(PASSED)]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -38,7 +38,7 @@ def run_program(program: str, seconds: int) -> Verdict:
         except subprocess.TimeoutExpired:
             return "timed out"
         finally:
-            with suppress(ProcessLookupError):  # the process group has ended
+            with suppress(ProcessLookupError):  # the process group has ended already
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode == -signal.SIGXCPU:

@@ -1,4 +1,4 @@
-"""The documents of a loaded task: how they are recognised, and the task without some of them."""
+"""Identify the documents of a loaded task, and leave some of them out."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
 from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's default for the tokens of an answer, if the task sets no limit
-# These numbers serve to estimate how long a task takes.
-SAMPLE = 20  # number of documents that are read for the estimate
+# The following numbers are used to estimate how long a task takes.
+SAMPLE = 20  # number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of LONGEST
 
 
 def documents_of(task: LoadedTask) -> list[Document]:
-    """Return the texts by which the documents of a task are recognised.
+    """Return the texts that identify each document of a task.
 
-    If the task is a group, its documents are returned task by task.
+    The documents of a group are those of its first task, then those of its second task, and so on.
     """
     found = list[Document]()
     for subtask in task.subtasks.values():
@@ -34,11 +34,11 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task without some documents. They are also not used as few-shot examples.
+    """Return a task without some documents, which are also not used as few-shot examples.
 
     A task of lm-eval is changed in place.
 
-    numbers: the positions of the documents to leave out, in the order of `documents_of`.
+    numbers: the indices of the documents to leave out, in the order of `documents_of`.
 
     Raises:
         ValueError: a task of a group has no documents left.
@@ -59,9 +59,9 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
 
 
 def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) -> Workload:
-    """Estimate the tokens that a model reads and writes for a task, from some of its documents.
+    """Estimate the tokens that a model reads and writes for a task from a sample of documents.
 
-    limit, num_fewshot: as in `ZeroShot`.
+    limit, num_fewshot: the options of `ZeroShot`.
     """
     read = 0.0
     written = 0.0
@@ -86,7 +86,7 @@ def longest_answer(task: Any) -> int:
 
 
 def _characters(task: Any, document: Any) -> int:
-    """Return how many characters a model reads for a document. Each choice is one prompt."""
+    """Return the number of characters in the prompts of a document. Each choice is one prompt."""
     question = len(str(task.doc_to_text(document)))
     if task.OUTPUT_TYPE != "multiple_choice":
         return question
@@ -94,7 +94,7 @@ def _characters(task: Any, document: Any) -> int:
 
 
 def of_prompt(prompt: Prompt) -> Document:
-    """Return the texts that identify a prompt: its turns, and the lines of the question."""
+    """Return the texts that identify a prompt: its turns, and the lines of its question."""
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)
 
@@ -102,8 +102,8 @@ def of_prompt(prompt: Prompt) -> Document:
 def _of_row(row: Mapping[str, Any]) -> Document:
     """Return the texts that identify a row of a data set: its strings.
 
-    The longest string is a passage, or a question without a passage. Lists hold choices and
-    answers. Short strings in lists identify nothing and are left out.
+    The longest string is a passage, or else the question. Lists contain choices and answers. Short
+    strings in lists are left out, because they occur in many documents.
     """
     fields = [value for value in row.values() if isinstance(value, str)]
     in_lists = [text for value in row.values() for text in _long_strings(value)]
@@ -124,12 +124,12 @@ def _long_strings(value: Any) -> Iterator[str]:
 
 
 def _keep(task: Any, kept: list[int]) -> None:
-    """Restrict a task of lm-eval, and examples that are documents, to these documents."""
+    """Restrict a task of lm-eval to these documents, and its few-shot examples, too."""
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):
         task.sampler.replace_df(remaining)
-    if isinstance(documents, Dataset):  # some tasks read its columns
+    if isinstance(documents, Dataset):  # keep it a Dataset, because some tasks read its columns
         remaining = documents.select(kept)
 
     def remaining_documents() -> Any:

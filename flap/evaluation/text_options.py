@@ -1,4 +1,4 @@
-"""The base class of measurements over texts, cut into windows of a fixed length.
+"""Base class of measurements over texts that are cut into windows of a fixed length.
 
 Legend: N windows · T tokens in each window.
 """
@@ -34,12 +34,13 @@ class Cutting(NamedTuple):
     """How texts are cut into windows."""
 
     tokenizer: PreTrainedTokenizerBase
-    cut_by: PreTrainedTokenizerBase  # cuts the windows, which are then read by `tokenizer`
-    bos: bool  # windows begin with the beginning-of-sequence token
-    max_length: int | None  # the most tokens of a window in tokens of `tokenizer`
+    # the tokenizer that cuts the text; its windows are then converted to tokens of `tokenizer`
+    cut_by: PreTrainedTokenizerBase
+    bos: bool  # whether windows begin with the beginning-of-sequence token
+    max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited
 
     def in_tokens(self, windows_NT: Tensor) -> Batch:
-        """Return windows of `cut_by` in tokens of `tokenizer`."""
+        """Convert windows from tokens of `cut_by` to tokens of `tokenizer`."""
         if self.tokenizer is self.cut_by:
             return Batch.of(windows_NT)
         again = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)
@@ -50,17 +51,18 @@ class Cutting(NamedTuple):
 class OnTexts(Evaluator):
     """A measurement of texts, with one task for each text and window length.
 
-    It needs no more than one layer in memory.
+    Such a measurement can run with only one layer in memory.
     """
 
-    section: ClassVar[str]  # section of the config, for error messages
+    section: ClassVar[str]  # section of the config, for error messages, such as "eval.perplexity"
 
-    datasets: list[str]  # names of texts, or local files
-    # tokens in a window, 2 or more, or a list of lengths; the names of the numbers contain the
-    # length
+    datasets: list[str]  # names of texts, or paths of local files
+    # Tokens in a window, 2 or more, or a list of window lengths. The names of the numbers contain
+    # the length.
     seq_len: Any = 128
-    max_tokens: int | None = 16384  # tokens of each text, at least one window; None takes all
-    batch_size: int = 8  # windows at a time; 1 or more
+    # tokens to use from each text, at least one window; None uses the whole text
+    max_tokens: int | None = 16384
+    batch_size: int = 8  # windows in a batch; 1 or more
     # whether windows begin with the BOS token: "true", "false", or "auto", which follows the
     # tokenizer
     bos: str = "auto"
@@ -78,7 +80,7 @@ class OnTexts(Evaluator):
             lengths == self.windows != [],
             f"{self.section}.seq_len",
             self.seq_len,
-            "a whole number >= 2, or a list of such",
+            "a whole number >= 2, or a list of whole numbers >= 2",
         )
         require_counts(self, self.section, max_tokens=max(lengths), batch_size=1)
 

@@ -1,6 +1,6 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts.
 
-The model has to fit into memory.
+The whole model must fit into memory.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,8 @@ from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
-PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
+# the measure of each task in the paper's zero-shot table (docs/evaluation.md explains why)
+PAPER_MEASURES = {
     "boolq": "acc",
     "piqa": "acc",
     "hellaswag": "acc_norm",
@@ -41,11 +42,11 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
-# a conversation that every chat template must take
+# a conversation that a chat template must accept
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
 )
-SHARED_TEXT = {  # for each task, the named texts that are taken from its validation split
+SHARED_TEXT = {  # for each task, the names of texts that are taken from its validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
@@ -69,23 +70,23 @@ class ZeroShot(Evaluator):
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # section of the config, for error messages
-    # lm-eval needs at least one of these tokens
+    # the tokenizer must have at least one of these tokens, which lm-eval needs
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
-    # the meaning of chat_template=auto if the tokenizer has a template
+    # whether chat_template=auto uses the template, if the tokenizer has one
     asks_in_chat: ClassVar[bool] = False
 
-    # lm-eval tasks, groups or tags
+    # names of lm-eval's tasks, groups or tags, or paths of files with prompts
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
     limit: int | None = None  # number of documents of each task, 1 or more; None takes all
-    # number of examples in the prompt, 0 or more; None stands for the task's default, 0 for these
-    # seven
+    # Number of examples in the prompt, 0 or more. None stands for the task's default, which is 0
+    # for the seven default tasks.
     num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    # where documents come from: hub, packaged, or auto, which takes the hub if it can be reached
+    # source of the documents: hub, packaged, or auto, which uses the hub if it can be reached
     source: str = "auto"
     seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; lm-eval's default
-    # whether to use the tokenizer's chat template: true, false, or auto, which is false as in
-    # published numbers
+    # Whether to use the tokenizer's chat template: true, false, or auto. Here auto means false,
+    # because published numbers are measured without it.
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
@@ -127,16 +128,16 @@ class ZeroShot(Evaluator):
         if in_chat:
             self._check_template(tokenizer, tasks)
         template = tokenizer.chat_template if in_chat else None
-        # a copy, as lm-eval adds a padding token if there is none
+        # a copy, because lm-eval adds a padding token to a tokenizer without one
         asking = Asking(deepcopy(tokenizer), max_length, template)
         return [self._task(task, asking) for task in tasks]
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
-        """Check that a task can be measured. Raises: as `check_shots`."""
+        """Check that a task can be measured. Raises the same errors as `check_shots`."""
         check_shots(task, self.num_fewshot)
 
     def _in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Return whether prompts go through the chat template, examples as earlier turns."""
+        """Return whether prompts go through the chat template, with examples as earlier turns."""
         choice = self.chat_template.lower()
         has_template = bool(tokenizer.chat_template)
         if choice == "auto":
@@ -149,7 +150,7 @@ class ZeroShot(Evaluator):
         return choice == "true"
 
     def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
-        """Check that the chat template takes several turns, and all prompts of files."""
+        """Check that the chat template accepts several turns, and the prompts of all files."""
         conversations = [TURNS]
         for task in tasks:
             if task.path:
@@ -188,7 +189,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return how documents of a task are left out."""
+        """Return how to leave out documents of a task that are in the run's texts."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:
@@ -211,7 +212,8 @@ class ZeroShot(Evaluator):
         task: LoadedTask,
         asking: Asking,
     ) -> Measurement:
-        from flap.evaluation.zero_shot_run import run_task  # here, as lm-eval takes seconds
+        # imported here because lm-eval takes seconds
+        from flap.evaluation.zero_shot_run import run_task
 
         for subtask in task.subtasks.values():
             if self.num_fewshot is not None:
@@ -236,7 +238,7 @@ class ZeroShot(Evaluator):
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `zero_shot/average` and `zero_shot/average_margin`.
 
-        They are means over the tasks; higher is better.
+        Both averages are means over the tasks; higher is better.
 
         An average is left out if a task lacks its number, because means over different tasks are
         not comparable.
@@ -252,7 +254,8 @@ class ZeroShot(Evaluator):
 def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
     """Return the name of a task's accuracy, or "" if it has none.
 
-    It is the paper's measure, otherwise acc_norm, otherwise acc.
+    The name is the paper's measure, if the paper has the task. Otherwise, the name is acc_norm, or
+    acc if the task has no acc_norm.
     """
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
     names = [f"{task}/{measure}" for measure in measures]

@@ -1,7 +1,9 @@
-"""The model that lm-eval asks. It keeps the answers of an interrupted task.
+"""The model that lm-eval calls.
 
-Legend: a *group* is the numbers of requests that one sequence of tokens answers; a *step* is the
-numbers of the requests in one batch, or in a few.
+The model stores its answers, so that an interrupted task can resume.
+
+Legend: a *group* is a list of requests that the same token sequence answers. A *step* is a list of
+the requests in one or a few batches. Requests are given by their indices.
 """
 
 import math
@@ -18,8 +20,8 @@ from flap.runtime.progress import showing
 from flap.storage import Kind, Notes, WorkFolder, as_json, digest, results_of_steps
 
 ANSWERS: Kind[Any] = as_json("answers")
-# Batches of log-likelihoods take milliseconds on a GPU. So several of them share a note, and a task
-# has at most this many notes.
+# A batch of log-likelihoods takes only milliseconds on a GPU. So several batches share one file of
+# answers, and a task has at most this many files.
 MOST_NOTES = 100
 
 Group = list[int]
@@ -27,24 +29,24 @@ Step = list[int]
 
 
 class ResumableLM(huggingface.HFLM):
-    """A model of transformers that notes its answers step by step.
+    """A transformers model for lm-eval that stores its answers step by step.
 
-    The processes of a run share the steps. lm-eval itself would divide the documents among its
-    ranks, with other results than in one process: each rank draws the few-shot examples of its
-    first document with the same seed, documents come back in another order, and a rank without
-    documents raises an error. Here every process builds all requests, does its share of the steps,
-    and gets the answers to all requests.
+    The processes of a run share the steps. lm-eval would divide the documents among its ranks, and
+    its results would differ from the results of one process. Each rank would draw the few-shot
+    examples of its first document with the same seed, documents would come back in another order,
+    and a rank without documents would raise an error. Here, every process builds all requests, does
+    its share of the steps, and gets the answers to all requests.
 
-    Each batch has the requests that lm-eval puts together in one process, because answers of
-    another batch are rounded differently. So neither the number of processes nor an interruption
-    changes a number.
+    The batches are the same as lm-eval's batches in one process, because other batches would round
+    differently. So neither the number of processes nor an interruption changes a number.
     """
 
     def __init__(self, stage: str, work: WorkFolder, **options: Any) -> None:
-        """Take the options of lm-eval's own class, HFLM.
+        """Create the model with the options of lm-eval's class HFLM.
 
         stage: the name that progress shows.
-        work: the folder of the task. Answers that an interrupted task has left there are read.
+        work: the working directory of the task. Answers that an interrupted task has stored there
+            are not computed again.
         """
         super().__init__(**options)
         self.stage = stage
@@ -53,7 +55,7 @@ class ResumableLM(huggingface.HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text that the model writes after each prompt.
 
-        A batch has prompts with the same options, and prompts of similar length. A step is a batch.
+        A batch has prompts with the same options and similar lengths. Each step is one batch.
         """
         arguments = [request.args for request in requests]
         with_options = defaultdict[str, list[Group]](list)
@@ -71,7 +73,7 @@ class ResumableLM(huggingface.HFLM):
         return self._answered(requests, digest(arguments), steps, write)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-likelihood of each text. lm-eval takes a batch of windows at a time."""
+        """Return the log-likelihood of each text. lm-eval splits long texts into windows."""
         nats: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         return nats
 
@@ -81,11 +83,11 @@ class ResumableLM(huggingface.HFLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """Return the log-likelihood of each continuation, and whether it is the likeliest.
+        """Return each continuation's log-likelihood, and whether greedy decoding would write it.
 
-        Continuations that differ in the last token only share a sequence.
+        Continuations that differ only in their last token share one token sequence.
 
-        requests: texts, tokens of the context, and tokens of the continuation.
+        requests: each has its texts, the tokens of the context, and the tokens of the continuation.
         """
         sharing = defaultdict[tuple[int, ...], Group](list)
         for number, (_, context, continuation) in enumerate(requests):
@@ -115,7 +117,8 @@ class ResumableLM(huggingface.HFLM):
         """
 
         def do(number: int) -> list[Any]:
-            torch.manual_seed(number)  # random draws of a step do not depend on earlier steps
+            # so that random draws of a step do not depend on earlier steps
+            torch.manual_seed(number)
             return answer([requests[n] for n in steps[number]])
 
         notes = Notes(ANSWERS, self.work / key)
@@ -134,6 +137,6 @@ def _continuation_length(request: Any) -> int:
 
 
 def _steps(groups: Sequence[Group], size: int) -> list[Step]:
-    """Return the requests of each `size` groups. The last step may have fewer."""
+    """Join each `size` groups into a step. The last step may have fewer groups."""
     starts = range(0, len(groups), size)
     return [list(chain(*groups[start : start + size])) for start in starts]

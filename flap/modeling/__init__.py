@@ -1,4 +1,5 @@
-"""The pruned architectures as classes of transformers, and their registration.
+"""The pruned architectures as classes for transformers, and their registration.
 
-Nothing is imported here, because engines use these modules, too, where other packages are missing.
+This file imports nothing, because inference engines also use these modules, and their environments
+lack other packages.
 """

@@ -1,4 +1,4 @@
-"""THE table of the model families: the names of their modules, by `model_type` of the config."""
+"""The table of model families: the names of their modules, for each `model_type` of a config."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,39 +6,40 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """The names of the modules in a family's layers, and of its config keys.
+    """The names of a family's modules and config keys.
 
-    The defaults are LLaMA's. Output projections are paths in a decoder layer, which may lack one of
-    them. The input projections have the same parent module. If one Linear combines several input
-    projections, its rows are ordered unit after unit, or projection after projection if `stacked`.
+    The defaults are those of LLaMA. Output projections are given as paths in a decoder layer, which
+    may lack one of them. The input projections have the same parent module. If one Linear combines
+    several input projections, its rows are ordered unit after unit, or projection after projection
+    if `stacked`.
     """
 
     # path of the decoder in the base model; empty if it is the base model
     decoder: str = ""
     # path of the layers in the decoder
     layers: str = "layers"
-    # a layer returns its output as the first item of a tuple
+    # whether a layer returns a tuple whose first item is its output
     tuples: bool = False
 
-    # output projection of the attention
+    # path of the output projection of the attention
     attention: str = "self_attn.o_proj"
     attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    # RMS norms, each over all outputs of the input projection at the same position
+    # RMS norms over all outputs of an input projection, in the order of the input projections
     attention_norms: tuple[str, ...] = ()
-    # parameters with the same number of values for each head
+    # parameters that have the same number of values for each head
     attention_vectors: tuple[str, ...] = ()
     # output projection in layers whose attention cannot be divided into heads
     whole_attention: str = ""
     stacked: bool = False
-    # the class of the attention builds it as wide as the hidden size and does not read `head_dim`
+    # whether the attention class takes its width from the hidden size and does not read `head_dim`
     square_attention: bool = False
 
-    # output projection of the MLP
+    # path of the output projection of the MLP
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     # module of the experts of a layer
     experts: str = ""
-    # module that chooses from the experts, if one of its rows can be removed with an expert
+    # the router, if its rows can be removed together with experts
     router: str = ""
 
     # config keys with the number of experts, the number of experts for each token, the number of KV
@@ -51,12 +52,12 @@ class Family:
     expert_neurons: str = ""
     # config keys that must be false or 0
     without: tuple[str, ...] = ()
-    # modules that stay whole, although their size is computed from widths that pruning changes
+    # modules that are not pruned, although their class computes their size from pruned widths
     unpruned: tuple[str, ...] = ()
 
     @property
     def modules(self) -> dict[str, Any]:
-        """`flap_modules` in the config.json of a checkpoint, which `modeling_flap.py` reads."""
+        """The value of `flap_modules` in config.json, which `modeling_flap.py` reads."""
         names = dict(zip(self.attention_norms, self.attention_inputs, strict=False))
         return {
             "decoder": self.decoder,
@@ -70,7 +71,7 @@ class Family:
         }
 
 
-PLAIN = ("up_proj",)  # an MLP without a gate
+PLAIN = ("up_proj",)  # input projections of an MLP without a gate
 MIXTURE = Family(experts="mlp.experts", router="mlp.gate")
 SMALL_EXPERTS = replace(MIXTURE, expert_neurons="moe_intermediate_size")
 
@@ -209,8 +210,8 @@ FAMILIES: dict[str, Family] = {
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj", unpruned=("mamba",)),
 }
 
-# The vision-language models, with the path of the language model in the base model. Each has the
-# family of its `text_config`.
+# The vision-language models, with the path of the language model in the base model. The family of
+# each is that of its `text_config`.
 TOWERS = {
     **dict.fromkeys(
         ("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"
@@ -220,9 +221,10 @@ TOWERS = {
 
 
 def family_of(config: Any) -> Family:
-    """Return the family of a model by its config, dense or pruned.
+    """Return the family of a dense or pruned model, given its config.
 
-    A vision-language model has the family of its language model, with the path to it.
+    A vision-language model has the family of its language model, with the path to the language
+    model added.
 
     Raises:
         KeyError: no family has this architecture.

@@ -1,21 +1,20 @@
 """Pruned models whose layers differ in width.
 
-This file is saved with the weights. It needs nothing but transformers and torch. It is one file,
-because whoever loads a checkpoint with `trust_remote_code` reads and trusts it.
+This file is saved with the weights, and needs only transformers and torch. It is a single file, so
+that users can read it before they load a checkpoint with `trust_remote_code`.
 
-The config has the keys of the base architecture and three more. If one of these is absent, the
-model has the dense model's value.
+The config has the keys of the base architecture and three additional keys. If an additional key is
+missing, the value of the dense model is used.
 
-- `per_layer_config`: for each layer its number of heads and neurons, and whether its two output
-  projections have a bias. Of a vision-language model only the language model is pruned, so this
+- `per_layer_config`: for each layer, the numbers of heads and neurons, and whether its two output
+  projections have a bias. In a vision-language model, only the language model is pruned, so this
   key and `head_dim` are in its `text_config`.
 - `head_dim`: the size of a head.
 - `flap_modules`: the paths of the modules that pruning changes (`Family.modules` in
   flap/modeling/families.py).
 
-The classes of an architecture are made when they are first used: `FlapLlamaConfig` derives from
-`LlamaConfig`, and so on.
-Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
+The classes of an architecture are created on first use. For example, `FlapLlamaConfig` derives from
+`LlamaConfig`. Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
 import math
@@ -28,10 +27,9 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# The grouped kernel takes experts whose number of neurons is a multiple of this, in any dtype.
+# The grouped kernel for experts needs a number of neurons that is a multiple of this, in any dtype.
 KERNEL_MULTIPLE = 8
-# The Auto class for a class of transformers, by a suffix of its name. The first suffix that fits is
-# used.
+# The Auto class for each suffix of a class name in transformers. The first matching suffix is used.
 AUTO_CLASSES = {
     "Config": "AutoConfig",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -39,41 +37,42 @@ AUTO_CLASSES = {
     "ForConditionalGeneration": "AutoModelForImageTextToText",
     "Model": "AutoModel",
 }
-# Finds the modules of a config without `flap_modules`, as earlier versions have saved it. flap sets
-# this when it registers the classes.
+# A function that returns `flap_modules` for configs of earlier versions, which lack this key. flap
+# sets it when it registers the classes.
 find_modules: Any = None
 
-# The last class before `object` in the bases of a config. Looking up an attribute behind it uses
-# `object`, without the other names and the warnings of transformers.
+# The last class before `object` in the MRO of a config. `super` of this class looks attributes up
+# in `object`, and so skips the attribute map and the warnings of transformers.
 LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 
 
 class PrunedConfigMixin:
     """A config with widths for each layer.
 
-    Its global widths are the widths of the dense model and may still be read.
+    The global widths are those of the dense model, and can still be read.
     """
 
-    attention_output_bias = None  # None: as in the base architecture
+    attention_output_bias = None  # None: the same as in the base architecture
     mlp_output_bias = None
-    head_dim = None  # Falcon computes it from the number of heads
-    flap_modules = None  # None: saved by an earlier version
+    head_dim = None  # overrides Falcon's property, which computes it from the number of heads
+    flap_modules = None  # None if an earlier version has saved the config
 
     @property
     def allow_global_per_layer_attribute_access(self):
-        """Return True, so that transformers may read the global widths."""
+        """Return True, so that transformers allows reading the global widths."""
         return True
 
     def __getattribute__(self, key):
         """Return an attribute, without the warning of transformers about global widths."""
-        plain = super(LAST_MIXIN, self)  # object, which torch.compile cannot trace by its name
+        # this is `object`, which torch.compile cannot trace by its name
+        plain = super(LAST_MIXIN, self)
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
 
 class PrunedModelMixin:
-    """A model that builds the dense architecture, then each layer again with its widths.
+    """A model that first builds the dense architecture, and then each layer again with its widths.
 
-    While a checkpoint is loaded, both are on the meta device.
+    When a checkpoint is loaded, this happens on the meta device.
     """
 
     def __init__(self, config, *args, **kwargs):
@@ -102,13 +101,13 @@ class PrunedModelMixin:
     def is_custom_code(cls):
         """Return False, because the modules come from transformers.
 
-        transformers then also fills buffers that are in no file.
+        Then transformers also fills buffers that are not stored in files.
         """
         return False
 
 
 class PrunedExpertsMixin:
-    """Experts with output biases, which the router weights as outputs."""
+    """Experts with output biases, which are multiplied by the router's weight."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
         """Run the chosen experts, and add their biases."""
@@ -119,22 +118,22 @@ class PrunedExpertsMixin:
 
 
 class PrunedEachMixin:
-    """Experts with output biases, each of which takes all tokens.
+    """Experts with output biases, where each expert gets all tokens (Llama 4).
 
-    A token that is sent to other experts is a row of zeros.
+    A token that is routed to other experts is a row of zeros.
     """
 
     def forward(self, hidden_states):
-        """Run the experts, and add the bias of each to its own tokens."""
+        """Run the experts, and add the bias of each expert to the tokens that are routed to it."""
         inputs = hidden_states.unflatten(0, (self.num_experts, -1))
         biases = inputs.any(dim=-1, keepdim=True) * self.down_proj_bias[:, None]
         return (super().forward(hidden_states) + biases.flatten(0, 1)).to(hidden_states.dtype)
 
 
 def add_biases(experts):
-    """Give experts the class that adds their output biases.
+    """Change the class of experts to a class that adds output biases.
 
-    Experts stay as they are if they have this class, or if the class of their family adds biases.
+    Nothing changes if they already have this class, or if the class of their family adds biases.
     """
     added = hasattr(experts, "down_proj_bias") and not getattr(experts, "has_bias", False)
     if added and not any(cls.__name__.startswith("PrunedE") for cls in type(experts).__mro__):
@@ -143,9 +142,9 @@ def add_biases(experts):
 
 
 def _head_dims(widths):
-    """Return the sizes of heads by layer if layers differ in them, as in Gemma 4; else None.
+    """Return the head size of each layer if layers differ, as in Gemma 4; else None.
 
-    The config of the whole model must contain these sizes.
+    The config of the model must contain these sizes.
     """
     sizes = {}
     for i, layer in widths.items():
@@ -155,10 +154,10 @@ def _head_dims(widths):
 
 
 def check_for_vllm(widths, ranks):
-    """Refuse widths that vLLM cannot split, in one line.
+    """Raise a one-line error if vLLM cannot divide the widths among its processes.
 
-    ranks: vLLM's `tensor_parallel_size`. Each of its processes takes an equal part of the heads and
-    neurons of a layer.
+    ranks: vLLM's `tensor_parallel_size`. Each process gets an equal part of the heads and neurons
+    of every layer.
     """
     split = []
     for i, layer in widths.items():
@@ -180,10 +179,11 @@ def check_for_vllm(widths, ranks):
 
 
 def decoder(model):
-    """Return the part of a model that has the decoder layers."""
+    """Return the decoder, which is the module that has the decoder layers."""
     base = model.base_model
     if base is model:
-        base = getattr(model, "model", model)  # Llama 4's class with a head does not name its base
+        # the class of Llama 4 with an LM head does not name its base model
+        base = getattr(model, "model", model)
     return base.get_submodule(model.config.flap_modules["decoder"])
 
 
@@ -193,10 +193,10 @@ def decoder_layers(model):
 
 
 def share_config(model):
-    """Give the language model its config, and the modules of each layer the config of the layer."""
+    """Give the language model its config, and give the modules of each layer the layer's config."""
     config = model.config.get_text_config()
     language_model = decoder(model)
-    language_model.config = config  # transformers has copied it
+    language_model.config = config  # transformers has copied the config
     if hasattr(language_model, "rotary_emb"):
         language_model.rotary_emb.config = RotaryConfig(
             config, _head_dims(config.to_dict()["per_layer_config"])
@@ -212,9 +212,9 @@ def share_config(model):
 
 
 class LayerConfig:
-    """The config of a layer: its widths, and everything else from the model's config.
+    """The config of a layer: the layer's widths, and all other values of the model's config.
 
-    Later changes of the model's config are changes of this one, too.
+    Later changes of the model's config also affect this config.
     """
 
     def __init__(self, config, layer):
@@ -224,15 +224,15 @@ class LayerConfig:
         self._shared = config
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # copy asks before `_shared` is set
+        if name.startswith("__"):  # `copy` looks these up before `_shared` is set
             raise AttributeError(name)
         return getattr(self._shared, name)
 
 
 class RotaryConfig(LayerConfig):
-    """The model's config, in which layers differ in nothing but the size of their heads.
+    """The model's config, in which layers differ only in the size of their heads.
 
-    The size is the same in all layers of a type.
+    All layers of the same type have the same size.
     """
 
     def __init__(self, config, sizes):
@@ -243,12 +243,12 @@ class RotaryConfig(LayerConfig):
 
 
 def _build(dense, layer_config, i, modules):
-    """Build layer i with its own widths and biases.
+    """Build layer i with its pruned widths and biases.
 
-    modules: `flap_modules` of the config. Modules that are not pruned are taken from the dense
+    modules: the value of `flap_modules`. Modules that are not pruned are taken from the dense
         layer.
     """
-    # Gemma 4 doubles the width that it reads
+    # Gemma 4 doubles the width that it reads from the config
     if getattr(layer_config, "use_double_wide_mlp", False):
         layer_config.use_double_wide_mlp = False
     if modules["square_attention"]:
@@ -263,7 +263,7 @@ def _build(dense, layer_config, i, modules):
     if _has(layer, modules["attention"]):
         attention = layer.get_submodule(modules["attention"].rpartition(".")[0])
         for norm, linear in modules["attention_norms"].items():
-            # OLMoE builds its norms of queries and keys for the hidden size
+            # OLMoE builds its query and key norms for the hidden size
             width = getattr(attention, linear).out_features
             if getattr(attention, norm).weight.shape != (width,):
                 getattr(attention, norm).weight = nn.Parameter(torch.ones(width))
@@ -287,22 +287,22 @@ def _has(layer, path):
 
 
 def _build_square(layer_class, config, i, attention, output):
-    """Build a layer whose class takes the width of its attention from the hidden size.
+    """Build a layer whose class takes the attention width from the hidden size.
 
-    attention, output: the names of the attention in the layer, and of its output projection.
+    attention, output: the name of the attention in the layer, and of the output projection in it.
     """
-    # 1. the layer with an attention of the hidden size
+    # 1. build the layer with an attention of the hidden size
     heads = config.num_attention_heads
     hidden_size = config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
     layer = layer_class(config, i)
 
-    # 2. an attention whose projections go from heads × head_dim to heads × head_dim
+    # 2. build an attention whose projections go from heads × head_dim to heads × head_dim
     config.num_attention_heads = heads
     config.hidden_size = heads * config.head_dim
     narrow = type(getattr(layer, attention))(config, layer_idx=i)
 
-    # 3. projections between heads × head_dim and the hidden size
+    # 3. replace its projections by projections between heads × head_dim and the hidden size
     for name, linear in narrow.named_children():
         if hasattr(linear, "weight"):
             weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
@@ -317,14 +317,14 @@ def _build_square(layer_class, config, i, attention, output):
 
 
 def _linear(like, inputs, outputs, bias):
-    """Make a projection of the class of another one."""
+    """Create a projection of the same class as another projection."""
     if isinstance(like, Conv1D):
         return Conv1D(outputs, inputs)
     return type(like)(inputs, outputs, bias=bias)
 
 
 def _match_bias(layer, path, bias):
-    """Replace the Linear at `path` if it must have a bias and has none, or the reverse."""
+    """Replace the Linear at `path` if it has a bias but must not have one, or the reverse."""
     linear = layer.get_submodule(path)
     if bias is not None and (linear.bias is not None) != bias:
         parent, _, name = path.rpartition(".")
@@ -333,10 +333,10 @@ def _match_bias(layer, path, bias):
 
 
 def pruned_class(name):
-    """Return the pruned class that derives from a class of transformers, given by its name.
+    """Return the pruned class that derives from the transformers class with this name.
 
-    It is made when it is first used. Its name, to which checkpoints refer, is `Flap` followed by
-    the given name.
+    The class is created on first use. The name of the class is `Flap` followed by the given name.
+    Checkpoints refer to this name.
     """
     flap_name = f"Flap{name}"
     if flap_name not in globals():
@@ -351,7 +351,8 @@ def _make_class(name, base):
         attributes["config_class"] = pruned_class(base.config_class.__name__)
         return type(name, (PrunedModelMixin, base), attributes)
     attributes["model_type"] = f"flap_{base.model_type}"
-    if hasattr(base, "logits_scaling"):  # Granite divides logits by it, vLLM's backend multiplies
+    # Granite divides logits by it, but vLLM's backend multiplies
+    if hasattr(base, "logits_scaling"):
         attributes["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
     return type(name, (PrunedConfigMixin, base), attributes)
 

@@ -1,4 +1,4 @@
-"""Registration of the pruned architectures with transformers' Auto classes."""
+"""Register the pruned architectures with transformers' Auto classes."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -20,8 +20,8 @@ from flap.modeling.families import FAMILIES, TOWERS, family_of
 def register() -> None:
     """Register all pruned architectures with transformers' Auto classes.
 
-    Loading a checkpoint then needs no `trust_remote_code`. A second call changes nothing.
-    `flap.load` and the command line register what they need without this.
+    Afterwards, loading a checkpoint does not need `trust_remote_code`. Further calls do nothing.
+    `flap.load` and the command line work without calling `register`.
     """
     for config_class in register_configs():
         register_models(config_class)
@@ -29,10 +29,10 @@ def register() -> None:
 
 @cache
 def register_configs() -> dict[type, tuple[str, str]]:
-    """Register the configs of all pruned architectures, which imports no model.
+    """Register the configs of all pruned architectures, without importing model classes.
 
-    Returns for each class the names of the two classes of transformers that its models derive
-    from: the model without its head, and the model with its head.
+    Returns, for each config class, the names of two transformers classes that its models derive
+    from: without and with an LM head.
     """
     modeling_flap.find_modules = _find_modules
     configs: dict[type, tuple[str, str]] = {}
@@ -48,7 +48,7 @@ def register_configs() -> dict[type, tuple[str, str]]:
 
 
 def register_models(config_class: type) -> None:
-    """Register the models of a class of config. Does nothing for a config that is not pruned."""
+    """Register the models of a config class. Do nothing if it is not a pruned architecture."""
     for name in register_configs().get(config_class, ()):
         model_class = modeling_flap.pruned_class(name)
         auto_class = getattr(transformers, model_class._auto_class)
@@ -56,7 +56,7 @@ def register_models(config_class: type) -> None:
 
 
 def known(model_types: Iterable[str], classes: Mapping[str, str]) -> list[str]:
-    """Return the model types that this version of transformers has. classes: by model type."""
+    """Return the model types for which this version of transformers has a class."""
     return [model_type for model_type in model_types if model_type in classes]
 
 

@@ -1,4 +1,4 @@
-"""Finding and loading models, their parts by role, their placements, and the walk over layers."""
+"""Find and load models, access their parts by role, and walk over their layers."""
 
 from flap.models.adapter import ModelAdapter
 from flap.models.architecture import adapt, find_family, stock_class

@@ -1,6 +1,6 @@
-"""The adapter of a decoder-only model: it returns the parts of the model by their role.
+"""The adapter of a decoder-only model, which returns the parts of the model by their role.
 
-The names that a family gives to these parts are a row of the table in `flap.modeling.families`.
+The table in `flap.modeling.families` has a row for each family, with the names of these parts.
 """
 
 import copy
@@ -17,21 +17,21 @@ from flap.modeling.families import Family
 from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
 from flap.runtime.temporary_state import forwards_replaced
 
-# Attributes of attention modules.
+# Attributes of attention modules that hold numbers of heads.
 QUERY_HEADS = ("num_heads", "num_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 
 @dataclass
 class DecoderOutput(MoeModelOutputWithPast):
-    """The output of any decoder, with all fields that a model may read."""
+    """A decoder's output, with all fields that a model's forward pass may read."""
 
     cross_attentions: None = None
     shared_kv_states: None = None
 
 
 class ModelAdapter:
-    """The adapter of families whose modules differ only in their names. Layers count from 0."""
+    """The adapter of families whose modules differ only in names. Layers are numbered from 0."""
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model = model
@@ -39,20 +39,23 @@ class ModelAdapter:
 
     @property
     def base(self) -> PreTrainedModel:
-        """The model without its head."""
+        """The model without its LM head."""
         base = self.model.base_model
-        if base is self.model:  # Llama 4's class with a head does not name its base model
+        if base is self.model:  # the class of Llama 4 with an LM head does not name its base model
             base = self.model.model
         return cast(PreTrainedModel, base)
 
     @property
     def config(self) -> PreTrainedConfig:
-        """The config of the language model, which is a part of a vision-language model's config."""
+        """The config of the language model.
+
+        In a vision-language model, it is a part of the config.
+        """
         return self.model.config.get_text_config()
 
     @property
     def vocab_size(self) -> int:
-        """The number of logits of a token."""
+        """The number of logits at each position."""
         return int(self.config.vocab_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class ModelAdapter:
 
     @property
     def decoder(self) -> PreTrainedModel:
-        """The language model without its head."""
+        """The decoder, which is the language model without its LM head."""
         return cast(PreTrainedModel, self.base.get_submodule(self.family.decoder))
 
     @property
@@ -81,7 +84,7 @@ class ModelAdapter:
         return cast(nn.ModuleList, self.decoder.get_submodule(self.family.layers))
 
     def layer_output(self, hidden: Tensor) -> Any:
-        """Return hidden states as a layer of this family returns them."""
+        """Return hidden states in the format in which a layer of this family returns them."""
         return (hidden,) if self.family.tuples else hidden
 
     def parent(self, layer: int, path: str) -> Any:
@@ -91,7 +94,7 @@ class ModelAdapter:
     def attention(self, layer: int) -> Block:
         """Return the attention of a layer. Its units are KV heads with their query heads.
 
-        An attention that cannot be divided is one unit. It stays, because a layer keeps one unit.
+        An attention that cannot be divided into heads is a single unit, which always stays.
         """
         name = f"layer {layer} attention"
         family = self.family
@@ -131,9 +134,10 @@ class ModelAdapter:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether layers get more than hidden states.
+        """Whether layers get other inputs in addition to hidden states.
 
-        Layers of Gemma 4 have embeddings of their own, or read the keys of earlier layers.
+        In Gemma 4, some layers get separate embeddings of the tokens, or read the keys of earlier
+        layers.
         """
         keys = ("hidden_size_per_layer_input", "num_kv_shared_layers")
         return any(getattr(self.config, key, 0) for key in keys)
@@ -167,19 +171,22 @@ class ModelAdapter:
         return Block(name, output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
-        """Give the model a copy of its config, so that no other model sees later changes."""
+        """Give the model a copy of its config, so that changes do not affect other models."""
         before = self.model.config
         config = copy.deepcopy(before)
         copies = {id(before): config}
         for name in before.sub_configs:
             copies[id(getattr(before, name))] = getattr(config, name)
         for module in self.model.modules():
-            # The config of a part that the model lacks is None.
+            # If the model lacks a part, its config is None.
             if hasattr(module, "config") and id(module.config) in copies:
                 module.config = copies[id(module.config)]
 
     def queries_per_group(self, layer: int) -> int:
-        """Return the number of query heads that share one KV head: 1 in multi-head attention."""
+        """Return the number of query heads that share a KV head.
+
+        In multi-head attention, this number is 1.
+        """
         if not self._has_heads(layer):
             return 1
         return int(self.attention(layer).columns_UC.shape[1] // self._head_dim(layer))
@@ -190,13 +197,13 @@ class ModelAdapter:
 
     @property
     def head_dim(self) -> int | None:
-        """The number of channels of a head. None if layers differ, or no layer has heads."""
+        """The number of channels of a head. None if layers differ, or if no layer has heads."""
         layers = range(len(self.layers))
         dims = {self._head_dim(i) for i in layers if self._has_heads(i) or self._shares_keys(i)}
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads and neurons of a layer, by their names in the config."""
+        """Return the numbers of heads and neurons of a layer. The keys are config keys."""
         attention, mlp = self.blocks(layer)
         widths: dict[str, int] = {}
         if self._has(layer, self.family.mlp):
@@ -217,7 +224,7 @@ class ModelAdapter:
         return widths
 
     def refresh(self, layer: int) -> None:
-        """Update the attributes that hold widths in the modules of a layer."""
+        """Update the attributes for widths in the modules of a layer."""
         refresh_conv1d(self.layers[layer])
         self.refresh_mlp(layer)
         if self._has_heads(layer):
@@ -231,7 +238,7 @@ class ModelAdapter:
         _update(module, dict.fromkeys(KV_HEADS, block.num_units))
         _update(module, {"split_size": block.output.in_features})
         if self.family.stacked:
-            # The forward pass may read from the config how many rows are queries.
+            # The forward pass may read the number of query rows from the config.
             module.config = copy.copy(module.config)
             module.config.num_attention_heads = heads
 
@@ -254,11 +261,11 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters in experts that a token is not sent to. 0 without experts."""
+        """The number of parameters in experts that a token does not use. 0 without experts."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:
-        """Return the number of prunable parameters in all layers: the denominator of the ratio."""
+        """Return the number of prunable parameters in all layers, the denominator of the ratio."""
         pairs = map(self.blocks, range(len(self.layers)))
         return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)
 
@@ -278,7 +285,7 @@ def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return rows_UR of a Linear that holds projections of these sizes, one after the other."""
+    """Return rows_UR of a Linear in which projections of these sizes are concatenated."""
     rows = []
     start = 0
     for size in sizes:
@@ -288,7 +295,7 @@ def _rows(sizes: Sequence[int], units: int) -> Tensor:
 
 
 def _update(module: nn.Module, values: dict[str, int]) -> None:
-    """Set the attributes that a module has."""
+    """Set attributes of a module, but only those that it already has."""
     for name, value in values.items():
         if hasattr(module, name):
             setattr(module, name, value)

@@ -17,7 +17,7 @@ from flap.models.mixture_adapter import MixtureAdapter
 
 
 def find_family(config: PreTrainedConfig) -> Family:
-    """Return the family of an architecture by its `model_type`. No weight needs to be loaded.
+    """Return the family of an architecture by its `model_type`, without loading weights.
 
     A vision-language model has the family of its language model, because only the language model is
     pruned.
@@ -28,7 +28,7 @@ def find_family(config: PreTrainedConfig) -> Family:
     """
     model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
     if model_type in TOWERS:
-        find_family(config.get_text_config())  # checks the language model
+        find_family(config.get_text_config())  # checks that the language model is supported
         return family_of(config)
     if model_type in FAMILIES:
         family = family_of(config)
@@ -50,7 +50,7 @@ def find_family(config: PreTrainedConfig) -> Family:
 
 
 def _check_supported(config: PreTrainedConfig, family: Family) -> None:
-    """Check that a config turns on nothing that the family is not supported with."""
+    """Check that a config does not turn on an option that is not supported for the family."""
     for key in family.without:
         value = getattr(config, key)
         if value:
@@ -62,12 +62,12 @@ def _check_supported(config: PreTrainedConfig, family: Family) -> None:
 
 
 def sees_images(config: PreTrainedConfig) -> bool:
-    """Return whether a model of this config is a vision-language model."""
+    """Return whether a model with this config is a vision-language model."""
     return config.model_type.removeprefix("flap_") in TOWERS
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """Return the Auto class of transformers that loads a whole model of this config."""
+    """Return the Auto class of transformers that loads a model with this config."""
     return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
 
 
@@ -85,8 +85,8 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     whole_experts: Whether the units of experts are whole experts.
 
     Raises:
-        ValueError: The architecture is not supported, the model has no language model head or has
-            its own forward pass, or it has no whole experts that can be removed.
+        ValueError: The architecture is not supported, the model has no LM head or overrides its
+            forward pass, or its experts cannot be removed as a whole.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
@@ -95,7 +95,7 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
             f"model: {type(model).__name__} derives from no …{head} class of transformers, which "
             "has a head"
         )
-    # The adapter finds the other modules in these two.
+    # The adapter finds all other modules in these two.
     for cls in (type(model), type(model.base_model)):
         _check_forward(cls)
     if whole_experts:
@@ -109,16 +109,16 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
 
 
 def _check_forward(cls: type) -> None:
-    """Check that a class computes what its class in transformers computes.
+    """Check that a class does not change the forward pass of its transformers class.
 
-    The pruned model is built on the class in transformers, so changes in another class would be
+    The pruned model is built from the transformers class, so the changes of a subclass would be
     lost.
     """
     stock = stock_class(cls)
     if stock is nn.Module or cls.forward is not stock.forward:  # type: ignore[attr-defined]
         raise ValueError(
-            f"model: {cls.__name__} has a forward of its own, which a checkpoint of the pruned "
-            "model would not have; expected a class of transformers"
+            f"model: {cls.__name__} overrides forward, but a checkpoint of the pruned model would "
+            "not have this method; expected a class of transformers"
         )
 
 

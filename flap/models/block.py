@@ -1,7 +1,7 @@
 """The attention or the MLP of one layer as a block, divided into the units that are pruned.
 
-Legend: U units · C input channels that a unit owns in the output projection · R rows that a unit
-owns in an input projection · T tokens · P positions of a batch · M members of a block.
+Legend: U units · C input channels of a unit in the output projection · R rows of a unit in an input
+projection · T tokens · P positions of a batch · M members of a block.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple, Generic[T]):
-    """A value for the attention of a layer and one for its MLP, such as scores, units or prices."""
+    """A pair of values, such as scores: one for a layer's attention and one for its MLP."""
 
     attention: T
     mlp: T
 
 
 class LinearLike(ABC):
-    """The base class of projections that have the attributes of a Linear without being one.
+    """Base class of projections that have the attributes of a Linear, but are not of this class.
 
     Subclasses may have `assign(weight, bias)`, which replaces their tensors.
     """
@@ -32,7 +32,7 @@ class LinearLike(ABC):
     @property
     @abstractmethod
     def weight(self) -> Tensor:
-        """The weights (outputs, inputs)."""
+        """The weight matrix of shape (outputs, inputs)."""
 
     @property
     def in_features(self) -> int:
@@ -48,25 +48,27 @@ class Observed(NamedTuple):
 
     # The inputs (…, C) of each member's output projection, for the tokens that reach the member.
     activations: Sequence[Tensor]
-    # The number of all tokens, if tokens that do not reach a member count as zeros.
+    # The number of all tokens, if tokens that do not reach a member count as zero activations.
     num_tokens: int | None = None
-    # The factors of the members' outputs: 0 if a token does not reach the member.
+    # The factors by which the members' outputs are multiplied; 0 if a token does not reach a
+    # member.
     weight_TM: Tensor | None = None
-    # For members that are removed whole: their outputs and numbers (`whole_experts.OfToken`).
+    # For whole experts as units: the outputs of each expert, with the numbers of
+    # `whole_experts.OfToken`.
     routed: Iterable[Tensor] = ()
 
 
 class UnitTensor(NamedTuple):
-    """A tensor of a block that loses rows or columns with each unit."""
+    """A tensor of a block, from which each removed unit takes rows or columns."""
 
-    holder: Any  # a module or a `LinearLike`
+    holder: Any  # the module or `LinearLike` that has the tensor as an attribute
     name: str
     indices_UR: Tensor  # the rows or columns of each unit
-    axis: int = 0  # 0: the units own rows, 1: they own columns
+    axis: int = 0  # 0: a unit has rows of the tensor, 1: a unit has columns
 
     @property
     def values(self) -> Tensor:
-        """The values of the tensor, as the holder has it now."""
+        """The current values of the tensor in its holder."""
         return cast(Tensor, getattr(self.holder, self.name))
 
 
@@ -74,10 +76,10 @@ class UnitTensor(NamedTuple):
 class Block:
     """The attention or the MLP of one layer, divided into the units that are pruned.
 
-    To remove a unit means to remove its rows of the input projections and its columns of the output
-    projection. A unit of an attention is a KV head with the query heads that read it; in multi-head
-    attention that is one head. A unit of an MLP is a neuron. Some blocks consist of other blocks,
-    their members.
+    Removing a unit means removing its rows of the input projections and its columns of the output
+    projection. A unit of an attention is a KV head with the query heads that read it. In multi-head
+    attention, this is one head. A unit of an MLP is a neuron. Some blocks consist of other blocks,
+    which are called members, such as the experts of a mixture.
     """
 
     name: str
@@ -89,11 +91,11 @@ class Block:
     norms: tuple[tuple[Any, nn.Linear], ...] = ()
     # Parameters or buffers beside the projections: module, name and rows_UR.
     vectors: tuple[tuple[Any, str, Tensor], ...] = ()
-    num_chosen: int = 1  # the number of members that a token reaches
+    num_chosen: int = 1  # number of members that each token is routed to
 
-    # What messages call a unit. The keys of plan.json have the plural.
+    # The name of a unit in messages. The keys of plan.json are its plural.
     unit: ClassVar[str] = "neuron"
-    whole: ClassVar[bool] = False  # whether each unit is a whole member
+    whole: ClassVar[bool] = False  # whether each unit is a whole member, such as an expert
 
     @property
     def num_units(self) -> int:
@@ -101,32 +103,41 @@ class Block:
 
     @property
     def members(self) -> "Sequence[Block]":
-        """The blocks that this block consists of. A plain block has only itself.
+        """The blocks that this block consists of.
 
-        Each member has its own tokens and output bias. Channels and units are numbered member after
-        member. All members keep the same number of units (see `whole`).
+        The only member of a plain block is the block itself.
+
+        Members differ in the tokens that they see, and in their output biases. Channels and units
+        are numbered member after member. All members keep the same number of units, unless units
+        are whole members (`whole`).
         """
         return (self,)
 
     @property
     def idle(self) -> int:
-        """The number of parameters in members that a token is not sent to."""
+        """The number of parameters in members that a token does not use."""
         return 0
 
     @property
     def fewest(self) -> int:
-        """The number of units that always stay: all if no input projection can lose rows."""
+        """The number of units that always stay.
+
+        All units stay if no input projection can lose rows.
+        """
         return 0 if self.inputs else self.num_units
 
     @property
     def watched(self) -> nn.Module:
-        """The module at which calibration puts its hook. `observe` reads the arguments it gets."""
+        """The module to which calibration attaches its forward pre-hook.
+
+        `observe` gets its arguments.
+        """
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Compute the inputs of the output projections from the arguments of `watched`.
 
-        mask_P: The positions that count. None means all.
+        mask_P: The mask of the positions to observe. None means all positions.
         """
         hidden = args[0]
         if mask_P is not None:
@@ -137,7 +148,7 @@ class Block:
     def unit_tensors(self) -> list[UnitTensor]:
         """The parameters that become smaller if a unit is removed.
 
-        The output's own bias is not among them, because it is never removed.
+        The bias of the output projection is not included, because it is never removed.
         """
         tensors = [UnitTensor(self.output, "weight", self.columns_UC, axis=1)]
         for linear, rows_UR in self.inputs:
@@ -166,7 +177,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Transposed(LinearLike):
-    """A Conv1D of GPT-2 with the attributes of a Linear: its weight is transposed."""
+    """A view of GPT-2's Conv1D as a Linear. The weight of a Conv1D is transposed."""
 
     module: Any
 
@@ -187,8 +198,8 @@ class Transposed(LinearLike):
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace a buffer or a parameter of a module, or add a parameter.
 
-    Also updates the widths of a Linear. A parameter is trainable if the old one was. A new
-    parameter is trainable if the first parameter of the module is.
+    Also updates the widths of a Linear. A replaced parameter keeps `requires_grad`. A new parameter
+    copies `requires_grad` from the first parameter of the module.
     """
     if name in module._buffers:
         module._buffers[name] = tensor
@@ -221,9 +232,9 @@ def refresh_conv1d(layer: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class NoOutput(LinearLike):
-    """The output projection that a layer lacks, as a Linear without channels."""
+    """A placeholder for a missing output projection, as a Linear without channels."""
 
-    module: nn.Module  # the layer
+    module: nn.Module  # the layer that lacks this output projection
     bias: ClassVar[None] = None
 
     @property
@@ -233,7 +244,7 @@ class NoOutput(LinearLike):
 
 
 class NoBlock(Block):
-    """The block that a layer lacks, because it has only an attention or only an MLP."""
+    """A placeholder block for a layer that has only an attention or only an MLP."""
 
     @classmethod
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
@@ -248,5 +259,8 @@ class NoBlock(Block):
 
 
 def split(channels: int, units: int) -> Tensor:
-    """Return channel indices as (units, channels / units): a unit owns consecutive channels."""
+    """Return channel indices of shape (units, channels / units).
+
+    A unit has consecutive channels.
+    """
     return torch.arange(channels).reshape(units, channels // max(units, 1))

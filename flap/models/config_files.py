@@ -1,4 +1,4 @@
-"""Read the config and the tokenizer of a model. A damaged file is named, and so is its field."""
+"""Read the config and the tokenizer of a model. Errors name the damaged file and its field."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from flap.storage import load_json
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
-# The keys in which configs say how many layers a language model or a vision tower has.
+# The config keys for the number of layers of a language model or a vision tower.
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth")
 KERNEL_KEYS = ("_attn_implementation", "attn_implementation")
 # Errors that transformers raises for values of an unexpected type.
@@ -24,14 +24,14 @@ WRONG_VALUES = (TypeError, AttributeError, LookupError, ArithmeticError, Runtime
 
 
 def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
-    """Read the config of a model, dense or pruned, as `AutoConfig.from_pretrained` does.
+    """Read the config of a dense or pruned model, in the same way as `AutoConfig.from_pretrained`.
 
-    Afterwards the Auto classes know the models of this config. Registering the models of all pruned
-    architectures would import them all, which takes half a second.
+    Also register the pruned architecture of this config with the Auto classes. Registering all
+    pruned architectures would import all of their models, which takes half a second.
 
     Raises:
         OSError: There is no config, or it cannot be downloaded.
-        ValueError: The config cannot be read, or one of its values is impossible in a model.
+        ValueError: The config cannot be read, or one of its values is invalid.
     """
     register_configs()
     check_config(Path(path))
@@ -56,7 +56,7 @@ def read_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raises plain exceptions for what it cannot read
+    except Exception as error:  # the library tokenizers raises plain exceptions for damaged files
         for name in TOKENIZER_FILES:
             if (Path(path) / name).is_file():
                 read_object(Path(path) / name)
@@ -70,7 +70,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """Read the object in a JSON file.
 
     Raises:
-        ValueError: The file is missing or damaged, or holds no object.
+        ValueError: The file is missing or damaged, or does not contain a JSON object.
     """
     try:
         value = load_json(file)
@@ -82,14 +82,14 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def check_config(directory: Path) -> None:
-    """Check the config.json in a directory, before transformers builds anything by its values.
+    """Check the config.json in a directory before transformers uses its values.
 
     Raises:
-        ValueError: The file holds no object, or the number of layers, the attention implementation
-            or the widths of a pruned model are impossible in a model.
+        ValueError: The file does not contain a JSON object, or its number of layers, attention
+            implementation or widths of a pruned model are invalid.
     """
     if not (directory / CONFIG).is_file():
-        return  # a hub id
+        return  # the path is a hub id
     config = read_object(directory / CONFIG)
     if (directory / GENERATION_CONFIG).is_file():
         read_object(directory / GENERATION_CONFIG)
@@ -107,7 +107,7 @@ def check_config(directory: Path) -> None:
 
 
 def _values(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of a config and of the configs in it, as `text_config.num_hidden_layers`."""
+    """Yield the items of a config and of its nested configs, such as `text_config`."""
     for key, value in config.items():
         yield key, value
         if isinstance(value, dict):
@@ -127,7 +127,7 @@ def _check_layers(name: str, layers: int, directory: Path) -> None:
 
 
 def _check_widths(config: dict[str, Any]) -> None:
-    """Check that the config of a pruned model has the widths of its layers."""
+    """Check that the config of a pruned model contains the widths of all layers."""
     language_model = config.get("text_config", config)
     widths = language_model.get("per_layer_config") if isinstance(language_model, dict) else None
     is_table = isinstance(widths, dict) and all(isinstance(one, dict) for one in widths.values())

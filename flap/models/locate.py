@@ -1,6 +1,6 @@
 """Locate the files of a model, and read its model card.
 
-A model is a local directory, a GGUF, which becomes safetensors in the cache, or is on the hub.
+A model is a local directory, a hub id, or a GGUF, which is converted to safetensors in the cache.
 """
 
 from pathlib import Path
@@ -19,21 +19,19 @@ from flap.data.named_texts import INSTALL
 from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.models.weights import check_weights
 
-# The values of `general.license` and `general.languages` in packaged GGUFs. Reading them from the
-# files would take seconds.
+# License and languages of packaged GGUFs. Reading them from the files would take seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
-# The keys of a model card that the card of the pruned model repeats.
+# The keys of a model card that are copied to the card of the pruned model.
 CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")
-# The files to download: weights by the names that transformers looks for, configs, tokenizers and
-# modelling files.
+# Patterns of the files to download: weights, configs, tokenizers and modelling code.
 DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 
 
 def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str, str]:
     """Return the directory or hub id of a model, and its origin for the report.
 
-    streams: Whether the weights are read from files, so that weights on the hub are downloaded now.
-    tie: Whether the head of a GGUF is tied to the embedding if it is a copy of it.
+    streams: Whether layers are read from files. If so, weights on the hub are downloaded now.
+    tie: Whether the LM head of a GGUF is tied to the embedding if it is a copy.
 
     Raises:
         ValueError: Weights are missing, damaged or pickled, or cannot be downloaded.
@@ -54,9 +52,9 @@ def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str
 
 
 def not_found(name: str, error: Exception, what: str = "no model") -> ValueError:
-    """Return the error that there is no model of this name, or that it cannot be read.
+    """Return the error for a model or tokenizer that does not exist or cannot be read.
 
-    what: What is missing, "no model" or "no tokenizer".
+    what: The beginning of the message, "no model" or "no tokenizer".
     """
     hint = ""
     if Path(name).is_dir():
@@ -80,12 +78,12 @@ def file_state(path: str) -> list[list[Any]]:
 
 
 def base_facts(path: str) -> dict[str, Any]:
-    """Return the base model, the licence and the languages of a model, as far as they are known.
+    """Return the base model, the licence and the languages of a model, if they are known.
 
-    The keys have the same names as in model cards on the hub.
+    The keys are the names that model cards on the hub use.
 
-    path: A hub id, which is then the base model, or a directory, where README.md may name one.
-        Nothing is known of an empty path.
+    path: A hub id, which is the base model. Or a directory, whose README.md may name a base model.
+        Or empty, if nothing is known.
     """
     if not path:
         return {}
@@ -97,7 +95,8 @@ def base_facts(path: str) -> dict[str, Any]:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # no card, no network or no YAML: each library raises errors of its own
+    # without a card, a network or valid YAML, libraries raise errors of many types
+    except Exception:
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named
 
@@ -105,7 +104,7 @@ def base_facts(path: str) -> dict[str, Any]:
 def commit(hub_id: str) -> str:
     """Return the commit of a model in the local hub cache.
 
-    If the commit is unknown, returns a random text that equals no other.
+    If the commit is unknown, return a random text, so that it never equals another commit.
     """
     config = try_to_load_from_cache(hub_id, "config.json")
     return Path(config).parent.name if isinstance(config, str) else uuid4().hex
@@ -114,9 +113,10 @@ def commit(hub_id: str) -> str:
 def _download(hub_id: str) -> str:
     """Download the files of a hub model that are not in the cache, and return their folder.
 
-    Shows a progress bar, and downloads no pickles.
+    A progress bar is shown. Pickled weights are not downloaded.
     """
-    were_disabled = are_progress_bars_disabled()  # for configs and tokenizers, which are small
+    # progress bars may be off, because configs and tokenizers are small
+    were_disabled = are_progress_bars_disabled()
     enable_progress_bars()
     try:
         return str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))

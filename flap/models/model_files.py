@@ -1,6 +1,6 @@
-"""The files of a model: config and weights, read with transformers.
+"""Read the config and the weights of a model with transformers.
 
-Quantised weights become plain ones.
+Quantised weights are dequantised.
 """
 
 import re
@@ -21,25 +21,26 @@ from flap.models.architecture import auto_class
 from flap.models.config_files import CONFIG, WRONG_VALUES, read_config
 from flap.models.stacked_experts import choose_kernel, is_experts
 
-DEQUANTISED = ("mxfp4", "fp8")  # the methods that transformers can dequantise as it loads a model
-# Finds the number of the layer in the name of a tensor.
+# quantisation methods whose weights transformers can dequantise while loading
+DEQUANTISED = ("mxfp4", "fp8")
+# Matches the number of the layer in the name of a tensor.
 LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model: everything that a placement needs to open it.
+    """A model in files: the path, device and dtype that a placement needs to open it.
 
-    In a dry run the weights need not exist, and the device may be one that this machine lacks.
+    In a dry run, the weights need not exist, and this machine need not have the device.
     """
 
     path: str  # a directory or a hub id
     config: PreTrainedConfig
-    device: torch.device  # runs the model
-    requested_dtype: str = "auto"  # the name of a type in torch; "auto" is the type in the files
+    device: torch.device  # the device that runs the model
+    requested_dtype: str = "auto"  # name of a torch dtype; "auto" takes the dtype of the files
     trust_remote_code: bool = False
-    offload: Path = Path()  # the folder for weights that placement=auto offloads to disk
-    name: str = ""  # model.path, as the user gave it; empty for a checkpoint of this program
+    offload: Path = Path()  # folder for weights that placement=auto offloads to disk
+    name: str = ""  # the option `model.path`; empty for a checkpoint that flap has saved
 
     @property
     def dtype(self) -> torch.dtype:
@@ -49,7 +50,7 @@ class ModelFiles:
         return stored if isinstance(stored, torch.dtype) else torch.float32
 
     def skeleton(self) -> PreTrainedModel:
-        """Build the model on the meta device: it has shapes and no weights.
+        """Build the model on the meta device, with shapes but without weights.
 
         Raises:
             ValueError: transformers cannot build a model by this config.
@@ -79,7 +80,7 @@ class ModelFiles:
     def read(self, **placing: Any) -> PreTrainedModel:
         """Load the weights.
 
-        placing: The options of transformers' `from_pretrained` that say where to.
+        placing: Options of `from_pretrained` for the device, such as `device_map`.
         """
         try:
             return read_model(
@@ -93,14 +94,14 @@ class ModelFiles:
 
 
 def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
-    """Read a language model, in evaluation mode, with the vision tower that it may have.
+    """Read a language model, with its vision tower if it has one, in evaluation mode.
 
-    Reads only safetensors, and dequantises quantised weights. options: the options of
+    Only safetensors are read. Quantised weights are dequantised. options: options of
     `from_pretrained`.
 
     Raises:
-        ValueError: A file is missing or damaged, the files lack tensors that the architecture
-            needs, or have tensors of layers that the config does not have.
+        ValueError: A file is missing or damaged, tensors are missing, or the files have more layers
+            than the config.
     """
     options = {"dtype": "auto", "use_safetensors": True, **options}
     try:
@@ -110,7 +111,8 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
             **options,
             **dequantising(config),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # checked below, where the tensors are named
+            # mismatches are reported below, with the names of the tensors
+            ignore_mismatched_sizes=True,
         )
     except (OSError, SafetensorError, RuntimeError, ImportError) as error:
         raise ValueError(f"{path}: {one_line(error, 300)}") from error
@@ -123,7 +125,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
 
 
 def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
-    """Check that each tensor was in the files, with the shape that the config gives."""
+    """Check that every tensor was in the files, with the shape that follows from the config."""
     problems = {
         "missing_keys": "are missing",
         "mismatched_keys": "have another shape than the config says",
@@ -149,10 +151,10 @@ def _check_layers(path: str | Path, unexpected: set[str], num_layers: int) -> No
 
 
 def check_quantised(config: PreTrainedConfig) -> None:
-    """Check that quantised weights can be dequantised as they are loaded.
+    """Check that quantised weights can be dequantised while they are loaded.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: transformers cannot dequantise weights of this quantisation method.
     """
     quantisation = getattr(config, "quantization_config", None)
     if not quantisation:
@@ -167,7 +169,7 @@ def check_quantised(config: PreTrainedConfig) -> None:
 
 
 def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the options of `from_pretrained` with which quantised weights become plain ones."""
+    """Return options of `from_pretrained` that make it dequantise the weights."""
     quantisation = getattr(config, "quantization_config", None)
     if not quantisation:
         return {}
@@ -176,7 +178,7 @@ def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def dequantiser(config: PreTrainedConfig) -> HfQuantizer | None:
-    """Return the quantiser that dequantises weights layer by layer, or None for plain weights."""
+    """Return a quantiser that dequantises weights layer by layer; None if weights are plain."""
     options = dequantising(config)
     if not options:
         return None

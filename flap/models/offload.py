@@ -1,4 +1,4 @@
-"""Models that accelerate has offloaded (model.placement=auto), and onloading their layers."""
+"""Handle models that accelerate has offloaded (model.placement=auto), and onload their layers."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,7 @@ from flap.runtime.temporary_state import replaced
 
 
 def running_device(model: PreTrainedModel) -> torch.device:
-    """Return the device that runs the embeddings of a model, even if their weights are offloaded.
+    """Return the device that runs a model's embeddings, even if their weights are offloaded.
 
     Raises:
         ValueError: The weights are on meta, and accelerate has not offloaded them.
@@ -31,7 +31,7 @@ def running_device(model: PreTrainedModel) -> torch.device:
 
 
 def is_spread(model: PreTrainedModel) -> bool:
-    """Return whether the weights of a model are on several devices, or some are offloaded."""
+    """Return whether the weights of a model are on several devices or are partly offloaded."""
     devices = {parameter.device for parameter in model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
 
@@ -44,7 +44,7 @@ def count_parameters(model: PreTrainedModel) -> int:
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of a model.
 
-    Tied parameters come once, even if accelerate has a copy of each on disk.
+    Tied parameters are returned once, even if accelerate has several copies on disk.
     """
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     by_name = {tied.get(name, name): parameter for name, parameter in model.named_parameters()}
@@ -53,10 +53,10 @@ def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
 
 @contextmanager
 def onloaded(layer: nn.Module) -> Iterator[None]:
-    """Onload a layer: inside the block all its weights are on the device that runs it.
+    """Onload a layer: inside the `with` block, all its weights are on the device that runs it.
 
-    Parameters that are replaced inside the block are offloaded to where the old ones were. The
-    layer may run inside the block, and blocks may be nested.
+    Parameters that are replaced inside the block are offloaded again at its end. The layer may run
+    inside the block, and blocks may be nested.
     """
     offloaded = [module for module in layer.modules() if _is_offloaded(module)]
     with ExitStack() as stack:
@@ -76,18 +76,18 @@ def _is_offloaded(module: nn.Module) -> bool:
 
 
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
-    """Give accelerate's hook the parameters that were replaced.
+    """Pass replaced parameters to accelerate's hook, so that they are offloaded.
 
     before: The parameters that the hook had onloaded.
     """
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
     prefix = weights.prefix
-    in_memory = store if isinstance(store, dict) else store.state_dict  # dict: by cpu_offload
+    in_memory = store if isinstance(store, dict) else store.state_dict  # cpu_offload uses a dict
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
-        # A parameter on meta was offloaded again by the hook of the parent module, which reads the
-        # weights of a convolution itself.
+        # A parameter on meta was already offloaded by the hook of the parent module, which reads
+        # the weights of a convolution directly.
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:

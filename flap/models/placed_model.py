@@ -1,6 +1,6 @@
-"""A model whose weights may be anywhere: the base class of the placements.
+"""The base class of the placements: a model whose weights may be in memory or on disk.
 
-A placement says where the weights of a model are, and how they get to the device that runs them.
+A placement defines where the weights of a model are, and how they get to the device that runs them.
 
 Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
 """
@@ -24,7 +24,8 @@ from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 
-# Opens what records a layer while a batch runs, given the mask_P of the batch. None: all count.
+# A function that returns a context manager, which records a layer while a batch runs. The function
+# gets the mask_P of the batch, or None if no position is masked.
 Recording: TypeAlias = Callable[[Tensor | None], AbstractContextManager[Any]]
 
 
@@ -37,43 +38,44 @@ class PlacedModel(ABC):
     """A model at one of the placements.
 
     `model` always has the right shapes, class and config. A layer is *present* while its weights
-    are on the device. The methods that are defined here are for models that can run as a whole, so
-    that a forward pass replaces a walk over the layers.
+    are on the device. The methods of this class assume that the whole model can run, so they use
+    forward passes instead of walks over the layers.
     """
 
     name: ClassVar[str]  # the value of `model.placement`
-    # Whether layers are read from files when they are needed. Then work is kept in files, and
-    # changes that were not written are lost.
+    # Whether layers are read from files when they are needed. If so, a run can resume from files in
+    # its working directory.
     streams: ClassVar[bool] = False
-    # Whether all weights are on the device that runs them. Only then can the model be timed and
-    # trained.
+    # Whether all weights are on the device that runs them. This is necessary for timing and
+    # training.
     whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
-        self.passes = 0  # the number of walks over all layers, or of forward passes instead
-        self.work = NOT_KEPT  # a folder for data that is not kept in memory
+        self.passes = 0  # number of times that all layers were run or read
+        self.work = NOT_KEPT  # the working directory for data that does not fit into memory
 
     @classmethod
     @abstractmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "PlacedModel":
         """Return the model of a source at this placement.
 
-        work: The folder for data that is too large for memory. An interrupted run resumes from it.
+        work: The working directory for data that is too large for memory, from which an interrupted
+            run resumes.
         """
 
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
-        """Return the folder in which a walk keeps its work.
+        """Return the working directory of a walk over the layers, if the model is streamed.
 
-        A model in memory keeps nothing: it is quick, and its changes are lost with the process.
+        A model in memory cannot resume, because its changes are lost with the process.
         """
         return work if self.streams else NOT_KEPT
 
     def saved_in(self, directory: Path) -> "PlacedModel":
-        """Return the model for further work after it was written.
+        """Return the model for later stages, after it was written to `directory`.
 
-        This is the model itself, or a model that reads the written files.
+        This is the same model, or a model that reads the written files.
         """
         return self
 
@@ -83,7 +85,7 @@ class PlacedModel(ABC):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last. Their weights may be absent."""
+        """The decoder layers in order. The weights of layers may be on the meta device."""
         return self.adapter.layers
 
     @property
@@ -93,38 +95,38 @@ class PlacedModel(ABC):
 
     @abstractmethod
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Make a decoder layer present inside the block, and yield it. Changes to it are kept."""
+        """Make a decoder layer present inside a `with` block. Changes to the layer are kept."""
 
     def copy_layer(self, index: int) -> nn.Module:
         """Return a copy of a layer that is present.
 
-        The copy may be changed, and may run while the layer is present.
+        The copy may be changed. The copy can run while the original layer is present.
         """
         hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
-        # The copy shares accelerate's hooks, which refer to all offloaded weights.
+        # Do not copy accelerate's hooks, because they refer to all offloaded weights.
         return copy.deepcopy(self.layers[index], {id(hook): hook for hook in hooks})
 
     def ends(self) -> AbstractContextManager[None]:
-        """Make the embeddings, the final norm and the head present inside the block."""
+        """Make embeddings, final norm and LM head present inside a `with` block."""
         return nullcontext()
 
     def callable(self) -> AbstractContextManager[None]:
-        """Make `model` itself run inside the block, as `generate` needs.
+        """Make `model` callable inside a `with` block, which `generate` needs.
 
-        Layers on disk are read at each call.
+        Layers on disk are read again in each call.
         """
         return nullcontext()
 
     def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do in memory
         """Restore the changes of an interrupted run to the first `layers_done` layers.
 
-        Changes of other layers are discarded.
+        Changes of all other layers are discarded.
         """
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
-        """Return whether each process has room for the whole model.
+        """Return whether the memory of each process is sufficient for the whole model.
 
-        beside_bytes: The bytes of another model that must fit beside it.
+        beside_bytes: The bytes of another model that must fit into memory at the same time.
         """
         return all(ranks.gather(self.has_room(beside_bytes)))
 
@@ -142,10 +144,10 @@ class PlacedModel(ABC):
     def observe(
         self, batches: Sequence[Batch], recordings: Sequence[Recording], work: WorkFolder
     ) -> Iterator[int]:
-        """Run all windows once, with recording i open at layer i.
+        """Run all windows once. Recording i is open while layer i runs.
 
-        Yields the index of each layer that is finished. With the work of an interrupted run, only
-        the remaining layers run.
+        Yields the index of each finished layer. If an interrupted run resumes, only the remaining
+        layers run.
         """
         self.passes += 1
         for batch in progress(batches, "calibrate", Batch.numel):
@@ -159,7 +161,7 @@ class PlacedModel(ABC):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the hidden states of each batch after the last norm.
 
-        The ends of the model are present at each yield.
+        Embeddings, final norm and LM head are present at each yield.
         """
         for batch_NT in batches_NT:
             output = self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)

@@ -1,7 +1,7 @@
-"""Read the predictions of a model on batches of windows, which the processes of a run share.
+"""Compute predictions of a model on batches of windows, which processes share.
 
-Logits are computed for a chunk of positions at a time. Those of a batch, over a whole vocabulary,
-may be larger than the model.
+Logits are computed for one chunk of positions at a time, because the logits of a whole batch may be
+larger than the model.
 
 Legend: N windows · T tokens in each window · D hidden size.
 """
@@ -17,7 +17,7 @@ from flap.runtime.progress import shared_out
 
 T = TypeVar("T")
 
-LOGITS_BYTES = 2**28  # bytes of the float32 logits of a chunk of positions
+LOGITS_BYTES = 2**28  # maximum bytes of the float32 logits of a chunk of positions
 
 
 def positions_per_chunk(vocab_size: int) -> int:
@@ -26,7 +26,7 @@ def positions_per_chunk(vocab_size: int) -> int:
 
 
 def shared_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the final hidden states of each batch in this process's share."""
+    """Yield the final hidden states of each batch that this process runs."""
     return model.hidden_states(ranks.own_share(batches_NT))
 
 
@@ -38,8 +38,8 @@ def map_batches(
 ) -> list[T]:
     """Call a function for each batch, and return the results.
 
-    function: called with the tokens_NT of a batch and its final hidden_NTD, while the head of the
-    model is present.
+    function: gets the tokens_NT and the final hidden_NTD of a batch. The LM head is present during
+    the call.
     stage: the text of the progress bar.
     """
     states = shared_hidden_states(model, batches_NT)

@@ -30,20 +30,22 @@ class ModelSource(ABC):
     The model is in files (`CheckpointSource`), or the caller has loaded it (`LoadedSource`).
     """
 
-    # Whether the caller holds the weights. Then no file has them, and pruning changes them there.
+    # Whether the caller has loaded the weights. Then they are in no file, and pruning changes the
+    # caller's model.
     loaded: ClassVar[bool] = False
-    path: str  # a directory or hub id; empty if a loaded model does not say where it came from
-    origin: str  # where the model came from: a GGUF, a local directory, the hub or the caller
+    path: str  # a directory or hub id; empty if a loaded model has no name or path
+    origin: str  # the origin for the report: a GGUF, a local directory, the hub or the caller
     config: PreTrainedConfig
     trust_remote_code: bool
-    device: torch.device  # runs the model
-    placed: type[PlacedModel]  # the class of the placement that the model is opened at
-    tokenizer: PreTrainedTokenizerBase  # raises a ValueError if it cannot be read
+    device: torch.device  # the device that runs the model
+    placed: type[PlacedModel]  # the class of the model's placement, such as `Resident`
+    # the tokenizer; access raises a ValueError if it cannot be read
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The type of the weights after loading."""
+        """The dtype of the weights after loading."""
 
     @property
     @abstractmethod
@@ -56,12 +58,12 @@ class ModelSource(ABC):
 
     @property
     def max_length(self) -> int | None:
-        """The longest context of the language model in tokens, or None if its config has none."""
+        """The context length of the language model in tokens; None if its config has none."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def processor_files(self) -> list[Path]:
-        """The files of a vision-language model's processor. Checkpoints get copies of them."""
+        """The files of a vision-language model's processor, which are copied to checkpoints."""
         if not (self.path and sees_images(self.config)):
             return []
         files = (cached_file(self.path, name, **QUIET) for name in PROCESSOR)
@@ -69,8 +71,8 @@ class ModelSource(ABC):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The identity of the weights and their type. The cache key of each result contains it."""
-        # The same weights may give other numbers with another version of these libraries.
+        """The identity and dtype of the weights, which are part of every cache key."""
+        # Another version of these libraries may give other numbers for the same weights.
         versions = {library: version(library) for library in ("torch", "transformers")}
         return self.identity() | versions
 
@@ -80,7 +82,7 @@ class ModelSource(ABC):
 
     @abstractmethod
     def skeleton(self) -> PreTrainedModel:
-        """Return a model with the right shapes, which need not have weights."""
+        """Return a model with the right shapes. The model need not have weights."""
 
     @abstractmethod
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
@@ -97,7 +99,7 @@ class ModelSource(ABC):
 
 @dataclass(frozen=True)
 class CheckpointSource(ModelFiles, ModelSource):
-    """A model in files. Only its config has been read."""
+    """A model in files. Only its config is read until the model is opened."""
 
     origin: str = field(kw_only=True)
     placed: type[PlacedModel] = field(kw_only=True)
@@ -110,7 +112,7 @@ class CheckpointSource(ModelFiles, ModelSource):
             raise not_found(self.name, error, "no tokenizer") from error
 
     def identity(self) -> dict[str, Any]:
-        """Return the path, the type, and the state of the files or the commit on the hub."""
+        """Return the path, the dtype, and the state of the files or the commit on the hub."""
         identity = {"model": self.path, "dtype": str(self.dtype)}
         files = file_state(self.path)
         if files:

@@ -1,6 +1,6 @@
-"""The experts of a layer as transformers stores them: stacked in two parameters.
+"""Access the experts of a layer, which transformers stores stacked in two parameters.
 
-Neuron i of expert e has the number e · I + i. After compensation each expert has an output bias.
+Neuron i of expert e has the index e · I + i. After compensation, each expert has an output bias.
 Legend: E experts · I neurons of one expert · H hidden size.
 """
 
@@ -14,25 +14,26 @@ from torch import Tensor, nn
 from flap.modeling.modeling_flap import KERNEL_MULTIPLE, add_biases
 from flap.models.block import LinearLike, set_tensor
 
-# The names of the parameters.
+# The names of the stacked parameters.
 GATE_UP = "gate_up_proj"
 UP = "up_proj"
 DOWN = "down_proj"
-PARTS = {GATE_UP: 2, UP: 1}  # how many rows a neuron has in these parameters
-WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
+PARTS = {GATE_UP: 2, UP: 1}  # number of rows of a neuron in these parameters
+# attributes of experts modules for the number of neurons
+WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")
 
 
 @dataclass(frozen=True)
 class Stacked(LinearLike):
-    """The projections of all experts as one Linear, from or to the neurons of all experts."""
+    """A projection of all experts as one Linear, from or to the neurons of all experts."""
 
     experts: Any
-    name: str  # the name of the parameter
-    whole: bool = False  # whether whole experts are removed
+    name: str  # the name of the stacked parameter, such as "gate_up_proj"
+    whole: bool = False  # whether whole experts are removed instead of neurons of each
 
     @property
     def weight(self) -> Tensor:
-        """The weights: gate and up (E · 2I, H), up alone (E · I, H), or down (H, E · I)."""
+        """The weights: gate and up (E · 2I, H), only up (E · I, H), or down (H, E · I)."""
         weight_ERC = as_stored(self.experts, getattr(self.experts, self.name))
         if self.name == DOWN:
             return weight_ERC.transpose(0, 1).flatten(1)
@@ -40,14 +41,14 @@ class Stacked(LinearLike):
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases, expert after expert. None in most families, before compensation."""
+        """The biases, expert after expert. Most families have None before compensation."""
         bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
         return None if bias_ER is None else bias_ER.flatten()
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights and the biases.
 
-        All experts get the same number of rows, or columns of the down projections.
+        All experts get the same number of rows, or of columns in the down projection.
         """
         axis = 1 if self.name == DOWN else 0
         number = self.experts.num_experts
@@ -89,7 +90,8 @@ def num_neurons(experts: Any) -> int:
 def as_stored(experts: Any, weight: Tensor) -> Tensor:
     """Convert weights between (E, output, input) and the order that the experts store.
 
-    Some experts store (E, input, output). No attribute says so in the experts of Llama 4.
+    Some experts store (E, input, output). So do the experts of Llama 4, which have no attribute for
+    it.
     """
     return weight.transpose(1, 2) if getattr(experts, "is_transposed", True) else weight
 
@@ -98,9 +100,10 @@ def refresh_experts(experts: Any) -> None:
     """Update the width and the number of experts after a change, and choose the kernel."""
     experts.num_experts = len(experts.down_proj)
     add_biases(experts)
-    if hasattr(experts, "_old_forward"):  # accelerate's copy, which belongs to the old class
+    # accelerate's reference to the forward method of the old class
+    if hasattr(experts, "_old_forward"):
         forward = MethodType(type(experts).forward, experts)
-        if experts.forward == experts._old_forward:  # inside `onloaded`, which removes the hook
+        if experts.forward == experts._old_forward:  # inside `onloaded`, where the hook is removed
             experts.forward = forward
         experts._old_forward = forward
     for name in WIDTHS:
@@ -110,17 +113,17 @@ def refresh_experts(experts: Any) -> None:
 
 
 def is_experts(module: nn.Module) -> bool:
-    """Return whether a module holds the stacked experts of a mixture."""
+    """Return whether a module contains the stacked experts of a mixture."""
     return getattr(module._parameters.get("down_proj"), "ndim", 0) == 3
 
 
 def choose_kernel(experts: Any) -> None:
-    """Let experts run one after another if the grouped kernel does not take their width."""
+    """Run experts one after another if the grouped kernel does not support their width."""
     if hasattr(experts, "config") and not experts_fit_kernel(experts):
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"
 
 
 def experts_fit_kernel(experts: Any) -> bool:
-    """Return whether the grouped kernel takes experts of this width."""
+    """Return whether the grouped kernel supports experts of this width."""
     return num_neurons(experts) % KERNEL_MULTIPLE == 0

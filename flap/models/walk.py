@@ -1,6 +1,6 @@
-"""The walk: one visit to every decoder layer, from first to last, with any number of streams.
+"""A walk visits every decoder layer in order, and carries any number of streams.
 
-A stream has the hidden states of windows.
+A stream is the hidden states of windows, which each layer updates.
 
 Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
 """
@@ -29,33 +29,34 @@ Shape = tuple[int, ...]  # the shape of a batch of windows
 class Stream:
     """The hidden states of windows at the input of one layer, in batches, on the host.
 
-    The outputs of a layer never overwrite its inputs, so a fork needs no memory until it advances.
+    The outputs of a layer never overwrite its inputs. So two streams can share hidden states, and a
+    fork needs no memory until it advances.
     """
 
     walk: "Walk"
     batches: list[Tensor]
-    calls: list[list[Call]]  # for each batch, the calls of all layers
+    calls: list[list[Call]]  # for each batch, the arguments of all layers
     file: str | None
     masks: Sequence[Tensor | None]  # mask_P of each batch; None if all positions count
 
     def outputs(
         self, index: int, layer: nn.Module, recording: Recording = unrecorded
     ) -> Iterator[Tensor]:
-        """Yield the output of the layer for each batch. The stream stays at the input of the layer.
+        """Yield the output of the layer for each batch. The stream does not advance.
 
         recording: opened with the mask of each batch while the layer runs.
         """
         for batch_NTD, calls, mask_P in zip(self.batches, self.calls, self.masks, strict=True):
             with recording(mask_P):
-                # a clone has the usual memory alignment, so mapped and ordinary memory use the same
-                # kernels
+                # a clone has the usual memory alignment, so kernels are the same for mapped and
+                # ordinary memory
                 output_NTD = calls[index](layer, batch_NTD.clone())
             yield output_NTD
 
     def advance(self, index: int, layer: nn.Module, recording: Recording = unrecorded) -> None:
         """Run the layer, and replace the hidden states of each batch by its output.
 
-        The inputs are not overwritten. recording: see `outputs`.
+        The inputs are not overwritten. For `recording`, see `outputs`.
         """
         files = self.walk.files
         buffers = None
@@ -73,15 +74,15 @@ class Stream:
 class Walk:
     """One visit to every layer of a model, at any placement.
 
-    Iteration yields the index of each layer while the layer is present. If work is kept, hidden
-    states are in files that are mapped into memory, and a journal is written after each layer. A
-    killed walk then resumes after the last finished layer. The page cache holds the files while the
-    host has free memory.
+    Iteration yields the index of each layer while the layer is present. If there is a working
+    directory, hidden states are in memory-mapped files, and a journal notes the finished layers. A
+    killed walk then resumes after the last recorded layer. The files stay in the page cache while
+    the host has free memory.
 
-    streams: the streams of the walk, by name.
+    streams: a dict from names to streams.
 
     Raises:
-        ValueError: the disk has no room for the hidden states.
+        ValueError: the disk is too small for the hidden states.
     """
 
     def __init__(
@@ -92,16 +93,17 @@ class Walk:
         changing: bool = False,
         single_process: bool = False,
     ) -> None:
-        """Start a walk, or resume it from its folder.
+        """Start a walk, or resume it from its working directory.
 
-        All processes walk together, each with its streams.
+        All processes visit the same layer at the same time, each with its streams.
 
-        changing: the caller changes the layers. The changes that an interrupted walk made to
-            unfinished layers are discarded.
-        single_process: only this process walks, so it does not wait for the others.
+        changing: whether the caller changes the layers. Changes that an interrupted walk has made
+            to unfinished layers are discarded.
+        single_process: whether only this process walks, so that it does not wait for other
+            processes.
         """
         if changing:
-            # changes in memory are lost with the process, so such a walk cannot resume
+            # changes in memory are lost with the process, so a walk with changes cannot resume
             work = model.if_streamed(work)
         self.model = model
         self.stage = stage
@@ -110,7 +112,7 @@ class Walk:
         with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
-            # processes that were killed between two records disagree, and the walk starts again
+            # if processes were killed between two records, they disagree, and the walk starts again
             self.layers_done = done[0] if len(set(done)) == 1 else 0
             if self.layers_done and work.path is not None:
                 whole = ranks.on_first(partial(notes_are_whole, work.path, self.layers_done))
@@ -135,23 +137,27 @@ class Walk:
                     if ranks.on_first(self.files.is_due):
                         self.files.record(self.layers_done, files, ranks.barrier)
                 self.files.remove_others(files)
-        # Each stream refers to the walk. This cycle would keep the files until it is collected.
+        # Streams refer to the walk. Break this reference cycle, which would keep the files mapped
+        # until garbage collection.
         self.streams = {}
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
-        """Return a new stream of these windows at the first layer.
+        """Create a stream of these windows at the input of the first layer.
 
-        In a resumed walk, the stream is at the layer where the walk resumes.
+        In a resumed walk, it is at the input of the layer where the walk resumes.
         """
-        if not batches:  # there are fewer batches than processes
+        if not batches:  # if there are fewer batches than processes, some processes have none
             self.streams[name] = Stream(self, [], [], None, [])
             return self.streams[name]
         batches_NT = [batch.tokens_NT for batch in batches]
         resumed = self.files is not None and self.layers_done > 0
         windows = batches_NT
-        if resumed:  # the hidden states are there, and one batch of each shape gives the calls
+        # hidden states are in files; one batch of each shape is enough to get the arguments of
+        # layers
+        if resumed:
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
-        # keyed by the shape of a batch, or by its number if the calls depend on the tokens
+        # arguments of layers; the key is the shape of a batch, or its index if arguments depend on
+        # the tokens
         calls: dict[Shape | int, list[Call]] = {}
         with self.model.ends():
             hidden = self._hidden(windows, calls)
@@ -177,16 +183,19 @@ class Walk:
         return self.streams[name]
 
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
-        """Replace streams of the walk by other streams, such as their forks.
+        """Replace streams of the walk by other streams, such as forks.
 
-        before: the names of the streams that leave. after: the new streams, by their names.
+        before: the names of the streams to remove. after: a dict from names to new streams.
         """
         for name in before:
             del self.streams[name]
         self.streams |= after
 
     def restored(self, name: str, like: Stream) -> Stream:
-        """Return a stream that an interrupted walk had forked. `like` has the same shapes."""
+        """Return a stream that an interrupted walk had created.
+
+        `like` is a stream of the same shape.
+        """
         assert self.files is not None
         file = self.files.recorded[name]
         shapes = [tuple(batch_NTD.shape) for batch_NTD in like.batches]
@@ -199,7 +208,7 @@ class Walk:
     ) -> Iterator[Tensor]:
         """Yield the hidden states of each batch at the first layer.
 
-        Store the calls of all layers.
+        Also store the arguments of all layers in `calls`.
         """
         for b, batch_NT in enumerate(windows):
             batch_NTD, of_layers = enter(self.model.adapter, batch_NT.to(self.model.device))

@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint: what each holds, and whether all are there."""
+"""Read the headers of a checkpoint's safetensors files, and check that they are complete."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from flap.storage import load_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Options with which `cached_file` returns None if there is no such file, or no network.
+# Options that make `cached_file` return None if the file does not exist or there is no network.
 QUIET = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
@@ -19,13 +19,14 @@ TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F1
 
 
 def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the type, such as BF16, and the shape of each tensor in a file, without its data.
+    """Return dtype, such as BF16, and shape of each tensor in a file, without reading its data.
 
     Raises:
         ValueError: The file cannot be opened, or is damaged or truncated.
     """
     try:
-        path.open("rb").close()  # safetensors says of a file without permission that it is missing
+        # if permission is missing, safetensors says that the file is missing
+        path.open("rb").close()
     except OSError as error:
         raise ValueError(f"{path.name} cannot be opened ({error.strerror})") from error
     headers: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -40,13 +41,13 @@ def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
-    """Return the file of each tensor in a directory. These are the files that transformers reads.
+    """Return a dict from each tensor to its file, for the files that transformers reads.
 
     Raises:
         ValueError: There is no file, it is damaged, or the index cannot be read.
     """
     file = directory / WEIGHTS
-    if file.is_file():  # an index beside it belongs to an older checkpoint
+    if file.is_file():  # an index next to it belongs to an older checkpoint
         return dict.fromkeys(tensor_headers(file), file)
     index = directory / INDEX
     if not index.is_file():
@@ -55,7 +56,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Read the name of the file that holds each tensor."""
+    """Read the index, a dict from the name of each tensor to the name of its file."""
     try:
         weight_map = load_json(index)["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
@@ -64,9 +65,9 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def largest_number(directory: Path) -> int | None:
-    """Return the largest number in the names of the tensors, as 3 of `model.layers.3.mlp`.
+    """Return the largest number in the names of tensors, for example 3 for `model.layers.3.mlp`.
 
-    Returns None if the weights are not there, are damaged, or have no numbers.
+    Returns None if the weights are missing or damaged, or if no name has a number.
     """
     try:
         names = tensor_files(directory)
@@ -77,12 +78,12 @@ def largest_number(directory: Path) -> int | None:
 
 
 def stored_dtype(path: str, download: bool) -> torch.dtype | None:
-    """Return the type of the first floating-point tensor of a checkpoint, as transformers does.
+    """Return the dtype of a checkpoint's first floating-point tensor, as transformers does.
 
     Returns None if no file is found.
 
     path: A directory or a hub id.
-    download: Whether a file that is not in the hub cache is downloaded.
+    download: Whether to download a file that is not in the hub cache.
     """
     local_only = not download
     file = cached_file(path, WEIGHTS, local_files_only=local_only, **QUIET)
@@ -103,11 +104,10 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
 def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
     """Check that the weights in a directory are complete, and return the shapes in each file.
 
-    Reads only the headers of the files.
+    Only the headers of the files are read.
 
     Raises:
-        ValueError: There is no file, one is missing or damaged, or one lacks a tensor that the
-            index assigns to it.
+        ValueError: A file is missing or damaged, or lacks a tensor that the index assigns to it.
     """
     files = tensor_files(directory)
     shards = sorted(set(files.values()))
@@ -130,6 +130,6 @@ def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
     if absent:
         first = f"{absent[0]} in {files[absent[0]].name}"
         raise ValueError(
-            f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}"
+            f"{INDEX} names {len(absent)} tensors that their files do not contain, such as {first}"
         )
     return shapes

@@ -1,8 +1,8 @@
-"""Experts that are removed whole, with their rows of the router.
+"""Blocks whose units are whole experts, which are removed with their rows of the router.
 
-The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons. Here w_e is the router's
-weight of expert e for a token, which is 0 if the token is not sent to the expert. So a unit is an
-expert, and its channels are w_e a_e over all tokens.
+The output of a mixture is Σ_e W_e (w_e a_e), which is one projection of all neurons. Here w_e is
+the router's weight of expert e for a token. The weight w_e is 0 if the token is not routed to
+expert e. A unit is an expert, and its channels are w_e a_e over all tokens.
 Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens that are
 routed to one expert.
 """
@@ -18,19 +18,19 @@ from flap.models.block import Observed, UnitTensor, split
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
-# An attribute of a router, or of its parent, with a value for each expert.
+# A tensor with a value for each expert, as an attribute of the router or of its parent.
 CORRECTION = "e_score_correction_bias"
 
 
 class OfToken(NamedTuple):
-    """Numbers of each token that is sent to an expert with output f (H) and router weight g.
+    """Numbers of each token at an expert with output f (H) and router weight g.
 
-    They may also be the means over tokens. g is what the model multiplies f with. The router of
-    Llama 4 multiplies inputs instead, so there g = 1.
+    The class is also used for means over tokens. The model multiplies f by g. The router of Llama 4
+    multiplies inputs instead, so there g = 1.
     """
 
-    norm: Tensor  # ‖f‖₂
-    weighted: Tensor  # g ‖f‖₂
+    norm: Tensor  # the norm of the output, ‖f‖₂
+    weighted: Tensor  # the norm of the weighted output, g ‖f‖₂
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def unit_tensors(self) -> list[UnitTensor]:
-        """The parameters that become smaller, with the output biases: each expert has its own."""
+        """The parameters that become smaller.
+
+        Output biases are included, because each expert has one.
+        """
         tensors = super().unit_tensors
         bias = self.output.bias
         if bias is not None:
@@ -54,10 +57,10 @@ class WholeExperts(ExpertsBlock):
         return tensors
 
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
-        """Return the inputs of each expert's down projection, times the router's weight.
+        """Return the inputs of each expert's down projection, multiplied by the router's weight.
 
-        `routed` has the outputs of each expert, without the router's weight, and the numbers of its
-        tokens beside them: (R, H + numbers).
+        `routed` has a tensor (R, H + numbers) for each expert: the outputs without the router's
+        weight, and the fields of `OfToken`.
         """
         experts = self.output.experts
         inputs, weights = routed(experts, args, mask_P)
@@ -66,7 +69,7 @@ class WholeExperts(ExpertsBlock):
         ]
         if mask_P is not None:
             num_tokens = int(mask_P.sum())
-        elif len(args) == 1:  # each expert of Llama 4 takes all tokens
+        elif len(args) == 1:  # in Llama 4, each expert gets all tokens
             num_tokens = len(args[0]) // experts.num_experts
         else:
             num_tokens = len(args[0])
@@ -75,7 +78,7 @@ class WholeExperts(ExpertsBlock):
 
 
 def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the outputs of each expert with the numbers of its tokens beside them, in float32."""
+    """Yield the outputs of each expert in float32, with the fields of `OfToken` as last columns."""
     for output_RH, weight_R in zip(outputs, weights, strict=True):
         norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)
         numbers = OfToken(norm_R, norm_R * weight_R.float())
@@ -83,9 +86,9 @@ def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Itera
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
-    """Return the block of a layer whose experts are removed whole.
+    """Return the block of a layer's experts whose units are whole experts.
 
-    chosen: The number of experts that a token is sent to.
+    chosen: The number of experts that a token is routed to.
     parent: The module that holds the router.
     """
     number = experts.num_experts

@@ -1,6 +1,6 @@
-"""The text of a model card in the hub's format.
+"""The text of a model card for the Hugging Face Hub.
 
-It is the template card.md.j2 with the values of a run.
+The text is the template card.md.j2, filled with the values of a run.
 """
 
 import json
@@ -56,11 +56,11 @@ NOT_IN_VLLM = (
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     """Return the model card.
 
-    It has metadata and numbers, and says how to load the checkpoint in each engine, and how it was
-    made.
+    The card has metadata and numbers. The card says how the checkpoint was made, and how to load
+    the checkpoint in each engine.
 
-    checkpoint: its directory; the engines whose files are in it are named. base: see
-        `flap.models.base_facts`.
+    checkpoint: the directory of the checkpoint. The card names the engines for which it has
+        exported files. base: facts about the dense model (`flap.models.base_facts`).
     """
     config = json.loads((checkpoint / "config.json").read_text())
     name = " ".join(report.config["model"]["name"].split())  # a heading is one line
@@ -93,7 +93,7 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
 
 
 def _settings(report: Report) -> str:
-    """Return the run's name, the settings that made the model, and the versions, as YAML."""
+    """Return the run's name, its settings and the library versions as YAML."""
     settings = {"run_name": report.config["run_name"]}
     for name in MADE_WITH:
         if report.config[name] not in (None, {}):

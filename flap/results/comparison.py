@@ -1,4 +1,4 @@
-"""Compare finished runs: their configs, their numbers, and what makes them hard to compare."""
+"""Compare finished runs: their configs, their numbers, and how they were measured."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -15,12 +15,12 @@ from flap.results.report import Report
 from flap.results.run_folder import RunRecord, read_run
 from flap.results.tables import Table, wide_console
 
-LETTERS = ascii_uppercase  # the names of the runs in the tables
+LETTERS = ascii_uppercase  # runs are called A, B, C, … in the tables
 NOTE = (
     "±: standard error. The error of a difference is paired by the documents or windows that both "
     "runs have seen. Bold: clear of the noise (p < 0.05 in McNemar's test of right and wrong "
     "answers, else in the paired t-test). A difference without ± is not paired: the runs have "
-    "kept no documents of it, or not the same ones."
+    "not stored values of the same documents."
 )
 OTHER_MODELS = (
     "Runs of different models: {}. "
@@ -37,7 +37,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """Return the finished runs in these folders.
 
     Raises:
-        ValueError: a run has not finished or cannot be read, or there are more than 26.
+        ValueError: a run has not finished or cannot be read, or there are more than 26 runs.
     """
     if len(folders) > len(LETTERS):
         raise ValueError(f"{len(folders)} runs to compare; expected at most {len(LETTERS)}")
@@ -49,7 +49,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def print_comparison(folders: Sequence[Path]) -> None:
-    """Print how runs differ in how they were made, in their configs, and in their numbers.
+    """Print how runs differ in their models and versions, their configs, and their numbers.
 
     Raises:
         ValueError: see `read_runs`.
@@ -93,7 +93,7 @@ def numbers_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
-    """Describe how a number differs between two runs, in bold if it is clear of the noise."""
+    """Describe how a number differs between two runs, in bold if the difference is significant."""
     before = first.report.evaluation["pruned"]
     after = other.report.evaluation["pruned"]
     paired = other.difference_to(first, name)
@@ -104,7 +104,7 @@ def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
 
 
 def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """Yield a sentence for each way in which finished runs were not made or measured alike."""
+    """Yield a sentence for each difference in how finished runs were made or measured."""
     models = sorted({run.model for run in runs if run.model})
     if len(models) > 1:
         yield OTHER_MODELS.format(", ".join(models))

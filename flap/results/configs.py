@@ -1,4 +1,4 @@
-"""The configs of runs as dotted keys and texts, and the keys in which they differ."""
+"""Flatten the configs of runs into dotted keys and texts, and find the keys that differ."""
 
 import json
 from collections.abc import Iterable
@@ -6,10 +6,11 @@ from typing import Any
 
 from flap.storage import to_json
 
-Config = dict[str, Any]  # nested plain data
-FlatConfig = dict[str, str]  # {"calibration.num_samples": "128"}
+Config = dict[str, Any]  # a config as nested dicts and lists
+FlatConfig = dict[str, str]  # for example {"calibration.num_samples": "128"}
 
-# The choices that a run is described by. Other choices that differ are its `options`.
+# The settings that describe a run in tables. Other settings that differ between runs are its
+# `options`.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
 # Keys and sections that do not change the result of a run.
 BOOKKEEPING = (
@@ -33,7 +34,7 @@ def is_bookkeeping(key: str) -> bool:
 
 
 def is_setting(key: str) -> bool:
-    """Return whether a key is a setting: neither bookkeeping nor a field of `RunRecord`."""
+    """Return whether a key changes results, and `RunRecord` has no field for it."""
     return key not in (*CHOICES, "model.name", "run_name") and not is_bookkeeping(key)
 
 
@@ -45,8 +46,8 @@ def changes_the_model(key: str) -> bool:
 def flatten(config: Config, choices: Config) -> FlatConfig:
     """Return the settings of a config as texts: "null", "true", "[128, 1024]".
 
-    choices: the chosen options of the config's groups, such as {"compensation": "linear"}. They
-        stand for the classes that they name.
+    choices: the chosen option of each config group, such as {"compensation": "linear"}. This name
+        replaces the class in the config.
     """
     values = flat(config)
     for group, choice in choices.items():
@@ -63,7 +64,8 @@ def flatten(config: Config, choices: Config) -> FlatConfig:
 def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
     """Return the keys that have more than one value among the configs, with their values, sorted.
 
-    A value with an interpolation is unknown: the config of a run without a report is not resolved.
+    Values with an interpolation are left out. Interpolations occur in runs without a report, whose
+    configs are not resolved.
     """
     values: dict[str, set[str]] = {}
     for config in configs:
@@ -82,7 +84,7 @@ def _order(value: str) -> tuple[bool, float, str]:
 
 
 def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
-    """Describe each key in which two configs lead to different pruned models."""
+    """Describe each key that differs between two configs and changes the pruned model."""
     before = flat(stored)
     after = flat(json.loads(to_json(requested)))
     changes = []

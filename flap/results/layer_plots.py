@@ -1,4 +1,4 @@
-"""Plots by layer: what each layer keeps, of one run or of a study."""
+"""Plots of the units that each layer keeps, for one run or for a study."""
 
 from pathlib import Path
 
@@ -31,11 +31,11 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
             labels.append(label)
             shares.append(_shares(run.report))
 
-    height = 1.5 + 0.2 * len(labels)  # in inches
+    height = 1.5 + 0.2 * len(labels)  # height of the figure in inches
     figure = Figure(figsize=(9, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title in zip(panels, shares[0], strict=True):
-        # layers that a model does not have are nan, which is not drawn
+        # models with fewer layers have nan in the missing layers, and nan is not drawn
         of_runs = DataFrame([of_run[title] for of_run in shares])
         image = axes.imshow(of_runs, cmap=KEPT, vmin=0, vmax=1, aspect="auto")
         for row in range(1, len(labels)):
@@ -52,7 +52,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
 
 
 def _shares(report: Report) -> DataFrame:
-    """Return the shares that each layer keeps; nan where it had nothing."""
+    """Return the share of heads and neurons that each layer keeps; nan if a layer has none."""
     shares = DataFrame(report.layers) / DataFrame(report.layers_before)
     # an MLP loses either neurons or whole experts
     mlp = shares.reindex(columns=["neurons", "experts"]).min(axis="columns")

@@ -1,4 +1,4 @@
-"""The notices of a run: sentences in report.md that help to read its numbers."""
+"""The notices of a run: sentences in report.md that help to interpret its numbers."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -7,8 +7,9 @@ from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte, is_perplexity
 from flap.results.record import Record
 
-DESTROYED = 3.0  # a notice says what helps if a perplexity is more than 3 times the dense one
-# The same limit for bits per byte: log 69 / log 23, for a perplexity of 23 that triples.
+DESTROYED = 3.0  # if a perplexity is more than 3 times the dense model's, a notice gives advice
+# The same limit for bits per byte. If a perplexity of 23 triples, bits per byte grow by the factor
+# log 69 / log 23.
 DESTROYED_BITS = 1.35
 
 TWO_TOKENIZERS = (
@@ -16,8 +17,8 @@ TWO_TOKENIZERS = (
     "compare. Bits per byte do."
 )
 LITTLE_LEFT = (
-    "{name} is {times:,.1f} times the dense one: little of the model is left. "
-    "What helps: a lower ratio, {preset}or prompts of your use (calibration=answers)."
+    "{name} is {times:,.1f} times the dense model's: little of the model is left. "
+    "To lose less, use a lower ratio, {preset}or prompts of your application (calibration=answers)."
 )
 ONE_DOMAIN = (
     "Measured only on text like the calibration's; "
@@ -25,7 +26,7 @@ ONE_DOMAIN = (
 )
 LEFT_OUT = "Documents left out, because the run has read them in its texts: {}."
 IN_CHAT = "Asked through the tokenizer's chat template: {}."
-UNANSWERED = "The dense model answers nothing of {}, which tells nothing at this size."
+UNANSWERED = "The dense model answers nothing of {}, so these tasks say nothing about pruning it."
 OWN_TEXT = (
     "The model wrote {tokens:,} tokens of its {use} text itself, from {begins_with}, "
     "in {seconds:.0f} seconds; "
@@ -43,18 +44,18 @@ RECOVERY = (
     "{early} These numbers are not training-free."
 )
 EARLY = (
-    " It ended early, because it got no better; what it had after {best_after_tokens:,} is kept."
+    " It ended early, because it no longer improved; its state after {best_after_tokens:,} is kept."
 )
 
 
 def notices(report: Record) -> list[str]:
-    """Return the notices, one paragraph each: warnings, remarks, texts, training, compensation."""
+    """Return the notices about warnings, numbers, texts, training and compensation."""
     warnings = [f"Warning: {warning}" for warning in report.warnings]
     return [*warnings, *remarks(report), *_on_tasks(report), *_on_the_method(report)]
 
 
 def remarks(report: Record) -> list[str]:
-    """Return the notices that the console shows, too."""
+    """Return the notices that are also printed on the console."""
     sentences = []
     if report.vocabulary and any(map(is_perplexity, report.evaluation["dense"])):
         sentences.append(TWO_TOKENIZERS)
@@ -71,12 +72,12 @@ def remarks(report: Record) -> list[str]:
 
 
 def left_out(report: Record) -> str:
-    """Return how many documents of each task are left out: "3 of sciq, 1 of boolq"."""
+    """Return the number of documents left out of each task, such as "3 of sciq, 1 of boolq"."""
     return ", ".join(f"{number:,} of {task}" for task, number in report.left_out.items())
 
 
 def _most_lost(report: Record) -> tuple[str, float]:
-    """Return the name of the perplexity that grew most, and its ratio to the dense one.
+    """Return the name of the perplexity that grew most, and its ratio to the dense model's.
 
     If the vocabulary was trimmed, bits per byte are compared instead.
     """
@@ -94,7 +95,7 @@ def _on_tasks(report: Record) -> Iterator[str]:
     if in_chat:
         yield IN_CHAT.format(", ".join(in_chat))
 
-    # a task, such as gsm8k, may have several filters
+    # a task, such as gsm8k, may have one number for each of several answer filters
     dense = report.evaluation["dense"]
     answered: dict[str, bool] = {}
     for name in in_order(dense, {}):
@@ -113,7 +114,7 @@ def _on_the_method(report: Record) -> Iterator[str]:
         end = CUT.format(**generated) if generated.get("cut") else ""
         yield OWN_TEXT.format(use=use, end=end, **generated)
 
-    # experts that no held-out token was sent to have no error, and keep the bias
+    # experts that no held-out token was routed to have no error, and keep the bias
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if fits:
         left = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)

@@ -1,4 +1,4 @@
-"""Measured numbers as text: their digits, their errors, and how two models' numbers differ.
+"""Format measured numbers, their standard errors, and the difference between two numbers.
 
 Numbers have names such as "wikitext2/perplexity@128" and "piqa/acc_stderr".
 """
@@ -11,7 +11,8 @@ from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
 Domains = Mapping[str, str]  # "calibration" or "other", by the name of a task
-SMALL = ("/kl@", "/bits_per_byte@", "margin")  # numbers in nats or bits, which need more digits
+# names of numbers in nats or bits, which are shown with more digits
+SMALL = ("/kl@", "/bits_per_byte@", "margin")
 
 
 def is_perplexity(name: str) -> bool:
@@ -20,27 +21,28 @@ def is_perplexity(name: str) -> bool:
 
 
 def is_bits_per_byte(name: str) -> bool:
-    """Return whether a number is the bits that a byte of text costs (lower is better)."""
+    """Return whether a number is in bits per byte of text (lower is better)."""
     return "/bits_per_byte@" in name
 
 
 def is_of_text(name: str) -> bool:
     """Return whether a number is a perplexity or bits per byte.
 
-    Such numbers differ much between texts, and lower values are better.
+    These numbers differ much between texts, and lower values are better.
     """
     return is_perplexity(name) or is_bits_per_byte(name)
 
 
 def is_efficiency(name: str) -> bool:
-    """Return whether a number is a speed, size or memory; others measure the model's quality."""
+    """Return whether a number is a speed, a size or an amount of memory, not a quality."""
     return name.startswith("efficiency/")
 
 
 def domain_of(name: str, domains: Domains) -> str:
     """Return the domain of a number's text; empty if it is unknown.
 
-    The names of tasks are "boolq", or "c4/perplexity@128" for a text and what is measured on it.
+    The name of a number begins with its task, such as "boolq", or with a text, such as "c4" in
+    "c4/perplexity@128".
     """
     text = name.rpartition("/")[0]
     for task, domain in domains.items():
@@ -50,10 +52,10 @@ def domain_of(name: str, domains: Domains) -> str:
 
 
 def in_order(names: Iterable[str], domains: Domains) -> list[str]:
-    """Sort the names of numbers as tables show them, and leave out standard errors.
+    """Sort the names of numbers into the order of tables, and leave out standard errors.
 
-    Perplexities come first, then bits per byte, and efficiency last. Perplexities and bits per
-    byte are sorted by window length, and texts of the calibration's domain come before others.
+    Perplexities come first, then bits per byte, and efficiency comes last. Perplexities and bits
+    per byte are sorted by window length. Texts of the calibration's domain come before other texts.
     """
 
     def by_window(name: str) -> tuple[bool, int, bool]:
@@ -85,7 +87,7 @@ def with_error(numbers: Numbers, name: str) -> str:
 
 
 def short(value: float) -> str:
-    """Return a number with few digits."""
+    """Format a number with few digits."""
     if isinstance(value, int):
         return f"{value:,}"
     for limit, digits in ((1e12, ".2e"), (1000, ",.0f"), (10, ".2f")):
@@ -103,9 +105,9 @@ def change(
 ) -> str:
     """Describe how a number differs between two models: "-0.017 ± 0.044".
 
-    For perplexities and bits per byte, the relative difference is added, because texts differ. For
-    efficiency, it is the whole description. A difference within the noise is called so. The text is
-    empty if a number is missing or infinite.
+    For perplexities and bits per byte, the text also has the relative difference. For efficiency,
+    it has only the relative difference. "within noise" marks differences that are not significant.
+    The text is empty if a number is missing or infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)

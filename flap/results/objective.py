@@ -1,4 +1,4 @@
-"""The numbers of a run that it returns to Hydra, for sweepers that optimise."""
+"""The numbers that a run returns to Hydra, for sweepers that optimise an objective."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ def objective_of(report: Record, names: Sequence[str]) -> Objective:
 
     One name gives a number, several names give a tuple, and no name gives None.
 
-    names: Such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
+    names: for example "pruned/sciq_answers/exact_match" or "parameters/total_after".
 
     Raises:
         ValueError: the report has no such number.

@@ -1,4 +1,4 @@
-"""The page of a study: a self-contained file that a browser opens from disk."""
+"""The HTML page of a study: a self-contained file that a browser opens from disk."""
 
 import json
 from collections import Counter
@@ -19,8 +19,7 @@ from flap.results.study_table import tabulate
 from flap.results.templates import template
 
 FILTERS = (*CHOSEN, "state")
-# The colours of plots, each with the CSS value that replaces it on the page, so that plots follow
-# the dark theme.
+# CSS values that replace the colours of plots on the page, so that plots follow the dark theme.
 THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 
@@ -46,14 +45,14 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 
 
 def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
-    """Return the values by which the page can filter a run: its choices, and the keys that vary."""
+    """Return the values by which the page can filter a run: its choices, and keys that vary."""
     values = {name: getattr(run, name) for name in FILTERS}
     values |= {key: run.config.get(key) for key in keys}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return how the finished runs were made, with the number of runs for each answer."""
+    """Return facts about how the finished runs were made, and count the runs of each value."""
     reports = [run.report for run in study.finished]
     versions = [map(" ".join, report.versions.items()) for report in reports]
     sources = [map(": ".join, report.sources.items()) for report in reports]
@@ -83,4 +82,4 @@ def inline(svg: bytes) -> Markup:
     _, tag, element = svg.decode().partition("<svg")
     for colour, variable in THEME.items():
         element = element.replace(colour, variable)
-    return Markup(tag + element)  # matplotlib escapes the texts
+    return Markup(tag + element)  # matplotlib has escaped the texts in the SVG

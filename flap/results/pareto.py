@@ -1,8 +1,8 @@
-"""Qualities over costs, such as an accuracy over parameters, and their Pareto fronts.
+"""Pareto fronts of quality and cost, such as accuracy and parameters.
 
-A model is on the front if no other model, pruned or dense, is cheaper and at least as good, or
-better and at most as expensive. Costs within 1 % count as equal, because a ratio is met only to
-within a unit. Qualities with the same four digits count as equal, too.
+A model is on the front if no other model is cheaper and at least as good, or better and at most as
+expensive. Dense models count, too. Costs within 1 % are equal, because pruning removes whole units
+and meets a ratio only approximately. Qualities with the same four digits are equal, too.
 """
 
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from flap.results.study import Study
 
 
 class CostAxis(NamedTuple):
-    """A kind of cost of a model: an axis of a plot."""
+    """A kind of cost of a model, such as its parameters, as the axis of a plot."""
 
     name: str
     label: str
-    dense: str  # column of `Study.results` with the dense model's cost; empty: the cost is 1
+    dense: str  # column of `Study.results` with the dense model's cost; "" if this cost is always 1
     pruned: str  # column of `Study.results` with the pruned model's cost
-    lower_is_better: bool = True  # false for a speed
+    lower_is_better: bool = True  # whether lower values are better; false for a speed
 
     def measured(self, study: Study) -> bool:
-        """Return whether the study has this cost of a pruned model."""
+        """Return whether the study has measured this cost for a pruned model."""
         return bool(study.results.reindex(columns=[self.pruned]).notna().any(axis=None))
 
 
@@ -52,7 +52,7 @@ COSTS = (
 
 
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> DataFrame:
-    """Return the points of a number over a cost: each series at each ratio, and the dense models.
+    """Return points of quality over cost: one for each series and ratio, and for each dense model.
 
     A point is the mean over the seeds. The columns are cost, quality, label, and the index of the
     series, which is -1 for a dense model.
@@ -73,7 +73,7 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
 
 
 def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
-    """Return the points of the Pareto front, the cheapest first."""
+    """Return the points of the Pareto front, sorted from the cheapest model."""
     cost = points.cost if cost_is_lower else -points.cost
     quality = points.quality.map("{:.4g}".format).astype(float)
     loss = quality if quality_is_lower else -quality

@@ -1,6 +1,6 @@
-"""The plots of a study: quality over ratio and over costs, and the share that each layer keeps.
+"""The plots of a study: quality over ratio and over cost, and the share that each layer keeps.
 
-The colour stands for method and metric, line and marker for the structure.
+Colours distinguish methods and metrics. Lines and markers distinguish structures.
 """
 
 import io
@@ -22,16 +22,19 @@ from flap.results.study import Study
 
 AVERAGE = "zero_shot/average"
 ANSWERS = "generation/exact_match"
-LEGEND_WIDTH = 28  # characters in a line of the legend; longer lines leave no room for the panels
-LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
-NOT_REPRODUCIBLE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # left out of SVG
+# characters in a line of the legend; longer lines are wrapped, to leave space for the panels
+LEGEND_WIDTH = 28
+# the axis is logarithmic if the largest perplexity is more than 10 times the smallest
+LOG_FROM = 10
+# metadata left out of SVG files, because it differs in each run
+NOT_REPRODUCIBLE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
-OVER_RATIO = "{} over the share of the decoder asked to be removed; {} is better."
+OVER_RATIO = "{} over the requested share of the decoder to remove; {} is better."
 ERRORS = " Bars are standard errors over documents."
-SEEDS = " Mean of the seeds, with a band from the least to the greatest."
+SEEDS = " Lines are means over the seeds, and bands go from the smallest to the largest value."
 OVER_COST = (
-    "Quality over {}; each point is a ratio, a cross a dense model, the broad line the Pareto "
-    "front."
+    "Quality over {}. Each point is a ratio, each cross is a dense model, and the broad line is "
+    "the Pareto front."
 )
 KEPT = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
 
@@ -80,7 +83,7 @@ def _over_ratio(study: Study, series: list[Series]) -> Iterator[Plot]:
 
 
 def _over_cost(study: Study, series: list[Series]) -> Iterator[Plot]:
-    # bits per byte, where they were measured: models may differ in their tokenizers
+    # prefer bits per byte to perplexity, because models may have different tokenizers
     of_text = sorted(filter(is_of_text, study.measured), key=is_perplexity)
     names = of_text[:1] + [name for name in (AVERAGE, ANSWERS) if name in study.measured]
     for cost in COSTS:
@@ -107,7 +110,7 @@ def _plot(name: str, caption: str, figure: Figure) -> Plot:
 def _panels(
     study: Study, series: list[Series], names: list[str], label: str
 ) -> tuple[Figure, dict[str, Any]]:
-    """Return a figure with a legend, and a panel for each number, side by side."""
+    """Return a figure with a legend and one panel for each number, side by side."""
     figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
     panels = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
     for name, axes in panels.items():
@@ -124,7 +127,7 @@ def _panels(
 
 
 def _add_legend(figure: Figure, series: list[Series]) -> None:
-    """Explain the colours of labels, then the markers and dashes of structures."""
+    """Add a legend: the colours of labels, then the markers and dashes of structures."""
     handles = {}
     for line in series:
         handles[line.label] = Line2D([], [], color=line.style["color"], linewidth=3)
@@ -144,8 +147,8 @@ def _add_legend(figure: Figure, series: list[Series]) -> None:
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
     """Draw a number over the ratio: mean, minimum and maximum over the seeds.
 
-    Seeds share the documents, so the standard error of their mean is the mean of their errors. The
-    dense model is a horizontal line.
+    All seeds are measured on the same documents, so the standard error of their mean is the mean of
+    their standard errors. The dense model is a horizontal line.
     """
     column = f"pruned/{name}"
     for line in series:
@@ -155,7 +158,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
         colour = line.style["color"]
         band = (seeds.index, seeds["min"], seeds["max"])
         axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
-        # at a single ratio, the band above has no width
+        # with a single ratio, the band has no width, so draw a vertical line
         axes.vlines(*band, color=colour, linewidth=1)
         axes.errorbar(seeds.index, seeds["mean"], errors, capsize=3, **line.style)
     axes.set_xticks(sorted({*study.results.ratio.dropna()}))
@@ -168,7 +171,8 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
             1,
             level,
             study.dense_name(model),
-            transform=axes.get_yaxis_transform(),  # x from 0 to 1
+            # x goes from 0 to 1 across the panel, y is in data units
+            transform=axes.get_yaxis_transform(),
             ha="right",
             va="bottom",
             color=MUTED,
@@ -178,7 +182,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
 def _draw_over_cost(
     axes: Any, series: list[Series], points: DataFrame, front: DataFrame, cost: CostAxis
 ) -> None:
-    """Draw points over a cost, and their front as a broad line. The dense models are crosses."""
+    """Draw points over a cost, and the Pareto front as a broad line. Dense models are crosses."""
     front = front.sort_values("cost")
     axes.plot(
         front.cost,

@@ -25,10 +25,10 @@ LIBRARIES = (
 
 
 def described(config: FlapConfig) -> dict[str, Any]:
-    """Return the config of a run as plain data without secrets.
+    """Return the config of a run as dicts and lists without secrets.
 
-    An object becomes its options and the name of its class (`_target_`). Texts in memory become
-    their label.
+    An object is replaced by its options and the name of its class (`_target_`). Texts in memory are
+    replaced by their label.
     """
     plain = asdict(config)
     if isinstance(config.calibration.dataset, TextsInMemory):
@@ -68,9 +68,9 @@ def git_state() -> dict[str, Any]:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance of a result, which is saved with the checkpoint.
 
-    It does not name trackers, the cache and the checkpoint's own folder.
+    The provenance leaves out the tracker, the cache and the checkpoint's folder.
 
-    config: as `described` returns it.
+    config: the config that `described` returns.
     """
     travels = {**config, "checkpoint": {**config["checkpoint"], "dir": None}}
     del travels["tracking"], travels["cache_dir"]
@@ -79,6 +79,6 @@ def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     checkout = Path(__file__).resolve().parents[2]
-    # --git-dir, because an installed package may lie inside another repository
+    # --git-dir keeps git from finding another repository that contains the installed package
     command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

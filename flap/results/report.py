@@ -9,7 +9,7 @@ from flap.results.report_tables import tables
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, load_json, to_json
 
-# The parts without which a report.json is not read, and their types.
+# The keys that a valid report.json must have, and the types of their values.
 NEEDED = {
     "config": dict,
     "device": str,
@@ -23,7 +23,7 @@ NEEDED = {
     "versions": dict,
     "git": dict,
 }
-# The parts that hold measured numbers, in which null stands for infinity.
+# The keys whose values are measured numbers, in which null stands for infinity.
 MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference_p_value")
 
 
@@ -36,12 +36,12 @@ class Report(Record):
         return "\n\n".join(table.markdown() for table in tables(self))
 
     def to_dict(self) -> Config:
-        """Return the report as report.json holds it, without the plan, which is in plan.json."""
+        """Return the content of report.json, without the plan, which is in plan.json."""
         return asdict(replace(self, plan=None))
 
     @classmethod
     def from_dict(cls, plain: Config) -> "Report":
-        """Return the report that `to_dict` has written.
+        """Build a report from the dict that `to_dict` returns.
 
         A measured number that is null is infinite.
         """
@@ -58,7 +58,7 @@ class Report(Record):
         """Read report.json. Among the measured numbers, null becomes infinity.
 
         Raises:
-            ValueError: the file is missing or damaged, has another schema, or lacks a part.
+            ValueError: the file is missing or damaged, has another schema, or lacks a required key.
         """
         try:
             plain = dict(load_json(path))

@@ -1,4 +1,4 @@
-"""The report for people: its tables on the console and in report.md."""
+"""The report as text: tables on the console and in report.md."""
 
 from collections import Counter
 from itertools import chain
@@ -19,7 +19,7 @@ UNITS = {
     "neurons": "neurons",
     "experts": "experts",
 }
-MODELS = ("dense", "compressed", "pruned")  # in the order of the columns
+MODELS = ("dense", "compressed", "pruned")  # models in the order of the table's columns
 VOCABULARY = ("{before:,}", "{after:,} ({covered:.2%} of the counted tokens)")
 
 Row = tuple[str, str, str]  # a name, and its value for the dense and the pruned model
@@ -36,11 +36,11 @@ def tables(report: Record) -> list[Table]:
 
 
 def measured(report: Record) -> Table:
-    """Return the numbers of the models, what pruning changed, and the domain of each text.
+    """Return the table of the models' numbers, their differences, and the domain of each text.
 
-    A model that was trained after compression also has its numbers from before the training, and
-    what the training changed. Numbers that only the dense model has are left out: its perplexities,
-    if the vocabulary was trimmed.
+    If the model was trained after compression, the table also has the numbers before training and
+    the changes that training made. If the vocabulary was trimmed, perplexities are left out,
+    because only the dense model has them.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
     *earlier, _ = models
@@ -89,7 +89,7 @@ def _facts(report: Record) -> list[Row]:
 
 
 def sizes(report: Record) -> list[Row]:
-    """Return the rows of all parameters, of the decoder's Linears, and of a trimmed vocabulary."""
+    """Return rows for all parameters, for the decoder's Linear layers, and for the vocabulary."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         dense = report.parameters[f"{which}_before"]
@@ -102,7 +102,7 @@ def sizes(report: Record) -> list[Row]:
 
 
 def _ratio(ratio: Numbers) -> str:
-    """Return the realised ratio, the requested one, and what rounding changed."""
+    """Describe the realised ratio, the requested ratio, and the change made by rounding."""
     text = "{realised_decoder:.4f}"
     if "requested" in ratio:
         text += " of {requested:g} asked"
@@ -112,7 +112,7 @@ def _ratio(ratio: Numbers) -> str:
 
 
 def show(report: Record, folder: Path) -> None:
-    """Print the name of a run, its tables and remarks, and the paths of checkpoint and report."""
+    """Print the run's name, its tables and remarks, and the paths of its checkpoint and report."""
     console = wide_console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
@@ -126,7 +126,7 @@ def show(report: Record, folder: Path) -> None:
 
 
 def headline(report: Record) -> str:
-    """Return the first number of a report, or the share that was removed, in one line."""
+    """Return one line with the first number of a report, or with the removed share."""
     models = report.evaluation
     names = [name for name in models["pruned"] if not name.endswith("_stderr")]
     if not names:
@@ -139,7 +139,7 @@ def headline(report: Record) -> str:
 
 
 def markdown(report: Record) -> str:
-    """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
+    """Return the text of report.md: tables, notices, a picture, and the widths of each layer."""
     paragraphs = [
         f"# {escaped(report.config['run_name'])}",
         *(table.markdown() for table in tables(report)),
@@ -152,7 +152,7 @@ def markdown(report: Record) -> str:
 
 
 def _widths(report: Record) -> Table:
-    """Return the table of what each layer keeps."""
+    """Return the table of kept heads, neurons and experts in each layer."""
     units = [unit for unit in UNITS if unit in {*chain(*report.layers)}]
     rows = []
     for i, layer in enumerate(report.layers):

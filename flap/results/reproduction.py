@@ -1,4 +1,4 @@
-"""Compare a run that was repeated with the report of the first one, number by number."""
+"""Compare the report of a repeated run with the report of the original run."""
 
 import math
 from collections import Counter
@@ -15,21 +15,22 @@ from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
 EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
-# The largest relative difference of parameters that rounding errors of scores cause: on another
-# machine, units with almost equal scores may change places.
+# The largest relative difference in parameters that rounding errors can cause. On another machine,
+# rounding can change the order of units with almost equal scores, and so the number of parameters
+# that are removed.
 SAME_SIZE = 1e-3
-# The numbers of `efficiency` that do not depend on the machine.
+# Numbers of the evaluation `efficiency` that do not depend on the machine.
 SIZES = ("efficiency/parameters", "efficiency/checkpoint_bytes", "efficiency/prefill_macs")
 
 Verdict = Literal["equal", "within the error", "different", "not compared"]
 
 
 class Comparison(NamedTuple):
-    """One number of both runs, and what their difference means."""
+    """The value of a number in both runs, and a verdict about the difference."""
 
-    model: str  # "dense", "compressed" or "pruned"
-    name: str  # the name of the number, as "boolq/acc"
-    old: str  # the number with its standard error; empty if it is missing
+    model: str  # the measured model: "dense", "compressed" or "pruned"
+    name: str  # the name of the number, such as "boolq/acc"
+    old: str  # the number in the original run with its standard error; empty if it is missing
     new: str
     verdict: Verdict
 
@@ -51,10 +52,10 @@ def read_finished(path: Path) -> RunRecord:
 def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     """Compare every number of two runs.
 
-    Two numbers are equal if they differ by at most one millionth. They are within the error if
-    both runs have kept the values of the same documents and the paired test finds no difference,
-    or else if they differ by at most one standard error. Speeds, times and memory depend on the
-    machine and are not compared.
+    Two numbers are equal if they differ by at most one millionth. If both runs have stored values
+    of the same documents, numbers are within the error if a paired test finds no difference.
+    Otherwise, they are within the error if they differ by at most one standard error. Speeds, times
+    and memory depend on the machine and are not compared.
     """
     comparisons = [_layers(old.report, new.report)]
     models = _models(new.report)
@@ -74,7 +75,7 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
 
 
 def _models(report: Report) -> dict[str, Numbers]:
-    """Return the parameters and the numbers of all models."""
+    """Return the parameters and the measured numbers of all models."""
     return {"parameters": {**report.parameters}, **report.evaluation}
 
 
@@ -107,7 +108,7 @@ def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
 
 
 def other_versions(old: Report, new: Report) -> list[str]:
-    """Return a text for each library, device or commit that differs between two reports."""
+    """Return a text for each version, device or commit that differs between two reports."""
     before = versions_of(old) | {"device": old.device}
     after = versions_of(new) | {"device": new.device}
     changed = []
@@ -120,7 +121,7 @@ def other_versions(old: Report, new: Report) -> list[str]:
 
 
 def print_reproduction(old: RunRecord, new: RunRecord) -> bool:
-    """Print both runs side by side. Returns whether no number is different."""
+    """Print both runs side by side. Returns True if no number is different."""
     console = wide_console()
     comparisons = compare_runs(old, new)
     console.print(Table(("", "number", "old", "new", "verdict"), comparisons).console())

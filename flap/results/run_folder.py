@@ -17,11 +17,11 @@ FILES = ("report.md", "report.json", "layers.png", "flap.log")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. A choice is None if the files do not say it."""
+    """A run as its files describe it. A choice is None if the files do not contain it."""
 
-    folder: str  # relative to the folder of the study, as the page links to it
-    state: str = "finished"  # finished, failed, damaged, unfinished
-    error: str = ""  # why there is no result
+    folder: str  # path relative to the folder of the study, as in links on the page
+    state: str = "finished"  # the state of the run: "finished", "failed", "damaged" or "unfinished"
+    error: str = ""  # why the run has no result; empty if it has a result
     files: tuple[str, ...] = ()
     overrides: FlatConfig = field(default_factory=dict)
     model: str | None = None
@@ -29,13 +29,16 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    requested: str = ""  # "0.2" or "target.bytes=2e8"; runs with equal requests are compared
+    # the requested size, "0.2" or "target.bytes=2e8"; only runs with equal requests are compared
+    requested: str = ""
     seed: int | None = None
-    # other overrides that differ between the runs of a study: "calibration.num_samples=32"
+    # other overrides that differ between runs of a study, such as "calibration.num_samples=32"
     options: str = ""
-    report: Report = field(default_factory=lambda: Report({}))  # empty if there is no result
-    documents: DocumentValues = field(default_factory=dict)  # values of the pruned model
-    sweep: str = ""  # the name of the sweep, in a study of several sweeps
+    # an empty report if the run has no result
+    report: Report = field(default_factory=lambda: Report({}))
+    # values of the pruned model for each document
+    documents: DocumentValues = field(default_factory=dict)
+    sweep: str = ""  # the name of the run's sweep; empty unless the study has several sweeps
     config: FlatConfig = field(default_factory=dict)
 
     @property
@@ -47,9 +50,9 @@ class RunRecord:
 
     @property
     def dense_identity(self) -> frozenset[str]:
-        """Everything that the dense numbers depend on, for each way in which they were measured.
+        """The facts that the dense model's numbers depend on, with one text for each evaluation.
 
-        Runs that leave out other documents of a task have measured in other ways.
+        Runs that leave out different documents of a task have different dense numbers.
         """
         config = self.report.config
         documents = {task: self.report.inputs.get(task) for task in self.report.left_out}
@@ -60,7 +63,7 @@ class RunRecord:
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
         """Return how a number differs from the same number of the run `first`.
 
-        Returns None if the runs have not kept the values of the same documents.
+        Returns None if the runs have not stored values of the same documents.
 
         The difference of an average over tasks is calculated from its tasks, if both runs have
         averaged the same tasks.
@@ -85,16 +88,17 @@ def read_run(folder: Path) -> RunRecord:
     config = report.config or read_yaml(settings / "config.yaml")
     texts = flatten(config, choices)
 
-    # If a run has no result, its interpolations are not resolved, and their values are unknown.
+    # The config of a run without a result still has interpolations, whose values are unknown.
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     name = resolved.get("model.name")
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
     ratio = resolved.get("ratio")
-    if ratio is None:  # a run with a target has no ratio; show the removed share
+    # a run with a target has no requested ratio; show the share that it has removed
+    if ratio is None:
         ratio = report.ratio.get("realised_decoder")
     if ratio is not None:
-        ratio = round(float(ratio), 6)  # range(0.1,0.4,0.1) makes 0.30000000000000004
+        ratio = round(float(ratio), 6)  # Hydra's range(0.1,0.4,0.1) gives 0.30000000000000004
 
     return RunRecord(
         folder.name,
@@ -116,7 +120,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _targets(config: FlatConfig) -> str:
-    """Return the targets that a run was asked for: "target.bytes=2e8"."""
+    """Return the requested targets of a run, such as "target.bytes=2e8"."""
     targets = []
     for key, value in config.items():
         # leave out targets that are not set, and `target.sequences` if it has its default
@@ -126,14 +130,14 @@ def _targets(config: FlatConfig) -> str:
 
 
 def _read_choices(path: Path) -> Config:
-    """Read the choice of each group of the config, {"metric": "WIFV"}, from Hydra's own config."""
+    """Read the choice of each config group, such as {"metric": "WIFV"}, from hydra.yaml."""
     values = flat(read_yaml(path)).items()
     prefix = "hydra.runtime.choices."
     return {key.removeprefix(prefix): value for key, value in values if key.startswith(prefix)}
 
 
 def _read_result(folder: Path) -> tuple[str, str, Report]:
-    """Return the state of a run, why it has no result, and its report."""
+    """Return the state of a run, the reason why it has no result, and its report."""
     # a run that was started from Python writes no status
     status = read_status(folder) if (folder / STATUS).exists() else {"state": "finished"}
     state = status.get("state")
@@ -150,10 +154,10 @@ def _read_result(folder: Path) -> tuple[str, str, Report]:
 
 
 def _read_overrides(path: Path, config: FlatConfig) -> FlatConfig:
-    """Read the settings that the command line of a run has set, {"calibration.num_samples": "32"}.
+    """Read the settings of a run's command line, such as {"calibration.num_samples": "32"}.
 
-    config: the flat config of the run, which has their values. A value that is missing there
-        stays as it was typed.
+    config: the flat config of the run, from which the values are taken. A value that is missing
+        there is returned as it was typed.
     """
     overrides = {}
     for line in read_yaml(path, list):

@@ -1,6 +1,6 @@
-"""The lines of plots: which runs each line has, and how it looks.
+"""Group the runs of a study into the lines of plots, and give each line its style.
 
-The colour stands for method and metric, marker and dashes for the structure.
+Colours distinguish methods and metrics. Markers and dashes distinguish structures.
 """
 
 from dataclasses import dataclass
@@ -17,28 +17,32 @@ STYLE = rc_params_from_file(Path(__file__).with_name("plots.mplstyle"), use_defa
 INK = STYLE["text.color"]
 MUTED = STYLE["axes.edgecolor"]
 RULE = STYLE["grid.color"]
-# Colours after Okabe and Ito, which colour-blind readers can tell apart.
+# Colours similar to those of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C98500", "#3A9BD8", "#7A7A7A")
-LINES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))  # (marker, dashes)
+# pairs of a matplotlib marker and a line style
+LINES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))
 
 
 @dataclass(frozen=True)
 class Series:
     """A line of a plot: runs that differ only in their ratio, seed and sweep."""
 
-    label: str  # the metric, and what else tells this line from others of the same metric
+    # the metric, and other settings that distinguish this line from lines with the same metric
+    label: str
     structure: str
-    rows: DataFrame  # rows of `Study.results`
-    # min, mean and max over the seeds of each number, by ratio. Runs with a target have the
-    # ratio that they removed.
+    rows: DataFrame  # the rows of `Study.results` for the runs of this line
+    # Minimum, mean and maximum of each number over the seeds, for each ratio. For runs with a
+    # target, the ratio is the removed share.
     by_ratio: DataFrame
-    style: dict[str, Any]  # the colour of the label and the shape of the structure
+    # matplotlib options: colour of the label, marker and dashes of the structure
+    style: dict[str, Any]
 
 
 def series_of(study: Study) -> list[Series]:
     """Return the series of a study, sorted by label and structure.
 
-    Runs with several targets are one series, as runs with several ratios are.
+    Runs that differ only in their targets form one series, in the same way as runs that differ only
+    in their ratios.
     """
     without_targets = study.results.options.str.replace(r"(^| )target\.\S+", "", regex=True)
     runs = study.results.assign(options=without_targets.str.strip())

@@ -15,7 +15,7 @@ from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
-# The columns that describe a run.
+# The columns of a study's table that describe a run.
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "ratio", "seed")
 COLUMNS = [
     "cell",
@@ -30,30 +30,31 @@ COLUMNS = [
     "requested",
     "parameters_before",
 ]
-UNSHOWN = ["requested", "parameters_before"]  # columns of the frame that study.csv does not have
+# columns of `Study.frame` that are not written to study.csv
+UNSHOWN = ["requested", "parameters_before"]
 
 
 @dataclass(frozen=True)
 class Study:
     """The runs of one or more sweeps.
 
-    They are sorted by ratio, then by the first number; runs without a result come last.
+    Runs are sorted by ratio, then by the first number. Runs without a result come last.
     """
 
     folder: Path  # where the files of the study are written
-    commands: list[str]  # the commands that started the sweeps, as far as they are recorded
+    commands: list[str]  # commands that started the sweeps; unrecorded commands are missing
     runs: list[RunRecord]
 
     @property
     def title(self) -> str:
-        """The models, and the choices that differ between the runs."""
+        """A title that names the models and the choices that differ between the runs."""
         title = f"Pruning {', '.join(self.values('model')) or self.folder.name}"
         different = [name for name in self.different if name not in ("sweep", "model")]
         return f"{title}: {' × '.join(different)}" if different else title
 
     @property
     def different(self) -> list[str]:
-        """The choices that tell runs apart."""
+        """The choices that differ between runs."""
         names = [name for name in CHOSEN if len(self.values(name)) > 1]
         if "method" in names and not self._method_tells_apart:
             names.remove("method")
@@ -61,10 +62,10 @@ class Study:
 
     @property
     def _method_tells_apart(self) -> bool:
-        """Whether runs have several presets as methods, or differ in nothing but the method.
+        """Whether runs use several method presets, or differ only in their method.
 
-        With another metric, a run of flap has the method "custom". The column of the metric shows
-        this already.
+        If only the metric of a preset is changed, the method is "custom". The column of the metric
+        already shows this difference.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]
@@ -73,9 +74,9 @@ class Study:
 
     @cached_property
     def frame(self) -> DataFrame:
-        """A row for each run with its choices, sizes and numbers.
+        """A table with a row for each run: its choices, sizes and numbers.
 
-        None stands for a number that was not measured, "nan" for one that is not finite.
+        A number that was not measured is None. A number that is not finite is "nan".
         """
         rows = [_row(run) for run in self.runs]
         numbers = [name for name in dict.fromkeys(chain(*rows)) if "/" in name]
@@ -84,7 +85,7 @@ class Study:
 
     @cached_property
     def records(self) -> DataFrame:
-        """The part of the frame that study.csv has."""
+        """The columns of the frame that are written to study.csv."""
         sweep = [] if self.values("sweep") else ["sweep"]
         return self.frame.drop(columns=UNSHOWN + sweep)
 
@@ -92,7 +93,7 @@ class Study:
     def results(self) -> DataFrame:
         """The rows of the finished runs, with numbers as floats.
 
-        nan stands for numbers that were not measured or are not finite.
+        Numbers that were not measured, or are not finite, are nan.
         """
         of_numbers = ("dense/", "pruned/", "ratio", "parameters_")
         numbers = [name for name in self.frame if name.startswith(of_numbers)]
@@ -106,11 +107,12 @@ class Study:
 
     @cached_property
     def dense(self) -> DataFrame:
-        """The numbers of the dense models, as one row of `results` for each.
+        """The numbers of the dense models, with one row of `results` for each.
 
-        A dense model has several rows if it was measured in several ways. Of the runs that share
-        its numbers, the first one gives the row. A run that was measured in only some of the ways
-        of another run gives none.
+        Several runs share the numbers of a dense model. The row is taken from the first of them. A
+        dense model has several rows if it was measured in several ways, such as with different
+        windows. If a run has only some of the measurements of another run, only the other run gives
+        a row.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:
@@ -120,9 +122,10 @@ class Study:
 
     @property
     def measured(self) -> list[str]:
-        """The names of the pruned models' numbers without standard errors, sorted.
+        """The sorted names of all numbers of pruned models, without standard errors.
 
-        If some runs have trimmed the vocabulary, bits per byte come first: they compare all runs.
+        If some runs have trimmed the vocabulary, bits per byte come first, because they can be
+        compared between different tokenizers.
         """
         names = in_order(chain(*(run.report.evaluation["pruned"] for run in self.runs)), {})
         if self.trimmed:
@@ -131,7 +134,7 @@ class Study:
 
     @property
     def trimmed(self) -> bool:
-        """Whether some runs have trimmed the vocabulary, and so have tokenizers of their own."""
+        """Whether some runs have trimmed the vocabulary, and therefore have other tokenizers."""
         return any(run.report.vocabulary for run in self.runs)
 
     def of(self, rows: DataFrame) -> list[RunRecord]:
@@ -141,14 +144,15 @@ class Study:
     def domain(self, name: str) -> str:
         """Return the domain of a number's text.
 
-        It is empty if the runs disagree, as they do with different calibration texts.
+        The domain is empty if the runs disagree, for example because they have different
+        calibration texts.
         """
         return _agreed(domain_of(name, run.report.domains) for run in self.finished)
 
     def better(self, name: str) -> str:
         """Return whether "lower" or "higher" values of a number are better.
 
-        The text is empty if no run says, or if they disagree.
+        The text is empty if no run knows, or if the runs disagree.
         """
         return _agreed(run.report.better.get(name, "") for run in self.runs)
 
@@ -162,7 +166,7 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the row of a run by the columns of the frame. Other keys are not shown."""
+    """Return the row of a run. The keys are the columns of the frame."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],
@@ -184,6 +188,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the only value that is not empty, or an empty text if there are several."""
+    """Return the non-empty value that all runs agree on, or an empty text if they disagree."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

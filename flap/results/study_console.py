@@ -1,4 +1,4 @@
-"""The table of a study on the console, as wide as the console is."""
+"""Print the table of a study in the width of the console."""
 
 from itertools import compress
 
@@ -10,11 +10,11 @@ from flap.results.study import Study
 from flap.results.study_table import TableEntry, tabulate
 from flap.results.tables import Table
 
-UNFOLDED = 10_000  # characters; more than any table is wide
+UNFOLDED = 10_000  # a console width in characters that is larger than any table
 
 
 def show_study(study: Study) -> None:
-    """Print the table of a study: what differs between its cells, and as many numbers as fit."""
+    """Print the choices that differ between cells of a study, and as many numbers as fit."""
     console = Console(highlight=False)
     table = _without_constant_choices(study)
     left_out = list[str]()
@@ -46,7 +46,7 @@ def _without_constant_choices(study: Study) -> Table:
 
 
 def _broken(heading: str) -> str:
-    """Return a heading on several lines, which are broken between words and not within them."""
+    """Break a heading into several lines, only between words."""
     return heading.replace("/", "/\n").replace("@", "\n@")
 
 
@@ -55,6 +55,6 @@ def _in_console(entry: TableEntry) -> Text:
 
 
 def _width(table: Table, console: Console) -> int:
-    """Return how many characters a table takes if nothing is folded."""
+    """Return the width of a table in characters if no cell is wrapped."""
     options = console.options.update(width=UNFOLDED)
     return Measurement.get(console, options, table.console()).maximum

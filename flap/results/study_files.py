@@ -1,4 +1,4 @@
-"""A study on disk: read from the folders of sweeps, written as a table, plots and a page."""
+"""Read a study from the folders of sweeps, and write its table, plots and page."""
 
 import re
 import shlex
@@ -23,8 +23,8 @@ from flap.storage.status import STATUS
 def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     """Read one or more sweeps, write their table, plots and page, and return the page's path.
 
-    into: the folder of the files; by default the sweep's own folder, or for several sweeps a
-        folder A+B beside the first of the sweeps A and B.
+    into: the folder for the files. The default is the folder of the sweep. For two sweeps A and B,
+        it is a folder A+B next to A.
 
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
@@ -38,7 +38,7 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    All files are made in memory first, so that an error leaves the files of an earlier call
+    All files are first created in memory, so that an error leaves the files of an earlier call
     unchanged.
 
     Raises:
@@ -94,10 +94,10 @@ def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _read_sweep(folder: Path) -> list[RunRecord]:
-    """Return the runs of a sweep, without those that a finished run has replaced."""
+    """Return the runs of a sweep. A cell that was run again and has finished appears once."""
     if not folder.is_dir():
         raise ValueError(
-            f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>"
+            f"{folder}: no such folder; expected the folder of a sweep, as multirun_outputs/<time>"
         )
     if (folder / STATUS).is_file():
         raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or several runs")
@@ -120,15 +120,15 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return what identifies a cell: the folder's name without the job number, and overrides."""
+    """Return the identity of a cell: its overrides, and its folder name without the job number."""
     return run.folder.partition("_")[2], run.overrides
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    An override is left out if the other runs have its value by default. The choice of evaluations
-    is left out, too, because it does not change the model.
+    An override is left out if all other runs have the same value by default. The choice of
+    evaluations is also left out, because it does not change the model.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []
@@ -150,7 +150,7 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep without secrets; empty if there is no record of it."""
-    # a sweeper other than Hydra's basic one records secrets
+    # sweepers other than flap's write secrets into this file
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:
         words = ["python", "-m", "flap", "-m"]

@@ -1,4 +1,4 @@
-"""The table of a study: the choices and results of each run, and marks of what is best."""
+"""The table of a study: the choices and results of each run, with the best numbers marked."""
 
 from math import isfinite
 from typing import Any, Literal, NamedTuple
@@ -7,35 +7,38 @@ from flap.results.number_texts import short
 from flap.results.report import Report
 from flap.results.study import CHOSEN, Study
 
-ALWAYS_SHOWN = ("metric", "structure", "ratio")  # other choices are left out if all runs agree
-# The formats of the results that are counted and not measured.
+# these columns are always shown, and other choices only if runs differ
+ALWAYS_SHOWN = ("metric", "structure", "ratio")
+# The formats of results that are not measured by evaluation.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
-# Among the runs with one ratio, the best number is marked "best". If the numbers of other
-# runs are within its noise, they and the best one are marked "near" instead.
+# Among runs with the same ratio, the best number is marked "best". If numbers of other runs are
+# within the noise, they and the best number are marked "near" instead.
 Mark = Literal["best", "near", ""]
-Marks = dict[tuple[int, str], Mark]  # by the run's row in `study.frame` and the number's name
+# keys: index of the run's row in `study.frame`, and name of the number
+Marks = dict[tuple[int, str], Mark]
 
 
 class TableEntry(NamedTuple):
-    """A value of the table."""
+    """A cell of the table."""
 
     text: str = ""
     mark: Mark = ""
-    key: float | str | None = None  # the value to sort by; rows with None come last
+    # the value by which the page sorts rows; rows with None come last
+    key: float | str | None = None
 
 
 class StudyTable(NamedTuple):
     """The table of a study."""
 
-    choices: list[str]  # the first columns
-    results: list[str]  # the other columns
-    rows: list[list[TableEntry]]  # for each run, its choices and its results
-    dense: list[tuple[str, list[TableEntry]]]  # for each dense model, its name and its results
+    choices: list[str]  # headings of the first columns
+    results: list[str]  # headings of the other columns
+    rows: list[list[TableEntry]]  # a row for each run, with its choices and results
+    dense: list[tuple[str, list[TableEntry]]]  # name and results of each dense model
 
 
 def tabulate(study: Study) -> StudyTable:
-    """Return the table of a study. Standard errors stand next to their numbers."""
+    """Return the table of a study. Numbers are shown with their standard errors."""
     choices = [name for name in CHOSEN if name in (*ALWAYS_SHOWN, *study.different)]
     results = ["removed", "parameters", *study.measured, "seconds"]
     if study.trimmed:
@@ -81,7 +84,7 @@ def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
 
 
 def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
-    """Return the results of the dense model before pruning, or of the pruned model after it."""
+    """Return the results of the dense model ("before") or of the pruned model ("after")."""
     return report.evaluation[model] | {
         "parameters": report.parameters.get(f"total_{moment}"),
         "vocabulary": report.vocabulary.get(moment),
@@ -104,14 +107,14 @@ def _marks(study: Study) -> Marks:
 def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
     """Return the marks of a number.
 
-    "best": the number is better than in every other run, by more than the noise.
-    "near": the number is within the noise of the best one, or it is the best one and other numbers
-    are within the noise.
+    "best": the number is better than in every other run, by more than the noise. "near": the number
+    is within the noise of the best number. The best number is "near", too, if other numbers are
+    within its noise.
 
-    The error of a difference is unknown if the runs have not kept the values of the same documents.
+    If the runs have not stored values of the same documents, the error of a difference is unknown.
     Then no number is marked "best".
 
-    ranked: the rows of the runs that have the number, the best one first.
+    ranked: the rows of the runs that have the number, sorted from best to worst.
     """
     if len(ranked) < 2:
         return {}

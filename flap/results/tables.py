@@ -9,11 +9,11 @@ from rich.text import Text
 
 from flap.results.markdown_text import escaped
 
-LONGEST_NAME = 50  # characters; the console folds longer names
+LONGEST_NAME = 50  # characters; the console wraps longer names
 
 
 def wide_console() -> Console:
-    """Return a console that folds nothing where the output is a file or a pipe."""
+    """Return a console that does not wrap lines if the output is a file or a pipe."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
@@ -37,13 +37,13 @@ class Table(NamedTuple):
     def console(self, numeric: bool = False) -> rich_table.Table:
         """Return the table for the console.
 
-        numeric: whether all columns but the first hold numbers.
+        numeric: whether all columns except the first contain numbers.
         """
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if numeric and i else "left")
-        # Names stay whole, and other columns are folded. With `min_width`, rich would make a table
-        # that does not fit wider than the console, which then cuts its last column.
+        # The first column is not wrapped, and other columns may be. With `min_width` instead, rich
+        # makes a wide table wider than the console, which then cuts the last column off.
         lines = self.heads[0].splitlines() + [str(row[0]) for row in self.rows]
         longest = max((len(line) for line in lines), default=0)
         table.columns[0].width = min(longest, LONGEST_NAME)

@@ -2,6 +2,6 @@
 
 All inputs except the weights are made and checked before weights are read.
 
-Nothing is imported here: the command line and Hydra's callbacks need runs/sweeps, and do not wait
-for torch.
+This file imports nothing: the command line and Hydra's callbacks import `flap.runs.sweeps`, and
+should not wait until torch is imported.
 """

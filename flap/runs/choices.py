@@ -35,14 +35,14 @@ from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
 from flap.storage import digest
 
-# Packages whose files do not count as code of the user.
+# Packages that are not user code. `Choices.code` leaves out the files of their classes.
 OF_FLAP = ("flap", "builtins", "abc", "typing")
 
 
 class Selection(NamedTuple):
     """How the units that stay are selected.
 
-    A metric scores them, and a structure ranks the scores.
+    A metric scores units, and a structure selects units by their scores.
     """
 
     metric: Metric
@@ -53,17 +53,17 @@ class Selection(NamedTuple):
 class Choices:
     """The choices of a config: groups as objects, the calibration, and the requested size."""
 
-    selection: Selection | None  # None: a plan is given
-    given: GivenPlan | None  # None: the units are selected
+    selection: Selection | None  # how units are selected; None if `plan=` gives the units
+    given: GivenPlan | None  # the plan of `plan=`; None if the units are selected by scores
     compensation: Compensation
-    evaluators: Mapping[str, Evaluator]  # by their names in the config's section `eval`
+    evaluators: Mapping[str, Evaluator]  # the measurements, by their names in the section `eval`
     calibration: CalibrationConfig
     seed: int
     ratio: float  # the share of the prunable parameters to remove; 0 with a target or a plan
     target: TargetConfig
-    mask_only: bool  # removed units become zeros, and the shapes stay
-    recovery: Recovery | None = None  # training after compression
-    vocabulary: Trim | None = None  # selects the tokens that stay; None: all tokens stay
+    mask_only: bool  # set the weights of removed units to zero instead of making matrices smaller
+    recovery: Recovery | None = None  # training after compression; None if there is none
+    vocabulary: Trim | None = None  # how tokens are selected; None: all tokens stay
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -81,19 +81,19 @@ class Choices:
 
     @property
     def experts(self) -> bool:
-        """Whether the units of a mixture are whole experts."""
+        """Whether a unit of a mixture of experts is a whole expert."""
         if self.given is not None:
             return self.given.experts
         return self.selection is not None and self.selection.structure.experts
 
     @property
     def layer_by_layer(self) -> bool:
-        """Whether each layer's plan depends on the scores of this layer only."""
+        """Whether the kept units of a layer depend only on the scores of that layer."""
         return self.selection is not None and self.selection.structure.layer_by_layer
 
     @property
     def search(self) -> Search | None:
-        """The structure if it is a search, which measures trials; else None."""
+        """The structure, if it is a search that measures trial prunings; else None."""
         if self.selection is None or not isinstance(self.selection.structure, Search):
             return None
         return self.selection.structure
@@ -104,9 +104,9 @@ class Choices:
         return self.calibration.propagate == "pruned" and self.need_windows
 
     def keep_everything(self, budget: Budget) -> bool:
-        """Return whether no unit is removed, so that nothing has to be scored.
+        """Return whether all units stay, so that no unit has to be scored.
 
-        Widths that have to be multiples may remove units although the budget asks for none.
+        If widths must be multiples of a number, rounding may remove units even if the ratio is 0.
         """
         if self.selection is None or budget.to_remove:
             return False
@@ -115,14 +115,14 @@ class Choices:
 
     @property
     def need_windows(self) -> bool:
-        """Whether a choice needs calibration windows."""
+        """Whether the metric, the structure or another choice needs calibration windows."""
         trained = self.recovery is not None and self.recovery.use == "calibration"
         needed = any(reader.needs_statistics for reader in self._readers)
         return trained or self.search is not None or needed
 
     @property
     def need_covariance(self) -> bool:
-        """Whether a choice needs statistics with covariances."""
+        """Whether the metric, structure or compensation needs covariances of the channels."""
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
@@ -132,20 +132,20 @@ class Choices:
 
     @property
     def read_plain_statistics(self) -> bool:
-        """Whether a choice needs statistics of the dense model without covariances."""
+        """Whether the metric, structure or compensation needs means and variances."""
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The choices that may read statistics."""
+        """The choices that may need calibration statistics."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]
 
 
 def choose(config: FlapConfig) -> Choices:
-    """Return the choices of a config as objects.
+    """Instantiate the choices of a config: metric, structure, compensation, tasks and others.
 
     Raises:
         ValueError: an option of a choice is out of range, or two choices cannot be combined.
@@ -184,7 +184,7 @@ def choose(config: FlapConfig) -> Choices:
 
 
 def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
-    """Return the training after compression. A reconstruction reads the calibration windows."""
+    """Return the training after compression. A reconstruction trains on the calibration windows."""
     if not chosen:
         return None
     recovery: Recovery | Reconstruction = build("recover", chosen, Recovery, Reconstruction)
@@ -197,7 +197,7 @@ def _check_together(choices: Choices) -> None:
     """Check that the choices can be combined."""
     if choices.mask_only:
         training = getattr(choices.recovery, "name", "")
-        allowed = f"false with recover={training}, which would train the masked units, too"
+        allowed = f"false with recover={training}, because training would change the masked units"
         require(choices.recovery is None, "mask_only", True, allowed)
         allowed = "false with vocabulary=trim, which removes rows instead of masking them"
         require(choices.vocabulary is None, "mask_only", True, allowed)
@@ -300,9 +300,9 @@ def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple
 
 
 def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:
-    """Check that the weights have one type if a target counts their bytes.
+    """Check that all weights have the same dtype if a target limits their bytes.
 
-    Small weights that transformers always keeps in float32 are excepted.
+    Small weights that transformers always keeps in float32 may differ.
     """
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]

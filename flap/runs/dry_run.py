@@ -1,6 +1,6 @@
-"""The needs of a run, from the config and the shapes of tensors, without weights.
+"""Estimate the memory, disk space and time of a run from its config, without reading weights.
 
-A run that cannot fit is refused.
+A run that needs clearly more than the machine has is refused.
 """
 
 import math
@@ -27,17 +27,22 @@ from flap.runs.trimming import Trimming, budget_after_trimming
 from flap.storage import Cache, cache_root
 from flap.storage.atomic_files import free_space
 
-# Estimates are accurate to this factor. A run is refused only if its estimate exceeds the free
-# memory or disk by more than this factor.
+# An estimate is wrong by at most this factor. So a run is refused only if its estimate is more than
+# MARGIN times the free memory or disk space.
 MARGIN = 1.5
-PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
-# Tensors in memory while a layer runs: of the hidden size, and of the layer's largest width.
+# Host memory of a process that has imported torch, transformers and flap, with a tokenizer and a
+# text.
+PROCESS_BYTES = 720_000_000
+# Number of tensors that are in memory at the same time while a layer runs. HIDDEN_COPIES of them
+# have the hidden size, WIDE_COPIES the largest width of the layer.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
-# The same for the tensors that each layer keeps for a backward pass.
+# Number of tensors of both sizes that each layer stores for a backward pass.
 KEPT_HIDDEN = 14
 KEPT_WIDE = 4
-LOGITS_COPIES = 4  # logits in float32, log-probabilities, and their gradients
+# Number of tensors that are as large as the logits: logits in float32, log-probabilities, and the
+# gradients of both.
+LOGITS_COPIES = 4
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
 
@@ -45,18 +50,18 @@ HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device     
 class Needs:
     """The peak memory and disk space of a run at a placement, in bytes."""
 
-    weights: float  # weights on the device at the same time: the model, or its largest layer
+    weights: float  # weights on the device at the same time: the whole model, or its largest layer
     states: float  # hidden states of the calibration windows, and of the trials of a search
-    statistics: float  # statistics of one layer, and their factorisations
+    statistics: float  # statistics of one layer, and the factorisations of its covariances
     device: float  # memory of the device that runs the layers
     host: float  # memory of the host; on cpu and mps it includes `device`
-    disk: float  # disk space below cache_dir
-    mapped: float  # the part of `host` in mapped files, which the system can drop
+    disk: float  # disk space that the run needs below cache_dir
+    mapped: float  # the part of `host` in memory-mapped files, which the system can drop
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The cost of a run, estimated without weights and texts.
+    """The memory, disk space and time that a run needs, estimated without weights and texts.
 
     If the run has several processes, this is the cost of one process.
     """
@@ -67,7 +72,8 @@ class DryRun:
     budget: Budget
     cache: Cache
     processes: int = 1
-    trimming: Trimming | None = None  # how far the vocabulary is trimmed first
+    # sizes before and after trimming the vocabulary; None if all tokens stay
+    trimming: Trimming | None = None
 
     @property
     def removed(self) -> float:
@@ -94,7 +100,7 @@ class DryRun:
 
     @property
     def work(self) -> PruningWork:
-        """What the run computes to prune."""
+        """The amount of computation that pruning takes."""
         return pruning_work(self.choices, self.adapter, self.budget, self.tokens)
 
     def needs(self, placement: str) -> Needs:
@@ -123,7 +129,7 @@ class DryRun:
         weights = max(*layers, total - sum(layers)) if streams else total
         device = work if self.source.loaded else weights + work
         host = PROCESS_BYTES + states
-        # beside the dense layers, which stay mapped on a CPU
+        # on a CPU, the dense layers stay in mapped files while the pruned layers are in memory
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
@@ -133,9 +139,10 @@ class DryRun:
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of a layer's statistics.
+        """Return the bytes of the calibration statistics of a layer.
 
-        They are two sets of co-moments and a factor, or means and variances.
+        With covariances, these are two co-moment matrices and a factorisation. Without covariances,
+        they are means and variances.
         """
         sets = 0.0
         factors = []
@@ -150,9 +157,9 @@ class DryRun:
         return sets + max(factors)
 
     def _states(self, streams: bool) -> float:
-        """Return the bytes of hidden states in a walk, before a layer and after it.
+        """Return the bytes of the hidden states before a layer and after it.
 
-        They have 2 · tokens · hidden size values.
+        A stream of hidden states has 2 · tokens · hidden size values.
         """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search
@@ -163,7 +170,7 @@ class DryRun:
         return 2.0 * tokens * self._hidden_size * self.source.dtype.itemsize
 
     def _running(self) -> float:
-        """Return the bytes of the activations of a batch in a layer."""
+        """Return the bytes of the activations while one batch goes through one layer."""
         blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
         width = max(block_sizes(block)[0] * block.num_chosen for block in blocks)
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
@@ -172,10 +179,11 @@ class DryRun:
         return tokens * self.source.dtype.itemsize * copied
 
     def _gradients(self) -> float:
-        """Return the bytes that a backward pass takes beside the weights.
+        """Return the bytes that a backward pass takes in addition to the weights.
 
-        These are the activations of a batch in all layers, the gradient of the largest parameter
-        and its products in float32, and the logits of a chunk of positions with their gradient.
+        A backward pass stores the activations of a batch in all layers. The backward pass also
+        stores the gradient of the largest parameter, the products of this gradient in float32, and
+        the logits of a chunk of positions with their gradients.
         """
         itemsize = self.source.dtype.itemsize
         values = 0
@@ -196,14 +204,14 @@ class DryRun:
         return block_sizes(self.adapter.attention(0))[1]
 
     def check(self, left: int = 0) -> None:
-        """Check that the free memory and disk may be enough for the run.
+        """Refuse the run if the free memory or disk space is clearly too small.
 
-        left: bytes of files in the cache that an interrupted start has left. This start uses them
+        left: bytes of cache files that an interrupted start has left, and that this start uses
         again.
 
         Raises:
-            ValueError: they are clearly too small. The message says what the run takes and what is
-                free.
+            ValueError: memory or disk space is clearly too small. The message says how much the run
+                needs and how much is free.
         """
         source = self.source
         needs = self.needs(source.placement)
@@ -227,7 +235,7 @@ class DryRun:
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
     def lines(self) -> Iterator[str]:
-        """Yield the estimate as text: parameters, passes, and what each placement takes."""
+        """Yield the estimate as text: parameters, forward passes, memory of each placement."""
         before = count_parameters(self.adapter.model)
         trimmed = before if self.trimming is None else self.trimming.parameters
         after = trimmed - self.removed
@@ -246,7 +254,7 @@ class DryRun:
             yield f"{chosen:<15}{columns:>72}"
 
     def time_lines(self) -> Iterator[str]:
-        """Yield how long the run takes here. Some layers are timed for a few seconds."""
+        """Yield the time that the run takes here. Some layers are timed for a few seconds."""
         device = self.source.device
         reason = why_not_measured(device)
         if not reason and self.needs("stream").device > free_bytes(device):
@@ -258,7 +266,7 @@ class DryRun:
         calibration = self.choices.calibration
         try:
             speed = layer_speed(self.source, calibration.batch_size, calibration.seq_len)
-        except Exception as error:  # an estimate is not worth a failed dry run
+        except Exception as error:  # the rest of the estimate is still useful
             yield f"time: not measured (a layer does not run alone: {one_line(error, 200)})"
             return
         kept = 1 - self.removed / self.budget.total
@@ -267,13 +275,14 @@ class DryRun:
 
 
 def dry_run(config: FlapConfig) -> DryRun:
-    """Estimate what a run takes from the configs alone, without reading weights.
+    """Estimate the cost of a run from the configs alone, without reading weights.
 
-    If the model has a tokenizer, prompts that the model is to answer are read and must fit into its
-    context. With vocabulary=trim, texts are read as well, to count their tokens.
+    If the model has a tokenizer, the prompts that the model will answer are read, and must fit into
+    its context. With vocabulary=trim, the texts are read as well, to count their tokens.
 
     Raises:
-        ValueError: the config has an error that can be seen so far; names the field.
+        ValueError: the config has an error that can be found without weights. The message names the
+            field.
     """
     choices = choose(config)
     cache = Cache(cache_root(config.cache_dir), config.use_cache)
@@ -288,9 +297,9 @@ def dry_run(config: FlapConfig) -> DryRun:
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
-    """Return the free bytes of the device, of the host, and of the cache's disk.
+    """Return the free bytes: in device memory, in host memory, and on the disk of the cache.
 
-    Without a GPU, the device is the host.
+    Without a GPU, the memory of the device is the memory of the host.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")

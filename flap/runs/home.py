@@ -1,4 +1,4 @@
-"""The folder of a run: whether it is free, and where an earlier start has left results."""
+"""Check whether a run may use its folder, and find the folder of an earlier start of the run."""
 
 import glob
 import logging
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
-    A finished run of the same config on other inputs, such as an edited text, is replaced. This is
-    logged.
+    A finished run with the same config but with other inputs, such as an edited text, is replaced.
+    A log line says so.
 
     Raises:
         ValueError: the folder holds a finished run of another config, or of another version.
@@ -50,7 +50,7 @@ def check_home(run: Run) -> None:
 
 
 def earlier_start(run: Run) -> Path | None:
-    """Return the folder beside the run's own with the pruned model of an earlier start."""
+    """Return the folder in which an earlier start of the run has saved its pruned model."""
     assert run.run_dir is not None
     name = glob.escape(folder_name(run.config.run_name))
     for folder in (run.run_dir, *sorted(run.run_dir.parent.glob(f"*_{name}"))):

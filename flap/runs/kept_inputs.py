@@ -1,4 +1,4 @@
-"""Check that the checkpoint does not replace a folder that holds what the run reads."""
+"""Check that saving the checkpoint does not delete files that the run reads."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -12,33 +12,34 @@ from flap.config import FlapConfig
 def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
-    That folder is replaced as a whole. Symbolic links are followed in both directions: a link in
-    the folder that leads out of it would be deleted, and so would a file that a link elsewhere
-    leads to.
+    Saving a checkpoint replaces its whole folder. Symbolic links are followed in both directions: a
+    link inside the folder would be deleted, even if its file is elsewhere. A file inside the folder
+    would be deleted, even if the config names a link to it that is elsewhere.
 
     Raises:
-        ValueError: a file or folder would be deleted; names its field.
+        ValueError: a file or folder would be deleted. The message names its config field.
     """
-    # unlike Path.resolve, realpath takes links that lead to themselves
+    # Path.resolve fails for links that lead to themselves, and os.path.realpath does not
     folder = Path(os.path.realpath(target))
     for field, name in _names(asdict(config), ""):
-        if not os.access(name, os.F_OK):  # no path, or a text that is too long for a path
+        if not os.access(name, os.F_OK):  # not the path of an existing file
             continue
         for place in _places(Path(name)):
             if folder in (place, *place.parents):
                 raise ValueError(
-                    f"checkpoint.dir={config.checkpoint.dir or target}: is replaced as a whole, "
-                    f"with {field}={name}, which this run reads; name another folder"
+                    f"checkpoint.dir={config.checkpoint.dir or target}: saving replaces this "
+                    f"folder and deletes {field}={name}, which this run reads; "
+                    "name another folder"
                 )
 
 
 def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Yield each text in a config that may be a path, with its field."""
+    """Yield each string in a config that may be a path, with its config field."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if field.endswith("dataset"):  # a mixture has its texts as keys
+            if field.endswith("dataset"):  # the keys of a mixture are its texts
                 yield field, str(key)
             inner = f"{field}.{key}" if field else str(key)
             if inner != "checkpoint":
@@ -49,7 +50,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Yield the place of a path, and each place that it leads to if it is a symbolic link."""
+    """Yield the absolute path, and each path that it leads to if it is a symbolic link."""
     place = path.parent.resolve() / path.name
     yield place
     while place.is_symlink():

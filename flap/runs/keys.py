@@ -1,6 +1,6 @@
 """Keys, which identify the artefacts of a run by everything that they depend on.
 
-Each key has everything that changes the result, and nothing else.
+A key contains everything that changes the result of a stage, and nothing else.
 """
 
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from flap.runtime import ranks
 from flap.storage import VERSION, digest
 
 Key = dict[str, Any]
-DECIDING = (  # the sections of the config that decide on the plan
+DECIDING = (  # the sections of the config that determine which units are kept
     "metric",
     "structure",
     "compensation",
@@ -32,7 +32,7 @@ DECIDING = (  # the sections of the config that decide on the plan
 
 
 def windows(run: Run) -> Key:
-    """Return the key of the calibration windows and of the units that are scored."""
+    """Return the cache key of the calibration windows, and of the kind of units that are scored."""
     key: Key = {}
     if run.choices.experts:
         key["units"] = "experts"
@@ -42,24 +42,24 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return how many processes add up sums, because this number changes the rounding."""
+    """Return the number of processes as a cache key, because it changes how sums are rounded."""
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
 
 
 def dense(run: Run) -> Key:
-    """Return the key of the dense model on the device where it is measured."""
+    """Return the cache key of the dense model, with the type of the device that measures it."""
     return {"model": run.source.fingerprint, "device": run.source.device.type}
 
 
 def on_device(run: Run) -> Key:
-    """Return the key of results of the dense model, such as text, that differ between devices."""
+    """Return the cache key of results of the dense model that depend on the type of device."""
     return {**run.source.fingerprint, "device": run.source.device.type}
 
 
 def statistics(run: Run) -> Key:
-    """Return the key of statistics."""
+    """Return the cache key of the calibration statistics."""
     key = on_device(run) | windows(run) | processes()
     if run.choices.need_gradients:
         key["gradients"] = True
@@ -67,11 +67,12 @@ def statistics(run: Run) -> Key:
 
 
 def scores(run: Run) -> Key | None:
-    """Return the key of scores, which does not depend on the ratio.
+    """Return the cache key of the scores, which do not depend on the ratio.
 
-    The scores of a search also depend on its trials.
+    For a search, the key also contains the options of its trials.
 
-    None if scores are not stored: they are made from plain statistics, or a plan is given.
+    Return None if the scores are not stored, because they are cheap to compute from statistics
+    without covariances, or because a plan is given.
     """
     search = run.choices.search
     selection = run.choices.selection
@@ -86,14 +87,14 @@ def scores(run: Run) -> Key | None:
 
 
 def counted_texts(run: Run) -> Key:
-    """Return the key of the texts that `vocabulary=trim` counts. It is empty if all tokens stay."""
+    """Return the key of the texts that `vocabulary=trim` counts; empty if all tokens stay."""
     if run.choices.vocabulary is None:
         return {}
     return {"counted_texts": [text.sha256 for text in counted_in(run.texts).existing]}
 
 
 def recovery(run: Run) -> Key:
-    """Return the key of the training after compression; empty if there is none."""
+    """Return the key of the training after compression; empty if the run does not train."""
     training = run.choices.recovery
     if training is None:
         return {}
@@ -105,7 +106,7 @@ def recovery(run: Run) -> Key:
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of a compressed model: the dense model, the plan, and the way of removal."""
+    """Return the key of a compressed model: dense model, plan, compensation and masking."""
     options = run.described
     return {
         **dense(run),
@@ -120,20 +121,20 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
 
 
 def pruned(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of the model that a run saves, possibly trained after compression."""
+    """Return the key of the model that a run saves, which may be trained after compression."""
     return compressed(run, plan) | recovery(run)
 
 
 def timed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of times, which also depend on the type of GPU and the number of threads."""
+    """Return the key of measured times, with the type of GPU and the number of threads."""
     device = {"device": device_name(run.source.device), "threads": torch.get_num_threads()}
     return pruned(run, plan) | device
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Return a digest of each input beside the config that changes the pruned model.
+    """Return a digest of each input that changes the pruned model, except the config.
 
-    These are weights and texts.
+    These inputs are weights and texts.
     """
     found = {"model": run.source.fingerprint, "vocabulary": counted_texts(run), **recovery(run)}
     if "calibration" in run.texts:
@@ -144,9 +145,9 @@ def inputs(run: Run) -> dict[str, str]:
 
 
 def of_the_run(run: Run) -> Key:
-    """Return the key of everything that a run makes of a model.
+    """Return the key of a run, under which it stores its pruned model.
 
-    It has the part of the config that changes the result, and the inputs.
+    The key contains the inputs, and the part of the config that changes the result.
     """
     options = flat(run.described)
     saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}

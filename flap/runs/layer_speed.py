@@ -1,6 +1,6 @@
-"""The speed of a model on this machine, from a few seconds of its decoder layers.
+"""Measure the speed of a model on this machine by running its layers for a few seconds.
 
-The weights are random, so no file is read.
+The layers get random weights, so no file is read.
 
 Legend: N windows · T tokens a window · P positions · D hidden size · I channels.
 """
@@ -20,30 +20,30 @@ from flap.models.predictions import positions_per_chunk
 from flap.models.random_weights import fill_buffers, fill_randomly
 from flap.runtime.agenda import Speed
 
-# Tokens in a timed batch, or one window if it is longer. They are few, so that even a layer of 1 GB
-# takes only seconds.
+# Tokens in a timed batch. A window that is longer is one batch. The number is small, so that timing
+# even a layer of 1 GB takes only seconds.
 TOKENS = 512
-ROWS = 16  # sequences in a batch of text that the model writes
-ENOUGH = 0.3  # seconds after which a measurement is not repeated
-MOST_CHANNELS = 4096  # of the covariance that is timed
+ROWS = 16  # sequences in a timed batch of generated text
+ENOUGH = 0.3  # seconds; a measurement is repeated until it has taken this long
+MOST_CHANNELS = 4096  # the covariance that is timed has at most this many channels
 
 
 class LayerSpeed(NamedTuple):
-    """How fast a model is on a device."""
+    """The speed of a model on a device."""
 
     layers: float  # seconds per token in all decoder layers
-    head: float  # seconds per position in the head and in the softmax after it
-    written: float  # seconds per token that the model writes
+    head: float  # seconds per position in the LM head and its softmax
+    written: float  # seconds per generated token
     product: float  # seconds per multiply-accumulate of a covariance, in float32
 
     @property
     def of_tasks(self) -> Speed:
-        """The speed in tasks, which take logits of the tokens that they read."""
+        """The speed of evaluation tasks, which compute logits at every token that they read."""
         return Speed(self.layers + self.head, self.written)
 
 
 def why_not_measured(device: torch.device) -> str:
-    """Return why layers cannot be timed on a device; empty if they can."""
+    """Return the reason why layers cannot be timed on a device; empty if they can be timed."""
     is_there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -54,9 +54,9 @@ def why_not_measured(device: torch.device) -> str:
 
 @torch.no_grad()
 def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpeed:
-    """Time one decoder layer of each shape, the head and a covariance on the model's device.
+    """Time one decoder layer of each shape, the LM head and a covariance on the model's device.
 
-    batch_size, seq_len: of the calibration.
+    batch_size, seq_len: the options `calibration.batch_size` and `calibration.seq_len`.
     """
     adapter = _without_weights(source)
     windows = max(1, min(batch_size, TOKENS // seq_len))
@@ -73,7 +73,7 @@ def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpee
 
 
 def _without_weights(source: ModelSource) -> ModelAdapter:
-    """Return a model whose layers are on the meta device, and its other modules on its device."""
+    """Return the model with random weights. The decoder layers stay on the meta device."""
     model = source.skeleton().to(source.dtype)
     fill_buffers(model, source.device)
     adapter = adapt(model)
@@ -83,7 +83,7 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Return the first layer of each shape, and how many layers have this shape."""
+    """Return the first layer of each shape, and the number of layers with this shape."""
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):
@@ -94,7 +94,7 @@ def _shapes(adapter: ModelAdapter) -> dict[int, int]:
 
 
 def _layer_seconds(adapter: ModelAdapter, index: int, windows: int, seq_len: int) -> float:
-    """Return how long a layer takes for a batch."""
+    """Return the seconds that a layer takes for a batch."""
     device = next(adapter.layers[index].parameters()).device
     tokens_NT = torch.ones(windows, seq_len, dtype=torch.long, device=device)
     hidden_NTD, calls = enter(adapter, tokens_NT)
@@ -102,7 +102,7 @@ def _layer_seconds(adapter: ModelAdapter, index: int, windows: int, seq_len: int
 
 
 def _log_probabilities(adapter: ModelAdapter, positions: int) -> None:
-    """Compute the log-probabilities at these positions, as tasks do."""
+    """Compute the log-probabilities at these positions in the same way as evaluation tasks."""
     weight = adapter.model.get_input_embeddings().weight
     hidden_PD = torch.ones(positions, weight.shape[1], dtype=weight.dtype, device=weight.device)
     for part in hidden_PD.split(positions_per_chunk(adapter.vocab_size)):
@@ -120,7 +120,7 @@ def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the mean of the times that some work takes, after a first one."""
+    """Return the mean seconds that some work takes. The first call is not timed."""
     _timed(work, device)
     times: list[float] = []
     while sum(times) < ENOUGH:

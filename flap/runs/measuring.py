@@ -21,17 +21,18 @@ from flap.storage import VERSION, Key, Store, WorkFolder, digest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# results of `Task.reference` for the dense model, by the name of the task
+# the predictions of the dense model that `Task.reference` returns, by the name of the task
 References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return the references with which the pruned model is compared.
+    """Measure the dense model, and return the predictions that the pruned model is compared with.
 
-    Runs that measure the same model on the same tasks share the numbers.
+    The numbers of the dense model are in the cache, so other runs with the same model and tasks use
+    them again.
 
-    plan: the plan, if an earlier start of the run has made the pruned model. Then tasks whose
-    numbers are known get no reference.
+    plan: the plan, if an earlier start of the run has made the pruned model. Then no reference is
+    computed for tasks that have been measured already.
     """
     run.agenda.plan(_to_measure(run, plan))
     subject = Subject(dense)
@@ -58,9 +59,9 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
 def measure_pruned(
     run: Run, pruned: Opened, key: Key, references: References, model: str = "pruned model"
 ) -> None:
-    """Measure the pruned model, or the compressed one before it is trained.
+    """Measure the pruned model, or the compressed model before it is trained.
 
-    key: the key of that model. model: its name in progress bars.
+    key: the cache key of the measured model. model: the name of the model in progress bars.
     """
     subject = Subject(pruned)
 
@@ -78,7 +79,7 @@ def measure_pruned(
 
 
 class DenseAgain:
-    """A way to open the dense model again after pruning. It is created before pruning."""
+    """Opens the dense model again after pruning. This object is created before pruning."""
 
     def __init__(self, source: ModelSource) -> None:
         self.num_bytes = source.num_bytes
@@ -86,9 +87,10 @@ class DenseAgain:
 
 
 def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan) -> None:
-    """Measure both models side by side. They are loaded when a task first needs them.
+    """Measure the dense and the pruned model side by side. The first task loads both models.
 
-    Rank 0 runs the tasks alone, because models that run at once would slow each other.
+    Only rank 0 runs these tasks, because models that run at the same time would slow each other
+    down.
     """
 
     @cache
@@ -112,9 +114,9 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 
 
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
-    """Measure tasks, and warn of tasks that do not fit into memory.
+    """Measure tasks, and warn about tasks that need more memory than there is.
 
-    needed: what has to fit into memory, for the warning.
+    needed: the models that must fit into memory, in words for the warning.
     """
     left_out = []
     for task in tasks:
@@ -128,14 +130,14 @@ def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed
 
 
 def _title(task: Task, model: str) -> str:
-    """Return the name of a task on the agenda. model: for example "dense model"."""
+    """Return the name of a task for progress output. model: for example "dense model"."""
     return f"{task.evaluator}: {task.name}, {model}"
 
 
 def _do_next(run: Run, title: str, work: Callable[[], T], subject: Subject | None = None) -> T:
-    """Do a task of the agenda. Before the first task, warn if all tasks take longer than an hour.
+    """Run a planned task. Before the first task, warn if all tasks take longer than an hour.
 
-    subject: the model; None if the task measures two models.
+    subject: the model that the task measures; None if it measures two models.
     """
     if subject is not None and subject.whole is not None:
         announce(run.agenda, run.tasks, subject.whole)
@@ -150,28 +152,28 @@ def _remember(
     work: Callable[[], Measurement],
     *shared: Store[Measurement],
 ) -> None:
-    """Measure a task, unless its numbers are known. key: the key of the model."""
+    """Measure a task, unless its numbers are stored already. key: the cache key of the model."""
     stores = [run.results.of(_about(run, task)), *shared]
     run.memory.remember("evaluate", task_key(task, key), work, stores)
 
 
 def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
-    """Return the folder in which a task continues if it was interrupted.
+    """Return the folder in which an interrupted task continues.
 
-    key: the key of the model.
+    key: the cache key of the model.
     """
     return run.work / "evaluate" / digest(task_key(task, key))
 
 
 def task_key(task: Task, key: Key) -> Key:
-    """Return everything that the numbers of a task depend on. key: the key of the model."""
+    """Return the cache key of a task's numbers. key: the cache key of the model."""
     return {"version": VERSION, "task": task.name, "data": task.identity, **key}
 
 
 def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
-    """Return the tasks whose numbers are not in the run's results. plan: as in `measure_dense`.
+    """Return the tasks whose numbers are not in the run's results. For `plan`, see `measure_dense`.
 
-    Numbers of the dense model may be in the cache. Then the task is dropped when its turn comes.
+    If the numbers of the dense model are in the cache, its task is skipped later.
     """
     keys_of: dict[str, Key | None] = {"dense model": keys.dense(run)}
     if plan is not None:
@@ -195,14 +197,14 @@ def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
 def _is_known(run: Run, task: Task, key: Key) -> bool:
     """Return whether the numbers of a task are in the run's results.
 
-    key: the key of the model.
+    key: the cache key of the model.
     """
     store = run.results.of({})
     return ranks.on_first(partial(store.find, task_key(task, key))) is not None
 
 
 def _about(run: Run, task: Task) -> dict[str, Any]:
-    """Return the facts about a task for the report. They are stored with its numbers."""
+    """Return facts about a task for the report, such as its data and options."""
     options = run.described["eval"][task.evaluator]
     about = {"evaluator": task.evaluator, "options": options}
     if task.side_by_side:

@@ -1,8 +1,8 @@
 """Look up the result of each stage of a run, or compute and store it.
 
-The result of a stage is an artefact, which is found by its key. Only this module knows whether it
-was found or computed. So a restart needs no rules of its own. A finished run finds all its
-artefacts. If an artefact is missing, such as a checkpoint that was deleted, only its stage runs.
+The result of a stage is an artefact, which is stored under a key. Only this module knows whether an
+artefact was found or computed. So a restart needs no special code. A finished run finds all of its
+artefacts. If an artefact is missing, for example a deleted checkpoint, only its stage runs again.
 """
 
 import time
@@ -21,21 +21,24 @@ class Memory:
     """The stages that a run has gone through."""
 
     def __init__(self) -> None:
-        # labels of the stages so far; a label holds the labels of the stages inside its stage
+        # labels of the stages that have ended; a stage's label contains the labels of nested
+        # stages
         self.labels: list[Label] = []
 
     def remember(
         self, stage: str, key: Key, compute: Callable[[], T], stores: Sequence[Store[T]]
     ) -> Artefact[T]:
-        """Return the artefact of a stage, found by its key or computed.
+        """Return the artefact of a stage.
 
-        One run computes an artefact while other runs wait for it. Rank 0 looks it up and sends it
-        to the other processes of the run. If all processes have computed it together, rank 0 stores
-        it.
+        The artefact is looked up by its key, or computed and stored.
 
-        stage: the name under which the report gives the seconds.
+        If several runs need the same artefact, one run computes it while the other runs wait.
+        Within a run, rank 0 looks the artefact up and sends it to all processes. If the processes
+        have computed it together, rank 0 stores it.
+
+        stage: the name of the stage, under which the report gives its seconds.
         key: everything that the result depends on.
-        stores: where the artefact is looked up and stored; if there are none, it is always
+        stores: the places where the artefact is looked up and stored. Without stores, it is always
             computed.
         """
         with ExitStack() as locks:
@@ -67,7 +70,7 @@ class Memory:
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
     """Return the artefact, or None if no store has it.
 
-    If there is none, `locks` keeps other runs from computing it at the same time.
+    If no store has it, a lock in `locks` keeps other runs from computing it at the same time.
     """
     artefact = _look_up(stores, key)
     if artefact is None:
@@ -78,7 +81,7 @@ def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T]
 
 
 def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
-    """Return the artefact of the first store that has it, and copy it to the stores before."""
+    """Return the artefact from the first store that has it, and copy it to the stores before it."""
     for number, store in enumerate(stores):
         artefact = store.find(key)
         if artefact is not None:
@@ -99,12 +102,12 @@ def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
 
 
 def _seconds(labels: Sequence[Label]) -> float:
-    """Return the seconds that these stages, and the stages inside them, took in this process."""
+    """Return the seconds that these stages and their nested stages took in this process."""
     return sum(label.seconds for outer in labels for label in outer.walk() if label.cache != "hit")
 
 
 def seconds_by_stage(labels: Sequence[Label]) -> dict[str, float]:
-    """Return the wall-clock seconds of each stage when it was computed, and their total."""
+    """Return the wall-clock seconds that computing each stage took, and their total."""
     seconds: dict[str, float] = {}
     for outer in labels:
         for label in outer.walk():

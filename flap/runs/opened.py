@@ -1,4 +1,4 @@
-"""A model that is opened by the first stage that needs it."""
+"""Models that are opened by the first stage that needs them."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -10,31 +10,31 @@ from flap.storage import WorkFolder
 
 
 class NoRoomError(RuntimeError):
-    """Raised if a task needs more memory than there is. The task is then not measured."""
+    """Raised if a task needs more memory than is free. The task is then not measured."""
 
 
 class Opened:
-    """A model that is opened when a stage first needs it, and then kept until it is closed."""
+    """A model that is opened when a stage first needs it, and stays open until `close`."""
 
     def __init__(self, open_model: Callable[[], PlacedModel]) -> None:
         self._open_model = open_model
         self._model: PlacedModel | None = None
 
     def __call__(self) -> PlacedModel:
-        """Return the model."""
+        """Return the model, and open it if it is not open."""
         if self._model is None:
             self._model = self._open_model()
         return self._model
 
     def close(self) -> None:
-        """Let go of the model. The next call opens it again."""
+        """Free the memory of the model. The next call opens it again."""
         self._model = None
 
 
 class Subject:
-    """A model that tasks measure.
+    """A model that evaluation tasks measure.
 
-    If it fits into memory, it is loaded as a whole when a task first needs it.
+    If the model fits into memory, it is loaded as a whole when a task first needs it.
     """
 
     def __init__(self, opened: Opened) -> None:
@@ -42,34 +42,36 @@ class Subject:
 
     @cached_property
     def whole(self) -> PlacedModel | None:
-        """The whole model in memory; None if there is no room."""
+        """The whole model in memory; None if the model does not fit."""
         model = self._opened()
         return model.in_memory() if model.fits_in_memory() else None
 
     def for_task(self, task: Task) -> PlacedModel:
-        """Return the model as a task takes it.
+        """Return the model in the form that a task needs: in memory, or layer by layer.
 
         Raises:
-            NoRoomError: the task needs the whole model in memory, and there is no room.
+            NoRoomError: the task needs the whole model in memory, and the model does not fit.
         """
         if self.whole is None and task.needs_memory:
             raise NoRoomError(task.name)
         return self.whole or self._opened()
 
     def measure(self, task: Task, work: WorkFolder) -> Measurement:
-        """Run a task on this model. Raises: as `for_task`.
+        """Run a task on this model. Raises the same errors as `for_task`.
 
-        work: the folder in which an interrupted task continues.
+        work: the working directory, from which an interrupted task resumes.
         """
         if task.continues:
             return task.run(self.for_task(task), work)
         return task.run(self.for_task(task))
 
     def compare(self, task: Task, references: Mapping[str, Any]) -> Measurement:
-        """Run a task that compares this model with the dense one. Raises: as `for_task`.
+        """Run a task that compares this model with the dense model.
+
+        Raises the same errors as `for_task`.
 
         references: the results of `Task.reference` for the dense model, by the name of the task.
         """
-        if task.name not in references:  # the dense model had no room
+        if task.name not in references:  # the dense model did not fit into memory
             raise NoRoomError(task.name)
         return task.run(self.for_task(task), references[task.name])

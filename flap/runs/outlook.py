@@ -1,4 +1,4 @@
-"""The estimate of the time that an evaluation takes, before its first task."""
+"""Warn before a long evaluation, with an estimate of its time."""
 
 import logging
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from flap.runtime.agenda import HOUR, UNKNOWN, Agenda, Speed, about
 
 log = logging.getLogger(__name__)
 
-FEW = 100_000  # tokens; with fewer, measuring the speed of the model would take long in comparison
+# with fewer tokens than this, measuring the model's speed may take longer than the evaluation
+FEW = 100_000
 
 
 def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
-    """Warn if the tasks of the agenda take longer than an hour. It warns only once.
+    """Warn once if the tasks that are still to be measured take longer than an hour.
 
     tasks: all tasks of the run. model: the model in memory, whose speed is measured.
     """

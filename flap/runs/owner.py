@@ -1,4 +1,4 @@
-"""The part of a run that belongs to rank 0: its folder, status, tracker and console."""
+"""The duties of rank 0 in a run: the run's folder, status, tracker and console output."""
 
 import json
 import logging
@@ -40,24 +40,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRACKED = "tracked.json"  # file in the run's folder: which report was sent to which tracker
+# file in the run's folder that notes which report was sent to which tracker
+TRACKED = "tracked.json"
 
 
 class Owner:
-    """The part of a run that only rank 0 does: its folder, status, tracker and console output."""
+    """Manages the run's folder, status, tracker and console output. Only rank 0 has an owner."""
 
-    checked: FlapConfig  # the run's checked config, set when the run is prepared
+    checked: FlapConfig  # the config after all checks, set when the run is prepared
 
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
-        self.hydra = hydra  # Hydra's own part of the config
-        self.held = ExitStack()  # the folder's lock and the tracker
+        self.hydra = hydra  # the section `hydra` of the config
+        self.held = ExitStack()  # closes the tracker and releases the folder's lock
         self.run_dir = Path(hydra.runtime.output_dir)
-        self.folder = self.run_dir  # where the run works: in the folder of an earlier start, if any
+        # the folder that the run writes into; may be the folder of an earlier start
+        self.folder = self.run_dir
         self.overrides = list(hydra.overrides.task)  # the overrides that the user typed
         self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
         self._tracked: TrackedRun | None = None
-        self._report_before = ""  # a digest of the report of an earlier start
+        self._report_before = ""  # a digest of the report that an earlier start has written
 
     @property
     def cell(self) -> str:
@@ -65,10 +67,10 @@ class Owner:
         return name_of_cell(int(self.hydra.job.num))
 
     def timeout(self) -> timedelta:
-        """Return how long the processes of this run wait for one another.
+        """Return how long the processes of this run wait for each other.
 
-        They join before the config is checked, so this value is checked by itself, and the new
-        folder of a refused run is removed here.
+        The processes connect before the config is checked, so this option is checked here. If the
+        run is refused, its new folder is removed here.
         """
         try:
             return timeout(self.config.timeout_minutes)
@@ -79,10 +81,10 @@ class Owner:
                 raise
 
     def _own_folder(self) -> AbstractContextManager[None]:
-        """Hold the run's folder.
+        """Lock the run's folder.
 
-        If the run is refused, the files that it has created there are removed. Cells of a sweep
-        keep them.
+        If the run is refused, the files that it has created in the folder are removed. In a sweep,
+        these files stay.
         """
         return run_folder(self.run_dir, None if self.in_sweep else FolderCallback.created)
 
@@ -90,8 +92,8 @@ class Owner:
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run.
 
-        Returns None for a dry run, which is printed, and for a cell that does not start because
-        another one has failed.
+        Return None after a dry run, which is printed here. Also return None if the cell is not
+        started because another cell of the sweep has failed.
         """
         self.held.enter_context(self._own_folder())
         state = read_state(self.run_dir)
@@ -111,7 +113,7 @@ class Owner:
         if config.dry_run:
             planned = dry_run(config)
             print(config.run_name, *planned.lines(), sep="\n", flush=True)
-            print(*planned.time_lines(), sep="\n")  # takes a few seconds more
+            print(*planned.time_lines(), sep="\n")  # this takes a few more seconds
             return None
 
         check_launcher(self.hydra)
@@ -137,14 +139,14 @@ class Owner:
         return bool(failed)
 
     def at_home(self, run: "Run") -> "Run":
-        """Return the run with the folder in which an earlier start of it has worked.
+        """Return the run with the folder that an earlier start of the run has used.
 
-        If the sweep was widened since, this cell has another job number, and so another folder than
-        at its earlier start. Then the run works in the folder of the earlier start, and locks both.
+        If the sweep has got more cells since, this cell has another job number, and therefore
+        another folder. Then the run uses the folder of the earlier start, and locks both folders.
 
         Raises:
-            ValueError: the run's own folder holds a finished run of another config, or of another
-                version.
+            ValueError: the new folder holds a finished run of another config, or of another version
+                of flap.
         """
         from flap.runs.preparation import in_folder
 
@@ -169,12 +171,12 @@ class Owner:
     def begin(self) -> None:
         """Set the status of the run to running.
 
-        If the folder holds a finished run, the status stays finished until a new report replaces
-        it.
+        If the folder already holds a finished run, the status stays "finished".
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
-            _check_writable(self.folder)  # a finished run that resumes may have nothing to write
+            # a finished run may have nothing to write, so its folder need not be writable
+            _check_writable(self.folder)
         old = self.folder / "checkpoint"
         if not self.checked.checkpoint.save and old.exists():
             log.warning(
@@ -196,7 +198,8 @@ class Owner:
         if read_state(self.folder) != "finished":
             write_status(self.folder, "finished")
         elif is_new and self.folder == self.run_dir:
-            self._record()  # until now, the folder had the config of another run
+            # until now, .hydra has the config of the earlier run in this folder
+            self._record()
         self._send(report)
         self.held.close()
         if self.in_sweep:
@@ -212,15 +215,15 @@ class Owner:
     def _track(self) -> None:
         from flap.results.tracking import Tracking
 
-        # the config has only the class of each choice; "choices" adds the names, such as WIFV
+        # the config has only the class of each choice, so "choices" adds its name, such as WIFV
         plain = asdict(self.checked) | {"choices": dict(self.hydra.runtime.choices)}
         tracking = build("tracking", self.checked.tracking, Tracking)
         self._tracked = self.held.enter_context(tracking.start(plain, self.folder, self._job()))
 
     def _send(self, report: "Report") -> None:
-        """Send a report to the tracker, unless the tracker has this report.
+        """Send a report to the tracker, unless this report was sent before.
 
-        tracked.json notes which tracker has which report.
+        The file tracked.json notes which report was sent to which tracker.
         """
         tracker = self.config.tracking._target_
         sent = {tracker: _report_digest(self.folder)}
@@ -236,8 +239,8 @@ class Owner:
     def _record(self) -> None:
         """Write the composed config into .hydra without secrets.
 
-        Hydra would write it with them, and before the folder is known to be free
-        (`hydra.output_subdir`).
+        Hydra does not write it (`hydra.output_subdir`), because Hydra would include the secrets,
+        and would write before flap has checked that the folder is free.
         """
         hydra = HydraConfig.instance().cfg
         assert isinstance(hydra, DictConfig)
@@ -250,7 +253,7 @@ class Owner:
             write_text(self.run_dir / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(part))
 
     def _job(self) -> "JobInfo":
-        """Return the names of the run for its tracker."""
+        """Return the name, group and tags of the run for its tracker."""
         from flap.results.tracking import JobInfo
 
         choices = self.hydra.runtime.choices
@@ -276,10 +279,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def _quieten_libraries() -> None:
-    """Turn off progress bars and hints of libraries, and messages that would be printed twice."""
+    """Turn off progress bars and hints of other libraries, and prevent duplicate messages."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()
     disable_progress_bar()
-    # messages of huggingface_hub also reach the handlers of flap, which print them once
+    # messages of huggingface_hub also reach flap's handlers, so without this they appear twice
     logging.getLogger("huggingface_hub").handlers.clear()

@@ -1,6 +1,6 @@
-"""Prepare a run, once and in all of its processes.
+"""Prepare a run in all of its processes.
 
-Everything that needs no weights is made and checked before weights are read.
+Everything that needs no weights is created and checked before weights are read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,15 +36,17 @@ def prepare(
     source: ModelSource | None = None,
     overrides: Sequence[str] = (),
 ) -> Run:
-    """Return the run of a config, without reading weights.
+    """Build a run from its config, without reading weights.
 
-    Its choices, windows, budget and tasks are checked.
+    The choices, windows, budget and tasks of the run are checked.
 
-    run_dir: the run's folder; None if it has none. source: the model, if the caller has it.
-    overrides: the options that the user typed, "key=value". Options without effect are refused.
+    run_dir: the run's folder; None if the run has no folder. source: the model, if it is loaded
+        already.
+    overrides: the options that the user typed, "key=value". A typed option that has no effect is an
+        error.
 
     Raises:
-        ValueError: bad input, in one line that names the field.
+        ValueError: an input is wrong. The message is one line that names the config field.
     """
     run = ranks.agreed(partial(_prepare, config, run_dir, source, overrides))
     if ranks.size() > 1:
@@ -58,7 +60,7 @@ def _prepare(
     source: ModelSource | None,
     overrides: Sequence[str],
 ) -> Run:
-    allowed = "false; only the command line prints what a run will take"
+    allowed = "false; only the command line prints the estimate of a run"
     require(not config.dry_run, "dry_run", True, allowed)
     choices = choose(config)
     checkpoint = config.checkpoint
@@ -96,7 +98,7 @@ def _check_model(
     source: ModelSource,
     adapter: ModelAdapter,
 ) -> None:
-    """Check that a model of this origin, at this placement, can be saved, compared and trained."""
+    """Check that the model's source and placement allow saving, comparing and training it."""
     placed = source.placed
     allowed = f"true with model.placement={source.placement}, whose result exists only on disk"
     require(saved or not placed.streams, "checkpoint.save", False, allowed)
@@ -121,7 +123,7 @@ def _check_model(
 def _without_effect(
     choices: Choices, texts: Mapping[str, Windows], model_path: str
 ) -> dict[str, str]:
-    """Return the options that change nothing in this run, each with the reason."""
+    """Return the options that have no effect in this run, each with the reason."""
     settled = without_effect(choices.calibration, texts)
     if choices.vocabulary is not None:
         settled |= choices.vocabulary.without_effect
@@ -131,15 +133,15 @@ def _without_effect(
 
 
 def in_folder(run: Run, folder: Path) -> Run:
-    """Return the run with another folder for its results: the folder of an earlier start."""
+    """Return the run with the folder of an earlier start as the folder for its results."""
     return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
 def may_replace_checkpoint(run: Run) -> bool:
-    """Return whether an existing checkpoint in the target may be replaced.
+    """Return whether the run may replace a checkpoint that already exists in the target folder.
 
-    It may on request, if it is in the run's own folder, or if an earlier start of this run has
-    written it.
+    The run may replace a checkpoint if the user asks for it, if the checkpoint is in the run's
+    folder, or if an earlier start of the run has written it.
     """
     if run.config.checkpoint.overwrite or run.config.checkpoint.dir is None:
         return True
@@ -147,9 +149,9 @@ def may_replace_checkpoint(run: Run) -> bool:
 
 
 def check_room_to_make(run: Run) -> None:
-    """Check that there is room for making the pruned model.
+    """Check that memory and disk space are sufficient for making the pruned model.
 
-    Also check that its checkpoint can be written.
+    Also check that the checkpoint can be written.
 
     Raises:
         ValueError: memory or disk is too small, or the checkpoint cannot be written.
@@ -160,7 +162,7 @@ def check_room_to_make(run: Run) -> None:
 def _check_room(run: Run) -> None:
     source = run.source
     budget = run.budget
-    left = working_folder(run.cache.root, keys.workspace(run))  # left by an interrupted start
+    left = working_folder(run.cache.root, keys.workspace(run))  # files of an interrupted start
     adapter = adapt(source.skeleton(), run.choices.experts)
     processes = max(1, len(run.processes))
     estimate = DryRun(run.choices, source, adapter, budget, run.cache, processes)
@@ -176,14 +178,15 @@ def _check_room(run: Run) -> None:
     num_bytes = source.num_bytes
     if not run.choices.mask_only:
         num_bytes -= int(budget.to_remove * source.dtype.itemsize)
-    # files of layers that an interrupted start has left become files of the checkpoint
+    # files of layers that an interrupted start has written become files of the checkpoint
     check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
 
 
 def _check_reloads(source: ModelSource) -> None:
-    """Check that a checkpoint of a loaded model would compute what the model does in memory.
+    """Check that a reloaded checkpoint would produce the same logits as the loaded model.
 
-    Its rotary frequencies, which are in no file, may be rounded; a reload has them in float32.
+    Rotary frequencies are not saved, and a reloaded model computes them in float32.
+    `model.to(dtype)` may have rounded the frequencies of the model in memory.
     """
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
@@ -195,12 +198,13 @@ def _check_reloads(source: ModelSource) -> None:
 
 
 def _alike(run: Run) -> Run:
-    """Check that all processes have the same config, model and texts, and a window each.
+    """Check that all processes have the same config, model and texts, and at least one window each.
 
-    Add their devices to the run.
+    Also add the devices of the processes to the run.
 
     Raises:
-        ValueError: they differ. The message names the first process that differs from rank 0.
+        ValueError: the processes differ. The message names the first process that differs from rank
+            0.
     """
     source = run.source
     own = (ranks.name(), device_name(source.device), _contents(run))
@@ -222,12 +226,12 @@ def _alike(run: Run) -> Run:
 
 
 def _contents(run: Run) -> dict[str, str]:
-    """Return a digest of each thing that must be the same in all processes.
+    """Return a digest of each input that must be the same in all processes.
 
     The keys are the names in error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # these describe the copy of the model on this machine
+    for name in ("commit", "files"):  # these entries describe the copy of the model on this machine
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

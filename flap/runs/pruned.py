@@ -21,14 +21,15 @@ MADE = "pruned.json"  # file in the run's folder that is written once the pruned
 
 @dataclass
 class Pruned:
-    """A pruned model."""
+    """A pruned model, in memory or as a checkpoint."""
 
     plan: PruningPlan
     report: Report  # the report without measured numbers
-    tokens: list[str] = field(default_factory=list)  # the tokens that stay in a trimmed vocabulary
-    # None if an earlier start of the run has made the model
+    tokens: list[str] = field(default_factory=list)  # the tokens of a trimmed vocabulary
+    # The pruned model in memory. None if an earlier start of the run has saved the model.
     model: PlacedModel | None = None
-    # the run for later stages, with the texts that the model wrote; None if it is not known
+    # The run for later stages, with the texts that the model has written. None if this artefact was
+    # read from files.
     run: Run | None = None
 
 
@@ -37,10 +38,10 @@ class PrunedFiles(Store[Pruned]):
     """The pruned model in a run's folder: plan.json, pruned.json, and perhaps the checkpoint."""
 
     folder: Path
-    checkpoint: Path | None  # None: the run saves no checkpoint
+    checkpoint: Path | None  # folder of the checkpoint; None if the run saves none
 
     def find(self, key: Key) -> Artefact[Pruned] | None:
-        """Return the pruned model, or None if the folder does not hold it.
+        """Return the pruned model, or None if the folder does not contain it.
 
         Returns None if the folder belongs to another config, or if the plan or the checkpoint is
         missing or was replaced.
@@ -57,16 +58,17 @@ class PrunedFiles(Store[Pruned]):
             return None
 
         if self.checkpoint is not None:
-            remove_leftovers(self.checkpoint)  # puts back what a killed process had moved aside
+            # restores a checkpoint that a killed process had moved aside
+            remove_leftovers(self.checkpoint)
             if label_of(self.checkpoint).get("key") != key["run"]:
-                log.info("%s: its checkpoint is gone, or is that of another run", self.folder)
+                log.info("%s: its checkpoint is gone, or belongs to another run", self.folder)
                 return None
         return Artefact(pruned, label)
 
     def keep(self, key: Key, artefact: Artefact[Pruned]) -> bool:
-        """Write plan.json and then pruned.json, which says that the pruned model is complete.
+        """Write plan.json and then pruned.json, which marks the pruned model as complete.
 
-        A file with the same plan is left as it is: an earlier start has written it.
+        If an earlier start has already written the same plan.json, the file is not written again.
         """
         pruned = artefact.value
         plan_file = self.folder / PLAN
@@ -84,7 +86,7 @@ class PrunedFiles(Store[Pruned]):
 
 
 def pruned_files(run: Run) -> list[PrunedFiles]:
-    """Return the store of a run's pruned model; empty if the run has no folder."""
+    """Return the store of a run's pruned model; no store if the run has no folder."""
     if run.run_dir is None:
         return []
     return [PrunedFiles(run.run_dir, run.target if run.config.checkpoint.save else None)]

@@ -1,6 +1,6 @@
-"""How much a run computes to prune, counted from the shapes of the model.
+"""The amount of computation that pruning takes, estimated from the shapes of the model.
 
-The unit is a forward pass over the calibration tokens, without embeddings and head.
+The unit is a forward pass over the calibration tokens, without the embeddings and the LM head.
 """
 
 from itertools import accumulate
@@ -12,25 +12,26 @@ from flap.method.search.divergence import EVERY
 from flap.models import Block, ModelAdapter
 from flap.runs.choices import Choices
 
-# Constants of the cost, measured with SmolLM2-135M-Instruct (experiments/cost).
-# Forward passes that statistics without covariances take, with the scores and the bias.
+# The following constants were measured with SmolLM2-135M-Instruct (experiments/cost). Calibration
+# without covariances, scoring and the bias together take PLAIN forward passes.
 PLAIN = 1.16
-BACKWARD = 3  # forward passes that a forward and a backward pass take
-# Multiply-accumulates, over C³, to factorise a covariance of C channels and to solve with it:
-FACTORISATION = 6.0  # for scores, or for a fit with its choice of a ridge
-TRIAL = 1.0  # for the fits of the trials of a block
+BACKWARD = 3  # a forward pass and its backward pass cost as much as this many forward passes
+# To factorise a covariance of C channels and to solve with it takes this constant times C³
+# multiply-accumulates:
+FACTORISATION = 6.0  # for scores, or for a fit that also chooses its ridge
+TRIAL = 1.0  # for all trial fits of a block
 
 
 class PruningWork(NamedTuple):
-    """What a run computes between loading and saving the model."""
+    """The computation of a run between loading and saving the model."""
 
-    tokens: int = 0  # calibration tokens
-    passes: float = 0.0  # forward passes over them
+    tokens: int = 0  # number of calibration tokens
+    passes: float = 0.0  # forward passes over the calibration tokens
     positions: float = 0.0  # positions at which a search computes logits
-    products: float = 0.0  # multiply-accumulates of covariances and their factors, in float32
+    products: float = 0.0  # float32 multiply-accumulates of covariances and their factorisations
 
     def forward_passes(self, adapter: ModelAdapter) -> float:
-        """Return all of the work in forward passes with as many multiply-accumulates."""
+        """Convert the work into forward passes with the same number of multiply-accumulates."""
         if not self.tokens:
             return 0.0
         _, hidden_size, _ = block_sizes(adapter.attention(0))
@@ -41,26 +42,26 @@ class PruningWork(NamedTuple):
 def pruning_work(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> PruningWork:
-    """Return what a run computes to prune.
+    """Estimate the computation that pruning takes.
 
-    tokens: calibration tokens of a process; 0 if no choice needs them.
+    tokens: calibration tokens of one process; 0 if the run needs no calibration.
     """
     if not tokens or choices.keep_everything(budget):
         return PruningWork(tokens)
     scored = choices.selection is not None and choices.selection.metric.needs_covariance
     fitted = choices.compensation.needs_covariance
-    tried = choices.search is not None and fitted  # trials are fitted, too
+    tried = choices.search is not None and fitted  # the weights of trials are fitted, too
 
-    # 1. walks of all windows
+    # 1. forward passes of all windows
     if choices.in_sequence:
-        passes = 2.0  # each layer runs before it is pruned and after
+        passes = 2.0  # each layer runs once before it is pruned, and once after
         walks = int(scored or fitted)
     else:
         passes = PLAIN if choices.read_plain_statistics else 0.0
         walks = int(scored or tried) + int(fitted)
         passes += walks + BACKWARD * choices.need_gradients
 
-    # 2. covariances, and what is made of them
+    # 2. covariances and their factorisations
     products = 0.0
     for i in range(len(adapter.layers)):
         for block in adapter.blocks(i):
@@ -76,14 +77,14 @@ def pruning_work(
 
 
 class _Trials(NamedTuple):
-    streams: int  # number of trials and the dense model; 0 if nothing is tried
-    passes: float  # forward passes of all of them, which begin at the layer that a trial prunes
+    streams: int  # the number of trials plus one for the dense model; 0 without trials
+    passes: float  # forward passes of all trials; each trial begins at the layer that it prunes
 
 
 def _trials(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> tuple[int, _Trials]:
-    """Return how many tokens the trials of a search are measured on, and the trials."""
+    """Return the number of tokens that the trials of a search are measured on, and the trials."""
     search = choices.search
     if search is None:
         return 0, _Trials(0, 0.0)
@@ -99,7 +100,7 @@ def _trials(
 
 
 def _layer_macs(adapter: ModelAdapter) -> list[int]:
-    """Return the multiply-accumulates of each layer for a token: its parameters in use."""
+    """Return the multiply-accumulates per token of each layer, which equal its used parameters."""
     macs = []
     for i, layer in enumerate(adapter.layers):
         parameters = sum(one.numel() for one in layer.parameters())
@@ -108,9 +109,9 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 
 
 def block_sizes(block: Block) -> tuple[int, int, int]:
-    """Return the input and output channels of an expert's output projection.
+    """Return the input channels, the output channels and the experts of an output projection.
 
-    Also return the number of experts.
+    A block that is no mixture has one expert.
     """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts

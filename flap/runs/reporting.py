@@ -1,4 +1,4 @@
-"""The report of a run, built from its artefacts, and the files that hold it."""
+"""Build the report of a run from its artefacts, and write its files."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ Averages = dict[str, list[str]]
 
 
 def begin_report(run: Run, model: PlacedModel) -> Report:
-    """Return a report with the facts about the dense model and about the planned pruning."""
+    """Return a report with facts about the dense model and the planned pruning."""
     bos = {}
     if "calibration" in run.texts:
         bos["calibration"] = run.texts["calibration"].bos
@@ -51,7 +51,7 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
 
 
 def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
-    """Add parameters, ratios, targets and widths of both models to a report.
+    """Add the parameters, ratios, targets and widths of the dense and pruned models to a report.
 
     adapter: the adapter of the pruned model.
     """
@@ -60,8 +60,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     before = report.parameters["total_before"]
     after = count_parameters(adapter.model)
     if run.choices.mask_only:
-        # the total of a masked model has zero biases that a sliced checkpoint may not have
-        # (docs/exports.md)
+        # A masked model has biases that are all zero and that a sliced checkpoint may not have
+        # (docs/exports.md). These biases are not counted.
         after -= budget.total - kept
 
     report.parameters |= {
@@ -72,7 +72,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    for bound in budget.bounds:  # the bounds belong to the trimmed model
+    # these limits were computed for the model with the trimmed vocabulary
+    for bound in budget.bounds:
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
         mlp_units = len(layer.mlp) // units.mlp.members
@@ -81,9 +82,9 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 
 
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
-    """Return the realised ratios, the requested one, and the cost of rounding.
+    """Return the realised ratios, the requested ratio, and the parameters lost by rounding.
 
-    With a target, no ratio was requested.
+    If the run has a target, it has no requested ratio.
     """
     budget = run.budget
     decoder = 1 - kept / budget.total
@@ -100,7 +101,7 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
 def _targets(
     run: Run, plan: PruningPlan, parameters: int, idle: int
 ) -> dict[str, dict[str, float]]:
-    """Return the targets and the reached values. Parameters are counted if a bound limits them."""
+    """Return each target with the value that the pruned model has."""
     widths = run.budget.widths(plan)
     reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
     for bound in run.budget.bounds:
@@ -113,18 +114,18 @@ def _targets(
 
 
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
-    """Return the widths of a layer with these numbers of KV heads and of MLP units."""
+    """Return the widths of a layer that keeps these numbers of KV heads and MLP units."""
     return {
         "query_heads": kv_heads * units.attention.queries,
         "kv_heads": kv_heads,
-        # if the units are whole experts, each expert keeps all of its neurons
+        # if units are whole experts, each kept expert keeps all of its neurons
         "neurons": units.mlp.channels,
         f"{units.mlp.unit}s": mlp,
     }
 
 
 class _Measured(NamedTuple):
-    """The entries of each model of a run. `compressed` is the pruned model before its training."""
+    """The measurements of each model of a run. `compressed` is the model before training."""
 
     dense: list[Entry]
     compressed: list[Entry]
@@ -132,10 +133,10 @@ class _Measured(NamedTuple):
 
 
 def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
-    """Return the entries of the models of a run.
+    """Return the measurements of each model of a run.
 
-    Only tasks that were measured on the pruned model are included. The numbers of the other models
-    were measured in the same way: with the same documents, options and batch size.
+    Only tasks that were measured on the pruned model are included. For the other models, only
+    measurements with the same documents, options and batch size are included.
 
     dense_run: the run before its vocabulary was trimmed.
     """
@@ -205,11 +206,11 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 
 
 def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
-    """Return the entries of a model. The entries of this run's tasks come last.
+    """Return the measurements of a model. The measurements of this run's tasks come last.
 
-    So their numbers replace numbers of the same name that earlier starts have measured.
+    So they replace numbers with the same names that earlier starts of the run have measured.
 
-    key: the key of the model. The key of an entry consists of this key and the task.
+    key: the cache key of the model. The key of a measurement consists of this key and the task.
     """
     found = []
     for entry in entries:
@@ -222,11 +223,11 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
 
 
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
-    """Return the entries of a model that were measured in the same way as the pruned model.
+    """Return the measurements of a model that were made in the same way as the pruned model's.
 
-    A killed start may have measured the dense model with other options. Two entries match if their
-    data are the same, or if their options are: with a trimmed vocabulary, the same text has other
-    tokens, and so other data.
+    A killed start may have measured the dense model with other options. Two measurements match if
+    their data or their options are the same. Comparing only data is not enough: with a trimmed
+    vocabulary, the same text has other tokens, and therefore other data.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -241,7 +242,7 @@ def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> lis
 
 
 def plain(value: Any) -> str:
-    """Return a value as JSON that is equal for values that were written and read again."""
+    """Return a value as JSON text with sorted keys, to compare it with values read from files."""
     return json.dumps(json.loads(to_json(value)), sort_keys=True)
 
 
@@ -251,7 +252,7 @@ def _total(
     averages: Averages,
     trimmed: bool = False,
 ) -> Measurement:
-    """Return the numbers of all tasks of a model, with averages over the tasks of each evaluator.
+    """Return the numbers of all tasks of a model, and the averages over each evaluator's tasks.
 
     options: the options of each evaluator. averages: the names of the averages are added here.
     trimmed: the model has another tokenizer than the dense model, so numbers that depend on the
@@ -272,14 +273,14 @@ def _total(
 
 
 def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
-    """Return a fact about each task for the report, by the task's name."""
+    """Collect one fact about each task for the report, by the name of the task."""
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
-    """Return standard errors and p-values of the differences of two models, paired by document.
+    """Return standard errors and p-values of differences between two models, paired by document.
 
-    Their names are the names in the report.
+    The keys are the names of the numbers in the report.
     """
     found = with_averages(paired(before.documents, after.documents), averages)
     return {
@@ -304,20 +305,20 @@ def write_text_files(run: Run) -> None:
 def write_files(run: Run, report: Report) -> None:
     """Write the report and a picture into the run's folder, and the card into the checkpoint.
 
-    A run may have no folder.
+    Nothing is written if the run has no folder.
 
-    Files of an equal report are left as they are.
+    If the report has not changed, its files are not written again.
     """
     if run.run_dir is not None and not is_written(run.run_dir, report):
         write_text(run.run_dir / "report.md", redact(markdown(report)))
         _draw(report, run.run_dir / "layers.png")
         report.save(
             run.run_dir / "report.json"
-        )  # last, because it shows that the other files are complete
+        )  # written last, because this file shows that the other files are complete
     if run.config.checkpoint.save:
         path = run.config.model.path
         if path.endswith(".gguf"):
-            path = run.source.path  # the directory of the dequantised model
+            path = run.source.path  # the folder of the dequantised model
         card = model_card(report, run.target, base_facts(path))
         write_card(run.target, redact(card))
 
@@ -334,6 +335,6 @@ def _draw(report: Report, picture: Path) -> None:
         from flap.results.layer_plots import draw_layers
 
         draw_layers(report, picture)
-    except Exception as error:  # a picture that cannot be drawn must not cost the report
+    except Exception as error:  # a run must not fail only because its picture cannot be drawn
         picture.unlink(missing_ok=True)
         log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

@@ -1,4 +1,4 @@
-"""A run: everything that it needs besides weights, made and checked by `prepare`."""
+"""A run and its inputs except the weights, as `prepare` creates and checks them."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,37 +30,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of a config. The stages are functions that take a run.
+    """A run and its inputs. Each stage is a function that takes a run.
 
-    A stage that changes what later stages see, such as their texts, returns another run.
+    A stage that changes inputs of later stages, such as their texts, returns a new run.
     """
 
     config: FlapConfig
     choices: Choices
     cache: Cache
     source: ModelSource
-    # the windows of "calibration" and "recovery", if they are needed
+    # token windows for "calibration" and "recovery", if the run needs them
     texts: Mapping[str, Windows]
     budget: Budget
-    tasks: Sequence[Task]  # the measurements
+    tasks: Sequence[Task]  # the evaluation tasks of the run
     run_dir: Path | None  # the folder of the report; None if no report is written
-    results: Results  # the numbers that have been measured
-    key: str = ""  # a digest of the config and the inputs, for all that the run makes of the model
-    processes: Sequence[str] = ()  # the device of each process and its machine; empty: one process
-    work: WorkFolder = NOT_KEPT  # the working directory, in which an interrupted run continues
+    results: Results  # the file with the measured numbers
+    key: str = ""  # digest of the config and the inputs; identifies the pruned model
+    processes: Sequence[str] = ()  # device and machine of each process; empty with one process
+    work: WorkFolder = NOT_KEPT  # the working directory, from which an interrupted run resumes
     memory: Memory = field(default_factory=Memory)
-    agenda: Agenda = field(default_factory=Agenda)  # what is still to be measured
+    agenda: Agenda = field(default_factory=Agenda)  # the tasks that are still to be measured
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """The config as plain data without secrets."""
+        """The config as dicts and lists, without secrets."""
         return described(self.config)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[WorkFolder]:
         """Time a stage whose result is not stored.
 
-        Yields the directory in which an interrupted stage continues.
+        Yields the directory from which an interrupted stage resumes.
         """
         with self.memory.timed(stage):
             yield self.work / stage
@@ -83,14 +83,14 @@ class Run:
 
     @property
     def given_plan(self) -> PruningPlan | None:
-        """The plan of `plan=`, which says which units stay; None if the units are selected."""
+        """The plan that `plan=` gives; None if the units are selected by scores."""
         given = self.choices.given
         return None if given is None else self.budget.named(given.plan)
 
     def calibration(
         self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()
     ) -> Calibration:
-        """Return the calibration windows, with the statistics of every layer if they are known."""
+        """Return the calibration windows, together with the statistics if they are given."""
         windows = self.texts.get("calibration")
         batch_size = self.choices.calibration.batch_size
         if windows is None:
@@ -107,12 +107,12 @@ class Run:
 
     @property
     def to_write(self) -> list[str]:
-        """The uses, "calibration" and "recovery", of texts that the model has still to write."""
+        """The uses of the texts that the model has still to write: "calibration", "recovery"."""
         return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property
     def sources(self) -> dict[str, str]:
-        """The origin of the model, of a given plan and of each text, without secrets."""
+        """The origin of the model, of the plan of `plan=` and of each text, without secrets."""
         sources = {"model": self.source.origin}
         if self.config.plan is not None:
             sources["plan"] = self.config.plan
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """The warnings that a reader of the numbers needs, about the run, model and texts."""
+        """Warnings about the run, the model and the texts, for readers of the numbers."""
         warnings = []
         if self.config.debug:
             warnings.append("this is a smoke run (debug): its numbers mean nothing")
@@ -131,7 +131,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return the run with other texts; new warnings are logged."""
+        """Return the run with other texts, and log new warnings."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

@@ -1,4 +1,4 @@
-"""The stages of a run up to the checkpoint, in their order. Later stages are in `measuring`."""
+"""The stages of a run up to the checkpoint, in order. The module `measuring` has later stages."""
 
 import logging
 import math
@@ -42,7 +42,7 @@ from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
-# facts about texts that the model has written, by "calibration" or "recovery"
+# facts about the texts that the model has written; the keys are "calibration" and "recovery"
 Written = dict[str, dict[str, Any]]
 
 
@@ -50,15 +50,16 @@ class Compressed(NamedTuple):
     """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
-    fits: Mapping[str, FitReport]  # reports of linear compensation, by block
-    loads_with: str  # what is needed to load the model, and why; empty if nothing was removed
+    # how well linear compensation fits each block; the keys are names of blocks
+    fits: Mapping[str, FitReport]
+    loads_with: str  # what is needed to load the checkpoint, and why; empty if nothing was removed
 
 
 @contextmanager
 def begun(run: Run) -> Iterator[Run]:
-    """Seed all random generators and open the run's working directory, while the block lasts.
+    """Seed all random generators and open the run's working directory for a `with` block.
 
-    While the block lasts, no other run writes into the same `checkpoint.dir`. So weights, label and
+    Inside the block, no other run writes into the same `checkpoint.dir`. So the weights, label and
     model card of a checkpoint always come from one run.
     """
     for warning in run.warnings:
@@ -81,14 +82,17 @@ def begun(run: Run) -> Iterator[Run]:
 
 
 def forget(run: Run) -> None:
-    """Delete what earlier starts of the run have left in its folder, so that they are not read."""
+    """Delete the results of earlier starts in the run's folder, so that they are not read."""
     run.results.forget()
     if run.run_dir is not None:
         (run.run_dir / MADE).unlink(missing_ok=True)
 
 
 def open_dense(run: Run) -> PlacedModel:
-    """Open the dense model at its placement, with the units that the structure removes."""
+    """Open the dense model at its placement.
+
+    The structure decides whether the units of a mixture are neurons or whole experts.
+    """
     with run.timed("load"):
         return _opened(run.source, run.work, run.choices.experts)
 
@@ -111,7 +115,7 @@ def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel
 
 
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
-    """Let the dense model write the texts that are still missing.
+    """Let the dense model write the texts that it has still to write.
 
     Returns the run with these texts, and facts about them.
     """
@@ -135,7 +139,7 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
 
 
 def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dict[str, Any]]:
-    """Let the model write a part of a text, or answer its prompts.
+    """Let the model write a text, or answer the prompts of a text.
 
     Runs with the same model and options share the text.
     """
@@ -160,9 +164,9 @@ def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dic
 def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
     """Collect the statistics of every layer, without covariances.
 
-    The inputs of a layer are the outputs of the dense layers before it.
+    Every layer gets the outputs of the dense layers before it.
 
-    Returns an empty list if no choice needs these statistics.
+    Returns an empty list if neither metric, structure nor compensation needs these statistics.
     """
     if not run.choices.read_plain_statistics:
         return []
@@ -197,7 +201,7 @@ def _score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) 
 
 
 def allocate(run: Run, scores: Scores) -> PruningPlan:
-    """Return the plan: which units stay within the budget."""
+    """Return the plan, which lists the units that stay."""
     assert run.choices.selection is not None
     with run.timed("allocate"):
         plan = by_first(run.choices.selection.structure.allocate)(scores, run.budget)
@@ -207,10 +211,10 @@ def allocate(run: Run, scores: Scores) -> PruningPlan:
 def compress(
     run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan
 ) -> Compressed:
-    """Remove the units that the plan does not keep, with compensation."""
+    """Remove the units that the plan does not keep, and compensate for them."""
     compensation = run.choices.compensation
     with run.timed("compress") as folder:
-        # the directory has the plan's name, so that layers of two plans are never mixed
+        # the digest of the plan names the directory, so that layers of two plans are never mixed
         work = model.if_streamed(folder / digest(plan.to_dict()))
         calibration = run.calibration(model, statistics)
         visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
@@ -220,7 +224,7 @@ def compress(
 
 
 def keep_all(budget: Budget) -> Compressed:
-    """Return the model as it is, with a plan that keeps all units. Nothing has to be scored."""
+    """Return the model unchanged, with a plan that keeps all units."""
     layers = []
     for attention, mlp in budget.layers:
         heads = tuple(range(attention.count * attention.members))
@@ -235,7 +239,7 @@ def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
     Each layer is calibrated on the outputs of the compressed layers before it.
     """
     assert run.choices.selection is not None
-    # `choose` has checked the type of the structure
+    # `choose` has checked that the structure is a UniformLayers
     structure = cast(UniformLayers, run.choices.selection.structure)
     with run.timed("prune") as work:
         pruning = SequentialPruning(
@@ -255,10 +259,10 @@ def _compress_layer(mask_only: bool) -> CompressLayer:
 def _compressed(
     run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
 ) -> Compressed:
-    """Check the widths of a compressed model, and give it its checkpoint's class.
+    """Check the widths of a compressed model, and convert it to the class of its checkpoint.
 
     Raises:
-        RuntimeError: the tensors do not agree with the plan.
+        RuntimeError: the shapes of the tensors do not match the plan.
     """
     loads_with = ""
     if run.budget.kept(plan) < run.budget.total:
@@ -278,9 +282,9 @@ def _compressed(
 
 
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
-    """Return how many parameters the targets allow beyond the parameters of a plan.
+    """Return how many more parameters the targets allow than the plan keeps.
 
-    A checkpoint with uniform widths may need some of them for biases.
+    The biases of a checkpoint with uniform widths may need them.
     """
     widths = budget.widths(plan)
     bounds = [bound for bound in budget.bounds if bound.size]
@@ -297,7 +301,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 
     Returns facts for the report.
     """
-    # imported here because other runs should not wait for transformers' Trainer
+    # imported here because runs without training should not wait for transformers' Trainer
     from flap.method.recovery.distillation import distil, training_windows
 
     recovery = run.choices.recovery
@@ -325,9 +329,9 @@ def _teacher(source: ModelSource) -> Teacher:
 def _answered_by(
     model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder
 ) -> tuple[Windows | None, Written]:
-    """Return training windows with the compressed model's answers, and facts about these answers.
+    """Let the compressed model answer, and return training windows and facts about the answers.
 
-    Returns no windows if the compressed model writes nothing.
+    Returns no windows if the dense model's answers are used.
     """
     windows = run.texts[recovery.use]
     facts = Written()
@@ -341,9 +345,9 @@ def _answered_by(
         answered = windows.written(part, answers.text_of(written, windows, part))
         try:
             _ = answered.drawn
-        except ValueError as error:  # the compressed model writes little but loops
+        except ValueError as error:  # the answers of the compressed model are mostly loops
             log.warning(
-                "recover.writer=%s: the dense model's answers stay (%s)",
+                "recover.writer=%s: training uses the dense model's answers instead (%s)",
                 recovery.writer,
                 one_line(error),
             )
@@ -358,12 +362,12 @@ def _answered_by(
 
 
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
-    """Write the checkpoint, and return the model for further work.
+    """Write the checkpoint, and return the model for later stages.
 
-    Raises an error if the reloaded checkpoint computes other logits. A later start recognises the
-    checkpoint by the run's key in its label.
+    Raises an error if the reloaded checkpoint produces other logits. The label of the checkpoint
+    contains the key of the run, so that a later start of the run finds it.
 
-    overwrite: replace a checkpoint that exists already.
+    overwrite: whether to replace a checkpoint that exists already.
     """
     label = make_label(plan.to_dict(), provenance(run.described), run.key)
 

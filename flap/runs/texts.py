@@ -1,4 +1,4 @@
-"""The windows of calibration and recovery, and how their texts relate to the tasks' texts."""
+"""The token windows for calibration and recovery, and checks of their texts."""
 
 import math
 import re
@@ -19,24 +19,24 @@ from flap.evaluation import Task
 from flap.models import ModelSource
 from flap.runs.choices import Choices
 
-# Characters that Windows, or a server for it, refuses in the name of a file.
+# Characters that Windows, or a Windows file server, does not allow in file names.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-LONGEST_FILE = 240  # bytes; file systems allow 255, and temporary names are longer
+LONGEST_FILE = 240  # bytes; file systems allow 255, and the names of temporary files are longer
 
 
 class Needed(NamedTuple):
-    """A text that a run needs windows of."""
+    """A text from which a run takes windows."""
 
-    section: str  # the section of the config that names the text
+    section: str  # the config section that names the text, such as "calibration"
     dataset: Any
     wanted: Wanted
 
 
 def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
-    """Return the windows of calibration and of recovery, as far as a choice needs them.
+    """Read the texts of calibration and recovery, and return the token windows that are needed.
 
     Raises:
-        ValueError: there is no such text, it is too short, or windows or prompts do not fit into
+        ValueError: a text does not exist or is too short, or its windows or prompts do not fit into
             the model's context.
     """
     texts = {}
@@ -63,25 +63,26 @@ def counted_in(texts: Mapping[str, Windows]) -> Windows:
 
 
 def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
-    """Check that prompts which the model is to answer fit into its context, for a dry run.
+    """Check for a dry run that the prompts to be answered fit into the model's context.
 
-    No text without prompts is read. If the model has no tokenizer yet, nothing is checked.
+    Texts without prompts are not read. If the model has no tokenizer, nothing is checked.
 
     Raises:
-        ValueError: prompts cannot be read, or no prompt of a text leaves room for an answer.
+        ValueError: prompts cannot be read, or all prompts of a text are too long to leave space for
+            an answer.
     """
     if answers_of(choices.calibration).writer != "self":
         return
     try:
         tokenizer = source.tokenizer
-    except ValueError:  # a dry run needs only the model's config
+    except ValueError:  # a dry run needs no tokenizer, only the model's config
         return
     for section, dataset, wanted in _needed(choices).values():
         check_prompts(section, dataset, tokenizer, wanted, source.max_length)
 
 
 def _needed(choices: Choices) -> dict[str, Needed]:
-    """Return the texts from which the run needs windows, by their use."""
+    """Return the texts that the run needs. The keys are their uses, such as "calibration"."""
     own = choices.calibration
     answers = answers_of(own)
     needed = {}
@@ -98,9 +99,9 @@ def _needed(choices: Choices) -> dict[str, Needed]:
 
 
 def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Windows:
-    """Read the text in which tokens are counted for `vocabulary=trim`. No window is drawn from it.
+    """Read the text in which `vocabulary=trim` counts tokens. No windows are taken from this text.
 
-    dataset: the config's value; None stands for the calibration text.
+    dataset: the option `vocabulary.dataset`; None stands for the calibration text.
     """
     own = choices.calibration
     section = "vocabulary"
@@ -117,7 +118,7 @@ def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizer
 
 
 def answers_of(own: CalibrationConfig) -> Answers:
-    """Return the options of answers: who writes them, and which tokens count.
+    """Return the options of answers: who writes them, and which of their tokens are counted.
 
     Raises:
         ValueError: an option is out of range.
@@ -130,7 +131,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all documents that calibration, vocabulary and recovery may read with any seed."""
+    """Return all documents that calibration, vocabulary and recovery may draw with any seed."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -139,10 +140,11 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
 
 
 def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
-    """Return the options of answers that change nothing in these texts, each with the reason.
+    """Return the options of answers that have no effect on these texts, each with the reason.
 
-    Options with their default are left out. If no text is read, none are returned: then all options
-    of calibration are without effect, which is normal for some methods in a sweep.
+    Options that have their default value are left out. If the run reads no text, no option is
+    returned. Then no option of calibration has an effect, which is normal for some methods in a
+    sweep.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}
@@ -157,11 +159,11 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
 
 
 def own_text_files(use: str, windows: Windows) -> dict[int, str]:
-    """Return the file name of each text that the model writes or answers, by its part's number.
+    """Name the files of the texts that the model writes. The keys are the indices of the texts.
 
-    use: "calibration" or "recovery". The names are valid and distinct on all file systems, also if
-    capital letters are ignored. If two names would be the same, all names get the number of their
-    part.
+    use: "calibration" or "recovery". The names are valid and distinct on all file systems,
+    including those that ignore case. If two names would be the same, all names get the index of
+    their text.
     """
     stems = {part: Path(windows.parts[part].dataset).stem for part in windows.asked}
     files = {part: _file_name(use, stem) for part, stem in stems.items()}
@@ -184,7 +186,7 @@ def _file_name(use: str, stem: str) -> str:
 
 
 def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
-    """Return warnings about tasks that are measured on a text of calibration or recovery itself."""
+    """Return a warning for each task that is measured on a text of calibration or recovery."""
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):
         if task.text_sha256 in [text.sha256 for text in windows.named]:
@@ -193,7 +195,7 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
-    """Return "calibration" if a calibration or recovery text is of the task's domain, else "other".
+    """Return "calibration" if a calibration or recovery text has the task's domain, else "other".
 
     Text that the model has not written yet has no domain.
     """

@@ -1,4 +1,4 @@
-"""The time that a run will take on this machine, from the speed of its layers."""
+"""Estimate the time of a run on this machine from the speed of its layers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ from flap.runtime.agenda import about
 
 @dataclass(frozen=True)
 class TimeNeeded:
-    """What a run does, and how long it takes at a speed."""
+    """The work of a run, and the time that it takes at a given speed."""
 
-    work: PruningWork  # to prune
-    written: float  # tokens of texts that the model writes
-    tasks: list[Task]  # the measurements
-    models: float  # models that are measured; a pruned one counts as its share of parameters
-    left_out: list[str]  # what is not in the estimate
+    work: PruningWork  # the amount of computation that pruning takes
+    written: float  # number of tokens that the model writes
+    tasks: list[Task]  # the evaluation tasks of the run
+    # number of measured models; a pruned model counts as the share of parameters that it keeps
+    models: float
+    left_out: list[str]  # work that the estimate leaves out
 
     def lines(self, speed: LayerSpeed) -> Iterator[str]:
         """Yield the estimate as text."""
@@ -43,7 +44,7 @@ class TimeNeeded:
 def time_needed(
     choices: Choices, source: ModelSource, work: PruningWork, kept: float
 ) -> TimeNeeded:
-    """Return what a run does, as far as its texts and tasks can be read now.
+    """Collect the work of a run, as far as its texts and tasks can be read now.
 
     kept: the share of parameters that the pruned model keeps.
     """
@@ -58,14 +59,14 @@ def time_needed(
     written = 0.0
     try:
         written = _tokens_to_write(choices, source)
-    except ValueError:  # a dry run needs neither a tokenizer nor texts
+    except ValueError:  # a dry run works without a tokenizer and without texts
         left_out.append("text that the model writes")
 
     tasks = []
     for name, evaluator in choices.evaluators.items():
         try:
             prepared = prepare_tasks({name: evaluator}, source.tokenizer, source.max_length)
-        except ValueError as error:  # its texts cannot be read now
+        except ValueError as error:  # the texts of the task cannot be read now
             left_out.append(f"{name} ({one_line(error, 100)})")
             continue
         tasks += [task for task in prepared if task.workload.tokens]
@@ -77,7 +78,7 @@ def time_needed(
 
 
 def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
-    """Return how many tokens the model writes of the texts of calibration and recovery.
+    """Return how many tokens the model writes for calibration and recovery.
 
     Raises:
         ValueError: the tokenizer or a text cannot be read.
@@ -85,6 +86,6 @@ def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
     tokens = 0.0
     for windows in read_texts(choices, source).values():
         for part in windows.to_write:
-            share = SHARE_WRITTEN if part in windows.asked else 1.0  # the rest are prompts
+            share = SHARE_WRITTEN if part in windows.asked else 1.0  # the other tokens are prompts
             tokens += share * windows.tokens_to_write(part)
     return tokens

@@ -1,6 +1,6 @@
-"""The stage of `vocabulary=trim`, and the estimate of its result.
+"""The stage that trims the vocabulary (`vocabulary=trim`), and an estimate of its result.
 
-From this stage on, a run has one model and one tokenizer, without the removed tokens.
+After this stage, the run has a model and a tokenizer without the removed tokens.
 """
 
 import logging
@@ -40,15 +40,15 @@ log = logging.getLogger(__name__)
 class Trimming:
     """The size of the vocabulary and of the model, before and after trimming the vocabulary."""
 
-    before: int  # tokens of the dense model
-    after: int  # tokens that stay
-    parameters: int  # parameters of the model without the removed tokens
-    # "about " or "at most " if these numbers are not exact, because the model still has to write
-    # texts in which tokens are counted; else empty
+    before: int  # number of tokens of the dense model
+    after: int  # number of tokens that stay
+    parameters: int  # parameters of the model after trimming
+    # Empty if these numbers are exact. "about " or "at most " if the model has still to write texts
+    # in which tokens are counted.
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
-        """Yield the result of trimming as text, and how much pruning still has to remove.
+        """Yield the sizes after trimming as text, and the parameters that pruning still removes.
 
         budget: the budget after trimming.
         """
@@ -76,13 +76,13 @@ def budget_after_trimming(
 ) -> tuple[Budget, Trimming | None]:
     """Return the budget of the model after trimming, and the sizes before and after it.
 
-    No weight is read. The number of tokens is exact unless the model has still to write texts that
-    are counted; then only the prompts are counted. A loaded model has the shapes of its weights,
-    which are not trimmed yet, so that its targets are checked later.
+    No weight is read. The number of tokens is exact, unless the model has still to write texts.
+    Then only the tokens of prompts are counted. The weights of a loaded model are not trimmed yet,
+    so its targets are checked later.
 
     Raises:
-        ValueError: the ratio, a target or a choice does not fit this model, or no token of it can
-            be removed.
+        ValueError: the ratio, a target or a choice does not fit this model, or none of its tokens
+            can be removed.
     """
     if choices.vocabulary is None:
         return check_budget(adapter, choices, source), None
@@ -122,9 +122,9 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
 
 
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
-    """Return the largest number of tokens that the targets allow if no layer is pruned.
+    """Return the largest number of tokens that meets the targets without pruning any layer.
 
-    It is 0 if no target counts parameters, or if no number of tokens is enough.
+    The number is 0 if no target limits parameters, or if trimming alone cannot meet the targets.
     """
     embedding = adapter.model.get_input_embeddings().weight
     head = adapter.model.get_output_embeddings()
@@ -144,7 +144,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return how many tokens stay, and how exact this number is: "", "about " or "at most "."""
+    """Return the number of tokens that stay, and a prefix for it: "", "about " or "at most "."""
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)
@@ -154,7 +154,7 @@ def _tokens_left(
 
 
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
-    """Choose the tokens that stay with the dense model, and cut its other rows in place.
+    """Choose the tokens that stay, and remove the embedding rows of all other tokens in place.
 
     Returns the run with the trimmed model and tokenizer, the tokens that stay, and facts for the
     report.
@@ -172,7 +172,7 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
         cut_rows(model, trimmed.rows_K)
         source: ModelSource = TrimmedSource(run.source, trimmed)
         if isinstance(run.source, LoadedSource):
-            # the model and its tokenizer are the caller's, and change in place
+            # the caller's model and tokenizer change in place, so keep a copy of the tokenizer
             before = deepcopy(before)
             run.source.tokenizer._tokenizer = trimmed.tokenizer.backend_tokenizer
             source = LoadedSource(run.source.model, run.source.tokenizer)
@@ -185,9 +185,9 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the model and the tokenizer that an earlier start has trimmed.
+    """Return the run with the vocabulary that an earlier start has trimmed.
 
-    They have these tokens.
+    tokens: the tokens that stay.
     """
     before = run.source.tokenizer
     rows = adapt(run.source.skeleton()).vocab_size
@@ -197,7 +197,7 @@ def trimmed_run(run: Run, tokens: list[str]) -> Run:
 
 
 def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
-    """Return the run on another source, with its texts, tasks and budget.
+    """Return the run with another model source, and adapt its texts, tasks and budget.
 
     before: the tokenizer of the dense model.
     """
@@ -206,10 +206,10 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
     for use in texts:
         for part in texts[use].to_write:
             text = run.texts[use].texts[part]
-            if text is not None:  # the dense model has written it
+            if text is not None:  # the dense model has written this text
                 texts[use] = texts[use].written(part, text)
 
-    if "vocabulary" in run.texts:  # tasks on this text are of its domain
+    if "vocabulary" in run.texts:  # tasks on this text have its domain
         texts["vocabulary"] = run.texts["vocabulary"]
 
     adapter = adapt(source.skeleton(), choices.experts)

@@ -1,1 +1,1 @@
-"""The process that runs: the ranks beside it, its progress bars, memory and temporary state."""
+"""The running process: other ranks, progress bars, peak memory and temporary state."""

@@ -1,6 +1,6 @@
-"""The tasks of an evaluation, and how long those that are still to come will take.
+"""The tasks of an evaluation, and an estimate of the time that the remaining tasks take.
 
-A task is named "zero_shot: boolq, dense model".
+The name of a task is, for example, "zero_shot: boolq, dense model".
 """
 
 import time
@@ -12,14 +12,14 @@ HOUR = 3600.0  # seconds
 
 
 class Workload(NamedTuple):
-    """How much a model has to do for a task, in tokens."""
+    """The number of tokens that a model reads and writes for a task."""
 
-    read: float = 0  # tokens of prompts and texts
+    read: float = 0  # number of tokens that the model reads: prompts and texts
     written: float = 0  # tokens that the model generates, one after another
 
     @property
     def tokens(self) -> float:
-        """The number of all tokens."""
+        """The number of tokens that are read or written."""
         return self.read + self.written
 
     def part(self, share: float) -> "Workload":
@@ -28,38 +28,39 @@ class Workload(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """How fast a model is, in seconds per token."""
+    """The speed of a model in seconds per token."""
 
     read: float
     written: float
 
     def seconds(self, workload: Workload) -> float:
-        """Return how long a task takes."""
+        """Return the seconds that a task takes."""
         return workload.read * self.read + workload.written * self.written
 
 
-UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs, as the real seconds are unknown
+UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs, used while the real speed is unknown
 
 
 class Agenda:
     """The tasks that are still to be done.
 
-    Their time is estimated from the speed of the model, if it is known, and corrected by the time
-    that the finished tasks have taken.
+    The time of the tasks is estimated from the speed of the model, if the speed is known. The
+    estimate is corrected by the time that finished tasks have taken.
     """
 
     def __init__(self) -> None:
         self.speed = UNKNOWN
-        self._left: dict[str, Workload] = {}  # the tasks that are not finished
-        self._current = ""  # the task that is being done; empty between tasks
-        self._number = 0  # the number of the current task, from 1 on
+        self._left: dict[str, Workload] = {}  # unfinished tasks and their workloads
+        self._current = ""  # name of the current task; empty between tasks
+        self._number = 0  # number of the current task, counted from 1
         self._finished: list[Workload] = []  # the workloads of the finished tasks
         self._seconds = 0.0  # wall-clock seconds of the finished tasks
-        self._begin = 0.0  # when the current task began
-        self._done_before = 0.0  # the share of the current task that an earlier start has done
+        self._begin = 0.0  # start time of the current task
+        # share of the current task that an earlier start of the run has done
+        self._done_before = 0.0
 
     def plan(self, tasks: Mapping[str, Workload]) -> None:
-        """Set the tasks that are still to come. A task of unknown size counts as an average one."""
+        """Set the remaining tasks. A task of unknown size is assumed to have the average size."""
         known = [one for one in tasks.values() if one.tokens]
         average = Workload()
         if known:
@@ -70,7 +71,7 @@ class Agenda:
 
     @contextmanager
     def doing(self, task: str) -> Iterator[None]:
-        """Do a task inside the block, where `progress` shows the progress of this task."""
+        """Make a task the current task in a `with` block. `progress` shows its progress."""
         self._left.setdefault(task, Workload())
         self._current = task
         self._number += 1
@@ -87,11 +88,11 @@ class Agenda:
             self._current = ""
 
     def resume(self, share: float) -> None:
-        """Note that an earlier start has done a share of the current task, which took no time."""
+        """Note that an earlier start of the run has already done this share of the current task."""
         self._done_before = share
 
     def drop(self, task: str) -> None:
-        """Remove a task that is not needed or is impossible."""
+        """Remove a task that is not needed or not possible."""
         self._left.pop(task, None)
 
     @property
@@ -108,7 +109,7 @@ class Agenda:
     def seconds_left(self, share: float = 0.0) -> float | None:
         """Return the seconds that all unfinished tasks will take; None if no estimate is possible.
 
-        share: The share of the current task that is done.
+        share: The finished share of the current task.
         """
         current = 0.0
         seconds = self._seconds
@@ -123,11 +124,11 @@ class Agenda:
         return None if self.speed is UNKNOWN else left
 
 
-_open: list[Agenda] = []  # the agenda of the task that is being done
+_open: list[Agenda] = []  # the agenda of the current task, if any
 
 
 def current_agenda() -> Agenda | None:
-    """Return the agenda of the task that is being done."""
+    """Return the agenda of the current task; None if there is none."""
     return _open[-1] if _open else None
 
 

@@ -1,4 +1,4 @@
-"""The most memory that this process has used so far."""
+"""Measure the peak memory of this process."""
 
 import platform
 import resource
@@ -17,6 +17,6 @@ def peak_memory() -> dict[str, int | None]:
 
 
 def reset_peak_memory() -> None:
-    """Forget the peak memory of the GPUs in earlier runs."""
+    """Reset the peak memory of the GPUs, so that earlier runs in this process do not count."""
     for gpu in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(gpu)

@@ -1,6 +1,6 @@
-"""Show the progress of long steps: as a bar in a terminal, or else as one line a minute.
+"""Show the progress of long steps as a bar in a terminal, or else as one line per minute.
 
-The log gets the lines in both cases.
+The log file gets the lines in both cases.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 SECONDS_BETWEEN_LINES = 60.0
-# The `extra` of log records that a terminal does not show, because it shows the bar instead.
+# The argument `extra` for log records that a terminal does not show, because it shows the bar.
 ONLY_IN_FILES = {"only_in_files": True}
 
 
@@ -30,22 +30,22 @@ ONLY_IN_FILES = {"only_in_files": True}
 class Step:
     """The progress of a long step."""
 
-    stage: str  # the name of the step
-    done: int  # items that are done: batches, layers, requests, tokens
-    total: int  # number of items
-    tokens: int  # tokens that are done; 0 if the step does not count tokens
-    seconds: float  # since the step began
+    stage: str  # the name of the step, such as "calibrate"
+    done: int  # number of finished items, such as batches, layers, requests or tokens
+    total: int  # total number of items
+    tokens: int  # number of finished tokens; 0 if the step does not count tokens
+    seconds: float  # seconds since the step began
 
 
 Listener = Callable[[Step], None]
-# called with the number of items and the number of tokens that are done
+# a function that is called with the numbers of finished items and finished tokens
 Reach = Callable[..., None]
 _listeners: list[Listener] = []
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Call `listener` after every item of every long step, for the duration of the `with` block."""
+    """During a `with` block, call `listener` after every item of every long step."""
     _listeners.append(listener)
     try:
         yield
@@ -56,7 +56,7 @@ def listening(listener: Listener) -> Iterator[None]:
 def progress(
     items: Sequence[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
 ) -> Iterator[T]:
-    """Yield the items, and show how many are done and the remaining time."""
+    """Yield the items, and show the number of finished items and the remaining time."""
     tokens = 0
     with showing(stage, len(items)) as reach:
         for done, item in enumerate(items, start=1):
@@ -69,7 +69,7 @@ def progress(
 def showing(stage: str, total: int) -> Iterator[Reach]:
     """Show the progress of a step for the duration of the `with` block.
 
-    Yields a function. Call it with the number of items that are done. Only rank 0 shows the
+    Yields a function, to be called with the number of finished items. Only rank 0 shows the
     progress.
     """
     if not ranks.is_first():
@@ -86,7 +86,7 @@ def shared_out(
     work: Callable[[T], R],
     count_tokens: Callable[[T], int] = lambda item: 0,
 ) -> list[R]:
-    """Return the results of `work` on each item, in the order of the items.
+    """Call `work` for each item, and return the results in the order of the items.
 
     The processes of a run share the items.
     """
@@ -99,15 +99,15 @@ def _show_nothing(done: int, tokens: int = 0) -> None:
 
 
 class _Shown:
-    """The progress bar of a step in a terminal, or else its lines in the log."""
+    """Shows a step: as a progress bar in a terminal, or else as lines in the log."""
 
     def __init__(self, stage: str, total: int) -> None:
         self.stage = stage
         self.total = total
         self.start = time.perf_counter()
         self.next_line = self.start + SECONDS_BETWEEN_LINES
-        # Items that an interrupted run has finished are read within a second. They do not count for
-        # the speed.
+        # Results of an interrupted run are read within the first second. These results are not
+        # counted in the speed.
         self.read_by = self.start
         self.read = 0  # items that were read within the first second
         console = Console(stderr=True)
@@ -123,7 +123,7 @@ class _Shown:
         self.row = self.bar.add_task(f"{stage:<28}", total=total)
 
     def reach(self, done: int, tokens: int = 0) -> None:
-        """Show that `done` items are done. tokens: the number of tokens in these items."""
+        """Show the number of finished items. tokens: the number of tokens in these items."""
         now = time.perf_counter()
         agenda = current_agenda()
         if now - self.start < 1:

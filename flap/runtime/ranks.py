@@ -1,8 +1,9 @@
-"""The processes of a run, one for each device, started by torchrun or as the tasks of a SLURM job.
+"""The processes of a run, one per device, which torchrun or SLURM starts.
 
-`own_share` and `gather_in_order` share items among the processes, `add_up` sums tensors, and
-`on_first` and `by_first` let rank 0 work and write for all. All processes make the same calls in
-the same order. With one process, each of these functions returns what it was given.
+`own_share` and `gather_in_order` divide items among the processes. `add_up` sums tensors over
+processes. `on_first` and `by_first` let only rank 0 work and write. All processes must make the
+same calls in the same order. With one process, each of these functions returns its argument or the
+result of its function.
 """
 
 import atexit
@@ -28,22 +29,21 @@ _alone = False
 
 
 class LostError(RuntimeError):
-    """Another process of the run has ended, or did not answer within the timeout."""
+    """Raised if another process of the run has ended, or does not answer within the timeout."""
 
 
 class AgreedError(ValueError):
-    """An error that all processes of a run raise together."""
+    """An error that all processes of a run raise at the same time."""
 
 
 def join(timeout: timedelta) -> None:
-    """Connect this process with the others that were started together with it.
+    """Connect this process with the other processes of the run.
 
-    Where there are GPUs, each process takes the GPU of its local rank. A process that was started
-    alone, or has joined already, does nothing. timeout: how long a process waits for another one,
-    now and later.
+    If there are GPUs, each process takes the GPU of its local rank. A single or connected process
+    does nothing. timeout: the time that a process waits for another process, now and later.
 
     Raises:
-        ValueError: the processes cannot reach one another.
+        ValueError: the processes cannot connect.
     """
     global _rank, _size
     slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
@@ -55,7 +55,7 @@ def join(timeout: timedelta) -> None:
     if _size > 1 or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
 
-    import torch  # imported here, because a run of one process should not wait for it
+    import torch  # imported here because a run with one process should not wait for torch
     from torch import distributed
 
     backend = "gloo"
@@ -73,12 +73,13 @@ def join(timeout: timedelta) -> None:
 
     _rank = distributed.get_rank()
     _size = distributed.get_world_size()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C shows no traceback of each process
+    # so that not every process prints a traceback after Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit.register(leave)
 
 
 def leave() -> None:
-    """Disconnect from the other processes, once all of them are at their end."""
+    """Wait until all processes have finished, and disconnect."""
     global _rank, _size
     if _size == 1:
         return
@@ -92,7 +93,7 @@ def leave() -> None:
 
 
 def rank() -> int:
-    """Return the number of this process."""
+    """Return the rank of this process."""
     return 0 if _alone else _rank
 
 
@@ -102,21 +103,21 @@ def size() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this is rank 0, which alone logs and writes files.
+    """Return whether this process is rank 0. Only rank 0 logs and writes files.
 
-    This is known before the processes are connected.
+    The rank is known before the processes are connected.
     """
     return _alone or int(os.environ.get("RANK", 0)) == 0
 
 
 def name() -> str:
-    """Return the name of this process in error messages."""
+    """Return the name of this process for error messages."""
     return f"rank {_rank} on {platform.node()}"
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Work as a run of one process inside the block."""
+    """Behave as a run with one process in a `with` block."""
     global _alone
     before = _alone
     _alone = True
@@ -127,23 +128,23 @@ def alone() -> Iterator[None]:
 
 
 def own_folder(path: Path) -> Path:
-    """Return a subfolder of `path` for the files of this process alone."""
+    """Return a subfolder of `path` for files of this process only."""
     if size() == 1:
         return path
     return path / f"rank-{rank()}"
 
 
 def own_share(items: Iterable[T]) -> list[T]:
-    """Return the items that this process works on.
+    """Return the items that this process works on, out of all items.
 
-    They are dealt out in a zigzag, so that items of similar size beside one another are on
-    different processes.
+    Items are dealt out in a zigzag: ranks 0, 1, 1, 0, 0, 1, … with two processes. So sorted items
+    of similar size are on different processes.
     """
     return [item for k, item in enumerate(items) if _owner(k) == rank()]
 
 
 def gather_in_order(own: Sequence[T]) -> list[T]:
-    """Return the results of all processes, in the order that the items had before `own_share`.
+    """Gather the results of all processes in the order of the items before `own_share`.
 
     own: the results of this process, in the order of its share.
     """
@@ -154,14 +155,14 @@ def gather_in_order(own: Sequence[T]) -> list[T]:
 
 
 def each_by_one(makes: Iterable[Callable[[], T]]) -> list[T]:
-    """Call each function in one of the processes, and return all results in order."""
+    """Divide functions among the processes, call each once, and return all results in order."""
     return gather_in_order([make() for make in own_share(makes)])
 
 
 def gather(value: T) -> list[T]:
-    """Return the values of all processes, in the order of their ranks.
+    """Return a list with the values of all processes in the order of ranks.
 
-    Tensors inside the values are on the CPU.
+    Tensors in the values are on the CPU.
     """
     if size() == 1:
         return [value]
@@ -176,11 +177,11 @@ def gather(value: T) -> list[T]:
 def add_up(tensor: "Tensor") -> None:
     """Replace a tensor by the sum of the tensors of all processes.
 
-    They are added in the order of the ranks, so that all processes have equal bits.
+    Tensors are added in the order of ranks, so that all processes get exactly the same sum.
     """
     if size() == 1:
         return
-    # NCCL sends from one GPU of each process, which need not be the GPU of the tensor
+    # NCCL sends from the current GPU of each process, which may differ from the tensor's GPU
     sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call("all_gather", parts, sent)
@@ -190,12 +191,12 @@ def add_up(tensor: "Tensor") -> None:
 
 
 def on_first(make: Callable[[], T]) -> T:
-    """Call a function in rank 0 alone, and return its result in all processes.
+    """Call a function only in rank 0, and return its result in all processes.
 
     Tensors in the result must be on the CPU.
 
     Raises:
-        AgreedError: the function failed. All processes raise it.
+        AgreedError: the function has failed. All processes raise this error.
     """
     if size() == 1:
         return make()
@@ -215,7 +216,7 @@ def on_first(make: Callable[[], T]) -> T:
             reason = f"{type(error).__name__}: {error}"
 
     sent: list[Any] = [value, reason]
-    _call("broadcast_object_list", sent)  # the other processes get what rank 0 sends
+    _call("broadcast_object_list", sent)  # the other processes receive the value of rank 0
     value_of_first, reason_of_first = sent
     if reason_of_first is not None:
         raise AgreedError(reason_of_first) from failed
@@ -223,7 +224,7 @@ def on_first(make: Callable[[], T]) -> T:
 
 
 def by_first(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that all processes call, so that rank 0 alone runs it; see `on_first`."""
+    """Decorate a function so that only rank 0 runs it when all processes call it (`on_first`)."""
 
     @wraps(function)
     def call(*given: P.args, **options: P.kwargs) -> T:
@@ -234,9 +235,9 @@ def by_first(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
-    """Enter a context in rank 0 alone, and hold it until all processes are at the end of the block.
+    """Enter a context only in rank 0, and leave it when all processes have reached its end.
 
-    Yields what the context gives, in all processes.
+    All processes get the value that the context yields.
     """
     with ExitStack() as stack:
         yield on_first(partial(stack.enter_context, context))
@@ -246,11 +247,12 @@ def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
 def agreed(make: Callable[[], T]) -> T:
     """Call a function in all processes, and return its result.
 
-    If one process refuses its input, all do.
+    If the function raises a ValueError in one process, all processes raise an error.
 
     Raises:
-        AgreedError: the reason of the lowest rank that refused its input. It begins with the name
-            of the process, unless this is rank 0.
+        AgreedError: a process has refused its input. All processes get the message of the lowest
+            rank that has refused. The message begins with the name of this process, unless it is
+            rank 0.
     """
     if size() == 1:
         return make()
@@ -269,7 +271,7 @@ def agreed(make: Callable[[], T]) -> T:
 
 
 def barrier() -> None:
-    """Wait until all processes have come to this call."""
+    """Wait until all processes have reached this call."""
     gather(None)
 
 

@@ -1,4 +1,4 @@
-"""Temporary changes inside a `with` block: of random states, attributes and forward passes."""
+"""Context managers that temporarily change random states, attributes and forward passes."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from torch import nn
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch inside the block, and restore their states afterwards."""
+    """Seed Python, NumPy and torch in a `with` block, and restore their states afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(numpy.random.set_state, numpy.random.get_state())
@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
-    """Set the attribute `name` of each holder to another value inside the block."""
+    """Set the attribute `name` of each holder to another value in a `with` block."""
     with ExitStack() as stack:
         for holder in holders:
             stack.callback(setattr, holder, name, getattr(holder, name))
@@ -35,7 +35,7 @@ def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
 
 @contextmanager
 def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Call `forward(index, …)` instead of the forward pass of each module inside the block."""
+    """Call `forward(index, …)` instead of the forward pass of each module in a `with` block."""
     modules = list(modules)
     forwards = [vars(module).get("forward") for module in modules]
     for index, module in enumerate(modules):
@@ -45,5 +45,5 @@ def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any])
     finally:
         for module, before in zip(modules, forwards, strict=True):
             del module.forward
-            if before is not None:  # a hook of accelerate has set it
+            if before is not None:  # a hook of accelerate has set `forward`
                 module.forward = before

@@ -1,4 +1,4 @@
-"""What a run writes and shows while it works: artefacts, files, notes, status, progress."""
+"""Store what a run writes: artefacts, files, status, and the work of interrupted runs."""
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest
 from flap.storage.atomic_files import cache_root, write_text

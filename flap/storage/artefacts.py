@@ -1,7 +1,7 @@
-"""Artefacts: the results of the stages of a run, which are remembered by what they depend on.
+"""Artefacts are the stored results of a run's stages. Each artefact is looked up by its key.
 
-An artefact is found by its key, which holds everything that it depends on, and carries a label,
-which says how it was made. A store is a place that remembers the artefacts of one kind.
+The key of an artefact contains everything that it depends on. The label of an artefact says how it
+was made. A store holds the artefacts of one kind, in files or in memory.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from flap.storage.json_files import load_json
 
 T = TypeVar("T")
 Key = Mapping[str, Any]
-# The version of every artefact. Raise it when a stage gives another result for the same key; what
-# earlier versions have stored is then computed again. CONTRIBUTING ("One version") says why there
-# is one, and which test watches it.
+# The version of all artefacts. Increase it if a stage gives another result for the same key.
+# Artefacts of earlier versions are then computed again. CONTRIBUTING ("One version") explains why
+# there is only one version, and names its test.
 VERSION = 1
 
 
@@ -28,14 +28,15 @@ VERSION = 1
 class Label:
     """How an artefact was made.
 
-    It is stored with the artefact, so that a report can be built from labels.
+    The label is stored with the artefact, so that a report can be built from labels.
     """
 
-    stage: str  # the name of the stage
-    seconds: float = 0.0  # wall-clock seconds of the stage, without the stages inside it
-    # "hit": it was found; "miss": computed and stored; "off": computed, not stored
+    stage: str  # the name of the stage, such as "calibrate"
+    seconds: float = 0.0  # wall-clock seconds of the stage, without its nested stages
+    # "hit": the artefact was found; "miss": it was computed and stored; "off": it was computed and
+    # not stored
     cache: str = "off"
-    inputs: tuple["Label", ...] = ()  # the labels of the stages that ran inside this one
+    inputs: tuple["Label", ...] = ()  # labels of nested stages
 
     def to_dict(self) -> dict[str, Any]:
         """Return the label as data that JSON can store."""
@@ -43,11 +44,11 @@ class Label:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Label":
-        """Return the label that `to_dict` has written."""
+        """Build a label from the dict that `to_dict` returns."""
         return cls(**{**plain, "inputs": tuple(map(cls.from_dict, plain["inputs"]))})
 
     def walk(self) -> Iterator["Label"]:
-        """Yield the labels of the stages inside this one, as they ended, and then this label."""
+        """Yield the labels of nested stages in the order in which they ended, then this label."""
         for label in self.inputs:
             yield from label.walk()
         yield self
@@ -61,40 +62,40 @@ class Artefact(Generic[T]):
     label: Label
 
     def marked(self, cache: str) -> "Artefact[T]":
-        """Return the artefact with another state of the cache in its label."""
+        """Return the artefact with another value of `cache` in its label."""
         return replace(self, label=replace(self.label, cache=cache))
 
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A type of artefact that is stored in a file of its own."""
+    """A kind of artefact that is stored in a separate file, such as scores."""
 
     name: str
     write: Callable[[T, Path], None]  # writes the value to a file
-    read: Callable[[Path], T]  # reads it from that file; raises if it cannot
+    read: Callable[[Path], T]  # reads the value from a file; raises an error if the file is damaged
 
 
 class Store(ABC, Generic[T]):
-    """A place that remembers the artefacts of one kind."""
+    """Stores the artefacts of one kind."""
 
     @abstractmethod
     def find(self, key: Key) -> Artefact[T] | None:
-        """Return the artefact of a key; None if there is none, or if it is damaged."""
+        """Return the artefact with this key; None if it is missing or damaged."""
 
     @abstractmethod
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:
-        """Store the artefact of a key, and return whether it is stored."""
+        """Store an artefact under a key, and return whether this succeeded."""
 
     def held(self, key: Key) -> AbstractContextManager[None]:
-        """Keep other runs from computing the artefact of this key while the block lasts.
+        """Keep other runs from computing the artefact with this key during a `with` block.
 
-        By default no other run can compute it.
+        The base class needs no lock, because no other run uses the store.
         """
         return nullcontext()
 
 
 def as_json(name: str) -> Kind[Any]:
-    """Return the kind of artefact that is stored as JSON: lists and dicts of numbers and texts."""
+    """Return a kind of artefact that is stored as JSON: lists and dicts of numbers and texts."""
 
     def write(value: Any, path: Path) -> None:
         write_text(path, json.dumps(value))
@@ -103,11 +104,11 @@ def as_json(name: str) -> Kind[Any]:
 
 
 def digest(key: Any) -> str:
-    """Return the name of a key: the first twenty hex digits of the SHA-256 of its JSON."""
+    """Return the digest of a key: the first twenty hex digits of the SHA-256 of its JSON."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hex digits."""
+    """Return the SHA-256 of a file's bytes as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The location of the cache, and atomic files and directories: written completely or not at all."""
+"""Write files and directories atomically, which means completely or not at all."""
 
 import os
 import re
@@ -20,10 +20,11 @@ from flap.storage.locks import file_lock, lock_of
 def cache_root(configured: str | None) -> Path:
     """Return the cache folder.
 
-    It is the config's `cache_dir`, else $FLAP_CACHE_DIR, else the cache folder of the user.
+    The folder is the option `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder.
 
     Raises:
-        ValueError: FLAP_CACHE_DIR is no path, or no folder is named and the user has no home.
+        ValueError: FLAP_CACHE_DIR is not a path, or no folder is named and the user has no home
+            directory.
     """
     variable = os.environ.get("FLAP_CACHE_DIR", "")
     check_path("FLAP_CACHE_DIR", variable)
@@ -34,16 +35,16 @@ def cache_root(configured: str | None) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a killed process leaves the old file or the new one.
+    """Write a text file atomically: a killed process leaves either the old or the new file.
 
-    The folder of the file is made if it is not there.
+    The folder of the file is created if it does not exist.
     """
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file is on the disk, with all bytes that were written through mapped memory."""
+    """Wait until a file is on the disk, including bytes that were written through mapped memory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,12 +76,12 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 
 @contextmanager
 def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
-    """Yield a new path beside `target`, for the file or folder that will replace it.
+    """Yield a temporary path next to `target`, for the file or folder that will replace it.
 
-    If anything is left at this path when the block ends, it is removed. While the block lasts, this
-    process holds a lock beside the path, by which `remove_leftovers` knows that the process is
-    alive. The process id would not be enough, because processes in two containers with one host
-    name may have the same number.
+    At the end of the block, anything that is left at this path is removed. Inside the block, this
+    process holds a lock next to the path, which tells `remove_leftovers` that the process is alive.
+    A process id would not be sufficient, because processes in two containers with the same host
+    name may have the same id.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
@@ -88,16 +89,16 @@ def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
     with file_lock(scratch.with_suffix(".lock"), field):
         try:
             yield scratch
-        except SafetensorError as error:  # its message about a full disk names no file
+        except SafetensorError as error:  # its message about a full disk does not name the file
             raise OSError(f"{target}: {error}") from error
         finally:
             _remove(scratch)
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a temporary file or folder, and then its lock, which this process holds.
+    """Remove a temporary file or folder, and then the lock that this process holds for it.
 
-    If something could not be removed, the lock stays, and the next process tries again.
+    If files cannot be removed, the lock stays, and the next process tries again.
     """
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
@@ -112,7 +113,7 @@ def _share_and_sync(folder: Path) -> None:
 
     Some libraries write files that only their owner can read.
     """
-    mask = os.umask(0)  # the mask can only be read by setting it
+    mask = os.umask(0)  # umask can be read only by setting it
     os.umask(mask)
     for path in folder.rglob("*"):
         if path.is_symlink():
@@ -123,9 +124,9 @@ def _share_and_sync(folder: Path) -> None:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Replace a folder by two renames, as a folder with files cannot be overwritten.
+    """Replace a folder with two renames, because a rename cannot overwrite a non-empty folder.
 
-    An error restores the old one.
+    If an error occurs, the old folder is restored.
     """
     if not target.exists():
         new.rename(target)
@@ -142,15 +143,15 @@ def _replace(new: Path, target: Path) -> None:
 
 
 def is_scratch(name: str) -> bool:
-    """Return whether a file or folder of this name belongs to an atomic write."""
+    """Return whether a file or folder with this name is temporary, from an atomic write."""
     return bool(re.fullmatch(r"\..+\.[0-9a-f]{8}\.(new|old|lock)", name))
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what dead processes have left beside a path.
+    """Remove temporary files that dead processes have left next to a path.
 
-    If a process was killed between the two renames that replace a folder, the old folder is put
-    back.
+    If a process was killed between the two renames that replace a folder, the old folder is
+    restored.
     """
     eight_digits = "[0-9a-f]" * 8
     for lock in target.parent.glob(f".{escape(target.name)}.{eight_digits}.lock"):
@@ -165,12 +166,12 @@ def remove_leftovers(target: Path) -> None:
 
 
 def remove_unused(folder: Path) -> bool:
-    """Remove a folder of the cache and its lock, unless a process uses it.
+    """Remove a folder of the cache and its lock file, unless a process uses the folder.
 
-    Returns whether the folder is gone.
+    Returns whether the folder was removed.
 
-    The lock is removed while it is held: a process that waits for it sees that the file is gone,
-    and makes a new lock. Where no lock can be made, the folder stays.
+    The lock file is removed while the lock is held. A process that waits for it then sees that the
+    file is gone, and creates a new one. If no lock can be created, the folder stays.
     """
     with file_lock(lock_of(folder), None) as state:
         if state == "held":
@@ -180,15 +181,15 @@ def remove_unused(folder: Path) -> bool:
 
 
 def free_space(path: Path) -> int:
-    """Return the free bytes of the disk of a path, which need not exist yet."""
+    """Return the free bytes on the disk of a path. The path need not exist yet."""
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     return shutil.disk_usage(existing).free
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the bytes of all files in a folder, which may be missing.
+    """Return the total bytes of all files in a folder; 0 if it does not exist.
 
-    Other processes may remove files meanwhile.
+    Files that other processes remove in the meantime are skipped.
     """
     total = 0
     for path in folder.rglob("*"):

@@ -1,7 +1,7 @@
 """The cache: artefacts on disk that all runs share.
 
-An artefact is in <root>/<kind>/<digest of its key>/: its value in a file `data`, and in
-`entry.json` the version, the key, the label and the SHA-256 of the data.
+Each artefact has a folder <root>/<kind>/<digest of its key>/. The file `data` in it has the value.
+The file `entry.json` has the version, the key, the label and the SHA-256 of the data.
 """
 
 import json
@@ -29,8 +29,8 @@ class Cache:
     """The cache in a folder."""
 
     root: Path
-    enabled: bool = True  # false: nothing is looked up or stored
-    # the longest time that a run waits for another run that computes the same artefact
+    enabled: bool = True  # if false, no artefacts are looked up or stored
+    # maximum seconds that a run waits for another run that computes the same artefact
     wait_seconds: float = 3600
 
     def of(self, kind: Kind[T]) -> "Entries[T]":
@@ -46,7 +46,10 @@ class Entries(Store[T]):
     kind: Kind[T]
 
     def find(self, key: Key) -> Artefact[T] | None:
-        """Return the artefact of a key; None if there is none, or if it is damaged (logged)."""
+        """Return the artefact with this key.
+
+        Returns None if it is missing or, with a warning, damaged.
+        """
         entry = self._entry(key)
         if not self.cache.enabled or not entry.is_dir():
             return None
@@ -58,12 +61,12 @@ class Entries(Store[T]):
             if stored["sha256"] != file_sha256(entry / DATA):
                 raise ValueError("its checksum does not match")
             return Artefact(self.kind.read(entry / DATA), Label.from_dict(stored["label"]))
-        except Exception as error:  # a damaged file can make its reader raise anything
+        except Exception as error:  # readers raise errors of many types for damaged files
             log.warning("cache: %s cannot be used and is made again (%s)", entry, one_line(error))
             return None
 
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:
-        """Store an artefact as an atomic directory. Log the reason and return False on failure."""
+        """Store an artefact in an atomic directory. On failure, log the reason and return False."""
         if not self.cache.enabled:
             return False
 
@@ -80,7 +83,7 @@ class Entries(Store[T]):
                 (folder / ENTRY).write_text(json.dumps(stored, indent=1) + "\n")
         except OSError as error:
             log.warning(
-                "cache_dir: %s cannot be written (%s); what was computed (%s) is not kept",
+                "cache_dir: %s cannot be written (%s); the computed result (%s) is not stored",
                 entry.parent,
                 error,
                 self.kind.name,
@@ -90,7 +93,7 @@ class Entries(Store[T]):
 
     @contextmanager
     def held(self, key: Key) -> Iterator[None]:
-        """Let one run compute an artefact while others wait for it, at most `wait_seconds` each."""
+        """Let one run compute an artefact while other runs wait, at most `wait_seconds` each."""
         if not self.cache.enabled:
             yield
             return
@@ -103,9 +106,9 @@ class Entries(Store[T]):
 
 @contextmanager
 def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock of an entry for as long as the block lasts.
+    """Hold the lock of a cache entry during a `with` block.
 
-    After `wait_seconds`, or where no lock can be made, the block runs without the lock: then two
+    After `wait_seconds`, or if no lock can be created, the block runs without the lock. Then two
     processes may compute the same artefact.
     """
     waiting = f"waiting for another process that makes {entry} ({wait_seconds:.0f} s at most)"

@@ -1,4 +1,4 @@
-"""Read and write JSON, and read YAML: the one place where this package parses such files.
+"""Read and write JSON, and read YAML. All other modules use this module for these formats.
 
 JSON has no infinity and no NaN, so a number that is not finite is written as null.
 """
@@ -13,19 +13,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-# Lists and objects that may be inside one another. No file of this package has more than ten
-# levels; functions that walk through thousands of levels would exceed Python's recursion limit.
+# Maximum levels of nested lists and objects. Files of flap have at most ten levels. Thousands of
+# levels would exceed Python's recursion limit.
 DEEPEST = 100
 TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON. Each number in it that is not finite becomes null."""
+    """Convert a value to a JSON text. Numbers that are not finite become null."""
     return json.dumps(_each(value, _null_if_infinite), indent=indent, allow_nan=False)
 
 
 def infinite(value: Any) -> Any:
-    """Return measured numbers as they were before `to_json`: each null in them becomes infinity."""
+    """Undo `to_json` for measured numbers: each null becomes infinity."""
     return _each(value, _infinite_if_null)
 
 
@@ -48,13 +48,13 @@ def load_json(path: Path) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: As for `parse_json`.
+        ValueError: The file is no valid JSON, or is nested deeper than `DEEPEST` levels.
     """
     return parse_json(path.read_bytes())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file. Returns {} if the file is missing or damaged."""
+    """Read a JSON file that contains an object. Returns {} if the file is missing or damaged."""
     try:
         return dict(load_json(path))
     except (OSError, ValueError, TypeError):
@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, kind: type = dict) -> Any:
-    """Read a YAML file that holds a `kind`, dict or list, and keep interpolations as written.
+    """Read a YAML file that contains a `kind`, dict or list. Interpolations are not resolved.
 
     Returns an empty `kind` if the file is missing or damaged.
     """
@@ -75,7 +75,7 @@ def read_yaml(path: Path, kind: type = dict) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse nested lists and dicts that are deeper than `DEEPEST` levels."""
+    """Refuse lists and dicts that are nested deeper than `DEEPEST` levels."""
     level = [[value]]
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []
@@ -99,7 +99,7 @@ def _infinite_if_null(value: Any) -> Any:
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return nested dicts and lists with each single value in them changed."""
+    """Apply `change` to every value in nested dicts and lists."""
     if isinstance(value, Mapping):
         return {key: _each(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):

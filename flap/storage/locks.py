@@ -1,9 +1,9 @@
-"""Locks between processes.
+"""File locks between processes.
 
-Where a file system has no locks, or a folder cannot be written, work goes on without them.
+If a file system has no locks, or a folder cannot be written, runs continue without locks.
 
-Beside each folder of the cache is its lock. A process holds it alone while it writes the folder or
-works in it, or together with others while they read the folder.
+Each folder of the cache has a lock file next to it. A process that writes the folder or works in it
+holds the lock exclusively. Processes that only read the folder share the lock.
 """
 
 import fcntl
@@ -17,15 +17,15 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-# "held" by this process, "busy": held by another process, "none": no lock can be made
+# "held": held by this process; "busy": held by another process; "none": no lock can be created
 LockState = Literal["held", "busy", "none"]
-FOR_EVER = -1  # seconds; filelock's value for waiting without a limit
+FOR_EVER = -1  # filelock's value of `wait_seconds` for waiting without a limit
 log = logging.getLogger(__name__)
 _warn_once = cache(log.warning)
 
 
 def lock_of(folder: Path) -> Path:
-    """Return the path of a folder's lock."""
+    """Return the path of a folder's lock file."""
     return folder.with_name(f"{folder.name}.lock")
 
 
@@ -35,14 +35,14 @@ def file_lock(
 ) -> Iterator[LockState]:
     """Hold the lock file `path` for the duration of the `with` block.
 
-    Yields "held"; "busy" if another process still holds the lock after `wait_seconds`; or "none" if
-    no lock can be made, which is logged in one line. The lock of a killed process is free.
+    Yields "held" if this process holds the lock, "busy" if another process still holds it after
+    `wait_seconds`, and "none" if no lock can be created. A killed process holds no lock.
 
-    field: the config key of the folder, for this line. If it is None, nothing is logged.
-    wait_seconds: the longest wait; `FOR_EVER` has no limit.
-    waiting: the line that is logged if another process holds the lock.
+    field: the config key of the folder, for the log line. If it is None, nothing is logged.
+    wait_seconds: the maximum wait; `FOR_EVER` waits without a limit.
+    waiting: a line that is logged if another process holds the lock.
     """
-    # filelock's fallback is a file whose existence means "held": after a kill it stays for ever
+    # filelock's fallback is a file whose existence means "held", which would stay after a kill
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -58,10 +58,10 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # if the folder cannot be written, the code that writes there says so
+        # if the folder cannot be written, the code that writes into it raises an error
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
-                "%s: no lock in %s (%s); processes there do not see one another",
+                "%s: no file lock in %s (%s); processes that use it do not wait for each other",
                 field,
                 path.parent,
                 str(error),
@@ -74,8 +74,9 @@ def file_lock(
 
 @cache
 def use(folder: Path) -> None:
-    """Hold the lock of a folder until this process ends, together with others that use it."""
-    with suppress(OSError):  # where no lock can be made, no process removes the folder
+    """Share the lock of a folder with other readers until this process ends."""
+    with suppress(OSError):  # if no lock can be created, no process removes the folder
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
-        # a process that clears the folder holds the lock for a moment, so this call may wait
+        # this call may wait shortly, because a process that checks the folder holds the lock for a
+        # moment
         fcntl.flock(descriptor, fcntl.LOCK_SH)

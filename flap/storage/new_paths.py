@@ -1,6 +1,6 @@
 """The files and folders that a run creates before it begins.
 
-A run that is refused removes them, and nothing else.
+If a run is refused, it removes exactly these files and folders.
 """
 
 import os
@@ -11,10 +11,9 @@ from pathlib import Path
 
 
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the paths that do not exist among these names in a folder and the folder itself.
+    """Return the paths that do not exist: names in a folder, the folder, and its parents.
 
-    Folders above it that do not exist are included. The paths are in the order in which they can be
-    removed.
+    The paths are sorted in the order in which they can be removed.
     """
     folder = folder.absolute()
     paths = [*(folder / name for name in names), folder, *folder.parents]
@@ -22,9 +21,9 @@ def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
-    """Remove files, and folders that are empty by then.
+    """Remove files, and then folders that are empty.
 
-    The folder `whole` is removed with its content.
+    The folder `whole` is removed with its contents.
     """
     for path in paths:
         with suppress(OSError):  # the path does not exist, is not empty, or may not be removed

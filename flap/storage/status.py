@@ -1,4 +1,4 @@
-"""A run's folder, which one run uses at a time, and the status of the run in status.json.
+"""Lock a run's folder, and read and write the status of the run in status.json.
 
 This module imports no torch, because a run may fail before torch is imported.
 """
@@ -21,20 +21,20 @@ State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
 LOCK = ".lock"
 LOG = "flap.log"
-SETTINGS = ".hydra"  # the folder with the composed config, as Hydra names it
-FIRST_FILES = (LOCK, LOG, SETTINGS)  # files in a run's folder before the run begins
-NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # words in torch's errors
+SETTINGS = ".hydra"  # Hydra's folder with the composed config
+FIRST_FILES = (LOCK, LOG, SETTINGS)  # files that exist in a run's folder before the run begins
+NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # words in torch's errors about memory
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
 
 @contextmanager
 def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[None]:
-    """Hold the folder of a run for the duration of the `with` block.
+    """Lock the folder of a run for the duration of the `with` block.
 
-    An error in the block is noted in the folder, in which a finished run stays finished.
+    An error in the block is written to status.json, unless the folder has a finished run.
     created: the paths that were created for this run. If the run is refused before it begins, and
-        the folder holds no other run, they are removed and nothing is noted. None: nothing is
-        removed.
+        the folder has no other run, these paths are removed and no status is written. None removes
+        nothing.
 
     Raises:
         ValueError: another run is working in the folder.
@@ -49,7 +49,7 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
         try:
             yield
         except LostError:
-            raise  # the process that has failed has noted why
+            raise  # the process that failed first has already written the status
         except Exception as error:
             refused = isinstance(error, ValueError) and read_state(folder) is None
             if new and refused:
@@ -60,10 +60,10 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 
 
 def reason(error: Exception) -> str:
-    """Return why a run failed, in one line without secrets.
+    """Describe in one line, without secrets, why a run has failed.
 
-    Bad input (a ValueError) is described by its own text. Other errors begin with their type, and
-    an error about memory ends with what to do.
+    For bad input (a ValueError), the line is the error's message. For other errors, it begins with
+    the type of the error. For errors about memory, it ends with advice.
     """
     if isinstance(error, ValueError):
         return one_line(error)
@@ -76,7 +76,7 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print an error of the block in one line without secrets, and exit with code 1."""
+    """Print an error of the `with` block in one line without secrets, and exit with code 1."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -85,8 +85,8 @@ def exit_on_error() -> Iterator[None]:
 
 
 def note_failure(folder: Path, line: str) -> None:
-    """Write into a run's folder why it failed, unless a finished run is there."""
-    with suppress(OSError):  # the disk may be full, which may be why the run failed
+    """Write the reason of a failure into a run's folder, unless the folder has a finished run."""
+    with suppress(OSError):  # the run may have failed because the disk is full
         if read_state(folder) != "finished":
             write_status(folder, "failed", line)
 
@@ -100,7 +100,7 @@ def write_status(folder: Path, state: State, error: str | None = None) -> None:
 def read_status(folder: Path) -> dict[str, Any]:
     """Return the content of status.json: schema, state and error.
 
-    Empty if the file is missing or damaged.
+    The dict is empty if the file is missing or damaged.
     """
     return read_json(folder / STATUS)
 

@@ -1,4 +1,4 @@
-"""The working folder, from which an interrupted run continues, and notes on steps of long work."""
+"""The working directory, from which an interrupted run resumes, and notes on finished steps."""
 
 import errno
 import logging
@@ -23,24 +23,29 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KIND = "streams"
-CHECKSUM = ".sha256"  # suffix of the file that holds the checksum of a note
-SECONDS_KEPT = 30 * 24 * 3600  # the next run removes working folders that were not used for longer
+CHECKSUM = ".sha256"  # suffix of the file with the checksum of a note
+# working directories that were not used for longer are removed by the next run
+SECONDS_KEPT = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder from which an interrupted run continues, or a part of such a folder."""
+    """A working directory, from which an interrupted run resumes, or a folder inside it."""
 
-    path: Path | None = None  # None: nothing is kept, and an interrupted run begins again
+    # None: no files are written, and an interrupted run starts from the beginning
+    path: Path | None = None
 
     def __truediv__(self, name: str) -> "WorkFolder":
-        """Return the folder of a part of the work."""
+        """Return a folder inside this one, for a part of the work."""
         if self.path is None:
             return self
         return WorkFolder(self.path / name)
 
     def clear(self) -> None:
-        """Delete the folder. No process continues before, because it may write there at once."""
+        """Delete the folder.
+
+        All processes wait for this, because they may write to it right afterwards.
+        """
         if self.path is not None:
             ranks.by_first(shutil.rmtree)(self.path, ignore_errors=True)
 
@@ -49,10 +54,10 @@ NOT_KEPT = WorkFolder()
 
 
 class Notes(Generic[T]):
-    """The results of steps, in memory and, where work is kept, in files of a kind.
+    """The results of steps, in memory and, if there is a working directory, in files.
 
-    Beside each file is its checksum. A file that is damaged counts as missing, so that its step is
-    done again.
+    Each file has a checksum next to it. A damaged file counts as missing, so that its step is done
+    again.
     """
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
@@ -61,22 +66,22 @@ class Notes(Generic[T]):
         self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
-        """Return whether the result of a step is known, also from an interrupted run."""
+        """Return whether the result of a step is stored, possibly by an interrupted run."""
         if step in self._results:
             return True
         if self.folder is None:
             return False
-        # rank 0 looks for all processes, because NFS may show a new file to some processes later
+        # rank 0 looks for all processes, because on NFS other processes may see a new file later
         return ranks.on_first(partial(_is_whole, self._file(self.folder, step)))
 
     def __iter__(self) -> Iterator[T]:
-        """Return the results of all steps that were written or read."""
+        """Iterate over the results of all steps that this process has written or read."""
         return iter(self._results.values())
 
     def write(self, step: int, result: T) -> None:
-        """Note the result of a step.
+        """Store the result of a step.
 
-        A walk must call this before it records that the layer is done.
+        A walk over the layers must call this before it records a layer as done.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():
@@ -87,7 +92,7 @@ class Notes(Generic[T]):
         write_text(_checksum_of(file), file_sha256(file))
 
     def read(self, step: int) -> T:
-        """Return the result of a step of this run or of the one that was interrupted."""
+        """Return the result of a step, from this run or from an interrupted start of it."""
         if step not in self._results and self.folder is not None:
             self._results[step] = self.kind.read(self._file(self.folder, step))
         return self._results[step]
@@ -101,11 +106,12 @@ def results_of_steps(
 ) -> Iterator[T]:
     """Yield the results of steps 0, 1, 2, and so on.
 
-    If a step is not in the notes, it is done now. Each other process does one of the next steps in
-    the meantime.
+    A step that is not in the notes is done now. At the same time, each of the other processes does
+    one of the next steps.
 
-    do: does the step with this number.
-    at_once: how many steps, from this number on, may be done at once; 0 ends the work.
+    do: a function that does the step with this number.
+    at_once: a function that returns how many steps, from this number on, may be done at the same
+        time; 0 ends the work.
     """
     for step in count():
         steps = range(step, step + min(ranks.size(), at_once(step)))
@@ -119,7 +125,7 @@ def results_of_steps(
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether all notes on the first `steps` steps in a folder are there and undamaged."""
+    """Return whether all notes on the first `steps` steps in a folder exist and are undamaged."""
     for checksum in folder.glob(f"*{CHECKSUM}"):
         step = int(checksum.stem.rpartition("-")[2])
         if step < steps and not _is_whole(checksum.with_suffix("")):
@@ -132,10 +138,10 @@ def _checksum_of(file: Path) -> Path:
 
 
 def _is_whole(file: Path) -> bool:
-    """Return whether a note is there and matches its checksum. A damaged note is logged."""
+    """Return whether a note exists and matches its checksum. Damaged notes are logged."""
     if not file.is_file():
         return False
-    with suppress(OSError, ValueError):  # the checksum is missing, or is no text
+    with suppress(OSError, ValueError):  # the checksum is missing or damaged
         if _checksum_of(file).read_text() == file_sha256(file):
             return True
     log.warning("%s: is damaged, and is computed again", file)
@@ -143,25 +149,26 @@ def _is_whole(file: Path) -> bool:
 
 
 def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
-    """Return the path of the working folder of a key."""
+    """Return the path of the working directory for a key."""
     return root / KIND / digest(key)
 
 
 @contextmanager
 def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
-    """Yield the working folder of a key, with the files that an interrupted run has left there.
+    """Yield the working directory for a key, with the files of an interrupted run in it.
 
-    The folder is deleted when the block ends. If the block raises an error, the files stay for the
-    next start, whatever the error: a full disk or a refused checkpoint costs no work.
+    The directory is deleted at the end of the block. If the block raises an error, for example
+    because the disk is full, the files stay for the next start, so that no work is lost.
 
-    While another process uses the folder, or where no lock can be made, a temporary folder is
-    yielded instead, from which no later run continues. If such a run is killed, its results in the
-    cache and the numbers that it has measured remain, but the next start begins its walks again.
+    If another run uses the directory, or if no lock can be created, a temporary directory is
+    yielded instead, from which no later run can resume. If this run is killed, its results in the
+    cache and its measured numbers remain, but unfinished stages start again.
 
-    key: everything that the files depend on. resume: false deletes the files of an interrupted run.
+    key: everything that the files depend on. resume: whether to use the files of an interrupted
+        run; if false, they are deleted.
 
     Raises:
-        ValueError: the cache's folder cannot be written to.
+        ValueError: the cache cannot be written to.
     """
     folder = working_folder(root, key)
     _make(folder.parent)
@@ -177,14 +184,14 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
 
 @contextmanager
 def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
-    """Make a working folder, whose lock is held, and delete it when the block ends.
+    """Create a working directory, whose lock is held, and delete it at the end of the block.
 
-    If the block raises an error, the folder is deleted only if nothing was computed in it.
+    If the block raises an error, the directory is deleted only if it has no results.
     """
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    folder.touch()  # `_remove_old` goes by the time of the last use
+    folder.touch()  # `_remove_old` reads the modification time as the time of the last use
 
     finished = False
     try:
@@ -192,19 +199,19 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
         finished = True
     finally:
         if finished or not any(path.is_file() for path in folder.rglob("*")):
-            # on NFS, files that are still mapped disappear when they are not mapped any more
+            # on NFS, files that are still mapped disappear when they are no longer mapped
             shutil.rmtree(folder, ignore_errors=True)
         else:
             log.info(
-                "the work stays in %s: the same command continues it "
+                "finished work stays in %s: the same command continues it "
                 "(add checkpoint.overwrite=true if its checkpoint exists already); "
-                "resume=false begins anew",
+                "resume=false starts from the beginning",
                 folder,
             )
 
 
 def _remove_old(parent: Path) -> None:
-    """Delete working folders that have not been used for `SECONDS_KEPT`."""
+    """Delete working directories that were not used for `SECONDS_KEPT` seconds."""
     for folder in parent.iterdir():
         with suppress(OSError):  # another process may have just removed it
             if folder.is_dir() and time.time() - folder.stat().st_mtime > SECONDS_KEPT:
@@ -212,7 +219,7 @@ def _remove_old(parent: Path) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder below `cache_dir`, and check that it can be written to."""
+    """Create a folder below `cache_dir`, and check that it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -163,7 +163,7 @@ def test_a_card_goes_with_its_checkpoint_unless_it_is_somebodys_own(
 
 @pytest.mark.parametrize("place", ["", "inside", ".."])
 def test_the_dense_model_is_never_replaced(place: str, old: Path) -> None:
-    with pytest.raises(ValueError, match=r"^checkpoint\.dir=.*a directory apart from the model"):
+    with pytest.raises(ValueError, match=r"^checkpoint\.dir=.*a directory that is not the model"):
         check_target(old / place, overwrite=True, model=old)
 
 
@@ -171,6 +171,6 @@ def test_a_folder_that_is_no_checkpoint_of_flap_is_not_replaced(old: Path) -> No
     (old / "flap.json").unlink()
     with (
         nothing_changes(old.parent),
-        pytest.raises(ValueError, match=r"holds no checkpoint of flap \(flap\.json\)"),
+        pytest.raises(ValueError, match=r"contains no checkpoint of flap \(flap\.json\)"),
     ):
         check_target(old, overwrite=True)

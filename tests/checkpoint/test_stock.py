@@ -37,13 +37,13 @@ REASONS = [
         "mistral-gqa",
         0.4,
         UNIFORM,
-        r"mistral has no place for model\.layers\.0\.self_attn\.o_proj\.bias of shape \[32\]",
+        r"mistral has no tensor model\.layers\.0\.self_attn\.o_proj\.bias of shape \[32\]",
     ),
     (
         "qwen3-gqa",
         0.4,
         UNIFORM,
-        r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias of shape \[32\]",
+        r"qwen3 has no tensor model\.layers\.0\.mlp\.down_proj\.bias of shape \[32\]",
     ),
 ]
 

@@ -50,7 +50,7 @@ def test_another_vllm_is_one_line_of_warning_and_serves_other_models(
     vllm_plugin.register()
     [line] = caplog.messages
     assert line.startswith(
-        "flap: this vLLM cannot serve pruned checkpoints, other models are not affected ("
+        "flap: this vLLM cannot serve pruned checkpoints; other models are not affected ("
     )
     assert ("register_model" if configs else "MODELS_CONFIG_MAP") in line and "\n" not in line
 

@@ -83,7 +83,7 @@ def test_a_row_that_is_no_prompt_is_one_line(row: Any, reason: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("a.jsonl", "\n", "the file holds no prompts"),
+        ("a.jsonl", "\n", "the file contains no prompts"),
         ("a.jsonl", '{"text": "a", "id": 1}', "no column 'messages' or 'prompt', only text, id"),
         ("a.parquet", "broken", "cannot be read; expected a table in Parquet ("),
         ("a.txt", "a", "prompts are in another format; expected a .jsonl or .parquet file with"),

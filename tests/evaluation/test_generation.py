@@ -58,7 +58,10 @@ def test_a_task_that_the_dense_model_cannot_answer_tells_nothing(
         EXACT[1]: 0.5,
     }
     report.evaluation["dense"] = known | {average: 0.0}
-    told = ["The dense model answers nothing of sciq_answers, which tells nothing at this size."]
+    told = [
+        "The dense model answers nothing of sciq_answers, so these tasks say nothing about "
+        "pruning it."
+    ]
     assert [text for text in notices(report) if "answers nothing" in text] == (
         told if silent else []
     )

@@ -157,9 +157,9 @@ def test_problems_are_read_from_any_of_their_files(problems: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"prompt": "def f():"}', "holds no problems ('test')"),
+        ('{"prompt": "def f():"}', "contains no problems ('test')"),
         ('{"prompt": 1, "test": "a", "entry_point": "b"}', "must be texts"),
-        ("no JSON", "holds no problems"),
+        ("no JSON", "contains no problems"),
         ("", "expected a file with problems"),
     ],
 )

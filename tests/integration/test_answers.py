@@ -170,5 +170,8 @@ def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
     monkeypatch.setattr(answers, "answer", one_answer)
     pruned = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "pruned")
     assert pruned.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]
-    message = "recover.writer=pruned: the dense model's answers stay (calibration.dataset=asked"
+    message = (
+        "recover.writer=pruned: training uses the dense model's answers instead "
+        "(calibration.dataset=asked"
+    )
     assert message in caplog.text

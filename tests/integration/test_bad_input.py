@@ -158,7 +158,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
             raise error
         save_file(tensors, path, **rest)
 
-    line = "checkpoint.dir=…: cannot be written, what was there stays (…No space left on device"
+    line = "checkpoint.dir=…: cannot be written, and is unchanged (…No space left on device"
     base = [*base, "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.on_disk.save_file", full)

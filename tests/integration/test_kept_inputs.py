@@ -89,7 +89,7 @@ def test_what_a_run_reads_is_not_replaced_by_its_checkpoint(
     # Before the error, dequantising prints its progress.
     *_, line = done.stderr.strip().splitlines()
     field = given[-1].partition("=")[0]
-    assert line.startswith(f"error: checkpoint.dir={folder / target}: is replaced as a whole, with")
+    assert line.startswith(f"error: checkpoint.dir={folder / target}: saving replaces")
     assert f" {field}=" in line
     assert contents(folder) == before
 

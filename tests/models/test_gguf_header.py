@@ -128,6 +128,6 @@ def test_a_tensor_that_no_layer_uses_is_refused(tmp_path: Path) -> None:
     model.model.layers[1].mlp.gate = torch.nn.Linear(32, 4, bias=False)
     keys = {"rope.dimension_count": 8, "rope.freq_base": 10000.0}
     path = write_gguf(tmp_path / "extra.gguf", "llama", model, keys)
-    line = r"1 tensors have no place in a llama with 4 layers, as blk\.1\.ffn_gate_inp\.weight"
+    line = r"1 tensors are not used in a llama with 4 layers, as blk\.1\.ffn_gate_inp\.weight"
     with pytest.raises(ValueError, match=f"^model.path={path}: .*{line}"):
         found(path, tmp_path / "cache")

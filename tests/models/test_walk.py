@@ -251,6 +251,6 @@ def test_hidden_states_that_are_not_whole_are_not_trusted(
         file.write_bytes(changed[damage])
     again = Walk(placed, "walk", WorkFolder(tmp_path / "walk"))
     assert again.layers_done == 0
-    assert "the walk begins anew" in caplog.text
+    assert "the walk starts from the beginning" in caplog.text
     stream = again.enter("one", BATCHES["one"])
     assert_equal(stream.batches, by_itself(placed_at("device", model_dir).model, BATCHES["one"])[0])

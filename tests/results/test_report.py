@@ -33,8 +33,9 @@ SCHEMA_1: dict[str, set[str]] = {
 }
 NAME = "words.txt/perplexity@16"
 DESTROYED = (
-    "words.txt/perplexity@16 is 4.0 times the dense one: little of the model is left. What helps: "
-    "a lower ratio, method=flap_plus, or prompts of your use (calibration=answers)."
+    "words.txt/perplexity@16 is 4.0 times the dense model's: little of the model is left. "
+    "To lose less, use a lower ratio, method=flap_plus, or prompts of your application "
+    "(calibration=answers)."
 )
 NOTICE = (
     "Measured only on text like the calibration's; add an out-of-domain text to "
@@ -86,7 +87,9 @@ def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte
     [two_tokenizers] = told(1.3)
     assert two_tokenizers.endswith("perplexities do not compare. Bits per byte do.")
     _, destroyed = told(2.0)
-    assert destroyed.startswith(f"{bits} is 2.0 times the dense one: little of the model is left.")
+    assert destroyed.startswith(
+        f"{bits} is 2.0 times the dense model's: little of the model is left."
+    )
 
 
 def test_what_travels_says_nothing_of_trackers_and_is_json(

@@ -37,7 +37,7 @@ def test_without_locks_the_cache_works_and_one_line_says_so(
         assert double(2) == (4, "miss")
         assert double(1) == (2, "hit")
     [line] = caplog.messages
-    assert line.startswith(f"cache_dir: no lock in {tmp_path / 'numbers'} ([Errno ")
+    assert line.startswith(f"cache_dir: no file lock in {tmp_path / 'numbers'} ([Errno ")
     assert not list(tmp_path.rglob("*.new"))
 
 
@@ -46,5 +46,7 @@ def test_without_locks_processes_that_share_gpus_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(ValueError, match=r"^hydra\.sweep\.dir=\S+: no locks there, .*one process$"):
+    with pytest.raises(
+        ValueError, match=r"^hydra\.sweep\.dir=\S+: the disk has no file locks, .*n_jobs=1$"
+    ):
         claim_gpu(tmp_path)

@@ -1,4 +1,4 @@
-"""Reading a checkpoint for an export, and checks of its settings and of installed packages."""
+"""Read a checkpoint for an export, and check its settings and the installed packages."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -41,15 +41,15 @@ def head_dim(config: PreTrainedConfig) -> int:
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the RoPE parameters of layers with full and of layers with sliding attention."""
+    """Return the RoPE parameters of layers with full attention, and with sliding attention."""
     rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
     return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
 
 
 def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
-    """Return the ids of the tokens at which the `generate` method of transformers ends a text.
+    """Return the ids of the tokens at which `generate` of transformers ends a text.
 
-    They come from generation_config.json. The config of a chat model may name fewer.
+    The ids come from generation_config.json, because the config of a chat model may have fewer ids.
     """
     try:
         generation = GenerationConfig.from_pretrained(checkpoint)
@@ -91,7 +91,7 @@ class Shards:
 def check_installed(kind: str, *modules: str) -> None:
     """Check that the packages of a format are installed.
 
-    The extra with the name of the format installs them.
+    The extra of flap with the name of the format installs these packages.
 
     Raises:
         ValueError: a package is missing. The message says how to install it.
@@ -109,7 +109,7 @@ def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]
     kind: a key of `ENGINES`.
 
     Raises:
-        ValueError: the engine cannot. The message lists the values that it supports.
+        ValueError: the engine cannot compute the model. The message lists the supported values.
     """
     allowed = list(allowed)
     if value not in allowed:

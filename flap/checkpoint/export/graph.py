@@ -1,8 +1,8 @@
 """Write a checkpoint as a graph with a KV cache for ONNX Runtime or OpenVINO.
 
-The exporters of transformers trace the graph. The same graph computes a prompt and each step of
-decoding: it takes any number of tokens after any number of cached ones, and sequences of
-different lengths are padded on the left.
+The exporters of transformers trace the graph. The same graph computes prompts and decoding steps.
+The graph takes any number of tokens after any number of cached tokens. Sequences of different
+lengths are padded on the left.
 
 Legend: N sequences · T tokens in each of them.
 """
@@ -29,7 +29,7 @@ MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino
 def export_graph(checkpoint: Path, kind: str) -> Path:
     """Write the folder `onnx` or `openvino` into the directory of a checkpoint; return its path.
 
-    The weights keep their data type. kind: a key of `MODULES`.
+    The dtype of the weights stays the same. kind: a key of `MODULES`.
 
     Raises:
         ValueError: there is no checkpoint, the model is a vision-language model, a package is
@@ -39,7 +39,7 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
     config, tokenizer = read_checkpoint(checkpoint)
     if config.get_text_config() is not config:
         name = config.model_type.removeprefix("flap_")
-        raise ValueError(f"{kind}: takes text models; {name} sees images, too")
+        raise ValueError(f"{kind}: expected a text model; {name} also takes images")
 
     target = checkpoint / kind
     try:
@@ -58,7 +58,7 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
 
 
 def _remove_source_lines(graph: Any) -> None:
-    """Remove the names of the files and lines on this machine from which nodes were traced."""
+    """Remove the names of local source files from which the nodes of the graph were traced."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(graph.program)
@@ -67,7 +67,7 @@ def _remove_source_lines(graph: Any) -> None:
 def _trace(model: PreTrainedModel, kind: str) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
 
-    # torch.onnx warns of operators that no model here uses
+    # torch.onnx warns about operators that these models do not use
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if kind == "onnx":
         exporter, config = OnnxExporter, OnnxConfig
@@ -89,13 +89,13 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
 def _make_experts_traceable(model: PreTrainedModel, kind: str) -> None:
     for module in model.modules():
         if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
-            # this exporter adds every `down_proj_bias` itself, so the class of the base
-            # architecture must not add the bias a second time
+            # the exporter already adds every `down_proj_bias`, so the class of the base
+            # architecture must not add it again
             _, base_class = type(module).__bases__
             module.__class__ = base_class
         config = getattr(module, "config", None)
         if config is not None and getattr(config, "_experts_implementation", None) == "eager":
-            # the eager implementation branches on the experts that the tokens are routed to
+            # the eager implementation branches on routing decisions, which a graph cannot do
             config._experts_implementation = "batched_mm"
 
 
@@ -116,9 +116,9 @@ def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _dynamic_shapes(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return which axes of the inputs may have any length.
+    """Return the axes of the inputs whose lengths are dynamic.
 
-    These are the axes of sequences and of tokens, but not the heads and channels of the cache.
+    The axes of sequences and tokens are dynamic. The axes of heads and channels are fixed.
     """
     from transformers.exporters.utils import get_leaf_tensors
 

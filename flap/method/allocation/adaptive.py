@@ -1,6 +1,6 @@
-"""AL-MM and AL-AM: the units of all layers are ranked together, on one scale (FLAP, section 3.3).
+"""The structures AL-MM and AL-AM, which rank the units of all layers together (FLAP, section 3.3).
 
-The scale is FLAP's z-score, or the output error that the removal of a unit causes.
+Units are compared by FLAP's z-score, or by the output error that their removal causes.
 Legend: G attention units · C channels a unit · I neurons · B blocks of N units.
 """
 
@@ -25,21 +25,22 @@ SCALES = ("z-score", "error", "relative")
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(Structure):
-    """The base class of structures that rank the units of all layers together.
+    """Base class of structures that rank the units of all layers together.
 
     The scales of the scores:
 
-    - z-score: standardised over all channels of a layer and module type, then averaged over the
-      channels of a unit. It has no common meaning across layers.
-    - error: the squared output error of a unit, which is the sum of its scores, per parameter.
-    - relative: this error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per
-      parameter.
+    - z-score: scores are standardised over all channels of a layer and module type, then averaged
+      over the channels of a unit. Equal z-scores in two layers do not mean equal errors.
+    - error: the squared output error of removing a unit, which is the sum of the unit's scores,
+        divided by its parameters.
+    - relative: the squared output error relative to the residual stream of a typical token, ‖e‖² /
+      ‖h‖², divided by the unit's parameters.
 
-    The error of an expert is measured in its layer's output, where the router weighs the expert
-    (`Scores.routed_power`).
+    The error of an expert is measured at its layer's output, after the router has weighted the
+    expert (`Scores.routed_power`).
     """
 
-    # z-score, error or relative
+    # how scores of different layers are compared: z-score, error or relative
     scale: str = "z-score"
 
     def __post_init__(self) -> None:
@@ -47,11 +48,11 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors. Every scale but z-score needs them."""
+        """Whether scores must be squared output errors. All scales except z-score need this."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return score_G and score_I of each layer on one scale, in float64, higher = keep."""
+        """Return score_G and score_I of each layer on the same scale, in float64; higher = keep."""
         if not self.ranks_errors:
             return [
                 Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp))
@@ -68,8 +69,8 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error in the layer's output that the removal of each unit causes.
 
-    A unit is one neuron of every expert, and the ranking takes the mean over the experts. So the
-    error of an expert's neuron is multiplied by the number of experts.
+    A unit consists of one neuron of every expert, and the ranking averages over the experts. To get
+    a sum, the error of an expert's neuron is multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -102,33 +103,33 @@ class ALAM(Scaled):
 class ALMM(Scaled, ManualHeads):
     """AL-MM: all heads and all neurons in two rankings (FLAP, arXiv 2312.11983, section 3.3).
 
-    One ranking removes `remove_heads` query heads. The other one removes neurons until the budget
-    is met, in units as in `ALAM`.
+    The first ranking removes `remove_heads` query heads. The second ranking removes neurons until
+    the budget is met. `ALAM` explains the units.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the plan of two rankings, of all attention units and of all neurons."""
+        """Return the plan that ranks all attention units, and then all neurons."""
         budget = lowest_ratio(
             budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
 
-        # 1. the attention units, as many as `remove_heads` says
+        # 1. choose attention units according to `remove_heads`
         kept_heads = self._kept_heads(heads, budget)
         parameters = 0
         for kept_B, blocks in zip(kept_heads, heads, strict=True):
             parameters += int(kept_B.sum()) * blocks.price
 
-        # 2. the neurons, with what the attention units leave of the budget
+        # 2. choose neurons for the rest of the budget
         kept_neurons = _keep(budget.total - budget.to_remove - parameters, neurons)
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
         """Return the mask of the kept blocks of each layer.
 
-        All blocks with the same number of query heads are in one ranking.
+        All blocks with the same number of query heads are ranked together.
         """
         removable = [blocks.score_B[blocks.fewest :] for blocks in heads]
         removed = self.blocks_to_remove(removable, budget)
@@ -142,19 +143,19 @@ class ALMM(Scaled, ManualHeads):
 
 
 class Blocks(NamedTuple):
-    """The attention units, or the neurons, of a layer in blocks that are removed together."""
+    """The attention units or neurons of a layer, in blocks of units that are removed together."""
 
     score_B: Tensor  # mean score of the units of each block, from the highest to the lowest
-    units_BN: Tensor  # numbers of the units of each block
-    price: int  # parameters of one block
-    fewest: int  # blocks that the layer keeps at least
-    costs: list[Tensor]  # for each bound, the cost by the number of kept blocks
+    units_BN: Tensor  # indices of the units of each block
+    price: int  # number of parameters that are removed with one block
+    fewest: int  # minimum number of blocks that the layer keeps
+    costs: list[Tensor]  # for each bound, a tensor with the cost of keeping 0, 1, 2, … blocks
 
 
 def one_ranking(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> PruningPlan:
-    """Return the plan of one ranking of all units of all layers, each at its price.
+    """Return the plan that ranks all units of all layers together, each with its price.
 
     scaled: score_G and score_I of each layer, on one scale.
     """
@@ -174,7 +175,7 @@ def one_ranking(
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
-    """Return the mask of the kept blocks of each layer, from one ranking of all blocks.
+    """Rank all blocks of all layers, and return the mask of the kept blocks of each layer.
 
     to_keep: the total price of the units that stay. Each layer keeps at least `fewest` blocks.
     """
@@ -206,7 +207,7 @@ def _in_blocks(
 
 
 def _plan(blocks: Sequence[Blocks], kept: Sequence[Tensor]) -> PruningPlan:
-    """Return the plan of the kept blocks. Those of all attentions come before those of all MLPs."""
+    """Return the plan of the kept blocks. Attention blocks of all layers come before MLP blocks."""
     units = []
     for layer, kept_B in zip(blocks, kept, strict=True):
         units.append(tuple(layer.units_BN[kept_B].flatten().sort().values.tolist()))

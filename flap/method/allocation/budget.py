@@ -1,4 +1,4 @@
-"""Prices and the budget: the parameters of each unit, how many to remove, and the bounds on a plan.
+"""The parameters of each unit, the number of parameters to remove, and the bounds on a plan.
 
 Legend: K kept units of a block, from 0 to all of them.
 """
@@ -11,23 +11,25 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-# The number of units that each layer keeps. If a block has members, the units of one member.
+# The number of units that each layer keeps. If a block has several members, such as experts, the
+# number of units in one member.
 Widths = Sequence[Pair[int]]
-STEPS = 40  # steps of a bisection of ratios
-LEAST_PRICE = 1e-9  # as a share of the highest price, so that scores can be divided by all prices
+STEPS = 40  # steps of the bisection that finds the lowest ratio
+# the lowest price as a share of the highest price; above 0, because scores are divided by prices
+LEAST_PRICE = 1e-9
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one block. If the block has members, a unit is one unit of every member."""
+    """The units of a block. If it has members, a unit consists of one unit of each member."""
 
     count: int
     price: int  # parameters that are removed with a unit, counted from the tensors
     queries: int = 1  # query heads of one attention unit
     members: int = 1  # members of the block, which keep the same number of units
-    fewest: int = 0  # units that stay in any case (`Block.fewest`)
+    fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
     unit: str = "neuron"  # what a unit of an MLP is called
-    channels: int = 1  # input channels that a unit has in the output projection of one member
+    channels: int = 1  # input channels of a unit in the output projection of one member
 
     @property
     def total(self) -> int:
@@ -36,33 +38,34 @@ class Units:
 
     @property
     def fixed(self) -> bool:
-        """Whether no unit may be removed, because there is none or all of them must stay."""
+        """Whether no unit may be removed, because there are no units or all units must stay."""
         return self.count <= self.fewest
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The most that a pruned model may cost.
+    """An upper bound on a cost of the pruned model, such as its bytes.
 
     The cost of a model is `fixed` + Σ cost_K at the width of each block, over all blocks.
     """
 
-    target: str  # name of the target in the config, as "bytes"
-    asked: float  # value of the target, in its unit
-    fixed: float  # cost of everything that pruning does not remove
-    costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which never falls with K
+    target: str  # name of the target in the config, such as "bytes"
+    asked: float  # requested value of the target, for example in bytes
+    fixed: float  # cost of the parts that pruning does not change
+    # cost_K of the blocks of each layer, which does not decrease with K
+    costs: tuple[Pair[Tensor], ...]
     size: float = 0  # cost of a parameter; 0 if the target does not count parameters
-    # the share of `costs` that is not for parameters, such as keys and values
+    # the part of `costs` that does not come from parameters, such as keys and values
     beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:
-        """Return the cost of a model of these widths."""
+        """Return the cost of a model with these widths."""
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
         """Return the cost of a model whose parameters were counted.
 
-        The bound assumes the largest number of parameters that a model of these widths may have.
+        Unlike this method, `cost` assumes the largest number of parameters that these widths allow.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -73,7 +76,7 @@ class Bound:
 
     @property
     def excess(self) -> float:
-        """How much the dense model costs beyond the bound; at least 0."""
+        """The cost of the dense model minus the bound, or 0 if this is negative."""
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
@@ -100,13 +103,13 @@ def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to remove, to within one unit, and the bounds that a plan has to be within."""
+    """How many parameters to remove, to within one unit, and the bounds that a plan must meet."""
 
     layers: tuple[Pair[Units], ...]
-    # the share of the prunable parameters of all layers that is removed; with bounds, the smallest
-    # share that a plan must remove to be within them
+    # The share of the prunable parameters to remove. With bounds, it is the smallest share that a
+    # plan must remove to meet them.
     ratio: float
-    bounds: tuple[Bound, ...] = ()  # units are removed until the model is within all of them
+    bounds: tuple[Bound, ...] = ()  # units are removed until the model meets all bounds
 
     @property
     def total(self) -> int:
@@ -124,10 +127,9 @@ class Budget:
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return the smallest share of parameters that a plan must remove to be within a bound.
+        """Return the smallest share of parameters that a plan must remove to meet a bound.
 
-        This share is enough if the removed units are the ones that cost the bound most per
-        parameter.
+        This share is sufficient if the removed units have the highest cost per parameter.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):
@@ -138,10 +140,10 @@ class Budget:
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """The price of one unit of each block in a ranking of all units: its parameters.
+        """The price of one unit of each block when all units are ranked: its parameters.
 
-        With bounds, it is the share of a bound's excess that removing the unit saves, summed over
-        all bounds that the dense model exceeds.
+        With bounds, the price is the saving of removing the unit, as a share of the bound's excess.
+        These shares are summed over all bounds that the dense model exceeds.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:
@@ -153,12 +155,12 @@ class Budget:
             heads = sum(costs[i].attention / excess for excess, costs in exceeded)
             neurons = sum(costs[i].mlp / excess for excess, costs in exceeded)
             pairs.append(Pair(heads, neurons))
-        # the removal of a unit may save nothing of a bound
+        # removing a unit may save no cost of any bound, and a price must not be 0
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)
         return [Pair(max(heads, least), max(neurons, least)) for heads, neurons in pairs]
 
     def widths(self, plan: PruningPlan) -> Widths:
-        """Return the numbers of units that each layer of a plan keeps."""
+        """Return the number of units that a plan keeps in each layer."""
         widths = []
         for layer, kept in zip(self.layers, plan.layers, strict=True):
             heads = len(kept.attention) // layer.attention.members
@@ -166,7 +168,7 @@ class Budget:
         return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return the plan with the names of its MLP units and the widths of the dense model."""
+        """Add the kind of the MLP units, and the widths of the dense model, to a plan."""
         names = []
         dense = []
         for attention, mlp in self.layers:
@@ -184,10 +186,10 @@ class Budget:
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
-    """Return a budget without bounds, with the lowest ratio within them, found by bisection.
+    """Find, by bisection, the lowest ratio that meets all bounds. Return a budget with this ratio.
 
-    widths_at: the widths that a structure gives the layers at a ratio. A budget without bounds is
-    returned unchanged.
+    widths_at: returns the widths that a structure gives the layers at a ratio. A budget without
+    bounds is returned unchanged.
     """
     if not budget.bounds:
         return budget

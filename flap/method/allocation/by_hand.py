@@ -1,7 +1,7 @@
-"""The number of heads that are removed: set by hand, or the proportional share.
+"""Structures whose number of removed heads is set by hand, or is the proportional share.
 
 KV heads are removed in blocks. The size of a block is its number of query heads. A model may have
-blocks of several sizes. Legend: B blocks of a layer, or of a size.
+blocks of several sizes. Legend: B blocks of a layer, or blocks of one size.
 """
 
 import math
@@ -20,17 +20,17 @@ from flap.method.allocation.structure import Structure
 
 @dataclass(frozen=True)
 class ManualHeads(Structure):
-    """The base class of structures whose number of removed heads can be set by hand.
+    """Base class of structures whose number of removed heads can be set by hand.
 
     An attention that cannot be divided into heads stays whole.
     """
 
-    # query heads to remove from the whole model, in whole KV heads; None stands for the
-    # proportional share
+    # Number of query heads to remove from the whole model, which must fill whole KV heads. None
+    # stands for the proportional share.
     remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:
-        """Check the options as `Structure.check` does, and `remove_heads`.
+        """Check all options, including `remove_heads`.
 
         Raises:
             ValueError: an option, the ratio or `remove_heads` does not fit this model.
@@ -39,7 +39,7 @@ class ManualHeads(Structure):
         if self.remove_heads is None:
             return
         for bound in budget.bounds:
-            allowed = f"null with target.{bound.target}, which says how many are removed"
+            allowed = f"null with target.{bound.target}, which decides how many heads are removed"
             require(False, "structure.remove_heads", self.remove_heads, allowed)
         feasible = self._feasible(budget)
         if self.remove_heads not in feasible:
@@ -65,7 +65,7 @@ class ManualHeads(Structure):
         return min(self._feasible(budget), key=lambda number: abs(number - proportional))
 
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
-        """Return how many blocks of each size to remove, so that the sum of size · score is lowest.
+        """Return how many blocks of each size to remove, to minimise the sum of size · score.
 
         scores: for each layer, score_B of the blocks that may be removed.
         """
@@ -76,7 +76,7 @@ class ManualHeads(Structure):
         return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Return the layers that have blocks of each size."""
+        """Group the layers by the size of their blocks, in a dict from sizes to layers."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -84,9 +84,10 @@ class ManualHeads(Structure):
         return layers
 
     def _always(self, budget: Budget) -> int:
-        """Return the number of query heads that are removed in any case.
+        """Return the number of query heads that are always removed.
 
-        A layer keeps whole blocks, so the heads that are too few for a block are always removed.
+        A layer keeps only whole blocks. So if the last heads of a layer do not fill a block, they
+        are always removed.
         """
         heads = 0
         for layer in budget.layers:
@@ -94,13 +95,13 @@ class ManualHeads(Structure):
         return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
-        """Return, ascending, how many query heads can be removed so that neurons meet the budget.
+        """Return, ascending, the numbers of removed heads with which neurons can meet the budget.
 
-        If there is no such number, return the one with which neurons come nearest to the budget.
+        If there is none, return the number with which neurons come nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
-        # the numbers of heads that whole blocks allow
+        # the numbers of heads that can be removed in whole blocks
         free = {}
         for size, layers in self.by_size(budget).items():
             blocks = sum(len(limits[i].attention.counts) - 1 for i in layers)
@@ -108,7 +109,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # the range of numbers within which neurons can meet the budget
+        # the range of these numbers for which neurons can meet the budget
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
@@ -132,16 +133,16 @@ def _divided(budget: Budget) -> list[Units]:
 
 class _Choice(NamedTuple):
     score: float
-    blocks: dict[int, int]  # the number of blocks of each size
+    blocks: dict[int, int]  # a dict from the size of blocks to their number
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
-    """Return every sum that removed blocks can have, each with the numbers of blocks of each size.
+    """Return the possible numbers of removed heads, each with its best blocks of each size.
 
-    If several choices of blocks have the same sum, the one with the least total of size · score is
-    returned.
+    If several choices of blocks remove the same number of heads, the best choice has the lowest sum
+    of size · score.
 
-    scores: score_B of the blocks of each size. The lowest-scored ones are removed first.
+    scores: score_B of the blocks of each size. The lowest-scored blocks are removed first.
     """
     best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():

@@ -11,11 +11,11 @@ from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Pair
 
-FILE = "plan.json"  # in the folder of a finished run
+FILE = "plan.json"  # the file with the plan, in the folder of a finished run
 
 
 def packaged_plans() -> dict[str, Path]:
-    """Return the files of the packaged plans by name, such as smollm2-135m/flap-0.2."""
+    """Return the packaged plans: a dict from names, such as smollm2-135m/flap-0.2, to files."""
     folder = shipped_folder("plans")
     files = sorted(folder.glob("*/*.json"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -23,17 +23,17 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan of another run, of a file, or a packaged plan: `plan=RUN|FILE|NAME`."""
+    """The plan that `plan=` gives: of another run, from a file, or a packaged plan."""
 
-    origin: str  # the run's folder, the file, or the name
+    origin: str  # the run's folder, the file, or the name of the packaged plan
     plan: PruningPlan
 
     @classmethod
     def read(cls, origin: str) -> "GivenPlan":
         """Read the plan of a finished run, of a file, or a packaged plan.
 
-        origin: the run's folder, the file, or the name of a packaged plan. A file or folder of
-            this name comes first.
+        origin: the run's folder, the file, or the name of a packaged plan. An existing file or
+            folder takes precedence over a packaged plan of the same name.
 
         Raises:
             ValueError: There is no plan, or the file is not a plan.
@@ -58,14 +58,14 @@ class GivenPlan:
 
     @property
     def experts(self) -> bool:
-        """Whether the units of a mixture are whole experts."""
+        """Whether the plan removes whole experts of a mixture."""
         return "expert" in self.plan.mlp_units
 
     def check(self, budget: Budget) -> None:
         """Check that the plan was made for a model with these units.
 
         Raises:
-            ValueError: it was not. The message names the first difference.
+            ValueError: the plan is for other units. The message names the first difference.
         """
         difference = next(self._differences(budget), None)
         if difference is not None:
@@ -98,9 +98,10 @@ class GivenPlan:
 
 
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
-    """Return whether these units can stay.
+    """Return whether a block can keep exactly these units.
 
-    They must be ascending, equally many of every member, and enough.
+    The indices of kept units must be ascending. Every member must keep the same number of units,
+    and at least the minimum.
     """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))

@@ -1,4 +1,4 @@
-"""middle: the same share of every middle layer is removed (LLM-Pruner).
+"""The structure `middle`, which removes the same share of every middle layer (LLM-Pruner).
 
 Legend: G attention units of a layer.
 """
@@ -13,7 +13,7 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class Middle(ULUM):
-    """middle: UL-UM in the middle layers (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
+    """UL-UM in the middle layers only (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
 
         share = ratio · parameters of all layers / parameters of the middle layers
         every middle layer loses the lowest-scored share · G attention units, to the nearest one,
@@ -26,9 +26,9 @@ class Middle(ULUM):
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
     """
 
-    # the number of first layers that stay whole, 0 or more
+    # the number of layers at the beginning that are not pruned, 0 or more
     keep_first: int = 4
-    # the number of last layers that stay whole, 0 or more
+    # the number of layers at the end that are not pruned, 0 or more
     keep_last: int = 2
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class Middle(ULUM):
             require(value >= 0, f"structure.{name}", value, "a whole number >= 0")
 
     def check(self, budget: Budget) -> None:
-        """Check the options as `Structure.check` does, and that there are middle layers.
+        """Check all options, and check that the model has middle layers.
 
         Raises:
             ValueError: an option or the ratio does not fit this model.
@@ -56,7 +56,7 @@ class Middle(ULUM):
         super().check(replace(budget, layers=tuple(layers)))
 
     def quotas(self, budget: Budget) -> list[Pair[int]]:
-        """Return the numbers of units that each layer keeps. The outer layers keep all of them."""
+        """Return the number of units that each layer keeps. Outer layers keep all units."""
         budget = lowest_ratio(budget, self.quotas)
         middle = [layer for i, layer in enumerate(budget.layers) if self._is_middle(i, budget)]
         parameters = sum(attention.total + mlp.total for attention, mlp in middle)

@@ -1,6 +1,6 @@
-"""The pruning plan: which units of each layer stay.
+"""The pruning plan, which lists the units that stay in each layer.
 
-A plan is data: it can be saved, compared, and applied to another copy of a model.
+A plan can be saved, compared, and applied to another copy of the model.
 """
 
 import json
@@ -12,20 +12,20 @@ from typing import Any, TypeAlias
 from flap.models import Pair
 from flap.storage import load_json, write_text
 
-# The kept units of one layer, ascending: KV heads, each with its query heads, and MLP neurons.
-# Unit u of member m of a block has the number m · U + u, where U is the number of units that a
-# member has in the dense model.
+# The indices of the kept units of one layer, ascending: KV heads, each with its query heads, and
+# MLP neurons. Unit u of member m of a block has the index m · U + u, where U is the number of units
+# of a member in the dense model.
 LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """The kept units of every layer, first to last."""
+    """The kept units of every layer, from the first layer to the last."""
 
     layers: tuple[LayerPlan, ...]
-    # the kind of unit of each layer's MLP, "neuron" or "expert"; empty if all are neurons
+    # for each layer, what a unit of its MLP is: "neuron" or "expert"; empty if all are neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    # how many units each layer of the dense model has; empty if that is unknown
+    # number of units of each layer of the dense model; empty if it is unknown
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class PruningPlan:
         write_text(path, json.dumps(self.to_dict()) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as `save` writes it."""
+        """Return the plan as the JSON object that `save` writes."""
         units = self.mlp_units or ("neuron",) * len(self.layers)
         plain: dict[str, Any] = {
             "layers": [
@@ -54,7 +54,7 @@ class PruningPlan:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: The file holds no plan. The message names the field that is wrong.
+            ValueError: The file contains no plan. The message names the wrong field.
         """
         plain = load_json(path)
         layers = []

@@ -1,4 +1,4 @@
-"""Rankings: standardised scores, the highest-scored units, and the units that a budget allows.
+"""Standardise and rank scores, and find the units that a budget allows to keep.
 
 Legend: I neurons · B blocks of N neurons · M members of a block · U units of a ranking · R ranks of
 a member's units · K kept units.
@@ -19,15 +19,15 @@ def standardise(score: Tensor) -> Tensor:
     if wide.numel() < 2:
         return torch.zeros_like(wide)
     deviation = wide.std()
-    # a deviation as small as the rounding of the scores counts as zero, because otherwise rounding
-    # errors would be ranked
+    # a deviation as small as the rounding errors of the scores counts as zero, because otherwise
+    # rounding errors would be ranked
     if deviation <= 1e-7 * wide.abs().max():
         return torch.zeros_like(wide)
     return (wide - wide.mean()) / deviation
 
 
 def from_highest(score_U: Tensor) -> Tensor:
-    """Return the order of the last dimension. Units with equal scores keep their order."""
+    """Return the indices that sort the last dimension from high to low, stable for equal scores."""
     return score_U.argsort(descending=True, stable=True)
 
 
@@ -45,7 +45,7 @@ def ranked(score_U: Tensor, members: int) -> Tensor:
 def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
     """Return the indices of the `count` highest scores of each member, ascending.
 
-    Of units with equal scores, the first ones are taken.
+    Of units with equal scores, those with the lowest indices are taken.
     """
     best_MK = ranked(score_U, members)[:, :count]
     kept, _ = best_MK.flatten().sort()
@@ -66,8 +66,8 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
 def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: float) -> Tensor:
     """Return the mask of the kept units: the prefix whose price is nearest to `to_keep`.
 
-    Protected units come first in the ranking, whatever their scores, and are always kept. The
-    price of the prefix includes theirs.
+    Protected units come first in the ranking, whatever their scores, and are always kept. The price
+    of the prefix includes the prices of protected units.
     """
     order_U = from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
@@ -87,29 +87,29 @@ def within(
     costs: Sequence[Sequence[Tensor]],
     most: Sequence[float],
 ) -> Tensor:
-    """Return the mask of the kept units of all layers, which are within all bounds.
+    """Return the mask of the kept units of all layers, such that all bounds are met.
 
-    Units are kept from the highest score to the lowest. Where a unit does not fit, it is removed
-    together with all lower-scored units of its layer, and the ranking goes on with other layers.
+    Units are kept from the highest score to the lowest. If a unit would exceed a bound, it is
+    removed together with all lower-scored units of its layer.
 
     scores: the scores of the units of each layer.
-    fewest: how many units each layer keeps in any case.
+    fewest: the minimum number of units that each layer keeps.
     costs: for each bound, cost_K of each layer.
-    most: for each bound, the highest cost that all layers may have together.
+    most: for each bound, the highest total cost of all layers.
     """
-    # 1. rank the units of all layers; those that stay in any case come first
+    # 1. rank the units of all layers; units that always stay come first
     always_U = best_of_each(scores, fewest)
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound: the cost that each unit adds, and the most that all units may cost
+    # 2. for each bound, compute the cost that each unit adds, and the highest total cost
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. remove the first unit that exceeds a bound, with the rest of its layer, until all units fit
+    # 3. remove the first unit that exceeds a bound, with all lower-scored units of its layer
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)
@@ -124,15 +124,15 @@ def within(
 
 
 def _layers_of(scores: Sequence[Tensor]) -> Tensor:
-    """Return the layer of each unit of all layers."""
+    """Return the index of the layer of each unit, for the units of all layers."""
     units = torch.tensor([len(score_U) for score_U in scores])
     return torch.arange(len(scores)).repeat_interleave(units)
 
 
 def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
-    """Return how much each unit of a ranking adds to the cost of its layer.
+    """Return the cost that each unit of a ranking adds to its layer.
 
-    The higher-scored units of the layer are already there.
+    The cost is added to the cost of all higher-scored units of the layer.
 
     layer_U: the layer of each unit. costs: cost_K of each layer.
     """
@@ -144,11 +144,11 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 
 
 def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
-    """Return score_B and neurons_BN: the mean scores of blocks of neurons, and their neurons.
+    """Group neurons into blocks. Return the blocks' mean scores, score_B, and neurons_BN.
 
-    The neurons of a block are removed together. The first block has the highest `size` neurons of
-    each member, the second block has the next `size` neurons, and so on. The lowest neurons, which
-    are too few to fill a block, are in no block.
+    The neurons of a block are removed together. The first block has the `size` highest-scored
+    neurons of each member, the second block has the next `size` neurons, and so on. If the
+    lowest-scored neurons do not fill a block, they are left out.
     """
     order_MR = ranked(score_I, members)
     blocks = order_MR.shape[1] // size

@@ -1,4 +1,4 @@
-"""The base class of the structures: the interface, and the minimum that each layer keeps."""
+"""The base class of the structures, with the minimum number of units that each layer keeps."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,23 +14,24 @@ from flap.models import Pair
 
 ROUND_TO = (8, 32, 64, 128, 256)
 NO_ROUNDING = (
-    "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
+    "null with structure.experts=true; a second run can prune the kept experts (docs/prune.md)"
 )
 
 
 class Limits(NamedTuple):
-    """How many units may be removed from a block, in groups of `size` units."""
+    """The numbers of units that may be removed from a block, in groups of `size` units."""
 
     size: int  # units that are removed together; 1 if no unit may be removed
-    fewest: int  # groups that stay at least
-    # the numbers of units that may be removed; the first is the remainder that fills no group
+    fewest: int  # minimum number of groups that stay
+    # the numbers of units that may be removed; the first number is the remainder that fills no
+    # group
     counts: range
 
     @classmethod
     def of(cls, units: Units, size: int, least: int) -> "Limits":
         """Return the limits of a block.
 
-        size: units that are removed together. least: units that stay at least.
+        size: number of units that are removed together. least: minimum number of units that stay.
         """
         if units.fixed:
             size = 1
@@ -43,21 +44,23 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
-    """The base class of the structures, which decide from scores and a budget which units stay."""
+    """Base class of the structures, which select the units that stay, from scores and a budget."""
 
-    # attention units (KV heads with their query heads) that every layer keeps at least, 1 or more
+    # minimum number of attention units (KV heads with their query heads) in every layer, 1 or more
     min_heads: int = 1
-    # neurons that every layer keeps at least, 1 or more
+    # minimum number of neurons in every layer, 1 or more
     min_neurons: int = 1
-    # every layer keeps a multiple of this many attention units; from 1 to the KV heads of a layer
+    # the number of attention units of every layer is a multiple of this; from 1 to the KV heads of
+    # a layer
     multiple_of_heads: int = 1
-    # every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or None for any number
+    # the number of neurons of every layer is a multiple of this: 8, 32, 64, 128, 256, or None for
+    # any number
     round_to: int | None = None
-    # If true, whole experts of a mixture are removed. A layer keeps at least as many as a token is
-    # sent to.
+    # If true, whole experts of a mixture are removed. A layer keeps at least as many experts as the
+    # router chooses for each token.
     experts: bool = False
 
-    # whether the plan of a layer depends on the scores of this layer only
+    # whether the kept units of a layer depend only on the scores of this layer
     layer_by_layer: ClassVar[bool] = False
 
     @abstractmethod
@@ -78,11 +81,12 @@ class Structure(ABC):
         """Check that the options and the ratio fit this model.
 
         Raises:
-            ValueError: an option or the ratio does not fit; names it and says what is expected.
+            ValueError: an option or the ratio does not fit. The message names it and says what is
+                expected.
         """
         self._check_options(budget)
 
-        # the fewest units that the structure allows, and the parameters that are then removed
+        # the minimum numbers of units, and the parameters that are removed if only these units stay
         fewest = []
         most_removed = 0
         for layer in budget.layers:
@@ -148,21 +152,22 @@ class Structure(ABC):
 def _check_minimum(
     field: str, least: int, count: int, kind: str, multiple: tuple[str, int]
 ) -> None:
-    """Check that a layer can keep this minimum, and that a multiple of units can meet it.
+    """Check that a layer has this minimum, and that a multiple of `multiple` lies above it.
 
-    count: the units of a layer. kind: what they are called. multiple: the field and its value.
+    count: the number of units of a layer. kind: the name of the units in messages. multiple: a
+        config field and its value.
     """
     require(1 <= least <= count, field, least, f"1 to {count}, the {kind} of a layer")
     name, size = multiple
     if math.ceil(least / size) > count // size:
         raise ValueError(
             f"{name}={size}: a layer has {count} {kind} and keeps at least {least} ({field}); "
-            "no multiple lies between"
+            f"no multiple of {size} lies between"
         )
 
 
 def _stay(layers: Sequence[Pair[Units]], fewest: Sequence[Pair[int]]) -> str:
-    """Return the units that stay in words, as "1 KV head and 2 experts or 1 neuron"."""
+    """Describe the units that stay, for example "1 KV head and 2 experts or 1 neuron"."""
     heads = []
     others = []
     for layer, kept in zip(layers, fewest, strict=True):

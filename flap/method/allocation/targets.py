@@ -1,6 +1,6 @@
-"""Bounds from the targets of a config: parameters, bytes, the KV cache, memory.
+"""Compute bounds from the targets of a config: parameters, bytes, KV cache and memory.
 
-They depend on nothing but the shapes of a model.
+The bounds depend only on the shapes of a model.
 
 Legend: K kept units of a block, from 0 to all of them.
 """
@@ -18,16 +18,17 @@ from flap.models import Block, ModelAdapter, Pair
 from flap.models.block import bias_of
 
 Layers = Sequence[Pair[Units]]
-CACHES = ("kv_cache_bytes", "memory")  # targets that count keys and values
+CACHES = ("kv_cache_bytes", "memory")  # targets that count the bytes of keys and values
 
 
 @dataclass(frozen=True)
 class Biases:
-    """The biases that a pruned model has beyond the dense one."""
+    """The biases that pruning adds to a model."""
 
-    # compensation adds a bias to the output projection of a block that loses units
+    # whether compensation adds a bias to the output projection of a block that loses units
     outputs: bool
-    # the stock form of the checkpoint may also need biases of zeros in the input projections
+    # whether a checkpoint for the stock class of transformers may need zero biases in input
+    # projections
     inputs: bool = False
 
 
@@ -39,7 +40,7 @@ def bounds_of_shapes(
     biases: Biases,
     max_length: int | None,
 ) -> tuple[Bound, ...]:
-    """Return the bounds that depend on the shapes of a model alone.
+    """Return the bounds of the targets that depend only on the shapes of a model.
 
     layers: the units of the model.
     itemsize: bytes of a weight, and of a key or value.
@@ -47,7 +48,8 @@ def bounds_of_shapes(
     max_length: the longest context of the model, in tokens.
 
     Raises:
-        ValueError: the KV cache cannot be counted: no context is known, or attention has no heads.
+        ValueError: the KV cache cannot be counted, because the context length is unknown, or
+            because attention has no heads.
     """
     bounds = []
     context = target.context or max_length
@@ -82,12 +84,12 @@ def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
 def _of_weights(
     name: str, asked: float, size: int, adapter: ModelAdapter, layers: Layers, biases: Biases
 ) -> Bound:
-    """Return a bound on the parameters of the model, or on the active ones.
+    """Return a bound on all parameters of the model, or on its active parameters.
 
     size: the cost of one parameter.
 
-    The neurons of an expert are active for the share of experts that a token is sent to. If whole
-    experts are removed, as many stay active as a token is sent to.
+    Active parameters are those that one token uses. Of all experts, a token uses only as many as
+    the router chooses. If whole experts are removed, the router still chooses the same number.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())
@@ -105,12 +107,12 @@ def _of_weights(
 
 
 def _parameters_by_width(block: Block, units: Units, biases: Biases, active: bool) -> Tensor:
-    """Return the (active) parameters of a block for each number of kept units."""
+    """Return the parameters of a block, or the active ones, for each number of kept units."""
     kept_K = torch.arange(units.count + 1, dtype=torch.float64)
     count_K = units.price * kept_K
     members = len(block.members)
 
-    # biases are added to a block that loses units, and not to a dense one
+    # biases are added only to blocks that lose units
     if biases.outputs and block.output.bias is None and not block.whole:
         count_K[:-1] += members * block.output.weight.shape[0]
     if biases.inputs:
@@ -130,20 +132,19 @@ def _kv_costs(
 ) -> tuple[Pair[Tensor], ...]:
     """Return the bytes of the keys and values of each layer.
 
-    A layer with sliding attention keeps the keys and values of its window.
+    A layer with sliding-window attention stores keys and values only for its window.
 
-    name: the target. itemsize: bytes of a value, times the number of sequences.
+    name: the name of the target. itemsize: bytes of a value, times the number of sequences.
 
     Raises:
-        ValueError: the attention of a layer has no heads that can be pruned, as in a state space
-            model.
+        ValueError: the attention of a layer has no prunable heads, as in a state space model.
     """
     blocks = [adapter.attention(i) for i in range(len(layers))]
     if not all(block.inputs for block in blocks):
         expected = "a model whose attention has heads that can be pruned, in all layers"
         raise ValueError(f"target.{name}: expected {expected}")
     caches = DynamicCache(config=adapter.model.config).layers
-    # a Falcon with groups copies keys and values for all query heads, and caches the copies
+    # Falcon models with KV groups copy keys and values to all query heads, and cache the copies
     copied = getattr(adapter.config, "new_decoder_architecture", False)
 
     costs = []

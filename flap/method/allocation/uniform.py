@@ -1,4 +1,4 @@
-"""UL-UM and UL-MM: the same share of every layer is removed (FLAP, section 4.4).
+"""The structures UL-UM and UL-MM, which remove the same share of every layer (FLAP, section 4.4).
 
 Legend: G attention units of a layer · B blocks of attention units.
 """
@@ -21,7 +21,7 @@ from flap.models import Pair
 
 
 class UniformLayers(Structure):
-    """The base class of structures that remove the same share of every layer's parameters.
+    """Base class of structures that remove the same share of every layer's parameters.
 
     The plan of a layer does not depend on the scores of other layers.
     """
@@ -33,26 +33,27 @@ class UniformLayers(Structure):
         """Return the number of attention units to remove from each layer."""
 
     def quotas(self, budget: Budget) -> list[Pair[int]]:
-        """Return the numbers of units that each layer keeps.
+        """Return the number of units that each layer keeps.
 
-        The removed attention units use a part of a layer's budget. The rest is removed as neurons,
-        to the nearest neuron, or block of neurons.
+        Removing attention units uses a part of a layer's budget. The rest is removed as neurons,
+        rounded to the nearest neuron or block of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
         removed_heads = self.removed_kv_heads(budget)
         limits = [self.limits(layer).mlp for layer in budget.layers]
 
-        # 1. the number of blocks of neurons, not rounded, that meets the budget of each layer
+        # 1. for each layer, the unrounded number of blocks of neurons that meets its budget
         targets = []
         prices = []
         for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
-            remainder = limit.counts[0] * layer.mlp.price  # the price of neurons that fill no block
-            price = max(layer.mlp.price, 1) * limit.size  # an MLP that a layer lacks costs 0
+            # the price of the neurons that do not fill a block
+            remainder = limit.counts[0] * layer.mlp.price
+            price = max(layer.mlp.price, 1) * limit.size  # a layer without an MLP has price 0
             in_blocks = self._left_for_neurons(layer, heads, budget) - remainder
             targets.append(in_blocks / price)
             prices.append(price)
 
-        # 2. whole numbers that the limits of each layer allow
+        # 2. round to whole numbers within the limits of each layer
         most = [len(limit.counts) - 1 for limit in limits]
         blocks = _round_within_limits(targets, most, prices)
 
@@ -65,7 +66,7 @@ class UniformLayers(Structure):
         return quotas
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
-        """Return the parameters of a layer's budget that are to be removed as neurons.
+        """Return the number of parameters of a layer that are to be removed as neurons.
 
         removed: the number of attention units that are removed.
         """
@@ -86,23 +87,23 @@ class UniformLayers(Structure):
 
 
 def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
-    """Return the highest-scored units of a layer. A head's score is the sum over its channels."""
+    """Return a layer's highest-scored units. A head's score is the sum over its channels."""
     heads = highest(scores.attention.sum(dim=1), quota.attention)
     neurons = highest(scores.mlp, quota.mlp, members)
     return LayerPlan(heads, neurons)
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
-    """Round the number of blocks to remove from each layer to a whole number from 0 to its limit.
+    """Round the number of blocks to remove from each layer to a whole number within its limits.
 
-    If a target is outside these limits, the other layers share the difference in equal numbers of
-    parameters.
+    If a target is outside its limits, the other layers remove more or fewer parameters, and share
+    the difference equally.
     """
     counts = []
     for target, limit in zip(targets, limits, strict=True):
         counts.append(min(max(target, 0.0), limit))
 
-    # each pass either removes the difference or brings one more layer to its limit
+    # each pass either brings the difference to 0, or brings one more layer to its limit
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):
@@ -123,7 +124,7 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
 
 @dataclass(frozen=True)
 class ULUM(UniformLayers):
-    """UL-UM: the same ratio in every attention and MLP (FLAP, arXiv 2312.11983, section 4.4).
+    """UL-UM: the same ratio for every attention and MLP (FLAP, arXiv 2312.11983, section 4.4).
 
         every layer loses the lowest-scored ratio · G attention units, to the nearest one,
         and the rest of ratio · its parameters as neurons
@@ -137,7 +138,7 @@ class ULUM(UniformLayers):
         return [self._nearest_heads(layer, budget) for layer in budget.layers]
 
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
-        """Return the number of units nearest to ratio · G that lets neurons meet the budget.
+        """Return the number of units that is nearest to ratio · G and lets neurons meet the budget.
 
         If there is no such number, return the one with which neurons come nearest to the budget.
         """
@@ -169,20 +170,20 @@ class ULMM(UniformLayers, ManualHeads):
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units to remove from each layer.
 
-        Among layers with the same number of query heads per KV head, these numbers differ by at
-        most one (or one block), unless a layer has no more to remove.
+        Between layers with the same number of query heads per KV head, these numbers differ by at
+        most one unit (or one block), unless a layer has reached its limit.
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
-        # 1. the number of blocks of each size. The n-th block of a layer costs 2 n - 1, so n blocks
-        # cost n², and the total is lowest if the numbers are equal.
+        # 1. the number of blocks of each size. The n-th block of a layer has the cost 2 n - 1, so n
+        # blocks cost n², and the total cost is lowest if all layers lose the same number.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1
             costs.append(cost_B * layer.attention.queries)
         blocks_to_remove = self.blocks_to_remove(costs, budget)
 
-        # 2. the blocks of one size, evenly over the layers that have such blocks
+        # 2. spread the blocks of each size evenly over the layers that have blocks of this size
         removed = [counts[0] for counts in removable]
         for size, layers in self.by_size(budget).items():
             most = [len(removable[i]) - 1 for i in layers]
@@ -193,20 +194,20 @@ class ULMM(UniformLayers, ManualHeads):
 
 
 def _evenly(number: int, limits: Sequence[int]) -> list[int]:
-    """Divide a number into parts, one for each limit and none above it.
+    """Divide a number into one part for each limit, such that no part exceeds its limit.
 
-    Parts that are below their limits differ by at most 1.
+    Parts below their limits differ by at most 1.
     """
 
     def total(level: int) -> int:
         return sum(min(level, limit) for limit in limits)
 
-    # 1. the highest level that all parts may reach, as far as their limits allow
+    # 1. find the highest level to which all parts can be filled, each up to its limit
     levels = range(max(limits) + 1)
     level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]
 
-    # 2. the rest adds 1 to some of the parts that may grow, evenly among them
+    # 2. add the rest, 1 at a time, to parts below their limits, evenly spread
     free = [i for i, limit in enumerate(limits) if limit > level]
     rest = number - sum(counts)
     added = 0

@@ -1,6 +1,6 @@
-"""The model answers prompts, and prompts with answers become the calibration text.
+"""Let the model answer prompts, and make a calibration text of prompts and answers.
 
-Source: RESP, arXiv 2512.02185, section 3: the dense model answers prompts of the purpose.
+Source: RESP, arXiv 2512.02185, section 3, where the dense model answers prompts of the target task.
 """
 
 import logging
@@ -22,24 +22,24 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 log = logging.getLogger(__name__)
 
-PROMPTS = 16  # prompts per batch
+PROMPTS = 16  # number of prompts that the model answers in one batch
 
-# the text, or None if the prompt is too long; and whether the answer has an end
+# the text of an answer, or None if the prompt is too long; whether the model has ended the answer
 Answered = tuple[str | None, bool]
 
 
 @dataclass
 class _Collected:
-    """The answers to the prompts of one text so far, and how many were left out."""
+    """The answers to the prompts of one text so far, and the number of omitted answers."""
 
     windows: Windows
     asked: Asked
     pairs: list[tuple[Prompt, str]] = field(default_factory=list)
-    tokens: int = 0  # tokens of the prompts with their answers
+    tokens: int = 0  # tokens of the prompts and their answers
     answer_tokens: int = 0
-    too_long: int = 0  # prompts that leave no room in the context
+    too_long: int = 0  # prompts that leave no space for an answer in the context
     dropped: int = 0  # answers that are empty or repeat themselves
-    cut: int = 0  # answers that max_new_tokens cuts
+    cut: int = 0  # answers that are cut off at max_new_tokens
 
     def add(self, prompt: Prompt, text: str | None, ended: bool) -> None:
         """Add an answer, unless the prompt was too long, or the answer is empty or a loop."""
@@ -59,7 +59,7 @@ class _Collected:
     def result(self, notes: Notes) -> dict[str, Any]:
         """Return the answers and their counts, as data that JSON can store.
 
-        notes: the batches that were written.
+        notes: the stored batches.
         """
         return {
             "answered": [[list(prompt.messages), text] for prompt, text in self.pairs],
@@ -71,12 +71,12 @@ class _Collected:
         }
 
     def warn_or_refuse(self, prompts: int) -> None:
-        """Log that the answers are too few for the windows.
+        """Warn that there are too few answers to fill the windows, or raise an error.
 
         prompts: the number of prompts.
 
         Raises:
-            ValueError: most answers are empty or loops, so that fewer windows would not help.
+            ValueError: most answers are empty or loops, so using fewer windows would not help.
         """
         line = (
             f"{self.windows.field}.dataset={self.asked.name}: {len(self.pairs)} of {prompts} "
@@ -96,18 +96,20 @@ def answer(
     context: int | None,
     work: WorkFolder = NOT_KEPT,
 ) -> dict[str, Any]:
-    """Let the model answer the prompts of a text until there are enough tokens for its windows.
+    """Let the model answer prompts until there are enough tokens for the windows of the text.
 
-    The prompts are shuffled with the seed of the windows. Prompts that leave no room in the
-    context, and answers that are empty or repeat themselves, are dropped. The result can be stored
-    as JSON; `text_of` makes a text of it.
+    The prompts are shuffled with the seed of the windows. Prompts that leave no space in the
+    context are dropped, and so are answers that are empty or repeat themselves. The result can be
+    stored as JSON, and `text_of` makes a text of it.
 
-    part: the number of the text in the mixture.
-    context: the context of the model in tokens; None if it is unlimited.
-    work: the batches that an interrupted run has written there are not written again.
+    part: the index of the text in the mixture.
+    context: the context length of the model in tokens; None if it is unlimited.
+    work: the working directory. Batches that an interrupted run has stored there are not written
+        again.
 
     Raises:
-        ValueError: most answers are empty or loops, and the others are too few for the windows.
+        ValueError: most answers are empty or loops, and the remaining answers are too few for the
+            windows.
     """
     asked = windows.asked[part]
     needed = windows.tokens_to_write(part)
@@ -130,11 +132,11 @@ def answer(
 def _collect(
     collected: _Collected, prompts: list[Prompt], answers: Iterator[Answered], needed: int
 ) -> None:
-    """Add answers until there are enough tokens, and show how many there are."""
+    """Add answers until there are enough tokens, and show the progress."""
     with showing("the model answers", needed) as reach:
         for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)
-            # the prompts may come to an end before there are enough tokens
+            # the prompts may run out before there are enough tokens
             share_of_prompts = number / len(prompts)
             tokens = max(collected.tokens, int(share_of_prompts * needed))
             reach(min(tokens, needed), collected.tokens)
@@ -143,7 +145,7 @@ def _collect(
 
 
 def key(windows: Windows, part: int) -> dict[str, Any]:
-    """Return everything that the answers depend on besides the model, as part of a cache key."""
+    """Return the part of the cache key for everything that answers depend on, except the model."""
     return {
         "asked": windows.asked[part].key,
         "num_tokens": windows.tokens_to_write(part),
@@ -161,10 +163,9 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return windows as far as they are known before the model has written anything.
+    """Estimate the windows before the model has written anything.
 
-    Prompts have the answers of their file, or none. The text `self` is left out. The result is an
-    estimate of the final windows.
+    Prompts have the answers from their file, or no answers. The text `self` is left out.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()
@@ -199,7 +200,7 @@ def _batch(
 ) -> dict[str, Any]:
     """Answer one chunk of the prompts. Returns the text of each answer and whether it has an end.
 
-    The text is None if the prompt and the longest answer do not fit into the context.
+    The text is None if the prompt and an answer of maximum length do not fit into the context.
     """
     tokenizer = windows.tokenizer
     options = asked.answers
@@ -215,7 +216,7 @@ def _batch(
     rows = continued(model, [prompts[n] for n in fitting], tokenizer, options)
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
-        # a template itself prints the space before an answer
+        # a chat template already contains the space before an answer
         before = [] if asked.chat else prompts[n]
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)

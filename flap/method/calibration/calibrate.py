@@ -1,4 +1,4 @@
-"""Calibrate a model: collect statistics of each layer and yield them while the layer is present.
+"""Collect statistics of each layer, and yield them while the layer is in memory.
 
 Legend: N windows · T tokens a window.
 """
@@ -23,34 +23,35 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration windows and the statistics of every layer of a model on dense inputs.
+    """The calibration windows, and the statistics of every layer of the dense model.
 
-    Covariances are too large to store. They are computed while a layer is visited, so each further
-    use takes another walk with the windows.
+    Covariances are too large to store. So covariances are computed layer by layer. If they are
+    needed again, the windows go through the model again.
     """
 
     model: PlacedModel
-    # the mask marks the tokens that enter the statistics; empty if no choice needs windows
+    # calibration windows, whose mask marks the tokens for the statistics; empty if no windows are
+    # needed
     windows: Batch
-    batch_size: int  # windows per forward pass
-    layers: list[LayerStatistics]  # without covariances; empty if nothing needs statistics
-    text_N: Tensor | None = None  # the number of each window's text; None if all are from one text
-    # the tokens by which trials of pruned models are judged; None if all are
+    batch_size: int  # number of windows in a forward pass
+    layers: list[LayerStatistics]  # statistics without covariances; empty if they are not needed
+    text_N: Tensor | None = None  # index of each window's text; None if there is only one text
+    # mask of the tokens on which the trials of a search are measured; None if all tokens are used
     judged_NT: Tensor | None = None
 
     def observe(
         self, work: WorkFolder = NOT_KEPT, gradients: bool = False
     ) -> list[LayerStatistics]:
-        """Collect the statistics of every layer, without covariances. Each window is run once.
+        """Run each window once, and collect the statistics of every layer, without covariances.
 
-        work: a streamed model resumes from this folder. For a model in memory, one forward pass
-            serves all layers, so there is nothing to resume.
-        gradients: also run each window forwards and backwards, for the first-order effect of each
-            unit. The whole model must be on one device.
+        work: the working directory, from which a streamed model resumes. A model in memory runs all
+            layers in one forward pass, so it has nothing to resume.
+        gradients: whether to run a backward pass as well, for the first-order effect of each unit.
+            Then the whole model must be on one device.
 
         Raises:
-            ValueError: activations or gradients are not finite (names the first such layer), or the
-                disk has no room for hidden states.
+            ValueError: activations or gradients are not finite (the message names the first layer),
+                or the disk is too small for hidden states.
         """
         model = self.model
         work = model.if_streamed(work)
@@ -72,26 +73,26 @@ class Calibration:
         changing: bool = False,
         separate_held_out: bool = True,
     ) -> Visits:
-        """Yield the index and the statistics of each layer while it is present.
+        """Yield the index and the statistics of each layer while the layer is in memory.
 
         The statistics are None if there are no calibration windows.
 
-        work: an interrupted walk resumes from this folder.
-        changing: the caller changes the layers.
-        separate_held_out: collect the co-moments of held-out windows separately, which
-            `Statistics.parts` then holds. Fits need this. Scores do not, and the co-moments of
-            all windows together take half of the memory.
+        work: the working directory, from which an interrupted pass over the layers resumes.
+        changing: whether the caller changes the layers.
+        separate_held_out: whether to collect the co-moments of held-out windows separately, in
+            `Statistics.parts`. Fits of compensation need this. Scores need only joint co-moments,
+            which take half of the memory.
 
         Raises:
-            ValueError: activations are not finite; names the block.
+            ValueError: activations are not finite. The message names the block.
         """
         walk = Walk(self.model, f"{stage}, layer by layer", work, changing)
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Yield the same as `visit`, in a walk that the caller has begun.
+        """Yield the same values as `visit`, in a walk over the layers that the caller has begun.
 
-        The walk may have further streams.
+        The walk may carry further streams of hidden states.
         """
         if not covariance:
             for i in walk:
@@ -104,9 +105,9 @@ class Calibration:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
-        """Yield the same as `visit`, on the inputs that a layer has after the earlier ones changed.
+        """Yield the same values as `visit`, but with inputs from layers that are already changed.
 
-        The caller changes a layer while it is present. The next layers then see its new outputs.
+        The caller changes a layer while it is in memory. The next layers then get its new outputs.
         """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)
@@ -116,9 +117,9 @@ class Calibration:
                 stream.advance(i, self.model.layers[i])
 
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
-        """Enter the windows of this process into a walk, as one or two streams.
+        """Embed this process's windows as one or two streams of hidden states of a walk.
 
-        If there are two, the first has the fitting windows, and the second the held-out windows.
+        With two streams, the first has the fitting windows, and the second the held-out windows.
         """
         if not separate_held_out:
             return [walk.enter("windows", self._batches(self.windows))]
@@ -134,15 +135,15 @@ class Calibration:
         return windows[share].split(self.batch_size)
 
 
-@torch.no_grad()  # not around the generators, which would keep the yielded covariances in memory
+@torch.no_grad()  # a decorated generator would keep the yielded covariances in memory
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
 ) -> LayerStatistics:
-    """Run layer i over the streams and return its statistics.
+    """Run layer i on the streams of hidden states, and return its statistics.
 
-    If there is a second stream, it has the held-out windows, and its co-moments stay separate.
+    A second stream has the held-out windows, whose co-moments are returned separately.
 
-    advance: replace the hidden states of the streams by the outputs of the layer.
+    advance: whether to replace the hidden states of the streams by the outputs of the layer.
     """
     recorders = []
     for stream in streams:
@@ -153,5 +154,5 @@ def _observe(
             for _ in stream.outputs(i, model.layers[i], recorder.recording):
                 pass
         recorders.append(recorder)
-    give_back_freed()  # memory that running the layer has freed; factorising covariances needs it
+    give_back_freed()  # free memory for factorising covariances
     return layer_statistics(*recorders)

@@ -1,7 +1,8 @@
-"""The covariance of the input channels of an output projection, computed from co-moments on demand.
+"""Compute the covariance of an output projection's input channels from co-moments, on demand.
 
-A covariance has I² elements, which is 0.3 GB for the MLP of a model of 1B parameters. It is never
-held as a whole. The one matrix that is factorised is filled from strips of rows.
+A covariance has I² elements, which is 0.3 GB for the MLP of a model with 1B parameters. A
+covariance is never in memory as a whole. Only one full matrix is in memory, the matrix that is
+factorised, which is filled from strips of rows.
 
 Legend: I input channels · R and C selected channels, as rows and as columns · O output channels.
 """
@@ -22,13 +23,13 @@ class Covariance:
 
     Each set has a co-moment matrix, a mean and a number of tokens T. With μ, the mean of all sets,
     the covariance is Σ (co-moment + T · (mean - μ) (mean - μ)ᵀ) / Σ T (Chan, Golub and LeVeque
-    1979). This is exact in real numbers. Without tokens, it is 0.
+    1979). The formula is exact except for rounding. Without tokens, the covariance is 0.
     """
 
     num_tokens: int
     mean_I: Tensor
     comoments: tuple[Symmetric, ...]
-    shifts: tuple[tuple[Tensor, Tensor], ...]  # for each set, T · (mean - μ) and mean - μ
+    shifts: tuple[tuple[Tensor, Tensor], ...]  # T · (mean - μ) and mean - μ of each set
 
     @classmethod
     def of(cls, *sets: Statistics) -> "Covariance":
@@ -44,7 +45,7 @@ class Covariance:
         return cls(merged.num_tokens, merged.mean_I.float(), tuple(comoments), tuple(shifts))
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return covariance_RC. Needs memory for all I columns of these rows."""
+        """Return covariance_RC. This needs memory for all I columns of these rows."""
         block_RI = self.comoments[0].rows(rows_R)
         for comoment in self.comoments[1:]:
             block_RI += comoment.rows(rows_R)
@@ -62,13 +63,14 @@ class Covariance:
     def hessian(self, order_I: Tensor, ridge: float, dtype: torch.dtype) -> Tensor:
         """Return H = C + ridge · mean(diag C) · 1, with the channels in the given order.
 
-        The matrix is column-major, because LAPACK factorises and inverts such a matrix in place.
+        The matrix is column-major, because LAPACK then factorises and inverts it in place.
         """
         hessian_II = torch.empty(len(order_I), len(order_I), dtype=dtype, device=order_I.device)
         for rows_R, strip_RI in zip(order_I.split(STRIP), hessian_II.split(STRIP), strict=True):
             strip_RI.copy_(self.block(rows_R, order_I))
         hessian_II.diagonal().add_(ridge * hessian_II.diagonal().mean())
-        return hessian_II.mT  # column-major; the values stay, as the matrix is symmetric
+        # column-major; the values are the same, because the matrix is symmetric
+        return hessian_II.mT
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
         """Return E ‖map · (x - origin)‖² over the channels x of all tokens."""

@@ -1,10 +1,10 @@
-"""The first-order effects of removing units on the loss, from backward passes over windows.
+"""Compute the first-order effect of removing each unit on the loss, with backward passes.
 
-The whole model must be on one device. At any time there is the gradient of one matrix: it is summed
-up for each unit as soon as it is known, and freed.
+The whole model must be on one device. Only the gradient of one matrix is in memory at a time. As
+soon as it is computed, it is summed for each unit and freed.
 
-Legend: N windows · T tokens a window · D hidden size · Q positions of a batch that predict a token
-which counts · U units of a block · M members of a block.
+Legend: N windows · T tokens a window · D hidden size · Q positions of a batch that predict an
+unmasked token · U units of a block · M members of a block.
 """
 
 from collections import defaultdict
@@ -39,7 +39,7 @@ class UnitSums:
         self.sum_U = torch.zeros(block.num_units, dtype=widest_float(device), device=device)
 
     def add(self, tensor: UnitTensor) -> None:
-        """Add the values of a tensor of the block, which are products w · ∂L/∂w."""
+        """Add the values w · ∂L/∂w that a tensor of the block has instead of its weights."""
         products = tensor.values
         dtype = self.sum_U.dtype
         if products.ndim > 1:
@@ -51,9 +51,9 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Return statistics with the first-order effect of each unit.
+    """Return the statistics of the layers with the first-order effect of each unit added.
 
-    batches: the windows of this process, which may have none.
+    batches: the windows of this process; may be empty.
     """
     added = []
     for statistics, effects in zip(layers, first_order_effects(model, batches), strict=True):
@@ -66,14 +66,15 @@ def add_effects(
 
 
 def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pair[Tensor]]:
-    """Return effect_U = Σ w · ∂L/∂w over the weights of each unit, of both blocks of each layer.
+    """Return effect_U = Σ w · ∂L/∂w over the weights of each unit, for both blocks of each layer.
 
-    L is the mean cross-entropy of all next tokens that count, in nats a token, over the windows of
-    all processes. The sums are linear in L, so batches add up. To first order, the removal of a
-    unit changes L by -effect_U.
+    L is the mean cross-entropy of all unmasked next tokens, in nats per token, over the windows of
+    all processes. The sums are linear in L, so the sums of batches add up. To first order, removing
+    a unit changes L by -effect_U.
 
     Raises:
-        ValueError: gradients are not finite (names the block), or weights cannot have gradients.
+        ValueError: gradients are not finite (the message names the block), or weights cannot have
+            gradients.
     """
     if any(parameter.is_inference() for parameter in model.model.parameters()):
         raise ValueError(
@@ -98,7 +99,7 @@ def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pa
 
 
 def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
-    """Return the sums of all processes, divided by the number of predicted tokens, on the CPU."""
+    """Sum over all processes, divide by the number of predicted tokens, and move to the CPU."""
     ranks.add_up(sums.sum_U)
     if not torch.isfinite(sums.sum_U).all():
         raise ValueError(
@@ -110,9 +111,9 @@ def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
 
 @contextmanager
 def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
-    """Add the products w · ∂L/∂w of every backward pass inside the block to the sums.
+    """During a `with` block, add the products w · ∂L/∂w of each backward pass to the sums.
 
-    Afterwards, the parameters have the gradients and the `requires_grad` that they had before.
+    Afterwards, the gradients and `requires_grad` of all parameters are restored.
     """
     parameters = list(model.parameters())
     with ExitStack() as stack:
@@ -132,7 +133,7 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 
 
 def _parameter_of(tensor: Tensor) -> Tensor:
-    """Return the parameter that a tensor is, or is a view of, as the weight of a `LinearLike`."""
+    """Return the parameter that a tensor is a view of, as the weight of a `LinearLike` is."""
     node: Any = tensor.grad_fn
     if node is None:
         return tensor
@@ -146,8 +147,8 @@ def _parameter_of(tensor: Tensor) -> Tensor:
 def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Tensor) -> None:
     """Add w · ∂L/∂w of a parameter to the sums, and free its gradient.
 
-    While they are added, the parameter has these products as its values. So a `LinearLike` gives
-    them the form that it gives to weights.
+    While they are added, the values of the parameter are replaced by these products. So a
+    `LinearLike` reshapes the products in the same way as weights.
     """
     weight = parameter.data
     assert parameter.grad is not None
@@ -164,8 +165,8 @@ def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Te
 def _backward(adapter: ModelAdapter, batch: Batch) -> int:
     """Run a batch forwards and backwards, and return the number of predicted tokens.
 
-    The loss is the sum over these tokens, because gradients of a mean may vanish in float16. Logits
-    are computed for a chunk of positions at a time.
+    The loss is the sum over these tokens, because the gradients of a mean may underflow in float16.
+    Logits are computed for one chunk of positions at a time.
     """
     device = adapter.model.device
     tokens_NT = batch.tokens_NT.to(device)

@@ -1,4 +1,4 @@
-"""The calibration text `self`, which the model writes, so that calibration needs no data.
+"""Write the calibration text `self` with the model, so that calibration needs no data.
 
 Source: Williams and Aletras, arXiv 2410.17711.
 
@@ -35,29 +35,30 @@ WRITTEN: Kind[dict[str, Any]] = as_json("self")
 
 SEQUENCES = 64  # sequences per batch; the last batch may be up to 1.5 times as large
 FEW = 4  # sequences per batch if the whole text is shorter than SEQ_LEN, as in a smoke run
-SEQ_LEN = 512  # tokens per sequence, unless the context of the model is shorter
+SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is shorter
 
 
 @dataclass
 class Draft:
     """The text that the model has written so far for these windows."""
 
-    windows: Windows  # a mixture with the text `self`
-    context: int | None = None  # the context of the model in tokens; None if it is unlimited
+    windows: Windows  # the calibration windows, from a mixture that contains the text `self`
+    context: int | None = None  # the context length of the model in tokens; None if it is unlimited
     documents: list[str] = field(default_factory=list)
-    tokens: int = 0  # tokens of all documents
-    dropped: int = 0  # sequences that are empty or repeat themselves
+    tokens: int = 0  # number of tokens of all documents so far
+    # number of sequences that were dropped because they are empty or repeat themselves
+    dropped: int = 0
 
     def __post_init__(self) -> None:
         [part] = [p for p, part in enumerate(self.windows.parts) if part.dataset == SELF]
         self.begins_with, self.start = beginning(
             self.windows.tokenizer, f"{self.windows.field}.dataset.{SELF}"
         )
-        self.needed = self.windows.tokens_to_write(part)  # tokens that the text must have
+        self.needed = self.windows.tokens_to_write(part)  # number of tokens that the text must have
 
     @property
     def key(self) -> dict[str, Any]:
-        """Everything that the text depends on besides the model, as part of its cache key."""
+        """The part of the text's cache key for everything that it depends on, except the model."""
         wanted = {
             "num_tokens": self.needed,
             "seq_len": self.seq_len,
@@ -83,11 +84,11 @@ class Draft:
 
     @property
     def left(self) -> int:
-        """How many tokens are still to be written."""
+        """The number of tokens that are still to be written."""
         return self.needed - self.tokens
 
     def show(self, reach: Reach, beside: int = 0) -> None:
-        """Show how much of the text is written. beside: tokens of a batch that is being written."""
+        """Show the progress. beside: tokens of a batch that is still being written."""
         tokens = min(self.tokens + beside, self.needed)
         reach(tokens, tokens)
 
@@ -95,7 +96,7 @@ class Draft:
         """Add a sequence, unless it is empty or repeats itself.
 
         Raises:
-            ValueError: the model writes hardly anything but such sequences.
+            ValueError: almost all sequences are empty or repeat themselves.
         """
         tokenizer = self.windows.tokenizer
         text = decoded(sequence_T.tolist(), tokenizer)
@@ -116,14 +117,14 @@ class Draft:
 def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
     """Let the model write the text of a draft.
 
-    The model samples from its own distribution (temperature 1). It does not stop at EOS, because it
-    was trained on documents one after another. The result can be stored as JSON. `written_text`
-    makes a text of it.
+    The model samples from its predicted distribution (temperature 1). The model does not stop at
+    EOS, because it was trained on sequences of several documents. The result can be stored as JSON,
+    and `written_text` makes a text of it.
 
-    work: the batches that an interrupted run has written there are not written again.
+    work: the working directory; the batches that an interrupted run has stored are used again.
 
     Raises:
-        ValueError: the model writes hardly anything but empty or repeated sequences.
+        ValueError: almost all sequences are empty or repeat themselves.
     """
     if draft.begins_with != "BOS":
         log.warning(
@@ -162,22 +163,24 @@ def written_text(written: dict[str, Any]) -> Text:
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches can be written at the same time without writing one too many.
+    """Return how many batches can be written at the same time without writing too many.
 
     Returns 0 if the text is complete.
     """
     if draft.left <= 0:
         return 0
-    tokens_per_batch = 1.1 * draft.sequences * draft.seq_len  # after tokenising the text again
-    # A batch that may become the last one has another size, so it is not written in advance.
+    # 10 % more, because the text may have more tokens when it is tokenised again
+    tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
+    # The last batch has another size, so a batch that may be the last one is not written in
+    # advance.
     last_batch = 1.5 * draft.sequences * draft.seq_len / 1.02
     others = int((draft.left - last_batch) // tokens_per_batch)
     return 1 + max(0, others)
 
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
-    """Write the tokens_NT of the next batch. reach: shows how many tokens the text has."""
-    # The text has fewer tokens when it is tokenised again.
+    """Write the next batch, tokens_NT. reach: a callback that shows the progress."""
+    # 2 % more, because the text may have fewer tokens when it is tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)
     if sequences >= 1.5 * draft.sequences:
         sequences = draft.sequences

@@ -28,11 +28,12 @@ from flap.runtime import ranks
 
 
 class Comoments:
-    """Co-moments: for each two channels, the sum of the products of their deviations from the mean.
+    """Co-moments: for each pair of channels, the sum of products of deviations from the mean.
 
-    Products are summed about a fixed origin, the mean of the first batch, and shifted to the mean
-    at the end. This is exact in real numbers. It is well-conditioned as long as the mean of a batch
-    is within a few standard deviations of the mean of all.
+    Deviations are first taken from a fixed origin, the mean of the first batch. At the end, the
+    sums are shifted to the mean of all tokens. This is exact except for rounding. Rounding errors
+    are small as long as the first mean is within a few standard deviations of the mean of all
+    tokens.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Comoments:
     def add(self, activation: Tensor, about_zero: bool = False) -> None:
         """Add a batch of activations (…, I).
 
-        about_zero: take zero as the origin, so that tokens whose activations are all zero can be
+        about_zero: whether the origin is zero. Then tokens whose activations are all zero can be
             left out of the batch.
         """
         activation_TI = activation.flatten(end_dim=-2).float()
@@ -67,20 +68,21 @@ class Comoments:
 class BlockRecorder:
     """Collects statistics of the inputs of a block's output projections.
 
-    There is one set of statistics for each member of the block. If the block has a router, the
-    squares of the router's weights of each member are summed up, too.
+    Each member of the block has its statistics. If the block has a router, the squares of the
+    router's weights are also summed for each member.
     """
 
     def __init__(self, block: Block, covariance: bool) -> None:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
-        self.routed: list[Statistics] = []  # statistics of members that are removed whole
-        self.routed_M: Tensor | float = 0.0  # sums of the squares of the router's weights
-        self.num_routed = 0  # tokens that the router has seen
+        self.routed: list[Statistics] = []  # statistics of members that can be removed as a whole
+        # for each member, the sum of the squares of the router's weights
+        self.routed_M: Tensor | float = 0.0
+        self.num_routed = 0  # number of tokens that the router has seen
 
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Record a batch, as a forward pre-hook of the module. mask_P: see `Block.observe`."""
+        """Record a batch. This is a forward pre-hook of the module. mask_P: see `Block.observe`."""
         seen = self.block.observe(args, mask_P)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
         self.routed = _merged(self.routed, seen.routed)
@@ -108,8 +110,8 @@ class BlockRecorder:
         assert self.statistics, f"{self.block.name} saw no token"
         squares = [member.deviation_I for member in self.statistics]
         for member in self.statistics:
-            # The co-moment of two channels is at most as large as the larger of their own sums of
-            # squares. So all co-moments are finite if the diagonal is.
+            # A co-moment of two channels is at most as large as the larger of the two diagonal
+            # elements. So all co-moments are finite if the diagonal is finite.
             if member.comoments is not None:
                 squares.append(member.comoments.diagonal())
         if not torch.isfinite(torch.cat(squares)).all():
@@ -139,7 +141,7 @@ class ResidualRecorder:
         self.num_tokens: Tensor | int = 0
 
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Record a batch, as a forward pre-hook of the layer. mask_P: see `Block.observe`."""
+        """Record a batch. This is a forward pre-hook of the layer. mask_P: see `Block.observe`."""
         hidden_TD = args[0].flatten(end_dim=-2).float()
         if mask_P is not None:
             hidden_TD = hidden_TD[mask_P]
@@ -165,7 +167,7 @@ class LayerRecorder:
 
     @contextmanager
     def recording(self, mask_P: Tensor | None) -> Iterator[None]:
-        """Record the batch that runs inside the block. mask_P: see `Block.observe`."""
+        """Record the batch that runs inside the `with` block. mask_P: see `Block.observe`."""
         hooks = [self.layer.register_forward_pre_hook(partial(self.residual.record, mask_P))]
         for recorder in self.blocks:
             watched = recorder.block.watched
@@ -180,8 +182,9 @@ class LayerRecorder:
 def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     """Return the statistics of a layer from one recorder, or from two.
 
-    One recorder has seen all windows. Of two recorders, the first has seen the fitting windows, the
-    second the held-out windows, and their co-moments stay separate, in `Statistics.parts`.
+    A single recorder has seen all windows. With two recorders, the first has seen the fitting
+    windows and the second the held-out windows. Then `Statistics.parts` has the separate
+    co-moments.
 
     Raises:
         ValueError: activations are not finite; names the block.
@@ -191,7 +194,7 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     blocks = Pair(_members(attentions), _members(mlps))
     power = inverse_power([recorder.residual for recorder in recorders])
     routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
-    by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may have no tokens
+    by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may route no tokens
     merged = tuple(reduce(merge, parts) for parts in by_expert)
     return LayerStatistics(blocks, power, routed_power(mlps), merged)
 
@@ -230,9 +233,10 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     """Return E[1 / ‖h_t‖²] over all recorded tokens, in float32 precision.
 
     E‖e‖² · E[1 / ‖h‖²] is the squared error of a block's output relative to the residual stream of
-    an ordinary token. E‖e‖² / E‖h‖² would not be: a few tokens, mostly the first token of a window,
-    have massive activations that later layers only pass on. They can make E‖h‖² 240 times as large
-    as over the other tokens (layer 12 of SmolLM2-135M). Returns 0 if every hidden state is zero.
+    a typical token. The simpler E‖e‖² / E‖h‖² is not, because of massive activations. A few tokens,
+    mostly the first token of a window, have them, and later layers only pass them on. These tokens
+    can make E‖h‖² 240 times as large as the mean over all other tokens (layer 12 of SmolLM2-135M).
+    Returns 0 if every hidden state is zero.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

@@ -1,4 +1,4 @@
-"""Sample text from a model's own distribution, in batches that do not depend on each other.
+"""Sample text from a model, in batches that do not depend on each other.
 
 Legend: N sequences · T tokens per sequence · S tokens in the cache · H query heads · G KV heads ·
 D head size · B sequences times KV heads · Q query heads of one KV head.
@@ -31,8 +31,8 @@ from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
-BATCH: Kind[Any] = as_json("batch")  # the text of a batch and the seconds that it took
-# The sections of the config whose texts a model can write. Each one has its own random draws, so
+BATCH: Kind[Any] = as_json("batch")  # stores the text of a batch, and the seconds that it took
+# The config sections whose texts a model can write. Each section has different random draws, so
 # that a model is not trained on the text that it was calibrated on.
 USES = ("calibration", "recover")
 # A sequence is dropped as a loop if less than this share of its 4-grams are distinct.
@@ -45,14 +45,15 @@ def batches(
     at_once: Callable[[int], int],
     notes: Notes[Any],
 ) -> Iterator[dict[str, Any]]:
-    """Return the batches of text that a model writes for windows, one after another.
+    """Yield the batches of text that a model writes for windows, one after another.
 
     Each batch has its own random seed, so its text does not depend on which process has written the
     earlier batches.
 
-    write: writes the batch with this number.
-    at_once: how many batches, from this number on, may be written at once; 0 ends the text.
-    notes: batches that are in the notes are not written again.
+    write: a function that writes the batch with this index.
+    at_once: a function that returns how many batches, from this index on, may be written at the
+        same time; 0 ends the text.
+    notes: the stored batches, which are not written again.
     """
 
     def timed(number: int) -> dict[str, Any]:
@@ -86,9 +87,9 @@ def sample(
 ) -> Tensor:
     """Sample sequences at temperature 1 that begin with the token `first`. Returns tokens_NT.
 
-    The options in the model's generation_config, such as penalties or stop tokens, are ignored.
+    Options in the model's generation_config, such as penalties or stop tokens, are ignored.
 
-    on_token: called before each further token, with the number of tokens in each sequence.
+    on_token: called before each new token, with the number of tokens so far in each sequence.
     """
     start_NT = torch.full((num_sequences, 1), first, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - 1))
@@ -109,12 +110,12 @@ def continued(
     answers: Answers,
     stops: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Return the tokens that the model writes after each prompt, up to an end token.
+    """Return the tokens that the model writes after each prompt, up to an end-of-sequence token.
 
-    The options in the model's generation_config are ignored, except for its end tokens. The end
-    token of the tokenizer ends an answer, too.
+    Options in the model's generation_config are ignored, except its end tokens. The end token of
+    the tokenizer ends an answer, too.
 
-    stops: texts at which an answer may end. The tokens after them are to be ignored.
+    stops: texts at which decoding may end. The caller must ignore tokens after them.
     """
     of_model = model.model.generation_config.eos_token_id
     of_tokenizer = tokenizer.eos_token_id
@@ -139,15 +140,15 @@ def continued(
             attention_mask=mask_NT.to(model.device),
             logits_processor=processors,
             generation_config=options,
-            tokenizer=tokenizer,  # finds the stops
+            tokenizer=tokenizer,  # transformers needs it to find the stop texts
         )
     return [_until(ends, row) for row in written_NT[:, tokens_NT.shape[1] :].tolist()]
 
 
 def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return the prompts and their mask, tokens_NT and mask_NT.
+    """Return the padded prompts, tokens_NT, and their attention mask, mask_NT.
 
-    They are padded on the left, so that all answers begin at the same position.
+    Prompts are padded on the left, so that all answers begin at the same position.
     """
     longest = max(map(len, prompts))
     tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -168,13 +169,13 @@ def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
 
 
 class Drawn(LogitsProcessor):
-    """Draws one token from each distribution, so that greedy decoding samples at temperature 1.
+    """A logits processor that draws a token, so that greedy decoding samples at temperature 1.
 
-    This takes one uniform random number per drawn token. The option `do_sample` of transformers
-    takes an exponential random number for each token of the vocabulary, which took half of the time
-    on a CPU.
+    The processor takes one uniform random number per drawn token. The option `do_sample` of
+    transformers takes one exponential random number for each token of the vocabulary, which took
+    half of the time on a CPU.
 
-    on_token: called before each further token, with the number of tokens in each sequence.
+    on_token: called before each new token, with the number of tokens so far in each sequence.
     """
 
     def __init__(self, on_token: Callable[[int], None] | None = None) -> None:
@@ -192,14 +193,15 @@ class Drawn(LogitsProcessor):
 
 @contextmanager
 def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
-    """On a CPU, compute the attention of a single query with two matrix products, in the block.
+    """On a CPU, replace the attention of a single query by two matrix products, in a `with` block.
 
-    The kernel of torch 2.13 is made for many queries. It took two thirds of a decoding step.
+    The attention kernel of torch 2.13 is made for many queries, and took two thirds of the time of
+    a decoding step.
     """
     if model.device.type != "cpu":
         yield
         return
-    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # the caller may have replaced this one
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # the caller may already have replaced it
     ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
     try:
         yield
@@ -217,7 +219,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Return softmax(scaling · Q Kᵀ) V as NTHD for a single query that sees all keys.
 
-    Every other case is computed by transformers.
+    In all other cases, call the attention function of transformers.
     """
     if query_NHTD.shape[2] > 1 or mask is not None or options.get("position_bias") is not None:
         usual: tuple[Tensor, None] = sdpa_attention_forward(
@@ -225,7 +227,7 @@ def _attention(
         )
         return usual
 
-    # There is one matrix product for each sequence and KV head.
+    # compute one matrix product for each sequence and KV head
     key_BSD = key_NGSD.flatten(0, 1)
     value_BSD = value_NGSD.flatten(0, 1)
     scaling = options.get("scaling") or query_NHTD.shape[-1] ** -0.5

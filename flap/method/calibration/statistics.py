@@ -1,4 +1,4 @@
-"""Statistics of channels: computed for a batch, merged exactly over batches, and stored in a file.
+"""Compute statistics of channels for a batch, merge them over batches, and store them in a file.
 
 Legend: I input channels of an output projection · T tokens.
 """
@@ -18,8 +18,9 @@ from flap.models.devices import widest_float
 from flap.runtime import ranks
 from flap.storage import Kind
 
-CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the fields of Statistics that are stored
-EFFECT = "effect_U"  # the field that is stored if there are gradients
+# the fields of Statistics that are always stored
+CHANNELS = ("num_tokens", "mean_I", "deviation_I")
+EFFECT = "effect_U"  # the field of Statistics that is stored if gradients were computed
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,20 @@ class Statistics:
     """
 
     num_tokens: int
-    mean_I: Tensor  # in float64
-    deviation_I: Tensor  # the sum of squared deviations from the mean, in float64
-    # for each two channels, the sum of the products of their deviations; None without covariances
+    mean_I: Tensor  # mean of each channel, in float64
+    deviation_I: Tensor  # sum of squared deviations from the mean, in float64
+    # for each pair of channels, the sum of products of deviations; None without covariances
     comoments: Symmetric | None = None
-    # the statistics of the fitting tokens and of the held-out tokens, each with its co-moments;
-    # None if they were collected together
+    # statistics of the fitting tokens and of the held-out tokens, both with co-moments; None if
+    # they were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
-    # `first_order_effects` of each unit, for a metric that needs gradients; else None
+    # first-order effect of each unit (`first_order_effects`); None unless the metric needs
+    # gradients
     effect_U: Tensor | None = None
 
     @property
     def var_I(self) -> Tensor:
-        """The sample variance with divisor T - 1, in float32. It is 0 for a single token."""
+        """The sample variance with divisor T - 1, in float32; 0 for a single token."""
         return (self.deviation_I / max(self.num_tokens - 1, 1)).float()
 
     @property
@@ -67,12 +69,12 @@ class Statistics:
 class LayerStatistics:
     """Statistics of one layer: at the inputs of the output projections of attention and MLP."""
 
-    blocks: Pair[tuple[Statistics, ...]]  # for each member of a block
+    blocks: Pair[tuple[Statistics, ...]]  # statistics of each member of the two blocks
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
     # E[w²] of the router's weights w of each member (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()
-    # If units are whole experts: statistics of each expert over the tokens that are sent to it.
-    # The channels are the expert's outputs without the router's weights and the numbers of
+    # If units are whole experts, the statistics of each expert over the tokens that are routed to
+    # it. The channels are the expert's outputs without the router's weights, and the numbers of
     # `OfToken`.
     routed: tuple[Statistics, ...] = ()
 
@@ -82,7 +84,7 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 
     Each position is a token.
 
-    num_tokens: the number of all tokens, if some are not in the batch; their activations are zero.
+    num_tokens: the number of all tokens, if tokens with zero activations are left out of the batch.
     """
     activation_TI = activation.flatten(end_dim=-2).float()
     wide = widest_float(activation.device)
@@ -91,8 +93,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # The mean was rounded to float32. The mean of the centred values corrects the mean and the
-        # deviation.
+        # The mean was rounded to float32. The mean of the centred values corrects this rounding, in
+        # the mean and in the deviation.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
@@ -104,8 +106,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
-    This is exact in real numbers (Chan, Golub and LeVeque 1979). The result has no co-moments;
-    `Covariance` merges them in strips.
+    This is exact except for rounding (Chan, Golub and LeVeque 1979). The result has no co-moments,
+    because `Covariance` merges them in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
@@ -118,14 +120,15 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
     """Merge the statistics of each member of a block over the tokens of all processes.
 
     local: the statistics of the tokens of this process; empty if it has no tokens.
-    device: the device of the result if `local` is empty. Otherwise it is the device of `local`,
-        because offloaded weights have none.
+    device: the device of the result if `local` is empty. Otherwise, the result is on the device of
+        `local`, because offloaded weights are on no device.
     """
     if ranks.size() == 1:
         return list(local)
     device = local[0].mean_I.device if local else device
     cpu = torch.device("cpu")
-    sent = list[tuple[Statistics, int | None]]()  # statistics, and the size of their co-moments
+    # statistics and the size of their co-moments, without the co-moments
+    sent = list[tuple[Statistics, int | None]]()
     for member in local:
         size = None if member.comoments is None else member.comoments.size
         sent.append((replace(member, comoments=None).to(cpu), size))
@@ -149,8 +152,8 @@ def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> S
     With the co-moments C_r, the tokens T_r and the mean of each process r, the result has the
     co-moments Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ) (Chan, Golub and LeVeque 1979).
 
-    comoments: the co-moments of this process. The co-moments of the other processes are added to
-        them in place.
+    comoments: the co-moments of this process, to which those of all other processes are added in
+        place.
     """
     merged = reduce(merge, parts)
     if comoments is not None:
@@ -210,6 +213,6 @@ def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
 
 
 def with_effects(members: Sequence[Statistics], effect_MU: Tensor) -> tuple[Statistics, ...]:
-    """Return the statistics of the members of a block, each with the effects of its units."""
+    """Add the first-order effects of units to the statistics of each member of a block."""
     pairs = zip(members, effect_MU, strict=True)
     return tuple(replace(member, effect_U=effect_U) for member, effect_U in pairs)

@@ -1,4 +1,4 @@
-"""A symmetric matrix in half of its memory: only the part from the diagonal on, in strips of rows.
+"""A symmetric matrix in half of the memory: strips of rows that begin at the diagonal.
 
 Legend: I rows and columns · S rows of a strip · J columns of a strip · R selected rows · T rows of
 a factor · O rows of a map.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STRIP = 256  # rows of a strip
+STRIP = 256  # number of rows in a strip of a symmetric matrix
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Symmetric:
             strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
 
     def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
-        """Add alpha · left rightᵀ. One vector must be a multiple of the other."""
+        """Add alpha · left rightᵀ, where one vector must be a multiple of the other."""
         for rows, strip_SJ in self._by_rows():
             strip_SJ.addr_(left_I[rows], right_I[rows.start :], alpha=alpha)
 
@@ -59,7 +59,8 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            if len(behind):  # by symmetry, the columns of this strip hold the rest of these rows
+            # by symmetry, columns of this strip contain the remaining elements of these rows
+            if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)
         return matrix_RI
@@ -70,8 +71,8 @@ class Symmetric:
         for rows, strip_SJ in self._by_rows():
             product_OJ = map_OI[:, rows] @ strip_SJ
             product_OJ *= map_OI[:, rows.start :]
-            # An element beside the square block on the diagonal counts twice, because its mirror
-            # image is not stored.
+            # An element outside the square block on the diagonal counts twice, because its mirror
+            # element is not stored.
             block_OS = product_OJ[:, : len(strip_SJ)]
             total += 2 * product_OJ.sum() - block_OS.sum()
         return total
@@ -85,7 +86,7 @@ class Symmetric:
         return Symmetric(tuple(strip_SJ.to(device) for strip_SJ in self.strips))
 
     def _by_rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the rows of each strip as a slice, and the strip."""
+        """Yield the row indices of each strip as a slice, and the strip."""
         start = 0
         for strip_SJ in self.strips:
             stop = start + len(strip_SJ)
@@ -96,7 +97,7 @@ class Symmetric:
 def strips_of(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Return the uninitialised strips of a matrix of this size.
 
-    They share one block of memory, so that freeing them does not fragment the memory.
+    The strips share one allocation, so that freeing them does not fragment memory.
     """
     shapes = []
     for start in range(0, max(size, 1), STRIP):

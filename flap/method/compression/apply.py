@@ -1,6 +1,7 @@
-"""Applying a plan to the layers of a model.
+"""Apply a plan to the layers of a model.
 
-Slicing and masking differ only in how a fit is written into a layer, so their results agree.
+Slicing and masking differ only in how the fitted weights are written into a layer, so they give the
+same logits.
 Legend: O, I output and input channels of the output projection · K kept, P pruned channels ·
 U units · R rows of an input projection.
 """
@@ -20,11 +21,11 @@ from flap.models import Block, ModelAdapter, Pair
 from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-FITS = as_json("fits")  # the fit reports of a layer
-# A function that writes the fit of a block's kept units into the block.
+FITS = as_json("fits")  # stores the fit reports of a layer
+# A function that writes the fitted output projection for the kept units into a block.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
-Reports: TypeAlias = dict[str, FitReport]  # the fit report of each block, by its name
-# A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
+Reports: TypeAlias = dict[str, FitReport]  # fit reports; the keys are names of blocks
+# A function that changes one layer in memory: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[
     [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports
 ]
@@ -40,19 +41,19 @@ def compress_layers(
 ) -> Reports:
     """Apply a plan to every layer, and return the fit reports.
 
-    statistics: yields the statistics of each layer while the layer is present.
-    work: the folder of the walk that `statistics` are from. A walk that resumes an interrupted one
-        finds the reports of finished layers there.
+    statistics: yields the statistics of each layer while the layer is in memory.
+    work: the working directory of the walk that yields `statistics`. An interrupted walk resumes
+        from this directory, which also has the reports of finished layers.
     """
     notes = Notes(FITS, work)
     for i, observed in statistics:
         notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
-        del observed  # free its covariances before the next layer's are collected
+        del observed  # free this layer's covariances before the next layer's are collected
     return joined(map(notes.read, range(len(plan.layers))))
 
 
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> Reports:
-    """Return the fit reports of all layers in one. Notes may hold them as plain sequences."""
+    """Join the fit reports of all layers. Reports that were read from JSON are plain lists."""
     every: Reports = {}
     for of_layer in reports:
         for name, report in of_layer.items():
@@ -81,7 +82,7 @@ def _compress_layer(
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Change a layer as its plan says, with fits that were computed before."""
+    """Change a layer according to its plan, with fits that were computed before."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             write(block, torch.tensor(kept, dtype=torch.int64), fit)
@@ -91,9 +92,8 @@ def write_layer(
 def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Reduce a block to the kept units, with the fitted output projection.
 
-    If the block has an RMS norm over the channels of all its units, the norm keeps only the weights
-    of the kept channels. From then on it divides by the root mean square of the kept channels
-    alone.
+    If the block has an RMS norm over the channels of all units, the norm keeps only the weights of
+    the kept channels. The sliced norm divides by the root mean square of the kept channels only.
     """
     assign(block.output, fit.weight_OK, fit.bias_O)
 
@@ -114,10 +114,10 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Set the rows, the biases and the output columns of the removed units to zero.
+    """Set input rows, biases and output columns of the removed units to zero.
 
-    If the block has an RMS norm over the channels of all its units, the zeros lower its root mean
-    square. So the inputs of the norm are multiplied by √(all units / kept units). This gives the
+    If the block has an RMS norm over the channels of all units, the zeros lower the root mean
+    square. So the inputs of the norm are multiplied by √(all units / kept units), which gives the
     root mean square of the sliced model. The norm's weights are divided by the same factor.
     """
     weight_OI = torch.zeros_like(block.output.weight)
@@ -125,7 +125,7 @@ def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     weight_OI[:, kept_columns] = fit.weight_OK
     assign(block.output, weight_OI, fit.bias_O)
 
-    # new tensors, because the old ones may be shared with another copy of the model
+    # create new tensors, because another copy of the model may share the old tensors
     pruned_U = torch.ones(block.num_units, dtype=torch.bool).index_fill(0, kept_U, False)
     for linear, rows_UR in block.inputs:
         rows = rows_UR[pruned_U].flatten().to(linear.weight.device)
@@ -142,7 +142,7 @@ def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Replace the tensors of a Linear, a router or a `LinearLike`, and update its widths."""
+    """Replace weight and bias of a Linear, a router or a `LinearLike`, and update its widths."""
     if not isinstance(linear, nn.Module):
         linear.assign(weight, bias)
         return

@@ -1,4 +1,4 @@
-"""Compensation: the output projection is changed to replace removed channels (FLAP, section 3.4).
+"""Compensation changes the output projection to replace removed channels (FLAP, section 3.4).
 
 Legend: O output channels · I input channels · K kept channels · P pruned channels.
 """
@@ -14,7 +14,7 @@ from flap.method.calibration import Statistics
 
 
 class Removal(NamedTuple):
-    """The channels of an output projection that stay, and the removed ones, both ascending."""
+    """Indices of the kept and of the removed channels of an output projection, both ascending."""
 
     kept_K: Tensor
     pruned_P: Tensor
@@ -23,11 +23,11 @@ class Removal(NamedTuple):
 class FitReport(NamedTuple):
     """How well a linear map replaces the removed channels of a block.
 
-    Both errors are mean squared errors of the block's output on held-out calibration tokens; lower
-    is better. They are 0 if no held-out token reaches the block.
+    Both errors are mean squared errors of the block's output on held-out calibration tokens. Lower
+    is better. The errors are 0 if no held-out token reaches the block.
     """
 
-    ridge: float | None  # the chosen ridge; None if the bias is used, as no map was better
+    ridge: float | None  # the chosen ridge; None if the bias is used, because no map was better
     held_out_error: float
     held_out_error_of_bias: float
 
@@ -36,13 +36,13 @@ class Fit(NamedTuple):
     """A fitted output projection, in float32."""
 
     weight_OK: Tensor
-    bias_O: Tensor | None  # addition to the old bias; None if there is none
-    report: FitReport | None = None  # how good a linear fit is
+    bias_O: Tensor | None  # term that is added to the old bias; None if nothing is added
+    report: FitReport | None = None  # the errors of a linear fit; None for other compensations
 
 
 @dataclass(frozen=True)
 class Compensation(ABC):
-    """The base class of the compensations, which fit a pruned projection to the dense one."""
+    """Base class of compensations, which fit a pruned output projection to the dense one."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
@@ -58,9 +58,10 @@ class Compensation(ABC):
     ) -> list[Fit]:
         """Return the fit of one projection for each of several removals.
 
-        statistics: None only if `needs_statistics` is False.
-        trial: the fits are measured on held-out tokens and then dropped. So they are fitted without
-            these tokens, and may skip expensive choices, such as the best ridge.
+        statistics: the statistics of the input channels; None only if `needs_statistics` is False.
+        trial: whether the fits are only for a trial, which is measured on held-out tokens. Then
+            they are fitted without these tokens, and may skip expensive choices, such as the best
+            ridge.
         """
 
 

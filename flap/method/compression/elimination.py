@@ -1,15 +1,15 @@
-"""The elimination of channels in a fixed order.
+"""Eliminate channels in a fixed order, to fit several removals with one factorisation.
 
-One factor of the covariance serves every number of removed channels. The channels that are removed
-first are at the end of the order. H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U.
-For any number of removed channels, the kept ones K are at the front, so that H_KK = U_KKᵀ U_KK and
-C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels to the removed ones P,
-C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes one triangular solve with a block of U, and does
-not need C. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses such a factor for one row
-of a weight at a time.)
+One Cholesky factor of the covariance is used for every number of removed channels. Channels that
+are removed first are at the end of the order. H = C + λ' · 1 = Uᵀ U with an upper triangular
+Cholesky factor U. For any number of removed channels, the kept channels K are at the front, so that
+H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the
+removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. Computing it takes one triangular solve
+with a block of U, and does not need C. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774,
+uses such a factor for one row of a weight at a time.)
 
-Legend: O output channels · I input channels · P removed, K kept channels · S consecutive channels,
-J these and all later ones.
+Legend: O output channels · I input channels · P removed, K kept channels · S consecutive channels ·
+J the S channels and all later channels.
 """
 
 from dataclasses import dataclass
@@ -23,30 +23,32 @@ from flap.method.calibration.symmetric import STRIP, strips_of
 from flap.method.compression.compensation import Removal
 from flap.models.devices import widest_float
 
-OUTPUTS = 512  # output channels whose slopes are computed at a time, in the type of the factor
+# number of output channels whose slopes are computed at a time, in the factor's dtype
+OUTPUTS = 512
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """The factor of a covariance with a ridge, which gives the slopes of all least-squares fits."""
+    """The Cholesky factor of a covariance with a ridge, which gives all least-squares maps."""
 
-    order_I: Tensor  # the channels; the ones that are removed first are at the end
-    # strips of U with STRIP rows each, from the diagonal on; they end where H has no factor
+    order_I: Tensor  # order of the channels; channels that are removed first are at the end
+    # strips of U with STRIP rows each, which begin at the diagonal; the last strip ends where H has
+    # no factor
     strips: tuple[Tensor, ...]
 
     @classmethod
     def of(
         cls, covariance: Covariance, order_I: Tensor, ridge: float, quick: bool = False
     ) -> "Elimination":
-        """Return the elimination with λ' = ridge · mean(diag C).
+        """Factorise H = C + λ' · 1 with the ridge λ' = ridge · mean(diag C).
 
-        The factor is computed in the widest type of the device. With `quick`, it is computed in
-        float32 unless that fails.
+        The factor is computed in the widest dtype of the device. With `quick`, it is computed in
+        float32, and only if this fails in the widest dtype.
         """
         precision = torch.float32 if quick else widest_float(order_I.device)
         strips = _strips(covariance, order_I, ridge, precision)
         if quick and sum(map(len, strips)) < len(order_I):
-            del strips  # before the wider ones are allocated
+            del strips  # free the float32 strips before wider strips are allocated
             return cls.of(covariance, order_I, ridge)
         return cls(order_I, strips)
 
@@ -56,7 +58,7 @@ class Elimination:
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
-        """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if there is no inverse.
+        """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32; None if there is no inverse.
 
         The kept channels of the removal must be at the front of the order.
         """
@@ -74,7 +76,7 @@ class Elimination:
         return slope_OK
 
     def _substitute(self, weight_OI: Tensor, kept: int) -> None:
-        """Replace W_K by -A, which solves A U_KKᵀ = W_P U_KPᵀ. The channels are in the order."""
+        """Replace W_K by -A, where A solves A U_KKᵀ = W_P U_KPᵀ. Columns are in `order_I`."""
         for start in reversed(range(0, kept, STRIP)):
             rows = min(STRIP, kept - start)
             square_SS, later_SJ = self.strips[start // STRIP][:rows].tensor_split([rows], dim=1)
@@ -104,12 +106,13 @@ def _strips(
 
 
 def _factor(strip_SJ: Tensor) -> Tensor:
-    """Turn rows of H, from which earlier rows are already eliminated, into rows of U.
+    """Convert rows of H into rows of U. Earlier rows are already eliminated.
 
     Returns fewer rows if H has no factor.
     """
     square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
-    while failed:  # not every library leaves the rows before the failed one intact
+    # retry with fewer rows, because some libraries overwrite valid rows when they fail
+    while failed:
         strip_SJ = strip_SJ[: int(failed) - 1]
         square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
     rows = len(strip_SJ)

@@ -1,6 +1,6 @@
-"""Fitting the output projections of a layer for one or more plans.
+"""Fit the output projections of a layer for one or more plans.
 
-Each member of a block is fitted separately, on the tokens that reach it.
+Each member of a block, such as an expert, is fitted separately, on the tokens that reach it.
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 
@@ -20,14 +20,14 @@ from flap.runtime import ranks
 
 
 class BlockFit(NamedTuple):
-    """The new output projection of a block."""
+    """The fitted output projection of a block."""
 
-    weight_OK: Tensor  # has the data type of the model
-    bias_O: Tensor | None  # has the data type of the model
-    reports: dict[str, FitReport]  # fit reports of the members by their names
+    weight_OK: Tensor  # weight for the kept channels, in the dtype of the model
+    bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is no bias
+    reports: dict[str, FitReport]  # fit reports; the keys are names of members
 
 
-Kept = tuple[int, ...]  # units of a block
+Kept = tuple[int, ...]  # indices of the kept units of a block
 
 
 @torch.no_grad()
@@ -38,29 +38,29 @@ def fit_layer(
     statistics: LayerStatistics | None,
     trial: bool = False,
 ) -> list[Pair[BlockFit | None]]:
-    """Return the fits of a layer for several plans; None for a block that keeps all its units.
+    """Return the fits of a layer for several plans. The fit is None if a block keeps all units.
 
-    trial: see `Compensation.fits`.
+    trial: whether the fits are only for a trial (`Compensation.fits`).
     """
     inputs = Pair[Sequence[Statistics]]((), ())
     if statistics is not None:
         inputs = Pair(*statistics.blocks)
 
-    # 1. for each block, the sets of kept units that remove something
+    # 1. for each block, find the different sets of kept units that remove something
     removing = []
     for block, choices in zip(blocks, zip(*plans, strict=True), strict=True):
         removing.append(sorted({kept for kept in choices if len(kept) < block.num_units}))
 
-    # 2. for each member of each block, a function that fits it for all of these sets
+    # 2. for each member of each block, create a function that fits it for all of these sets
     fitters = [
         _member_fitters(block, sets, compensation, observed, trial)
         for block, sets, observed in zip(blocks, removing, inputs, strict=True)
     ]
     every = list(chain(*fitters))
-    # each process has different trials, while all have the same plan
+    # trials differ between processes, but the plan is the same for all, so its fits are shared out
     fits = [fitter() for fitter in every] if trial else ranks.each_by_one(every)
 
-    # 3. the fits of whole blocks
+    # 3. join the fits of members to fits of blocks
     heads = len(fitters[0])
     attention_fits = _block_fits(blocks.attention, removing[0], fits[:heads])
     mlp_fits = _block_fits(blocks.mlp, removing[1], fits[heads:])
@@ -74,7 +74,7 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return functions that fit one member of a block each, for all of these sets of units."""
+    """Return one function per member of a block, which fits it for all of these sets of units."""
     if not kept_sets or block.whole:
         return []
     by_set = [_removals(block, kept) for kept in kept_sets]
@@ -101,7 +101,7 @@ def _fit_member(
 
 
 def _removals(block: Block, kept: Kept) -> list[Removal]:
-    """Return the channels that each member keeps and loses."""
+    """Return the kept and the removed channels of each member."""
     stays_I = torch.zeros(block.columns_UC.numel(), dtype=torch.bool)
     stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
     device = block.members[0].output.weight.device
@@ -118,7 +118,7 @@ def _block_fits(
 ) -> dict[Kept, BlockFit]:
     """Return the fit of a block for each set of kept units.
 
-    fits: for each member, its fit for each set. Whole experts that stay are not fitted.
+    fits: for each member, the fit for each set. Experts that stay as a whole are not fitted.
     """
     block_fits = {}
     for k, kept in enumerate(kept_sets):
@@ -133,12 +133,12 @@ def _block_fits(
 
 
 def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
-    """Return the fit of a block, with the weights and biases of its members side by side."""
+    """Join the fits of the members of a block into one weight and one bias."""
     weights = []
     biases = []
     reports = {}
     for member, fit in zip(members, fits, strict=True):
-        weights.append(fit.weight_OK.to(member.output.weight))  # type and device
+        weights.append(fit.weight_OK.to(member.output.weight))  # the dtype and device of the weight
         bias_O = _bias(member.output, fit.bias_O)
         if bias_O is not None:
             biases.append(bias_O)
@@ -150,7 +150,8 @@ def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
 def _bias(output: Any, added_O: Tensor | None) -> Tensor | None:
     if added_O is None:
         return cast(Tensor | None, output.bias)
-    bias_O = added_O.to(output.weight.device)  # another process may have sent it
+    # another process may have computed it on another device
+    bias_O = added_O.to(output.weight.device)
     if output.bias is not None:
         bias_O = output.bias.float() + bias_O
     return bias_O.to(output.weight.dtype)

@@ -1,4 +1,4 @@
-"""Linear compensation: a least-squares fit predicts the removed channels from the kept ones.
+"""Linear compensation: least squares predict the removed channels from the kept channels.
 
 Legend: O output channels · I input channels · P pruned, K kept channels.
 """
@@ -17,17 +17,17 @@ from flap.method.calibration.covariance import Covariance
 from flap.method.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.method.compression.elimination import Elimination
 
-# The ridges to choose from, in units of the mean variance of the block's channels.
+# The ridges to choose from, as multiples of the mean variance of the block's channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# A map that is fitted on fewer tokens per channel may fit noise. Then it is used only if it is
-# better than the bias on other tokens.
+# Tokens per channel. A map that is fitted on fewer tokens may fit noise, so it is used only if it
+# is better than the bias on other tokens.
 ENOUGH_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class LinearCompensation(Compensation):
-    """Least squares predict the removed channels from the kept ones, as in OBC.
+    """Least squares predict the removed channels from the kept channels, as in OBC.
 
     OBC is by Frantar and Alistarh (2022).
 
@@ -35,20 +35,24 @@ class LinearCompensation(Compensation):
         A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
 
     W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. C (I, I), mean (I):
-    covariance and mean of the channels. A maps x_K to W_P x_P; FLAP's bias is A = 0.
+    covariance and mean of the channels. A predicts W_P x_P from x_K. FLAP's bias is the special
+    case A = 0.
 
     If no ridge is given, a map is fitted with each of RIDGES, without the held-out tokens. The
-    ridge whose map has the smallest error on these tokens is chosen, and A is fitted on all tokens.
-    The bias is used if no map has a smaller held-out error, or if no map exists.
+    ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all
+    tokens. The bias is used if no map has a smaller held-out error than the bias, or if no map
+    exists.
 
-    In trials the ridge is TRIAL_RIDGE. The map is fitted without the held-out tokens, because
-    trials are measured on some of them. It is compared with the bias only if there are few tokens.
+    In the trials of a search, the ridge is TRIAL_RIDGE. The map is fitted without the held-out
+    tokens, because trials are measured on some of them. In trials, the map is compared with the
+    bias only if there are few tokens (ENOUGH_TOKENS).
 
         python -m flap compensation=linear compensation.ridge=0.01
     """
 
     needs_covariance: ClassVar[bool] = True
-    # in units of the mean variance of the block's channels, >= 0; None chooses the best ridge
+    # the ridge as a multiple of the mean variance of the block's channels, >= 0; None chooses the
+    # best ridge
     ridge: float | None = None
 
     def __post_init__(self) -> None:
@@ -65,8 +69,8 @@ class LinearCompensation(Compensation):
     ) -> list[Fit]:
         """Return for each removal the weight W_K + A and the addition to the bias.
 
-        The addition is W_P mean_P - A mean_K. If one removal contains another, both share their
-        factorisations.
+        The addition is W_P mean_P - A mean_K. If one removal contains another one, both use the
+        same factorisation.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
@@ -93,7 +97,7 @@ class LinearCompensation(Compensation):
 
 @dataclass(frozen=True)
 class _Nested:
-    """The fits of a chain of removals from one projection. One factor is in memory at a time."""
+    """The fits of a projection for a chain of removals. Only one factor is in memory at a time."""
 
     weight_OI: Tensor
     removals: Sequence[Removal]
@@ -101,7 +105,7 @@ class _Nested:
     def choose(
         self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance
     ) -> list[FitReport]:
-        """Return the report of the best ridge for each removal, measured on held-out tokens.
+        """Choose the best ridge for each removal on held-out tokens, and return its report.
 
         The ridge is None if the bias is better than any map. It is also None if no held-out token
         reaches this member of a block, because then no map can be tested.
@@ -116,12 +120,13 @@ class _Nested:
             slopes = self._slopes(self.removals, ridge, fitting, quick=True)
             for k, slope_OK in enumerate(slopes):
                 error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
-                if slope_OK is not None and error < best[k].held_out_error:  # false for a nan
+                # the comparison is false for nan
+                if slope_OK is not None and error < best[k].held_out_error:
                     best[k] = best[k]._replace(ridge=ridge, held_out_error=error)
         return best
 
     def fits(self, reports: Sequence[FitReport], covariance: Covariance, quick: bool) -> list[Fit]:
-        """Return the fit for each removal with the ridge of its report; None means the bias."""
+        """Return the fit for each removal, with the ridge of its report. None means the bias."""
         fits: dict[int, Fit] = {}
         for ridge in {report.ridge for report in reports}:
             which = [k for k, report in enumerate(reports) if report.ridge == ridge]
@@ -133,7 +138,7 @@ class _Nested:
     def _slopes(
         self, removals: Sequence[Removal], ridge: float | None, covariance: Covariance, quick: bool
     ) -> Iterator[Tensor | None]:
-        """Yield A for each removal; None for the bias."""
+        """Yield A for each removal, or None if the bias is used."""
         if ridge is None:
             yield from [None] * len(removals)
             return

@@ -12,7 +12,7 @@ from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.importance import Metric, score_layer
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-DECIDED = as_json("decided")  # the plan of a layer, and its fit reports
+DECIDED = as_json("decided")  # stores the plan of a layer and its fit reports
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class SequentialPruning:
     def prune(
         self, calibration: Calibration, budget: Budget, work: WorkFolder = NOT_KEPT
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
-        """Prune a model. Return the plan, and the fit reports by the name of the block.
+        """Prune a model. Return the plan and the fit report of each block.
 
-        work: an interrupted run resumes from this folder, unless scores are random, because those
-            would be drawn in another order.
+        work: the working directory, from which an interrupted run resumes. Random scores are an
+            exception, because they would be drawn in another order.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
@@ -41,7 +41,7 @@ class SequentialPruning:
             plan = self.structure.allocate_layer(i, scores, budget)
             reports = self.compress_layer(adapter, i, plan, self.compensation, observed)
             notes.write(i, (plan, reports))
-            del observed  # free its covariances before the next layer's are collected
+            del observed  # free this layer's covariances before the next layer's are collected
 
         layers = []
         fits = []

@@ -1,4 +1,4 @@
-"""The importance metrics: they score how much each channel, or each expert, matters."""
+"""The importance metrics, which score how much each channel or expert matters."""
 
 from flap.method.importance.base import (
     Metric,

@@ -1,6 +1,6 @@
-"""The base class of the metrics, and scoring layer by layer.
+"""The base class of the metrics, and the scoring of layers.
 
-A metric sees nothing but a weight and the statistics of its inputs.
+A metric gets only a weight and the statistics of its inputs.
 Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output
 channels · M members of a block.
 """
@@ -23,19 +23,19 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """The base class of the metrics: the score of each input channel of an output projection."""
+    """Base class of the metrics, which score each input channel of an output projection."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
-    # gradients of the loss, from which `Statistics.effect_U` is computed
+    # whether the metric needs gradients of the loss, for `Statistics.effect_U`
     needs_gradients: ClassVar[bool] = False
-    # scores are squared output errors, which add up over channels
+    # whether scores are squared output errors, which add up over channels
     measures_error: ClassVar[bool] = False
-    # whole experts are scored instead of the channels of their output projections
+    # whether whole experts are scored, instead of channels of their output projections
     scores_experts: ClassVar[bool] = False
 
-    # If true, scores of attention channels are squared. The official code does so, the paper does
-    # not.
+    # If true, scores of attention channels are squared, as in the official code. The paper does not
+    # square them.
     square_attention: bool = False
 
     @abstractmethod
@@ -50,8 +50,8 @@ class Metric(ABC):
     ) -> Tensor:
         """Return score_UC, the scores of the channels of each unit.
 
-        A metric that scores whole units overrides this. `weight_OI` has the model's type, so that a
-        metric that computes in another type makes only one copy.
+        Metrics that score whole units override this method. `weight_OI` has the dtype of the model,
+        so that a metric that computes in another dtype makes only one copy.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
         expected = (weight_OI.shape[1],)
@@ -73,12 +73,12 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return functions, each of which returns score_UC of one member of a block on the CPU.
+        """Return one function per member of a block, which returns its score_UC on the CPU.
 
         statistics: the statistics of each member; empty without calibration.
         routed: `LayerStatistics.routed` of an MLP whose units are whole experts; else empty.
         """
-        if not block.num_units:  # the layer lacks this block
+        if not block.num_units:  # the layer does not have this block
             return [partial(torch.zeros, block.columns_UC.shape)]
         inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
         return [
@@ -98,10 +98,10 @@ MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, stat
 
 
 def metric_of(function: MetricFunction) -> Metric:
-    """Make a metric of a plain function `score(weight_OI, statistics) -> score_I`, higher = keep.
+    """Make a metric from a function `score(weight_OI, statistics) -> score_I`, higher = keep.
 
-    The class of the metric has the name and the module of the function, because reports and error
-    messages name a metric by its class. The statistics that the function gets have no covariance.
+    Reports and error messages show the class of a metric, so the class gets the name and the module
+    of the function. The function gets statistics without covariances.
     """
 
     @dataclass(frozen=True)
@@ -121,21 +121,21 @@ def score_layers(
 ) -> Scores:
     """Return the scores of all layers.
 
-    statistics: yields the statistics of each layer while the layer is present.
-    work: the folder of the walk that `statistics` are from. A walk that resumes an interrupted one
-        finds the scores of finished layers there.
+    statistics: yields the statistics of each layer while the layer is in memory.
+    work: the working directory of the walk that yields `statistics`. An interrupted walk resumes
+        from this directory, which also has the scores of finished layers.
     """
     notes = Notes(SCORES, work)
     for i, observed in statistics:
         notes.write(i, scores_of_layer(metric, adapter.blocks(i), observed))
-        del observed  # free its covariances before the next layer's are collected
+        del observed  # free this layer's covariances before the next layer's are collected
     return Scores.joined(map(notes.read, range(len(adapter.layers))))
 
 
 def scores_of_layer(
     metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
 ) -> Scores:
-    """Return the scores of one layer as a part of the scores of all layers."""
+    """Score one layer, and return a `Scores` with only this layer."""
     layers = (score_layer(metric, blocks, observed),)
     if observed is None or not metric.measures_error or metric.square_attention:
         return Scores(layers)
@@ -148,7 +148,7 @@ def score_layer(
     """Return score_GC and score_I of one layer.
 
     Raises:
-        ValueError: weights or scores are not finite; names the block.
+        ValueError: weights or scores are not finite. The message names the block.
     """
     inputs = Pair[Sequence[Statistics]]((), ())
     routed: Sequence[Statistics] = ()
@@ -159,7 +159,8 @@ def score_layer(
     mlps = metric.scorers(blocks.mlp, inputs.mlp, routed)
 
     scorers = [*heads, *mlps]
-    if metric.needs_covariance:  # a factorisation takes long, so processes share the work
+    # factorising covariances takes long, so the processes share the work
+    if metric.needs_covariance:
         scores = ranks.each_by_one(scorers)
     else:
         scores = ranks.on_first(lambda: [scorer() for scorer in scorers])
@@ -179,7 +180,8 @@ def _check_finite(score_UC: Tensor, block: Block) -> None:
     The weights are checked even if the metric does not read them, because the compensation does.
     """
     finite = bool(torch.isfinite(score_UC).all())
-    for member in block.members:  # one at a time, as the weights of all experts take gigabytes
+    # one member at a time, because the weights of all experts take gigabytes
+    for member in block.members:
         finite = finite and bool(torch.isfinite(member.output.weight).all())
     if not finite:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The metrics of channels: the paper's, Wanda's, and two baselines that read no activations."""
+"""Metrics of channels: those of FLAP, Wanda's, and two baselines without activations."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +19,8 @@ class IFV(Metric):
         score_j = var_j
 
     var (I): the sample variance of the input channels of the output projection over the calibration
-    tokens, in units of activation². It says how much channel j varies around the constant that
-    replaces it; higher = keep.
+    tokens, in units of activation². The score measures how much channel j varies around its mean,
+    which replaces the removed channel; higher = keep.
 
         python -m flap metric=IFV
     """
@@ -62,9 +62,9 @@ class WIFN(Metric):
         score_j = mean_o |W_oj| · √msq_j
 
     W (O, I): the output projection. msq (I): the mean square of its input channels over the
-    calibration tokens. It includes the mean of a channel as well as its variance; higher = keep.
-    The official code uses the norm over the tokens of a sample instead of the root mean square,
-    which is larger by a constant factor.
+    calibration tokens. The mean square includes the mean of a channel as well as its variance;
+    higher = keep. The official code uses the norm over the tokens of a sample instead of the root
+    mean square. This norm is larger by a constant factor.
 
         python -m flap metric=WIFN
     """
@@ -83,15 +83,15 @@ class Wanda(WIFN):
 
         score_j = mean_o |W_oj| · √msq_j
 
-    (Sun et al. 2023.) Symbols as in `WIFN`, which squares the scores of attention channels. Here
-    they are not squared; higher = keep.
+    (Sun et al. 2023.) The symbols are explained in `WIFN`. Unlike in `WIFN`, the scores of
+    attention channels are not squared; higher = keep.
 
         python -m flap metric=wanda
 
     `method=wanda_sp` adds the structure and the compensation of Wanda-sp.
     """
 
-    # False: attention channels compete with scores that are not squared
+    # whether scores of attention channels are squared; Wanda does not square them
     square_attention: bool = False
 
 
@@ -115,12 +115,12 @@ class Magnitude(Metric):
 
 @dataclass(frozen=True)
 class Random(Metric):
-    """Random scores: no paper's method, but the floor that every metric must beat.
+    """Random scores, as a baseline that every metric should beat.
 
         score_j ~ U[0, 1)
 
-    j: an input channel of the output projection. All projections share one generator, so the n-th
-    projection that is scored gets the n-th draw. Higher = keep.
+    j: an input channel of the output projection. All projections share one generator, so scores
+    depend on the order of scoring. Higher = keep.
 
         python -m flap metric=random metric.seed=1
     """

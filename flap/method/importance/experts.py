@@ -1,6 +1,6 @@
-"""The metrics of experts: they score whole experts by their effect on the tokens sent to them.
+"""Metrics that score whole experts by their effect on the tokens that are routed to them.
 
-Legend: E experts of a layer · R tokens that are sent to one of them.
+Legend: E experts of a layer · R tokens that are routed to one expert.
 """
 
 from abc import abstractmethod
@@ -18,18 +18,18 @@ from flap.models import Block, OfToken
 
 
 class Routed(NamedTuple):
-    """Averages over the tokens that are sent to each expert of a layer.
+    """Averages over the tokens that are routed to each expert of a layer.
 
-    An expert that no token is sent to has zeros.
+    The averages of an expert without tokens are 0.
     """
 
-    tokens_E: Tensor  # number of tokens, R
-    mean: OfToken  # means over the tokens, each of shape (E)
+    tokens_E: Tensor  # number of tokens of each expert, R
+    mean: OfToken  # means over the tokens of each expert, each of shape (E)
     variance_E: Tensor  # sample variance of the output, divisor R - 1, summed over its channels
 
     @classmethod
     def of(cls, experts: Sequence[Statistics]) -> "Routed":
-        """Read these averages from `LayerStatistics.routed`.
+        """Compute these averages from `LayerStatistics.routed`.
 
         The last channels of these statistics are the fields of `OfToken`.
         """
@@ -42,10 +42,11 @@ class Routed(NamedTuple):
 
 @dataclass(frozen=True)
 class ExpertMetric(WIFV):
-    """The base class of the metrics of experts.
+    """Base class of metrics that score whole experts.
 
-    WIFV scores heads, and neurons of layers without experts. Experts are scored in the dense model,
-    whose router chooses from all of them. An expert that no token is sent to scores 0.
+    Heads, and neurons of layers without experts, are scored by WIFV. Experts are scored in the
+    dense model, where the router chooses among all experts. An expert without tokens gets the score
+    0.
     """
 
     scores_experts: ClassVar[bool] = True
@@ -53,7 +54,7 @@ class ExpertMetric(WIFV):
 
     @abstractmethod
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E in any precision; higher = keep."""
+        """Return score_E in any floating-point dtype; higher = keep."""
 
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
@@ -73,8 +74,9 @@ class REAP(ExpertMetric):
 
         score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
 
-    t: the tokens that are sent to expert e. f_e(x_t): its output. g_e(t): the router's weight, with
-    which the model multiplies the output (1 for Llama 4, which multiplies inputs). Higher = keep.
+    t: the tokens that are routed to expert e. f_e(x_t): the output of the expert. g_e(t): the
+    router's weight, by which the model multiplies the output (1 for Llama 4, which multiplies the
+    input). Higher = keep.
 
         python -m flap structure.experts=true metric=REAP
     """
@@ -89,8 +91,8 @@ class EAN(ExpertMetric):
 
         score_e = Σ_t ‖f_e(x_t)‖₂
 
-    t: the tokens that are sent to expert e. f_e(x_t): its output, without the router's weight.
-    Higher = keep.
+    t: the tokens that are routed to expert e. f_e(x_t): the output of the expert, without the
+    router's weight. Higher = keep.
 
         python -m flap structure.experts=true metric=EAN
     """
@@ -105,9 +107,9 @@ class MoNE(ExpertMetric):
 
         score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
 
-    R_e: the number of tokens that are sent to expert e. var_o(f_e): the sample variance of channel
-    o of its output over these tokens. Higher = keep. The authors' code uses the mean weight of the
-    router instead of the frequency.
+    R_e: the number of tokens that are routed to expert e. var_o(f_e): the sample variance of
+    channel o of the expert's output over these tokens. Higher = keep. The authors' code uses the
+    mean weight of the router instead of the frequency.
 
         python -m flap structure.experts=true metric=MoNE
     """

@@ -1,7 +1,7 @@
-"""OBS: the error of removing a unit once the remaining units have been fitted to replace it.
+"""The metric OBS: the error of removing a unit, after the remaining units are fitted again.
 
-Legend: O output channels · I input channels · U units, R of them still in the matrices · C channels
-of a unit · L removed channels.
+Legend: O output channels · I input channels · U units · R units that are still in the matrices · C
+channels of a unit · L removed channels.
 """
 
 import logging
@@ -23,7 +23,7 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each is ten times the previous one
-STEPS = 64  # each step removes a 64th part of the units, and fits the remaining channels again
+STEPS = 64  # each step removes 1/64 of the units, and fits the remaining channels again
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class OBS(Metric):
         H = C + ridge · mean(diag C) · 1
 
     W (O, I): the output projection, W_u the columns of unit u. C (I, I): the covariance of its
-    input channels over the calibration tokens. The cost is the expected squared output error that
-    remains after a removal with the best linear compensation. The cheapest units are removed first,
-    and W and H⁻¹ are updated after each step. A unit's score is its cost when it is removed,
-    divided evenly over its channels, but never less than the score of a unit that was removed
-    before it; higher = keep.
+    input channels over the calibration tokens. The cost is the expected squared output error after
+    the unit is removed with the best linear compensation. The cheapest units are removed first, and
+    W and H⁻¹ are updated after each step. A unit's score is its cost when it is removed, divided
+    evenly over its channels, but never less than the score of a unit that was removed before it;
+    higher = keep.
 
-    H may have no inverse in floating point, as with massive activations, whose rounding is larger
-    than the ridge. Then the ridge is multiplied by ten, up to three times, with a warning.
+    In floating point, H may have no inverse. This happens with massive activations, whose rounding
+    errors exceed the ridge. Then the ridge is multiplied by ten, up to three times, with a warning.
 
         python -m flap metric=OBS metric.ridge=0.01
 
@@ -53,7 +53,7 @@ class OBS(Metric):
 
     needs_covariance: ClassVar[bool] = True
     measures_error: ClassVar[bool] = True
-    # in units of the mean variance of a block's channels; > 0
+    # the ridge as a multiple of the mean variance of a block's channels; > 0
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
@@ -98,14 +98,14 @@ def _costs_with(
         LinAlgError: H has no inverse.
     """
     wide = widest_float(weight_OI.device)
-    columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
+    columns = columns_UC.flatten().to(weight_OI.device)  # makes the channels of a unit consecutive
     covariance = Covariance.of(*(statistics.parts or [statistics]))
     matrix_II = covariance.hessian(columns, ridge, wide)
     if not matrix_II.diagonal().any():
-        # all channels are constant, so that the bias replaces any unit exactly
+        # all channels are constant, so the bias replaces every unit without error
         return weight_OI.new_zeros(len(columns_UC), dtype=wide)
 
-    # factorise and invert in place: the matrix may take gigabytes
+    # factorise and invert in place, because the matrix may take gigabytes
     info = matrix_II.new_empty((), dtype=torch.int32)
     torch.linalg.cholesky_ex(matrix_II, check_errors=True, out=(matrix_II, info))
     torch.cholesky_inverse(matrix_II, out=matrix_II)
@@ -113,10 +113,10 @@ def _costs_with(
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Return cost_U, the cost of each unit at the time of its removal.
+    """Return cost_U, the cost of each unit when it is removed.
 
-    A unit has `channels` consecutive channels. Both tensors are changed. Removed channels stay in
-    them, with zeros, until half of the channels are removed.
+    A unit has `channels` consecutive channels. Both tensors are changed in place. Removed channels
+    stay in the tensors as zeros, until half of the channels are removed.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)
@@ -125,7 +125,7 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     unit_R = torch.arange(num_units, device=weight_OI.device)
     remains_R = torch.ones_like(cost_U, dtype=torch.bool)
     for left in range(num_units, 0, -step_size):
-        # 1. drop the channels of removed units from the matrices once they are half of all
+        # 1. if half of the channels are removed, drop them from the matrices
         if 2 * left <= len(unit_R):
             remaining = remains_R.repeat_interleave(channels).nonzero().flatten()
             every_row = torch.arange(len(weight_OI), device=weight_OI.device)
@@ -134,14 +134,14 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
             unit_R = unit_R[remains_R]
             remains_R = remains_R[remains_R]
 
-        # 2. find the cheapest units
+        # 2. find the units with the lowest cost
         current_R = torch.full_like(unit_R, torch.inf, dtype=cost_U.dtype)
         current_R[remains_R] = _costs(weight_OI, inverse_II, remains_R, channels)
         cheapest = current_R.argsort(stable=True)[: min(step_size, left)]
         cost_U[unit_R[cheapest]] = current_R[cheapest].clamp(min=floor)
         floor = float(cost_U[unit_R[cheapest]].max())
 
-        # 3. remove them
+        # 3. remove the units with the lowest cost
         remains_R[cheapest] = False
         channel_C = torch.arange(channels, device=cheapest.device)
         removed_L = (cheapest[:, None] * channels + channel_C).flatten()
@@ -153,7 +153,7 @@ def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Move these rows and columns, both ascending, to the front of a contiguous matrix's memory."""
     packed = matrix.view(-1)[: len(rows) * len(columns)].view(len(rows), len(columns))
     for strip, some_rows in zip(packed.split(STRIP), rows.split(STRIP), strict=True):
-        # rows move towards the front, so none is overwritten before it is read
+        # rows only move to the front, so no row is overwritten before it is read
         strip.copy_(matrix[some_rows].index_select(1, columns))
     return packed
 
@@ -162,7 +162,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
     """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of the units u where the mask is true."""
     units = len(units_R)
     if channels == 1:
-        # sums of squares, because a norm takes longer
+        # sums of squares, because computing a norm takes longer
         squares = [strip.square().sum(0) for strip in weight_OI.split(STRIP)]
         square_I = torch.stack(squares).sum(0)
         return square_I[units_R] / inverse_II.diagonal()[units_R]
@@ -175,7 +175,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
 
 
 def _remove(weight_OI: Tensor, inverse_II: Tensor, removed_L: Tensor) -> None:
-    """Remove the channels L: update W to the best weights without them, and H⁻¹ likewise."""
+    """Remove the channels L. Update W to the best weights without them, and update H⁻¹."""
     inverse_LI = inverse_II[removed_L]
     map_LI = torch.cholesky_solve(inverse_LI, torch.linalg.cholesky(inverse_LI[:, removed_L]))
     weight_OI.addmm_(weight_OI[:, removed_L], map_LI, alpha=-1)

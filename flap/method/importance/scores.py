@@ -1,6 +1,6 @@
-"""The scores of all layers, and their file.
+"""The scores of all layers, and the file that stores them.
 
-Runs that differ only in the ratio share the scores, so the model is walked through once.
+Runs that differ only in the ratio use the same scores, so they are computed only once.
 
 Legend: G attention units (KV heads) · C channels of a unit · I input channels.
 """
@@ -16,15 +16,16 @@ from torch import Tensor
 from flap.models import Pair
 from flap.storage import Kind
 
-BY_LAYER = ("routed_power", "divergences")  # fields with several numbers for each layer
+# fields of Scores that have several numbers for each layer
+BY_LAYER = ("routed_power", "divergences")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of all layers, higher = keep.
+    """The scores of all units of all layers; higher = keep.
 
-    Structures that rank errors scale them by `inverse_power` and `routed_power`. Both are empty
-    without calibration, or if the scores are not squared output errors.
+    Structures that rank output errors scale the scores by `inverse_power` and `routed_power`. Both
+    are empty without calibration, or if scores are not squared output errors.
     """
 
     # score_GC of each layer's attention and score_I of its MLP, finite, in float32 on the CPU
@@ -33,12 +34,12 @@ class Scores:
     inverse_power: tuple[float, ...] = ()
     # `LayerStatistics.routed_power` of each layer
     routed_power: tuple[tuple[float, ...], ...] = ()
-    # for each layer, the divergences of its trials in nats a token; empty without a search
+    # divergences of the trials of each layer, in nats per token; empty without a search
     divergences: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Return the scores of all layers from parts with some layers each, without divergences."""
+        """Join scores that each have some of the layers. The result has no divergences."""
         parts = list(parts)
         return cls(
             tuple(layer for part in parts for layer in part.layers),
@@ -48,7 +49,7 @@ class Scores:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write the scores of some layers to one safetensors file. Other numbers are in float64."""
+    """Write scores to a safetensors file, with all other numbers in float64."""
     tensors = {"inverse_power": torch.tensor(scores.inverse_power, dtype=torch.float64)}
     for i, layer in enumerate(scores.layers):
         for block, score in layer._asdict().items():

@@ -1,4 +1,4 @@
-"""taylor: the first-order effect of removing a unit on the loss.
+"""The metric `taylor`: the first-order effect of removing a unit on the loss.
 
 Legend: U units · C channels of a unit · O, I output and input channels of an output projection.
 """
@@ -20,17 +20,17 @@ class Taylor(Metric):
         score_u = |Σ_w w · ∂L/∂w|
 
     w: all weights that are removed with unit u, from all matrices: the rows of the input
-    projections with their biases, and the columns of the output projection. A KV head is one group
-    with its query heads. L: the mean cross-entropy of the next token over the calibration windows,
-    in nats a token. To first order, the loss changes by this much if the unit is removed. The score
-    is divided evenly over the unit's channels; higher = keep.
+    projections with their biases, and the columns of the output projection. A KV head and its query
+    heads are one group. L: the mean cross-entropy of the next token over the calibration windows,
+    in nats per token. The score is, to first order, the size of the change of the loss if the unit
+    is removed. The score is divided evenly over the unit's channels; higher = keep.
 
     Equation 3 of the paper is the Taylor expansion of the loss for a group of weights, and this
     score is its first term for the whole group as one vector. Gradients are sums over all windows,
-    so effects of opposite sign cancel. The paper also proposes scores of single matrices, which a
-    group adds, multiplies or takes the maximum of, and scores of single weights (equation 4), with
-    the absolute value inside the sum. Equation 5 approximates the second-order term, which is left
-    out here.
+    so effects of opposite sign cancel. The paper has two more scores, which are not implemented. In
+    one, single matrices are scored, and a group takes the sum, product or maximum of their scores.
+    In the other one (equation 4), single weights are scored, with the absolute value inside the
+    sum. The second-order term (equation 5) is left out, too.
 
         python -m flap metric=taylor calibration.num_samples=10
 

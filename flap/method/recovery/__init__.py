@@ -1,6 +1,6 @@
-"""Recovery: the compressed model is trained to predict what the dense one predicts.
+"""Recovery: train the compressed model to predict the same as the dense model.
 
-It is off by default.
+Recovery is off by default.
 """
 
 from flap.method.recovery.base import Reconstruction, Recovery

@@ -1,4 +1,4 @@
-"""The choices of the `recover` group: which weights are trained, on what, and for how long."""
+"""The choices of the config group `recover`: which weights are trained, on what, and how long."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,51 +12,53 @@ from flap.data import HELD_OUT
 from flap.models import ModelAdapter
 from flap.runtime import ranks
 
-HELD_OUT_WINDOWS = 32  # windows of a training text that are held out
-EVALUATIONS = 10  # the most evaluations of a training
-# At least this many windows are trained on between two evaluations, for each held-out window.
+HELD_OUT_WINDOWS = 32  # number of windows of a training text that are held out
+EVALUATIONS = 10  # maximum number of evaluations during a training
+# Between two evaluations, at least this many windows are trained on per held-out window.
 EVERY = 4
-RISING = 0.05  # share of the steps with a rising learning rate
+RISING = 0.05  # share of the steps in which the learning rate rises
 WRITERS = ("dense", "pruned", "both")
-# The fewest tokens in a step, unless a batch size is given. With steps of 128 tokens at the same
-# rate, training made SmolLM2 worse.
+# Minimum number of tokens in a step, unless a batch size is given. With steps of 128 tokens at the
+# same learning rate, training made SmolLM2 worse.
 STEP = 1024
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates, to predict what the dense model predicts.
+    """Train all weights, or low-rank updates, to predict the same as the dense model.
 
-    The learning rate rises for a twentieth of the steps and falls as a cosine (`share_of_rate`).
-    With a rank, updates W + 2 B A of all Linear modules are trained, A with `rank` rows, and merged
-    at the end (LoRA, arXiv 2106.09685).
+    The learning rate rises during a twentieth of the steps, and then falls as a cosine
+    (`share_of_rate`). If a rank is given, low-rank updates W + 2 B A of all Linear modules are
+    trained and merged at the end (LoRA, arXiv 2106.09685). A has `rank` rows.
     """
 
-    # a text or mixture, as for calibration; None stands for the calibration windows
+    # a training text or mixture, as in `calibration.dataset`; None stands for the calibration
+    # windows
     dataset: Any
-    # number of tokens to train on, rounded to whole steps; at least one step. Each token is trained
-    # on `epochs` times.
+    # Number of tokens to train on, rounded to whole steps; at least one step. Each token is used
+    # `epochs` times.
     tokens: int
-    # highest learning rate of AdamW, above 0; without a rank, it is a multiple of the root mean
-    # square of each tensor
+    # Highest learning rate of AdamW, above 0. Without a rank, it is multiplied by the root mean
+    # square of each tensor.
     learning_rate: float
-    # The rank of low-rank updates, at least 1. Without a rank, all weights but embeddings and head
-    # are trained.
+    # The rank of low-rank updates, at least 1. Without a rank, all weights except embeddings and LM
+    # head are trained.
     rank: int | None = None
     # tokens in a window, 2 or more
     seq_len: int = 256
-    # windows in a step, a multiple of the number of processes; None: the fewest that have STEP
-    # tokens
+    # Windows in a step, a multiple of the number of processes. None takes the smallest number that
+    # has STEP tokens.
     batch_size: int | None = 8
-    # the training ends after this many evaluations without a new best, 1 or more
+    # training ends after this many evaluations in a row without improvement, 1 or more
     patience: int = 2
-    # if true, activations are computed again instead of kept, which takes less memory and more time
+    # if true, activations are computed again instead of stored, which takes less memory and more
+    # time
     gradient_checkpointing: bool = False
     # How many times each window is trained on, at least 1.
     epochs: int = 1
-    # The number of held-out windows. The divergence on them decides which weights are the best.
+    # The number of held-out windows. The weights with the lowest divergence on them are kept.
     held_out: int = HELD_OUT_WINDOWS
-    # Which windows are trained on: recovery stands for windows of `dataset`, and calibration for
+    # The windows for training: "recovery" stands for windows of `dataset`, and "calibration" for
     # the calibration windows.
     use: str = "recovery"
     # which model answers the training prompts: the dense model, the pruned model, or both in turns
@@ -81,7 +83,7 @@ class Recovery:
 
     @property
     def windows_a_step(self) -> int:
-        """The number of windows in one step; every process has equally many."""
+        """The number of windows in one step, a multiple of the number of processes."""
         enough = math.ceil(STEP / (self.seq_len * ranks.size()))
         most = self.tokens // self.seq_len // ranks.size()
         return self.batch_size or max(1, min(enough, most)) * ranks.size()
@@ -93,7 +95,7 @@ class Recovery:
 
     @property
     def windows(self) -> int:
-        """The number of windows in an epoch, which is a whole number of steps."""
+        """The number of windows in an epoch, which fill a whole number of steps."""
         return self.tokens // self.tokens_a_step * self.windows_a_step
 
     @property
@@ -110,7 +112,7 @@ class Recovery:
     def share_of_rate(self, step: int) -> float:
         """Return the share of the highest learning rate in a step; steps are counted from 0.
 
-        It is never 0, so that every step trains the model.
+        The share is never 0, so that every step trains the model.
         """
         rising = math.ceil(RISING * self.steps)
         if step < rising:
@@ -119,10 +121,11 @@ class Recovery:
         return (1 + math.cos(math.pi * progress)) / 2
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Check that a model can be trained in this way. It may have no weights yet.
+        """Check that a model can be trained in this way. The model need not have weights yet.
 
         Raises:
-            ValueError: the batch size or the rank does not fit.
+            ValueError: the batch size does not fit the processes, or the rank does not fit the
+                model.
         """
         valid = self.batch_size is None or self.batch_size % ranks.size() == 0
         share = f"a multiple of {ranks.size()}, the number of processes"
@@ -143,11 +146,11 @@ class Recovery:
 class Reconstruction:
     """Train all weights on the calibration windows alone.
 
-    The training reads nothing that pruning has not read. `Recovery` explains the options. The
-    windows that are held out when fits are chosen are held out here as well.
+    The training needs no text in addition to the calibration text. `Recovery` explains the options.
+    The windows that are held out for fits are held out here as well.
     """
 
-    # times that each window is trained on, 1 or more
+    # number of times that each window is trained on, 1 or more
     epochs: int
     learning_rate: float
     batch_size: int | None = None

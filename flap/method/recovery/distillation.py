@@ -1,4 +1,4 @@
-"""Distillation: the compressed model is trained to predict what the dense one predicts.
+"""Distillation: train the compressed model to predict the same as the dense model.
 
 Source: Hinton et al., arXiv 1503.02531. Legend: N windows · T tokens a window.
 """
@@ -34,14 +34,14 @@ W = TypeVar("W", Tensor, Batch)
 def training_windows(
     recovery: Recovery, windows: Windows, by_pruned: Windows | None = None
 ) -> Batch:
-    """Return the windows of a training. The first `recovery.held_out` ones are held out.
+    """Return the windows of a training. The first `recovery.held_out` windows are held out.
 
-    Held-out windows have the dense model's answers. They are judged by the answers of texts that
-    have some, and by all tokens only if no text has answers.
+    Held-out windows have the dense model's answers. If some texts have answers, the divergence is
+    measured on tokens of answers only, otherwise on all tokens.
 
-    by_pruned: the same windows with answers of the pruned model. It is trained on these; with
-        writer=both, on every second window of each text. So it sees its own mistakes, and learns
-        what the dense model predicts after them.
+    by_pruned: the same windows with answers of the pruned model, which training uses instead. With
+        writer=both, it uses them for every second window of each text. So the pruned model sees its
+        mistakes, and learns what the dense model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -50,14 +50,14 @@ def training_windows(
     tokens_NT = batch.tokens_NT.clone()
     mask_NT = batch.mask_NT.clone()
 
-    # 1. the mask of the tokens by which the held-out windows are judged
+    # 1. the mask of the tokens on which the held-out windows are measured
     has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
     has_answers_N1 = has_answers[text_N[:held_out], None]
     of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1
     held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
     mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. the answers of the pruned model, except in held-out windows
+    # 2. insert the answers of the pruned model, except in held-out windows
     if by_pruned is not None:
         of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1
@@ -71,9 +71,10 @@ def training_windows(
 
 
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
-    """Return a mask that leaves out tokens which repeat a held-out window.
+    """Return a mask that is false for tokens that repeat a passage of a held-out window.
 
-    These are the tokens that end a run of OVERLAP tokens of a held-out window.
+    A token repeats a passage if it is the last of OVERLAP tokens that also occur in a held-out
+    window.
     """
     seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
@@ -85,7 +86,7 @@ def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
 
 
 def _held_out_first(recovery: Recovery, windows: W) -> W:
-    """Return the held-out windows, followed by the others."""
+    """Return the windows in a new order: held-out windows first."""
     if recovery.use == "recovery":
         return windows
     fitting, held_out = split_windows(torch.arange(len(windows)))
@@ -100,13 +101,13 @@ def distil(
     folder: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Train the compressed model in place, and return the summary of the training for the report.
+    """Train the compressed model in place, and return a summary of the training for the report.
 
-    In the type in which it is saved, the model is never worse than before the training.
+    The old weights are kept if training does not improve the model in the dtype of the checkpoint.
 
     teacher: the dense model.
-    windows: the held-out ones are first.
-    folder: an interrupted training resumes from it.
+    windows: the training windows; the held-out windows come first.
+    folder: the working directory, from which an interrupted training resumes.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
@@ -125,7 +126,7 @@ def distil(
         train(student, recovery, windows, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
 
-    # what was gained in float32 may be lost in the model's type
+    # an improvement in float32 may get lost in the dtype of the model
     after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:
@@ -142,7 +143,7 @@ def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
     """Return the summary of the training for the report.
 
-    history: the steps with an evaluation, each with the held-out divergence after it.
+    history: the held-out divergence after each step with an evaluation.
     """
     by_tokens: list[tuple[int, float | None]] = []
     for step, nats in history:
@@ -154,13 +155,13 @@ def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool)
         _, best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)
     if best == 0:
         log.warning(
-            "recover=%s: no step was better than the compressed model, which stays as it is",
+            "recover=%s: training did not improve the compressed model, which stays unchanged",
             recovery.name,
         )
     stopped_early = history[-1][0] < recovery.steps
     if stopped_early:
         log.warning(
-            "recover=%s: ended after %d of %d tokens, because it got no better; "
+            "recover=%s: ended after %d of %d tokens, because it no longer improved; "
             "the weights after %d tokens are kept",
             recovery.name,
             trained_tokens,

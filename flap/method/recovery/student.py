@@ -1,4 +1,4 @@
-"""The compressed model as Trainer sees it: a module that returns its loss.
+"""A module for Trainer that returns the loss of the compressed model.
 
 Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary.
 """
@@ -15,16 +15,16 @@ from flap.models.forward import final_states
 from flap.runtime import ranks
 from flap.runtime.progress import shared_out
 
-# Size of the float32 logits of a chunk of positions. The loss has a few tensors of this size at a
-# time.
+# Maximum bytes of the float32 logits of a chunk of positions. The loss needs a few tensors of this
+# size at a time.
 LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module that has only the trained parameters, and whose `forward` returns the loss.
+    """A module whose `forward` returns the loss, and that has only the trained parameters.
 
-    So Trainer's checkpoints hold only the trained parameters, whatever the class, names and shapes
-    of the model are.
+    So Trainer's checkpoints contain only the trained parameters, and do not depend on the class,
+    the names and the shapes of the model.
     """
 
     def __init__(self, model: PlacedModel, teacher: Teacher, trained: list[nn.Parameter]) -> None:
@@ -32,27 +32,26 @@ class Student(nn.Module):
         self.placed = model
         self.teacher = teacher
         self.trained = nn.ParameterList(trained)
-        # mean number of positions in a held-out window at which the loss is computed; 0: all
-        # positions, or unknown
+        # mean number of positions in a held-out window at which the loss is computed; 0 if it is
+        # computed at all positions
         self.judged_positions = 0.0
         most_tokens = max(model.adapter.vocab_size, teacher.model.adapter.vocab_size)
         self.chunk = max(1, LOGITS_BYTES // (4 * most_tokens))
 
     def train(self, mode: bool = True) -> "Student":
-        """Set the mode of the model as well, which is not a submodule."""
+        """Also set the mode of the compressed model, which is not a submodule."""
         self.placed.model.train(mode)
         return super().train(mode)
 
     def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
         """Return the loss of the next-token distributions in nats a token.
 
-        It is the teacher's loss, such as KL(dense ‖ compressed), as a mean over the positions that
-        predict a token which counts. The gradient at the final hidden states is computed at the
-        same time, for one chunk of positions after another, so that no logits are kept or computed
-        twice. The logits of a batch, over a whole vocabulary, would take more memory than the
-        model.
+        The loss is the teacher's, such as KL(dense ‖ compressed), as a mean over the positions that
+        predict an unmasked token. The gradient at the final hidden states is computed at the same
+        time, for one chunk of positions after another. So no logits are stored or computed twice.
+        The logits of a whole batch would take more memory than the model.
 
-        input_ids: tokens_NT. token_mask: mask_NT, true for tokens that count.
+        input_ids: tokens_NT. token_mask: mask_NT, true for tokens that are counted in the loss.
         """
         targets = self.teacher.read(input_ids)
         hidden_PD = final_states(self.placed.adapter, input_ids)
@@ -66,10 +65,10 @@ class Student(nn.Module):
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _positions(self, windows: int, positions: int) -> float:
-        """Return the number by which the sum over a batch is divided.
+        """Return the number of positions by which the summed loss of a batch is divided.
 
-        In training it is the mean over the processes, because DDP averages their gradients. In
-        evaluation it is the same for all windows, because Trainer averages batches.
+        In training, it is the mean over the processes, because DDP averages their gradients. In
+        evaluation, it is the same for all windows, because Trainer averages over batches.
         """
         if self.training:
             every = ranks.gather(positions)
@@ -79,7 +78,7 @@ class Student(nn.Module):
     def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss in nats, summed over positions, and its gradient.
 
-        The gradient is 0 if the hidden states need none.
+        The gradient is 0 if the hidden states do not require a gradient.
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
@@ -94,7 +93,7 @@ class Student(nn.Module):
 
 
 class _Loss(torch.autograd.Function):
-    """A loss whose gradient at the hidden states is known."""
+    """An autograd function for a loss whose gradient at the hidden states is already computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, hidden_PD: Tensor, gradient_PD: Tensor) -> Tensor:

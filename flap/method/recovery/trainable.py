@@ -1,4 +1,4 @@
-"""Making the compressed model trainable, and an ordinary model again."""
+"""Make the compressed model trainable, and restore an ordinary model afterwards."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,12 +16,13 @@ from flap.runtime.temporary_state import replaced
 
 @contextmanager
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
-    """Yield the parameters that are trained, in float32, with all others frozen.
+    """Yield the trained parameters in float32, and freeze all other parameters.
 
-    At the end of the `with` block the model has its types and its classes again. Inside the block,
-    dropout and noise are off, as in the dense model's predictions.
+    At the end of the `with` block, the model gets its dtypes and classes back. Inside the block,
+    dropout and noise are off, because the dense model's predictions have none.
     """
-    # 1. copy all tensors, because the model may share those that were not pruned with the dense one
+    # 1. copy all tensors, because the compressed model may share unpruned tensors with the dense
+    # model
     before = _copy_tensors(model, keep_bfloat16=recovery.rank is not None)
     model.requires_grad_(False)
     if recovery.gradient_checkpointing:
@@ -55,7 +56,7 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
 
 
 def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
-    """Yield each attribute of a module or the config that is a rate of dropout or of noise."""
+    """Yield each attribute of a module or of the config that is a rate of dropout or noise."""
     for owner in (*decoder.modules(), decoder.config):
         for name, value in vars(owner).items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -71,14 +72,14 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
 
     The returned model can merge them.
     """
-    # imported here because other runs should not wait for peft
+    # imported here because runs without low-rank training should not wait for peft
     from peft import LoraConfig, get_peft_model
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        # peft asks for a name that transformers has replaced
+        # peft uses a name that transformers has deprecated
         warnings.simplefilter("ignore", FutureWarning)
-        # peft detects the Conv1D of GPT-2 without being told
+        # peft detects the Conv1D of GPT-2 itself, but warns
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
         return get_peft_model(decoder, options)
 
@@ -97,9 +98,9 @@ def _copy_tensors(
 ) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
     """Replace every parameter by a copy in float32. Tied parameters stay tied.
 
-    Returns the type and `requires_grad` of the original of each copy.
+    Returns, for each copy, the dtype and `requires_grad` of the original parameter.
 
-    keep_bfloat16: copies of parameters in bfloat16 stay in this type.
+    keep_bfloat16: whether copies of bfloat16 parameters stay in bfloat16.
     """
     copies: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():

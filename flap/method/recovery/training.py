@@ -1,6 +1,6 @@
-"""The training loop: transformers' Trainer, with evaluations on held-out windows.
+"""The training loop, which uses transformers' Trainer and evaluates on held-out windows.
 
-Its checkpoints let an interrupted training resume. Legend: N windows · T tokens a window.
+An interrupted training resumes from Trainer's checkpoints. Legend: N windows · T tokens a window.
 """
 
 import json
@@ -27,7 +27,7 @@ from flap.runtime.ranks import by_first, on_first, size
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 
-# Bytes of a trained parameter in Trainer's checkpoint: a float32 value and two moments.
+# Bytes per trained parameter in Trainer's checkpoint: a float32 value and two moments of AdamW.
 CHECKPOINT_BYTES = 12
 BEST = "best.safetensors"
 HISTORY = "history.json"
@@ -38,13 +38,12 @@ def train(
 ) -> None:
     """Train the parameters of a student.
 
-    Afterwards, BEST in the folder has the parameters with the lowest held-out divergence, and
-    HISTORY the divergence by step. A killed training resumes from Trainer's last checkpoint in the
-    folder, from which only tensors and numbers are read (`weights_only`). A finished training is
-    not repeated.
+    Afterwards, the file BEST in the folder has the parameters with the lowest held-out divergence.
+    The file HISTORY has the divergence after each evaluated step. A killed training resumes from
+    Trainer's last checkpoint in the folder, from which only tensors and numbers are read
+    (`weights_only`). A finished training is not repeated.
 
-    windows: the held-out ones are first.
-    bf16: layers compute in bfloat16 (autocast).
+    windows: the training windows; the held-out windows come first.
     """
     finished, last = on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
@@ -54,12 +53,12 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=last)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # on a full disk torch raises a RuntimeError
+        # on a full disk, torch raises a RuntimeError
         needed = CHECKPOINT_BYTES * sum(map(Tensor.numel, student.trained))
         if shutil.disk_usage(folder).free > needed:
             raise
         reason = one_line(error, 120)
-        raise OSError(f"{folder}: no room for the state of the training ({reason})") from error
+        raise OSError(f"{folder}: no space for the state of the training ({reason})") from error
     nats_by_step = list(history(trainer.state).items())
     by_first(write_text)(folder / HISTORY, json.dumps(nats_by_step))
 
@@ -82,7 +81,7 @@ def _trainer(
     trainer = Trainer(
         student,
         arguments,
-        # cut to whole steps, because Trainer would make a step of the rest
+        # cut to whole steps, because otherwise Trainer would make an extra step of the rest
         train_dataset=_dataset(fitting[: recovery.windows]),
         eval_dataset=_dataset(held_out),
         callbacks=[
@@ -132,7 +131,7 @@ def _arguments(
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
-        # else Trainer copies the student to all GPUs, in threads of this process
+        # otherwise Trainer would copy the student to all GPUs, in threads of this process
         arguments._n_gpu = 1
     return arguments
 
@@ -140,10 +139,10 @@ def _arguments(
 def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[dict[str, Any]]:
     """Yield the parameters with their learning rates.
 
-    The rate of a weight is a share of its root mean square, as in Adafactor (Shazeer and Stern,
-    arXiv 1804.04235, section 8). AdamW moves each element by about its rate, whatever the size of
-    the gradient, and typical weights are 0.2 in SmolLM2 and 0.02 in Gemma 3. Low-rank updates have
-    the same size in every model at first.
+    The learning rate of a tensor is proportional to its root mean square, as in Adafactor (Shazeer
+    and Stern, arXiv 1804.04235, section 8). AdamW moves each element by about the learning rate,
+    whatever the size of the gradient, and typical weights are 0.2 in SmolLM2 but 0.02 in Gemma 3.
+    Low-rank updates keep the given rate, because they begin with the same size in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
@@ -154,7 +153,7 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return Trainer's last complete checkpoint. Its state can be read, which is written last."""
+    """Return Trainer's last complete checkpoint, if any. Trainer writes the state file last."""
     states = folder.glob("checkpoint-*/trainer_state.json")
     complete = [state.parent for state in states if read_json(state)]
     if not complete:
@@ -163,16 +162,16 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def history(state: Any) -> dict[int, float]:
-    """Return the held-out divergence in nats a token by step. Step 0 is before training."""
+    """Return the held-out divergence in nats per token for each step; step 0 is before training."""
     return {
         entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
     }
 
 
 class KeepBest(TrainerCallback):
-    """Keep the best parameters, and end a training that gets no better.
+    """Save the best parameters, and stop a training that no longer improves.
 
-    Before training, the parameters of the compressed model are the best ones.
+    At first, the best parameters are those of the compressed model before training.
     """
 
     def __init__(self, student: Student, patience: int, path: Path) -> None:
@@ -181,9 +180,10 @@ class KeepBest(TrainerCallback):
         self.path = path
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Judge by the whole history.
+        """Save the parameters if they are the best, and stop if the patience is exhausted.
 
-        Trainer's checkpoints hold it, so that a resumed training ends like an undisturbed one.
+        The decision uses the whole history in Trainer's checkpoint, so that a resumed training ends
+        at the same step as an uninterrupted one.
         """
         nats = {}
         for step, value in history(state).items():
@@ -198,14 +198,14 @@ class KeepBest(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """Draw this program's own progress bar."""
+    """Show the training in flap's progress bar."""
 
     def __init__(self, tokens_a_step: int) -> None:
         self.tokens_a_step = tokens_a_step
         self.steps: Iterator[int] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin after the first evaluation, at the step from which a resumed training continues."""
+        """Begin the bar after the first evaluation, at the step from which training resumes."""
         if self.steps is None and state.is_world_process_zero:
             self.steps = progress(
                 range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step
@@ -213,9 +213,9 @@ class TrainingProgress(TrainerCallback):
             next(self.steps, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count a step."""
+        """Advance the bar by one step."""
         next(self.steps or iter(()), None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Remove the bar, also if training has ended early."""
+        """Remove the bar, even if training has ended early."""
         self.steps = None

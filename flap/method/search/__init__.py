@@ -1,4 +1,4 @@
-"""The search: units are ranked by what their removal does to the predictions, in one walk."""
+"""The search ranks units by the measured effect of their removal on the model's predictions."""
 
 from flap.method.search.divergence import PlanDivergence
 from flap.method.search.scoring import score_and_try

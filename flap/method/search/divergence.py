@@ -1,6 +1,6 @@
-"""The divergence of the predictions of pruned models from the dense model's.
+"""Measure the divergence of pruned models' predictions from the dense model's predictions.
 
-structure=search chooses units so that it stays low.
+With structure=search, units are chosen so that this divergence stays low.
 Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts · K plans.
 """
 
@@ -27,31 +27,33 @@ from flap.runtime import ranks
 from flap.storage import NOT_KEPT, WorkFolder
 
 EVERY = 4  # predictions are compared at every fourth position
-COMPARED_TOKENS = 1024  # tokens whose logits are in memory at a time, in whole windows
-SHARED = "0"  # the stream that all plans share before the first layer; the dense model keeps it
+# number of tokens whose logits are in memory at a time, rounded to whole windows
+COMPARED_TOKENS = 1024
+SHARED = "0"  # name of the stream of the dense model, which all plans share before the first layer
 
 # A function that returns layer i of each plan, from i and the statistics of the layer, while the
-# layer is present. After an interruption it is called without statistics and must return the same.
+# layer is in memory. When a run resumes, it is called without statistics, and must return the same
+# plans.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 
 @dataclass(frozen=True)
 class PlanDivergence:
-    """KL(dense ‖ pruned) of the next-token distributions of several plans, in nats a token.
+    """KL(dense ‖ pruned) of the next-token distributions of several plans, in nats per token.
 
-    One walk measures all plans. Plans share a stream of hidden states as long as their layers are
-    equal, and the stream forks at the first layer in which they differ. Each layer is read once,
-    and a copy of it is pruned once for each different plan of the layer. With several processes,
-    each has the streams of the dense model and of its share of the plans.
+    One walk over the layers measures all plans. Plans share a stream of hidden states as long as
+    their layers are equal. The stream forks at the first layer in which they differ. Each layer is
+    read once, and one copy of it is pruned for each different plan of the layer. With several
+    processes, each process has the streams of the dense model and of its share of the plans.
 
-    The windows are the last ones of the held-out windows; the maps of trials are fitted without
-    these. The predictions at every fourth position are compared. Predictions at neighbouring
-    positions add little information, but over a large vocabulary they cost as much as many layers.
-    In texts that have answers, all predictions of tokens in answers are compared.
+    The measured windows are the last held-out windows. The compensation of trials is fitted without
+    these windows. The predictions at every fourth position are compared. Predictions at
+    neighbouring positions add little information, but over a large vocabulary they cost as much as
+    many layers. In texts with answers, all predictions of tokens in answers are compared.
 
-    If the calibration is a mixture of texts, the text with the largest divergence counts. Units
-    that only one of these texts needs are probably needed by some texts outside the calibration,
-    too. A mean over the texts would hide them.
+    If the calibration is a mixture of texts, the result is the divergence of the text on which it
+    is largest. A unit that only one of the texts needs is probably needed by some texts outside the
+    calibration, too. A mean over the texts would hide this.
     """
 
     calibration: Calibration
@@ -62,30 +64,31 @@ class PlanDivergence:
     ) -> list[float]:
         """Return the divergence of each plan.
 
-        num_tokens: tokens to measure on, rounded up to whole windows. Each text that has held-out
-            windows is measured on at least one of them.
-        covariance: the plans, or their fits, need statistics with covariances.
-        work: an interrupted walk resumes from this folder, which is deleted at the end.
+        num_tokens: number of tokens to measure on, rounded up to whole windows. Each text with
+            held-out windows is measured on at least one of its windows.
+        covariance: whether the plans or their fits need covariances.
+        work: the working directory, from which an interrupted walk resumes. The directory is
+            deleted at the end.
 
         Raises:
             ValueError: predictions are not finite.
         """
         walk = Walk(self.calibration.model, "score, layer by layer", work)
         nats = self._walked(walk, plans, num_tokens, covariance)
-        work.clear()  # the files of hidden states are not mapped any more
+        work.clear()  # the files of hidden states are no longer mapped
         return nats
 
     def _walked(
         self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
     ) -> list[float]:
-        """Return the divergence of each plan, after one walk."""
+        """Walk over all layers, and return the divergence of each plan."""
         windows, text_N = self._windows(num_tokens)
         dense = dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
 
-        # the streams that an interrupted walk had when it was killed
+        # names of the streams, if an interrupted walk resumes
         names: list[str] = []
         for i in range(walk.layers_done):
             names = _next_streams(with_dense(i, None), names)
@@ -96,7 +99,7 @@ class PlanDivergence:
         for i, observed in self.calibration.along(walk, covariance):
             layer_plans = with_dense(i, observed)
             forks, names = self._advance(i, layer_plans, observed, streams, names)
-            del observed  # free its covariances before the next layer's are collected
+            del observed  # free this layer's covariances before the next layer's are collected
             walk.replace(streams, forks)
             streams = forks
 
@@ -104,7 +107,7 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows that are measured, with the mask of the judged tokens, and text_N."""
+        """Return the windows to measure, with a mask of the measured tokens, and text_N."""
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
         if self.calibration.judged_NT is not None:
@@ -126,10 +129,10 @@ class PlanDivergence:
         streams: Mapping[str, Stream],
         names: list[str],
     ) -> tuple[dict[str, Stream], list[str]]:
-        """Run layer i of each plan.
+        """Run layer i of each plan on the streams of hidden states.
 
-        names: the stream of each plan before the layer; empty before the first one. Returns the
-        streams after the layer, and the name of each plan's stream.
+        names: the name of each plan's stream before the layer; empty before the first layer.
+        Returns the streams after the layer, and the name of each plan's stream.
         """
         before = names or [SHARED] * len(plans)
         after = _next_streams(plans, names)
@@ -152,8 +155,8 @@ class PlanDivergence:
     def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
         """Return the divergence of each plan, averaged over the tokens of its worst text.
 
-        hidden: the outputs of the last layer for these windows, of the dense model and then of each
-            plan.
+        hidden: the outputs of the last layer for these windows: first of the dense model, then of
+            each plan.
         """
         model = self.calibration.model
         num_texts = int(text_N.max()) + 1
@@ -175,7 +178,7 @@ class PlanDivergence:
                 "structure=search: predictions of a pruned model are not finite; "
                 "try model.dtype=float32 or bfloat16, or check the weights"
             )
-        # a text without measured windows gets 0, and rounding must not give less than 0
+        # a text without measured windows gets 0; clamp, because rounding could give less than 0
         nats_K = (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)
         return list(map(float, nats_K))
 
@@ -183,29 +186,29 @@ class PlanDivergence:
 def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     """Return KL(p ‖ q) in nats, summed over all positions of a window.
 
-    p: the distribution of the dense model. q: the distribution of the pruned model, given by its
-        logits.
+    p: the distribution of the dense model. q: the distribution of the pruned model, which is given
+        as logits.
 
-    The terms p · (log p - log q) are summed. The difference of the two sums Σ p log p and Σ p log q
-    would lose digits: with a vocabulary of 50,000 tokens it was wrong by 0.001 nats a token.
+    The terms p · (log p - log q) are summed. Computing Σ p log p - Σ p log q instead would lose
+    digits: with a vocabulary of 50,000 tokens, it was wrong by 0.001 nats per token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
-    # in place, because allocating such an array takes as long as computing it
+    # in place, because allocating a new tensor takes as long as computing it
     return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
 
 
 def _last(text_N: Tensor, num_windows: int) -> Tensor:
-    """Return the indices of the last windows, and of the last window of each text."""
+    """Return the indices of the last `num_windows` windows, and of the last window of each text."""
     last_of_texts = {int(text): n for n, text in enumerate(text_N)}
     last = range(max(0, len(text_N) - num_windows), len(text_N))
     return torch.tensor(sorted({*last_of_texts.values(), *last}))
 
 
 def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows.
+    """Yield text_N, tokens_NT and each stream's hidden_NTD, for a few windows at a time.
 
-    They contain only the positions at which predictions are compared. In texts that have answers,
-    these are all positions where a token of an answer is predicted.
+    The tensors contain only positions at which predictions are compared. In texts with answers,
+    these are all positions that predict a token of an answer.
     """
     tokens_NT = measured.tokens_NT
     every_T = torch.arange(tokens_NT.shape[1])
@@ -216,7 +219,7 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
         part = slice(n, n + windows)
         chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            predicted_T = measured[part].predicted_P  # the positions of a single window
+            predicted_T = measured[part].predicted_P  # part has a single window
             chosen_T = every_T if predicted_T is None else every_T[predicted_T]
         for position in chosen_T.split(COMPARED_TOKENS):
             if len(position):
@@ -237,16 +240,17 @@ def dense_plan(model: PlacedModel) -> PruningPlan:
 def pruned_layer(
     model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> Iterator[nn.Module]:
-    """Yield a pruned copy of layer i, which must be present.
+    """Yield a pruned copy of layer i, which must be in memory.
 
-    If the plan keeps every unit, the layer itself is yielded.
+    If the plan keeps every unit, yield the layer itself.
     """
     layers = model.layers
     dense = layers[i]
     if fits == (None, None):
         yield dense
         return
-    layers[i] = model.copy_layer(i)  # the adapter finds layers only in the model
+    # put the copy into the model, because the adapter finds only layers of the model
+    layers[i] = model.copy_layer(i)
     try:
         write_layer(slice_out, model.adapter, i, plan, fits)
         copied = layers[i]
@@ -258,7 +262,8 @@ def pruned_layer(
 def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str]:
     """Return the name of each plan's stream after a layer. Plans with equal layers share one.
 
-    before: the names before the layer; empty before the first one, where all plans share a stream.
+    before: the names before the layer. Before the first layer, `before` is empty, because all plans
+        share a stream.
     """
     names: dict[tuple[str, LayerPlan], str] = {}
     pairs = zip(before or [SHARED] * len(plans), plans, strict=True)

@@ -1,7 +1,7 @@
-"""The first step of structure=search: scores and the divergences of trials, in one walk.
+"""The first step of structure=search: compute scores and the divergences of trials.
 
-In a trial, one block loses its lowest-scored units. The scores of a layer say which units its
-trials remove, and both need the covariances of the layer, so one walk serves both.
+In a trial, one block loses its lowest-scored units. Scores and trials of a layer both need the
+covariances of the layer, so both are computed in the same walk over the layers.
 """
 
 from dataclasses import replace
@@ -18,10 +18,10 @@ from flap.storage import Notes, WorkFolder
 def score_and_try(
     metric: Metric, search: Search, budget: Budget, divergence: PlanDivergence, work: WorkFolder
 ) -> Scores:
-    """Return the scores of all units, with the divergence of each trial in nats a token.
+    """Return the scores of all units, with the divergence of each trial in nats per token.
 
-    An interrupted walk resumes from `work`. If the scores need no statistics the walk starts again,
-    because random scores would be drawn in another order.
+    An interrupted walk resumes from the working directory `work`. If the scores need no statistics,
+    the walk starts again, because random scores would be drawn in another order.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -32,7 +32,10 @@ def score_and_try(
     counts = [sum(map(len, search.removals(units))) for units in budget.layers]
 
     def plans_of_layer(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-        """Return layer i in the trials of all layers: pruned in its own trials, else dense."""
+        """Return the plan of layer i in every trial.
+
+        Layer i is pruned only in its trials, and stays dense in trials of other layers.
+        """
         _note_scores(metric, divergence.calibration, notes, i, observed)
         [scores] = notes.read(i).layers
         dense = LayerPlan(*(tuple(range(len(score_U))) for score_U in scores))
@@ -55,10 +58,10 @@ def _note_scores(
     i: int,
     observed: LayerStatistics | None,
 ) -> None:
-    """Score layer i, unless an interrupted walk has done so."""
+    """Score layer i, unless an interrupted walk has stored its scores."""
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # the search scores units with the same plain statistics as other structures
+        # use the same statistics without covariances as other structures
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -1,4 +1,4 @@
-"""search: units are ranked by the measured effect of their removal on the model's predictions.
+"""The structure `search`, which ranks units by measured effects on the model's predictions.
 
 Legend: G attention units · U units of a block · I neurons of all experts · E experts · R ranks of
 an expert's neurons.
@@ -19,28 +19,28 @@ from flap.method.allocation.ranking import from_highest, highest, ranked
 from flap.method.importance import Scores
 from flap.models import Pair
 
-# The smallest rise between two levels, in nats. Where no rise was measured, the scores decide the
-# order of units.
+# The smallest rise of the divergence between two levels, in nats. If no rise was measured, it makes
+# sure that the scores still order the units.
 LEAST = 1e-200
-# A unit's error is at least this share of the largest error, so that the sums of errors rise.
+# A unit's error is at least this share of the largest error, so that sums of errors always
+# increase.
 LEAST_COST = 1e-9
 
 
 @dataclass(frozen=True)
 class Search(Structure):
-    """search: one ranking of all units by nats over price, measured on the model's predictions.
+    """search: rank all units by the measured rise of the divergence, divided by the unit's price.
 
     While units are scored, trials are measured. In a trial, one block loses its lowest-scored
-    units, a share of them from `levels`, with compensation, while the rest of the model is dense.
-    The divergence is measured on `tokens` calibration tokens (docs/method.md says which). In a
-    mixture of texts, the text with the largest divergence counts.
+    units, with compensation, and the rest of the model stays dense. `levels` has the shares of
+    units to remove. The divergence is measured on `tokens` calibration tokens (docs/method.md says
+    which). In a mixture of texts, the text with the largest divergence decides.
 
-    `in_nats` distributes the divergence over the units, which are ranked by nats over price. All
-    trials are measured in the walk that scores. The final plan is not measured; `eval=divergence`
-    does that.
+    `in_nats` distributes the divergence over the units, which are ranked by nats divided by price.
+    The search does not measure the final plan. `eval=divergence` measures the pruned model.
     """
 
-    # calibration tokens on which each trial is measured, 1 or more
+    # number of calibration tokens on which each trial is measured, 1 or more
     tokens: int = 4096
     # shares of a block's units to remove, each in (0, 1)
     levels: list[float] = field(default_factory=lambda: [0.25])
@@ -52,11 +52,11 @@ class Search(Structure):
         require(levels_fit, "structure.levels", self.levels, allowed)
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the plan of one ranking by nats over price, from scores with divergences."""
+        """Rank all units by nats divided by price, and return the plan."""
         return one_ranking(self, self.in_nats(scores, budget), budget)
 
     def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
-        """Return a layer's plan in each of its trials, which prune one of its blocks."""
+        """Return the plan of a layer in each of its trials, which prune one of its blocks."""
         score_G, score_I = unit_scores(scores)
         removals = self.removals(units)
         heads = tuple(range(len(score_G)))
@@ -71,7 +71,7 @@ class Search(Structure):
         return trials
 
     def removals(self, units: Pair[Units]) -> Pair[list[int]]:
-        """Return how many units the trials of each block of a layer remove.
+        """Return the number of units that each trial removes, for both blocks of a layer.
 
         For experts, this is the number of neurons that each expert loses.
         """
@@ -84,10 +84,9 @@ class Search(Structure):
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
-        Within a block, the units have the same order as by their scores. The rise of the divergence
-        between two levels is divided among the units in proportion to their scores. Then the curve
-        is replaced by its lower convex envelope, so that no unit has fewer nats than a lower-scored
-        one.
+        Within a block, units keep the order of their scores. The rise of the divergence between two
+        levels is divided among the units in proportion to their scores. Then the curve is replaced
+        by its lower convex envelope, so that no unit has fewer nats than a lower-scored unit.
         """
         prices = budget.prices
         layers = []
@@ -107,15 +106,15 @@ class Search(Structure):
 
 
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
-    """Return score_G and score_I of a layer. The score of a head is the sum over its channels."""
+    """Return score_G and score_I of a layer. A head's score is the sum over its channels."""
     return Pair(layer.attention.sum(dim=1), layer.mlp)
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     """Convert the shares `levels` of a block into numbers of units to remove, ascending.
 
-    At least one unit is removed, and at least one stays. In a small block, a share may be less than
-    one unit. If all are, one unit is removed.
+    At least one unit is removed, and at least one unit stays. In a small block, a share may be less
+    than one unit and is dropped. If all shares are less than one unit, one unit is removed.
     """
     if units < 2:
         return []
@@ -126,10 +125,10 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
 
 
 def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
-    """Return nats_I as `spread` does, for experts that all lose the same number of neurons.
+    """Return nats_I in the same way as `spread`, for experts that lose equal numbers of neurons.
 
-    A unit is one neuron of every expert. The neurons of one rank, each in its expert, have the same
-    nats.
+    A unit consists of one neuron of every expert: the neurons that have the same rank in their
+    experts. All neurons of a unit get the same nats.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
@@ -139,13 +138,15 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
 
 
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
-    """Return nats_U, what the removal of each unit adds to the divergence.
+    """Return nats_U, the divergence that the removal of each unit adds.
 
-    All lower-scored units are removed before it. A higher-scored unit never has fewer nats.
+    Units are removed from the lowest score to the highest. A higher-scored unit never has fewer
+    nats.
 
-    measured: the divergence in nats a token, by the number of lowest-scored units that are removed.
+    measured: a dict from the number of removed lowest-scored units to the divergence in nats per
+        token.
     """
-    # 1. the error of the scores when the lowest-scored units are removed: 0, 1, 2, … of them
+    # 1. the sum of the scores of the 0, 1, 2, … lowest-scored units
     order_U = from_highest(score_U).flip(0)
     cost_U = score_U[order_U].double()
     if (cost_U > 0).any():
@@ -156,7 +157,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     error = torch.zeros(len(cost_U) + 1).double()
     error[1:] = cost_U.cumsum(0)
 
-    # 2. the divergence: it rises with the error between two levels, and beyond the last one
+    # 2. interpolate the divergence between two levels, and extrapolate after the last level, in
+    # proportion to this sum
     divergence = torch.zeros_like(error)
     start = 0
     slope = 1.0
@@ -169,8 +171,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     beyond = error[start:] - error[start]
     divergence[start:] = divergence[start] + slope * beyond
 
-    # 3. the steps of its convex envelope; in a straight piece all are equal, and a factor keeps the
-    # order of the scores
+    # 3. take the steps of the convex envelope. In a straight piece all steps are equal, so a small
+    # factor keeps the order of the scores.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor
@@ -178,7 +180,7 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
 
 
 def convex_steps(values: list[float]) -> Tensor:
-    """Return the steps of the lower convex envelope of a sequence (Andrew's monotone chain)."""
+    """Return the differences of a sequence's lower convex envelope (Andrew's monotone chain)."""
     corners = [0]
     for end in range(1, len(values)):
         while len(corners) > 1:

@@ -1,4 +1,4 @@
-"""Trimming the vocabulary: which tokens stay, and how the others leave tokenizer and model."""
+"""Trim the vocabulary: choose the tokens that stay, and remove all other tokens."""
 
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import KeptTokens, Ranking, Trim, Trimmed

@@ -1,4 +1,4 @@
-"""How often the model itself expects each token in a text.
+"""Compute how often the model expects each token in a text.
 
 Among the tokens that occur in no text, the trimmed vocabulary keeps those that the model expects
 most.
@@ -16,15 +16,15 @@ from flap.data import Pool, Text
 from flap.models import PlacedModel
 from flap.models.predictions import map_batches, positions_per_chunk
 
-TOKENS = 16384  # tokens that the model reads; with more, almost the same tokens stay
-LENGTH = 256  # tokens of a window
-BATCH = 8  # windows that run at a time
+TOKENS = 16384  # number of tokens that the model reads; with more tokens, the result hardly changes
+LENGTH = 256  # number of tokens in a window that the model reads
+BATCH = 8  # number of windows in a forward pass
 
 
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
-    """Return tokens_NT of windows that are spread evenly over a text.
+    """Return windows, tokens_NT, that are spread evenly over a text.
 
-    texts: the number of texts that share the tokens.
+    texts: the number of texts among which TOKENS is divided.
     """
     pool = Pool(text, tokenizer, bos)
     tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT
@@ -34,11 +34,11 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 
 @torch.no_grad()
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return share_V, the mean probability that the model gives to each token in texts, in float64.
+    """Return share_V, the mean probability that the model predicts for each token, in float64.
 
-    It is the mean of p(v | x_<t) over t.
+    The mean of p(v | x_<t) is taken over all positions t of the texts.
 
-    windows: tokens_NT of each text. weights: the weight of each text in the mean.
+    windows: the windows of each text, tokens_NT. weights: the weight of each text in the mean.
     """
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
     batches = []
@@ -51,7 +51,7 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
     chunk = positions_per_chunk(model.adapter.vocab_size)
 
     def summed(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
-        """Return the sum of the probabilities of each token over the positions of a batch."""
+        """Sum the predicted probabilities of each token over the positions of a batch."""
         sums = []
         for hidden_PD in hidden_NTD.flatten(0, 1).split(chunk):
             p_PV = model.adapter.logits(hidden_PD).float().softmax(-1)

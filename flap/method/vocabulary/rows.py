@@ -1,4 +1,4 @@
-"""Removing tokens from a model: their rows of embedding and head, and their ids in its configs.
+"""Remove tokens from a model: their rows in embedding and LM head, and their ids in its configs.
 
 Legend: K the tokens that stay.
 """
@@ -15,16 +15,17 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.block import set_tensor
 from flap.models.offload import onloaded
 
-# Suffixes of the config keys that hold ids of tokens.
+# Suffixes of config keys whose values are ids of tokens.
 ID_KEYS = ("_token_id", "_token_index", "suppress_tokens")
-# Config keys that hold lists of words, or of words with a bias. A word is a list of ids.
+# Config keys whose values are lists of words, with or without a bias. A word is a list of token
+# ids.
 WORDS = ("bad_words_ids", "sequence_bias")
 
 
 def named_ids(model: PreTrainedModel) -> set[int]:
-    """Return the ids of the tokens that a model's configs name.
+    """Return the token ids that occur in a model's configs.
 
-    They need not be special tokens of its tokenizer.
+    These tokens need not be special tokens of the tokenizer.
     """
     ids: set[int] = set()
     for config in (model.config, model.config.get_text_config(), model.generation_config):
@@ -37,9 +38,9 @@ def named_ids(model: PreTrainedModel) -> set[int]:
 
 
 def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
-    """Reduce embedding and head to these rows, in place and as new tensors, and update the configs.
+    """Reduce embedding and LM head to these rows in place, and update the configs.
 
-    rows_K: the old ids, in the order of the new ones.
+    rows_K: the old ids of the kept tokens, in the order of the new ids.
     """
     with placed.ends():
         cut_rows_of(placed.model, placed.adapter, rows_K)
@@ -47,10 +48,10 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Reduce embedding and head of a model whose ends are present, as `cut_rows` does."""
+    """Do the same as `cut_rows`, for a model whose embedding and LM head are in memory."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
-    # 1. the tensors
+    # 1. cut the rows of embedding and LM head
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     tied = head.weight is embedding.weight
@@ -65,7 +66,7 @@ def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -
         if tied:
             head.weight = embedding.weight
 
-    # 2. the configs, of which several may be one object
+    # 2. update the configs; several of them may be the same object
     adapter.own_config()
     for module in model.modules():
         if hasattr(module, "vocab_size"):
@@ -80,8 +81,8 @@ def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     """Replace the token ids in a config by the new ids.
 
-    An id that is not the id of a token, such as -1, becomes None. Lists of words drop the words
-    that contain a removed token, because the text of such a word has other tokens now.
+    A value that is not the id of a token, such as -1, becomes None. Words that contain a removed
+    token are dropped from lists of words, because their text now has other tokens.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:
@@ -95,7 +96,7 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
 
 
 def _renumbered(word: Any, new_ids: Mapping[int, int]) -> Any:
-    """Return the new ids of a word, or of a word and its bias; None if a token of it is removed."""
+    """Return a word, with or without a bias, with new ids; None if a token of it is removed."""
     match word:
         case [[*ids], bias]:
             renumbered = _renumbered(ids, new_ids)

@@ -1,4 +1,4 @@
-"""A model with a trimmed vocabulary, as the source of a run: one model and one tokenizer."""
+"""The source of a model whose vocabulary is trimmed when it is opened."""
 
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 class TrimmedSource(ModelSource):
-    """A dense model in files whose rows of removed tokens are cut whenever it is opened."""
+    """A dense model in files. Each time it is opened, the rows of removed tokens are cut."""
 
     def __init__(self, source: ModelSource, trimmed: Trimmed) -> None:
         self.source = source
@@ -28,12 +28,12 @@ class TrimmedSource(ModelSource):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """The dtype of the weights."""
         return self.source.dtype
 
     @cached_property
     def num_bytes(self) -> int:
-        """Bytes of the weights without the removed rows, tied tensors counted once."""
+        """Bytes of the weights without the removed rows. Tied tensors count once."""
         parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
         return int(parameters * self.dtype.itemsize)
 
@@ -42,7 +42,10 @@ class TrimmedSource(ModelSource):
         return {**self.source.identity(), "vocabulary": digest(self.trimmed.rows_K.tolist())}
 
     def skeleton(self) -> PreTrainedModel:
-        """Return a model with the right shapes; its weights need not be there."""
+        """Return a model with the trimmed shapes.
+
+        The weights of the model may be on the meta device.
+        """
         model = self.source.skeleton()
         cut_rows_of(model, adapt(model), self.trimmed.rows_K)
         return model

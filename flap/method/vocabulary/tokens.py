@@ -1,4 +1,4 @@
-"""A fast tokenizer as a set of tokens: what each token is made of, and which tokens have to stay.
+"""The tokens of a fast tokenizer: of which tokens each one is made, and which tokens must stay.
 
 This module reads and writes the content of a tokenizer.json. No other module depends on the format
 of this file.
@@ -25,19 +25,21 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for a byte
 class Tokens(ABC):
     """The tokens of a tokenizer that have a row in the embedding."""
 
-    spec: dict[str, Any]  # content of the tokenizer.json
-    ids: dict[str, int]  # id of each token
+    spec: dict[str, Any]  # the content of the tokenizer's file tokenizer.json
+    ids: dict[str, int]  # dict from tokens to their ids
     special: frozenset[int]  # ids of special tokens
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, rows: int, named: Collection[int] = ()) -> "Tokens":
         """Return the tokens of a tokenizer.
 
-        rows: rows of the embedding. Tokens with higher ids do not belong to the model.
-        named: ids that the configs of the model name. Their tokens stay as special ones do.
+        rows: number of rows of the embedding. Tokens with higher ids are ignored.
+        named: token ids that occur in the configs of the model. Tokens with these ids always stay,
+            in the same way as special tokens.
 
         Raises:
-            ValueError: the tokenizer is not a fast one, or no token of its kind can be removed.
+            ValueError: the tokenizer is not a fast tokenizer, or it is of a kind whose tokens
+                cannot be removed.
         """
         name = type(tokenizer).__name__
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -57,23 +59,24 @@ class Tokens(ABC):
     @property
     @abstractmethod
     def of_model(self) -> list[str]:
-        """The tokens of the tokenizer's model, ordered by id. Added tokens are left out."""
+        """The tokens of the tokenizer's model, sorted by id. Added tokens are left out."""
 
     @abstractmethod
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token, and all tokens without which the tokenizer cannot make it."""
+        """Return a token, and all tokens that the tokenizer needs to produce it."""
 
     @abstractmethod
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the tokenizer's model with these tokens only. ids: their new ids, in order."""
+        """Return the tokenizer's model with only these tokens. ids: a dict from token to new id."""
 
     @cached_property
     def stay(self) -> frozenset[str]:
-        """The tokens that have to stay, so that any text can be written.
+        """The tokens that must stay so that every text can be tokenised.
 
-        They are special and added tokens, and the tokens of bytes, or of all characters if there
-        are no tokens of bytes. With tokens of bytes, "▁" has to stay, too. It stands for a space.
-        If it were written in bytes, it would be read as the character "▁".
+        Special tokens, added tokens and the tokens of single bytes must stay. Without byte tokens,
+        the tokens of all single characters must stay instead. With byte tokens, "▁" must stay, too,
+        because it stands for a space. If it were replaced by byte tokens, they would be decoded as
+        the character "▁".
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -94,10 +97,10 @@ class Tokens(ABC):
         return {self.spec["model"].get("unk_token")}
 
     def cut(self, kept: Collection[str]) -> tuple[dict[str, Any], list[int]]:
-        """Return the content of the tokenizer.json of the kept tokens, and their old ids.
+        """Return the content of tokenizer.json with only the kept tokens, and their old ids.
 
-        New ids have no gaps. Tokens of the model come first, and tokens that are only added follow,
-        both in their old order. The old ids are in the order of the new ones.
+        New ids have no gaps. Tokens of the tokenizer's model come first, then added tokens, both in
+        their old order. The old ids are returned in the order of the new ids.
         """
         of_model = [token for token in self.of_model if token in kept]
         added = sorted(set(kept).difference(of_model), key=self.ids.__getitem__)
@@ -117,10 +120,10 @@ class Tokens(ABC):
 
 
 class BPE(Tokens):
-    """Byte-pair encoding: the pair with the lowest rank is merged, until no pair has a rank.
+    """Byte-pair encoding, which merges the pair with the lowest rank, until no pair has a rank.
 
-    A text whose tokens all stay is tokenised as before. The merges that lead to its tokens stay in
-    their order, and no other pair has ever had a lower rank.
+    A text whose tokens all stay is tokenised in the same way as before. The merges that produce its
+    tokens stay in the same order, and no new merges are added.
     """
 
     @property
@@ -130,7 +133,7 @@ class BPE(Tokens):
 
     @cached_property
     def merge_order(self) -> dict[tuple[str, str], int]:
-        """The rank of each merge. The lowest rank goes first."""
+        """The rank of each merge. The merge with the lowest rank is applied first."""
         ranks: dict[tuple[str, str], int] = {}
         for rank, merge in enumerate(self.spec["model"]["merges"]):
             left, right = merge.split(" ") if isinstance(merge, str) else merge
@@ -138,9 +141,9 @@ class BPE(Tokens):
         return ranks
 
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token, and all tokens that merges make on the way to it.
+        """Return a token, and all tokens that merges produce on the way to it.
 
-        If merges do not make the token (`ignore_merges`), return it alone.
+        If merges do not produce the token (`ignore_merges`), return only the token.
         """
         parts = list(token)
         made = set(token)
@@ -155,7 +158,7 @@ class BPE(Tokens):
         return made if made <= self.ids.keys() else {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the vocabulary, and the merges whose three tokens all stay, in their old order."""
+        """Return the vocabulary, and all merges whose three tokens stay, in their old order."""
         pairs = [
             (left, right)
             for left, right in self.merge_order
@@ -166,9 +169,9 @@ class BPE(Tokens):
 
 
 class Unigram(Tokens):
-    """The division of a text with the highest sum of scores.
+    """Unigram tokenisation, which divides a text such that the sum of scores is highest.
 
-    A text whose tokens all stay is divided as before.
+    A text whose tokens all stay is divided in the same way as before.
     """
 
     @property
@@ -179,7 +182,7 @@ class Unigram(Tokens):
     def _unknown(self) -> set[str]:
         """The unknown token, and the token with the lowest score.
 
-        The score of unknown characters is computed from the lowest score.
+        The library computes the score of unknown characters from the lowest score.
         """
         model = self.spec["model"]
         lowest, _ = min(model["vocab"], key=lambda entry: entry[1])
@@ -192,7 +195,7 @@ class Unigram(Tokens):
         return {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the scores of the tokens, and the new id of the unknown token."""
+        """Return the tokens with their scores, and the new id of the unknown token."""
         model = dict(self.spec["model"])
         vocabulary = model["vocab"]
         if model["unk_id"] is not None:
@@ -205,7 +208,7 @@ KINDS: dict[str, type[Tokens]] = {"BPE": BPE, "Unigram": Unigram}
 
 
 def _renumbered(part: Any, ids: Mapping[str, int]) -> Any:
-    """Return a part of a tokenizer.json with new ids wherever a token stands beside its id."""
+    """Return a part of tokenizer.json in which the ids of tokens are replaced by the new ids."""
     match part:
         case {"tokens": tokens, "ids": _}:
             return part | {"ids": [ids[token] for token in tokens]}

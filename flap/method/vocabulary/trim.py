@@ -1,7 +1,7 @@
-"""The choices of the `vocabulary` group: how tokens are chosen, and the smaller tokenizer.
+"""The choices of the config group `vocabulary`: how tokens are chosen, and the smaller tokenizer.
 
-Legend: V the old vocabulary, by id · R the tokens in the order in which they stay · K the tokens
-that stay · S tokens of a text · N windows · T tokens of a window.
+Legend: V the tokens of the old vocabulary by id · R the same tokens by rank · K the tokens that
+stay · S tokens of a text · N windows · T tokens of a window.
 """
 
 import json
@@ -25,10 +25,10 @@ from flap.models import PlacedModel
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The tokens in the order of their worth: with a smaller vocabulary, the first ones stay.
+    """The tokens sorted by their worth. A vocabulary of n tokens keeps the first n tokens.
 
-    The tokens that have to stay come first. The others follow by worth, each one after the tokens
-    that it is made of.
+    Tokens that must stay come first. All other tokens follow by worth, each after the tokens that
+    it is made of.
     """
 
     tokens: Tokens
@@ -41,10 +41,10 @@ class Ranking:
 
             worth_v = c_v + Σ_t p(v | x_<t)
 
-        c: how often a token is in the texts. The sum says how often the model expects it in a text
-            of the same length, and is computed from share_V (see `expected`). So the likely ones
-            among the tokens that occur in no text stay. The formula is ours. Without share_V the
-            worth is the count alone.
+        c: how often a token occurs in the texts. The sum is how often the model expects the token
+            in a text of the same length. The sum is computed from share_V (see `expected`). So
+            tokens that occur in no text can still stay if the model expects them. The formula is
+            not from a paper. Without share_V, the worth is only the count.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
@@ -61,18 +61,19 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens have to stay so that they are this share of all counted tokens."""
-        enough = share * float(self.counts_R.sum()) * (1 - 1e-9)  # counts of mixtures are not whole
+        """Return how many tokens must stay to make up this share of all counted tokens."""
+        # counts of mixtures are not whole numbers
+        enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
         number = 1 + int((self.counts_R.cumsum(0) < enough).sum())
         return max(len(self.tokens.stay), number)
 
 
 class KeptTokens(NamedTuple):
-    """The tokens that stay."""
+    """The tokens that stay after trimming."""
 
     tokens: Tokens  # all tokens of the tokenizer
-    names: list[str]  # the tokens that stay
-    covered: float  # share of all counted tokens that are among these tokens
+    names: list[str]  # the kept tokens as texts
+    covered: float  # share of all counted tokens that are kept tokens
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ class Trimmed:
     """A tokenizer without the tokens that were removed."""
 
     tokenizer: PreTrainedTokenizerBase
-    rows_K: Tensor  # the old ids of its tokens, in the order of the new ones
-    # for the report: tokens before and after, and the share of the counted tokens that stay
+    rows_K: Tensor  # the old ids of its tokens, in the order of the new ids
+    # facts for the report: tokens before and after, and the share of the counted tokens that stay
     facts: dict[str, float]
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, kept: KeptTokens, rows: int) -> "Trimmed":
-        """Return a tokenizer of the kept tokens. rows: the rows of the embedding before."""
+        """Build a tokenizer with the kept tokens. rows: number of rows of the old embedding."""
         spec, old_ids = kept.tokens.cut(set(kept.names))
         trimmed = deepcopy(tokenizer)
         trimmed._tokenizer = Tokenizer.from_str(json.dumps(spec))
@@ -96,24 +97,26 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Trim:
-    """Keep the tokens that occur most often in texts, and in the model's own answers.
+    """Keep the tokens that occur most often in texts and in the model's answers.
 
-    With `coverage`, the counts alone decide, so that the number of tokens is known before weights
-    are read. With `size`, tokens that the model most expects in the texts stay as well (`Ranking`).
-    If a target leaves room for more tokens than `coverage` needs, this many stay, as with `size`.
+    With `coverage`, only the counts decide, so the number of tokens is known before weights are
+    read. With `size`, tokens that the model expects most in the texts stay as well (`Ranking`). If
+    the target allows more tokens than `coverage` needs, as many tokens stay as the target allows.
+    These tokens are chosen in the same way as with `size`.
 
     All tokens that a kept token is made of stay, too. Special, added and byte tokens stay, so that
-    any text can still be written. A text with removed tokens takes more tokens. A text of kept
-    tokens has the same tokens and logits as in the dense model.
+    every text can still be tokenised. A text that contained removed tokens now takes more tokens.
+    For a text with only kept tokens, tokens and logits are the same as in the dense model.
 
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the most frequent tokens stay, up to this share of the counted tokens, above 0 and at most 1
+    # the most frequent tokens stay, until they make up this share of the counted tokens; above 0
+    # and at most 1
     coverage: float = 0.999
     # the number of tokens that stay, instead of a coverage
     size: int | None = None
-    # the text or mixture in which tokens are counted; None stands for the calibration texts
+    # text or mixture in which tokens are counted; None stands for the calibration texts
     dataset: Any = None
 
     def __post_init__(self) -> None:
@@ -122,16 +125,16 @@ class Trim:
 
     @property
     def without_effect(self) -> dict[str, str]:
-        """The options that change nothing, each with the reason."""
+        """The options that have no effect, each with the reason."""
         if self.size is None:
             return {}
-        return {"vocabulary.coverage": f"vocabulary.size={self.size} says how many tokens stay"}
+        return {"vocabulary.coverage": f"vocabulary.size={self.size} decides how many tokens stay"}
 
     def check(self, tokens: Tokens) -> None:
-        """Check that so many tokens can stay.
+        """Check that `size` is possible for these tokens.
 
         Raises:
-            ValueError: more tokens have to stay, or the tokenizer has fewer.
+            ValueError: more tokens than `size` must stay, or the tokenizer has fewer tokens.
         """
         fewest = len(tokens.stay)
         most = len(tokens.ids)
@@ -143,8 +146,8 @@ class Trim:
     def number(self, tokens: Tokens, texts: Windows, rows: int, room: int) -> int:
         """Return how many tokens stay.
 
-        rows: the rows of the embedding. room: the largest number of tokens that the targets allow
-            if no layer is pruned.
+        rows: number of rows of the embedding. room: the largest number of tokens that the targets
+            allow if no layer is pruned.
         """
         if self.size is not None:
             return self.size
@@ -152,9 +155,9 @@ class Trim:
         return max(needed, min(room, len(tokens.ids)))
 
     def choose(self, model: PlacedModel, texts: Windows, room: int) -> KeptTokens:
-        """Return the tokens that stay.
+        """Choose the tokens that stay.
 
-        texts: the texts in which they are counted and expected. room: as in `number`.
+        texts: the texts in which tokens are counted and expected. For `room`, see `number`.
         """
         rows = model.adapter.vocab_size
         tokens = Tokens.of(texts.tokenizer, rows, named_ids(model.model))
@@ -176,9 +179,10 @@ def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
 
 
 def counted(texts: Windows, rows: int) -> Tensor:
-    """Return counts_V, how often each token is in the texts.
+    """Return counts_V, how often each token occurs in the texts.
 
-    The counts of each text are scaled to its weight. Together they are all tokens of the texts.
+    The counts of each text are scaled to its weight. The sum of the counts is the total number of
+    tokens of the texts.
     """
     counts = []
     for text in texts.existing:

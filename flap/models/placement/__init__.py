@@ -1,4 +1,4 @@
-"""The placements: where the weights of a model are. `model.placement` names one of them."""
+"""The placements, which define where the weights of a model are (`model.placement`)."""
 
 from flap.models.placed_model import PlacedModel
 from flap.models.placement.on_disk import OnDisk, open_checkpoint
@@ -9,7 +9,7 @@ PLACEMENTS: dict[str, type[PlacedModel]] = {
     placement.name: placement for placement in (Resident, Spread, OnDisk)
 }
 
-# Whether each placement reads layers from disk.
+# A dict from the name of each placement to whether it reads layers from disk.
 STREAMS = {name: placed.streams for name, placed in PLACEMENTS.items()}
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The safetensors files of a model by decoder layer. A changed layer has a file of its own."""
+"""The safetensors files of a model by decoder layer. Each changed layer has a separate file."""
 
 import os
 from collections import defaultdict
@@ -27,7 +27,7 @@ class LayerFiles:
 
     The index None stands for the ends of the model: embeddings, final norm and head.
 
-    folder: The folder for the files of changed layers. Checkpoints share these files.
+    folder: The folder for the files of changed layers, to which checkpoints have hard links.
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
@@ -37,7 +37,7 @@ class LayerFiles:
         self.model = adapter.model
         self.dequantiser = dequantiser(source.config)
         names = {module: name for name, module in self.model.named_modules()}
-        self.prefix = f"{names[adapter.layers]}."  # begins the names of all tensors in layers
+        self.prefix = f"{names[adapter.layers]}."  # prefix of the names of all tensors in layers
         if self.dequantiser:
             self._conversions = get_model_conversion_mapping(self.model, None, self.dequantiser)
         else:
@@ -51,7 +51,7 @@ class LayerFiles:
             self._read_dense(index)
 
     def state(self, index: int | None) -> dict[str, Tensor]:
-        """Return the entries of the model's state dict that belong to a layer, as they are now."""
+        """Return the current entries of the model's state dict that belong to a layer."""
         state = self.model.state_dict()
         if index is None:
             names = [name for name in state if not name.startswith(self.prefix)]
@@ -60,7 +60,7 @@ class LayerFiles:
         return {name: state[name] for name in names}
 
     def write(self, index: int | None) -> None:
-        """Write a layer as it is now, with its names in the model. One process writes for all."""
+        """Write the current tensors of a layer to its file. Only rank 0 writes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write(index)
         self._changed.add(index)
@@ -74,10 +74,12 @@ class LayerFiles:
             save_file(tensors, scratch, metadata={"format": "pt"})
 
     def link(self, index: int, target: Path) -> bool:
-        """Make `target` a hard link to the file of a changed layer, and return whether it is one.
+        """Make `target` a hard link to the file of a changed layer.
 
-        It is impossible for a layer that was not changed, between two disks, and on a disk without
-        hard links.
+        Return whether this was possible.
+
+        A hard link is impossible for unchanged layers, between two disks, and on file systems
+        without hard links.
         """
         if index not in self._changed:
             return False
@@ -88,7 +90,7 @@ class LayerFiles:
         return True
 
     def resume(self, layers_done: int) -> None:
-        """Use the files that an interrupted run has written of the first layers.
+        """Use the files of the first layers that an interrupted run has written.
 
         These layers get the shapes of the tensors in the files.
         """
@@ -104,7 +106,7 @@ class LayerFiles:
         return self.folder / ("ends.safetensors" if index is None else f"layer-{index}.safetensors")
 
     def _read_changed(self, index: int | None, device: torch.device) -> None:
-        """Give a layer the tensors of its own file, or only their shapes on the meta device."""
+        """Load the tensors of a changed layer. On the meta device, set only their shapes."""
         for name, tensor in load_file(self._path(index)).items():
             module, _, attribute = name.rpartition(".")
             set_tensor(self.model.get_submodule(module), attribute, tensor.to(device))
@@ -112,11 +114,11 @@ class LayerFiles:
             self.adapter.refresh(index)
 
     def _read_dense(self, index: int | None) -> None:
-        """Read the tensors of a layer. transformers renames, fuses, dequantises and casts them."""
+        """Read the tensors of an unchanged layer. transformers renames, fuses and casts them."""
         conversions = getattr(self.model, "_weight_conversions", None)
         names = self._names[index]
-        # The files are closed after each layer, because what was read from a file stays in memory
-        # while the file is open.
+        # Files are closed after each layer, because the data that was read stays in memory while a
+        # file is open.
         with ExitStack() as files:
             opened = {
                 path: files.enter_context(safe_open(path, framework="pt"))
@@ -132,7 +134,8 @@ class LayerFiles:
                     hf_quantizer=self.dequantiser,
                 ),
             )
-        self.model._weight_conversions = conversions  # the call keeps only those that it used
+        # restore the list, because the call drops unused conversions
+        self.model._weight_conversions = conversions
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -140,7 +143,7 @@ class LayerFiles:
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:
-        """The names of each layer's tensors in the files."""
+        """The names of the tensors of each layer in the files."""
         expected = self.model.state_dict()
         renamings = [one for one in self._conversions if isinstance(one, loading.WeightRenaming)]
         converters = [one for one in self._conversions if isinstance(one, loading.WeightConverter)]

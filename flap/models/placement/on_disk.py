@@ -1,4 +1,4 @@
-"""placement=stream: the layers stay on disk. Each is read from its file, used and dropped."""
+"""placement=stream: layers stay on disk. Each layer is read from its file, used and dropped."""
 
 import json
 import logging
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    A layer that is changed inside its block is written to a file when the block ends, and later
-    read from that file (`LayerFiles`). Its new shapes stay on the meta device.
+    If a layer is changed inside its block, it is written to a file at the end of the block, and
+    later read from this file (`LayerFiles`). The new shapes of the layer stay on the meta device.
     """
 
     name = "stream"
@@ -45,8 +45,8 @@ class OnDisk(PlacedModel):
     def __init__(self, source: ModelFiles, work: WorkFolder) -> None:
         """Open the model without reading a weight.
 
-        work: The folder for hidden states and changed layers. If it is not kept, a temporary folder
-            takes its place and is deleted with this object.
+        work: The working directory for hidden states and changed layers. Without one, a temporary
+            folder is used, and is deleted with this object.
         """
         super().__init__(source.read(device_map={"": "meta"}))
         self.source = source
@@ -85,7 +85,10 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def _present(self, index: int | None) -> Iterator[None]:
-        """Read a layer, or the ends, for the block. At the end, write its changes and drop it."""
+        """Read a layer, or embeddings and LM head, for a `with` block.
+
+        Then write changes and drop it.
+        """
         self._files.read(index)
         before = self._parameters(index)
         try:
@@ -128,7 +131,8 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            # afterwards no file is mapped; NFS could not remove mapped files
+            # at its end, no file of the temporary folder is mapped, because NFS cannot remove
+            # mapped files
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
@@ -168,9 +172,9 @@ class OnDisk(PlacedModel):
         return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
-        """Write the checkpoint: a shard for each layer, one for embeddings, final norm and head.
+        """Write the checkpoint: one shard for each layer, and one for embeddings, norm and LM head.
 
-        Files of changed layers become files of the checkpoint.
+        Files of changed layers become shards of the checkpoint.
         """
         layers = [None, *range(len(self.layers))]
         paths: dict[int | None, Path] = {}
@@ -206,9 +210,9 @@ class OnDisk(PlacedModel):
 
 
 def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return where each tensor is in memory.
+    """Return the memory address of each tensor.
 
-    Tensors with the same names and memory are the same in the checkpoint as in the model.
+    If two tensors share an address, they are tied, and the checkpoint stores them once.
     """
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
@@ -223,9 +227,10 @@ def _drop(modules: Iterable[nn.Module]) -> None:
 
 
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
-    """Open a model that this program has written, with one layer at a time on a device.
+    """Open a checkpoint that flap has saved, with one layer at a time on the device.
 
-    It can be compared with the model in memory without room for a second model. work: see `OnDisk`.
+    So it can be compared with a model in memory without memory for a second model. work: see
+    `OnDisk`.
     """
     files = ModelFiles(str(directory), read_config(directory), device)
     return OnDisk(files, work / "checkpoint")

@@ -18,7 +18,7 @@ from flap.storage.locks import use
 
 
 class Spread(PlacedModel):
-    """A model whose modules are onloaded by accelerate while they run."""
+    """A model whose modules accelerate loads to a device while they run."""
 
     name = "auto"
 
@@ -26,8 +26,8 @@ class Spread(PlacedModel):
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Spread":
         """Load the model on the GPUs first, then in host memory, then on disk.
 
-        A run on the CPU uses no GPU. Changes of layers on disk are written to a folder that is
-        deleted with the model.
+        With model.device=cpu, no GPU is used. Changed layers on disk are written to a folder that
+        is deleted with the model.
         """
         source.offload.mkdir(parents=True, exist_ok=True)
         # Remove the folders of processes that have ended.
@@ -59,7 +59,7 @@ class Spread(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write weights and config.
 
-        Tied weights are left out here, because transformers would write each of those on disk.
+        Copies of tied weights are left out, because transformers would write each offloaded copy.
         """
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
         state = self.model.state_dict()
@@ -67,13 +67,13 @@ class Spread(PlacedModel):
         self.model.save_pretrained(directory, state_dict=untied)
 
     def has_room(self, beside_bytes: int) -> bool:
-        return True  # accelerate finds a place for any other model
+        return True  # accelerate can place any other model
 
 
 def memory_limits(device: torch.device) -> dict[int | str, int]:
-    """Return how many bytes of weights may go to each device.
+    """Return the maximum bytes of weights for each device.
 
-    The rest stays free for activations and covariances.
+    The rest of the memory stays free for activations and covariances.
     """
     limits: dict[int | str, int] = {}
     if device.type == "cuda":

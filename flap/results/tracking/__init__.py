@@ -1,8 +1,8 @@
 """Track runs with Weights & Biases or MLflow, or not at all.
 
-The run's files come first: the tracker gets a copy, and its errors are only logged as one warning.
-The packages are imported inside functions, because that takes most of a second. The names of all
-that is tracked: docs/tracking.md.
+A tracker gets a copy of the run's files. If the tracker fails, flap logs one warning and the run
+continues. The packages of trackers are imported inside functions, because importing them takes
+almost a second. docs/tracking.md lists the names of all values that are tracked.
 """
 
 from flap.results.tracking.base import JobInfo, NoTracking, TrackedRun, Tracking

@@ -1,6 +1,6 @@
-"""What a run sends to its tracker, and the tracker that does nothing.
+"""The base classes of trackers, and the tracker that does nothing.
 
-A tracker is one file: a `Tracking` that opens a `RunInTracker`, which has six methods.
+Each tracker has a file with a subclass of `Tracking`, which opens a `RunInTracker`.
 """
 
 import hashlib
@@ -25,10 +25,11 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # the least seconds between two progress records of the same stage
+PROGRESS_SECONDS = 1.0  # minimum seconds between two progress records of the same stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
-LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]  # columns of the table
-# The sections of the report that go into the summary of a run.
+# columns of the table of layers
+LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
+# The sections of the report that a tracker gets as the summary of a run.
 SUMMARIZED = (
     "difference_stderr",
     "difference_p_value",
@@ -46,21 +47,21 @@ Rows = list[list[Any]]
 
 @dataclass(frozen=True)
 class JobInfo:
-    """The names of a run in its tracker."""
+    """The id, name and group of a run in its tracker."""
 
-    id: str  # any text that is unique on this machine, such as the run's folder
+    id: str  # a text that is unique on this machine, such as the run's folder
     name: str
-    group: str | None = None  # the name of the sweep
+    group: str | None = None  # the name of the sweep; None for a single run
     job_type: str = "run"  # "run", "sweep" for a job of a sweep, "study" for the table of a sweep
     tags: tuple[str, ...] = ()
 
 
 class RunInTracker(ABC):
-    """A run that a tracker has opened. Its methods may raise any exception."""
+    """A run that a tracker has opened. The methods may raise any exception."""
 
     @abstractmethod
     def log(self, values: Numbers) -> None:
-        """Send the current values of numbers, such as the progress."""
+        """Send current values, such as the progress of a stage."""
 
     @abstractmethod
     def summarize(self, values: Config) -> None:
@@ -87,15 +88,15 @@ class RunInTracker(ABC):
 class TrackedRun:
     """A run and its tracker.
 
-    The first error of the tracker is logged in one line. Later errors are ignored, and none ends
-    the run.
+    The first error of the tracker is logged in one line. Later errors are ignored. No error of a
+    tracker ends the run.
     """
 
     tracker: str  # name of the tracker, for messages
     run_dir: Path
     opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    # when the next progress record may be sent, by stage, in seconds of `time.monotonic`
+    # the earliest time for the next progress record of each stage, in seconds of `time.monotonic`
     _due: Numbers = field(default_factory=dict)
 
     def warn(self, error: Exception) -> None:
@@ -104,7 +105,7 @@ class TrackedRun:
             return
         self._warned = True
         log.warning(
-            "%s: %s: %s; the run goes on, its files in %s do not depend on it",
+            "%s: %s: %s; the run continues, and its files in %s do not need the tracker",
             self.tracker,
             type(error).__name__,
             one_line(error),
@@ -112,7 +113,7 @@ class TrackedRun:
         )
 
     def send(self, action: Callable[[RunInTracker], object]) -> None:
-        """Call `action` with the run in the tracker, if there is one. An error is only logged."""
+        """Call `action` with the run in the tracker, if any. If it fails, only log the error."""
         try:
             if self.opened is not None:
                 action(self.opened)
@@ -120,9 +121,9 @@ class TrackedRun:
             self.warn(error)
 
     def progress(self, step: Step) -> None:
-        """Send how much of a step is done, and how many tokens it does per second.
+        """Send the progress of a step, and its speed in tokens per second.
 
-        A stage sends at most one record a second, and one at its end.
+        A stage sends at most one record per second, and one record at its end.
         """
         now = time.monotonic()
         if step.done != step.total and now < self._due.get(step.stage, 0.0):
@@ -138,7 +139,7 @@ class TrackedRun:
         self.send(lambda opened: opened.log(values))
 
     def finish(self, report: Report) -> None:
-        """Send a finished run, whose files are written: numbers, widths, files and lineage."""
+        """Send the results of a finished run: numbers, widths, files and lineage."""
         self.send(lambda opened: opened.summarize(redacted(summary(report))))
         self.send(lambda opened: opened.log_table("layers", LAYERS, layer_rows(report)))
         self.send(lambda opened: opened.log_files(self.run_dir))
@@ -147,7 +148,7 @@ class TrackedRun:
 
 
 def layer_rows(report: Report) -> Rows:
-    """Return for each layer its index, its widths before, and its widths after."""
+    """Return one row per layer: its index, its widths before pruning, and its widths after."""
     rows = []
     for i, layers in enumerate(zip(report.layers_before, report.layers, strict=True)):
         rows.append([i, *(layer[width] for layer in layers for width in WIDTHS)])
@@ -161,7 +162,7 @@ def summary(report: Report) -> Config:
 
 
 class Tracking(ABC):
-    """The base class of the choices of the `tracking` group."""
+    """Base class of the choices in the config group `tracking`."""
 
     name = ""  # name of the tracker, for messages
 
@@ -175,18 +176,18 @@ class Tracking(ABC):
 
     @abstractmethod
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> RunInTracker | None:
-        """Begin a run in the tracker and return it; None if nothing is tracked.
+        """Start a run in the tracker and return it. Returns None if nothing is tracked.
 
-        config: the config of the run as plain data, without secrets.
+        config: the config of the run as dicts and lists, without secrets.
         """
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return the environment variables that the tracker needs, unless the user has set them."""
+        """Return environment variables for the tracker. Variables that the user has set win."""
         return {}
 
     @contextmanager
     def start(self, config: Config, run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
-        """Track a run while the block lasts. If the block raises, the run is marked as failed."""
+        """Track a run during a `with` block. If the block raises, the run is marked as failed."""
         run = TrackedRun(self.name, run_dir)
         failed = True
         with environment(**self.variables(run_dir)):
@@ -202,7 +203,7 @@ class Tracking(ABC):
                 run.send(lambda opened: opened.finish(failed))
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
-        """Track the table of a sweep, in a run of the sweep's group.
+        """Send the table of a sweep to the tracker, in a run of the sweep's group.
 
         A repeated call updates the same run.
         """
@@ -214,19 +215,19 @@ class Tracking(ABC):
 
 @dataclass(frozen=True)
 class NoTracking(Tracking):
-    """Track nothing: the files of a run are its only record."""
+    """Track nothing. The files of a run are the only record of it."""
 
     def check(self) -> None:
-        """Do nothing: there are no options."""
+        """Do nothing, because this tracker has no options."""
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> None:
         """Track nothing."""
 
 
 def kept_id(folder: Path, text: str) -> str:
-    """Return the id that a run keeps in a folder of its tracker.
+    """Return the id of a run, which is stored in a folder of its tracker.
 
-    It is made once, and is unique across machines.
+    The id is created once. The id is unique across machines.
     """
     file = folder / "id"
     if not file.is_file():
@@ -237,7 +238,7 @@ def kept_id(folder: Path, text: str) -> str:
 def legal_id(text: str) -> str:
     """Return a valid id for runs and artifacts.
 
-    It is the end of the text with a hash of the whole text.
+    The id is the end of the text, followed by a hash of the whole text.
     """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

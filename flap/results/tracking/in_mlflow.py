@@ -1,4 +1,4 @@
-"""The tracker of `tracking=mlflow`: a server, reached by the client of `mlflow-skinny`."""
+"""The tracker of `tracking=mlflow`, which needs an MLflow server and `mlflow-skinny`."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ class MLflow(Tracking):
         """Check that the client is installed and that a server is named.
 
         Raises:
-            ValueError: one of them is missing.
+            ValueError: the client or the name of the server is missing.
         """
         if find_spec("mlflow") is None:
             raise ValueError(
@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Keep MLflow silent, and limit the time that an unreachable server costs to seconds."""
+        """Silence MLflow, and give up after a few seconds if the server does not answer."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -64,10 +64,10 @@ class MLflow(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "MLflowRun":
-        """Begin the MLflow run of a folder, or continue it."""
+        """Start the MLflow run of this folder, or continue it."""
         from mlflow import MlflowClient
 
-        # one warning is enough about an unreachable server
+        # silence urllib3, because flap already warns about an unreachable server
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         uri = self.uri or os.environ["MLFLOW_TRACKING_URI"]
         client = MlflowClient(with_quoted_password(uri))
@@ -77,17 +77,18 @@ class MLflow(Tracking):
 
         for key, value in flat(config | {"folder": run.run_dir.resolve()}).items():
             name = legal_name(key)
-            if name not in begun.data.params:  # parameters cannot be changed
+            if name not in begun.data.params:  # MLflow does not allow changing a parameter
                 client.log_param(opened.id, name, value)
         log.info("MLflow: run %s of the experiment %s", opened.id, self.experiment)
         return opened
 
     def _begin(self, client: Any, job: JobInfo, key: str) -> Any:
-        """Return the MLflow run with this key, which is made if it does not exist."""
+        """Return the MLflow run with this key. Create it if it does not exist."""
         from mlflow import MlflowException
 
         if not client.get_experiment_by_name(self.experiment):
-            with suppress(MlflowException):  # another job may have made it meanwhile
+            # another job may have created the experiment in the meantime
+            with suppress(MlflowException):
                 client.create_experiment(self.experiment)
         experiment = client.get_experiment_by_name(self.experiment).experiment_id
         for earlier in client.search_runs([experiment], f"tags.flap_id = '{key}'"):
@@ -103,11 +104,11 @@ class MLflow(Tracking):
 
 @dataclass
 class MLflowRun(RunInTracker):
-    """A run in MLflow. A thread of the client sends the progress to the server."""
+    """A run in MLflow. The client sends progress to the server in another thread."""
 
     client: Any
     id: str
-    sent: list[Any] = field(default_factory=list)  # operations that may not have ended
+    sent: list[Any] = field(default_factory=list)  # asynchronous operations that may not have ended
 
     def log(self, values: Numbers) -> None:
         """Send numbers without waiting for the server."""
@@ -141,7 +142,7 @@ class MLflowRun(RunInTracker):
                 self.client.log_artifact(self.id, run_dir / name)
 
     def log_lineage(self, report: Report) -> None:
-        """Name the model that the run used; `summarize` has the path of the checkpoint."""
+        """Send the name of the dense model. `summarize` sends the path of the checkpoint."""
         self.client.set_tag(self.id, "dense_model", str(report.config["model"]["path"]))
 
     def finish(self, failed: bool) -> None:
@@ -152,5 +153,5 @@ class MLflowRun(RunInTracker):
 
 
 def legal_name(name: str) -> str:
-    """Return a name as MLflow takes it: "perplexity@128" becomes "perplexity_128"."""
+    """Return a name that MLflow accepts: "perplexity@128" becomes "perplexity_128"."""
     return re.sub(r"[^\w\-. :/]|^/|(?<=/)/", "_", name)

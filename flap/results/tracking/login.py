@@ -12,7 +12,8 @@ MODES = ("auto", "online", "offline")
 def resolve_mode(mode: str) -> str:
     """Return the mode of W&B.
 
-    "auto" is offline if there is no key, else the mode that WANDB_MODE and `wandb offline` set.
+    "auto" means offline if W&B has no key. With a key, the mode is the one that WANDB_MODE or
+    `wandb offline` has set.
     """
     import wandb
 
@@ -24,12 +25,13 @@ def resolve_mode(mode: str) -> str:
 
 def _has_key() -> bool:
     """Return whether W&B finds a key in the environment, in netrc or in its settings."""
-    # wandb.login() is public, but finds no key while a run is open, and rewrites the user's
-    # settings file
+    # The public wandb.login() cannot be used here: it finds no key while a run is open, and it
+    # rewrites the user's settings file.
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
-    host = str(wandb_setup.singleton().settings.base_url)  # does not start W&B's service
+    # this does not start W&B's background service
+    host = str(wandb_setup.singleton().settings.base_url)
     with environment(WANDB_SILENT="true"):
         auth = wbauth.authenticate_session(
             host=host, source="flap", prompt=False, update_session=False
@@ -45,7 +47,7 @@ def require_key() -> None:
     """
     try:
         problem = "" if _has_key() else "no W&B key is configured"
-    except Exception as error:  # W&B refuses the key
+    except Exception as error:  # W&B raises an error if the key is invalid
         problem = one_line(error)
     if problem:
         remedy = "run `wandb login`, set WANDB_API_KEY, or take tracking.mode=offline"
@@ -54,7 +56,7 @@ def require_key() -> None:
 
 @contextmanager
 def environment(**defaults: str) -> Iterator[None]:
-    """Set those environment variables that are not set yet, while the block lasts."""
+    """Set environment variables during a `with` block, unless they are set already."""
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:

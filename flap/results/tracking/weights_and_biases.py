@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INIT_SECONDS = 20.0  # a server that does not answer within this time is unreachable
-FINISH_SECONDS = 120.0  # what is not sent within this time is left to `wandb sync`
+INIT_SECONDS = 20.0  # seconds after which a server that does not answer is considered unreachable
+FINISH_SECONDS = 120.0  # seconds for sending; the user can send the rest with `wandb sync`
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Wandb(Tracking):
     """Track runs with Weights & Biases."""
 
     project: str = "flap"  # name of the project in W&B
-    entity: str | None = None  # user or team; defaults to the user's own setting
-    mode: str = "auto"  # "online", "offline"; "auto" is online if there is a key
-    group: str | None = None  # defaults to the name of the sweep's folder
-    # 1 to 64 characters each; the names of the metric and the structure are added
+    entity: str | None = None  # user or team in W&B; defaults to the user's W&B settings
+    mode: str = "auto"  # "online", "offline" or "auto"; "auto" is online if W&B has a key
+    group: str | None = None  # group of the run in W&B; defaults to the name of the sweep's folder
+    # tags of 1 to 64 characters each; flap adds the names of the metric and the structure
     tags: list[str] = field(default_factory=list)
 
     name = "W&B"
 
     def check(self) -> None:
-        """Check the mode, the tags, and for mode online the key.
+        """Check the mode and the tags. With mode online, also check the key.
 
         Raises:
             ValueError: the mode is unknown, W&B would refuse a tag, or there is no key for mode
@@ -58,7 +58,7 @@ class Wandb(Tracking):
             require_key()
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Keep W&B silent, and its caches and staged files in the run's folder, too."""
+        """Silence W&B, and keep its caches and staged files in the run's folder."""
         folder = run_dir.resolve() / "wandb"
         return {
             "WANDB_SILENT": "true",
@@ -67,22 +67,23 @@ class Wandb(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "WandbRun":
-        """Start the W&B run. If that fails, as with an unreachable server, start it offline."""
+        """Start the W&B run. If this fails, for example without a network, start it offline."""
         import wandb
 
         try:
             opened = self._init(resolve_mode(self.mode), config, job, run.run_dir)
         except Exception as error:
             run.warn(error)
-            wandb.teardown()  # otherwise the half-started run would keep its id
+            wandb.teardown()  # otherwise the run that failed to start would still use the id
             opened = self._init("offline", config, job, run.run_dir)
         if opened.offline:
             folder = shlex.quote(str(Path(opened.dir).parent))
             log.info("W&B: recorded offline; send it with: wandb sync %s", folder)
-        elif opened.url:  # a disabled run has none
+        elif opened.url:  # a disabled run has no URL
             log.info("W&B: %s", opened.url)
         opened.define_metric("progress/*", summary="none")
-        opened.summary["folder"] = str(run.run_dir.resolve())  # for `python -m flap study`
+        # `python -m flap study` finds the run by this folder
+        opened.summary["folder"] = str(run.run_dir.resolve())
         return WandbRun(opened)
 
     def _init(self, mode: Any, config: Config, job: JobInfo, run_dir: Path) -> "wandb.Run":
@@ -100,8 +101,9 @@ class Wandb(Tracking):
             entity=self.entity,
             mode=mode,
             id=kept_id(run_dir / "wandb", job.id),
-            resume="allow",  # a requeued job continues its own run
-            reinit="finish_previous",  # one run for each job, also if all jobs run in one process
+            resume="allow",  # a requeued job continues its run
+            # each job has its run, even if all jobs run in the same process
+            reinit="finish_previous",
             name=job.name,
             group=self.group or job.group,
             job_type=job.job_type,
@@ -127,7 +129,7 @@ class WandbRun(RunInTracker):
         self.run.summary.update(values)
 
     def log_table(self, name: str, columns: list[str], rows: Rows) -> None:
-        """Send a table. Its columns may have values of several types."""
+        """Send a table. The columns of the table may have values of several types."""
         import wandb
 
         table = wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)
@@ -145,7 +147,7 @@ class WandbRun(RunInTracker):
         self.run.log_artifact(artifact)
 
     def log_lineage(self, report: Report) -> None:
-        """Send references to both models as artifacts."""
+        """Send artifacts that refer to the dense model and to the checkpoint."""
         import wandb
 
         path = str(report.config["model"]["path"])
@@ -154,9 +156,10 @@ class WandbRun(RunInTracker):
             address = Path(path).resolve().as_uri()
         source = {"source": report.sources.get("model")}
         dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata=source)
-        dense.add_reference(address, name="model", checksum=False)  # its weights are not read
-        # run.use_artifact does the same, but refuses offline runs, and waits for the server in
-        # others
+        # without a checksum, the weights are not read
+        dense.add_reference(address, name="model", checksum=False)
+        # The public run.use_artifact does the same, but it refuses offline runs, and waits for the
+        # server in online runs.
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
 
         loads_with = {"loads_with": report.loads_with}

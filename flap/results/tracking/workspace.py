@@ -1,6 +1,6 @@
 """The command `python -m flap workspace <entity/project> <folder> …`.
 
-It makes the comparisons of a study page in W&B.
+The command creates the plots and tables of a study page as a workspace in W&B.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from flap.storage.status import exit_on_error
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# The costs over which qualities are shown, by their names in the summary of a run.
+# The costs on the horizontal axes of the panels, by their names in the summary of a run.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",
@@ -58,13 +58,13 @@ def main(arguments: list[str]) -> None:
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     """Save the workspace in W&B and return its address.
 
-    Offline, write workspace.json beside the page instead, and return its path.
+    Offline, write the file workspace.json next to the page instead, and return its path.
 
-    place: "entity/project", where the sweeps' runs are.
+    place: the W&B project of the runs, as "entity/project".
 
     Raises:
-        ValueError: the place is no entity and project, a folder cannot be read (see `read_study`),
-            or wandb-workspaces is missing.
+        ValueError: `place` is not of the form "entity/project", a folder cannot be read (see
+            `read_study`), or wandb-workspaces is missing.
     """
     entity, _, project = place.partition("/")
     if not entity or not project or "/" in project:
@@ -73,7 +73,8 @@ def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     if resolve_mode("auto") == "online":
         return str(workspace.save().url)
     file = sweeps[0] / "workspace.json"
-    spec = workspace._to_model().spec  # what `save` sends; the package has no public name for it
+    # the specification that `save` sends; the package has no public function for it
+    spec = workspace._to_model().spec
     write_text(file, spec.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
     return str(file)
 
@@ -88,7 +89,7 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
         filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"],
         pinned_columns=list(COLUMNS),
     )
-    name = study.title.replace("×", "x")  # the package takes × for an emoji
+    name = study.title.replace("×", "x")  # the package treats × as an emoji
     return ws.Workspace(
         entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs
     )
@@ -100,7 +101,7 @@ def _group(study: Study, run: RunRecord) -> str:
 
 
 def _sections(study: Study) -> list["Section"]:
-    """Return a section for each cost with a panel for each quality, then layers and differences."""
+    """Return one section per cost with a panel per quality, and sections for layers and changes."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 

@@ -1,1 +1,1 @@
-"""Sweeps: GPUs and errors of their processes, and the study that is written at their end."""
+"""Sweeps: one GPU per process, errors of cells, and the study that is written at the end."""

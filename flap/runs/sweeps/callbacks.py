@@ -1,6 +1,6 @@
-"""The end of a sweep.
+"""Hydra callbacks that write the study of a sweep and print its failed runs.
 
-Its study is written again as cells end, and each failed run gets a line.
+The study is written again whenever a cell ends, at most once a minute.
 """
 
 import errno
@@ -39,55 +39,55 @@ SWEEP_FILE = "multirun.yaml"  # Hydra writes this file before the first cell beg
 
 
 class FolderCallback(Callback):
-    """The callback that notes what a command creates.
+    """Notes the folders that a command creates.
 
-    It is removed again if the command is refused.
+    If the command is refused, these folders are removed again.
     """
 
     created: ClassVar[list[Path]] = []
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note what a single run will create, before Hydra makes its folder and its log."""
-        # Hydra also does this, but later, and the folder's name needs it now
+        """Note which folders a single run will create, before Hydra creates them."""
+        # Hydra sets this config later, but the name of the folder is needed now
         HydraConfig.instance().set_config(config)
         FolderCallback.created = _missing(config, "hydra.run.dir", FIRST_FILES)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note what a sweep will create besides the folders of its cells."""
+        """Note which folders a sweep will create, besides the folders of its cells."""
         FolderCallback.created = _missing(config, "hydra.sweep.dir", [SWEEP_FILE])
 
 
 def _missing(config: DictConfig, key: str, names: Iterable[str]) -> list[Path]:
     try:
         folder = OmegaConf.select(config, key)
-    except OmegaConfBaseException:  # Hydra says so itself when it makes the folder
+    except OmegaConfBaseException:  # Hydra reports the same error when it creates the folder
         return []
     return missing_paths(Path(str(folder)), names)
 
 
 class StudyCallback(Callback):
-    """The callback that writes the study of a sweep and tracks its table.
+    """Writes the study of a sweep, and sends its table to the tracker.
 
-    Its errors never fail the sweep.
+    An error in this callback never makes the sweep fail.
     """
 
-    # the sweep that is running in this process, or was just ended by an error
+    # config of the sweep that is running in this process, or that an error has just ended
     open_sweep: ClassVar[DictConfig | None] = None
-    cells: ClassVar[int | None] = None  # how many the sweep has, if that is known
+    cells: ClassVar[int | None] = None  # number of cells of the sweep; None if it is unknown
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the sweep, in case an error ends it; refuse sweeps whose jobs cannot work."""
+        """Remember the sweep in case an error ends it. Refuse options of jobs that cannot work."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would turn the error itself into a warning
             check_measurements(config.get("eval"), config.hydra.overrides.task)
             check_jobs(config.hydra.launcher, config.model.placement)
         if has_secrets(config):
-            with suppress(OSError):  # Hydra will say that the folder cannot be made
+            with suppress(OSError):  # Hydra reports that the folder cannot be created
                 make_jobs_private(config.hydra.launcher)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the page again, but at most once in a minute, as that takes some seconds."""
+        """Write the study again, but at most once a minute, because it takes some seconds."""
         page = Path(config.hydra.sweep.dir) / "index.html"
         fresh = page.exists() and time.time() - page.stat().st_mtime < 60
         if config.hydra.mode == RunMode.MULTIRUN and not fresh:
@@ -102,29 +102,29 @@ class StudyCallback(Callback):
 
 
 def begin_cells(cells: int, folder: str) -> None:
-    """Print how many cells a sweep has, before the first one begins, and where they will be."""
+    """Print the number of cells of a sweep and their folder before the first cell begins."""
     if StudyCallback.cells is None:
         log.info("%d cells, in %s", cells, folder)
     StudyCallback.cells = cells
 
 
 def name_of_cell(number: int) -> str:
-    """Return the name of a cell on the console, such as "cell 2 of 4". number: from 0 on."""
+    """Return the name of a cell on the console, such as "cell 2 of 4". number: counted from 0."""
     of_all = "" if StudyCallback.cells is None else f" of {StudyCallback.cells}"
     return f"cell {number + 1}{of_all}"
 
 
 def write_open_study() -> None:
-    """Write the study of a sweep that an error ended, which Hydra does not.
+    """Write the study of a sweep that ended with an error. Hydra then calls no callback.
 
-    If no cell has begun, remove what the command has created.
+    If no cell has begun, remove the folders that the command has created.
     """
     config = StudyCallback.open_sweep
     StudyCallback.open_sweep = None
     if config is None:
         return
     folder = Path(config.hydra.sweep.dir)
-    # the folder cannot be read or made; the error of the sweep already says so
+    # if the folder cannot be read or created, the error of the sweep already says so
     with suppress(OSError):
         if has_secrets(config):
             remove_finished_jobs(config.hydra.launcher)
@@ -137,13 +137,13 @@ def write_open_study() -> None:
 def _write(config: DictConfig, ended: bool) -> None:
     """Write the study of a sweep, unless its runs are dry runs.
 
-    If the sweep has ended, also print where the study is, and track its table.
+    If the sweep has ended, also print where the study is, and send its table to the tracker.
     """
     if config.get("dry_run"):
         return
     folder = Path(config.hydra.sweep.dir)
     try:
-        # imported here because --cfg should not wait seconds for torch and matplotlib
+        # imported here because `--cfg` should not wait seconds for torch and matplotlib
         from flap.results.study_files import read_study, save_study
         from flap.results.tracking import Tracking
 
@@ -163,13 +163,13 @@ def _write(config: DictConfig, ended: bool) -> None:
 
 
 class RunFailedError(Exception):
-    """Raised if a run of a sweep failed. Its error is in its own log.
+    """Raised if a run of a sweep has failed. The log of the run has its error.
 
     Arguments: the sweep's folder, the error in one line, and whether the console has shown it.
     """
 
-    # Error lines of all failed cells. Hydra unpickles errors of other processes, which adds their
-    # lines.
+    # Error lines of all failed cells. An error of another process adds its line when Hydra
+    # unpickles it.
     lines: ClassVar[list[str]] = []
 
     def __init__(self, folder: str, line: str, told: bool = False) -> None:
@@ -182,10 +182,10 @@ class RunFailedError(Exception):
 def failure_lines(error: BaseException, begin: float) -> list[str]:
     """Return the lines that say why a command has failed.
 
-    An unexpected error is raised.
+    An unexpected error is raised again.
     """
     if isinstance(error, RunFailedError):
-        if error.told:  # the launcher has one console for all cells
+        if error.told:  # the console has already shown the error
             return []
         lines = failures(error.folder, begin)
         noted = tuple(lines)
@@ -195,7 +195,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         return lines
 
     lines = []
-    # Hydra raises a ValueError for a log that cannot be opened
+    # Hydra raises a ValueError if the log cannot be opened, and the cause is the OSError
     cause = error.__cause__ if isinstance(error, ValueError) else error
     no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
     if isinstance(error, RecursionError):
@@ -205,7 +205,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
     elif isinstance(cause, OSError) and not isinstance(error, HydraException):
-        # Hydra's error for a choice that does not exist is an OSError, too
+        # Hydra also raises an OSError if a choice of a config group does not exist
         reason = _explain_file(cause)
     elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         reason = explain(error)
@@ -215,12 +215,12 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
 
 
 def _explain_file(error: OSError) -> str:
-    """Return why Hydra could not read a file of the config, or write into the run's folder."""
+    """Explain why Hydra could not read a config file, or could not write into the run's folder."""
     if not error.filename:
         return one_line(error)
     path = Path(error.filename)
     if error.errno == errno.ENAMETOOLONG:
-        # Hydra looks for a file of this name when it does not know a choice or a key
+        # if Hydra does not know a choice or a key, it looks for a file with this name
         for argument in sys.argv[1:]:
             if path.stem in argument and not argument.startswith("hydra."):
                 return f"{shown(argument)}: too long for the name of a key or of a choice"
@@ -230,7 +230,7 @@ def _explain_file(error: OSError) -> str:
 
 
 def failures(sweep: Path, since: float = 0) -> list[str]:
-    """Return one line for each run of a sweep that has failed since a time."""
+    """Return one line for each run of a sweep that has failed after the time `since`."""
     lines = []
     for path in sorted(sweep.glob(f"*/{STATUS}")):
         status = read_status(path.parent)
@@ -240,7 +240,7 @@ def failures(sweep: Path, since: float = 0) -> list[str]:
 
 
 def explain_launch(error: BaseException) -> str:
-    """Return one line that says why jobs could not be submitted, or vanished without an error."""
+    """Return one line that explains why jobs could not be submitted, or ended without a result."""
     if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
         return (
             "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "

@@ -11,7 +11,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from flap.config import redacted
 from flap.runs.sweeps.callbacks import StudyCallback
 
-WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)  # a value that Hydra reads as it is
+# a value that needs no quotes in Hydra's grammar
+WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)
 
 
 def interrupted_line() -> str:

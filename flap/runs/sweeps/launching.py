@@ -1,6 +1,7 @@
-"""Several processes on one machine.
+"""Start several processes on one machine.
 
-Each process of a sweep has its own GPU. The processes of one run follow rank 0.
+Each process of a sweep reserves one GPU. If one run has several processes, only rank 0 logs and
+writes files.
 """
 
 import atexit
@@ -28,32 +29,35 @@ from flap.storage.status import note_failure
 
 log = logging.getLogger(__name__)
 
-# the lock of a GPU, held until this process ends, because CUDA cannot change its GPU
+# The lock of the GPU that this process uses. The lock is held until the process ends, because a
+# process cannot change its GPU after CUDA has started.
 _claimed = ExitStack()
 
 
 def check_launcher(hydra: Any) -> None:
-    """Refuse a launcher for a single run, which would not reach the cluster.
+    """Refuse a launcher such as SLURM for a single run.
 
-    Hydra would start the run on this machine, for example on a login node.
+    Hydra uses launchers only with -m. Without -m, Hydra would start the run on this machine, for
+    example on a login node.
 
-    hydra: Hydra's part of the config.
+    hydra: the section `hydra` of the config.
     """
     name = hydra.runtime.choices.get("hydra/launcher", "basic")
     if hydra.mode == RunMode.RUN and name != "basic":
         command = shlex.join(["python", "-m", "flap", "-m", *sys.argv[1:]])
         raise ValueError(
-            f"hydra/launcher={name}: without -m the run would be here; write: {command}"
+            f"hydra/launcher={name}: without -m the run starts on this machine; write: {command}"
         )
 
 
 def check_jobs(launcher: Any, over_gpus: str) -> None:
-    """Check that the options of a sweep for its jobs can be combined.
+    """Check that the launcher's options for jobs and the placement can be combined.
 
-    launcher: Hydra's section of the launcher. over_gpus: the config's `model.placement`.
+    launcher: the section `hydra.launcher`. over_gpus: the option `model.placement`.
 
     Raises:
-        ValueError: a field, its value and what is allowed.
+        ValueError: the options cannot be combined. The message names the field, its value and what
+            is allowed.
     """
     tasks = launcher.get("tasks_per_node") or 1
     if over_gpus == "auto":  # one process takes all GPUs of its job
@@ -68,9 +72,9 @@ def check_jobs(launcher: Any, over_gpus: str) -> None:
 
 
 def make_jobs_private(launcher: Any) -> None:
-    """Let only the user read the files that submitit stores for jobs.
+    """Let only the current user read the files that submitit stores for jobs.
 
-    They contain the pickled config, with its secrets.
+    These files contain the pickled config with its secrets.
     """
     folder = _submitit_folder(launcher)
     if folder is not None:
@@ -81,7 +85,7 @@ def make_jobs_private(launcher: Any) -> None:
 def remove_finished_jobs(launcher: Any) -> None:
     """Remove the files that submitit has pickled for jobs that have ended.
 
-    Other jobs of the sweep may still need their files.
+    Files of other jobs of the sweep stay, because these jobs may still need them.
     """
     folder = _submitit_folder(launcher)
     results = [] if folder is None else list(folder.rglob("*_result.pkl"))
@@ -91,8 +95,8 @@ def remove_finished_jobs(launcher: Any) -> None:
 
 
 def _submitit_folder(launcher: Any) -> Path | None:
-    """Return the folder in which submitit has a folder for each job; None for other launchers."""
-    of_jobs = launcher.get("submitit_folder")  # SWEEP/.submitit/%j
+    """Return the parent of submitit's job folders; None with other launchers."""
+    of_jobs = launcher.get("submitit_folder")  # for example SWEEP/.submitit/%j
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
 
@@ -102,11 +106,13 @@ def claim_gpu(sweep: Path) -> str | None:
 
     The other GPUs are hidden from this process.
 
-    With fewer than two GPUs, do nothing and return None. The GPUs are listed in
-    CUDA_VISIBLE_DEVICES; if it is not set, all GPUs count. To be called before CUDA starts.
+    With fewer than two GPUs, do nothing and return None. The GPUs are those of
+    CUDA_VISIBLE_DEVICES, or all GPUs if this variable is not set. Call this function before CUDA
+    starts.
 
     Raises:
-        ValueError: there are more processes than GPUs, or the folder's disk has no locks.
+        ValueError: there are more processes than GPUs, or the file system of the folder has no file
+            locks.
     """
     names = _visible_gpus()
     if len(names) < 2:
@@ -118,8 +124,8 @@ def claim_gpu(sweep: Path) -> str | None:
             return name
         if state == "none":
             raise ValueError(
-                f"hydra.sweep.dir={sweep}: no locks there, by which processes share GPUs; take a "
-                "folder on another disk, or one process"
+                f"hydra.sweep.dir={sweep}: the disk has no file locks, which processes need to "
+                "share GPUs; choose a folder on another disk, or hydra.launcher.n_jobs=1"
             )
     raise ValueError(
         f"hydra.launcher.n_jobs: expected at most {len(names)}, one process for each GPU"
@@ -127,13 +133,14 @@ def claim_gpu(sweep: Path) -> str | None:
 
 
 def _visible_gpus() -> list[str]:
-    """Return the names of the GPUs of CUDA_VISIBLE_DEVICES, otherwise the numbers of all GPUs."""
+    """Return the GPUs of CUDA_VISIBLE_DEVICES, or the numbers of all GPUs if it is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
-    import torch  # here: --help and --cfg should not wait seconds for it
+    import torch  # imported here because --help and --cfg should not wait seconds for torch
 
-    return [str(i) for i in range(torch.cuda.device_count())]  # uses NVML and does not start CUDA
+    # does not start CUDA, because it uses NVML
+    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 @cache
@@ -144,7 +151,7 @@ def follow() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
-    unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"  # Hydra's copy of a sweep's config
+    unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"  # a temporary folder for Hydra's files
     atexit.register(shutil.rmtree, unused, ignore_errors=True)
     sys.argv += [
         "hydra.run.dir=.",
@@ -157,9 +164,9 @@ def follow() -> None:
 
 
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
-    """End this process, which has failed while others go on, and log why.
+    """End this process, which has failed while other processes still run, and log the error.
 
-    It logs nothing if it failed because another process has failed.
+    Nothing is logged if this process has failed only because another process has failed.
     """
     another_failed = run_dir and isinstance(error, LostError) and read_state(run_dir) == "failed"
     if run_dir and not another_failed:
@@ -169,4 +176,4 @@ def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
         if not ranks.is_first():  # only rank 0 logs
             print(f"error: {line}", file=sys.__stderr__, flush=True)
     logging.shutdown()
-    os._exit(1)  # what torch waits for at the end may never come
+    os._exit(1)  # a normal exit could wait forever for the other processes

@@ -86,7 +86,7 @@ def test_a_model_that_sees_images(tokenizer: PreTrainedTokenizerFast, tmp_path: 
     assert_refused(
         partial(export_graph, kind="onnx"),
         tmp_path,
-        "^onnx: takes text models; llava sees images, too$",
+        "^onnx: expected a text model; llava also takes images$",
     )
 
 

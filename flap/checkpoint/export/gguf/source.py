@@ -1,4 +1,4 @@
-"""The GGUF file that a checkpoint came from."""
+"""Find the GGUF file that a checkpoint came from."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from flap.storage import load_json
 def source_gguf(model: str) -> Path | None:
     """Return the GGUF file that a model came from. Return None if there is no such file.
 
-    flap.json names the model that a checkpoint was pruned from. That model may itself be a
+    The file flap.json names the model that a checkpoint was pruned from. This model may also be a
     pruned checkpoint.
 
     model: a hub id or a directory.
@@ -35,7 +35,7 @@ def _pruned_from(model: str) -> str:
         return ""
     try:
         config = load_json(label)["provenance"].get("config", {})
-        trimmed = bool(config.get("vocabulary"))  # then the checkpoint has a tokenizer of its own
+        trimmed = bool(config.get("vocabulary"))  # a trimmed vocabulary has another tokenizer
         path = "" if trimmed else str(config.get("model", {}).get("path", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = one_line(error, 300)

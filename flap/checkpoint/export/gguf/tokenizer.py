@@ -1,7 +1,7 @@
 """Write a tokenizer into a GGUF file.
 
-llama.cpp has tokenizers of its own (`tokenizer_kind.py`): a GGUF file names one of them and holds
-the vocabulary.
+llama.cpp implements several tokenizers (`tokenizer_kind.py`). A GGUF file names one of them and
+contains the vocabulary.
 """
 
 import json
@@ -17,7 +17,7 @@ from flap.checkpoint.export.gguf.tokenizer_kind import tokenizer_kind
 
 log = logging.getLogger(__name__)
 
-NEVER_MERGED = -1e6  # a score below the scores of all merges
+NEVER_MERGED = -1e6  # score of tokens that no merge produces; lower than all other scores
 
 
 def add_tokenizer(
@@ -29,20 +29,20 @@ def add_tokenizer(
 ) -> None:
     """Write the keys of a tokenizer.
 
-    source: the GGUF file that the model came from; its keys are copied.
+    source: the GGUF file that the model came from, if any. The keys of this file are copied.
     vocab_size: the number of embeddings of the model.
     ends: the ids of the tokens that end a text.
 
     Raises:
-        ValueError: the export does not support this kind of tokenizer, the tokenizer has tokens
-            without an embedding, or its vocabulary differs from the source's.
+        ValueError: the export does not support this kind of tokenizer, a token has no embedding, or
+            the vocabulary differs from the vocabulary of `source`.
     """
     if source is not None:
         _copy(writer, source, tokenizer)
         return
 
-    spec: dict[str, Any] = {}  # the content of tokenizer.json
-    backend = getattr(tokenizer, "backend_tokenizer", None)  # only fast tokenizers have it
+    spec: dict[str, Any] = {}  # the content of the tokenizer's file tokenizer.json
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # only fast tokenizers have a backend
     if backend is not None:
         spec = json.loads(backend.to_str())
     kind = tokenizer_kind(spec, type(tokenizer).__name__)
@@ -86,16 +86,16 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _merges(spec: dict[str, Any]) -> list[list[str]]:
-    """Return the pairs of tokens that are merged, from the first merge to the last one."""
+    """Return the pairs of tokens that are merged, in the order of merges."""
     merges = []
     for merge in spec["model"]["merges"]:
-        # older files have "a b" for ["a", "b"]
+        # older files have "a b" instead of ["a", "b"]
         merges.append(merge.split(" ") if isinstance(merge, str) else merge)
     return merges
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
-    """Return the score of each token: the earlier it is merged, the higher."""
+    """Return a score for each token, which is higher if the token is merged earlier."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
@@ -105,7 +105,7 @@ def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[floa
 def _vocabulary(
     spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]
 ) -> tuple[list[str], list[int]]:
-    """Return the token and the type of each id. Ids that the tokenizer does not use get fillers.
+    """Return the token and the type of each id. Unused ids get filler tokens.
 
     Raises:
         ValueError: a token has no embedding.
@@ -126,7 +126,7 @@ def _vocabulary(
             tokens[i] = token
             types[i] = int(_token_type(token, i, spec, tokenizer, added))
         elif i in added and i not in needed:
-            # Gemma 3 has <image_soft_token>, which stands for outputs of a vision tower
+            # for example <image_soft_token> of Gemma 3, which stands for outputs of a vision tower
             log.warning("gguf: token %r has no embedding in this model and is left out", token)
         else:
             raise ValueError(
@@ -143,7 +143,7 @@ def _token_type(
     tokenizer: PreTrainedTokenizerBase,
     added: dict[int, dict[str, Any]],
 ) -> TokenType:
-    if spec["model"]["byte_fallback"]:  # bytes are tokens such as <0x0A>
+    if spec["model"]["byte_fallback"]:  # bytes are represented by tokens such as <0x0A>
         if i == tokenizer.unk_token_id:
             return TokenType.UNKNOWN
         if len(token) == 6 and token.startswith("<0x"):
@@ -156,9 +156,9 @@ def _token_type(
 def _add_special(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> None:
-    """Write the special tokens, whether a text begins and ends with them, and the chat template.
+    """Write special tokens, whether texts begin and end with them, and the chat template.
 
-    llama.cpp ends a text at any of three tokens: the end of a text, of a turn, and of a message.
+    llama.cpp stops at any of three tokens: end of text, end of turn, and end of message.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

@@ -1,8 +1,8 @@
-"""Recognise which tokenizer of llama.cpp does the same as a tokenizer of transformers.
+"""Find the tokenizer of llama.cpp that is equivalent to a tokenizer of transformers.
 
-The steps before the merges are built into llama.cpp, so the kind of a tokenizer is recognised by
-them. A tokenizer that is not exactly one of these kinds is refused, because llama.cpp would
-split texts differently than in training.
+The steps before merging are built into llama.cpp, and the kind of a tokenizer is recognised by
+these steps. If no kind has exactly the same steps, the tokenizer is refused, because llama.cpp
+would split texts differently than in training.
 """
 
 from typing import Any, NamedTuple
@@ -18,20 +18,20 @@ _QWEN2 = _WORDS.format(digits=r"\p{N}")
 class Steps(NamedTuple):
     """The steps by which a byte-level BPE tokenizer is recognised."""
 
-    pre_tokenizer: list[str]  # the names of its steps (`_step_name`)
+    pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
     normalizer: str | None
-    ignore_merges: bool  # whether a word that is a token is not merged from its parts
+    ignore_merges: bool  # whether a word that is a token is taken as it is, without merges
 
 
 class TokenizerKind(NamedTuple):
-    """The tokenizer of llama.cpp that does the same as one of transformers."""
+    """A tokenizer of llama.cpp, with the options that a GGUF file needs."""
 
     model: str  # "llama" for SentencePiece, "gpt2" for byte-level BPE
-    pre: str  # the name of the pre-tokenizer
-    space_prefix: bool  # whether it puts a space before a text
+    pre: str  # llama.cpp's name of the pre-tokenizer
+    space_prefix: bool  # whether a space is added before a text
 
 
-# The steps of byte-level BPE tokenizers, by llama.cpp's names.
+# The steps of byte-level BPE tokenizers. The keys are llama.cpp's names.
 _BPE = {
     "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
     "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
@@ -40,12 +40,12 @@ _BPE = {
 
 
 def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
-    """Return the tokenizer of llama.cpp that does the same.
+    """Return the equivalent tokenizer of llama.cpp.
 
-    spec: the content of tokenizer.json. name: the class of the tokenizer, for the error.
+    spec: the content of tokenizer.json. name: the class of the tokenizer, for the error message.
 
     Raises:
-        ValueError: llama.cpp has no such tokenizer.
+        ValueError: llama.cpp has no equivalent tokenizer.
     """
     model = spec.get("model") or {}
     pre_tokenizer = spec.get("pre_tokenizer") or {}
@@ -69,7 +69,7 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
 
 
 def _step_name(step: dict[str, Any]) -> str:
-    """Return the name of a step of a pre-tokenizer. A regular expression is its own name."""
+    """Return the name of a pre-tokenizer's step. For a regular expression, it is the expression."""
     match step:
         case {
             "type": "Split",
@@ -86,12 +86,12 @@ def _step_name(step: dict[str, Any]) -> str:
 
 
 def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
-    """Return whether a SentencePiece tokenizer puts a space before a text.
+    """Return whether a SentencePiece tokenizer adds a space before a text.
 
-    Return None if the tokenizer has any other step. llama.cpp does what SentencePiece does: it
-    puts a space before the text and after each special token. Metaspace of transformers adds no
-    space where there is one already, and mostly none after special tokens. llama.cpp has no
-    option for that.
+    Return None if the tokenizer has any other step. llama.cpp does the same as SentencePiece: it
+    adds a space before the text and after each special token. The step Metaspace is not equivalent.
+    Metaspace adds no space if there is one already, and usually none after special tokens.
+    llama.cpp has no option for this.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}

@@ -1,6 +1,7 @@
-"""Write a checkpoint as a folder that `mlx_lm.load` opens: weights, config, tokenizer, model file.
+"""Write a checkpoint as a folder for `mlx_lm.load`: weights, config, tokenizer and model file.
 
-The config has the keys that mlx-lm reads. A model that mlx-lm would compute differently is refused.
+The config has the keys that mlx-lm reads. If mlx-lm would compute other logits, the export is
+refused.
 """
 
 import json
@@ -21,7 +22,7 @@ from flap.config import shown
 from flap.storage.atomic_files import atomic_directory
 
 MODEL_FILE = "modeling_flap_mlx.py"
-# Keys of transformers' config that the config for mlx-lm lacks or has in another form.
+# Keys of transformers' config that are dropped or converted for mlx-lm.
 REPLACED = (
     "auto_map",
     "_name_or_path",
@@ -31,16 +32,17 @@ REPLACED = (
     "layer_types",
     "sliding_window",
 )
-# The values of config keys for which mlx-lm computes what transformers does.
+# The values of config keys for which mlx-lm computes the same as transformers.
 SILU = {"hidden_act": ("silu",)}
-GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}  # mlx-lm has one formula for all
+# mlx-lm uses the same formula for all of these
+GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}
 GEMMA: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh",),
     "use_bidirectional_attention": (False, None),
 }
 SCALED = {"rope_type": ("default", "linear", "llama3")}
 UNSCALED = {"rope_type": ("default",)}
-# The supported architectures, each with the values that its model in mlx-lm computes.
+# The supported architectures, with the config values that mlx-lm supports for each.
 ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2"), SILU | SCALED
@@ -56,7 +58,7 @@ ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
 def export_mlx(checkpoint: Path) -> Path:
     """Write the folder `mlx` into the directory of a checkpoint and return its path.
 
-    This needs no package of MLX.
+    The export does not need MLX to be installed.
 
     Raises:
         ValueError: there is no checkpoint, mlx-lm cannot run it, or the folder cannot be written.
@@ -81,8 +83,8 @@ def export_mlx(checkpoint: Path) -> Path:
 def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the content of `config.json` for mlx-lm.
 
-    The model file reads two keys of its own: `heads` has the numbers of query heads and of KV
-    heads of each layer, and `windows` the sliding window of each layer, or None.
+    The config has two additional keys for the model file. `heads` has the numbers of query heads
+    and KV heads of each layer. `windows` has the sliding window of each layer, or None.
 
     Raises:
         ValueError: mlx-lm does not have this architecture, or computes it differently.
@@ -129,7 +131,7 @@ def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
 
 
 def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
-    """Return the config keys of the sliding windows. mlx-lm has keys of its own for Gemma 3."""
+    """Return the config keys for sliding windows. mlx-lm has special keys for Gemma 3."""
     layers = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
@@ -137,11 +139,12 @@ def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
     if model_type != "gemma3_text":
         return {"windows": [window if slide else None for slide in slides]}
 
-    # in mlx-lm, every `pattern`-th layer of Gemma 3 has full attention, and the others slide
+    # in mlx-lm, every `pattern`-th layer of Gemma 3 has full attention, and all other layers have
+    # sliding windows
     pattern = slides.index(False) + 1 if False in slides else layers + 1
     if slides != [i % pattern != pattern - 1 for i in range(layers)] or pattern > layers:
         raise ValueError(
             f"mlx: layer_types={shown(kinds)}: expected a layer with full attention after each "
-            "equal number of sliding ones, as in mlx-lm's gemma3"
+            "equal number of layers with sliding windows, as in mlx-lm's gemma3"
         )
     return {"windows": [None] * layers, "sliding_window": window, "sliding_window_pattern": pattern}

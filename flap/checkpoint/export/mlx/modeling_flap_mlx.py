@@ -1,8 +1,8 @@
 """A pruned model for mlx-lm, whose layers differ in width. This file is saved with the weights.
 
-The model of the base architecture in mlx-lm is built first. Then each parameter takes the shape of
-its tensor in the file, and each attention takes the number of heads and the sliding window that
-`config.json` gives for its layer.
+First, mlx-lm's model of the base architecture is built. Then each parameter gets the shape of its
+tensor in the file. Each attention gets its number of heads and its sliding window from
+`config.json`.
 
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
@@ -13,10 +13,10 @@ import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.utils import MODEL_REMAPPING
 
-# The attributes in which the architectures of mlx-lm keep the number of heads.
+# Attributes for the number of heads in the architectures of mlx-lm.
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
-# Parts of tensor names that transformers has changed and mlx-lm has not.
+# Parts of tensor names that transformers has renamed, and their old names, which mlx-lm uses.
 RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": "embed_out."}}
 
 
@@ -25,12 +25,12 @@ class ModelArgs(dict):
 
     @classmethod
     def from_dict(cls, config):
-        """Return the config. mlx-lm calls this."""
+        """Return the config. mlx-lm calls this method."""
         return cls(config)
 
 
 def Model(config):
-    """Return a model of the base architecture. It gets its widths when the weights are loaded."""
+    """Return a model of the base architecture, whose widths change when weights are loaded."""
     model_type = config["model_type"]
     base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
     # some architectures compute the head dimension from the number of heads
@@ -59,7 +59,7 @@ def set_heads(layer, query_heads, kv_heads):
 
 
 class SlidingMixin:
-    """A layer whose tokens attend only to the last `window` ones.
+    """A layer in which each token attends only to the last `window` tokens.
 
     Most architectures of mlx-lm have no sliding window.
     """
@@ -71,10 +71,10 @@ class SlidingMixin:
 
 
 class PrunedMixin:
-    """A model whose parameters take the shapes of the tensors that are loaded."""
+    """A model whose parameters get the shapes of the loaded tensors."""
 
     def sanitize(self, weights):
-        """Give each parameter the shape of its tensor, and return the weights by mlx-lm's names."""
+        """Give each parameter the shape of its tensor, and return weights with mlx-lm's names."""
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
         weights = split_experts(weights)
@@ -102,9 +102,9 @@ class PrunedMixin:
 
 
 def split_experts(weights):
-    """Return the weights with the experts of each layer by mlx-lm's names.
+    """Return weights in which the experts of each layer have mlx-lm's names.
 
-    transformers has the gates and the up projections of experts in one tensor.
+    transformers stores the gate and up projections of experts in one tensor, which is split.
     """
     renamed = {}
     for name, tensor in weights.items():
