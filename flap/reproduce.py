@@ -4,13 +4,17 @@ The command runs the config of a report again, and compares all numbers.
 """
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flap.storage.status import exit_on_error
+from flap.config.messages import logged
+from flap.storage.status import LOG, exit_on_error
 
 if TYPE_CHECKING:
     from flap.config import FlapConfig
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
@@ -24,8 +28,11 @@ def main(arguments: list[str]) -> None:
 
     with exit_on_error():
         old = read_finished(given.run)
+        config = config_of(old.report.config)
+        if given.seed is not None:
+            config.seed = given.seed
         into = given.into or _new_folder(given.run)
-        _run_again(config_of(old.report.config), into)
+        _run_again(config, into)
         print(f"run again: {into}")
         if not print_reproduction(old, read_finished(into)):
             raise SystemExit(1)
@@ -61,13 +68,17 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
         ValueError: The folder exists, or the config cannot be run on this machine.
     """
     from flap.pipeline import run
+    from flap.runs.owner import quieten_libraries
 
     try:
         into.mkdir(parents=True)
     except FileExistsError:
         raise ValueError(f"--into={into}: exists already; choose a new folder") from None
     try:
-        run(config, into)
+        with logged(into / LOG):
+            quieten_libraries()
+            log.info("running %s again in %s", config.run_name, into)
+            run(config, into)
     except BaseException:
         if not any(into.iterdir()):
             into.rmdir()
@@ -106,5 +117,10 @@ def _parser() -> argparse.ArgumentParser:
         "--into",
         type=Path,
         help="the folder of the new run; by default a folder beside the run, RUN-again",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="another seed than that of the report: do its numbers depend on the seed?",
     )
     return parser

@@ -1,7 +1,9 @@
 """`flap reproduce` repeats the run of a report, and gives each number a verdict."""
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_run_is_reproduced_beside_it(
     before = (run / "report.json").read_bytes()
     main([str(run)])
     printed = capsys.readouterr().out
-    assert "Reproduced: " in printed
+    assert "Reproduced: all " in printed
     assert "different" not in printed
     again = tmp_path / "run-again"
     assert (again / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
@@ -64,6 +66,25 @@ def test_another_number_exits_with_code_1_and_is_named(
     assert "Not reproduced: 1 of " in printed
     [line] = [row for row in printed.splitlines() if row.rstrip(" │").endswith("different")]
     assert "words.txt/perplexity@16" in line
+
+
+def test_another_seed_and_a_log_as_of_any_run(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("flap.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
+    new = tmp_path / "new"
+    with suppress(SystemExit):  # the numbers of another seed may be different
+        main([str(run), "--into", str(new), "--seed", "1"])
+    assert Report.load(new / "report.json").config["seed"] == 1
+    printed = capfd.readouterr().err
+    assert re.search(r"^compress, layer by layer: \d+ %, ", printed, re.MULTILINE)
+    assert "Loading weights" not in printed
+    log = (new / "flap.log").read_text()
+    assert "[flap.runtime.progress][INFO] compress, layer by layer: " in log
+    assert "[flap.runs.memory][INFO] compress: took " in log
 
 
 def test_what_cannot_be_run_again_is_said_in_one_line(

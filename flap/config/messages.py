@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ dry_run=true   print what the run needs, without reading weights
 python -m flap -m metric=IFV,WIFV ratio=0.2,0.5   run a sweep: every combination of these values
 python -m flap +experiment=NAME                   run a study
 python -m flap --cfg job                          print every key of a run with its value
+python -m flap --cfg job -p calibration           print the keys of one group
 python -m flap study FOLDER …                     write the page of a sweep, or show runs side by side
 python -m flap export CHECKPOINT ENGINE           write a checkpoint for gguf (llama.cpp), mlx, onnx or openvino
 python -m flap reproduce RUN                      run a report again and compare the numbers
@@ -168,3 +170,35 @@ class ConsoleFilter(logging.Filter):
         is_new = message not in self.shown
         self.shown.add(message)
         return is_new
+
+
+@contextmanager
+def logged(file: Path) -> Iterator[None]:
+    """Log to the console and to a file for the duration of the `with` block.
+
+    Both get what they get of a run that Hydra starts (conf/hydra/job_logging/flap.yaml). The file
+    is created with its first line.
+    """
+    console = logging.StreamHandler()
+    console.setFormatter(ConsoleFormatter())
+    console.addFilter(ConsoleFilter())
+    log_file = logging.FileHandler(file, encoding="utf-8", delay=True)
+    log_file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root = logging.getLogger()
+    levels = {root: logging.INFO}
+    for chatty in ("matplotlib", "httpx"):
+        levels[logging.getLogger(chatty)] = logging.WARNING
+    before = {logger: logger.level for logger in levels}
+
+    for logger, level in levels.items():
+        logger.setLevel(level)
+    for handler in (console, log_file):
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (console, log_file):
+            root.removeHandler(handler)
+            handler.close()
+        for logger, level in before.items():
+            logger.setLevel(level)

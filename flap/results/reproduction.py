@@ -134,6 +134,8 @@ def print_reproduction(old: RunRecord, new: RunRecord) -> bool:
     compared = counts.total() - counts["not compared"]
     if different:
         console.print(f"Not reproduced: {different} of {compared} numbers are different.")
+    elif counts["equal"] == compared:
+        console.print(f"Reproduced: all {compared} numbers are equal.")
     else:
         console.print(
             f"Reproduced: {counts['equal']} of {compared} numbers are equal, and the "

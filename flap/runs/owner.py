@@ -109,7 +109,7 @@ class Owner:
 
         from flap.runs.dry_run import dry_run
 
-        _quieten_libraries()
+        quieten_libraries()
         if config.dry_run:
             planned = dry_run(config)
             print(config.run_name, *planned.lines(), sep="\n", flush=True)
@@ -278,7 +278,7 @@ def _check_writable(folder: Path) -> None:
         )
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Turn off progress bars and hints of other libraries, and prevent duplicate messages."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
