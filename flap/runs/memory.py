@@ -5,6 +5,7 @@ artefact was found or computed. So a restart needs no special code. A finished r
 artefacts. If an artefact is missing, for example a deleted checkpoint, only its stage runs again.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,10 @@ from functools import partial
 from typing import TypeVar
 
 from flap.runtime import ranks
+from flap.runtime.progress import ONLY_IN_FILES
 from flap.storage import Artefact, Key, Label, Store
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -62,6 +66,7 @@ class Memory:
         try:
             yield
             seconds = time.perf_counter() - start - _seconds(self.labels)
+            log.info("%s: took %.1f s", stage, seconds, extra=ONLY_IN_FILES)
             before.append(Label(stage, seconds, inputs=tuple(self.labels)))
         finally:
             self.labels = before
