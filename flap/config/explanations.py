@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -103,6 +104,9 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     keys.sort()
     similar = [name for name in keys if key.startswith(name)]
     similar = similar or get_close_matches(key, keys, n=1)
+    places = [] if section else _sections_with(key, error.parent_node or ())
+    if places:
+        return f"{key}: unknown key; did you mean {' or '.join(places)}?"
     hint = f"did you mean {similar[0]}? " if similar else ""
     has = f"{section or 'the config'} has {', '.join(keys) or 'no keys'}"
     line = f"{error.full_key}: unknown key; {hint}{has}"
@@ -110,6 +114,19 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
         sweep = f"where it is swept, write '{error.full_key}=choice(…)'"
         line += f"; other choices of {section} have it: {sweep}"
     return line
+
+
+def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
+    """Return where the sections of a config have a key, as ["calibration.num_samples"]."""
+    places = []
+    for name in node:
+        section = node._get_node(name)
+        if name == "hydra" or not isinstance(section, DictConfig) or section._is_none():
+            continue
+        if key in section:
+            places.append(f"{prefix}{name}.{key}")
+        places += _sections_with(key, section, f"{prefix}{name}.")
+    return places
 
 
 def _have_key(group: str, key: str) -> bool:

@@ -66,6 +66,7 @@ DOES_NOT_COMPOSE = [
     ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
+    ("num_samples=16", r"num_samples: unknown key; did you mean calibration.num_samples\?$"),
     ("evaluation=none", "evaluation: unknown key; did you mean eval\\?"),
     (
         "eval=none,paper",
