@@ -5,6 +5,7 @@ The copy in the cache is a directory with float32 safetensors, the tokenizer and
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 
 from flap.config import one_line
@@ -25,6 +27,7 @@ from flap.data.named_texts import packaged_file
 from flap.models.architecture import find_family
 from flap.models.copied_head import tie_copied_head
 from flap.models.gguf_header import GGUFHeader
+from flap.runtime.temporary_state import replaced
 from flap.storage import digest
 from flap.storage.atomic_files import atomic_directory
 from flap.storage.cache import exclusive
@@ -173,13 +176,16 @@ def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
         header.check_tensors(skeleton)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        # a bar that is not in a terminal would fill the log of a batch job
+        bar = partial(modeling_gguf_pytorch_utils.tqdm, disable=None)
+        with replaced("tqdm", bar, modeling_gguf_pytorch_utils):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except UNREADABLE as error:
         raise ValueError(
             f"model.path={path}: its tensors cannot be read ({one_line(error, 300)})"
