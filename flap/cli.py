@@ -146,7 +146,11 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")  # the terminal's encoding may lack some characters
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
-        import_module(SUBCOMMANDS[arguments[0]]).main(arguments[1:])
+        try:
+            import_module(SUBCOMMANDS[arguments[0]]).main(arguments[1:])
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
         return
     if {"-h", "--help"} & {*arguments}:
         print(help_text(config_folders(arguments)))
@@ -179,7 +183,10 @@ def _run_with_short_errors() -> None:
     try:
         task()
     except KeyboardInterrupt:
-        print(interrupted_line(), file=sys.stderr, flush=True)
+        line = interrupted_line()
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C
+            write_open_study()
+        print(line, file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         for line in failure_lines(error, begin):

@@ -66,6 +66,7 @@ def test_what_a_notebook_shows(prune: Prune, text_file: Path) -> None:
         overrides=("eval=[perplexity]", f"eval.perplexity.datasets=[{text_file}]"),
     )
     assert "| ratio removed |" in report._repr_markdown_()
+    assert str(report) == report._repr_markdown_()
     assert report.plan is not None and len(report.plan.layers) == 4
     assert [*DataFrame(report.evaluation)] == ["dense", "pruned"]
 

@@ -89,8 +89,8 @@ def _documents(path: Path, where: str) -> list[str]:
     rows, names = read_rows(path, where, ("text",))
     if names and "text" not in names:
         raise ValueError(
-            f"{where}: no column 'text', only {', '.join(names)}; prompts, in 'messages' or "
-            "'prompt', are for calibration, or are asked by eval.generation.tasks"
+            f"{where}: no column 'text', only {', '.join(names)}; a file of prompts has a column "
+            "'prompt' or 'messages', and is for calibration or asked by eval.generation.tasks"
         )
     documents: list[Any] = [row.get("text") for row in rows]
     if not all(isinstance(document, str) for document in documents):

@@ -35,6 +35,9 @@ class Report(Record):
         """Return the tables of the report, which a notebook shows."""
         return "\n\n".join(table.markdown() for table in tables(self))
 
+    def __str__(self) -> str:
+        return self._repr_markdown_()
+
     def to_dict(self) -> Config:
         """Return the content of report.json, without the plan, which is in plan.json."""
         return asdict(replace(self, plan=None))

@@ -81,7 +81,7 @@ def test_engines_are_named_whose_files_are_there(made: tuple[Report, Path], tmp_
         text = model_card(report, tmp_path, {})
         assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
         assert (
-            "`flap` on PyPI is another program" in text
+            "the package called `flap` there is a different program" in text
         ) == trust and "pip install flap" not in text
         assert f"```\nvllm serve {PLACE}\n```" in text
         assert "llama-cli" not in text
