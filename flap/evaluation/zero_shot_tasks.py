@@ -5,22 +5,26 @@ The tasks are checked before any weight is loaded.
 
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line, shown
 from flap.data import FORMATS
 from flap.data.hub import offline_without_hub
 from flap.data.named_texts import INSTALL
+from flap.evaluation.document_files import FORMATS as ENDINGS
+from flap.evaluation.document_files import DocumentFiles
 from flap.evaluation.packaged_documents import WHEEL, NotInstalledError, read_packaged
 from flap.runtime.temporary_state import replaced
 
@@ -38,6 +42,7 @@ class LoadedTask:
     loaded: Mapping[str, Any]  # the return value of lm-eval's `TaskManager.load`
     origin: str  # where the documents come from
     path: str = ""  # path of the file, if the task is a file of prompts
+    files: tuple[str, ...] = ()  # the user's files with documents of a task of lm-eval
 
     @property
     def subtasks(self) -> dict[str, Any]:
@@ -113,15 +118,29 @@ def _is_file(name: str) -> bool:
     return Path(name).suffix in FORMATS
 
 
+def is_source(source: str) -> bool:
+    """Return whether documents can come from `source`: a name in SOURCES, a file, or a folder."""
+    path = Path(source)
+    if source in SOURCES:
+        return True
+    try:
+        return path.is_dir() or (path.suffix in ENDINGS and path.is_file())
+    except OSError:  # the name is too long for a path
+        return False
+
+
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     """Load the documents of tasks.
 
-    source: with "auto", documents come from the hub or from its local cache. If they are not
-    available, the packaged documents are used.
+    source: with `auto`, documents of the hub (downloaded or cached) are used, and the packaged ones
+    if there are none. A file or a folder holds the user's own documents.
 
     Raises:
         ValueError: the source has no documents for a task.
     """
+    if source not in SOURCES:
+        files = DocumentFiles(source)
+        return [_of_file(name) if _is_file(name) else _from_files(name, files) for name in names]
     tasks = [_load(name, source) for name in names]
     fallbacks = [task.name for task in tasks if task.origin.startswith("packaged")]
     if source == "auto" and fallbacks:
@@ -148,13 +167,45 @@ def _load(name: str, source: str) -> LoadedTask:
             why = f"{why}; or install the packaged copy: {INSTALL}"
         except Exception:  # the task is not packaged
             if isinstance(error, ImportError):
-                why = "lm-eval needs a package for it that is not installed"
+                why = _lacks(error)
         else:
             if source == "auto":
                 return copy
             why = f"{why}; take source=packaged"
         reason = f"{type(error).__name__}: {one_line(error, 200)}"
         raise ValueError(f"tasks={name}: {why} ({reason})") from error
+
+
+def _lacks(error: ImportError) -> str:
+    """Return which packages are to be installed for a task: one, or an extra of lm-eval."""
+    package = (error.name or "").partition(".")[0]
+    what = package
+    for line in requires("lm_eval") or ():
+        extra = re.fullmatch(rf"{re.escape(package)}\b.*; extra == ['\"](\w+)['\"]", line)
+        if extra:
+            what = f"'lm_eval[{extra[1]}]'"
+    return f"lm-eval needs a package for it that is not installed: pip install {what}"
+
+
+def _from_files(name: str, files: DocumentFiles) -> LoadedTask:
+    """Load the standard task or group with the user's documents."""
+    from lm_eval.api.task import ConfigurableTask  # here, as it takes seconds
+
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(quiet())
+            stack.enter_context(redirect_stderr(io.StringIO()))  # nltk prints that it is offline
+            stack.enter_context(replaced("download", files.reader(), ConfigurableTask))
+            loaded = task_manager().load(name)
+            for subtask, task in loaded["tasks"].items():
+                files.check(subtask, task)
+    except ImportError as error:
+        raise ValueError(f"tasks={name}: {_lacks(error)} ({one_line(error, 200)})") from error
+    except (jinja2.TemplateError, KeyError, TypeError) as error:
+        raise ValueError(f"{files.where}: {files.reason(error)}") from error
+    names = list(loaded["tasks"])
+    paths = tuple(str(files.paths[subtask].resolve()) for subtask in names)
+    return LoadedTask(name, loaded, files.origin(names), files=paths)
 
 
 def _of_file(name: str) -> LoadedTask:

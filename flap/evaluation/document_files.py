@@ -1,0 +1,186 @@
+"""The documents of lm-eval's tasks that are in the user's own files."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from datasets import Dataset
+
+from flap.config import one_line, shown
+from flap.data.text_files import read_rows
+from flap.evaluation.packaged_documents import give
+from flap.storage import digest, parse_json
+
+FORMATS = (".jsonl", ".json", ".parquet", ".csv")
+ANSWER = "An answer."  # is scored before a model is loaded, to find rows that cannot be scored
+
+
+class DocumentFiles:
+    """A file with the documents of one task, or a folder with a file for each task."""
+
+    def __init__(self, source: str) -> None:
+        """Take the file or the folder: `source` of `eval.zero_shot` or `eval.generation`."""
+        self.source = source
+        self.where = f"source={shown(source)}"
+        self.rows: dict[str, Dataset] = {}  # the rows of each task that has been read
+        self.paths: dict[str, Path] = {}  # the file of each task that has been read
+
+    def reader(self) -> Callable[..., None]:
+        """Return a function that replaces the method of lm-eval's tasks that downloads."""
+
+        def read(task: Any, *_: Any, **__: Any) -> None:
+            self._give(task)
+
+        return read
+
+    def check(self, name: str, task: Any) -> None:
+        """Check that lm-eval can ask and score each document of a task.
+
+        Otherwise a row without a value would end a run after hours.
+
+        Raises:
+            ValueError: a document lacks something that the task needs.
+        """
+        if name not in self.rows:
+            raise ValueError(f"{self.where}: lm-eval reads the documents of {name} in its own way")
+        for number, document in enumerate(task.eval_docs, start=1):
+            try:
+                task.doc_to_text(document)
+                task.doc_to_target(document)
+                if task.OUTPUT_TYPE == "generate_until" and callable(task.config.process_results):
+                    task.process_results(document, [ANSWER])
+            except Exception as error:  # whatever the functions of a task raise
+                raise ValueError(f"{self.where}: row {number}: {self.reason(error)}") from error
+
+    def reason(self, error: Exception) -> str:
+        """Return why the task that was read last cannot use its documents.
+
+        error: what lm-eval raised. It names columns that are missing.
+        """
+        name = [*self.rows, "lm-eval"][len(self.rows) - 1]
+        missing = re.fullmatch(r"'(\w+)'(?: is undefined)?", str(error))
+        if missing and isinstance(error, KeyError | jinja2.UndefinedError):
+            return self._without_column(name, missing[1])
+        return f"does not suit {name} ({type(error).__name__}: {one_line(error, 200)})"
+
+    def origin(self, names: list[str]) -> str:
+        """Return where the documents of some tasks come from, with a digest of their rows."""
+        number = sum(len(self.rows[name]) for name in names)
+        content = digest([self.rows[name].to_list() for name in names])
+        return f"{Path(self.source).name}, {number} documents (sha256 {content})"
+
+    def _give(self, task: Any) -> None:
+        """Give a task of lm-eval the documents of its file, also as examples."""
+        config = task.config
+        path = self._path(config.task)
+        rows = self._read(path)
+        self.rows[config.task] = rows
+        self.paths[config.task] = path
+
+        documents = config.process_docs(rows) if config.process_docs else rows
+        for template in (config.doc_to_text, config.doc_to_target, config.doc_to_choice):
+            self._check_template(config.task, template, documents)
+
+        split = config.test_split or config.validation_split or "test"
+        config.test_split = split
+        config.training_split = None
+        config.fewshot_split = None
+        if task.fewshot_cfg.samples is None:
+            task.fewshot_cfg.split = split
+        give(task, {split: documents})
+
+    def _path(self, name: str) -> Path:
+        """Return the file of a task."""
+        path = Path(self.source)
+        if path.is_file():
+            others = [task for task in self.rows if task != name]
+            if others:
+                tasks = " and ".join([*others, name])
+                raise ValueError(
+                    f"{self.where}: one file holds the documents of one task, but these are "
+                    f"{tasks}; name a folder with a file for each task, as {name}.jsonl"
+                )
+            return path
+        candidates = [path / f"{name}{suffix}" for suffix in FORMATS]
+        files = [file for file in candidates if file.is_file()]
+        if len(files) != 1:
+            found = " and ".join(file.name for file in files) or f"no file for {name}"
+            raise ValueError(
+                f"{self.where}: {found}; expected one of {name}.jsonl, .json, .parquet and .csv"
+            )
+        return files[0]
+
+    def _read(self, path: Path) -> Dataset:
+        """Return the rows of a file. A column that a row does not have is null there."""
+        rows = _rows(path, self.where)
+        names = dict.fromkeys(name for row in rows for name in row)
+        if not names:
+            raise ValueError(f"{self.where}: {path.name} holds no documents")
+        try:
+            return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+        except (TypeError, ValueError) as error:  # Arrow has one type for each column
+            reason = one_line(error, 120)
+            raise ValueError(
+                f"{self.where}: {path.name} is no table with one type for each column ({reason})"
+            ) from error
+
+    def _check_template(self, name: str, template: Any, documents: Dataset) -> None:
+        """Check that the columns that a template of a task reads have a value in each row."""
+        if not isinstance(template, str):
+            return
+        columns = documents.column_names
+        if template.isidentifier():
+            if template not in columns:  # lm-eval would ask the name of the column itself
+                raise ValueError(f"{self.where}: {self._without_column(name, template)}")
+            fields = {template}
+        else:
+            fields = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(template))
+        for field in sorted(fields & {*columns}):
+            values = list(documents[field])
+            if None in values:
+                row = values.index(None) + 1
+                raise ValueError(f"{self.where}: row {row} has no {field!r}, which {name} needs")
+
+    def _without_column(self, name: str, column: str) -> str:
+        columns = ", ".join(self.rows[name].column_names)
+        return f"no column {column!r}, which {name} needs, only {columns}"
+
+
+def _rows(path: Path, where: str) -> list[dict[str, Any]]:
+    """Return the rows of a file.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if path.suffix in (".jsonl", ".parquet"):
+        rows, _ = read_rows(path, where)
+        return rows
+    try:
+        if path.suffix == ".json":
+            return _of_list(path)
+        return _of_csv(path)
+    except (OSError, ValueError) as error:
+        expected = "a list of JSON objects" if path.suffix == ".json" else "a table in CSV"
+        reason = one_line(error, 120)
+        raise ValueError(f"{where}: cannot be read; expected {expected} ({reason})") from error
+
+
+def _of_list(path: Path) -> list[dict[str, Any]]:
+    rows = parse_json(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("another value")
+    json.dumps(rows, ensure_ascii=False).encode()  # fails at half of a surrogate pair
+    return rows
+
+
+def _of_csv(path: Path) -> list[dict[str, Any]]:
+    """Read a CSV file whose first line has the names of the columns."""
+    from pyarrow import csv  # imported here because few runs need its 30 MB of memory
+
+    with_line_ends = csv.ParseOptions(newlines_in_values=True)
+    rows: list[dict[str, Any]] = csv.read_csv(path, parse_options=with_line_ends).to_pylist()
+    return rows
