@@ -240,7 +240,8 @@ eval.perplexity.datasets=[{huge}] -> eval.perplexity.datasets=yyy…: must be at
 eval.perplexity.datasets={huge} -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 byt
 eval=[programs] -> eval.programs.run=False: expected true, which runs programs that the model writes on this machine.
 eval=[programs] eval.programs.run=true eval.programs.path={bad}/none.jsonl -> eval.programs.path={bad}/none.jsonl: expe
-eval=[programs] eval.programs.tasks=[mbpp] -> eval.programs.tasks=['mbpp']: expected [humaneval]
+eval=[programs] eval.programs.tasks=[apps] -> eval.programs.tasks=['apps']: expected [humaneval] or [mbpp]
+eval=[programs] eval.programs.run=true eval.programs.tasks=[mbpp] -> eval.programs.path=None: expected the problems of
 eval=[programs] eval.programs.limit=0 -> eval.programs.limit=0: expected null or a whole number >= 1
 eval=[programs] eval.programs.chat_template=yes -> eval.programs.chat_template=yes: expected one of auto, true, false
 eval=[programs] eval.programs.run=true eval.programs.chat_template=true -> eval.programs.chat_template=True: expected

