@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from flap.checkpoint.card import MARK, without_folders
+from flap.config.schema import TARGETS
 from flap.modeling.families import FAMILIES
 from flap.results.markdown_text import code_block, code_span, escaped
 from flap.results.notices import notices
@@ -24,6 +25,7 @@ from flap.results.templates import template
 MADE_WITH = (
     "method",
     "ratio",
+    "target",
     "plan",
     "round_to",
     "metric",
@@ -96,6 +98,15 @@ def _settings(report: Report) -> str:
     """Return the run's name, its settings and the library versions as YAML."""
     settings = {"run_name": report.config["run_name"]}
     for name in MADE_WITH:
-        if report.config[name] not in (None, {}):
-            settings[name] = without_folders(report.config[name])
+        value = report.config[name]
+        if name == "target":
+            value = _set(value)
+        if value not in (None, {}):
+            settings[name] = without_folders(value)
     return OmegaConf.to_yaml(settings | {"versions": report.versions}).rstrip("\n")
+
+
+def _set(target: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes that are set, and what a memory is counted for. Empty without a size."""
+    values = {name: value for name, value in target.items() if value is not None}
+    return values if values.keys() & {*TARGETS} else {}

@@ -105,9 +105,11 @@ def change(
 ) -> str:
     """Describe how a number differs between two models: "-0.017 ± 0.044".
 
-    For perplexities and bits per byte, the text also has the relative difference. For efficiency,
-    it has only the relative difference. "within noise" marks differences that are not significant.
-    The text is empty if a number is missing or infinite.
+    For perplexities and bits per byte, the text also has the relative difference, because texts
+    differ. For efficiency, it has only the relative difference. "within noise" marks differences
+    that are not significant. If such a difference is more than twice its error, which can happen
+    with few documents, the text has its p-value instead. It is empty if a number is missing or
+    infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)
@@ -124,5 +126,6 @@ def change(
     if is_of_text(name):
         text += f" ({relative})"
     if p_value is not None and p_value >= SIGNIFICANCE:
-        text += " within noise"
+        large = error is not None and abs(after - before) > 2 * error
+        text += f", p = {p_value:.2f}" if large else " within noise"
     return text

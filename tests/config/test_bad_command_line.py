@@ -65,8 +65,9 @@ DOES_NOT_COMPOSE = [
         ),
     ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
-    ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
     ("num_samples=16", r"num_samples: unknown key; did you mean calibration.num_samples\?$"),
+    ("ratoi=0.5", r"ratoi: unknown key; did you mean ratio\?$"),
+    ("qqq=0.5", "qqq: unknown key; the config has .*ratio.*seed"),
     ("evaluation=none", "evaluation: unknown key; did you mean eval\\?"),
     (
         "eval=none,paper",

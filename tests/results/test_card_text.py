@@ -71,6 +71,14 @@ def test_it_names_the_base_and_its_licence_and_what_was_removed(made: tuple[Repo
     )
 
 
+def test_it_shows_the_targets_that_are_set(made: tuple[Report, Path]) -> None:
+    report, checkpoint = made
+    assert "target:" not in model_card(report, checkpoint, {})
+    of_target = report.config | {"ratio": None, "target": {"bytes": 2e8, "memory": None}}
+    card = model_card(replace(report, config=of_target), checkpoint, {})
+    assert "target:\n  bytes: 200000000.0\n" in card
+
+
 def test_engines_are_named_whose_files_are_there(made: tuple[Report, Path], tmp_path: Path) -> None:
     report, _ = made
     for config, trust in (

@@ -36,6 +36,8 @@ _BPE = {
     "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
     "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
     "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
+    # also a tokenizer that transformers has read from the GGUF file of any byte-level BPE
+    "gpt-2": Steps(["bytes and words"], None, ignore_merges=False),
 }
 
 
@@ -64,7 +66,7 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
 
     raise ValueError(
         f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's "
-        "(SentencePiece or BPE), Qwen2's, SmolLM's, or that of a model that came as a GGUF"
+        "(SentencePiece or BPE), Qwen2's, SmolLM's, GPT-2's, or that of a model that came as a GGUF"
     )
 
 
