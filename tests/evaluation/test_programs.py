@@ -228,7 +228,7 @@ def test_rows_in_mbpp_s_format_are_all_measured_without_its_examples(
     assert len(problems) == 4 and problems[0].prompt.count("[BEGIN]") == 1
     assert origin.startswith("mine.jsonl, 4 problems")
     path.write_text(json.dumps({"task_id": 1, "text": "Write.", "code": "", "test_list": [1]}))
-    with pytest.raises(ValueError, match=r"holds no problems \('text', 'code' and the items of"):
+    with pytest.raises(ValueError, match=r"contains no problems \('text', 'code' and the items of"):
         read_problems(MBPP, str(path))
 
 
