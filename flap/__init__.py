@@ -2,8 +2,8 @@
 
 The method is by An et al., AAAI 2024, arXiv 2312.11983. `flap.prune` prunes a model in memory.
 `flap.load` loads a pruned checkpoint. After `flap.register()`, the Auto classes of transformers
-load pruned checkpoints, too. `import flap` registers nothing, and imports torch only when a
-function is used.
+load pruned checkpoints, too. `import flap` alone registers nothing and does not import torch. torch
+is imported when one of the three functions is first used.
 """
 
 from importlib import import_module
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["load", "prune", "register"]
 __version__ = "0.1.0"
 
-# A dict from public functions to their modules, which are imported on first use.
+# The module that defines each public function. A module is imported when its function is first
+# used.
 _MODULES = {
     "prune": "flap.api",
     "load": "flap.checkpoint.load",

@@ -1,4 +1,4 @@
-"""The Python interface: prune a model that is already in memory."""
+"""The Python interface `flap.prune`, which prunes a model that is already in memory."""
 
 import logging
 import os
@@ -34,11 +34,13 @@ from flap.results import Report
 
 log = logging.getLogger(__name__)
 
-# The first overrides of `flap.prune`. Overrides of the caller come later and take precedence.
+# Hydra overrides that `flap.prune` always sets. The caller's overrides come after these and take
+# precedence.
 DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
-# The base classes of the objects that a caller can pass. The keys are config groups.
+# The config groups for which a caller can pass an object instead of a name, and the base class that
+# the object must have.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
-# The models that this process has already pruned.
+# The models that `flap.prune` has already pruned in this process.
 _pruned: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -66,38 +68,44 @@ def prune(
     `model.save_pretrained` then writes a checkpoint that `flap.load` reads. Nothing is measured
     or saved unless `overrides` ask for it: "eval=perplexity", or "checkpoint.save=true" with
     "checkpoint.dir=…". Nothing is cached. The random states of torch, numpy and Python do not
-    change, and each module stays in training or evaluation mode.
+    change, and each module keeps its training or evaluation mode.
 
     Args:
-        model: a causal language model of transformers with plain weights
+        model: a causal language model of transformers, without adapters and quantised weights
         tokenizer: the tokenizer of the model
         ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; by default 0.2
-        target: the largest size of the pruned model instead of a ratio, as {"bytes": 200e6};
-            the keys are those of `target` on the command line
-        plan: the folder of a finished run, its plan.json, or the name of a packaged plan. The model
-            keeps the units of this plan, so ratio, target, metric and structure cannot be given
-        metric: the importance of each channel: a name of the command line, an object such as
-            `WIFV()`, or a function `score(weight_OI, statistics) -> score_I`, higher = keep
-        structure: which units are removed: a name, or an object such as `ALAM()`
-        compensation: what replaces removed units: a name, or an object such as
+        target: an upper limit on the size of the pruned model, given instead of a ratio, such as
+            {"bytes": 200e6}; the keys are the options of `target` on the command line
+        plan: the folder of a finished run, the path of its plan.json, or the name of a packaged
+            plan. The model keeps the units of this plan, so ratio, target, metric and structure
+            cannot be given together with a plan
+        metric: the metric that scores the importance of each channel: a name that the command line
+            knows, an object such as `WIFV()`, or a function
+            `score(weight_OI, statistics) -> score_I`. This function gets the weight of an output
+            projection with O outputs and I input channels, and gives channels that should stay
+            higher scores
+        structure: the structure that selects the units to remove: a name, or an object such as
+            `ALAM()`
+        compensation: the compensation for the removed units: a name, or an object such as
             `BiasCompensation()`
-        method: a preset of metric, structure, compensation and calibration, by its name
+        method: the name of a preset of metric, structure, compensation and calibration
         dataset: the calibration texts: the name of a corpus, a file, a mixture {name: weight},
             or a list of texts, each of which is a document
         num_samples: the number of calibration windows, at least 1
-        seq_len: the tokens in a window, at most the context of the model
+        seq_len: the number of tokens in a window, at most the context length of the model
         batch_size: the number of windows in a forward pass, at least 1
         bos: whether each window begins with the BOS token: True, False or "auto"
-        propagate: "dense" or "pruned": on whose outputs each layer is calibrated
-        overrides: other keys of the command line, each as "key=value", but no key that another
-            argument sets. "vocabulary=trim" also changes the tokenizer in place
+        propagate: whether each layer is calibrated on the outputs of the "dense" or of the "pruned"
+            layers before it
+        overrides: further overrides of the command line, each as "key=value". A key that another
+            argument sets is refused. "vocabulary=trim" also changes the tokenizer in place
 
     Choices that are not given come from the preset `method`.
 
     Raises:
-        ValueError: an argument is invalid. The message is one line that names it. The model has
-            not changed, except where the activations of a layer are not finite: this is found
-            after earlier layers have been pruned.
+        ValueError: an argument is invalid. The message is one line that names the argument. The
+            model has not changed, with one exception: activations that are not finite are found
+            in a layer only after earlier layers have been pruned.
     """
     source = LoadedSource(model, tokenizer)
     planned = {"ratio": ratio, "target": target, "metric": metric, "structure": structure}
@@ -137,7 +145,10 @@ def prune(
 
 
 def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the choices that are objects, by their group. A function becomes a metric."""
+    """Return the choices that are objects, by their config group.
+
+    A function that is given as the metric becomes a `Metric`.
+    """
     objects = {}
     for group, choice in choices.items():
         if choice is None or isinstance(choice, str):
@@ -151,7 +162,7 @@ def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
 def _check_overrides(
     overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]
 ) -> None:
-    """Check that no override sets a group or a key that another argument decides.
+    """Check that no override sets a key that another argument or `flap.prune` itself decides.
 
     An override of this kind would have no effect, but the report would show it.
     """
@@ -173,7 +184,10 @@ def _check_overrides(
 
 
 def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
-    """Compose and check the config as the command line does, even inside a Hydra application."""
+    """Compose and check the config as the command line does.
+
+    This also works if the caller is itself a Hydra application.
+    """
     dataset = values.get("calibration.dataset")
     texts = None
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):
@@ -192,7 +206,10 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check that options in the config agree with the same options of objects."""
+    """Check `round_to` and `seed` of the config against the same options of the caller's objects.
+
+    A structure object has its own `round_to`, and a metric object may have its own `seed`.
+    """
     for name, group in (("round_to", "structure"), ("seed", "metric")):
         of_run = getattr(config, name)
         of_object = getattr(objects.get(group), name, of_run)

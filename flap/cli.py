@@ -60,11 +60,12 @@ SUBCOMMANDS = {
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> "Objective":
-    """Run a composed config, which is a single run or one cell of a sweep.
+    """Run a composed config, as a single run or as one cell of a sweep.
 
     Return the numbers that the option `objective` names, for sweepers that optimise.
     """
-    protect_output()  # again, because a launcher may run this function in a new process
+    # `main` has protected the output, but a launcher may run this function in a new process
+    protect_output()
     protect_secrets_of(config, HydraConfig.get().job.env_set)
     outcome = _attempt(config)
     if outcome.error is None:
@@ -82,7 +83,7 @@ def task(config: DictConfig) -> "Objective":
 
 
 class Outcome(NamedTuple):
-    """The end of a run."""
+    """How a run has ended: with an error, or with the numbers that `objective` names."""
 
     error: str | None = None  # the error in one line; None if the run has finished
     objective: "Objective" = None
@@ -104,7 +105,7 @@ def _attempt(config: DictConfig) -> Outcome:
             if run_dir is None:
                 return Outcome()
             # imported here because torch and transformers take seconds to import, and --help and
-            # invalid values should not wait
+            # the refusal of invalid values should not wait for them
             from flap.pipeline import check_room, execute
             from flap.results.objective import objective_of
             from flap.runs.preparation import prepare
@@ -172,19 +173,19 @@ def main() -> None:
             _run_with_short_errors()
     finally:
         with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C
-            write_open_study()  # Hydra calls no callback if a job has failed
+            write_open_study()  # if a job has failed, Hydra does not call `on_multirun_end`
 
 
 def _run_with_short_errors() -> None:
     """Run the command line, and print each error in one line."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
-    # to tell failed cells of this command from those of an earlier command in the same folder
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
+    # cells that failed before this time belong to an earlier command in the same folder
     begin = time.time()
     try:
         task()
     except KeyboardInterrupt:
         line = interrupted_line()
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C
+        with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C while the study is written
             write_open_study()
         print(line, file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None

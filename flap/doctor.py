@@ -18,7 +18,8 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 def main(arguments: list[str]) -> None:
     """Print one line for each check.
 
-    Exit with code 1 if a package is missing, or if the cache cannot be written.
+    Exit with code 1 if a package is missing or has a wrong version, or if the cache cannot be
+    written.
     """
     lines = {
         "versions": installed_versions(),
@@ -34,8 +35,8 @@ def main(arguments: list[str]) -> None:
 def installed_versions() -> str:
     """Return the versions of the most important packages.
 
-    If packages are missing or have a version that flap does not allow, return the command to
-    install them.
+    If packages are missing or have a version that flap does not allow, return the command that
+    installs them.
     """
     wrong = unmet(needed())
     if wrong:
@@ -70,7 +71,7 @@ def unmet(needs: list[Requirement]) -> list[str]:
 
 def devices() -> str:
     """Return the devices of this machine with their free memory."""
-    import torch  # imported here because it takes seconds
+    import torch  # imported here because importing torch takes seconds
 
     found = []
     for i in range(torch.cuda.device_count()):
@@ -104,10 +105,10 @@ def cache() -> str:
 
 
 def wandb() -> str:
-    """Return the mode that tracking=wandb would have."""
+    """Return the mode that W&B would have in a run with tracking=wandb, such as "offline"."""
     try:
         mode = resolve_mode("auto")
-    except RuntimeError as error:  # the user has no home, where W&B looks for its settings
+    except RuntimeError as error:  # W&B looks for its settings in the home directory: there is none
         return f"none: {error}"
     if mode == "offline":
         return "offline; online after `wandb login`, or with WANDB_API_KEY"

@@ -1,4 +1,4 @@
-"""The method, from a config to a pruned checkpoint and a report.
+"""The pipeline of a run, from a config to a pruned checkpoint and a report.
 
 Source: An et al., AAAI 2024, arXiv 2312.11983.
 """
@@ -47,15 +47,16 @@ def run(
 ) -> Report:
     """Prune a model, evaluate it before and after pruning, and return the report.
 
-    Everything that can be checked without weights is checked before they are loaded.
+    Everything that can be checked without weights is checked before the weights are loaded.
 
-    source: the model, if the caller has already loaded it. Then `config.model` describes it.
-    run_dir: the folder for the report and the plan; if None, they are not written.
-    overrides: the options that the user has typed, as "key=value". Options without effect are
-        refused.
+    source: the model, if the caller has already loaded it. Then `config.model` describes this
+        model.
+    run_dir: the folder for the report and the plan; if None, neither is written.
+    overrides: the options that the user has typed, as "key=value". A typed option that has no
+        effect is refused.
 
     Raises:
-        ValueError: an input is wrong. The message is one line that names the field.
+        ValueError: an input is wrong. The message is one line that names the config field.
     """
     prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
@@ -63,7 +64,9 @@ def run(
 
 
 def check_room(run: Run) -> None:
-    """Check that memory and disk space are sufficient for the rest of the run.
+    """Check that memory and disk space are sufficient for making the pruned model.
+
+    Nothing is checked if an earlier start of the run has already made the pruned model.
 
     Raises:
         ValueError: memory or disk space is too small.
@@ -73,9 +76,10 @@ def check_room(run: Run) -> None:
 
 
 def execute(run: Run) -> Report:
-    """Run all stages. Results of an earlier start are read instead of computed again."""
+    """Run all stages of a run. Results of an earlier start are read, not computed again."""
     with begun(run) as run:
-        dense = Opened(partial(stages.open_dense, run))  # opened by the first stage that needs it
+        # the dense model is loaded by the first stage that needs it
+        dense = Opened(partial(stages.open_dense, run))
         dense_again = DenseAgain(run.source) if run.tasks_of_both else None
         references = measure_dense(run, dense, plan_of_earlier_start(run))
         make = partial(make_pruned_model, run, dense, references)
@@ -89,7 +93,9 @@ def execute(run: Run) -> Report:
         measure_pruned(after, model, keys.pruned(after, pruned.plan), references)
         if dense_again is not None:
             measure_both(after, dense_again, model, pruned.plan)
-        references.clear()  # references may be memory-mapped files of the working directory
+        # references may be memory maps of files in the working directory, which is deleted when
+        # this block ends
+        references.clear()
 
         report = report_of(after, artefact, run)
         write_files(after, report)
@@ -97,10 +103,11 @@ def execute(run: Run) -> Report:
 
 
 def prune(run: Run, model: PlacedModel) -> Compressed:
-    """Remove units from a model in place (FLAP, section 3).
+    """Remove units, which are attention heads, MLP neurons or experts, from a model in place.
 
-    Every unit is scored, and the best units within the budget stay. All other units are removed,
-    with compensation. If a plan is given, or if no unit has to be removed, units are not scored.
+    Every unit is scored, and as many of the units with the highest scores stay as the budget
+    allows. All other units are removed, and the remaining weights compensate for them (FLAP,
+    section 3). If a plan is given, or if no unit has to be removed, units are not scored.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)
@@ -112,9 +119,11 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 
 
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
-    """Make the pruned model of a run, and save it.
+    """Make the pruned model of a run, and save it if the config asks for a checkpoint.
 
-    The steps are: write texts with the model, trim the vocabulary, remove units, train, and save.
+    First the dense model writes the calibration texts that it has to write itself. Then its
+    vocabulary is trimmed, its units are removed, and the compressed model is trained, as far as the
+    config asks for these stages.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)
@@ -136,7 +145,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    dense.close()  # pruning has changed the dense model in place
+    dense.close()  # its model is no longer dense, because pruning has changed it in place
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)
@@ -154,7 +163,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
 
 def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan of the run, if an earlier start has made the pruned model; else None."""
+    """Return the plan of the run; None unless an earlier start has made the pruned model."""
     for store in pruned_files(run):
         found = on_first(partial(store.find, {"run": run.key}))
         if found is not None:
@@ -167,8 +176,8 @@ def _open_pruned(
 ) -> PlacedModel:
     """Open the pruned model.
 
-    The result is the model in memory, or the saved checkpoint. If there is neither, the pruned
-    model is made again.
+    This is the model that is still in memory, or else the saved checkpoint. If there is neither,
+    the pruned model is made again.
     """
     dense.close()  # the two models need not be in memory at the same time
     if pruned.model is None and run.config.checkpoint.save:

@@ -1,6 +1,6 @@
 """The command `python -m flap reproduce RUN`.
 
-The command runs the config of a report again, and compares all numbers.
+The command repeats a run from the config in its report, and compares the numbers of the two runs.
 """
 
 import argparse
@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
-    """Run the config of a report again, and print every number of both runs with a verdict.
+    """Repeat a run from the config in its report, and print the numbers of the two runs.
 
-    On an error, or if a number is different, exit with code 1.
+    Each number gets a verdict. Exit with code 1 if a number has the verdict "different", or on an
+    error.
     """
     given = _parser().parse_args(arguments)
     # imported here because --help should not wait seconds for torch and pandas
@@ -39,10 +40,14 @@ def main(arguments: list[str]) -> None:
 
 
 def config_of(plain: dict[str, Any]) -> "FlapConfig":
-    """Return the checked config of a report, without cache and tracker.
+    """Check the config in a report, and return it with changes for the repeated run.
+
+    The repeated run has no cache and no tracker, and saves its checkpoint in its own folder.
+
+    plain: the config as dicts and lists, as it is in report.json.
 
     Raises:
-        ValueError: This version does not have one of the keys or values.
+        ValueError: This version of flap does not know one of the keys or values.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -62,7 +67,7 @@ def config_of(plain: dict[str, Any]) -> "FlapConfig":
 
 
 def _run_again(config: "FlapConfig", into: Path) -> None:
-    """Run a config in a new folder. If the run writes nothing, the folder is removed.
+    """Run a config in a new folder, which is removed if the run fails before it writes a file.
 
     Raises:
         ValueError: The folder exists, or the config cannot be run on this machine.
@@ -88,8 +93,8 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
 def _new_folder(run: Path) -> Path:
     """Return a folder that does not exist yet, such as RUN-again or RUN-again-2.
 
-    The folder is next to the run's folder. If the report is a file with another name than
-    report.json, it is in the current folder.
+    The new folder is next to the run's folder. If `run` is a report with another file name than
+    report.json, the new folder is in the current working directory.
     """
     folder = run.resolve()
     if run.name == "report.json":

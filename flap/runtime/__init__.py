@@ -1,1 +1,1 @@
-"""The running process: other ranks, progress bars, peak memory and temporary state."""
+"""Helpers for the running processes: ranks, progress bars, peak memory and temporary state."""

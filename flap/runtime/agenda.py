@@ -1,6 +1,7 @@
-"""The tasks of an evaluation, and an estimate of the time that the remaining tasks take.
+"""The agenda of an evaluation: its tasks, and an estimate of the time that they still take.
 
-The name of a task is, for example, "zero_shot: boolq, dense model".
+A task measures numbers of one model, or of the dense and the pruned model side by side. The name of
+a task is, for example, "zero_shot: boolq, dense model".
 """
 
 import time
@@ -12,10 +13,10 @@ HOUR = 3600.0  # seconds
 
 
 class Workload(NamedTuple):
-    """The number of tokens that a model reads and writes for a task."""
+    """The numbers of tokens that a model reads and writes for a task."""
 
-    read: float = 0  # number of tokens that the model reads: prompts and texts
-    written: float = 0  # tokens that the model generates, one after another
+    read: float = 0  # number of tokens in the prompts and texts that the model reads
+    written: float = 0  # number of tokens that the model generates, one after another
 
     @property
     def tokens(self) -> float:
@@ -23,18 +24,18 @@ class Workload(NamedTuple):
         return self.read + self.written
 
     def part(self, share: float) -> "Workload":
-        """Return a share of this workload."""
+        """Return the workload of a share of this task. share: between 0 and 1."""
         return Workload(share * self.read, share * self.written)
 
 
 class Speed(NamedTuple):
     """The speed of a model in seconds per token."""
 
-    read: float
-    written: float
+    read: float  # seconds per token that the model reads
+    written: float  # seconds per token that the model generates
 
     def seconds(self, workload: Workload) -> float:
-        """Return the seconds that a task takes."""
+        """Return the seconds that a task with this workload takes."""
         return workload.read * self.read + workload.written * self.written
 
 
@@ -42,7 +43,7 @@ UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs, used while the real sp
 
 
 class Agenda:
-    """The tasks that are still to be done.
+    """The evaluation tasks that a run has still to do.
 
     The time of the tasks is estimated from the speed of the model, if the speed is known. The
     estimate is corrected by the time that finished tasks have taken.
@@ -60,7 +61,11 @@ class Agenda:
         self._done_before = 0.0
 
     def plan(self, tasks: Mapping[str, Workload]) -> None:
-        """Set the remaining tasks. A task of unknown size is assumed to have the average size."""
+        """Set the remaining tasks and their workloads.
+
+        A task whose workload has no tokens is a task of unknown size. It gets the average workload
+        of the other tasks.
+        """
         known = [one for one in tasks.values() if one.tokens]
         average = Workload()
         if known:
@@ -71,7 +76,10 @@ class Agenda:
 
     @contextmanager
     def doing(self, task: str) -> Iterator[None]:
-        """Make a task the current task in a `with` block. `progress` shows its progress."""
+        """Make a task the current task for the duration of a `with` block.
+
+        The progress lines of the block begin with the title of the current task.
+        """
         self._left.setdefault(task, Workload())
         self._current = task
         self._number += 1
@@ -88,7 +96,7 @@ class Agenda:
             self._current = ""
 
     def resume(self, share: float) -> None:
-        """Note that an earlier start of the run has already done this share of the current task."""
+        """Record which share of the current task an earlier start of the run has already done."""
         self._done_before = share
 
     def drop(self, task: str) -> None:
@@ -97,7 +105,7 @@ class Agenda:
 
     @property
     def left(self) -> list[Workload]:
-        """The workloads of the tasks that are not finished."""
+        """The workloads of all unfinished tasks, including the current task."""
         return list(self._left.values())
 
     @property
@@ -124,16 +132,16 @@ class Agenda:
         return None if self.speed is UNKNOWN else left
 
 
-_open: list[Agenda] = []  # the agenda of the current task, if any
+_open: list[Agenda] = []  # the agendas that have a current task; usually at most one
 
 
 def current_agenda() -> Agenda | None:
-    """Return the agenda of the current task; None if there is none."""
+    """Return the agenda that has a current task; None if no task is running."""
     return _open[-1] if _open else None
 
 
 def about(seconds: float) -> str:
-    """Format a duration with two digits: "11 h", "1.8 h", "40 min", "30 s"."""
+    """Format a duration as a rounded text, such as "11 h", "1.8 h", "40 min" or "30 s"."""
     if seconds >= 9.5 * HOUR:
         return f"{seconds / HOUR:,.0f} h"
     if seconds >= HOUR:

@@ -1,6 +1,7 @@
 """Show the progress of long steps as a bar in a terminal, or else as one line per minute.
 
-The log file gets the lines in both cases.
+A step is a loop over items, such as batches or layers. A stage of a run can have several steps. The
+log file gets the lines in both cases.
 """
 
 import logging
@@ -22,30 +23,36 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 SECONDS_BETWEEN_LINES = 60.0
-# The argument `extra` for log records that a terminal does not show, because it shows the bar.
+# The argument `extra` of calls of the logger that write a line only into log files, and not to the
+# terminal.
 ONLY_IN_FILES = {"only_in_files": True}
 
 
 @dataclass(frozen=True)
 class Step:
-    """The progress of a long step."""
+    """The progress of a long step at one point in time."""
 
     stage: str  # the name of the step, such as "calibrate"
     done: int  # number of finished items, such as batches, layers, requests or tokens
     total: int  # total number of items
-    tokens: int  # number of finished tokens; 0 if the step does not count tokens
+    tokens: int  # number of tokens in the finished items; 0 if the step does not count tokens
     seconds: float  # seconds since the step began
 
 
 Listener = Callable[[Step], None]
-# a function that is called with the numbers of finished items and finished tokens
+# The function that `showing` yields. A step calls it as `reach(done)` or `reach(done, tokens)`
+# whenever items are finished. done: the number of finished items. tokens: the number of tokens in
+# these items.
 Reach = Callable[..., None]
 _listeners: list[Listener] = []
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """During a `with` block, call `listener` after every item of every long step."""
+    """During a `with` block, call `listener` whenever a long step has finished items.
+
+    The listener gets the progress of the step.
+    """
     _listeners.append(listener)
     try:
         yield
@@ -56,7 +63,11 @@ def listening(listener: Listener) -> Iterator[None]:
 def progress(
     items: Sequence[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0
 ) -> Iterator[T]:
-    """Yield the items, and show the number of finished items and the remaining time."""
+    """Yield the items, and show the number of finished items and the remaining time.
+
+    stage: the name of the step that works on the items.
+    count_tokens: returns the number of tokens in an item.
+    """
     tokens = 0
     with showing(stage, len(items)) as reach:
         for done, item in enumerate(items, start=1):
@@ -69,8 +80,10 @@ def progress(
 def showing(stage: str, total: int) -> Iterator[Reach]:
     """Show the progress of a step for the duration of the `with` block.
 
-    Yields a function, to be called with the number of finished items. Only rank 0 shows the
-    progress.
+    Yields a function, which the block calls with the number of finished items (see `Reach`). Only
+    rank 0 shows the progress.
+
+    stage: the name of the step. total: the number of all items.
     """
     if not ranks.is_first():
         yield _show_nothing
@@ -88,7 +101,10 @@ def shared_out(
 ) -> list[R]:
     """Call `work` for each item, and return the results in the order of the items.
 
-    The processes of a run share the items.
+    The processes of a run divide the items among themselves.
+
+    stage: the name of the step in progress bars.
+    count_tokens: returns the number of tokens in an item.
     """
     share = progress(ranks.own_share(items), stage, count_tokens)
     return ranks.gather_in_order([work(item) for item in share])
@@ -99,17 +115,17 @@ def _show_nothing(done: int, tokens: int = 0) -> None:
 
 
 class _Shown:
-    """Shows a step: as a progress bar in a terminal, or else as lines in the log."""
+    """Shows the progress of one step, as a bar in a terminal, or else as lines in the log."""
 
     def __init__(self, stage: str, total: int) -> None:
         self.stage = stage
         self.total = total
         self.start = time.perf_counter()
         self.next_line = self.start + SECONDS_BETWEEN_LINES
-        # Results of an interrupted run are read within the first second. These results are not
-        # counted in the speed.
-        self.read_by = self.start
-        self.read = 0  # items that were read within the first second
+        # Items that are finished within the first second are assumed to be results of an
+        # interrupted run, which are only read from files. They do not count in the speed.
+        self.read_by = self.start  # when the last of these items was finished
+        self.read = 0  # number of these items
         console = Console(stderr=True)
         self.in_terminal = console.is_terminal
         self.bar = Progress(
@@ -123,7 +139,7 @@ class _Shown:
         self.row = self.bar.add_task(f"{stage:<28}", total=total)
 
     def reach(self, done: int, tokens: int = 0) -> None:
-        """Show the number of finished items. tokens: the number of tokens in these items."""
+        """Show that `done` items are finished. tokens: the number of tokens in these items."""
         now = time.perf_counter()
         agenda = current_agenda()
         if now - self.start < 1:

@@ -1,9 +1,9 @@
 """The processes of a run, one per device, which torchrun or SLURM starts.
 
-`own_share` and `gather_in_order` divide items among the processes. `add_up` sums tensors over
-processes. `on_first` and `by_first` let only rank 0 work and write. All processes must make the
-same calls in the same order. With one process, each of these functions returns its argument or the
-result of its function.
+`own_share` divides items among the processes, and `gather_in_order` collects their results.
+`add_up` sums tensors over processes. `on_first` and `by_first` call a function only in rank 0. All
+processes must make the same calls in the same order. In a run with one process, all of these
+functions work without torch.distributed.
 """
 
 import atexit
@@ -39,8 +39,11 @@ class AgreedError(ValueError):
 def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
-    If there are GPUs, each process takes the GPU of its local rank. A single or connected process
-    does nothing. timeout: the time that a process waits for another process, now and later.
+    If there are GPUs, each process takes the GPU of its local rank. Nothing happens if the run has
+    one process, or if this process is connected already.
+
+    timeout: how long this process waits for other processes, in this call and in all later calls
+        of this module.
 
     Raises:
         ValueError: the processes cannot connect.
@@ -73,7 +76,7 @@ def join(timeout: timedelta) -> None:
 
     _rank = distributed.get_rank()
     _size = distributed.get_world_size()
-    # so that not every process prints a traceback after Ctrl-C
+    # Ctrl-C ends the process without a traceback, which every process would print otherwise
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit.register(leave)
 
@@ -105,7 +108,8 @@ def size() -> int:
 def is_first() -> bool:
     """Return whether this process is rank 0. Only rank 0 logs and writes files.
 
-    The rank is known before the processes are connected.
+    This function also works before the processes are connected, because the environment variable
+    RANK contains the rank.
     """
     return _alone or int(os.environ.get("RANK", 0)) == 0
 
@@ -117,7 +121,7 @@ def name() -> str:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Behave as a run with one process in a `with` block."""
+    """Let the functions of this module behave as in a run with one process in a `with` block."""
     global _alone
     before = _alone
     _alone = True
@@ -137,16 +141,16 @@ def own_folder(path: Path) -> Path:
 def own_share(items: Iterable[T]) -> list[T]:
     """Return the items that this process works on, out of all items.
 
-    Items are dealt out in a zigzag: ranks 0, 1, 1, 0, 0, 1, … with two processes. So sorted items
-    of similar size are on different processes.
+    Items are dealt out in a zigzag: with two processes, to ranks 0, 1, 1, 0, 0, 1, … If the items
+    are sorted by size, all processes therefore get about the same amount of work.
     """
     return [item for k, item in enumerate(items) if _owner(k) == rank()]
 
 
 def gather_in_order(own: Sequence[T]) -> list[T]:
-    """Gather the results of all processes in the order of the items before `own_share`.
+    """Return the results for all items, in the order that the items had before `own_share`.
 
-    own: the results of this process, in the order of its share.
+    own: the results of this process for its share of the items, in the order of this share.
     """
     parts = gather(own)
     total = sum(len(part) for part in parts)
@@ -155,14 +159,17 @@ def gather_in_order(own: Sequence[T]) -> list[T]:
 
 
 def each_by_one(makes: Iterable[Callable[[], T]]) -> list[T]:
-    """Divide functions among the processes, call each once, and return all results in order."""
+    """Divide functions among the processes, and return the results of all functions in order.
+
+    Each function is called once, by one process.
+    """
     return gather_in_order([make() for make in own_share(makes)])
 
 
 def gather(value: T) -> list[T]:
     """Return a list with the values of all processes in the order of ranks.
 
-    Tensors in the values are on the CPU.
+    If the run has several processes, tensors in the returned values are on the CPU.
     """
     if size() == 1:
         return [value]
@@ -181,7 +188,7 @@ def add_up(tensor: "Tensor") -> None:
     """
     if size() == 1:
         return
-    # NCCL sends from the current GPU of each process, which may differ from the tensor's GPU
+    # NCCL sends from the current GPU of each process, and the tensor may be on another GPU
     sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call("all_gather", parts, sent)
@@ -235,7 +242,7 @@ def by_first(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
-    """Enter a context only in rank 0, and leave it when all processes have reached its end.
+    """Enter a context only in rank 0, and leave it when all processes have finished the block.
 
     All processes get the value that the context yields.
     """
@@ -250,9 +257,9 @@ def agreed(make: Callable[[], T]) -> T:
     If the function raises a ValueError in one process, all processes raise an error.
 
     Raises:
-        AgreedError: a process has refused its input. All processes get the message of the lowest
-            rank that has refused. The message begins with the name of this process, unless it is
-            rank 0.
+        AgreedError: the function has raised a ValueError in a process. If this has happened in
+            several processes, all processes get the message of the lowest of these ranks. Unless
+            this is rank 0, the message begins with the name of the process.
     """
     if size() == 1:
         return make()
@@ -276,7 +283,7 @@ def barrier() -> None:
 
 
 def _owner(item: int) -> int:
-    """Return the rank that works on an item: 0, 1, 1, 0, 0, 1, … with two processes."""
+    """Return the rank that works on an item. item: the index of the item."""
     row, column = divmod(item, size())
     backwards = row % 2 == 1
     return size() - 1 - column if backwards else column

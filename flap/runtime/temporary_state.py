@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
-    """Set the attribute `name` of each holder to another value in a `with` block."""
+    """Set the attribute `name` of each object in `holders` to another value in a `with` block."""
     with ExitStack() as stack:
         for holder in holders:
             stack.callback(setattr, holder, name, getattr(holder, name))
@@ -35,7 +35,10 @@ def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
 
 @contextmanager
 def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Call `forward(index, …)` instead of the forward pass of each module in a `with` block."""
+    """Replace the forward pass of each module by `forward(index, …)` in a `with` block.
+
+    forward: gets the index of the module in `modules`, and then the arguments of the forward pass.
+    """
     modules = list(modules)
     forwards = [vars(module).get("forward") for module in modules]
     for index, module in enumerate(modules):
@@ -45,5 +48,5 @@ def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any])
     finally:
         for module, before in zip(modules, forwards, strict=True):
             del module.forward
-            if before is not None:  # a hook of accelerate has set `forward`
+            if before is not None:  # such as a `forward` that a hook of accelerate has set
                 module.forward = before

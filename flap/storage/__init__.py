@@ -1,4 +1,8 @@
-"""Store what a run writes: artefacts, files, status, and the work of interrupted runs."""
+"""Read and write the files of runs.
+
+These are the stored results of stages (artefacts), the status of a run, files in JSON and YAML, and
+the working directories from which interrupted runs resume.
+"""
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest
 from flap.storage.atomic_files import cache_root, write_text

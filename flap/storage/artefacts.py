@@ -1,7 +1,7 @@
 """Artefacts are the stored results of a run's stages. Each artefact is looked up by its key.
 
-The key of an artefact contains everything that it depends on. The label of an artefact says how it
-was made. A store holds the artefacts of one kind, in files or in memory.
+The key of an artefact contains everything on which the artefact depends. The label of an artefact
+says how the artefact was made. A store holds the artefacts of one kind in files.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from flap.storage.json_files import load_json
 
 T = TypeVar("T")
 Key = Mapping[str, Any]
-# The version of all artefacts. Increase it if a stage gives another result for the same key.
-# Artefacts of earlier versions are then computed again. CONTRIBUTING ("One version") explains why
-# there is only one version, and names its test.
+# The version of all artefacts. Increase it if you change a stage so that the stage gives another
+# result for the same key. Artefacts of earlier versions are then computed again. CONTRIBUTING.md
+# ("One version") explains why all kinds of artefacts have the same version.
 VERSION = 1
 
 
@@ -28,13 +28,14 @@ VERSION = 1
 class Label:
     """How an artefact was made.
 
-    The label is stored with the artefact, so that a report can be built from labels.
+    The label is stored with the artefact, so that a report can also describe stages that an earlier
+    run has computed.
     """
 
     stage: str  # the name of the stage, such as "calibrate"
     seconds: float = 0.0  # wall-clock seconds of the stage, without its nested stages
-    # "hit": the artefact was found; "miss": it was computed and stored; "off": it was computed and
-    # not stored
+    # "hit": the artefact was found in a store; "miss": it was computed and stored; "off": it was
+    # computed and not stored
     cache: str = "off"
     inputs: tuple["Label", ...] = ()  # labels of nested stages
 
@@ -68,7 +69,7 @@ class Artefact(Generic[T]):
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A kind of artefact that is stored in a separate file, such as scores."""
+    """A kind of artefact, such as scores. Each artefact of this kind is stored in its own file."""
 
     name: str
     write: Callable[[T, Path], None]  # writes the value to a file
@@ -89,13 +90,16 @@ class Store(ABC, Generic[T]):
     def held(self, key: Key) -> AbstractContextManager[None]:
         """Keep other runs from computing the artefact with this key during a `with` block.
 
-        The base class needs no lock, because no other run uses the store.
+        This default takes no lock. It is for stores that only one run uses.
         """
         return nullcontext()
 
 
 def as_json(name: str) -> Kind[Any]:
-    """Return a kind of artefact that is stored as JSON: lists and dicts of numbers and texts."""
+    """Return a kind of artefact that is stored as JSON.
+
+    The values of these artefacts are lists and dicts of numbers and strings.
+    """
 
     def write(value: Any, path: Path) -> None:
         write_text(path, json.dumps(value))

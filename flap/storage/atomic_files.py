@@ -20,11 +20,14 @@ from flap.storage.locks import file_lock, lock_of
 def cache_root(configured: str | None) -> Path:
     """Return the cache folder.
 
-    The folder is the option `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder.
+    This is the folder `configured` if it is set, else the folder that the environment variable
+    FLAP_CACHE_DIR names, else the folder `flap` in the user's cache directory.
+
+    configured: the option `cache_dir`.
 
     Raises:
-        ValueError: FLAP_CACHE_DIR is not a path, or no folder is named and the user has no home
-            directory.
+        ValueError: FLAP_CACHE_DIR is not a path, or neither the option nor the variable is set and
+            the user has no home directory.
     """
     variable = os.environ.get("FLAP_CACHE_DIR", "")
     check_path("FLAP_CACHE_DIR", variable)
@@ -35,7 +38,7 @@ def cache_root(configured: str | None) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a killed process leaves either the old or the new file.
+    """Write a text file atomically, so that a killed process leaves either the old or the new file.
 
     The folder of the file is created if it does not exist.
     """
@@ -44,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file is on the disk, including bytes that were written through mapped memory."""
+    """Wait until a file is on the disk, including bytes that were written through a memory map."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -65,7 +68,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_directory(target: Path, field: str) -> Iterator[Path]:
     """Yield a temporary folder, which replaces `target` if the block raises no error.
 
-    field: the config key of the folder, for messages.
+    field: the config key that sets the folder, for messages.
     """
     with _scratch_beside(target, field) as scratch:
         scratch.mkdir()
@@ -78,10 +81,10 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
     """Yield a temporary path next to `target`, for the file or folder that will replace it.
 
-    At the end of the block, anything that is left at this path is removed. Inside the block, this
-    process holds a lock next to the path, which tells `remove_leftovers` that the process is alive.
-    A process id would not be sufficient, because processes in two containers with the same host
-    name may have the same id.
+    At the end of the block, anything that is left at the temporary path is removed. Inside the
+    block, this process holds a lock file next to the path. The lock tells `remove_leftovers` that
+    the process is alive. A process id would not be sufficient, because processes in two containers
+    with the same host name may have the same id.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
@@ -89,16 +92,18 @@ def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
     with file_lock(scratch.with_suffix(".lock"), field):
         try:
             yield scratch
-        except SafetensorError as error:  # its message about a full disk does not name the file
+        except SafetensorError as error:
+            # if the disk is full, the message of safetensors does not name the file
             raise OSError(f"{target}: {error}") from error
         finally:
             _remove(scratch)
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a temporary file or folder, and then the lock that this process holds for it.
+    """Remove a temporary file or folder, and then the lock file that this process holds for it.
 
-    If files cannot be removed, the lock stays, and the next process tries again.
+    If something cannot be removed, the lock file stays. Then the next process that writes the same
+    target tries again.
     """
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
@@ -109,9 +114,9 @@ def _remove(scratch: Path) -> None:
 
 
 def _share_and_sync(folder: Path) -> None:
-    """Give all files in a folder the user's default permissions, and sync them.
+    """Give all files in a folder the user's default permissions, and wait until they are on disk.
 
-    Some libraries write files that only their owner can read.
+    The permissions are set because some libraries write files that only their owner can read.
     """
     mask = os.umask(0)  # umask can be read only by setting it
     os.umask(mask)
@@ -124,9 +129,9 @@ def _share_and_sync(folder: Path) -> None:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Replace a folder with two renames, because a rename cannot overwrite a non-empty folder.
+    """Replace the folder `target` by the folder `new`. If an error occurs, restore the old folder.
 
-    If an error occurs, the old folder is restored.
+    This takes two renames, because a rename cannot overwrite a non-empty folder.
     """
     if not target.exists():
         new.rename(target)
@@ -143,12 +148,12 @@ def _replace(new: Path, target: Path) -> None:
 
 
 def is_scratch(name: str) -> bool:
-    """Return whether a file or folder with this name is temporary, from an atomic write."""
+    """Return whether this is the name of a temporary file, folder or lock of an atomic write."""
     return bool(re.fullmatch(r"\..+\.[0-9a-f]{8}\.(new|old|lock)", name))
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove temporary files that dead processes have left next to a path.
+    """Remove temporary files and folders that dead processes have left next to a path.
 
     If a process was killed between the two renames that replace a folder, the old folder is
     restored.
@@ -168,10 +173,11 @@ def remove_leftovers(target: Path) -> None:
 def remove_unused(folder: Path) -> bool:
     """Remove a folder of the cache and its lock file, unless a process uses the folder.
 
-    Returns whether the folder was removed.
+    Return whether the folder is gone.
 
-    The lock file is removed while the lock is held. A process that waits for it then sees that the
-    file is gone, and creates a new one. If no lock can be created, the folder stays.
+    The lock file is removed while this process holds the lock. A process that waits for the lock
+    then sees that the file is gone, and creates a new file. If no lock can be created, the folder
+    stays.
     """
     with file_lock(lock_of(folder), None) as state:
         if state == "held":

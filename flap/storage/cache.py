@@ -1,7 +1,8 @@
-"""The cache: artefacts on disk that all runs share.
+"""The cache, which stores artefacts on disk for all runs.
 
-Each artefact has a folder <root>/<kind>/<digest of its key>/. The file `data` in it has the value.
-The file `entry.json` has the version, the key, the label and the SHA-256 of the data.
+Each artefact has a folder <root>/<kind>/<digest of its key>/. In this folder, the file `data`
+contains the value of the artefact, and the file `entry.json` contains the version, the key, the
+label and the SHA-256 of `data`.
 """
 
 import json
@@ -26,7 +27,7 @@ ENTRY = "entry.json"
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache in a folder."""
+    """The cache in the folder `root`."""
 
     root: Path
     enabled: bool = True  # if false, no artefacts are looked up or stored
@@ -46,9 +47,9 @@ class Entries(Store[T]):
     kind: Kind[T]
 
     def find(self, key: Key) -> Artefact[T] | None:
-        """Return the artefact with this key.
+        """Return the artefact with this key; None if it is missing or damaged.
 
-        Returns None if it is missing or, with a warning, damaged.
+        A damaged artefact is logged as a warning.
         """
         entry = self._entry(key)
         if not self.cache.enabled or not entry.is_dir():
@@ -66,7 +67,7 @@ class Entries(Store[T]):
             return None
 
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:
-        """Store an artefact in an atomic directory. On failure, log the reason and return False."""
+        """Write an artefact atomically, and return whether this succeeded. A failure is logged."""
         if not self.cache.enabled:
             return False
 
@@ -93,7 +94,10 @@ class Entries(Store[T]):
 
     @contextmanager
     def held(self, key: Key) -> Iterator[None]:
-        """Let one run compute an artefact while other runs wait, at most `wait_seconds` each."""
+        """Let one run compute an artefact while other runs wait for it.
+
+        Each of them waits at most `Cache.wait_seconds`.
+        """
         if not self.cache.enabled:
             yield
             return
@@ -108,8 +112,8 @@ class Entries(Store[T]):
 def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
     """Hold the lock of a cache entry during a `with` block.
 
-    After `wait_seconds`, or if no lock can be created, the block runs without the lock. Then two
-    processes may compute the same artefact.
+    If another process still holds the lock after `wait_seconds`, or if no lock can be created, the
+    block runs without the lock. Then two processes may compute the same artefact.
     """
     waiting = f"waiting for another process that makes {entry} ({wait_seconds:.0f} s at most)"
     with file_lock(lock_of(entry), "cache_dir", wait_seconds, waiting) as state:

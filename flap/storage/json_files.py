@@ -1,6 +1,6 @@
-"""Read and write JSON, and read YAML. All other modules use this module for these formats.
+"""Read and write JSON, and read YAML, also from files that may be damaged or written by others.
 
-JSON has no infinity and no NaN, so a number that is not finite is written as null.
+JSON has no infinity and no NaN, so `to_json` writes a number that is not finite as null.
 """
 
 import json
@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-# Maximum levels of nested lists and objects. Files of flap have at most ten levels. Thousands of
-# levels would exceed Python's recursion limit.
+# Maximum number of levels of nested lists and objects. Files that flap writes have at most ten
+# levels. Thousands of levels would exceed Python's recursion limit.
 DEEPEST = 100
 TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
@@ -25,7 +25,10 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def infinite(value: Any) -> Any:
-    """Undo `to_json` for measured numbers: each null becomes infinity."""
+    """Return parsed JSON in which each null is replaced by infinity.
+
+    This is for measured numbers, in which `to_json` has written null for infinity.
+    """
     return _each(value, _infinite_if_null)
 
 
@@ -48,13 +51,13 @@ def load_json(path: Path) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is no valid JSON, or is nested deeper than `DEEPEST` levels.
+        ValueError: The file is not valid JSON, or is nested deeper than `DEEPEST` levels.
     """
     return parse_json(path.read_bytes())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that contains an object. Returns {} if the file is missing or damaged."""
+    """Read a JSON file that contains an object, and return {} if the file is missing or damaged."""
     try:
         return dict(load_json(path))
     except (OSError, ValueError, TypeError):
@@ -62,9 +65,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, kind: type = dict) -> Any:
-    """Read a YAML file that contains a `kind`, dict or list. Interpolations are not resolved.
+    """Read a YAML file that contains a mapping or a list. Interpolations are not resolved.
 
-    Returns an empty `kind` if the file is missing or damaged.
+    Return an empty dict or list if the file is missing or damaged, or contains the other type.
+
+    kind: the expected type, dict or list.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)

@@ -2,7 +2,7 @@
 
 If a file system has no locks, or a folder cannot be written, runs continue without locks.
 
-Each folder of the cache has a lock file next to it. A process that writes the folder or works in it
+Each folder of the cache has a lock file next to it. A process that writes files into the folder
 holds the lock exclusively. Processes that only read the folder share the lock.
 """
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 # "held": held by this process; "busy": held by another process; "none": no lock can be created
 LockState = Literal["held", "busy", "none"]
-FOR_EVER = -1  # filelock's value of `wait_seconds` for waiting without a limit
+FOR_EVER = -1  # with this value of `wait_seconds`, `file_lock` waits without a limit
 log = logging.getLogger(__name__)
 _warn_once = cache(log.warning)
 
@@ -36,13 +36,16 @@ def file_lock(
     """Hold the lock file `path` for the duration of the `with` block.
 
     Yields "held" if this process holds the lock, "busy" if another process still holds it after
-    `wait_seconds`, and "none" if no lock can be created. A killed process holds no lock.
+    `wait_seconds`, and "none" if no lock can be created. If a process is killed, its locks are
+    released.
 
-    field: the config key of the folder, for the log line. If it is None, nothing is logged.
-    wait_seconds: the maximum wait; `FOR_EVER` waits without a limit.
-    waiting: a line that is logged if another process holds the lock.
+    field: the config key that sets the folder. The warning that no lock can be created begins with
+        this key. With None, there is no warning.
+    wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
+    waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # filelock's fallback is a file whose existence means "held", which would stay after a kill
+    # Do not use filelock's fallback for disks without locks. The fallback is a file whose existence
+    # means "held", and this file would stay after a process is killed.
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -58,7 +61,8 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # if the folder cannot be written, the code that writes into it raises an error
+        # there is no warning about a folder that cannot be written, because the code that writes
+        # into it raises an error
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no file lock in %s (%s); processes that use it do not wait for each other",
@@ -74,9 +78,9 @@ def file_lock(
 
 @cache
 def use(folder: Path) -> None:
-    """Share the lock of a folder with other readers until this process ends."""
+    """Hold the lock of a folder until this process ends, shared with other readers."""
     with suppress(OSError):  # if no lock can be created, no process removes the folder
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
-        # this call may wait shortly, because a process that checks the folder holds the lock for a
-        # moment
+        # this call may have to wait for a moment, while another process checks whether the folder
+        # is in use
         fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -1,6 +1,6 @@
-"""The files and folders that a run creates before it begins.
+"""Find and remove the files and folders that are created for a run before the run begins.
 
-If a run is refused, it removes exactly these files and folders.
+If the run is refused, exactly these files and folders are removed.
 """
 
 import os
@@ -11,9 +11,11 @@ from pathlib import Path
 
 
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the paths that do not exist: names in a folder, the folder, and its parents.
+    """Return which of these paths do not exist yet: files in a folder, the folder, its parents.
 
-    The paths are sorted in the order in which they can be removed.
+    The paths are in an order in which they can be removed later.
+
+    names: the names of the files, or of subfolders.
     """
     folder = folder.absolute()
     paths = [*(folder / name for name in names), folder, *folder.parents]
@@ -21,9 +23,9 @@ def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
-    """Remove files, and then folders that are empty.
+    """Remove files and empty folders in the given order.
 
-    The folder `whole` is removed with its contents.
+    The folder `whole`, if it is one of the paths, is removed with its contents.
     """
     for path in paths:
         with suppress(OSError):  # the path does not exist, is not empty, or may not be removed

@@ -32,9 +32,10 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
     """Lock the folder of a run for the duration of the `with` block.
 
     An error in the block is written to status.json, unless the folder has a finished run.
+
     created: the paths that were created for this run. If the run is refused before it begins, and
-        the folder has no other run, these paths are removed and no status is written. None removes
-        nothing.
+        the folder has no other run, these paths are removed and no status is written. If `created`
+        is None, nothing is removed.
 
     Raises:
         ValueError: another run is working in the folder.
@@ -62,8 +63,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 def reason(error: Exception) -> str:
     """Describe in one line, without secrets, why a run has failed.
 
-    For bad input (a ValueError), the line is the error's message. For other errors, it begins with
-    the type of the error. For errors about memory, it ends with advice.
+    For bad input (a ValueError), the line is the error's message. For other errors, the line begins
+    with the type of the error. If memory was not sufficient, the line ends with advice.
     """
     if isinstance(error, ValueError):
         return one_line(error)
@@ -76,7 +77,10 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print an error of the `with` block in one line without secrets, and exit with code 1."""
+    """Print an error of the `with` block in one line without secrets, and exit with code 1.
+
+    Only a ValueError or an OSError is printed. Other errors are raised.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
@@ -92,7 +96,7 @@ def note_failure(folder: Path, line: str) -> None:
 
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:
-    """Write the state of a run into its folder. The state of a killed run stays "running"."""
+    """Write the state of a run into its folder. If a run is killed, its state stays "running"."""
     status = {"schema": 1, "state": state, "error": error}
     write_text(folder / STATUS, json.dumps(status) + "\n")
 

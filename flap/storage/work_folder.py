@@ -1,4 +1,7 @@
-"""The working directory, from which an interrupted run resumes, and notes on finished steps."""
+"""The working directory, from which an interrupted run resumes.
+
+The results of finished steps of a stage are stored there as `Notes`.
+"""
 
 import errno
 import logging
@@ -23,8 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KIND = "streams"
-CHECKSUM = ".sha256"  # suffix of the file with the checksum of a note
-# working directories that were not used for longer are removed by the next run
+CHECKSUM = ".sha256"  # suffix of the file with the checksum of a stored result
+# the next run removes working directories that have not been used for this many seconds
 SECONDS_KEPT = 30 * 24 * 3600
 
 
@@ -44,7 +47,8 @@ class WorkFolder:
     def clear(self) -> None:
         """Delete the folder.
 
-        All processes wait for this, because they may write to it right afterwards.
+        All processes wait until the folder is deleted, because they may write into it right
+        afterwards.
         """
         if self.path is not None:
             ranks.by_first(shutil.rmtree)(self.path, ignore_errors=True)
@@ -54,10 +58,10 @@ NOT_KEPT = WorkFolder()
 
 
 class Notes(Generic[T]):
-    """The results of steps, in memory and, if there is a working directory, in files.
+    """The results of the numbered steps of a stage, such as its layers or batches.
 
-    Each file has a checksum next to it. A damaged file counts as missing, so that its step is done
-    again.
+    The results are in memory and, if there is a working directory, also in files. Each file has a
+    checksum next to it. A damaged file counts as missing, so that its step is done again.
     """
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
@@ -81,7 +85,7 @@ class Notes(Generic[T]):
     def write(self, step: int, result: T) -> None:
         """Store the result of a step.
 
-        A walk over the layers must call this before it records a layer as done.
+        In a `Walk` over the layers, call this method before the walk records the layer as done.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():
@@ -92,7 +96,7 @@ class Notes(Generic[T]):
         write_text(_checksum_of(file), file_sha256(file))
 
     def read(self, step: int) -> T:
-        """Return the result of a step, from this run or from an interrupted start of it."""
+        """Return the result of a step, which this start or an interrupted start has stored."""
         if step not in self._results and self.folder is not None:
             self._results[step] = self.kind.read(self._file(self.folder, step))
         return self._results[step]
@@ -106,12 +110,12 @@ def results_of_steps(
 ) -> Iterator[T]:
     """Yield the results of steps 0, 1, 2, and so on.
 
-    A step that is not in the notes is done now. At the same time, each of the other processes does
-    one of the next steps.
+    A step whose result is not stored in `notes` is done now. At the same time, the other processes
+    do the steps that follow it, one step each.
 
-    do: a function that does the step with this number.
-    at_once: a function that returns how many steps, from this number on, may be done at the same
-        time; 0 ends the work.
+    do: does the step with the given number, and returns its result.
+    at_once: returns how many steps, from the given number on, may be done at the same time. If it
+        returns 0, there are no more steps.
     """
     for step in count():
         steps = range(step, step + min(ranks.size(), at_once(step)))
@@ -125,7 +129,10 @@ def results_of_steps(
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether all notes on the first `steps` steps in a folder exist and are undamaged."""
+    """Return whether no stored result of the first `steps` steps in a folder is damaged.
+
+    A result whose checksum file exists, but whose own file is missing, counts as damaged.
+    """
     for checksum in folder.glob(f"*{CHECKSUM}"):
         step = int(checksum.stem.rpartition("-")[2])
         if step < steps and not _is_whole(checksum.with_suffix("")):
@@ -138,7 +145,10 @@ def _checksum_of(file: Path) -> Path:
 
 
 def _is_whole(file: Path) -> bool:
-    """Return whether a note exists and matches its checksum. Damaged notes are logged."""
+    """Return whether the file of a result exists and matches its checksum.
+
+    A damaged file is logged as a warning.
+    """
     if not file.is_file():
         return False
     with suppress(OSError, ValueError):  # the checksum is missing or damaged
@@ -161,11 +171,12 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
     because the disk is full, the files stay for the next start, so that no work is lost.
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
-    yielded instead, from which no later run can resume. If this run is killed, its results in the
-    cache and its measured numbers remain, but unfinished stages start again.
+    yielded instead, from which no later run can resume. If a run with a temporary directory is
+    killed, its results in the cache and its measured numbers remain, but unfinished stages start
+    again from the beginning.
 
-    key: everything that the files depend on. resume: whether to use the files of an interrupted
-        run; if false, they are deleted.
+    key: everything on which the files depend.
+    resume: whether to use the files of an interrupted run; if false, these files are deleted.
 
     Raises:
         ValueError: the cache cannot be written to.
@@ -184,9 +195,10 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
 
 @contextmanager
 def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
-    """Create a working directory, whose lock is held, and delete it at the end of the block.
+    """Create a working directory, and delete it at the end of the block.
 
-    If the block raises an error, the directory is deleted only if it has no results.
+    If the block raises an error, the directory is deleted only if it contains no files. The caller
+    holds the lock of the directory.
     """
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -199,7 +211,7 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
         finished = True
     finally:
         if finished or not any(path.is_file() for path in folder.rglob("*")):
-            # on NFS, files that are still mapped disappear when they are no longer mapped
+            # on NFS, files that are still memory-mapped disappear when the memory maps are closed
             shutil.rmtree(folder, ignore_errors=True)
         else:
             log.info(

@@ -25,7 +25,7 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # minimum seconds between two progress records of the same stage
+PROGRESS_SECONDS = 1.0  # minimum seconds between two progress records of the same step
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 # columns of the table of layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
@@ -61,7 +61,7 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log(self, values: Numbers) -> None:
-        """Send current values, such as the progress of a stage."""
+        """Send current values, such as the progress of a step."""
 
     @abstractmethod
     def summarize(self, values: Config) -> None:
@@ -96,7 +96,8 @@ class TrackedRun:
     run_dir: Path
     opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    # the earliest time for the next progress record of each stage, in seconds of `time.monotonic`
+    # the earliest time for the next progress record of each step, in seconds of `time.monotonic`;
+    # the keys are the names of the steps
     _due: Numbers = field(default_factory=dict)
 
     def warn(self, error: Exception) -> None:
@@ -123,7 +124,7 @@ class TrackedRun:
     def progress(self, step: Step) -> None:
         """Send the progress of a step, and its speed in tokens per second.
 
-        A stage sends at most one record per second, and one record at its end.
+        For each step, at most one record per second is sent, and one more when the step ends.
         """
         now = time.monotonic()
         if step.done != step.total and now < self._due.get(step.stage, 0.0):
