@@ -1,6 +1,6 @@
 """The base class of evaluators.
 
-An evaluator creates its tasks before the model is loaded, so that bad input fails early.
+An evaluator creates its tasks before the model is loaded, so that invalid input is reported early.
 """
 
 import math
@@ -20,26 +20,26 @@ from flap.runtime.agenda import Workload
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
-# suffix of a task's origin if its prompts go through the chat template
+# appended to the origin of a task whose prompts go through the tokenizer's chat template
 TEMPLATED = "; through the chat template"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, with the values of documents."""
+    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and their values by document."""
 
     numbers: Numbers = field(default_factory=dict)
-    # For each number, its values for all documents or windows. The number is the mean of its
-    # values. The values of a perplexity come from a linear approximation
-    # (`flap.evaluation.perplexity`).
+    # For a number that is a mean over documents or windows: the value of each document or window.
+    # For a perplexity, these values are a linear approximation
+    # (`flap.evaluation.perplexity.linearised`).
     documents: Documents = field(default_factory=dict)
-    # whether higher or lower values of a number are better; unknown numbers are missing
+    # whether higher or lower values of a number are better; a number is missing if this is unknown
     better: dict[str, Better] = field(default_factory=dict)
-    # numbers of the dense model, if both models were measured side by side
+    # numbers of the dense model, if a task with `side_by_side` measured both models
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
-        """Return this measurement without some of its numbers."""
+        """Return this measurement without the numbers that have these names."""
         parts = {}
         for part, values in vars(self).items():
             parts[part] = {name: value for name, value in values.items() if name not in names}
@@ -58,7 +58,7 @@ class Leaving:
     # config key and value that name the task, such as "eval.generation.tasks=sciq_answers"
     field: str
     documents: Callable[[], Sequence[Document]]  # returns the texts that identify each document
-    # returns the task without the documents that have these indices
+    # takes indices of documents, and returns the task without these documents
     without: Callable[[frozenset[int]], "Task"]
     words: Words  # splits a text into the words that are compared
 
@@ -75,25 +75,27 @@ class Task:
     name: str
     run: Callable[..., Measurement]
     # Everything that the numbers depend on, except the model. The batch size is included, because
-    # kernels add numbers in an order that depends on the shape, and the order changes the rounding.
+    # the shape of a batch decides in which order kernels add numbers, and the order changes the
+    # rounding.
     identity: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""  # where the data of the task come from, for the report
     # the SHA-256 of the task's text, to detect that the model was calibrated on the same text
     text_sha256: str | None = None
     needs_memory: bool = True  # whether the whole model must be in memory
-    # names or paths of calibration texts that contain the same documents
+    # names or paths of calibration texts that contain the documents of this task
     shares_text_with: tuple[str, ...] = ()
-    dataset: str = ""  # the name of the task's text
-    leaving: Leaving | None = None  # None if the documents cannot be left out
+    dataset: str = ""  # the name of the measured text; empty if the task measures no text
+    leaving: Leaving | None = None  # how to leave out documents; None if this is not possible
     left_out: tuple[int, ...] = ()  # indices of the documents that are left out
     # Whether `run` also takes a working directory, from which an interrupted task resumes.
     continues: bool = False
-    # Computes the second argument of `run` from the dense model, such as its hidden states.
+    # Computes the second argument of `run`, such as hidden states, from the dense model.
     reference: Callable[[PlacedModel], Any] | None = None
-    # Whether the models are measured in turns. This is needed for times, because the speed of a
-    # machine changes over time.
+    # Whether `run` measures the dense and the pruned model in turns. This is needed for times,
+    # because the speed of a machine changes over time.
     side_by_side: bool = False
-    # The tokens that a model reads and writes, to estimate times. All zero if this is unknown.
+    # How many tokens a model reads and writes in this task, to estimate the time that the task
+    # takes. Both numbers are 0 if they are unknown.
     workload: Workload = field(default_factory=Workload)
     evaluator: str = ""  # the name of the task's evaluator in the config section `eval`
 
@@ -130,8 +132,8 @@ class Evaluator(ABC):
     ) -> list[Task]:
         """Return the tasks for a model whose tokenizer was trimmed.
 
-        tokenizer: the trimmed tokenizer. before: the tokenizer with which `prepare` has created the
-            tasks.
+        tokenizer: the trimmed tokenizer. before: the tokenizer before trimming, with which
+            `prepare` created the tasks of the dense model.
         """
         return self.prepare(tokenizer, max_length)
 
@@ -146,7 +148,8 @@ class Evaluator(ABC):
     def summary(self, measured: Measurement) -> Measurement:
         """Compute the averages over tasks and their standard errors.
 
-        The tasks are independent, so the squares of their standard errors add up.
+        The tasks have different documents. Their errors are therefore independent, and the squares
+        of their standard errors add up.
         """
         numbers = measured.numbers
         means = Numbers()

@@ -25,7 +25,7 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# Number of tensors as large as the logits of one model that are in memory at the same time: the
+# Number of tensors with the size of one model's logits that are in memory at the same time: the
 # logits of both models, and intermediate results.
 COPIES = 4
 
@@ -36,14 +36,17 @@ class Divergence(OnTexts):
 
     The predictions are compared at the positions that perplexity scores.
 
-    `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is
-    better. `agreement`: share of positions with the same likeliest token; `top5_agreement`: share
-    of the dense model's five likeliest tokens that are among the pruned model's five; higher is
-    better. `acceptance`: a = Σ min(p, q), the probability that the dense model accepts a token that
-    the pruned model drafts, if both models sample (if both are greedy, this is the agreement);
-    higher is better. Standard errors are over windows. Only the final hidden states of the dense
-    model are kept. The LM head, which pruning does not change, computes the dense model's logits
-    from these states. Options: `OnTexts`.
+    `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats per token; 0 or more, lower
+    is better. `agreement`: share of the positions at which both models have the same likeliest
+    token; higher is better. `top5_agreement`: share of the dense model's five likeliest tokens that
+    are among the pruned model's five likeliest tokens; higher is better. `acceptance`: Σ min(p, q)
+    over the vocabulary; higher is better. This is the probability that the dense model accepts a
+    token that the pruned model drafts in speculative decoding, if both models sample. If both
+    models decode greedily, this probability is the agreement.
+
+    The standard errors are computed over windows. Only the final hidden states of the dense model
+    are kept. The LM head, which pruning does not change, computes the dense model's logits from
+    these states. The options are those of `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
     et al., ICML 2023, arXiv 2211.17192, corollary 3.6.
@@ -53,7 +56,7 @@ class Divergence(OnTexts):
     section: ClassVar[str] = "eval.divergence"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task of a text's windows."""
+        """Return the task that measures a text's windows."""
         batches_NT = windows.tokens_NT.split(self.batch_size)
 
         def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
@@ -68,7 +71,7 @@ class Divergence(OnTexts):
 
 
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the final hidden states of the batches of this process.
+    """Return the model's final hidden states for the batches that this process runs.
 
     The states are in host memory, or in memory-mapped files if the run has a working directory.
 
@@ -79,7 +82,8 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    # deleted files stay usable while they are mapped; on NFS, the folder itself remains
+    # The folder is deleted at the end of this block, but its files stay usable while they are
+    # mapped. On NFS, the folder itself remains.
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]
@@ -89,9 +93,9 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
 def compare(
     model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]
 ) -> dict[str, list[float]]:
-    """Return kl, agreement, top5_agreement and acceptance of each window.
+    """Return kl, agreement, top5_agreement and acceptance, each with one value per window.
 
-    dense: the final hidden states of the dense model for the batches of this process.
+    dense: the final hidden states of the dense model for the batches that this process runs.
     """
     chunk = max(1, positions_per_chunk(model.adapter.vocab_size) // COPIES)
     of_dense = iter(dense)
@@ -121,11 +125,11 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
     kl = kl_div(log_q_PV, log_p_PV, reduction="sum", log_target=True).item()
-    # the total variation distance of both distributions, Σ |p - q| / 2
+    # the total variation distance between p and q, Σ |p - q| / 2, summed over positions
     distance = log_p_PV.exp_().sub_(log_q_PV.exp_()).abs_().sum().item() / 2
     return {
         "kl": kl,
         "agreement": (dense_PV.argmax(-1) == pruned_PV.argmax(-1)).sum().item(),
         "top5_agreement": common / likeliest,
-        "acceptance": len(dense_PV) - distance,  # Σ min(p, q) = 1 - Σ |p - q| / 2
+        "acceptance": len(dense_PV) - distance,  # at one position: 1 - Σ |p - q| / 2
     }

@@ -16,21 +16,21 @@ from flap.evaluation.packaged_documents import give
 from flap.storage import digest, parse_json
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
-ANSWER = "An answer."  # is scored before a model is loaded, to find rows that cannot be scored
+ANSWER = "An answer."  # scored before a model is loaded, to find rows that cannot be scored
 
 
 class DocumentFiles:
     """A file with the documents of one task, or a folder with a file for each task."""
 
     def __init__(self, source: str) -> None:
-        """Take the file or the folder: `source` of `eval.zero_shot` or `eval.generation`."""
+        """Set the path, which is the value of the option `source`. Nothing is read yet."""
         self.source = source
         self.where = f"source={shown(source)}"
         self.rows: dict[str, Dataset] = {}  # the rows of each task that has been read
         self.paths: dict[str, Path] = {}  # the file of each task that has been read
 
     def reader(self) -> Callable[..., None]:
-        """Return a function that replaces the method of lm-eval's tasks that downloads."""
+        """Return a function that replaces the method with which lm-eval's tasks download data."""
 
         def read(task: Any, *_: Any, **__: Any) -> None:
             self._give(task)
@@ -40,7 +40,7 @@ class DocumentFiles:
     def check(self, name: str, task: Any) -> None:
         """Check that lm-eval can ask and score each document of a task.
 
-        Otherwise a row without a value would end a run after hours.
+        Without this check, a row that lacks a value would end a run after hours.
 
         Raises:
             ValueError: a document lacks something that the task needs.
@@ -53,13 +53,14 @@ class DocumentFiles:
                 task.doc_to_target(document)
                 if task.OUTPUT_TYPE == "generate_until" and callable(task.config.process_results):
                     task.process_results(document, [ANSWER])
-            except Exception as error:  # whatever the functions of a task raise
+            except Exception as error:  # the functions of a task may raise any exception
                 raise ValueError(f"{self.where}: row {number}: {self.reason(error)}") from error
 
     def reason(self, error: Exception) -> str:
         """Return why the task that was read last cannot use its documents.
 
-        error: what lm-eval raised. It names columns that are missing.
+        error: the error that lm-eval raised. If it is about a missing column, the reason names the
+            column.
         """
         name = [*self.rows, "lm-eval"][len(self.rows) - 1]
         missing = re.fullmatch(r"'(\w+)'(?: is undefined)?", str(error))
@@ -74,7 +75,7 @@ class DocumentFiles:
         return f"{Path(self.source).name}, {number} documents (sha256 {content})"
 
     def _give(self, task: Any) -> None:
-        """Give a task of lm-eval the documents of its file, also as examples."""
+        """Give a task of lm-eval the documents of its file, also to draw few-shot examples from."""
         config = task.config
         path = self._path(config.task)
         rows = self._read(path)
@@ -115,7 +116,7 @@ class DocumentFiles:
         return files[0]
 
     def _read(self, path: Path) -> Dataset:
-        """Return the rows of a file. A column that a row does not have is null there."""
+        """Return the rows of a file. If a row lacks a column, its value in this column is null."""
         rows = _rows(path, self.where)
         names = dict.fromkeys(name for row in rows for name in row)
         if not names:
@@ -129,12 +130,12 @@ class DocumentFiles:
             ) from error
 
     def _check_template(self, name: str, template: Any, documents: Dataset) -> None:
-        """Check that the columns that a template of a task reads have a value in each row."""
+        """Check that every row has a value in each column that a template of a task reads."""
         if not isinstance(template, str):
             return
         columns = documents.column_names
         if template.isidentifier():
-            if template not in columns:  # lm-eval would ask the name of the column itself
+            if template not in columns:  # lm-eval would use the column's name as the text
                 raise ValueError(f"{self.where}: {self._without_column(name, template)}")
             fields = {template}
         else:
@@ -173,7 +174,7 @@ def _of_list(path: Path) -> list[dict[str, Any]]:
     rows = parse_json(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("another value")
-    json.dumps(rows, ensure_ascii=False).encode()  # fails at half of a surrogate pair
+    json.dumps(rows, ensure_ascii=False).encode()  # raises if a text has half a surrogate pair
     return rows
 
 

@@ -22,16 +22,19 @@ from flap.runtime.progress import progress
 class Efficiency(Evaluator):
     """The size of the models, and the computation, speed and memory of a request.
 
-    A request has a prompt of `prefill_len` tokens, followed by `decode_len` new tokens.
+    A timed request has prompts of `prefill_len` random tokens. For each prompt, the model generates
+    a first new token, and then `decode_len` further tokens. To measure the peak memory, the model
+    generates `decode_len` tokens in all.
 
-    The models are timed in turns, after one warm-up each. A speed or time is the median over
+    The two models are timed in turns, after one warm-up each. A speed or a time is the median over
     `repeats` turns. `<name>_ratio` is the value of the pruned model divided by the value of the
-    dense model. For a speed or a time, it is the median of the ratios of all turns.
+    dense model. For a speed or a time, `<name>_ratio` is the median of the ratios of all turns.
 
-    Lower is better: `parameters`, `checkpoint_bytes` of the weights, `prefill_macs`
-    (multiply-accumulates of the prompt), `peak_memory_bytes`, `latency_ms`. Higher is better:
-    `prefill_tokens_per_second` of all prompts, until the first new token, and
-    `decode_tokens_per_second`.
+    Lower is better for `parameters`, `checkpoint_bytes` (bytes of the weights), `prefill_macs`
+    (multiply-accumulates of the prompts), `peak_memory_bytes` and `latency_ms` (time of the whole
+    request). Higher is better for `prefill_tokens_per_second` (tokens of all prompts, divided by
+    the seconds until the first new token) and `decode_tokens_per_second` (further tokens, divided
+    by the remaining seconds).
 
     Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128
     """
@@ -39,14 +42,14 @@ class Efficiency(Evaluator):
     batch_size: int = 1  # sequences in a batch; 1 or more
     prefill_len: int = 128  # tokens of a prompt; 1 or more
     decode_len: int = 32  # new tokens after the first one; 1 or more
-    repeats: int = 5  # turns that are timed; 1 or more
+    repeats: int = 5  # number of timed requests for each model; 1 or more
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(asdict(self), 1)
         require_counts(self, "eval.efficiency", **least)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Return the measurement of both models.
+        """Return one task, which measures both models.
 
         Raises:
             ValueError: the request does not fit into the model's context.
@@ -65,7 +68,7 @@ class Efficiency(Evaluator):
         return [Task("efficiency", self.compare, about, side_by_side=True, workload=workload)]
 
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> Measurement:
-        """Return the numbers of both models, and the ratios pruned / dense."""
+        """Measure both models, and return their numbers and the ratios pruned / dense."""
         of_dense = self._constants(dense)
         of_pruned = self._constants(pruned)
         ratios = Numbers()

@@ -1,4 +1,7 @@
-"""Standard errors of means over documents, and of differences on the same documents."""
+"""Standard errors of means over documents, and of differences between two models.
+
+A difference is computed from values of both models for the same documents.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,8 +22,8 @@ def standard_error(values: Sequence[float]) -> float:
 
     s: the standard deviation of the sample, with divisor n - 1. n: the number of values.
 
-    The values must be independent. Returns NaN if there are fewer than two values, or if a value is
-    not finite. Returns infinity if the square of a value overflows.
+    The values must be independent. The standard error is NaN if there are fewer than two values, or
+    if a value is not finite. It is infinite if the square of a value overflows.
     """
     if len(values) < 2 or not numpy.isfinite(values).all():
         return math.nan
@@ -28,7 +31,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the documents' values, and its standard error if it is finite."""
+    """Return the mean of the documents' values, and its standard error if this error is finite."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -38,9 +41,9 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference after - before between two models on the same documents."""
+    """The difference after - before of a number, for two models on the same documents."""
 
-    mean: float  # the mean over documents of after - before
+    mean: float  # the mean of after - before over documents
     error: float  # the standard error of the mean
     # the probability of a difference at least this large if the models are equally good
     p_value: float
@@ -57,11 +60,14 @@ def paired(
 ) -> dict[K, Difference]:
     """Return the difference after - before of each number, paired by document.
 
-    A number is left out if one model has no values for it, or if its error is not finite.
+    before, after: for each number, the values of one model for all documents.
 
-    Both models have seen the same documents, so the standard error is computed from the differences
-    for each document. So this standard error does not depend on how hard the documents are, but
-    only on how differently the models answer.
+    A number is left out if the two models have not equally many values of it, or if the standard
+    error of the difference is not finite.
+
+    Both models were measured on the same documents, so there is one difference for each document,
+    and the standard error is computed from these differences. Therefore this error does not depend
+    on how hard the documents are, but only on how differently the two models answer.
     """
     pairs = {}
     for key, values in after.items():
@@ -124,7 +130,7 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
-    """Return the difference of the mean of several numbers.
+    """Compute the difference of an average over tasks from the differences of its parts.
 
     The degrees of freedom are computed by the formula of Welch and Satterthwaite (1947).
     """

@@ -1,4 +1,4 @@
-"""Measure the answers that a model writes to lm-eval's tasks, with lm-eval's scoring."""
+"""Measure the answers that a model writes to lm-eval's tasks, as exact match and F1."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,10 @@ class Generation(ZeroShot):
     The share is between 0 and 1; higher is better.
 
     `triviaqa/exact_match,remove_whitespace`: the share of documents that are answered correctly, by
-    the rules of the task. `triviaqa/f1`: the F1 of the words of the answer and the most similar
-    right answer (`zero_shot_results.f1`). A pruned model may still be able to choose the right
-    answer from a list, but unable to write it. Other options: `ZeroShot`.
+    the rules of the task. `triviaqa/f1`: the F1 between the words of the model's answer and the
+    words of the most similar right answer, averaged over documents (`zero_shot_results.f1`). A
+    pruned model may be unable to write the right answer, although it can still choose this answer
+    from a list. The other options are those of `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -32,16 +33,17 @@ class Generation(ZeroShot):
     tasks: list[str] = field(
         default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
     )
-    # Number of examples in the prompt, which show the model how long an answer should be. None
-    # stands for the task's default.
+    # Number of examples in the prompt, 0 or more. They show the model how long an answer should be.
+    # None stands for the task's default.
     num_fewshot: int | None = 5
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured.
 
         Raises:
-            ValueError: the task does not support `num_fewshot` (`check_shots`), the model writes no
-                answers in it, or its answers are longer than the model's context.
+            ValueError: the task does not support `num_fewshot` or runs generated code
+                (`check_shots`), the model writes no answers in this task, or the answers may be
+                longer than the model's context.
         """
         super().check(task, max_length)
         for subtask in task.subtasks.values():
@@ -59,13 +61,13 @@ class Generation(ZeroShot):
                 )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return `generation/exact_match` and `generation/f1`, which are means over the tasks.
+        """Return the names of the numbers behind `generation/exact_match` and `generation/f1`.
 
-        A mean is left out if a task lacks its number.
+        Both are means over the tasks. A mean is left out if one of the tasks lacks the number.
         """
         averages = {}
-        # for each task and measure, the first number, under a name without the filter:
-        # "triviaqa/exact_match"
+        # The full name of each number, by its name without the filter, such as
+        # "triviaqa/exact_match". If a measure has several filters, the first one is used.
         names = {name.partition(",")[0]: name for name in reversed([*numbers])}
         for measure in ("exact_match", "f1"):
             parts = [names.get(f"{Path(task).name}/{measure}", "") for task in expand(self.tasks)]

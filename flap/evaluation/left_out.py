@@ -12,14 +12,14 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
     """Return the tasks without the documents that the given texts contain.
 
     Raises:
-        ValueError: all documents of a task are left out, or too few documents stay.
+        ValueError: a task has no documents left, or too few documents for its examples.
     """
     found = _overlaps(tasks, read)
     return [_without(task, found.get(task.name)) for task in tasks]
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return which documents of each task were read. The keys are the names of the tasks."""
+    """Return which documents of each task the texts contain. The keys are the names of tasks."""
     by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:
@@ -56,7 +56,7 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 def _readers(overlap: Overlap) -> str:
     """Describe which texts contain documents of a task, and what these texts are used for.
 
-    For example "calibration (calibration.dataset=my.jsonl)".
+    An example of the result is "calibration (calibration.dataset=my.jsonl)".
     """
     sources: dict[str, list[str]] = {}
     for text in overlap.read:

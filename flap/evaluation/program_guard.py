@@ -1,7 +1,7 @@
 """Run one program with limits, in a separate process.
 
-`run_program` starts this file as a script, which imports nothing of flap. The script reads the
-program from its standard input. Its exit code says whether the program has passed. The limits
+`run_program` starts this file as a script. The script imports nothing from flap. It reads the
+program from its standard input, and its exit code says whether the program has passed. The limits
 protect against mistakes in a program, not against attacks (docs/evaluation.md).
 """
 
@@ -17,16 +17,17 @@ BYTES = 2 * 2**30  # maximum memory of a program, in bytes
 NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
 NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 
-# Python reports these events to audit hooks before they happen:
-# https://docs.python.org/3/library/audit_events.html
+# Audit events with these prefixes are refused. Python reports an event to an audit hook (`deny`)
+# before the event happens: https://docs.python.org/3/library/audit_events.html
 REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
-# events that are allowed, because Python itself needs them for imports
+# events that are allowed despite these prefixes, because Python itself needs them for imports
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}
+# flags of a file that is opened to write to it
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def main() -> None:
-    """Run the program on standard input.
+    """Read a program from standard input, and run it.
 
     The command-line arguments are the seconds of processor time, and the exit code for a program
     that runs to its end. A program that exits before its tests have run gets another exit code.
@@ -46,13 +47,13 @@ def main() -> None:
 
 
 def leave_the_network() -> None:
-    """Move this process to an empty network namespace, if Linux allows this to a user."""
+    """Move this process to an empty network namespace, if Linux lets users do this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE | NEW_NETWORK_NAMESPACE)
 
 
 def limit(seconds: int) -> None:
-    """Limit memory, processor time, file sizes, and the number of processes."""
+    """Limit the memory, the processor time, the file sizes and the number of processes."""
     limits = {
         resource.RLIMIT_AS: BYTES,
         resource.RLIMIT_CPU: seconds,

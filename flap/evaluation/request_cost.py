@@ -55,15 +55,15 @@ def generate(
 def request_seconds(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
 ) -> tuple[float, float]:
-    """Return the seconds from the prompt to the first new token, and to the last one.
+    """Return the seconds from the start of a request to its first and to its last new token.
 
-    These are wall-clock seconds, measured after the device has finished its work.
+    Both times are wall-clock times, measured after the device has finished its work.
     """
     times: list[float] = []
 
     def clock() -> None:
-        # take only two times, because waiting for the device after each token would slow decoding
-        # down
+        # record the time only at the start and after the first new token, because waiting for the
+        # device after each token would slow decoding down
         if len(times) < 2:
             _wait_for(model)
             times.append(time.perf_counter())
@@ -75,7 +75,7 @@ def request_seconds(
 
 
 def measured_speed(model: PreTrainedModel) -> Speed:
-    """Return the speed of a model, measured with one request of a few sequences."""
+    """Return the speed of a model, measured with one short request of eight sequences."""
     prompt_NT = torch.ones(8, 32, dtype=torch.long, device=running_device(model))
     new_tokens = 9
     request_seconds(model, prompt_NT, 2)  # a warm-up, because the first request is slower
@@ -99,14 +99,13 @@ def weight_bytes(model: PreTrainedModel) -> int:
 
 @torch.no_grad()
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
-    """Return the multiply-accumulates (MACs) of one forward pass over the prompt.
+    """Return the number of multiply-accumulates (MACs) of one forward pass over the prompt.
 
-    The number is half of torch's count of FLOPs.
-
-    Attention is counted as if there were no causal mask. Of a mixture of experts, only the experts
-    that the router chooses are counted.
+    The number is half of torch's count of FLOPs. Attention is counted as if there were no causal
+    mask. In a mixture of experts, only the experts that the router chooses are counted.
     """
-    # torch's counter misses the matrix products of the grouped kernel for experts
+    # use the eager experts, because torch's counter misses the matrix products of the grouped
+    # kernel for experts
     eager = replaced("_experts_implementation", "eager", model.config)
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)
@@ -114,11 +113,12 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 
 
 def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
-    """Return the peak memory of `work` in bytes: the weights, and the memory that it allocates.
+    """Return the peak memory of `work` in bytes; None if it cannot be measured.
 
-    On a GPU, torch counts the memory. On a CPU under Linux, it is the growth of the process's
-    resident set. Elsewhere, the result is None. Other objects in memory, such as another model, are
-    not counted.
+    The peak memory is the size of the model's weights, plus the largest amount of memory that
+    `work` allocates at one time. On a GPU, torch counts the allocated memory. On a CPU, the
+    allocated memory is the growth of the process's resident set, which can be measured only under
+    Linux. Other objects in memory, such as another model, are not counted.
     """
     if running_device(model).type == "cuda":
         gpus = range(torch.cuda.device_count())
@@ -130,7 +130,8 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     # a warm-up call, so that one-time allocations and reading mapped weights are not counted
     work()
     try:
-        # reused memory would not be measured, so give freed memory back to the system
+        # give freed memory back to the system, because `work` could reuse this memory, and reused
+        # memory is not measured
         give_back_freed()
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident set
         before = _peak_resident()

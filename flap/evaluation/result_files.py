@@ -3,8 +3,9 @@
 Each number is stored as soon as it is measured, so that a later start of the run finds it.
 
 The file evaluation.json has an entry for each task and model. An entry has its key, the numbers,
-whether higher or lower values are better, facts about the task for the report, and the label. The
-file documents.json.gz next to it has the values of single documents for each entry.
+whether higher or lower values are better, facts about the task for the report, and a label, which
+says how long the measurement took. The file documents.json.gz in the same folder has the values of
+single documents for each entry.
 """
 
 import gzip
@@ -30,7 +31,7 @@ from flap.storage import (
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
-# values of documents; a key is the name of a number and the digest of its documents
+# values of documents; a key is the name of a number and a digest of its task and documents
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
@@ -47,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Results:
-    """The measured numbers of a run: in its folder, or in memory if the run has no folder."""
+    """The measured numbers of a run, in the run's folder, or in memory if it has no folder."""
 
     path: Path | None  # path of evaluation.json; None keeps the numbers in memory
     _in_memory: dict[str, Entry] = field(default_factory=dict)
@@ -98,14 +99,17 @@ class Results:
             self.path.unlink(missing_ok=True)
 
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
-        """Return the stored values of documents for these numbers of the pruned model."""
+        """Return the stored values of documents for these numbers of the pruned model.
+
+        numbers: the names and values of the numbers.
+        """
         values = {}
         for entry in self.entries().values():
             if not {"plan", "data"} <= entry.key.keys():  # the entry belongs to the dense model
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip an entry of an earlier start, which has another value of this number
+                # skip an entry of an earlier start of the run that has another value of this number
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values

@@ -13,14 +13,16 @@ Verdict = Literal["passed", "failed", "timed out"]
 
 GUARD = Path(__file__).with_name("program_guard.py")
 PASSED = 77  # exit code of a program that has run to its end, so all tests have passed
-# The only environment variables of a program, so that it sees no keys or tokens.
+# A program gets only these environment variables, so that it sees no keys or tokens of the user.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def run_program(program: str, seconds: int) -> Verdict:
-    """Run a Python program with the limits of `program_guard`, and return whether it passes.
+    """Run a Python program with the limits of `program_guard`, and return whether it has passed.
 
-    The program runs in an empty folder that is removed afterwards. seconds: the wall-clock limit.
+    The program runs in an empty folder, which is removed afterwards.
+
+    program: the source of the program. seconds: the limit of wall-clock and of processor time.
     """
     command = [sys.executable, "-I", "-B", str(GUARD), str(seconds), str(PASSED)]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:

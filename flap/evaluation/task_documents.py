@@ -1,4 +1,4 @@
-"""Identify the documents of a loaded task, and leave some of them out."""
+"""Identify the documents of a loaded task, leave some of them out, and estimate its workload."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,11 @@ from flap.data.overlap import OVERLAP, Document, document_of, letters_and_digits
 from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
 from flap.runtime.agenda import Workload
 
-LONGEST = 256  # lm-eval's default for the tokens of an answer, if the task sets no limit
+LONGEST = 256  # lm-eval's maximum for the tokens of an answer, if the task sets no maximum
 # The following numbers are used to estimate how long a task takes.
-SAMPLE = 20  # number of documents whose lengths are averaged
+SAMPLE = 20  # maximum number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
-SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of LONGEST
+SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maximum length
 
 
 def documents_of(task: LoadedTask) -> list[Document]:
@@ -34,14 +34,14 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task without some documents, which are also not used as few-shot examples.
+    """Return a task without some of its documents, which are also no few-shot examples any more.
 
-    A task of lm-eval is changed in place.
+    If `task` is a task or group of lm-eval, it is changed in place.
 
     numbers: the indices of the documents to leave out, in the order of `documents_of`.
 
     Raises:
-        ValueError: a task of a group has no documents left.
+        ValueError: the task, or a task of the group, has no documents left.
     """
     tasks = task.subtasks
     first = 0
@@ -59,7 +59,7 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
 
 
 def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) -> Workload:
-    """Estimate the tokens that a model reads and writes for a task from a sample of documents.
+    """Estimate, from a sample of documents, how many tokens a model reads and writes in a task.
 
     limit, num_fewshot: the options of `ZeroShot`.
     """
@@ -80,13 +80,16 @@ def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) ->
 
 
 def longest_answer(task: Any) -> int:
-    """Return the largest number of tokens in an answer to a task of lm-eval."""
+    """Return the maximum number of tokens in an answer to a task of lm-eval."""
     options = task.get_config("generation_kwargs") or {}
     return int(options.get("max_gen_toks", LONGEST))
 
 
 def _characters(task: Any, document: Any) -> int:
-    """Return the number of characters in the prompts of a document. Each choice is one prompt."""
+    """Return the number of characters in the prompts of a document.
+
+    In a multiple-choice task, there is one prompt for each choice.
+    """
     question = len(str(task.doc_to_text(document)))
     if task.OUTPUT_TYPE != "multiple_choice":
         return question
@@ -102,8 +105,9 @@ def of_prompt(prompt: Prompt) -> Document:
 def _of_row(row: Mapping[str, Any]) -> Document:
     """Return the texts that identify a row of a data set: its strings.
 
-    The longest string is a passage, or else the question. Lists contain choices and answers. Short
-    strings in lists are left out, because they occur in many documents.
+    The longest string identifies the document, even if it is short: it is the passage, or the
+    question if there is no passage. Lists contain choices and answers. Short strings in lists are
+    left out, because they occur in many documents.
     """
     fields = [value for value in row.values() if isinstance(value, str)]
     in_lists = [text for value in row.values() for text in _long_strings(value)]
@@ -124,7 +128,7 @@ def _long_strings(value: Any) -> Iterator[str]:
 
 
 def _keep(task: Any, kept: list[int]) -> None:
-    """Restrict a task of lm-eval to these documents, and its few-shot examples, too."""
+    """Restrict a task of lm-eval, and few-shot examples from its documents, to these indices."""
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):

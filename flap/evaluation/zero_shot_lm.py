@@ -2,8 +2,9 @@
 
 The model stores its answers, so that an interrupted task can resume.
 
-Legend: a *group* is a list of requests that the same token sequence answers. A *step* is a list of
-the requests in one or a few batches. Requests are given by their indices.
+Legend: a *group* is a list of requests that need the same token sequence, which the model therefore
+reads only once. A *step* is a list of the requests in one or a few batches. Both lists contain the
+indices of the requests.
 """
 
 import math
@@ -31,20 +32,23 @@ Step = list[int]
 class ResumableLM(huggingface.HFLM):
     """A transformers model for lm-eval that stores its answers step by step.
 
-    The processes of a run share the steps. lm-eval would divide the documents among its ranks, and
-    its results would differ from the results of one process. Each rank would draw the few-shot
-    examples of its first document with the same seed, documents would come back in another order,
-    and a rank without documents would raise an error. Here, every process builds all requests, does
-    its share of the steps, and gets the answers to all requests.
+    The processes of a run share the steps. Every process builds all requests, does its share of the
+    steps, and gets the answers to all requests.
 
-    The batches are the same as lm-eval's batches in one process, because other batches would round
-    differently. So neither the number of processes nor an interruption changes a number.
+    Without this class, lm-eval would divide the documents among its ranks, and the results would
+    differ from the results of one process: each rank would draw the few-shot examples of its first
+    document with the same seed, documents would come back in another order, and a rank without
+    documents would raise an error.
+
+    The batches are the same as lm-eval's batches in one process, because the results of other
+    batches would be rounded differently. So neither the number of processes nor an interruption
+    changes a number.
     """
 
     def __init__(self, stage: str, work: WorkFolder, **options: Any) -> None:
         """Create the model with the options of lm-eval's class HFLM.
 
-        stage: the name that progress shows.
+        stage: the name that the progress bar shows.
         work: the working directory of the task. Answers that an interrupted task has stored there
             are not computed again.
         """
@@ -55,7 +59,8 @@ class ResumableLM(huggingface.HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text that the model writes after each prompt.
 
-        A batch has prompts with the same options and similar lengths. Each step is one batch.
+        The prompts of a batch have the same generation options and similar lengths. Each step is
+        one batch.
         """
         arguments = [request.args for request in requests]
         with_options = defaultdict[str, list[Group]](list)
@@ -87,7 +92,8 @@ class ResumableLM(huggingface.HFLM):
 
         Continuations that differ only in their last token share one token sequence.
 
-        requests: each has its texts, the tokens of the context, and the tokens of the continuation.
+        requests: each request has its texts, the tokens of its context, and the tokens of its
+            continuation.
         """
         sharing = defaultdict[tuple[int, ...], Group](list)
         for number, (_, context, continuation) in enumerate(requests):
@@ -111,13 +117,13 @@ class ResumableLM(huggingface.HFLM):
         steps: Sequence[Step],
         answer: Callable[[list[Any]], list[Any]],
     ) -> list[Any]:
-        """Return the answers to all requests, in order.
+        """Return the answers to all requests, in the order of the requests.
 
-        key: a digest of the requests. answer: answers the requests of a step.
+        key: a digest of the requests. answer: a function that answers the requests of a step.
         """
 
         def do(number: int) -> list[Any]:
-            # so that random draws of a step do not depend on earlier steps
+            # seed each step, so that its random draws do not depend on earlier steps
             torch.manual_seed(number)
             return answer([requests[n] for n in steps[number]])
 
@@ -137,6 +143,6 @@ def _continuation_length(request: Any) -> int:
 
 
 def _steps(groups: Sequence[Group], size: int) -> list[Step]:
-    """Join each `size` groups into a step. The last step may have fewer groups."""
+    """Join every `size` consecutive groups into one step. The last step may have fewer groups."""
     starts = range(0, len(groups), size)
     return [list(chain(*groups[start : start + size])) for start in starts]

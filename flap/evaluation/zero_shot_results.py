@@ -21,9 +21,9 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
     {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
-    A filter other than "none" stays in the name. The name of a standard error ends with "_stderr".
-    Values that are not finite numbers are left out, such as names, aliases, and the "N/A" of an
-    error that cannot be estimated.
+    The name of a number contains the filter, unless the filter is "none". The name of a standard
+    error ends with "_stderr". Values that are not finite numbers are left out, such as names,
+    aliases, and "N/A", which stands for an error that cannot be estimated.
     """
     numbers = Numbers()
     for task, of_task in results.items():
@@ -36,7 +36,7 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
 
 def _flat_name(task: str, measure: str, filter_name: str) -> str:
-    """Return the name of a number.
+    """Return the name of a number from the parts that lm-eval gives.
 
     ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr".
     """
@@ -52,7 +52,7 @@ def directions(
 ) -> dict[str, Better]:
     """Return whether higher or lower values of each number are better.
 
-    higher_is_better: lm-eval's facts about tasks and groups, such as {"piqa": {"acc": True}}.
+    higher_is_better: lm-eval's values for tasks and groups, such as {"piqa": {"acc": True}}.
     """
     better: dict[str, Better] = {}
     for name in numbers:
@@ -93,16 +93,16 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
 def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Measurement:
     """Return the mean margin of a multiple-choice task with its standard error.
 
-    The margin is in nats; higher is better.
-
     The margin of a document is the log-likelihood of the right choice minus the largest
-    log-likelihood of a wrong choice. The margin is above 0 if the answer is right. It also changes
-    if the model changes without changing its answer. normalised: whether log-likelihoods are
-    divided by the number of characters of the choice, as for acc_norm. The unit is then nats per
-    character.
+    log-likelihood of a wrong choice, in nats; higher is better. The margin is above 0 if the
+    model's answer is right. Unlike an accuracy, the margin also changes if pruning changes the
+    log-likelihoods but not the answer.
 
-    Nothing is returned if the task chooses answers in another way, or if a document has no right or
-    no wrong choice.
+    normalised: whether log-likelihoods are divided by the number of characters of the choice, as
+        for acc_norm. The unit is then nats per character.
+
+    The measurement is empty if the task is no multiple-choice task or has a scoring function of its
+    own, or if a document has no right or no wrong choice.
     """
     other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
     if other_way or not entries:
@@ -160,13 +160,14 @@ def _listed(gold: Any) -> list[Any]:
 
 
 def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
-    """Return the mean F1 of written answers with its standard error, 0 to 1; higher is better.
+    """Return the mean F1 of written answers, from 0 to 1, with its standard error.
 
-    The F1 of an answer is the harmonic mean of the precision and the recall of its words against
-    the words of the most similar right answer, without case, punctuation and articles.
+    Higher is better. The F1 of an answer is the harmonic mean of the precision and the recall of
+    its words against the words of the most similar right answer. Case, punctuation and articles are
+    ignored.
 
     Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1. The evaluation
-    script of SQuAD differs in five ways:
+    script of SQuAD differs from this function in five ways:
 
     - it deletes all ASCII punctuation, so that -5 equals 5 and 3.5 equals 35; here numbers keep
       their sign and point;
@@ -174,12 +175,14 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
       removed;
     - it compares answers without words, such as "A" and "The", as empty, and two empty answers
       are equal; here their texts are compared;
-    - in version 1.1 two answers without words have F1 0;
-    - it returns per cent; here 1 is the best.
+    - in version 1.1, two answers without words have an F1 of 0; here they have 1 if their texts are
+      equal;
+    - it returns per cent; here the best value is 1.
 
-    Nothing is returned if the model writes no answers in the task, or if the task scores answers in
-    another way or already has an F1. The same holds for a task that extracts a part of the answer
-    with a pattern, such as gsm8k, because its right answers may be longer than this part.
+    The measurement is empty if the model writes no answers in the task, or if the task has a
+    scoring function of its own or already has an F1. It is also empty if the task extracts a part
+    of the model's answer with a pattern, as gsm8k does, because the right answers of the task may
+    be longer than this part.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
     picks_a_part = "regex" in str(task.config.filter_list)
@@ -213,11 +216,11 @@ def _references(task: Any, document: Any) -> list[str]:
 
 
 def _overlap(answer: str, reference: str) -> float:
-    """Return the F1 of the words of an answer.
+    """Return the F1 between the words of an answer and the words of a right answer.
 
-    If one of the texts has no words, such as "A", return 1 if the texts are equal, else 0. The
-    script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares the empty word lists
-    instead.
+    If one of the texts has no words except articles, such as "A", return 1 if the texts are equal,
+    else 0. The script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares the empty
+    lists of words instead.
     """
     words = Counter(_words(answer))
     expected = Counter(_words(reference))
@@ -228,6 +231,9 @@ def _overlap(answer: str, reference: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Split a text into words without punctuation and articles. Numbers keep sign and point."""
+    """Split a text into words, without punctuation and articles.
+
+    Numbers keep their sign and their decimal point.
+    """
     words = re.sub(r"_|(?!(?<!\w)-\d|(?<=\d)\.\d)[^\w\s]", "", text.lower()).split()
     return [word for word in words if word not in ("a", "an", "the")]

