@@ -1,7 +1,7 @@
 """The structures AL-MM and AL-AM, which rank the units of all layers together (FLAP, section 3.3).
 
 Units are compared by FLAP's z-score, or by the output error that their removal causes.
-Legend: G attention units · C channels a unit · I neurons · B blocks of N units.
+Legend: G attention units · C channels of a unit · I neurons · B blocks of N units.
 """
 
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ SCALES = ("z-score", "error", "relative")
 class Scaled(Structure):
     """Base class of structures that rank the units of all layers together.
 
-    The scales of the scores:
+    `scale` says which number of a unit is ranked:
 
-    - z-score: scores are standardised over all channels of a layer and module type, then averaged
-      over the channels of a unit. Equal z-scores in two layers do not mean equal errors.
-    - error: the squared output error of removing a unit, which is the sum of the unit's scores,
-        divided by its parameters.
+    - z-score: the scores of all channels of one attention or one MLP are standardised, then
+      averaged over the channels of a unit. Equal z-scores in two layers do not mean equal errors.
+    - error: the squared output error of removing the unit, divided by the unit's price
+      (`Budget.prices`). This error is the sum of the scores of the unit's channels.
     - relative: the squared output error relative to the residual stream of a typical token, ‖e‖² /
-      ‖h‖², divided by the unit's parameters.
+      ‖h‖², divided by the unit's price. e is the output error, and h the input of the layer.
 
-    The error of an expert is measured at its layer's output, after the router has weighted the
-    expert (`Scores.routed_power`).
+    The error of an expert is measured at the output of its layer, where the output of the expert is
+    multiplied by the router's weight (`Scores.routed_power`).
     """
 
     # how scores of different layers are compared: z-score, error or relative
@@ -69,8 +69,9 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error in the layer's output that the removal of each unit causes.
 
-    A unit consists of one neuron of every expert, and the ranking averages over the experts. To get
-    a sum, the error of an expert's neuron is multiplied by the number of experts.
+    In a mixture of experts, a unit consists of one neuron of every expert. The ranking takes the
+    mean of these neurons. To turn the mean into the sum, the error of each neuron is multiplied by
+    the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -89,8 +90,9 @@ class ALAM(Scaled):
         keep the highest-scored units whose Σ price is nearest to (1 − ratio) · total
 
     The units of all layers are ranked on one scale. Units are KV heads with their query heads, and
-    neurons. price: the parameters that are removed with a unit. See `Scaled` for the scale, and
-    `Structure` for the units that every layer keeps.
+    neurons. price: the number of parameters that are removed with a unit. total: the sum of the
+    prices of all units. See `Scaled` for the scale, and `Structure` for the units that every layer
+    keeps.
 
         python -m flap structure=AL-AM
     """
@@ -110,7 +112,7 @@ class ALMM(Scaled, ManualHeads):
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the plan that ranks all attention units, and then all neurons."""
+        """Rank all attention units, then all neurons, and return the plan."""
         budget = lowest_ratio(
             budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
@@ -127,7 +129,7 @@ class ALMM(Scaled, ManualHeads):
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
-        """Return the mask of the kept blocks of each layer.
+        """Return the mask of the kept blocks of attention units of each layer.
 
         All blocks with the same number of query heads are ranked together.
         """
@@ -155,7 +157,7 @@ class Blocks(NamedTuple):
 def one_ranking(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> PruningPlan:
-    """Return the plan that ranks all units of all layers together, each with its price.
+    """Rank all units of all layers together, and return the plan that the budget allows.
 
     scaled: score_G and score_I of each layer, on one scale.
     """
@@ -177,7 +179,9 @@ def one_ranking(
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
     """Rank all blocks of all layers, and return the mask of the kept blocks of each layer.
 
-    to_keep: the total price of the units that stay. Each layer keeps at least `fewest` blocks.
+    Each layer keeps at least `Blocks.fewest` blocks.
+
+    to_keep: the requested total price of the blocks that stay.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]
@@ -193,7 +197,10 @@ def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
 def _in_blocks(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> Pair[list[Blocks]]:
-    """Return the blocks of attention units, and the blocks of neurons, of each layer."""
+    """Return each layer's blocks of attention units, and each layer's blocks of neurons.
+
+    scaled: score_G and score_I of each layer, on one scale.
+    """
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):
         limits = structure.limits(layer)
@@ -207,7 +214,10 @@ def _in_blocks(
 
 
 def _plan(blocks: Sequence[Blocks], kept: Sequence[Tensor]) -> PruningPlan:
-    """Return the plan of the kept blocks. Attention blocks of all layers come before MLP blocks."""
+    """Return the plan that keeps the blocks for which the masks `kept` are true.
+
+    In `blocks` and `kept`, the attentions of all layers come before the MLPs of all layers.
+    """
     units = []
     for layer, kept_B in zip(blocks, kept, strict=True):
         units.append(tuple(layer.units_BN[kept_B].flatten().sort().values.tolist()))

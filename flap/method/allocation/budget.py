@@ -11,29 +11,33 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-# The number of units that each layer keeps. If a block has several members, such as experts, the
-# number of units in one member.
+# The numbers of units that the attention and the MLP of each layer keep. For a block with several
+# members, such as experts, this is the number of units that each member keeps.
 Widths = Sequence[Pair[int]]
-STEPS = 40  # steps of the bisection that finds the lowest ratio
-# the lowest price as a share of the highest price; above 0, because scores are divided by prices
+STEPS = 40  # number of steps of the bisection that finds the lowest ratio
+# minimum price of a unit, as a share of the highest price; above 0, because scores are divided by
+# prices
 LEAST_PRICE = 1e-9
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of a block. If it has members, a unit consists of one unit of each member."""
+    """The units of a block.
+
+    If the block has several members, such as experts, a unit consists of one unit of each member.
+    """
 
     count: int
-    price: int  # parameters that are removed with a unit, counted from the tensors
-    queries: int = 1  # query heads of one attention unit
-    members: int = 1  # members of the block, which keep the same number of units
+    price: int  # number of parameters that are removed with a unit, counted from the tensors
+    queries: int = 1  # number of query heads of one attention unit
+    members: int = 1  # number of members of the block, which all keep the same number of units
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
     unit: str = "neuron"  # what a unit of an MLP is called
-    channels: int = 1  # input channels of a unit in the output projection of one member
+    channels: int = 1  # number of input channels of a unit in the output projection of one member
 
     @property
     def total(self) -> int:
-        """The prunable parameters of the block."""
+        """The number of prunable parameters of the block."""
         return self.count * self.price
 
     @property
@@ -46,16 +50,18 @@ class Units:
 class Bound:
     """An upper bound on a cost of the pruned model, such as its bytes.
 
-    The cost of a model is `fixed` + Σ cost_K at the width of each block, over all blocks.
+    The cost of a model is `fixed` plus, for each block, the cost of the number of units that the
+    block keeps (`costs`).
     """
 
     target: str  # name of the target in the config, such as "bytes"
     asked: float  # requested value of the target, for example in bytes
     fixed: float  # cost of the parts that pruning does not change
-    # cost_K of the blocks of each layer, which does not decrease with K
+    # cost_K of the two blocks of each layer: the cost of a block that keeps 0, 1, 2, … units
     costs: tuple[Pair[Tensor], ...]
     size: float = 0  # cost of a parameter; 0 if the target does not count parameters
-    # the part of `costs` that does not come from parameters, such as keys and values
+    # the part of `costs` that does not come from parameters, such as the bytes of keys and values;
+    # empty if the target counts only parameters, or no parameters
     beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:
@@ -63,9 +69,9 @@ class Bound:
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
-        """Return the cost of a model whose parameters were counted.
+        """Return the cost of a model with these widths whose parameters were counted.
 
-        Unlike this method, `cost` assumes the largest number of parameters that these widths allow.
+        In contrast, `cost` assumes the largest number of parameters that these widths allow.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -76,7 +82,7 @@ class Bound:
 
     @property
     def excess(self) -> float:
-        """The cost of the dense model minus the bound, or 0 if this is negative."""
+        """The cost of the dense model minus `asked`, or 0 if this difference is negative."""
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
@@ -85,7 +91,7 @@ class Bound:
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """The average cost of a unit of each block."""
+        """For each block, the cost of one unit, averaged over the units of the block."""
         return [Pair(_mean_rise(pair.attention), _mean_rise(pair.mlp)) for pair in self.costs]
 
 
@@ -122,7 +128,10 @@ class Budget:
         return self.ratio * self.total
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
-        """Return the budget with these bounds."""
+        """Return the budget with these bounds.
+
+        Its ratio is raised to the smallest share that a plan must remove to meet the bounds.
+        """
         ratios = [self.ratio, *map(self._least_share, bounds)]
         return replace(self, ratio=max(ratios), bounds=bounds)
 
@@ -140,10 +149,11 @@ class Budget:
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """The price of one unit of each block when all units are ranked: its parameters.
+        """The price of one unit of each block, by which scores are divided before a ranking.
 
-        With bounds, the price is the saving of removing the unit, as a share of the bound's excess.
-        These shares are summed over all bounds that the dense model exceeds.
+        Without bounds, the price is the number of parameters of the unit. With bounds, the price is
+        the cost that the removal of the unit saves, as a share of `Bound.excess`. These shares are
+        summed over all bounds that the dense model exceeds.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:
@@ -155,12 +165,12 @@ class Budget:
             heads = sum(costs[i].attention / excess for excess, costs in exceeded)
             neurons = sum(costs[i].mlp / excess for excess, costs in exceeded)
             pairs.append(Pair(heads, neurons))
-        # removing a unit may save no cost of any bound, and a price must not be 0
+        # the removal of a unit may save nothing in any bound, but a price must not be 0
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)
         return [Pair(max(heads, least), max(neurons, least)) for heads, neurons in pairs]
 
     def widths(self, plan: PruningPlan) -> Widths:
-        """Return the number of units that a plan keeps in each layer."""
+        """Return the number of units that a plan keeps in each layer (`Widths`)."""
         widths = []
         for layer, kept in zip(self.layers, plan.layers, strict=True):
             heads = len(kept.attention) // layer.attention.members
@@ -168,7 +178,7 @@ class Budget:
         return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Add the kind of the MLP units, and the widths of the dense model, to a plan."""
+        """Return a plan with the kind of its MLP units, and the widths of the dense model."""
         names = []
         dense = []
         for attention, mlp in self.layers:
@@ -186,10 +196,12 @@ class Budget:
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
-    """Find, by bisection, the lowest ratio that meets all bounds. Return a budget with this ratio.
+    """Find the lowest ratio that meets all bounds, and return a budget with this ratio.
 
-    widths_at: returns the widths that a structure gives the layers at a ratio. A budget without
-    bounds is returned unchanged.
+    The ratio is found by bisection. The returned budget has no bounds. A budget without bounds is
+    returned unchanged.
+
+    widths_at: a function that returns the widths that a structure gives the layers for a budget.
     """
     if not budget.bounds:
         return budget
@@ -212,7 +224,10 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
 
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
-    """Return the budget of a model, with the units of every layer counted from its tensors."""
+    """Return the budget of a model for a ratio.
+
+    The units of every layer, and their prices, are counted from the tensors of the model.
+    """
     layers = []
     for i in range(len(adapter.layers)):
         attention, mlp = adapter.blocks(i)

@@ -1,7 +1,7 @@
-"""Structures whose number of removed heads is set by hand, or is the proportional share.
+"""The base class of structures whose number of removed heads can be set by hand.
 
 KV heads are removed in blocks. The size of a block is its number of query heads. A model may have
-blocks of several sizes. Legend: B blocks of a layer, or blocks of one size.
+blocks of several sizes. Legend: B all blocks of a layer, or all blocks of one size.
 """
 
 import math
@@ -25,15 +25,16 @@ class ManualHeads(Structure):
     An attention that cannot be divided into heads stays whole.
     """
 
-    # Number of query heads to remove from the whole model, which must fill whole KV heads. None
-    # stands for the proportional share.
+    # Number of query heads to remove from the whole model. KV heads are removed as a whole, with
+    # all of their query heads. None stands for the share `ratio` of all query heads.
     remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:
         """Check all options, including `remove_heads`.
 
         Raises:
-            ValueError: an option, the ratio or `remove_heads` does not fit this model.
+            ValueError: an option, the ratio or `remove_heads` does not fit this model, or
+                `remove_heads` is set together with a target.
         """
         super().check(budget)
         if self.remove_heads is None:
@@ -65,7 +66,9 @@ class ManualHeads(Structure):
         return min(self._feasible(budget), key=lambda number: abs(number - proportional))
 
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
-        """Return how many blocks of each size to remove, to minimise the sum of size · score.
+        """Return a dict from the sizes of blocks to the numbers of blocks to remove.
+
+        These numbers minimise the sum of size · score over all removed blocks.
 
         scores: for each layer, score_B of the blocks that may be removed.
         """
@@ -76,7 +79,7 @@ class ManualHeads(Structure):
         return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Group the layers by the size of their blocks, in a dict from sizes to layers."""
+        """Return a dict from sizes of blocks to the indices of the layers with this size."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -86,8 +89,8 @@ class ManualHeads(Structure):
     def _always(self, budget: Budget) -> int:
         """Return the number of query heads that are always removed.
 
-        A layer keeps only whole blocks. So if the last heads of a layer do not fill a block, they
-        are always removed.
+        A layer keeps only whole blocks. If the heads of a layer do not fill a whole number of
+        blocks, the remaining heads are always removed.
         """
         heads = 0
         for layer in budget.layers:
@@ -95,9 +98,11 @@ class ManualHeads(Structure):
         return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
-        """Return, ascending, the numbers of removed heads with which neurons can meet the budget.
+        """Return, ascending, the numbers of heads that can be removed within the budget.
 
-        If there is none, return the number with which neurons come nearest to the budget.
+        After such a number of heads is removed, the removal of neurons can meet the rest of the
+        budget. If there is no such number, return only the number with which the removal of neurons
+        comes nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
@@ -109,7 +114,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # the range of these numbers for which neurons can meet the budget
+        # the range of these numbers for which the removal of neurons can meet the budget
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
@@ -137,12 +142,13 @@ class _Choice(NamedTuple):
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
-    """Return the possible numbers of removed heads, each with its best blocks of each size.
+    """Return a dict from each possible number of removed heads to the best choice of blocks.
 
-    If several choices of blocks remove the same number of heads, the best choice has the lowest sum
-    of size · score.
+    A choice is a dict from sizes of blocks to numbers of removed blocks. If several choices remove
+    the same number of heads, the best choice has the lowest sum of size · score over all removed
+    blocks. Among blocks of one size, the lowest-scored blocks are removed first.
 
-    scores: score_B of the blocks of each size. The lowest-scored blocks are removed first.
+    scores: a dict from sizes of blocks to score_B of all blocks of this size.
     """
     best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():

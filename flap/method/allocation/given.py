@@ -23,20 +23,23 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan that `plan=` gives: of another run, from a file, or a packaged plan."""
+    """The plan that the option `plan` gives.
+
+    It is the plan of another run, a plan in a file, or a packaged plan.
+    """
 
     origin: str  # the run's folder, the file, or the name of the packaged plan
     plan: PruningPlan
 
     @classmethod
     def read(cls, origin: str) -> "GivenPlan":
-        """Read the plan of a finished run, of a file, or a packaged plan.
+        """Read the plan of a finished run, a plan in a file, or a packaged plan.
 
         origin: the run's folder, the file, or the name of a packaged plan. An existing file or
             folder takes precedence over a packaged plan of the same name.
 
         Raises:
-            ValueError: There is no plan, or the file is not a plan.
+            ValueError: The file does not exist, or it contains no plan.
         """
         plans = packaged_plans()
         allowed = f"the folder of a finished run, or its {FILE}"
@@ -101,7 +104,7 @@ def _fit(kept: tuple[int, ...], units: Units) -> bool:
     """Return whether a block can keep exactly these units.
 
     The indices of kept units must be ascending. Every member must keep the same number of units,
-    and at least the minimum.
+    and at least `Units.fewest` units or one unit.
     """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))

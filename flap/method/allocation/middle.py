@@ -16,12 +16,12 @@ class Middle(ULUM):
     """UL-UM in the middle layers only (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
 
         share = ratio · parameters of all layers / parameters of the middle layers
-        every middle layer loses the lowest-scored share · G attention units, to the nearest one,
-        and the rest of share · its parameters as neurons
+        every middle layer loses its round(share · G) lowest-scored attention units,
+        and then neurons, until it has lost share · (its parameters)
 
-    G: the attention units of the layer. The first and the last layers stay whole, because a model
-    is most sensitive there. The defaults come from the authors' code for LLaMA-7B, which prunes
-    layers 4 to 29 of 32.
+    G: the number of attention units of the layer. The first and the last layers stay whole, because
+    a model is most sensitive to the pruning of these layers. The defaults come from the authors'
+    code for LLaMA-7B, which prunes layers 4 to 29 of 32.
 
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
     """
@@ -56,7 +56,10 @@ class Middle(ULUM):
         super().check(replace(budget, layers=tuple(layers)))
 
     def quotas(self, budget: Budget) -> list[Pair[int]]:
-        """Return the number of units that each layer keeps. Outer layers keep all units."""
+        """Return the number of units that each layer keeps.
+
+        The first and the last layers keep all units.
+        """
         budget = lowest_ratio(budget, self.quotas)
         middle = [layer for i, layer in enumerate(budget.layers) if self._is_middle(i, budget)]
         parameters = sum(attention.total + mlp.total for attention, mlp in middle)
@@ -72,5 +75,5 @@ class Middle(ULUM):
         return quotas
 
     def _is_middle(self, index: int, budget: Budget) -> bool:
-        """Return whether a layer may lose units."""
+        """Return whether a layer is a middle layer, which may lose units."""
         return self.keep_first <= index < len(budget.layers) - self.keep_last

@@ -13,8 +13,8 @@ from flap.models import Pair
 from flap.storage import load_json, write_text
 
 # The indices of the kept units of one layer, ascending: KV heads, each with its query heads, and
-# MLP neurons. Unit u of member m of a block has the index m · U + u, where U is the number of units
-# of a member in the dense model.
+# MLP neurons or experts. If the MLP has several members, such as experts, unit u of member m has
+# the index m · U + u, where U is the number of units of a member in the dense model.
 LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
@@ -25,7 +25,7 @@ class PruningPlan:
     layers: tuple[LayerPlan, ...]
     # for each layer, what a unit of its MLP is: "neuron" or "expert"; empty if all are neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    # number of units of each layer of the dense model; empty if it is unknown
+    # numbers of units of each layer in the dense model; empty if they are unknown
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Standardise and rank scores, and find the units that a budget allows to keep.
+"""Standardise and rank scores, and find the units that can stay within a budget.
 
 Legend: I neurons · B blocks of N neurons · M members of a block · U units of a ranking · R ranks of
 a member's units · K kept units.
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def standardise(score: Tensor) -> Tensor:
-    """Return (score - mean) / unbiased standard deviation, over all channels of a layer.
+    """Return (score - mean) / unbiased standard deviation of all given scores, in float64.
 
-    The result is in float64. A constant layer gets zeros.
+    If all scores are equal, the result is zero.
     """
     wide = score.double()
     if wide.numel() < 2:
@@ -27,7 +27,10 @@ def standardise(score: Tensor) -> Tensor:
 
 
 def from_highest(score_U: Tensor) -> Tensor:
-    """Return the indices that sort the last dimension from high to low, stable for equal scores."""
+    """Return the indices that sort the last dimension from the highest to the lowest score.
+
+    Equal scores keep their order.
+    """
     return score_U.argsort(descending=True, stable=True)
 
 
@@ -43,9 +46,9 @@ def ranked(score_U: Tensor, members: int) -> Tensor:
 
 
 def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
-    """Return the indices of the `count` highest scores of each member, ascending.
+    """Return, ascending, the indices of the `count` highest scores of each member.
 
-    Of units with equal scores, those with the lowest indices are taken.
+    Among units with equal scores, the units with the lowest indices are taken.
     """
     best_MK = ranked(score_U, members)[:, :count]
     kept, _ = best_MK.flatten().sort()
@@ -53,7 +56,10 @@ def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
 
 
 def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """Return a mask over the concatenated scores of the `counts[i]` best units of each layer i."""
+    """Return a mask that is true for the `counts[i]` highest-scored units of each layer i.
+
+    The mask has one value for each unit, layer after layer.
+    """
     masks = []
     for score_U, count in zip(scores, counts, strict=True):
         best = from_highest(score_U)[:count]
@@ -64,10 +70,11 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
 
 
 def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: float) -> Tensor:
-    """Return the mask of the kept units: the prefix whose price is nearest to `to_keep`.
+    """Return the mask of the kept units.
 
-    Protected units come first in the ranking, whatever their scores, and are always kept. The price
-    of the prefix includes the prices of protected units.
+    The first units of the ranking are kept. Their number is chosen so that their total price is
+    nearest to `to_keep`. Protected units come first in the ranking, whatever their scores, and are
+    always kept. The total price includes the prices of protected units.
     """
     order_U = from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
@@ -90,26 +97,28 @@ def within(
     """Return the mask of the kept units of all layers, such that all bounds are met.
 
     Units are kept from the highest score to the lowest. If a unit would exceed a bound, it is
-    removed together with all lower-scored units of its layer.
+    removed together with all lower-scored units of its layer. Here, the attention and the MLP of a
+    decoder layer count as two layers.
 
     scores: the scores of the units of each layer.
     fewest: the minimum number of units that each layer keeps.
-    costs: for each bound, cost_K of each layer.
-    most: for each bound, the highest total cost of all layers.
+    costs: for each bound, cost_K of each layer: the cost of a layer that keeps 0, 1, 2, … units.
+    most: for each bound, the highest allowed total cost of all layers.
     """
     # 1. rank the units of all layers; units that always stay come first
     always_U = best_of_each(scores, fewest)
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the highest total cost
+    # 2. for each bound, compute the cost that each unit adds, and the allowed sum of these costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. remove the first unit that exceeds a bound, with all lower-scored units of its layer
+    # 3. until no unit exceeds a bound, remove the first unit that exceeds one, together with all
+    # lower-scored units of its layer
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)
@@ -132,9 +141,10 @@ def _layers_of(scores: Sequence[Tensor]) -> Tensor:
 def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
     """Return the cost that each unit of a ranking adds to its layer.
 
-    The cost is added to the cost of all higher-scored units of the layer.
+    This is the difference between the costs of a layer that keeps the unit and all higher-scored
+    units, and a layer that keeps only the higher-scored units.
 
-    layer_U: the layer of each unit. costs: cost_K of each layer.
+    layer_U: the layer of each unit, in the order of the ranking. costs: cost_K of each layer.
     """
     rise_U = torch.zeros(len(layer_U), dtype=torch.float64)
     for i, cost_K in enumerate(costs):
@@ -144,9 +154,10 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 
 
 def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
-    """Group neurons into blocks. Return the blocks' mean scores, score_B, and neurons_BN.
+    """Group neurons into blocks, and return score_B and neurons_BN of the blocks.
 
-    The neurons of a block are removed together. The first block has the `size` highest-scored
+    score_B is the mean score of the neurons of each block. The neurons of a block are removed
+    together. The first block has the `size` highest-scored
     neurons of each member, the second block has the next `size` neurons, and so on. If the
     lowest-scored neurons do not fill a block, they are left out.
     """

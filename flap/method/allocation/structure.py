@@ -23,8 +23,8 @@ class Limits(NamedTuple):
 
     size: int  # units that are removed together; 1 if no unit may be removed
     fewest: int  # minimum number of groups that stay
-    # the numbers of units that may be removed; the first number is the remainder that fills no
-    # group
+    # the numbers of units that may be removed, ascending; the first number is the remainder of
+    # units that do not fill a group, and that are always removed
     counts: range
 
     @classmethod
@@ -44,17 +44,17 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
-    """Base class of the structures, which select the units that stay, from scores and a budget."""
+    """Base class of the structures, which use scores and a budget to select the units that stay."""
 
     # minimum number of attention units (KV heads with their query heads) in every layer, 1 or more
     min_heads: int = 1
     # minimum number of neurons in every layer, 1 or more
     min_neurons: int = 1
-    # the number of attention units of every layer is a multiple of this; from 1 to the KV heads of
-    # a layer
+    # the number of attention units of every layer is a multiple of this number, which is from 1 to
+    # the number of KV heads of a layer
     multiple_of_heads: int = 1
-    # the number of neurons of every layer is a multiple of this: 8, 32, 64, 128, 256, or None for
-    # any number
+    # the number of neurons of every layer is a multiple of this number: 8, 32, 64, 128, 256, or
+    # None for any number of neurons
     round_to: int | None = None
     # If true, whole experts of a mixture are removed. A layer keeps at least as many experts as the
     # router chooses for each token.
@@ -65,7 +65,11 @@ class Structure(ABC):
 
     @abstractmethod
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit or block."""
+        """Return a plan that meets the budget.
+
+        Without bounds, the plan removes the share `ratio` of the prunable parameters, to within one
+        unit or block of units. With bounds, the plan meets all bounds.
+        """
 
     @property
     def ranks_errors(self) -> bool:
@@ -78,11 +82,11 @@ class Structure(ABC):
         return Pair(attention, Limits.of(layer.mlp, self.round_to or 1, self.min_neurons))
 
     def check(self, budget: Budget) -> None:
-        """Check that the options and the ratio fit this model.
+        """Check that the options, and the ratio or the targets, fit this model.
 
         Raises:
-            ValueError: an option or the ratio does not fit. The message names it and says what is
-                expected.
+            ValueError: an option, the ratio or a target does not fit. The message names the field
+                and says what is expected.
         """
         self._check_options(budget)
 
@@ -152,10 +156,11 @@ class Structure(ABC):
 def _check_minimum(
     field: str, least: int, count: int, kind: str, multiple: tuple[str, int]
 ) -> None:
-    """Check that a layer has this minimum, and that a multiple of `multiple` lies above it.
+    """Check a minimum number of units, and that a layer can keep a multiple that is not smaller.
 
-    count: the number of units of a layer. kind: the name of the units in messages. multiple: a
-        config field and its value.
+    field: the config field of the minimum. least: the minimum. count: the number of units of a
+        layer. kind: the name of the units in messages. multiple: another config field and its
+        value; the number of kept units must be a multiple of this value.
     """
     require(1 <= least <= count, field, least, f"1 to {count}, the {kind} of a layer")
     name, size = multiple

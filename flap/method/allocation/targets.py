@@ -43,13 +43,13 @@ def bounds_of_shapes(
     """Return the bounds of the targets that depend only on the shapes of a model.
 
     layers: the units of the model.
-    itemsize: bytes of a weight, and of a key or value.
+    itemsize: bytes of one element of a weight, a key or a value.
     biases: the biases that pruning adds.
     max_length: the longest context of the model, in tokens.
 
     Raises:
         ValueError: the KV cache cannot be counted, because the context length is unknown, or
-            because attention has no heads.
+            because an attention has no heads.
     """
     bounds = []
     context = target.context or max_length
@@ -72,7 +72,10 @@ def bounds_of_shapes(
 
 
 def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
-    """Return a bound that also counts the keys and values of each layer, if there are any."""
+    """Return a bound that also counts the bytes of keys and values.
+
+    caches: these bytes for each layer; empty if the target does not count them.
+    """
     if not caches:
         return bound
     costs = []
@@ -107,7 +110,10 @@ def _of_weights(
 
 
 def _parameters_by_width(block: Block, units: Units, biases: Biases, active: bool) -> Tensor:
-    """Return the parameters of a block, or the active ones, for each number of kept units."""
+    """Return the number of parameters of a block, or of its active parameters.
+
+    The result has a value for each number of kept units.
+    """
     kept_K = torch.arange(units.count + 1, dtype=torch.float64)
     count_K = units.price * kept_K
     members = len(block.members)
@@ -134,7 +140,8 @@ def _kv_costs(
 
     A layer with sliding-window attention stores keys and values only for its window.
 
-    name: the name of the target. itemsize: bytes of a value, times the number of sequences.
+    name: the name of the target.
+    itemsize: bytes of one element of a key or value, times the number of sequences.
 
     Raises:
         ValueError: the attention of a layer has no prunable heads, as in a state space model.

@@ -35,8 +35,8 @@ class UniformLayers(Structure):
     def quotas(self, budget: Budget) -> list[Pair[int]]:
         """Return the number of units that each layer keeps.
 
-        Removing attention units uses a part of a layer's budget. The rest is removed as neurons,
-        rounded to the nearest neuron or block of neurons.
+        Removing attention units uses a part of a layer's budget. The rest of the budget is removed
+        as neurons, rounded to the nearest neuron or block of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
         removed_heads = self.removed_kv_heads(budget)
@@ -46,7 +46,7 @@ class UniformLayers(Structure):
         targets = []
         prices = []
         for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
-            # the price of the neurons that do not fill a block
+            # the price of the neurons that do not fill a block, which are always removed
             remainder = limit.counts[0] * layer.mlp.price
             price = max(layer.mlp.price, 1) * limit.size  # a layer without an MLP has price 0
             in_blocks = self._left_for_neurons(layer, heads, budget) - remainder
@@ -66,7 +66,7 @@ class UniformLayers(Structure):
         return quotas
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
-        """Return the number of parameters of a layer that are to be removed as neurons.
+        """Return the number of parameters that a layer has to lose as neurons.
 
         removed: the number of attention units that are removed.
         """
@@ -87,7 +87,11 @@ class UniformLayers(Structure):
 
 
 def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
-    """Return a layer's highest-scored units. A head's score is the sum over its channels."""
+    """Return a layer's highest-scored units.
+
+    The score of a head is the sum of the scores of its channels. quota: the numbers of units to
+    keep.
+    """
     heads = highest(scores.attention.sum(dim=1), quota.attention)
     neurons = highest(scores.mlp, quota.mlp, members)
     return LayerPlan(heads, neurons)
@@ -126,10 +130,10 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
 class ULUM(UniformLayers):
     """UL-UM: the same ratio for every attention and MLP (FLAP, arXiv 2312.11983, section 4.4).
 
-        every layer loses the lowest-scored ratio · G attention units, to the nearest one,
-        and the rest of ratio · its parameters as neurons
+        every layer loses its round(ratio · G) lowest-scored attention units,
+        and then neurons, until it has lost ratio · (its parameters)
 
-    G: the attention units of the layer.
+    G: the number of attention units of the layer.
 
         python -m flap structure=UL-UM
     """
@@ -138,9 +142,12 @@ class ULUM(UniformLayers):
         return [self._nearest_heads(layer, budget) for layer in budget.layers]
 
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
-        """Return the number of units that is nearest to ratio · G and lets neurons meet the budget.
+        """Return the number of attention units to remove from a layer.
 
-        If there is no such number, return the one with which neurons come nearest to the budget.
+        After they are removed, the removal of neurons must be able to meet the rest of the budget.
+        Among the numbers for which this is true, return the number that is nearest to ratio · G. If
+        it is true for no number, return the number with which the removal of neurons comes nearest
+        to the budget.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price
@@ -159,8 +166,8 @@ class ULUM(UniformLayers):
 class ULMM(UniformLayers, ManualHeads):
     """UL-MM: heads spread evenly over the layers (FLAP, arXiv 2312.11983, section 4.4).
 
-        every layer loses the lowest-scored remove_heads / layers query heads,
-        and the rest of ratio · its parameters as neurons
+        every layer loses its remove_heads / (number of layers) lowest-scored query heads,
+        and then neurons, until it has lost ratio · (its parameters)
 
     All layers together lose `remove_heads` query heads.
 

@@ -1,7 +1,7 @@
 """Apply a plan to the layers of a model.
 
-Slicing and masking differ only in how the fitted weights are written into a layer, so they give the
-same logits.
+Slicing removes the rows and columns of pruned units from the matrices, and masking sets them to
+zero. Slicing and masking use the same fitted weights, so they give the same logits.
 Legend: O, I output and input channels of the output projection · K kept, P pruned channels ·
 U units · R rows of an input projection.
 """
@@ -22,9 +22,11 @@ from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # stores the fit reports of a layer
-# A function that writes the fitted output projection for the kept units into a block.
+# A function that prunes a block in memory, from the indices of its kept units and the fit of its
+# output projection: `slice_out` or `zero_out`.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
-Reports: TypeAlias = dict[str, FitReport]  # fit reports; the keys are names of blocks
+# Fit reports; the keys are names of blocks. In a mixture of experts, each expert has a report.
+Reports: TypeAlias = dict[str, FitReport]
 # A function that changes one layer in memory: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[
     [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports
@@ -42,8 +44,8 @@ def compress_layers(
     """Apply a plan to every layer, and return the fit reports.
 
     statistics: yields the statistics of each layer while the layer is in memory.
-    work: the working directory of the walk that yields `statistics`. An interrupted walk resumes
-        from this directory, which also has the reports of finished layers.
+    work: the working directory of the walk over the layers that yields `statistics`. An interrupted
+        walk resumes from this directory, which also contains the fit reports of finished layers.
     """
     notes = Notes(FITS, work)
     for i, observed in statistics:
@@ -53,7 +55,10 @@ def compress_layers(
 
 
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> Reports:
-    """Join the fit reports of all layers. Reports that were read from JSON are plain lists."""
+    """Join the fit reports of all layers.
+
+    Reports that were read from JSON are plain lists, and become `FitReport` again.
+    """
     every: Reports = {}
     for of_layer in reports:
         for name, report in of_layer.items():
@@ -69,7 +74,10 @@ def _compress_layer(
     compensation: Compensation,
     statistics: LayerStatistics | None,
 ) -> Reports:
-    """Fit and change one layer. A block that keeps all its units is not changed."""
+    """Fit the output projections of one layer, and prune the layer in memory.
+
+    A block that keeps all its units is not changed.
+    """
     [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
     write_layer(write, adapter, layer, plan, fits)
     reports: Reports = {}
@@ -82,7 +90,10 @@ def _compress_layer(
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Change a layer according to its plan, with fits that were computed before."""
+    """Prune a layer in memory according to its plan, with fits that are already computed.
+
+    fits: the fits of the two blocks; None for a block that keeps all its units.
+    """
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             write(block, torch.tensor(kept, dtype=torch.int64), fit)
@@ -90,7 +101,7 @@ def write_layer(
 
 
 def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Reduce a block to the kept units, with the fitted output projection.
+    """Reduce a block to its kept units, and give it the fitted output projection.
 
     If the block has an RMS norm over the channels of all units, the norm keeps only the weights of
     the kept channels. The sliced norm divides by the root mean square of the kept channels only.
@@ -114,11 +125,15 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Set input rows, biases and output columns of the removed units to zero.
+    """Set the weights of removed units to zero, and write the fitted output projection.
+
+    The weights of a unit are its rows and biases of the input projections, and its columns of the
+    output projection.
 
     If the block has an RMS norm over the channels of all units, the zeros lower the root mean
-    square. So the inputs of the norm are multiplied by √(all units / kept units), which gives the
-    root mean square of the sliced model. The norm's weights are divided by the same factor.
+    square. So the inputs of the norm are multiplied by √(number of all units / number of kept
+    units), which gives the root mean square of the sliced model. The norm's weights are divided by
+    the same factor.
     """
     weight_OI = torch.zeros_like(block.output.weight)
     kept_columns = block.columns_UC[kept_U].flatten().sort().values
@@ -142,7 +157,10 @@ def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Replace weight and bias of a Linear, a router or a `LinearLike`, and update its widths."""
+    """Replace the weight and bias of a Linear, a router or a `LinearLike`, and update its widths.
+
+    The bias of an `nn.Module` is not replaced if `bias` is None.
+    """
     if not isinstance(linear, nn.Module):
         linear.assign(weight, bias)
         return

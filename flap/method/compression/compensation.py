@@ -1,4 +1,6 @@
-"""Compensation changes the output projection to replace removed channels (FLAP, section 3.4).
+"""Compensations, which change an output projection so that it replaces removed channels.
+
+Source: FLAP, arXiv 2312.11983, section 3.4.
 
 Legend: O output channels · I input channels · K kept channels · P pruned channels.
 """
@@ -23,13 +25,15 @@ class Removal(NamedTuple):
 class FitReport(NamedTuple):
     """How well a linear map replaces the removed channels of a block.
 
-    Both errors are mean squared errors of the block's output on held-out calibration tokens. Lower
+    The errors are mean squared errors of the block's output on held-out calibration tokens; lower
     is better. The errors are 0 if no held-out token reaches the block.
     """
 
-    ridge: float | None  # the chosen ridge; None if the bias is used, because no map was better
-    held_out_error: float
-    held_out_error_of_bias: float
+    # the ridge of the chosen map; None if FLAP's bias is used instead, because no map has a smaller
+    # held-out error, or because no map can be computed or tested
+    ridge: float | None
+    held_out_error: float  # error with the chosen map, or with FLAP's bias if it is used
+    held_out_error_of_bias: float  # error with FLAP's bias
 
 
 class Fit(NamedTuple):
@@ -42,7 +46,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Compensation(ABC):
-    """Base class of compensations, which fit a pruned output projection to the dense one."""
+    """Base class of compensations, which fit a pruned output projection to the dense projection."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
@@ -59,9 +63,9 @@ class Compensation(ABC):
         """Return the fit of one projection for each of several removals.
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
-        trial: whether the fits are only for a trial, which is measured on held-out tokens. Then
-            they are fitted without these tokens, and may skip expensive choices, such as the best
-            ridge.
+        trial: whether the fits are only for a trial of a search. A trial is measured on held-out
+            tokens, so its fits are computed without these tokens. The fits of a trial may also skip
+            expensive choices, such as the choice of the best ridge.
         """
 
 
@@ -71,7 +75,8 @@ class NoCompensation(Compensation):
 
         W' = W_K,  b' = b
 
-    W_K (O, K): the columns of the kept channels.
+    W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
+    bias. W_K (O, K): the columns of W for the kept channels.
 
         python -m flap compensation=none
     """
@@ -91,12 +96,14 @@ class NoCompensation(Compensation):
 
 @dataclass(frozen=True)
 class BiasCompensation(Compensation):
-    """FLAP's bias, the default: means replace removed channels (arXiv 2312.11983, section 3.4).
+    """FLAP's bias, the default: the mean of a removed channel replaces the channel.
 
         W' = W_K,  b' = b + W_P · mean_P
 
-    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. mean_P: the means
-    of the removed channels over the calibration tokens.
+    W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
+    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels.
+    mean_P: the means of the removed channels over the calibration tokens. Source: FLAP,
+    arXiv 2312.11983, section 3.4.
 
         python -m flap compensation=bias
     """

@@ -1,12 +1,13 @@
 """Eliminate channels in a fixed order, to fit several removals with one factorisation.
 
-One Cholesky factor of the covariance is used for every number of removed channels. Channels that
-are removed first are at the end of the order. H = C + λ' · 1 = Uᵀ U with an upper triangular
-Cholesky factor U. For any number of removed channels, the kept channels K are at the front, so that
-H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the
-removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. Computing it takes one triangular solve
-with a block of U, and does not need C. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774,
-uses such a factor for one row of a weight at a time.)
+One Cholesky factor serves every number of removed channels. The channels are sorted so that the
+channels that are removed first are at the end. C is the covariance of the sorted channels, and λ'
+is the ridge. H = C + λ' · 1 = Uᵀ U has the upper triangular Cholesky factor U. For any number of
+removed channels, the kept channels K are at the front, so that H_KK = U_KKᵀ U_KK and
+C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the removed channels P is
+C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with a block of U computes this map,
+without C. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses a factor of this kind for
+one row of a weight at a time.)
 
 Legend: O output channels · I input channels · P removed, K kept channels · S consecutive channels ·
 J the S channels and all later channels.
@@ -23,17 +24,18 @@ from flap.method.calibration.symmetric import STRIP, strips_of
 from flap.method.compression.compensation import Removal
 from flap.models.devices import widest_float
 
-# number of output channels whose slopes are computed at a time, in the factor's dtype
+# number of rows of the slope (`Elimination.slope`) that are computed at a time, in the dtype of the
+# factor
 OUTPUTS = 512
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """The Cholesky factor of a covariance with a ridge, which gives all least-squares maps."""
+    """The Cholesky factor of H, a covariance plus a ridge, which gives all least-squares maps."""
 
     order_I: Tensor  # order of the channels; channels that are removed first are at the end
-    # strips of U with STRIP rows each, which begin at the diagonal; the last strip ends where H has
-    # no factor
+    # U in strips of STRIP rows, each of which begins at the diagonal. If the factorisation of H
+    # fails at a channel, the last strip ends before this channel.
     strips: tuple[Tensor, ...]
 
     @classmethod
@@ -42,8 +44,8 @@ class Elimination:
     ) -> "Elimination":
         """Factorise H = C + λ' · 1 with the ridge λ' = ridge · mean(diag C).
 
-        The factor is computed in the widest dtype of the device. With `quick`, it is computed in
-        float32, and only if this fails in the widest dtype.
+        The factor is computed in the widest dtype of the device. With `quick`, the factor is first
+        computed in float32, and the widest dtype is used only if float32 fails.
         """
         precision = torch.float32 if quick else widest_float(order_I.device)
         strips = _strips(covariance, order_I, ridge, precision)
@@ -58,9 +60,10 @@ class Elimination:
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
-        """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32; None if there is no inverse.
+        """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if this fails.
 
-        The kept channels of the removal must be at the front of the order.
+        It fails if H_KK has no Cholesky factor, or if the result is not finite. The kept channels
+        of the removal must be at the front of the order.
         """
         kept = len(removal.kept_K)
         if kept > self.num_channels:
@@ -76,7 +79,10 @@ class Elimination:
         return slope_OK
 
     def _substitute(self, weight_OI: Tensor, kept: int) -> None:
-        """Replace W_K by -A, where A solves A U_KKᵀ = W_P U_KPᵀ. Columns are in `order_I`."""
+        """Replace the columns W_K of the weight by -A, where A solves A U_KKᵀ = W_P U_KPᵀ.
+
+        The columns of the weight are already sorted by `order_I`.
+        """
         for start in reversed(range(0, kept, STRIP)):
             rows = min(STRIP, kept - start)
             square_SS, later_SJ = self.strips[start // STRIP][:rows].tensor_split([rows], dim=1)
@@ -89,7 +95,7 @@ class Elimination:
 def _strips(
     covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Return the strips of U, up to the first channel where H has no factor."""
+    """Return the strips of U, up to the first channel at which the factorisation of H fails."""
     added = ridge * covariance.diagonal().to(precision).mean()
     strips = list[Tensor]()
     empty = strips_of(len(order_I), precision, order_I.device)
@@ -106,9 +112,9 @@ def _strips(
 
 
 def _factor(strip_SJ: Tensor) -> Tensor:
-    """Convert rows of H into rows of U. Earlier rows are already eliminated.
+    """Convert rows of H, from which all earlier rows are already eliminated, into rows of U.
 
-    Returns fewer rows if H has no factor.
+    If the factorisation fails at a row, return only the rows before it.
     """
     square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
     # retry with fewer rows, because some libraries overwrite valid rows when they fail

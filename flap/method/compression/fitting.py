@@ -38,26 +38,29 @@ def fit_layer(
     statistics: LayerStatistics | None,
     trial: bool = False,
 ) -> list[Pair[BlockFit | None]]:
-    """Return the fits of a layer for several plans. The fit is None if a block keeps all units.
+    """Return the fits of both blocks of a layer for each of several plans.
 
-    trial: whether the fits are only for a trial (`Compensation.fits`).
+    The fit of a block that keeps all units is None.
+
+    trial: whether the fits are only for a trial of a search, see `Compensation.fits`.
     """
     inputs = Pair[Sequence[Statistics]]((), ())
     if statistics is not None:
         inputs = Pair(*statistics.blocks)
 
-    # 1. for each block, find the different sets of kept units that remove something
+    # 1. for each block, collect the distinct sets of kept units that do not contain all units
     removing = []
     for block, choices in zip(blocks, zip(*plans, strict=True), strict=True):
         removing.append(sorted({kept for kept in choices if len(kept) < block.num_units}))
 
-    # 2. for each member of each block, create a function that fits it for all of these sets
+    # 2. for each member of each block, create a function that fits the member for all of these sets
     fitters = [
         _member_fitters(block, sets, compensation, observed, trial)
         for block, sets, observed in zip(blocks, removing, inputs, strict=True)
     ]
     every = list(chain(*fitters))
-    # trials differ between processes, but the plan is the same for all, so its fits are shared out
+    # each process has its own trials, but all processes have the same final plan, so they share the
+    # fits of the final plan
     fits = [fitter() for fitter in every] if trial else ranks.each_by_one(every)
 
     # 3. join the fits of members to fits of blocks
@@ -74,7 +77,10 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return one function per member of a block, which fits it for all of these sets of units."""
+    """Return one function per member of a block, which fits the member for all sets of kept units.
+
+    Whole experts are not fitted.
+    """
     if not kept_sets or block.whole:
         return []
     by_set = [_removals(block, kept) for kept in kept_sets]
@@ -101,7 +107,7 @@ def _fit_member(
 
 
 def _removals(block: Block, kept: Kept) -> list[Removal]:
-    """Return the kept and the removed channels of each member."""
+    """Return the kept and the removed channels of each member of a block."""
     stays_I = torch.zeros(block.columns_UC.numel(), dtype=torch.bool)
     stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
     device = block.members[0].output.weight.device
@@ -118,7 +124,8 @@ def _block_fits(
 ) -> dict[Kept, BlockFit]:
     """Return the fit of a block for each set of kept units.
 
-    fits: for each member, the fit for each set. Experts that stay as a whole are not fitted.
+    fits: for each member, the fit for each set; empty if the units are whole experts, whose weights
+        do not change.
     """
     block_fits = {}
     for k, kept in enumerate(kept_sets):
@@ -138,7 +145,7 @@ def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
     biases = []
     reports = {}
     for member, fit in zip(members, fits, strict=True):
-        weights.append(fit.weight_OK.to(member.output.weight))  # the dtype and device of the weight
+        weights.append(fit.weight_OK.to(member.output.weight))  # to the weight's dtype and device
         bias_O = _bias(member.output, fit.bias_O)
         if bias_O is not None:
             biases.append(bias_O)
@@ -150,7 +157,7 @@ def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
 def _bias(output: Any, added_O: Tensor | None) -> Tensor | None:
     if added_O is None:
         return cast(Tensor | None, output.bias)
-    # another process may have computed it on another device
+    # another process may have computed `added_O` on another device
     bias_O = added_O.to(output.weight.device)
     if output.bias is not None:
         bias_O = output.bias.float() + bias_O

@@ -1,4 +1,4 @@
-"""Linear compensation: least squares predict the removed channels from the kept channels.
+"""Linear compensation: a least-squares map predicts the removed channels from the kept channels.
 
 Legend: O output channels · I input channels · P pruned, K kept channels.
 """
@@ -20,39 +20,41 @@ from flap.method.compression.elimination import Elimination
 # The ridges to choose from, as multiples of the mean variance of the block's channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# Tokens per channel. A map that is fitted on fewer tokens may fit noise, so it is used only if it
-# is better than the bias on other tokens.
+# Tokens per channel. A map that is fitted on fewer tokens may fit noise. So the trials of a search
+# also compare such a map with FLAP's bias on held-out tokens.
 ENOUGH_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class LinearCompensation(Compensation):
-    """Least squares predict the removed channels from the kept channels, as in OBC.
+    """A least-squares map predicts the removed channels from the kept channels, as in OBC.
 
     OBC is by Frantar and Alistarh (2022).
 
         W' = W_K + A,  b' = b + W_P · mean_P − A · mean_K
         A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
 
-    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. C (I, I), mean (I):
-    covariance and mean of the channels. A predicts W_P x_P from x_K. FLAP's bias is the special
+    W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
+    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels.
+    C (I, I), mean (I): the covariance and mean of the channels. From the kept channels x_K of a
+    token, A predicts the output W_P x_P of its removed channels x_P. FLAP's bias is the special
     case A = 0.
 
-    If no ridge is given, a map is fitted with each of RIDGES, without the held-out tokens. The
+    If no ridge is given, a map A is fitted with each of RIDGES, without the held-out tokens. The
     ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all
-    tokens. The bias is used if no map has a smaller held-out error than the bias, or if no map
-    exists.
+    tokens. FLAP's bias is used instead if no map has a smaller held-out error than the bias, or if
+    no map can be computed. A given ridge is compared with FLAP's bias in the same way.
 
-    In the trials of a search, the ridge is TRIAL_RIDGE. The map is fitted without the held-out
-    tokens, because trials are measured on some of them. In trials, the map is compared with the
-    bias only if there are few tokens (ENOUGH_TOKENS).
+    In the trials of a search, the ridge is TRIAL_RIDGE if no ridge is given. The map is fitted
+    without the held-out tokens, because trials are measured on some of these tokens. In trials, the
+    map is compared with FLAP's bias only if there are fewer than ENOUGH_TOKENS tokens per channel.
 
         python -m flap compensation=linear compensation.ridge=0.01
     """
 
     needs_covariance: ClassVar[bool] = True
     # the ridge as a multiple of the mean variance of the block's channels, >= 0; None chooses the
-    # best ridge
+    # ridge with the smallest held-out error
     ridge: float | None = None
 
     def __post_init__(self) -> None:
@@ -67,10 +69,10 @@ class LinearCompensation(Compensation):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return for each removal the weight W_K + A and the addition to the bias.
+        """Return, for each removal, the weight W_K + A and the term to add to the bias.
 
-        The addition is W_P mean_P - A mean_K. If one removal contains another one, both use the
-        same factorisation.
+        This term is W_P mean_P - A mean_K. All removals of a chain (see `chains`) share one
+        factorisation for each ridge.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
@@ -97,7 +99,7 @@ class LinearCompensation(Compensation):
 
 @dataclass(frozen=True)
 class _Nested:
-    """The fits of a projection for a chain of removals. Only one factor is in memory at a time."""
+    """Fits a projection for a chain of removals, with one Cholesky factor in memory at a time."""
 
     weight_OI: Tensor
     removals: Sequence[Removal]
@@ -105,10 +107,11 @@ class _Nested:
     def choose(
         self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance
     ) -> list[FitReport]:
-        """Choose the best ridge for each removal on held-out tokens, and return its report.
+        """Choose the best ridge for each removal on held-out tokens, and return a report for each.
 
-        The ridge is None if the bias is better than any map. It is also None if no held-out token
-        reaches this member of a block, because then no map can be tested.
+        The ridge in a report is None if no map has a smaller held-out error than FLAP's bias. The
+        ridge is also None if no held-out token reaches the projection, because then no map can be
+        tested.
         """
         if not held_out.num_tokens:
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
@@ -120,13 +123,16 @@ class _Nested:
             slopes = self._slopes(self.removals, ridge, fitting, quick=True)
             for k, slope_OK in enumerate(slopes):
                 error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
-                # the comparison is false for nan
+                # the comparison is false if the error is nan
                 if slope_OK is not None and error < best[k].held_out_error:
                     best[k] = best[k]._replace(ridge=ridge, held_out_error=error)
         return best
 
     def fits(self, reports: Sequence[FitReport], covariance: Covariance, quick: bool) -> list[Fit]:
-        """Return the fit for each removal, with the ridge of its report. None means the bias."""
+        """Return the fit for each removal, with the ridge of its report.
+
+        If this ridge is None, the fit uses FLAP's bias.
+        """
         fits: dict[int, Fit] = {}
         for ridge in {report.ridge for report in reports}:
             which = [k for k, report in enumerate(reports) if report.ridge == ridge]
@@ -138,7 +144,10 @@ class _Nested:
     def _slopes(
         self, removals: Sequence[Removal], ridge: float | None, covariance: Covariance, quick: bool
     ) -> Iterator[Tensor | None]:
-        """Yield A for each removal, or None if the bias is used."""
+        """Yield A for each removal, or None if FLAP's bias is used.
+
+        The bias is used if `ridge` is None, or if A cannot be computed.
+        """
         if ridge is None:
             yield from [None] * len(removals)
             return
@@ -160,16 +169,19 @@ class _Nested:
         return Fit(weight_OK, bias_O, report)
 
     def _lost(self, removal: Removal, slope_OK: Tensor | None) -> Tensor:
-        """Return lost_OI = (W_P, -A), which maps all channels to the output that pruning loses."""
+        """Return lost_OI, which maps all channels to the part of the output that pruning loses.
+
+        The columns of lost_OI are W_P for the removed channels, and -A for the kept channels.
+        """
         lost_OI = self.weight_OI.clone()
         lost_OI[:, removal.kept_K] = 0 if slope_OK is None else -slope_OK
         return lost_OI
 
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
-    """Divide removals into chains, which are lists of their indices.
+    """Divide removals into chains. A chain is a list of indices of removals.
 
-    In a chain, each removal contains the one before it.
+    In a chain, each removal contains all channels of the removal before it.
     """
     pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []
@@ -184,9 +196,10 @@ def chains(removals: Sequence[Removal]) -> list[list[int]]:
 
 
 def order(chain: Sequence[Removal]) -> Tensor:
-    """Return all channels in the order in which a chain removes them, from the last to the first.
+    """Return all channels in the reverse of the order in which a chain removes them.
 
-    The channels that no removal contains are at the front.
+    The channels that the chain never removes are at the front, and the channels that it removes
+    first are at the end.
     """
     channels = sum(map(len, chain[0]))
     count_I = torch.zeros(channels, dtype=torch.int64, device=chain[0].kept_K.device)

@@ -17,7 +17,7 @@ DECIDED = as_json("decided")  # stores the plan of a layer and its fit reports
 
 @dataclass(frozen=True)
 class SequentialPruning:
-    """Scores, allocates and compresses each layer before the next one is calibrated."""
+    """Scores, allocates and compresses each layer before the next layer is calibrated."""
 
     metric: Metric
     structure: UniformLayers
@@ -29,8 +29,8 @@ class SequentialPruning:
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
         """Prune a model. Return the plan and the fit report of each block.
 
-        work: the working directory, from which an interrupted run resumes. Random scores are an
-            exception, because they would be drawn in another order.
+        work: the working directory, from which an interrupted run resumes. If the metric needs no
+            statistics, the run starts again, because random scores would be drawn in another order.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
