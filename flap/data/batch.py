@@ -1,10 +1,10 @@
 """Token windows with a token mask, which says which tokens are counted.
 
 The model reads all tokens of a window. Statistics are collected only at counted tokens, and models
-are compared by their predictions of counted tokens. In texts with answers, possibly only the tokens
-of answers are counted. Padding is never counted.
+are compared by their predictions of counted tokens. In a text with answers, either all tokens are
+counted, or only the tokens of the answers. Padding is never counted.
 
-Legend: N windows · T tokens per window · P positions of all windows, window after window.
+Legend: N windows · T tokens per window · P = N · T positions, the flattened windows.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FEW = 32  # minimum tokens of answers in a text, because measuring on fewer tokens is too noisy
+# If a text has fewer answer tokens, models are compared on all of its tokens instead, because a
+# measurement on so few tokens is too noisy.
+FEW = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,28 +34,28 @@ class Batch:
         return len(self.tokens_NT)
 
     def __getitem__(self, index: Any) -> "Batch":
-        """Index the tokens and the mask in the same way as a tensor."""
+        """Apply the same tensor index to the tokens and to the mask."""
         return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:
-        """Split into batches of this many windows. The last batch may have fewer."""
+        """Split into batches of `size` windows. The last batch may have fewer windows."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def numel(self) -> int:
-        """Return the number of all tokens."""
+        """Return the number of all tokens, whether they are counted or not."""
         return self.tokens_NT.numel()
 
     @property
     def mask_P(self) -> Tensor | None:
-        """The mask of all positions; None if all tokens are counted."""
+        """The flattened token mask; None if all tokens are counted."""
         return None if self.mask_NT.all() else self.mask_NT.flatten()
 
     @property
     def predicted_P(self) -> Tensor | None:
-        """The mask of the positions that predict a counted token; None if all tokens are counted.
+        """A mask of the positions whose next token is counted; None if all tokens are counted.
 
-        The last position of a window predicts an unknown token. This position gets the mask of the
-        last token.
+        The token after a window is unknown, so the last position of a window gets the mask value of
+        the last token.
         """
         if self.mask_NT.all():
             return None
@@ -61,11 +63,12 @@ class Batch:
 
 
 def judged(batch: Batch, text_N: Tensor) -> Batch:
-    """Return the windows with a mask of the tokens on which a model is measured.
+    """Return the windows with a mask of the tokens on which models are compared.
 
-    If a text has fewer than FEW tokens of answers, a model is measured on all of its tokens.
+    These are the counted tokens. If the windows of a text contain fewer than FEW counted tokens,
+    models are compared on all tokens of these windows instead.
 
-    text_N: the index of the text of each window.
+    text_N: for each window, the index of the text that the window was cut from.
     """
     mask_NT = batch.mask_NT.clone()
     for text in text_N.unique():

@@ -13,22 +13,24 @@ from flap.storage import digest
 class Answers(NamedTuple):
     """Where the answers to prompts come from, and which tokens are used for statistics."""
 
-    writer: str = "given"  # "given": the answers are in the file; "self": the model writes them
+    # "given": the answers come with the prompts; "self": the model writes the answers
+    writer: str = "given"
     # "all": all tokens are used for statistics; "answers": only tokens of answers are used
     counted: str = "all"
-    max_new_tokens: int = 64  # maximum tokens of an answer that the model writes
-    temperature: float = 0.0  # sampling temperature of the model; 0 is greedy decoding
+    max_new_tokens: int = 64  # maximum number of tokens in an answer that the model writes
+    temperature: float = 0.0  # sampling temperature of the model; 0 means greedy decoding
 
 
 GIVEN = Answers()
-PLACEHOLDERS = ("x", "y")  # two answers that have no character in common
+# Two answers without a common character, with which `answered` finds where an answer begins.
+PLACEHOLDERS = ("x", "y")
 
 
 def plain_text(turns: Sequence[dict[str, Any]]) -> str:
     """Return a conversation as plain text, without a template.
 
-    A turn of the user begins after an empty line, and other turns begin after a space. The contents
-    are not changed, because spaces and line ends are part of code.
+    A user's turn is separated from the turn before it by an empty line, and any other turn by a
+    space. White space inside a turn is kept, because it matters in code.
     """
     text = ""
     for position, turn in enumerate(turns):
@@ -62,16 +64,17 @@ def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool)
 
 def text_ids(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
     """Tokenise a text for the model. chat: whether the text comes from the chat template."""
-    # A chat template may already print BOS. In plain text, the tokenizer may add it.
+    # A text from a chat template may already begin with BOS. Then the tokenizer must not add a
+    # second BOS.
     has_bos = chat and text.startswith(tokenizer.bos_token or "")
     ids: list[int] = tokenizer(text, add_special_tokens=not has_bos, verbose=False).input_ids
     return ids
 
 
 def separated(prompt: Prompt, answer: str) -> str:
-    """Return an answer from a file, with a space that separates it from its question in plain text.
+    """Put a space in front of an answer from a file, to separate it from its prompt in plain text.
 
-    If the question ends with white space, or the answer begins with it, no space is added.
+    No space is added if the prompt ends with white space, or if the answer begins with white space.
     """
     asked = plain_text(prompt.messages)
     if asked[-1:].isspace() or answer[:1].isspace():
@@ -80,9 +83,10 @@ def separated(prompt: Prompt, answer: str) -> str:
 
 
 def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
-    """Return a document of question and answer.
+    """Return a prompt and its answer as one document.
 
-    In plain text, question and answer are concatenated without a space, which `separated` adds.
+    In plain text, nothing is inserted between prompt and answer. `separated` adds a space to the
+    answers that need a space.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -95,10 +99,11 @@ def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, ch
 def answered(
     prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> tuple[str, Span]:
-    """Return a document of question and answer, and the span of the answer in it.
+    """Return a prompt and its answer as one document, and the span of the answer in this document.
 
     The span includes text that the template prints after the answer, such as the end of the turn.
-    The span is empty if the template drops the whole answer, as some templates do with thoughts.
+    The span is empty if the template leaves out the whole answer. Some templates do so with an
+    answer that contains only thoughts (a model's reasoning before its answer).
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -107,17 +112,19 @@ def answered(
     if not chat:
         return document, (len(plain_text(prompt.messages)), len(document))
 
-    # Render two different answers. The answer is at the position where both documents differ.
+    # Render two placeholder answers. The text before an answer is the beginning that the two
+    # documents share, and the text after an answer is the end that they share.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
     before = _common_start(other, another)
     after = _common_start(other[::-1], another[::-1])[::-1]
     if document == before + after:
         return document, (len(document), len(document))
 
-    # The answer may begin earlier, because a template may print thoughts first.
+    # The template may print the thoughts of this answer in front of it. Then the span begins at the
+    # thoughts, where the document first differs from `before`.
     start = len(_common_start(document, before))
-    # If the model's input does not end with the space before the answer, the space belongs to the
-    # answer.
+    # If the text that the model reads does not end with the space before the answer, this space
+    # belongs to the answer.
     given = question(prompt, tokenizer, chat)
     if document[:start].endswith(" ") and not given.endswith(" "):
         start -= 1
@@ -125,7 +132,7 @@ def answered(
 
 
 def _common_start(first: str, second: str) -> str:
-    """Return the number of characters that two texts share at the beginning."""
+    """Return the longest text with which two texts begin."""
     for position, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return first[:position]
@@ -135,7 +142,7 @@ def _common_start(first: str, second: str) -> str:
 def _templated(
     messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> str:
-    """Render a conversation with the chat template, without thoughts, as in evaluation."""
+    """Render a conversation with the chat template. As in evaluation, thinking is switched off."""
     try:
         text = tokenizer.apply_chat_template(
             [*messages], tokenize=False, enable_thinking=False, **options
@@ -158,7 +165,7 @@ class Asked(NamedTuple):
 
     @property
     def key(self) -> list[object]:
-        """The part of the cache key for everything that answers depend on, except the model."""
+        """A part of a cache key: everything on which the answers depend, except the model."""
         prompts = [[list(prompt.messages), prompt.answer] for prompt in self.prompts]
         return [
             self.name,
@@ -178,8 +185,8 @@ def dialogues(
 ) -> Text:
     """Return prompts and answers as a text in which each conversation is a document.
 
-    bos: whether windows begin with BOS. If so, a BOS that the template prints is removed from the
-        beginning of each document.
+    bos: whether each window begins with BOS. If so, a BOS that the template prints at the beginning
+        of a document is removed.
     """
     documents = list[str]()
     spans = list[Span]()

@@ -1,4 +1,4 @@
-"""Check whether the hub answers, and otherwise read only from the local cache."""
+"""Check whether the Hugging Face hub answers, and read from the local cache if it does not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from typing import Any
 
 from flap.runtime.temporary_state import replaced
 
-SECONDS = 5  # seconds to wait for an answer of the hub
+SECONDS = 5  # seconds to wait for an answer from the hub
 
 
 @cache
 def hub_reachable() -> bool:
-    """Return whether the hub answers. It is asked only once per process.
+    """Return whether the hub answers. A process asks the hub only once.
 
-    Without this check, libraries retry for half a minute or more for each model and data set if
-    there is no network.
+    Without a network, other libraries would retry for half a minute or more for each model and data
+    set. This check avoids these retries.
     """
     import huggingface_hub  # imported here, because most runs read nothing from the hub
 
@@ -33,10 +33,10 @@ def hub_reachable() -> bool:
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
     """If the hub does not answer, read only from the local cache in a `with` block.
 
-    Setting HF_HUB_OFFLINE=1 has the same effect on the whole process.
+    The environment variable HF_HUB_OFFLINE=1 has the same effect on the whole process.
 
-    libraries: Modules of other libraries that have a flag HF_HUB_OFFLINE, such as
-        `datasets.config`.
+    libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. The flags of these
+        modules and of `huggingface_hub` are set.
     """
     if hub_reachable():
         yield

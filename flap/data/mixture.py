@@ -29,10 +29,11 @@ class TextsInMemory:
 class Part:
     """One text of a mixture."""
 
-    dataset: str  # the name or file of the text; the label of texts in memory
-    # share of the tokens relative to other parts; above 0, at most HEAVIEST
+    dataset: str  # the name or the file of the text; for texts in memory, their label
+    # weight relative to the other parts, which decides the share of the windows; above 0, at most
+    # HEAVIEST
     weight: float = 1.0
-    # whether prompts go through the tokenizer's chat template; None uses it if there is one
+    # whether prompts go through the tokenizer's chat template; None: yes if the tokenizer has one
     chat_template: bool | None = None
     documents: tuple[str, ...] = ()  # texts in memory; empty for a name or a file
 
@@ -40,13 +41,13 @@ class Part:
 def parse(dataset: Any, field: str) -> list[Part]:
     """Return the parts of a mixture of texts.
 
-    dataset: the name of a text or its file, a list of names, a mapping from names to weights or
-        options, or texts in memory. A part with weight 0 is left out.
+    dataset: the name or the file of a text, a list of names and files, a mapping from names and
+        files to weights or options, or texts in memory. A part with weight 0 is left out.
     field: the config key that error messages name.
 
     Raises:
-        ValueError: the dataset has another form, names a text twice, has a negative weight or an
-            unknown option, or all weights are zero.
+        ValueError: the dataset has another form, names a text twice, has an invalid weight or
+            option, or gives all texts the weight 0.
     """
     if isinstance(dataset, TextsInMemory):
         return [Part(dataset.label, documents=dataset.documents)]
@@ -70,7 +71,7 @@ def parse(dataset: Any, field: str) -> list[Part]:
 
 
 def _part(name: str, options: Any, field: str) -> Part:
-    """Return a part from its weight, or from a mapping with its options."""
+    """Return one part of a mixture. options: the weight of the part, or a dict of its options."""
     where = f"{field}.{name}"
     if not isinstance(options, Mapping):
         options = {"weight": options}

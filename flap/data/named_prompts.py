@@ -1,6 +1,7 @@
-"""Prompts that the config can name. Their passages come from an installed wheel or from the hub.
+"""Prompts that the config can name, such as `boolq-questions`.
 
-Prompts are made from rows that are used for calibration, and never from rows for evaluation.
+The prompts are made from the rows of data sets in an installed wheel or on the hub. Rows that are
+reserved for evaluation (`for_evaluation`) are never used.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,19 +11,19 @@ from flap.data.named_texts import for_evaluation, rows
 from flap.data.text import Prompt
 
 SHOTS = 5  # number of examples with right answers in a prompt
-LONGEST = 600  # maximum characters of a passage that a prompt asks about
+LONGEST = 600  # maximum number of characters in a passage; rows with longer passages are left out
 REPEATED = 40  # number of words that the model is asked to repeat
 
 
 class Questions(NamedTuple):
-    """A data set whose rows are questions with right answers."""
+    """A data set, and how its rows become prompts."""
 
     folder: str  # folder of the data set in the wheel
-    path: str  # name on the hub, from which rows are read if the wheel is not installed
+    path: str  # name of the data set on the hub, which is read if the wheel is not installed
     columns: list[str]  # columns to read; the first column has the passage
-    # a function that returns the question of a row, and the right answer
+    # a function that returns the question of a row and its right answer, or None if there is none
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
-    shots: int = SHOTS  # number of examples in a prompt
+    shots: int = SHOTS  # number of examples in a prompt, which are made from other rows
     # fixed questions and answers at the beginning of every prompt
     examples: tuple[tuple[str, str], ...] = ()
 
@@ -43,7 +44,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """Return a passage about which the model writes a question and an answer."""
+    """Return a prompt that lets the model write a question about a passage, and the answer."""
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 
@@ -81,14 +82,14 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# The named text from which each kind of prompts takes its passages.
+# For each name in PROMPTS whose passages are also a named text: the name of this text.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
-    """Return the prompts with this name in `PROMPTS`, and their origin.
+    """Return the prompts that have this name in `PROMPTS`, and their origin.
 
     field: the config key that error messages name.
 

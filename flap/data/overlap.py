@@ -1,7 +1,8 @@
-"""Find documents that a run has read, so that it does not measure on a calibration text.
+"""Find the documents of evaluation tasks that a run has read, for example as calibration text.
 
-Two texts overlap if they share 13 consecutive words, called a run of words. A text with fewer words
-overlaps only if all of its words are a whole text, or a line of a text.
+Two texts overlap if they share 13 consecutive words. A text with fewer words overlaps with another
+text only if its words are the whole other text, or a whole line of the other text. A *run of words*
+is a sequence of 13 words, or all words of a shorter text or line.
 
 Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
@@ -16,11 +17,11 @@ from flap.data.text import Prompt, ngrams
 # If two texts share this many consecutive words, one text quotes the other, or both quote a third
 # text.
 OVERLAP = 13
-# A line or a field with fewer words, such as "yes", does not identify a document. "Who wrote
-# Hamlet?" identifies a document.
+# A line or a field with fewer words, such as "yes", does not identify a document. The three words
+# "Who wrote Hamlet?" identify a document.
 FEWEST = 3
-# A run of words is an instruction if more than this many documents of a task contain it, and more
-# than half of the documents.
+# A run of words is an instruction if more than this many documents of a task contain the run, and
+# also more than half of all documents of the task.
 INSTRUCTIONS = 10
 LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")
@@ -30,47 +31,52 @@ Runs = set[int]  # hashes of runs of words
 
 
 class ReadText(NamedTuple):
-    """A calibration or training text, which a run reads before it measures."""
+    """A text that a run reads before it measures."""
 
-    use: str  # what the text is used for: "calibration", "vocabulary" or "recovery"
+    # what the text is used for: "calibration", "vocabulary" (choosing tokens), or "recovery"
+    # (training)
+    use: str
     source: str  # config key and value of the text, such as "calibration.dataset=my.jsonl"
     texts: tuple[str, ...]  # the documents of the text, or the turns of its prompts
 
 
 class Document(NamedTuple):
-    """The runs of words that identify a document of a task."""
+    """The runs of words that identify a document of an evaluation task."""
 
     runs: Runs
-    # runs of short texts, such as the question "What is it?"; they are used only if no other
-    # document has them
+    # runs of the document's short texts, such as the question "What is it?"; a run is used only if
+    # no other document of the task has it
     parts: Runs
 
 
 class Overlap(NamedTuple):
-    """The documents of a task that a run has read."""
+    """The documents of an evaluation task that a run has read."""
 
     documents: frozenset[int]  # indices of the documents that were read
     total: int  # number of all documents of the task
-    read: tuple[ReadText, ...]  # the calibration and training texts that contain these documents
+    read: tuple[ReadText, ...]  # the texts that contain these documents
 
 
 def as_written(text: str) -> list[str]:
-    """Split a text into words, with punctuation and case."""
+    """Split a text into words at white space, and keep punctuation and case."""
     return text.split()
 
 
 def letters_and_digits(text: str) -> list[str]:
-    """Split a text into lower-case words without punctuation, because prompts may change both."""
+    """Split a text into lower-case words without punctuation.
+
+    The prompts of a task may change the case and the punctuation of its documents.
+    """
     return WORD.findall(text.lower())
 
 
 def word_runs(text: str, words: Words = as_written) -> Runs:
-    """Return all runs of OVERLAP words in a text. A shorter text is a single run."""
+    """Return all runs of OVERLAP words in a text. The words of a shorter text are a single run."""
     return _runs_in(words(text), fewest=1)
 
 
 def line_runs(text: str, words: Words) -> Runs:
-    """Return the words of each short line of a text as a run.
+    """Return one run for each line of a text that has at least FEWEST and fewer than OVERLAP words.
 
     A label at the beginning of a line, such as "Question: ", is left out.
     """
@@ -84,7 +90,7 @@ def line_runs(text: str, words: Words) -> Runs:
 
 
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
-    """Build a document from its texts.
+    """Return the runs of words of a document, which is made of several texts.
 
     whole: the text that identifies the document, even if it is short.
     others: further texts of the document, such as a question about a passage.
@@ -101,7 +107,10 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
 
 
 def _runs_in(words: list[str], fewest: int) -> Runs:
-    """Return the same runs as `word_runs`, or no runs for fewer than `fewest` words."""
+    """Return all runs of OVERLAP words, or a single run of fewer words.
+
+    Return no run if there are fewer than `fewest` words.
+    """
     if len(words) >= OVERLAP:
         return set(map(hash, ngrams(words, OVERLAP)))
     return {hash(tuple(words))} if len(words) >= fewest else set()
@@ -127,7 +136,11 @@ def turns(prompt: Prompt) -> list[str]:
 def overlaps(
     tasks: Sequence[Sequence[Document]], read: Sequence[ReadText], words: Words
 ) -> list[Overlap]:
-    """Return which documents of each task a run has read. Each text is searched only once."""
+    """Return the documents of each task that a run has read.
+
+    tasks: the documents of each task.
+    read: the texts that the run has read. Each text is searched only once, for all tasks together.
+    """
     telling = [_telling(documents) for documents in tasks]
     wanted = Runs()
     for documents in telling:
@@ -144,10 +157,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Drop the runs of words that do not identify a single document of a task.
+    """Remove the runs of words that say nothing about which document of a task was read.
 
-    Runs that most documents share are instructions. A short text that two documents share
-    identifies neither of them.
+    A run that most documents share is an instruction. A short text that two documents share
+    identifies neither of the two.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)
@@ -158,7 +171,7 @@ def _telling(documents: Sequence[Document]) -> list[Document]:
 
 
 def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
-    """Return the wanted runs of words that a text contains."""
+    """Return the runs of words in `wanted` that a text contains."""
     runs = Runs()
     for part in text.texts:
         runs |= (word_runs(part, words) | line_runs(part, words)) & wanted
@@ -166,7 +179,7 @@ def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
 
 
 def _containing(documents: Sequence[Document], runs: Runs) -> frozenset[int]:
-    """Return the indices of the documents that have one of these runs of words."""
+    """Return the indices of the documents that have at least one of these runs of words."""
     return frozenset(
         n
         for n, document in enumerate(documents)

@@ -16,13 +16,13 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
     """Return the rows of a .jsonl or .parquet file as prompts, in order.
 
     A row has `messages`, which is a conversation, or `prompt`, which is one turn of a user. If the
-    last turn of `messages` is the assistant's, it is the answer. Otherwise, the column `answer` has
-    the answer, if it exists.
+    last turn of `messages` is the assistant's, this turn is the answer. Otherwise, the answer is in
+    the column `answer`, if the file has this column.
 
     field: the config key that error messages name.
 
     Raises:
-        ValueError: the file is missing, empty or unreadable, or a row is no prompt.
+        ValueError: the file is missing, empty or unreadable, or a row does not contain a prompt.
     """
     file = Path(path)
     where = f"{field}={shown(path)}"
@@ -40,7 +40,7 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
 
 
 def holds_prompts(path: str) -> bool:
-    """Return whether a file has prompts. Returns False if the file cannot be read."""
+    """Return whether a file has a column with prompts, or False if the file cannot be read."""
     if Path(path).suffix not in FORMATS:
         return False
     try:
@@ -71,17 +71,17 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     if answer is not None and not answer.strip():
-        answer = None  # a turn that calls a tool has no text as its content
+        answer = None  # the content of a turn that calls a tool is empty
     return Prompt(tuple(turns), answer, is_conversation)
 
 
 def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
-    """Return the messages of a conversation, without keys whose value is null."""
+    """Check the messages of a conversation, and return them without nulls, times and bytes."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     given = list[dict[str, Any]]()
     if valid:
-        # In a Parquet file, a message has null for keys that only other messages have. Chat
-        # templates do not read times or bytes.
+        # Parquet stores null for keys that only other messages have. Chat templates do not read
+        # times or bytes.
         for message in messages:
             given.append({key: value for key, value in message.items() if isinstance(value, JSON)})
     complete = all("role" in one and ("content" in one or "tool_calls" in one) for one in given)

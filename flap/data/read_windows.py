@@ -1,6 +1,6 @@
 """Read the texts of a mixture, by name or from files, and draw windows from them.
 
-Texts that the model has still to write are filled in later.
+Texts that the model still has to write are added later, with `Windows.written`.
 """
 
 import logging
@@ -39,7 +39,7 @@ class Wanted(NamedTuple):
     num_samples: int  # number of windows to draw
     seq_len: int  # number of tokens in a window
     seed: int
-    bos: str  # the config's value: true, false or auto
+    bos: str  # the value of `calibration.bos`: true, false or auto
     answers: Answers = GIVEN
 
 
@@ -55,12 +55,12 @@ def read_windows(
     A text whose weight is too small for one window is left out, with a warning.
 
     section: the section of the config, such as "calibration", for messages.
-    dataset: the mixture, as in the config.
-    max_length: the context of the model in tokens; None if it is unlimited.
+    dataset: the mixture in the form that `calibration.dataset` has in the config.
+    max_length: the context length of the model in tokens; None if the context is unlimited.
 
     Raises:
         ValueError: a text does not exist or has too few tokens, or windows or prompts do not fit
-            into the context.
+            into the model's context.
     """
     if max_length is not None and wanted.seq_len > max_length:
         raise ValueError(
@@ -68,17 +68,19 @@ def read_windows(
         )
     used = _used_parts(section, dataset, wanted)
     windows = read_parts(section, used, tokenizer, wanted)
-    # raises an error if a text is too short, or will be too short even with the longest answers
+    # Draw the windows once, because this raises an error if a text is too short. A text whose
+    # answers the model still has to write gets answers of maximum length for this check.
     _ = _with_longest_answers(windows, max_length).drawn
 
-    # All documents of the mixture are considered as read, even those of parts without windows.
+    # The run counts as having read all documents of the mixture, even those of parts that get no
+    # window.
     others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
     read_of_others = read_parts(section, others, tokenizer, wanted).read
     return replace(windows, read={**windows.read, **read_of_others})
 
 
 def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
-    """Return the parts of a mixture that get at least one window. Warn about other parts.
+    """Return the parts of a mixture that get at least one window. Warn about all other parts.
 
     Raises:
         ValueError: the config names no texts, or a weight is out of range.
@@ -103,7 +105,7 @@ def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
 
 
 def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
-    """Return windows with placeholders for the longest answers that the model may write.
+    """Return the windows as if the model had written answers of maximum length.
 
     Raises:
         ValueError: all prompts of a text are too long to leave space for an answer in the model's
@@ -111,7 +113,7 @@ def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        enough = 1 + windows.tokens_to_write(p) // longest  # this many prompts are sufficient
+        enough = 1 + windows.tokens_to_write(p) // longest  # this many prompts fill the windows
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
         answers = [(prompt, " a" * longest) for prompt in prompts]
@@ -129,7 +131,7 @@ def _fitting_prompts(
     """Return at most `enough` prompts that leave space for the longest answer in the context.
 
     Raises:
-        ValueError: no prompt fits.
+        ValueError: no prompt leaves space for the longest answer.
     """
     if max_length is None:
         return list(asked.prompts[:enough])
@@ -166,7 +168,7 @@ def check_prompts(
     wanted: Wanted,
     max_length: int | None,
 ) -> None:
-    """Check that the model can answer the prompts of a mixture. Texts without prompts are not read.
+    """Check that the model can answer the prompts of a mixture. Other texts are not checked.
 
     Raises:
         ValueError: prompts cannot be read, or no prompt of a text fits into the model's context.
@@ -182,7 +184,7 @@ def check_prompts(
 def read_parts(
     section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
 ) -> Windows:
-    """Read the texts of a mixture. Windows are drawn later, when they are needed.
+    """Read the texts of a mixture. The returned `Windows` are drawn when they are first used.
 
     Raises:
         ValueError: a text does not exist or cannot be read.
@@ -238,9 +240,9 @@ class Reading:
     answers: Answers
 
     def part(self, part: Part) -> Content:
-        """Read a part of a mixture: a text, or prompts that the model will answer."""
+        """Read the text of a part of a mixture, or the prompts that the model will answer."""
         if part.dataset == SELF:
-            # raises an error if the tokenizer has no token to begin with
+            # raises an error if the tokenizer has no token with which a text can begin
             _ = beginning(self.tokenizer, f"{self.field}.{SELF}")
             return Content()
         if part.documents:
@@ -257,7 +259,7 @@ class Reading:
         return Content(text, read=read)
 
     def asked(self, part: Part) -> Asked | None:
-        """Read the prompts of a part of a mixture. Returns None if it is a text without prompts.
+        """Return the prompts of a part of a mixture, or None if the part is a text without prompts.
 
         Raises:
             ValueError: the prompts cannot be read, or the chat template refuses one of them.
@@ -288,7 +290,7 @@ class Reading:
                 ) from error
 
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
-        """Return prompts, with the answers from their file, as a text."""
+        """Return prompts and the answers that come with them as a text."""
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
             raise ValueError(
@@ -302,7 +304,7 @@ class Reading:
         return dialogues(asked, answers, self.tokenizer, self.bos)
 
     def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
-        """Read the prompts of a part and their origin. Returns None if the part is no prompts."""
+        """Return the prompts of a part and their origin, or None if the part has no prompts."""
         if part.dataset in PROMPTS:
             return named_prompts(part.dataset, self.field)
         if not (part.chat_template or holds_prompts(part.dataset)):
@@ -313,7 +315,7 @@ class Reading:
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
     """Return the name and the id of the token with which the model begins a text.
 
-    The token is BOS. Without BOS, it is EOS, which separates documents.
+    If the tokenizer has no BOS, the token is EOS, which separates documents.
 
     Raises:
         ValueError: the tokenizer has neither BOS nor EOS.

@@ -33,13 +33,13 @@ class Text:
         separator: str = "\n\n",
         counted: Sequence[Span] = (),
     ) -> "Text":
-        """Join documents to a text. counted: the span of the answer in each document."""
+        """Join documents into one text. counted: the span of the answer in each document."""
         return cls(name, separator.join(documents), origin, tuple(documents), tuple(counted))
 
     @property
     def counted_in_text(self) -> list[Span]:
         """The spans of the answers in the whole text. Empty if there are no answers."""
-        # number of characters between documents
+        # number of characters in all separators between documents
         separators = len(self.text) - sum(map(len, self.documents))
         separator = separators // max(1, len(self.documents) - 1)
         offsets = accumulate((len(document) + separator for document in self.documents), initial=0)
@@ -62,11 +62,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question to a model, and the right answer if there is one."""
+    """A conversation that a model continues with an answer, and the right answer if it is known."""
 
     # the turns before the answer, with their roles and contents
     messages: tuple[dict[str, Any], ...]
-    answer: str | None  # the right answer; None if the file has none
+    answer: str | None  # the right answer; None if it is not known
     conversation: bool = False  # whether the prompt comes from a column `messages`
 
 
@@ -76,9 +76,9 @@ def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """Return the share of repeated 4-grams, 1 - distinct / all; lower is better.
+    """Return the share of repeated 4-grams: 1 - number of distinct 4-grams / number of 4-grams.
 
-    The value is 0 for sequences of less than four tokens.
+    A lower share is better. The share is 0 for sequences of fewer than four tokens.
 
     Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
     """

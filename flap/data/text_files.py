@@ -60,12 +60,13 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
 
 
 def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
-    """Check a list of texts that the caller passes. Each text is a document.
+    """Check a list of texts that a caller of flap passes. Each text becomes a document.
 
     field: the argument that error messages name.
 
     Raises:
-        ValueError: the list is empty, or an item is not a text, or is the name of a text.
+        ValueError: the list contains no text, or an item is not a text, or is the name of a text
+            or of a file.
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -105,7 +106,8 @@ def read_rows(
 
     A .txt file has one row, with the column 'text'.
 
-    where: the beginning of error messages. columns: None stands for all.
+    where: the beginning of error messages.
+    columns: the columns to read; None reads all columns.
 
     Raises:
         ValueError: the file cannot be read.
@@ -138,7 +140,7 @@ def _of_lines(
                 continue
             try:
                 row = parse_json(line)
-                # raises an error for half of a surrogate pair, which JSON can contain as an escape
+                # raises an error for half a surrogate pair, which JSON can contain as an escape
                 json.dumps(row, ensure_ascii=False).encode()
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
@@ -155,7 +157,7 @@ def _of_table(
     path: Path, columns: tuple[str, ...] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a Parquet file. Also return the names of all its columns."""
-    import pyarrow.parquet  # imported here because few runs need its 30 MB of memory
+    import pyarrow.parquet  # imported here, because it takes 30 MB of memory and few runs need it
 
     table = pyarrow.parquet.read_table(path)
     rows_of = table
@@ -166,7 +168,7 @@ def _of_table(
 
 
 def _without_nulls(value: Any) -> Any:
-    """Remove keys with null values, which only other rows of the table have."""
+    """Remove keys whose value is null. Parquet stores null for keys that only other rows have."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

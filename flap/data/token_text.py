@@ -1,6 +1,6 @@
-"""Convert tokens to UTF-8 bytes, to text, and to tokens of another tokenizer.
+"""Count the UTF-8 bytes of tokens, and convert tokens to text or to tokens of another tokenizer.
 
-Legend: N windows · T tokens per window · V vocabulary.
+Legend: N windows · T tokens per window · V tokens of the vocabulary.
 """
 
 import re
@@ -13,20 +13,19 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.data.batch import Batch
 
-PADDING = 0  # the token that pads short windows; it is masked
+PADDING = 0  # id of the token that pads short windows; the token mask is false for padding
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# Regular expressions for the bytes of a character that is cut off at the beginning or end of a
-# window.
+# Match the byte tokens of an incomplete character, which the beginning or the end of a window cuts.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
 
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the number of UTF-8 bytes of each token of windows, bytes_NT (int64).
+    """Return the number of UTF-8 bytes of each token in windows, bytes_NT (int64).
 
-    A byte-level token has one character for each byte, so a token may have a part of a character's
-    bytes. In other tokens, "▁" stands for a space, and a name such as <0x0A> stands for a byte. An
-    added token stands for the text of its name.
+    The name of a byte-level token has one character for each byte; a token may contain only some of
+    the bytes of a character. In the names of other tokens, "▁" stands for a space, and a name such
+    as <0x0A> stands for a byte. An added token stands for the text of its name.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
@@ -51,16 +50,16 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def retokenised(
     tokens_NT: Tensor, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, bos: bool
 ) -> Batch:
-    """Convert windows to tokens of another tokenizer, with the same text.
+    """Convert windows of tokens of the tokenizer `before` to tokens of the tokenizer `after`.
 
-    A character that the edge of a window cuts is left out. Shorter windows are padded with masked
-    tokens.
+    The text of each window stays the same, but incomplete characters at its edges are left out.
+    Shorter windows are padded, and the token mask is false for the padding.
 
     bos: whether each window begins with the beginning-of-sequence token.
     """
     mark = _mark(before)
     mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
-    # Decoding removes the first space of a text, so add one more space in front of each window.
+    # Decoding removes the first space of a text, so put one more space in front of each window.
     space = before.convert_tokens_to_ids(["▁"]) if mark else []
     texts = list[str]()
     for window in tokens_NT[:, int(bos) :].tolist():
@@ -103,8 +102,8 @@ def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Remove an incomplete last character, whose bytes are cut off, from an answer."""
-    for _ in range(3):  # a character in UTF-8 has at most four bytes
+    """Remove the tokens of an incomplete last character from the end of an answer."""
+    for _ in range(3):  # an incomplete character in UTF-8 has at most three bytes
         if not decoded(answer_ids, tokenizer).endswith("\ufffd"):
             break
         answer_ids = answer_ids[:-1]
@@ -112,14 +111,15 @@ def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerB
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a character to put in front of windows before they are tokenised.
+    """Return a character to put in front of a window before the window is tokenised.
 
-    Some tokenizers add a space in front of a text. After this character, they do not add a space,
-    which would be wrong for a window that begins inside a word. Returns an empty string for other
-    tokenizers.
+    Some tokenizers add a space in front of a text, which would be wrong for a window that begins
+    inside a word. These tokenizers add the space in front of the character instead, and
+    `retokenised` removes the tokens of the space and of the character. For other tokenizers, return
+    an empty string.
     """
-    # No text contains this private character, so no token joins it with another character. A line
-    # feed, in contrast, would be joined.
+    # Texts do not contain this character for private use, so no token joins it with other
+    # characters. Tokens may join a line feed, in contrast, with other characters.
     mark = "\ue000"
     ids = tokenizer(mark, add_special_tokens=False).input_ids
     names = tokenizer.convert_ids_to_tokens(ids)
@@ -132,9 +132,9 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Remove the bytes of characters that the edges of a window cut.
+    """Remove the byte tokens of characters that the edges of a window cut.
 
-    With these bytes, complete characters next to them could not be decoded.
+    Next to these bytes, complete characters could not be decoded.
     """
     names = tokenizer.convert_ids_to_tokens(ids)
     cut_at_start = CUT_AT_START.search("".join(names[:3]))

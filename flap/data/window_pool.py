@@ -21,7 +21,8 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out, to choose between fits of compensation.
+# Every fifth window is held out: flap does not fit on it, but uses it, for example, to choose the
+# ridge of a linear compensation.
 HELD_OUT = 5
 
 
@@ -35,31 +36,31 @@ class TextTokens(NamedTuple):
 class Pool:
     """The tokens of a text, from which non-overlapping windows are drawn.
 
-    A window can continue in the next document.
+    The text is tokenised as a whole, so a window may contain parts of several documents.
 
     bos: whether every window begins with the beginning-of-sequence token, which counts as one of
-        its tokens. If false, the text is tokenised as a whole, as in papers on pruning. Then only
-        the first window begins with tokens that the tokenizer adds in front of a text.
+        the window's tokens. If false, only the first window begins with the tokens that the
+        tokenizer adds in front of a text, as in the code of FLAP's paper.
     """
 
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
         self.tokens_S, self.mask_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
-        # BOS is not part of an answer
+        # In a text with answers, BOS is not counted, because it is not part of an answer.
         self.bos_counts = not (text.counted and tokenizer.is_fast)
 
     def cut(self, seq_len: int) -> Batch:
-        """Cut the text into windows of this length, in order."""
+        """Cut the text into windows of `seq_len` tokens, in order."""
         return self._windows(self._positions(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Batch:
-        """Draw windows at random with the seed. If there are fewer, return all windows."""
+        """Draw `num_windows` windows at random, or all windows if the text has fewer."""
         positions_NT = self._positions(seq_len)
         order_N = torch.randperm(len(positions_NT), generator=torch.Generator().manual_seed(seed))
         return self._windows(positions_NT[order_N[:num_windows]])
 
     def _positions(self, seq_len: int) -> Tensor:
-        """Return the indices in the text of the tokens of all windows, without BOS."""
+        """Return for each window the indices of its tokens in `tokens_S`. BOS has no index."""
         from_text = seq_len if self.bos_token is None else seq_len - 1
         num_windows = len(self.tokens_S) // from_text
         return torch.arange(num_windows * from_text).view(-1, from_text)
@@ -75,7 +76,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class _State:
-    """The state of a tokenizer, as a key. Equal states tokenise every text in the same way."""
+    """The state of a tokenizer, as a key of the cache of `_tokenized`.
+
+    Tokenizers with equal states tokenise every text in the same way.
+    """
 
     digest: str
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
@@ -84,9 +88,10 @@ class _State:
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
     """Tokenise a text.
 
-    If the text already begins with BOS, for example from a chat template, no second BOS is added.
+    A text from a chat template may already begin with BOS. Then one BOS is removed, so that the
+    first window does not begin with BOS twice.
     """
-    # Slow tokenizers are Python code, whose state cannot be compared, so results are not shared.
+    # Slow tokenizers are Python code, whose state cannot be compared. Their results are not reused.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
     return _tokenized(text, _State(digest, tokenizer), bos)
@@ -121,14 +126,14 @@ def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
     """
     first_S, end_S = torch.tensor(offsets).long().reshape(-1, 2).T.contiguous()
     starts, ends = torch.tensor(spans).T.contiguous()
-    # the last span that begins at or before the token
+    # for each token, the index of the last span that begins at or before the token
     span_S = torch.searchsorted(starts, first_S, right=True) - 1
     inside_S: Tensor = (span_S >= 0) & (first_S < ends[span_S]) & (end_S > first_S)
     return inside_S
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """Divide a whole number in proportion to weights, with the method of largest remainders."""
+    """Divide a whole number into whole shares in proportion to weights (largest remainders)."""
     exact = [total * weight / sum(weights) for weight in weights]
     shares = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(weights)), key=lambda p: shares[p] - exact[p])
@@ -138,10 +143,10 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def mixed(parts: Sequence[Tensor]) -> Tensor:
-    """Interleave the windows of all parts, tokens_NT. The windows of each part stay in order.
+    """Interleave the windows (N, T) of all parts of a mixture.
 
-    The parts have nearly the same proportions in the held-out windows, in all other windows, and in
-    any sequence of neighbouring windows.
+    The windows of each part stay in order. The parts have nearly the same proportions in the
+    held-out windows, in all other windows, and in any sequence of neighbouring windows.
     """
     counts = [len(windows_NT) for windows_NT in parts]
     held_out = apportioned(math.ceil(sum(counts) / HELD_OUT), counts)
@@ -157,7 +162,7 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _spread(counts: Sequence[int]) -> list[int]:
-    """Return indices of parts, each as often as its count, evenly spread."""
+    """Return a list in which the index of each part occurs as often as its count, evenly spread."""
     positions = list[tuple[float, int]]()
     for part, count in enumerate(counts):
         for k in range(count):

@@ -28,10 +28,10 @@ BOS = ("auto", "true", "false")
 
 @dataclass(frozen=True)
 class Windows:
-    """The non-overlapping calibration windows of a mixture of texts."""
+    """The non-overlapping token windows of a mixture of texts."""
 
     parts: tuple[Part, ...]
-    # the text of each part of the mixture; None if the model has still to write it
+    # the text of each part of the mixture; None if the model still has to write this text
     texts: tuple[Text | None, ...]
     tokenizer: PreTrainedTokenizerBase
     num_samples: int  # number of windows to draw
@@ -39,24 +39,24 @@ class Windows:
     seed: int  # seed for drawing windows at random
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config section, for error messages
-    # prompts of the parts that the model answers; the keys are indices of parts
+    # prompts that the model answers; the keys are the indices of their parts
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
     counted: str = "all"  # which tokens are used for statistics: "all" or "answers"
-    # all documents of each text, or turns of its prompts, even without windows; the keys are names
-    # of texts
+    # all documents of each text, or all turns of its prompts, even if no window contains them; the
+    # keys are the names of the texts
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts, without texts that the model has still to write."""
+        """The texts of all parts, except texts that the model still has to write."""
         return [text for text in self.texts if text is not None]
 
     @property
     def named(self) -> list[Text]:
         """The texts with their names and origins.
 
-        Prompts that the model has still to answer are empty texts here. The text `self` is left out
-        until it is written.
+        Prompts that the model still has to answer are represented by an empty text. The text `self`
+        is left out until the model has written it.
         """
         named = list[Text]()
         for p, text in enumerate(self.texts):
@@ -68,11 +68,11 @@ class Windows:
 
     @property
     def to_write(self) -> list[int]:
-        """The indices of the parts that the model has still to write."""
+        """The indices of the parts whose text the model still has to write."""
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return the name of a part, with its index if another part has the same file name."""
+        """Return the name of a part, after its number if another part has the same file name."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
@@ -85,7 +85,7 @@ class Windows:
         return (1 + self.counts[part]) * self.seq_len
 
     def written(self, part: int, text: Text) -> "Windows":
-        """Return the windows with a text, which the model has written, for this part."""
+        """Return a copy of these windows with `text`, which the model has written for this part."""
         return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
     @property
@@ -98,7 +98,8 @@ class Windows:
         """The windows of each part, with the mask of `in_answers`; None for parts without a text.
 
         Raises:
-            ValueError: a text is too short for its windows, or no window has a token of an answer.
+            ValueError: a text is too short for its windows, or, if only answers are counted, its
+                windows contain less than one answer token on average.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
@@ -121,12 +122,12 @@ class Windows:
 
     @property
     def text_N(self) -> Tensor:
-        """The index of the part of each window."""
+        """For each window, the index of the part that the window belongs to."""
         return mixed([torch.full((count,), p) for p, count in enumerate(self.counts)])
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """The part of cache keys for everything that the windows depend on.
+        """A part of cache keys: everything on which the windows depend.
 
         The key does not change when the model writes a text, because the written text depends only
         on the model, its tokenizer and the options of the part.
@@ -168,7 +169,7 @@ class Windows:
                 "longer text or more prompts"
             )
         if self.counted == "answers" and text.counted:
-            answers = int(batch.mask_NT.sum())  # number of tokens of answers
+            answers = int(batch.mask_NT.sum())  # number of answer tokens
             allowed = (
                 f"all, or longer windows: of {batch.numel():,} tokens of {text.name} {answers} "
                 "are in answers"
@@ -180,12 +181,14 @@ class Windows:
 def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
     """Return whether every window begins with the beginning-of-sequence token.
 
-    bos: true, false or auto. With auto, the token is added if the tokenizer puts it in front of
-        texts by default. A model that was trained with the token does not work without it: the
-        perplexity of Gemma 3 270M is 307 instead of 34 in windows of 128 tokens.
+    bos: true, false or auto. With auto, windows begin with the token if the tokenizer puts it in
+        front of texts by default. A model that was trained with the token does not work without it:
+        in windows of 128 tokens, Gemma 3 270M has a perplexity of 34 with the token, and of 307
+        without it.
 
     Raises:
-        ValueError: `bos` has another value, or the tokenizer has no beginning-of-sequence token.
+        ValueError: `bos` has another value, or it is true and the tokenizer has no
+            beginning-of-sequence token.
     """
     choice = bos.lower()
     require(choice in BOS, field, bos, f"one of {', '.join(BOS)}")
@@ -210,10 +213,10 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Cut the first windows of a text in order, tokens_NT (int64).
+    """Cut a text into windows, and return the first windows in order, tokens_NT (int64).
 
-    max_tokens: the maximum number of tokens in all windows. At least one window is returned. None
-        returns all windows.
+    max_tokens: the maximum number of tokens in all windows together; at least one window is
+        returned. None returns all windows.
     field: the config key that error messages name.
 
     Raises:
@@ -234,7 +237,7 @@ def evaluation_windows(
 def batch_sha256(batch: Batch) -> str:
     """Return the SHA-256 of token windows and their mask.
 
-    A masked token enters the hash as -1 - token.
+    A token whose mask is false enters the hash as -1 - token.
     """
     return tokens_sha256(torch.where(batch.mask_NT, batch.tokens_NT, -1 - batch.tokens_NT))
 
