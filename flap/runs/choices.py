@@ -1,4 +1,4 @@
-"""The choices of a config as objects: how they combine, and the budget that they must fit."""
+"""Make objects of the choices of a config, check that they go together, and return the budget."""
 
 import inspect
 import sys
@@ -35,14 +35,14 @@ from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
 from flap.storage import digest
 
-# Packages that are not user code. `Choices.code` leaves out the files of their classes.
+# Packages whose classes are not user code. `Choices.code` leaves out the files of these classes.
 OF_FLAP = ("flap", "builtins", "abc", "typing")
 
 
 class Selection(NamedTuple):
-    """How the units that stay are selected.
+    """The metric, which scores units, and the structure, which selects the units that stay.
 
-    A metric scores units, and a structure selects units by their scores.
+    The structure selects units by their scores.
     """
 
     metric: Metric
@@ -51,9 +51,13 @@ class Selection(NamedTuple):
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a config: groups as objects, the calibration, and the requested size."""
+    """The choices of a config.
 
-    selection: Selection | None  # how units are selected; None if `plan=` gives the units
+    Most config groups become objects. The sections `calibration` and `target` stay as they are.
+    """
+
+    # the metric and the structure; None if `plan=` gives the units that stay
+    selection: Selection | None
     given: GivenPlan | None  # the plan of `plan=`; None if the units are selected by scores
     compensation: Compensation
     evaluators: Mapping[str, Evaluator]  # the measurements, by their names in the section `eval`
@@ -67,11 +71,12 @@ class Choices:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """A digest of the files of metric, structure and compensation, or "" if all are packaged.
+        """A cache key with a digest of the user's code for metric, structure and compensation.
 
-        The files of their base classes are included, and files that they import are not. The files
-        are read once, when a run begins. A class without a file, as in a notebook, differs from
-        the classes of every other run.
+        The key is empty if flap defines all three classes. The digest covers the files that define
+        the classes and their base classes, but no files that these files import. The files are read
+        once, when a run begins. A class without a file, as in a notebook, gets a random digest, so
+        that no other run has the same key.
         """
         modules = set[str]()
         for choice in (*(self.selection or ()), self.compensation):
@@ -88,7 +93,7 @@ class Choices:
 
     @property
     def layer_by_layer(self) -> bool:
-        """Whether the kept units of a layer depend only on the scores of that layer."""
+        """Whether the units that stay in a layer depend only on the scores of the same layer."""
         return self.selection is not None and self.selection.structure.layer_by_layer
 
     @property
@@ -100,13 +105,14 @@ class Choices:
 
     @property
     def in_sequence(self) -> bool:
-        """Whether each layer is pruned before the next one is calibrated (Wanda-sp)."""
+        """Whether each layer is pruned before the next layer is calibrated, as in Wanda-sp."""
         return self.calibration.propagate == "pruned" and self.need_windows
 
     def keep_everything(self, budget: Budget) -> bool:
         """Return whether all units stay, so that no unit has to be scored.
 
-        If widths must be multiples of a number, rounding may remove units even if the ratio is 0.
+        If `round_to` or a similar option of the structure asks for certain widths, rounding may
+        remove units even if the ratio is 0. Then this method returns False.
         """
         if self.selection is None or budget.to_remove:
             return False
@@ -115,14 +121,14 @@ class Choices:
 
     @property
     def need_windows(self) -> bool:
-        """Whether the metric, the structure or another choice needs calibration windows."""
+        """Whether a choice needs calibration windows: for statistics, a search or training."""
         trained = self.recovery is not None and self.recovery.use == "calibration"
         needed = any(reader.needs_statistics for reader in self._readers)
         return trained or self.search is not None or needed
 
     @property
     def need_covariance(self) -> bool:
-        """Whether the metric, structure or compensation needs covariances of the channels."""
+        """Whether the metric or the compensation needs covariances of the channels."""
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
@@ -132,20 +138,24 @@ class Choices:
 
     @property
     def read_plain_statistics(self) -> bool:
-        """Whether the metric, structure or compensation needs means and variances."""
+        """Whether the metric or the compensation needs statistics without covariances.
+
+        These statistics are collected in one pass over the whole model. False if each layer is
+        pruned before the next layer is calibrated (`in_sequence`).
+        """
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The choices that may need calibration statistics."""
+        """The choices that may need calibration statistics: metric (if any) and compensation."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]
 
 
 def choose(config: FlapConfig) -> Choices:
-    """Instantiate the choices of a config: metric, structure, compensation, tasks and others.
+    """Instantiate the choices of a config, such as metric, structure, compensation and evaluators.
 
     Raises:
         ValueError: an option of a choice is out of range, or two choices cannot be combined.
@@ -184,7 +194,10 @@ def choose(config: FlapConfig) -> Choices:
 
 
 def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
-    """Return the training after compression. A reconstruction trains on the calibration windows."""
+    """Return the training after compression; None if `recover` is not set.
+
+    With recover=reconstruct, this is a training on the calibration windows.
+    """
     if not chosen:
         return None
     recovery: Recovery | Reconstruction = build("recover", chosen, Recovery, Reconstruction)
@@ -253,7 +266,7 @@ def _source(module: str) -> str:
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> Budget:
-    """Return the budget, counted from the tensors.
+    """Return how many parameters to remove, counted from the shapes of the tensors.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
@@ -285,7 +298,7 @@ def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) ->
 
 
 def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple[Bound, ...]:
-    """Return the bounds that the targets of a run set.
+    """Return the upper bounds on the size of the pruned model that the targets of a run set.
 
     Raises:
         ValueError: the bytes of the weights, or the KV cache, cannot be counted.

@@ -27,43 +27,45 @@ from flap.runs.trimming import Trimming, budget_after_trimming
 from flap.storage import Cache, cache_root
 from flap.storage.atomic_files import free_space
 
-# An estimate is wrong by at most this factor. So a run is refused only if its estimate is more than
-# MARGIN times the free memory or disk space.
+# Estimates are assumed to be wrong by at most this factor. So a run is refused only if its estimate
+# is more than MARGIN times the free memory or disk space.
 MARGIN = 1.5
 # Host memory of a process that has imported torch, transformers and flap, with a tokenizer and a
 # text.
 PROCESS_BYTES = 720_000_000
-# Number of tensors that are in memory at the same time while a layer runs. HIDDEN_COPIES of them
-# have the hidden size, WIDE_COPIES the largest width of the layer.
+# Number of tensors that are in memory at the same time while a layer runs: HIDDEN_COPIES tensors of
+# the hidden size, and WIDE_COPIES tensors of the largest width of the layer.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
-# Number of tensors of both sizes that each layer stores for a backward pass.
+# Number of tensors that each layer stores for a backward pass: KEPT_HIDDEN tensors of the hidden
+# size, and KEPT_WIDE tensors of the largest width of the layer.
 KEPT_HIDDEN = 14
 KEPT_WIDE = 4
-# Number of tensors that are as large as the logits: logits in float32, log-probabilities, and the
-# gradients of both.
+# Number of tensors of the size of the logits in a backward pass: the logits in float32, the
+# log-probabilities, and the gradients of these two.
 LOGITS_COPIES = 4
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The peak memory and disk space of a run at a placement, in bytes."""
+    """The peak memory and disk space of a run in bytes, at one `model.placement`."""
 
-    weights: float  # weights on the device at the same time: the whole model, or its largest layer
+    # weights that are on the device at the same time: of the whole model, or of its largest layer
+    weights: float
     states: float  # hidden states of the calibration windows, and of the trials of a search
     statistics: float  # statistics of one layer, and the factorisations of its covariances
     device: float  # memory of the device that runs the layers
     host: float  # memory of the host; on cpu and mps it includes `device`
     disk: float  # disk space that the run needs below cache_dir
-    mapped: float  # the part of `host` in memory-mapped files, which the system can drop
+    mapped: float  # the part of `host` in memory-mapped files, which the system can free if needed
 
 
 @dataclass(frozen=True)
 class DryRun:
     """The memory, disk space and time that a run needs, estimated without weights and texts.
 
-    If the run has several processes, this is the cost of one process.
+    If the run has several processes, the numbers are those of one process.
     """
 
     choices: Choices
@@ -77,12 +79,12 @@ class DryRun:
 
     @property
     def removed(self) -> float:
-        """The number of parameters that are removed."""
+        """The number of parameters that pruning removes; 0 if weights are only masked."""
         return 0.0 if self.choices.mask_only else self.budget.ratio * self.budget.total
 
     @property
     def passes(self) -> int:
-        """The number of times that pruning goes over the weights: `weight_passes` of the report."""
+        """How many times pruning goes through all layers. The report calls it `weight_passes`."""
         if self.choices.keep_everything(self.budget):
             return 0
         if self.choices.in_sequence:
@@ -104,7 +106,10 @@ class DryRun:
         return pruning_work(self.choices, self.adapter, self.budget, self.tokens)
 
     def needs(self, placement: str) -> Needs:
-        """Return the memory and disk that the run needs at a placement, without training."""
+        """Return the memory and disk space that the run needs at a placement.
+
+        The memory for training after compression is not included.
+        """
         itemsize = self.source.dtype.itemsize
         total = self.source.num_bytes
         layers = [
@@ -129,7 +134,7 @@ class DryRun:
         weights = max(*layers, total - sum(layers)) if streams else total
         device = work if self.source.loaded else weights + work
         host = PROCESS_BYTES + states
-        # on a CPU, the dense layers stay in mapped files while the pruned layers are in memory
+        # on a CPU, the dense layers are memory-mapped files, and the pruned layers are in memory
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
@@ -139,10 +144,10 @@ class DryRun:
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of the calibration statistics of a layer.
+        """Return the bytes that the calibration statistics of a layer and their use take.
 
-        With covariances, these are two co-moment matrices and a factorisation. Without covariances,
-        they are means and variances.
+        The statistics are two co-moment matrices of each block, and the use is a factorisation. If
+        no choice needs covariances, the statistics are means and variances.
         """
         sets = 0.0
         factors = []
@@ -157,9 +162,10 @@ class DryRun:
         return sets + max(factors)
 
     def _states(self, streams: bool) -> float:
-        """Return the bytes of the hidden states before a layer and after it.
+        """Return the bytes of all hidden states that are stored while a layer runs.
 
-        A stream of hidden states has 2 · tokens · hidden size values.
+        The dense model and each trial of a search have their own hidden states. These are
+        2 · tokens · hidden size values, because the inputs and the outputs of the layer are stored.
         """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search
@@ -170,7 +176,7 @@ class DryRun:
         return 2.0 * tokens * self._hidden_size * self.source.dtype.itemsize
 
     def _running(self) -> float:
-        """Return the bytes of the activations while one batch goes through one layer."""
+        """Return the bytes of the activations while one layer runs on one batch."""
         blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
         width = max(block_sizes(block)[0] * block.num_chosen for block in blocks)
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
@@ -181,9 +187,9 @@ class DryRun:
     def _gradients(self) -> float:
         """Return the bytes that a backward pass takes in addition to the weights.
 
-        A backward pass stores the activations of a batch in all layers. The backward pass also
-        stores the gradient of the largest parameter, the products of this gradient in float32, and
-        the logits of a chunk of positions with their gradients.
+        A backward pass stores the activations of one batch in all layers. It also stores the
+        gradient of the largest parameter, two float32 tensors that are computed from this gradient,
+        and the logits of a chunk of positions with their gradients.
         """
         itemsize = self.source.dtype.itemsize
         values = 0
@@ -206,8 +212,8 @@ class DryRun:
     def check(self, left: int = 0) -> None:
         """Refuse the run if the free memory or disk space is clearly too small.
 
-        left: bytes of cache files that an interrupted start has left, and that this start uses
-        again.
+        left: bytes of the files below cache_dir that an interrupted start of the run has left. This
+            start uses these files again.
 
         Raises:
             ValueError: memory or disk space is clearly too small. The message says how much the run
@@ -235,7 +241,10 @@ class DryRun:
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
     def lines(self) -> Iterator[str]:
-        """Yield the estimate as text: parameters, forward passes, memory of each placement."""
+        """Yield lines with the numbers of parameters and forward passes, and with the memory.
+
+        The memory is given for each placement.
+        """
         before = count_parameters(self.adapter.model)
         trimmed = before if self.trimming is None else self.trimming.parameters
         after = trimmed - self.removed
@@ -254,7 +263,10 @@ class DryRun:
             yield f"{chosen:<15}{columns:>72}"
 
     def time_lines(self) -> Iterator[str]:
-        """Yield the time that the run takes here. Some layers are timed for a few seconds."""
+        """Yield lines with the estimated time of the run on this machine.
+
+        To measure the speed of the machine, some layers of the model run for a few seconds.
+        """
         device = self.source.device
         reason = why_not_measured(device)
         if not reason and self.needs("stream").device > free_bytes(device):
@@ -277,8 +289,9 @@ class DryRun:
 def dry_run(config: FlapConfig) -> DryRun:
     """Estimate the cost of a run from the configs alone, without reading weights.
 
-    If the model has a tokenizer, the prompts that the model will answer are read, and must fit into
-    its context. With vocabulary=trim, the texts are read as well, to count their tokens.
+    If the model has a tokenizer, the prompts that the model will answer are read, to check that
+    they fit into the context of the model. With vocabulary=trim, the calibration and recovery texts
+    are read as well, to count their tokens.
 
     Raises:
         ValueError: the config has an error that can be found without weights. The message names the
@@ -297,7 +310,7 @@ def dry_run(config: FlapConfig) -> DryRun:
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
-    """Return the free bytes: in device memory, in host memory, and on the disk of the cache.
+    """Return the free bytes in device memory, in host memory, and on the disk of the cache.
 
     Without a GPU, the memory of the device is the memory of the host.
     """

@@ -18,11 +18,12 @@ log = logging.getLogger(__name__)
 def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
-    A finished run with the same config but with other inputs, such as an edited text, is replaced.
-    A log line says so.
+    A finished run with the same config but with other inputs, such as a text that was edited since,
+    is no error. A log line says that the run is repeated.
 
     Raises:
-        ValueError: the folder holds a finished run of another config, or of another version.
+        ValueError: the folder holds a finished run of another config, or its report cannot be read
+            by this version of flap.
     """
     folder = run.run_dir
     if folder is None or read_state(folder) != "finished":
@@ -50,7 +51,11 @@ def check_home(run: Run) -> None:
 
 
 def earlier_start(run: Run) -> Path | None:
-    """Return the folder in which an earlier start of the run has saved its pruned model."""
+    """Return the folder in which an earlier start of the run has stored its pruned model.
+
+    Return None if there is none. The function searches the run's folder and the folders of its
+    sweep that belong to cells with the same run name.
+    """
     assert run.run_dir is not None
     name = glob.escape(folder_name(run.config.run_name))
     for folder in (run.run_dir, *sorted(run.run_dir.parent.glob(f"*_{name}"))):

@@ -22,7 +22,7 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     # Path.resolve fails for links that lead to themselves, and os.path.realpath does not
     folder = Path(os.path.realpath(target))
     for field, name in _names(asdict(config), ""):
-        if not os.access(name, os.F_OK):  # not the path of an existing file
+        if not os.access(name, os.F_OK):  # the string is not the path of an existing file or folder
             continue
         for place in _places(Path(name)):
             if folder in (place, *place.parents):
@@ -39,7 +39,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
         yield field, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if field.endswith("dataset"):  # the keys of a mixture are its texts
+            if field.endswith("dataset"):  # the keys of a mixture may be the paths of its texts
                 yield field, str(key)
             inner = f"{field}.{key}" if field else str(key)
             if inner != "checkpoint":
@@ -50,7 +50,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Yield the absolute path, and each path that it leads to if it is a symbolic link."""
+    """Yield the absolute path. If it is a symbolic link, also yield each path to which it leads."""
     place = path.parent.resolve() / path.name
     yield place
     while place.is_symlink():

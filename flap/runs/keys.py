@@ -1,4 +1,4 @@
-"""Keys, which identify the artefacts of a run by everything that they depend on.
+"""Keys, under which the results of the stages of a run are stored.
 
 A key contains everything that changes the result of a stage, and nothing else.
 """
@@ -32,7 +32,10 @@ DECIDING = (  # the sections of the config that determine which units are kept
 
 
 def windows(run: Run) -> Key:
-    """Return the cache key of the calibration windows, and of the kind of units that are scored."""
+    """Return the cache key of the calibration windows and of the kind of units.
+
+    The units of a mixture of experts are neurons or whole experts.
+    """
     key: Key = {}
     if run.choices.experts:
         key["units"] = "experts"
@@ -42,7 +45,7 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return the number of processes as a cache key, because it changes how sums are rounded."""
+    """Return the number of processes as a cache key, because the number changes how sums round."""
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
@@ -71,8 +74,8 @@ def scores(run: Run) -> Key | None:
 
     For a search, the key also contains the options of its trials.
 
-    Return None if the scores are not stored, because they are cheap to compute from statistics
-    without covariances, or because a plan is given.
+    Return None if the scores are not stored. This is the case if a plan is given, or if the scores
+    are computed from statistics without covariances, which is fast.
     """
     search = run.choices.search
     selection = run.choices.selection
@@ -94,7 +97,7 @@ def counted_texts(run: Run) -> Key:
 
 
 def recovery(run: Run) -> Key:
-    """Return the key of the training after compression; empty if the run does not train."""
+    """Return the key of the training after compression; empty if the model is not trained."""
     training = run.choices.recovery
     if training is None:
         return {}
@@ -134,7 +137,7 @@ def timed(run: Run, plan: PruningPlan) -> Key:
 def inputs(run: Run) -> dict[str, str]:
     """Return a digest of each input that changes the pruned model, except the config.
 
-    These inputs are weights and texts.
+    These inputs are the weights, the texts, a given plan, and the user's own code.
     """
     found = {"model": run.source.fingerprint, "vocabulary": counted_texts(run), **recovery(run)}
     if "calibration" in run.texts:

@@ -2,7 +2,8 @@
 
 The layers get random weights, so no file is read.
 
-Legend: N windows · T tokens a window · P positions · D hidden size · I channels.
+Legend: N windows · T tokens per window · P positions · D hidden size · I input channels of the
+output projection of an MLP.
 """
 
 import time
@@ -20,11 +21,11 @@ from flap.models.predictions import positions_per_chunk
 from flap.models.random_weights import fill_buffers, fill_randomly
 from flap.runtime.agenda import Speed
 
-# Tokens in a timed batch. A window that is longer is one batch. The number is small, so that timing
-# even a layer of 1 GB takes only seconds.
+# Maximum number of tokens in a timed batch. Only a batch of one window may have more tokens. The
+# number is small, so that timing even a layer of 1 GB takes only seconds.
 TOKENS = 512
-ROWS = 16  # sequences in a timed batch of generated text
-ENOUGH = 0.3  # seconds; a measurement is repeated until it has taken this long
+ROWS = 16  # number of sequences, of one token each, in the batch that times text generation
+ENOUGH = 0.3  # seconds; a measurement is repeated until its repetitions have taken this long
 MOST_CHANNELS = 4096  # the covariance that is timed has at most this many channels
 
 
@@ -43,7 +44,7 @@ class LayerSpeed(NamedTuple):
 
 
 def why_not_measured(device: torch.device) -> str:
-    """Return the reason why layers cannot be timed on a device; empty if they can be timed."""
+    """Return the reason why layers cannot be timed on a device; "" if they can be timed."""
     is_there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -54,7 +55,9 @@ def why_not_measured(device: torch.device) -> str:
 
 @torch.no_grad()
 def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpeed:
-    """Time one decoder layer of each shape, the LM head and a covariance on the model's device.
+    """Return the speed of a model on its device.
+
+    One decoder layer of each shape, the LM head and a covariance are timed.
 
     batch_size, seq_len: the options `calibration.batch_size` and `calibration.seq_len`.
     """
@@ -73,7 +76,7 @@ def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpee
 
 
 def _without_weights(source: ModelSource) -> ModelAdapter:
-    """Return the model with random weights. The decoder layers stay on the meta device."""
+    """Return the model with random weights, but with decoder layers on the meta device."""
     model = source.skeleton().to(source.dtype)
     fill_buffers(model, source.device)
     adapter = adapt(model)
@@ -83,7 +86,7 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Return the first layer of each shape, and the number of layers with this shape."""
+    """Return how many layers have each shape, by the index of the first layer of this shape."""
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):
@@ -94,7 +97,7 @@ def _shapes(adapter: ModelAdapter) -> dict[int, int]:
 
 
 def _layer_seconds(adapter: ModelAdapter, index: int, windows: int, seq_len: int) -> float:
-    """Return the seconds that a layer takes for a batch."""
+    """Return the seconds that a layer takes for a batch of windows."""
     device = next(adapter.layers[index].parameters()).device
     tokens_NT = torch.ones(windows, seq_len, dtype=torch.long, device=device)
     hidden_NTD, calls = enter(adapter, tokens_NT)
@@ -102,7 +105,7 @@ def _layer_seconds(adapter: ModelAdapter, index: int, windows: int, seq_len: int
 
 
 def _log_probabilities(adapter: ModelAdapter, positions: int) -> None:
-    """Compute the log-probabilities at these positions in the same way as evaluation tasks."""
+    """Compute the log-probabilities at this number of positions, as evaluation tasks do."""
     weight = adapter.model.get_input_embeddings().weight
     hidden_PD = torch.ones(positions, weight.shape[1], dtype=weight.dtype, device=weight.device)
     for part in hidden_PD.split(positions_per_chunk(adapter.vocab_size)):
@@ -120,7 +123,7 @@ def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the mean seconds that some work takes. The first call is not timed."""
+    """Return the mean seconds of a call of `work`. The first call does not count."""
     _timed(work, device)
     times: list[float] = []
     while sum(times) < ENOUGH:

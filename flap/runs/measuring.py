@@ -1,4 +1,4 @@
-"""The stages that measure: the dense model, the pruned model, and both side by side."""
+"""The stages that measure the dense model, the pruned model, and the two models side by side."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -21,18 +21,20 @@ from flap.storage import VERSION, Key, Store, WorkFolder, digest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# the predictions of the dense model that `Task.reference` returns, by the name of the task
+# what `Task.reference` returns for the dense model, such as its predictions; the keys are the names
+# of the tasks
 References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return the predictions that the pruned model is compared with.
+    """Measure the dense model, and return its predictions for the comparison with the pruned model.
 
-    The numbers of the dense model are in the cache, so other runs with the same model and tasks use
-    them again.
+    The numbers of the dense model are stored in the cache. Other runs with the same model and tasks
+    use these numbers again.
 
-    plan: the plan, if an earlier start of the run has made the pruned model. Then no reference is
-    computed for tasks that have been measured already.
+    plan: the plan, if an earlier start of the run has made the pruned model; else None. With a
+        plan, predictions are computed only for tasks that have not been measured on the pruned
+        model yet.
     """
     run.agenda.plan(_to_measure(run, plan))
     subject = Subject(dense)
@@ -59,9 +61,9 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
 def measure_pruned(
     run: Run, pruned: Opened, key: Key, references: References, model: str = "pruned model"
 ) -> None:
-    """Measure the pruned model, or the compressed model before it is trained.
+    """Measure the pruned model, or the compressed model before training.
 
-    key: the cache key of the measured model. model: the name of the model in progress bars.
+    key: the cache key of the measured model. model: the name of this model in progress lines.
     """
     subject = Subject(pruned)
 
@@ -79,7 +81,7 @@ def measure_pruned(
 
 
 class DenseAgain:
-    """Opens the dense model again after pruning. This object is created before pruning."""
+    """Opens the dense model again after pruning. Create this object before pruning."""
 
     def __init__(self, source: ModelSource) -> None:
         self.num_bytes = source.num_bytes
@@ -87,10 +89,10 @@ class DenseAgain:
 
 
 def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan) -> None:
-    """Measure the dense and the pruned model side by side. The first task loads both models.
+    """Measure the dense and the pruned model side by side. The first task loads the two models.
 
-    Only rank 0 runs these tasks, because models that run at the same time would slow each other
-    down.
+    Only rank 0 runs these tasks, because processes that measure times simultaneously would slow
+    each other down.
     """
 
     @cache
@@ -114,9 +116,9 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 
 
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
-    """Measure tasks, and warn about tasks that need more memory than there is.
+    """Measure tasks, and log a warning with the tasks that need more memory than is free.
 
-    needed: the models that must fit into memory, in words for the warning.
+    needed: the models that must fit into memory, as a phrase for the warning.
     """
     left_out = []
     for task in tasks:
@@ -130,14 +132,17 @@ def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed
 
 
 def _title(task: Task, model: str) -> str:
-    """Return the name of a task for progress output. model: for example "dense model"."""
+    """Return the name of a task in progress lines. model: for example "dense model"."""
     return f"{task.evaluator}: {task.name}, {model}"
 
 
 def _do_next(run: Run, title: str, work: Callable[[], T], subject: Subject | None = None) -> T:
-    """Run a planned task. Before the first task, warn if all tasks take longer than an hour.
+    """Run a task of the agenda.
 
-    subject: the model that the task measures; None if it measures two models.
+    Before the first task, a warning is logged if all tasks together will take an hour or more.
+
+    title: the name of the task in the agenda. work: the function that runs the task.
+    subject: the model that the task measures; None if the task measures two models.
     """
     if subject is not None and subject.whole is not None:
         announce(run.agenda, run.tasks, subject.whole)
@@ -152,13 +157,17 @@ def _remember(
     work: Callable[[], Measurement],
     *shared: Store[Measurement],
 ) -> None:
-    """Measure a task, unless its numbers are stored already. key: the cache key of the model."""
+    """Run a task with `work`, unless its numbers are stored already.
+
+    key: the cache key of the model.
+    shared: stores in addition to the run's results, such as the cache.
+    """
     stores = [run.results.of(_about(run, task)), *shared]
     run.memory.remember("evaluate", task_key(task, key), work, stores)
 
 
 def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
-    """Return the folder in which an interrupted task continues.
+    """Return the folder from which a task resumes after an interruption.
 
     key: the cache key of the model.
     """
@@ -166,14 +175,17 @@ def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
 
 
 def task_key(task: Task, key: Key) -> Key:
-    """Return the cache key of a task's numbers. key: the cache key of the model."""
+    """Return the cache key of the numbers of a task. key: the cache key of the measured model."""
     return {"version": VERSION, "task": task.name, "data": task.identity, **key}
 
 
 def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
-    """Return the tasks whose numbers are not in the run's results. For `plan`, see `measure_dense`.
+    """Return the workloads of the tasks whose numbers are not in the run's results.
 
-    If the numbers of the dense model are in the cache, its task is skipped later.
+    Some of these tasks may be skipped later, because the cache has their numbers for the dense
+    model.
+
+    plan: the plan, if an earlier start of the run has made the pruned model; else None.
     """
     keys_of: dict[str, Key | None] = {"dense model": keys.dense(run)}
     if plan is not None:

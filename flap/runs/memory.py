@@ -1,8 +1,9 @@
 """Look up the result of each stage of a run, or compute and store it.
 
 The result of a stage is an artefact, which is stored under a key. Only this module knows whether an
-artefact was found or computed. So a restart needs no special code. A finished run finds all of its
-artefacts. If an artefact is missing, for example a deleted checkpoint, only its stage runs again.
+artefact was found or computed, so the stages need no special code for a restart. If a finished run
+is started again, it finds all of its artefacts. If an artefact is missing, for example because the
+checkpoint was deleted, only the stage of this artefact runs again.
 """
 
 import logging
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Memory:
-    """The stages that a run has gone through."""
+    """The labels of the stages that a run has gone through, and methods to go through a stage."""
 
     def __init__(self) -> None:
         # labels of the stages that have ended; a stage's label contains the labels of nested
@@ -37,13 +38,14 @@ class Memory:
         The artefact is looked up by its key, or computed and stored.
 
         If several runs need the same artefact, one run computes it while the other runs wait.
-        Within a run, rank 0 looks the artefact up and sends it to all processes. If the processes
-        have computed it together, rank 0 stores it.
+        Within a run, rank 0 looks the artefact up and sends it to all processes. If the artefact is
+        not found, all processes compute it together, and rank 0 stores it.
 
-        stage: the name of the stage, under which the report gives its seconds.
-        key: everything that the result depends on.
-        stores: the places where the artefact is looked up and stored. Without stores, it is always
-            computed.
+        stage: the name of the stage in the report, which lists the seconds of each stage.
+        key: everything on which the result depends.
+        compute: computes the result.
+        stores: the stores in which the artefact is looked up and stored. Without stores, the
+            artefact is always computed.
         """
         with ExitStack() as locks:
             artefact = ranks.on_first(partial(_find, stores, key, locks))
@@ -73,9 +75,10 @@ class Memory:
 
 
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
-    """Return the artefact, or None if no store has it.
+    """Return the artefact with this key, or None if no store has it.
 
-    If no store has it, a lock in `locks` keeps other runs from computing it at the same time.
+    With None, the locks of the stores are entered into `locks`. They keep other runs from computing
+    the artefact at the same time.
     """
     artefact = _look_up(stores, key)
     if artefact is None:
@@ -86,7 +89,10 @@ def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T]
 
 
 def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
-    """Return the artefact from the first store that has it, and copy it to the stores before it."""
+    """Return the artefact from the first store that has it; None if no store has it.
+
+    The artefact is copied into all stores before this store.
+    """
     for number, store in enumerate(stores):
         artefact = store.find(key)
         if artefact is not None:
@@ -98,21 +104,27 @@ def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
 def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
     """Store an artefact in each store, and return whether at least one store has kept it.
 
-    The stores are written from the last to the first. Otherwise a killed process could leave the
-    artefact in the first store and half-written files in a later one. The next start would find the
-    artefact in the first store, and never clean up these files.
+    The stores are written from the last to the first. In the other order, a killed process could
+    leave the artefact in the first store and half-written files in a later store. The next start
+    would find the artefact in the first store, and would never remove the half-written files.
     """
     stored = [store.keep(key, artefact) for store in reversed(stores)]
     return any(stored)
 
 
 def _seconds(labels: Sequence[Label]) -> float:
-    """Return the seconds that these stages and their nested stages took in this process."""
+    """Return the seconds that these stages and their nested stages took in this process.
+
+    Stages whose artefacts were found in a store do not count.
+    """
     return sum(label.seconds for outer in labels for label in outer.walk() if label.cache != "hit")
 
 
 def seconds_by_stage(labels: Sequence[Label]) -> dict[str, float]:
-    """Return the wall-clock seconds that computing each stage took, and their total."""
+    """Return the wall-clock seconds of each stage, and their total.
+
+    If an artefact was found in a store, these are the seconds of the run that has computed it.
+    """
     seconds: dict[str, float] = {}
     for outer in labels:
         for label in outer.walk():

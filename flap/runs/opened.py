@@ -34,7 +34,7 @@ class Opened:
 class Subject:
     """A model that evaluation tasks measure.
 
-    If the model fits into memory, it is loaded as a whole when a task first needs it.
+    If the whole model fits into memory, it is loaded when a task first needs it.
     """
 
     def __init__(self, opened: Opened) -> None:
@@ -42,12 +42,12 @@ class Subject:
 
     @cached_property
     def whole(self) -> PlacedModel | None:
-        """The whole model in memory; None if the model does not fit."""
+        """The model, loaded into memory as a whole; None if there is not enough free memory."""
         model = self._opened()
         return model.in_memory() if model.fits_in_memory() else None
 
     def for_task(self, task: Task) -> PlacedModel:
-        """Return the model in the form that a task needs: in memory, or layer by layer.
+        """Return the whole model in memory if it fits, else the model that runs layer by layer.
 
         Raises:
             NoRoomError: the task needs the whole model in memory, and the model does not fit.
@@ -57,9 +57,12 @@ class Subject:
         return self.whole or self._opened()
 
     def measure(self, task: Task, work: WorkFolder) -> Measurement:
-        """Run a task on this model. Raises the same errors as `for_task`.
+        """Run a task on this model.
 
         work: the working directory, from which an interrupted task resumes.
+
+        Raises:
+            NoRoomError: the task needs the whole model in memory, and the model does not fit.
         """
         if task.continues:
             return task.run(self.for_task(task), work)
@@ -68,9 +71,11 @@ class Subject:
     def compare(self, task: Task, references: Mapping[str, Any]) -> Measurement:
         """Run a task that compares this model with the dense model.
 
-        Raises the same errors as `for_task`.
-
         references: the results of `Task.reference` for the dense model, by the name of the task.
+
+        Raises:
+            NoRoomError: the task needs a whole model in memory, and this model or the dense model
+                does not fit.
         """
         if task.name not in references:  # the dense model did not fit into memory
             raise NoRoomError(task.name)

@@ -1,4 +1,4 @@
-"""Warn before a long evaluation, with an estimate of its time."""
+"""Warn the user before a long evaluation, with an estimate of its time."""
 
 import logging
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ from flap.runtime.agenda import HOUR, UNKNOWN, Agenda, Speed, about
 
 log = logging.getLogger(__name__)
 
-# with fewer tokens than this, measuring the model's speed may take longer than the evaluation
+# With fewer tokens than this number, no time is estimated, because measuring the model's speed may
+# take longer than the evaluation.
 FEW = 100_000
 
 
 def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
-    """Warn once if the tasks that are still to be measured take longer than an hour.
+    """Warn once if the tasks that are still to be measured will take an hour or more.
 
     tasks: all tasks of the run. model: the model in memory, whose speed is measured.
     """

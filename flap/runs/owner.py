@@ -40,37 +40,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# file in the run's folder that notes which report was sent to which tracker
+# file in the run's folder that records which report was sent to which tracker
 TRACKED = "tracked.json"
 
 
 class Owner:
-    """Manages the run's folder, status, tracker and console output. Only rank 0 has an owner."""
+    """Manages the folder, status, tracker and console output of a run.
 
-    checked: FlapConfig  # the config after all checks, set when the run is prepared
+    Every process of the run has an owner, but only rank 0 writes, tracks and prints.
+    """
+
+    checked: FlapConfig  # the config after all checks, set by `at_home`
 
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
         self.hydra = hydra  # the section `hydra` of the config
-        self.held = ExitStack()  # closes the tracker and releases the folder's lock
+        self.held = ExitStack()  # closes the tracker and releases the folder's lock at the end
         self.run_dir = Path(hydra.runtime.output_dir)
         # the folder that the run writes into; may be the folder of an earlier start
         self.folder = self.run_dir
-        self.overrides = list(hydra.overrides.task)  # the overrides that the user typed
+        self.overrides = list(hydra.overrides.task)  # the options that the user typed: "key=value"
         self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
         self._tracked: TrackedRun | None = None
         self._report_before = ""  # a digest of the report that an earlier start has written
 
     @property
     def cell(self) -> str:
-        """The name of this cell of a sweep on the console, such as "cell 2 of 4"."""
+        """The name under which the console shows this cell of a sweep, such as "cell 2 of 4"."""
         return name_of_cell(int(self.hydra.job.num))
 
     def timeout(self) -> timedelta:
         """Return how long the processes of this run wait for each other.
 
-        The processes connect before the config is checked, so this option is checked here. If the
-        run is refused, its new folder is removed here.
+        The processes connect before the config is checked, so the option `timeout_minutes` is
+        checked here. If its value is refused, the new folder of the run is removed.
         """
         try:
             return timeout(self.config.timeout_minutes)
@@ -81,10 +84,10 @@ class Owner:
                 raise
 
     def _own_folder(self) -> AbstractContextManager[None]:
-        """Lock the run's folder.
+        """Return a context manager that locks the folder of this start of the run.
 
-        If the run is refused, the files that it has created in the folder are removed. In a sweep,
-        these files stay.
+        If the run is refused, the files and folders that were created for it are removed. In a
+        sweep, they stay.
         """
         return run_folder(self.run_dir, None if self.in_sweep else FolderCallback.created)
 
@@ -92,7 +95,7 @@ class Owner:
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run.
 
-        Return None after a dry run, which is printed here. Also return None if the cell is not
+        In a dry run, print the estimate and return None. Also return None if the cell is not
         started because another cell of the sweep has failed.
         """
         self.held.enter_context(self._own_folder())
@@ -113,7 +116,7 @@ class Owner:
         if config.dry_run:
             planned = dry_run(config)
             print(config.run_name, *planned.lines(), sep="\n", flush=True)
-            print(*planned.time_lines(), sep="\n")  # this takes a few more seconds
+            print(*planned.time_lines(), sep="\n")  # measuring the speed takes a few more seconds
             return None
 
         check_launcher(self.hydra)
@@ -130,7 +133,7 @@ class Owner:
         return self.run_dir
 
     def _another_has_failed(self) -> bool:
-        """Return whether another cell of this sweep has failed since the sweep began; log it."""
+        """Return whether another cell has failed since this sweep began, and log its failure."""
         sweep = Path(self.hydra.sweep.dir)
         begin = (sweep / SWEEP_FILE).stat().st_mtime
         failed = failures(sweep, begin)
@@ -139,10 +142,11 @@ class Owner:
         return bool(failed)
 
     def at_home(self, run: "Run") -> "Run":
-        """Return the run with the folder that an earlier start of the run has used.
+        """Return the run with the folder into which it writes its results.
 
-        If the sweep has got more cells since, this cell has another job number, and therefore
-        another folder. Then the run uses the folder of the earlier start, and locks both folders.
+        In a sweep, this is the folder of an earlier start of the run, if there is one. If the user
+        has added cells to the sweep since that start, this cell has got another job number, and
+        Hydra has created another folder for it. Then both folders are locked.
 
         Raises:
             ValueError: the new folder holds a finished run of another config, or of another version
@@ -171,7 +175,8 @@ class Owner:
     def begin(self) -> None:
         """Set the status of the run to running.
 
-        If the folder already holds a finished run, the status stays "finished".
+        If the folder already holds a finished run, the status stays "finished". Also check that the
+        folder can be written, and warn if a checkpoint of an earlier run stays in the folder.
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
@@ -198,7 +203,7 @@ class Owner:
         if read_state(self.folder) != "finished":
             write_status(self.folder, "finished")
         elif is_new and self.folder == self.run_dir:
-            # until now, .hydra has the config of the earlier run in this folder
+            # until now, .hydra contains the config of the earlier run in this folder
             self._record()
         self._send(report)
         self.held.close()
@@ -223,7 +228,7 @@ class Owner:
     def _send(self, report: "Report") -> None:
         """Send a report to the tracker, unless this report was sent before.
 
-        The file tracked.json notes which report was sent to which tracker.
+        The file tracked.json records which report was sent to which tracker.
         """
         tracker = self.config.tracking._target_
         sent = {tracker: _report_digest(self.folder)}
@@ -239,8 +244,8 @@ class Owner:
     def _record(self) -> None:
         """Write the composed config into .hydra without secrets.
 
-        Hydra does not write it (`hydra.output_subdir`), because Hydra would include the secrets,
-        and would write before flap has checked that the folder is free.
+        Hydra's own output (`hydra.output_subdir`) is turned off, because Hydra would include the
+        secrets, and would write before flap has checked that no other run uses the folder.
         """
         hydra = HydraConfig.instance().cfg
         assert isinstance(hydra, DictConfig)
@@ -265,13 +270,13 @@ class Owner:
 
 
 def _report_digest(folder: Path) -> str:
-    """Return a digest of the report that is in a folder; empty if there is none."""
+    """Return a digest of the report.json in a folder; "" if there is no report."""
     file = folder / "report.json"
     return digest(file.read_text(encoding="utf-8")) if file.is_file() else ""
 
 
 def _check_writable(folder: Path) -> None:
-    """Check that the files of a run can be written into its folder, before the work begins."""
+    """Check that files can be written into the folder of a run."""
     if not os.access(folder, os.W_OK):
         raise ValueError(
             f"hydra.run.dir={shown(folder)}: this folder cannot be written; name another one"
@@ -284,5 +289,5 @@ def quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    # messages of huggingface_hub also reach flap's handlers, so without this they appear twice
+    # messages of huggingface_hub also reach flap's handlers, and should not appear twice
     logging.getLogger("huggingface_hub").handlers.clear()

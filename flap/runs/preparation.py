@@ -1,7 +1,4 @@
-"""Prepare a run in all of its processes.
-
-Everything that needs no weights is created and checked before weights are read.
-"""
+"""Prepare a run: build and check everything that needs no weights, in all processes of the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -40,10 +37,10 @@ def prepare(
 
     The choices, windows, budget and tasks of the run are checked.
 
-    run_dir: the run's folder; None if the run has no folder. source: the model, if it is loaded
-        already.
-    overrides: the options that the user typed, "key=value". A typed option that has no effect is an
-        error.
+    run_dir: the run's folder; None if the run has no folder.
+    source: the model, if the caller has already loaded it.
+    overrides: the options that the user typed, as "key=value". A typed option that has no effect is
+        an error.
 
     Raises:
         ValueError: an input is wrong. The message is one line that names the config field.
@@ -98,7 +95,10 @@ def _check_model(
     source: ModelSource,
     adapter: ModelAdapter,
 ) -> None:
-    """Check that the model's source and placement allow saving, comparing and training it."""
+    """Check that the source and the placement of the model allow what the run does with the model.
+
+    saved: whether the run saves a checkpoint.
+    """
     placed = source.placed
     allowed = f"true with model.placement={source.placement}, whose result exists only on disk"
     require(saved or not placed.streams, "checkpoint.save", False, allowed)
@@ -133,15 +133,15 @@ def _without_effect(
 
 
 def in_folder(run: Run, folder: Path) -> Run:
-    """Return the run with the folder of an earlier start as the folder for its results."""
+    """Return the run with another folder, in which it looks up and writes its results."""
     return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
 def may_replace_checkpoint(run: Run) -> bool:
     """Return whether the run may replace a checkpoint that already exists in the target folder.
 
-    The run may replace a checkpoint if the user asks for it, if the checkpoint is in the run's
-    folder, or if an earlier start of the run has written it.
+    The run may replace a checkpoint if checkpoint.overwrite=true, if the checkpoint is in the run's
+    folder, or if an earlier start of the run has written the checkpoint.
     """
     if run.config.checkpoint.overwrite or run.config.checkpoint.dir is None:
         return True
@@ -154,7 +154,7 @@ def check_room_to_make(run: Run) -> None:
     Also check that the checkpoint can be written.
 
     Raises:
-        ValueError: memory or disk is too small, or the checkpoint cannot be written.
+        ValueError: memory or disk space is too small, or the checkpoint cannot be written.
     """
     ranks.agreed(partial(_check_room, run))
 
@@ -178,15 +178,15 @@ def _check_room(run: Run) -> None:
     num_bytes = source.num_bytes
     if not run.choices.mask_only:
         num_bytes -= int(budget.to_remove * source.dtype.itemsize)
-    # files of layers that an interrupted start has written become files of the checkpoint
+    # an interrupted start may have written files of layers, which become files of the checkpoint
     check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
 
 
 def _check_reloads(source: ModelSource) -> None:
-    """Check that a reloaded checkpoint would produce the same logits as the loaded model.
+    """Check that the rotary frequencies of a loaded model are not rounded.
 
-    Rotary frequencies are not saved, and a reloaded model computes them in float32.
-    `model.to(dtype)` may have rounded the frequencies of the model in memory.
+    If they are rounded, for example by `model.to(dtype)`, a reloaded checkpoint would produce other
+    logits, because frequencies are not saved, and a reloaded model computes them in float32.
     """
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
@@ -198,9 +198,9 @@ def _check_reloads(source: ModelSource) -> None:
 
 
 def _alike(run: Run) -> Run:
-    """Check that all processes have the same config, model and texts, and at least one window each.
+    """Check that all processes have the same inputs, and return the run with their devices.
 
-    Also add the devices of the processes to the run.
+    Also check that there are enough calibration windows for at least one window per process.
 
     Raises:
         ValueError: the processes differ. The message names the first process that differs from rank
@@ -231,7 +231,7 @@ def _contents(run: Run) -> dict[str, str]:
     The keys are the names in error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # these entries describe the copy of the model on this machine
+    for name in ("commit", "files"):  # these describe this machine's copy of the model's files
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

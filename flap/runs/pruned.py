@@ -1,4 +1,4 @@
-"""The pruned model of a run as an artefact: plan, facts for the report, and checkpoint."""
+"""The pruned model of a run: its plan, its report so far, its checkpoint, and their files."""
 
 import logging
 from dataclasses import dataclass, field
@@ -25,7 +25,8 @@ class Pruned:
 
     plan: PruningPlan
     report: Report  # the report without measured numbers
-    tokens: list[str] = field(default_factory=list)  # the tokens of a trimmed vocabulary
+    # the tokens of a trimmed vocabulary; empty if the vocabulary was not trimmed
+    tokens: list[str] = field(default_factory=list)
     # The pruned model in memory. None if an earlier start of the run has saved the model.
     model: PlacedModel | None = None
     # The run for later stages, with the texts that the model has written. None if this artefact was
@@ -35,16 +36,16 @@ class Pruned:
 
 @dataclass(frozen=True)
 class PrunedFiles(Store[Pruned]):
-    """The pruned model in a run's folder: plan.json, pruned.json, and perhaps the checkpoint."""
+    """The store of a run's pruned model: plan.json, pruned.json and, if saved, the checkpoint."""
 
     folder: Path
     checkpoint: Path | None  # folder of the checkpoint; None if the run saves none
 
     def find(self, key: Key) -> Artefact[Pruned] | None:
-        """Return the pruned model, or None if the folder does not contain it.
+        """Return the pruned model of the run with this key, or None.
 
-        Returns None if the folder belongs to another config, or if the plan or the checkpoint is
-        missing or was replaced.
+        The result is None if the folder contains the pruned model of another run, or if the plan or
+        the checkpoint is missing or was replaced.
         """
         made = read_json(self.folder / MADE)
         plan_file = self.folder / PLAN
@@ -58,7 +59,7 @@ class PrunedFiles(Store[Pruned]):
             return None
 
         if self.checkpoint is not None:
-            # restores a checkpoint that a killed process had moved aside
+            # restores the old checkpoint if a process was killed while it replaced the checkpoint
             remove_leftovers(self.checkpoint)
             if label_of(self.checkpoint).get("key") != key["run"]:
                 log.info("%s: its checkpoint is gone, or belongs to another run", self.folder)

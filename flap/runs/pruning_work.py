@@ -1,4 +1,4 @@
-"""The amount of computation that pruning takes, estimated from the shapes of the model.
+"""Estimate the amount of computation that pruning takes from the shapes of the model.
 
 The unit is a forward pass over the calibration tokens, without the embeddings and the LM head.
 """
@@ -12,13 +12,14 @@ from flap.method.search.divergence import EVERY
 from flap.models import Block, ModelAdapter
 from flap.runs.choices import Choices
 
-# The following constants were measured with SmolLM2-135M-Instruct (experiments/cost). Calibration
-# without covariances, scoring and the bias together take PLAIN forward passes.
+# The following constants were measured with SmolLM2-135M-Instruct (experiments/cost).
+# The cost, in forward passes, of a calibration that collects no covariances, together with scoring
+# and bias compensation.
 PLAIN = 1.16
 BACKWARD = 3  # a forward pass and its backward pass cost as much as this many forward passes
-# To factorise a covariance of C channels and to solve with it takes this constant times C³
-# multiply-accumulates:
-FACTORISATION = 6.0  # for scores, or for a fit that also chooses its ridge
+# To factorise a covariance of C channels, and to solve linear systems with the factors, takes this
+# many times C³ multiply-accumulates:
+FACTORISATION = 6.0  # for scores, or for a fit that also chooses its ridge parameter
 TRIAL = 1.0  # for all trial fits of a block
 
 
@@ -27,8 +28,9 @@ class PruningWork(NamedTuple):
 
     tokens: int = 0  # number of calibration tokens
     passes: float = 0.0  # forward passes over the calibration tokens
-    positions: float = 0.0  # positions at which a search computes logits
-    products: float = 0.0  # float32 multiply-accumulates of covariances and their factorisations
+    positions: float = 0.0  # number of positions at which a search computes logits
+    # float32 multiply-accumulates for covariances and their factorisations
+    products: float = 0.0
 
     def forward_passes(self, adapter: ModelAdapter) -> float:
         """Convert the work into forward passes with the same number of multiply-accumulates."""
@@ -44,7 +46,7 @@ def pruning_work(
 ) -> PruningWork:
     """Estimate the computation that pruning takes.
 
-    tokens: calibration tokens of one process; 0 if the run needs no calibration.
+    tokens: the number of calibration tokens of one process; 0 if the run needs no calibration.
     """
     if not tokens or choices.keep_everything(budget):
         return PruningWork(tokens)
@@ -52,9 +54,9 @@ def pruning_work(
     fitted = choices.compensation.needs_covariance
     tried = choices.search is not None and fitted  # the weights of trials are fitted, too
 
-    # 1. forward passes of all windows
+    # 1. forward passes over all windows
     if choices.in_sequence:
-        passes = 2.0  # each layer runs once before it is pruned, and once after
+        passes = 2.0  # each layer runs once before it is pruned, and once afterwards
         walks = int(scored or fitted)
     else:
         passes = PLAIN if choices.read_plain_statistics else 0.0
@@ -78,13 +80,15 @@ def pruning_work(
 
 class _Trials(NamedTuple):
     streams: int  # the number of trials plus one for the dense model; 0 without trials
-    passes: float  # forward passes of all trials; each trial begins at the layer that it prunes
+    # forward passes of the dense model and of all trials; each trial begins at the layer that it
+    # prunes
+    passes: float
 
 
 def _trials(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> tuple[int, _Trials]:
-    """Return the number of tokens that the trials of a search are measured on, and the trials."""
+    """Return the number of tokens on which a search measures its trials, and the trials' cost."""
     search = choices.search
     if search is None:
         return 0, _Trials(0, 0.0)
@@ -100,7 +104,11 @@ def _trials(
 
 
 def _layer_macs(adapter: ModelAdapter) -> list[int]:
-    """Return the multiply-accumulates per token of each layer, which equal its used parameters."""
+    """Return the multiply-accumulates per token of each layer.
+
+    Their number equals the number of parameters in the layer that a token uses. A token does not
+    use the parameters of experts to which it is not routed.
+    """
     macs = []
     for i, layer in enumerate(adapter.layers):
         parameters = sum(one.numel() for one in layer.parameters())
@@ -109,9 +117,9 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 
 
 def block_sizes(block: Block) -> tuple[int, int, int]:
-    """Return the input channels, the output channels and the experts of an output projection.
+    """Return the numbers of input channels, output channels and experts of a block's output.
 
-    A block that is no mixture has one expert.
+    The input channels are those of one expert. A block without experts counts as one expert.
     """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts

@@ -30,7 +30,7 @@ Averages = dict[str, list[str]]
 
 
 def begin_report(run: Run, model: PlacedModel) -> Report:
-    """Return a report with facts about the dense model and the planned pruning."""
+    """Return a report that has facts about the run and its dense model, but no results yet."""
     bos = {}
     if "calibration" in run.texts:
         bos["calibration"] = run.texts["calibration"].bos
@@ -60,8 +60,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     before = report.parameters["total_before"]
     after = count_parameters(adapter.model)
     if run.choices.mask_only:
-        # A masked model has biases that are all zero and that a sliced checkpoint may not have
-        # (docs/exports.md). These biases are not counted.
+        # The zeros of removed units are not counted. The number still includes biases that are all
+        # zero, which a checkpoint with smaller matrices may not have (docs/exports.md).
         after -= budget.total - kept
 
     report.parameters |= {
@@ -72,7 +72,7 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    # these limits were computed for the model with the trimmed vocabulary
+    # the bounds were computed after the vocabulary was trimmed, so the removed rows are added here
     for bound in budget.bounds:
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
@@ -82,9 +82,12 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 
 
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
-    """Return the realised ratios, the requested ratio, and the parameters lost by rounding.
+    """Return the realised ratios, the requested ratio, and the difference that rounding makes.
 
-    If the run has a target, it has no requested ratio.
+    With a target or a given plan, there is no requested ratio.
+
+    kept: the number of decoder parameters that stay.
+    of_all: the realised ratio of all parameters, including embeddings.
     """
     budget = run.budget
     decoder = 1 - kept / budget.total
@@ -101,7 +104,11 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
 def _targets(
     run: Run, plan: PruningPlan, parameters: int, idle: int
 ) -> dict[str, dict[str, float]]:
-    """Return each target with the value that the pruned model has."""
+    """Return the requested, dense and realised value of each target.
+
+    parameters, idle: the number of parameters of the pruned model, and how many of them belong to
+        experts that a token does not use.
+    """
     widths = run.budget.widths(plan)
     reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
     for bound in run.budget.bounds:
@@ -114,7 +121,7 @@ def _targets(
 
 
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
-    """Return the widths of a layer that keeps these numbers of KV heads and MLP units."""
+    """Return the widths of a layer with these numbers of KV heads and MLP units."""
     return {
         "query_heads": kv_heads * units.attention.queries,
         "kv_heads": kv_heads,
@@ -125,18 +132,18 @@ def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
 
 
 class _Measured(NamedTuple):
-    """The measurements of each model of a run. `compressed` is the model before training."""
+    """The measurements of each model of a run."""
 
     dense: list[Entry]
-    compressed: list[Entry]
+    compressed: list[Entry]  # of the compressed model before training; empty without training
     pruned: list[Entry]
 
 
 def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
     """Return the measurements of each model of a run.
 
-    Only tasks that were measured on the pruned model are included. For the other models, only
-    measurements with the same documents, options and batch size are included.
+    Only tasks that were measured on the pruned model are included. For the dense and the compressed
+    model, only measurements that were made in the same way are included (`_measured_alike`).
 
     dense_run: the run before its vocabulary was trimmed.
     """
@@ -206,9 +213,10 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 
 
 def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
-    """Return the measurements of a model. The measurements of this run's tasks come last.
+    """Return the measurements of a model.
 
-    So they replace numbers with the same names that earlier starts of the run have measured.
+    The measurements of this run's tasks come last, so that they replace numbers with the same names
+    that earlier starts of the run have measured with other options.
 
     key: the cache key of the model. The key of a measurement consists of this key and the task.
     """
@@ -225,9 +233,10 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
     """Return the measurements of a model that were made in the same way as the pruned model's.
 
-    A killed start may have measured the dense model with other options. Two measurements match if
-    their data or their options are the same. Comparing only data is not enough: with a trimmed
-    vocabulary, the same text has other tokens, and therefore other data.
+    Measurements with other options are left out. An earlier start of the run that was killed may
+    have made them. Two measurements match if their data or their options are the same. Comparing
+    only data is not enough, because with a trimmed vocabulary, the same text has other tokens, and
+    therefore other data.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -254,9 +263,10 @@ def _total(
 ) -> Measurement:
     """Return the numbers of all tasks of a model, and the averages over each evaluator's tasks.
 
-    options: the options of each evaluator. averages: the names of the averages are added here.
-    trimmed: the model has another tokenizer than the dense model, so numbers that depend on the
-    tokenizer are left out.
+    options: the options of each evaluator.
+    averages: gets the name of each average, with the names of the numbers that it averages.
+    trimmed: whether the model has another tokenizer than the dense model. Then numbers that depend
+        on the tokenizer are left out.
     """
     total = Measurement()
     for name, given in options.items():
@@ -291,7 +301,7 @@ def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[
 
 @by_first
 def write_text_files(run: Run) -> None:
-    """Write the texts that the model wrote itself into the run's folder, if it has one."""
+    """Write the texts that the model has written into the run's folder, if the run has a folder."""
     if run.run_dir is None:
         return
     for use, windows in run.texts.items():
@@ -303,22 +313,20 @@ def write_text_files(run: Run) -> None:
 
 @by_first
 def write_files(run: Run, report: Report) -> None:
-    """Write the report and a picture into the run's folder, and the card into the checkpoint.
+    """Write the report and a picture into the run's folder, and the model card into the checkpoint.
 
-    Nothing is written if the run has no folder.
-
-    If the report has not changed, its files are not written again.
+    If the run has no folder, or if the report has not changed, no report and picture are written.
     """
     if run.run_dir is not None and not is_written(run.run_dir, report):
         write_text(run.run_dir / "report.md", redact(markdown(report)))
         _draw(report, run.run_dir / "layers.png")
         report.save(
             run.run_dir / "report.json"
-        )  # written last, because this file shows that the other files are complete
+        )  # written last, because the existence of this file means that the others are complete
     if run.config.checkpoint.save:
         path = run.config.model.path
         if path.endswith(".gguf"):
-            path = run.source.path  # the folder of the dequantised model
+            path = run.source.path  # the folder in the cache with the dequantised model
         card = model_card(report, run.target, base_facts(path))
         write_card(run.target, redact(card))
 

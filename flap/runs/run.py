@@ -39,14 +39,15 @@ class Run:
     choices: Choices
     cache: Cache
     source: ModelSource
-    # token windows for "calibration" and "recovery", if the run needs them
+    # The texts with their token windows. The keys are their uses "calibration", "recovery" and
+    # "vocabulary", as far as the run needs them.
     texts: Mapping[str, Windows]
     budget: Budget
     tasks: Sequence[Task]  # the evaluation tasks of the run
     run_dir: Path | None  # the folder of the report; None if no report is written
     results: Results  # the file with the measured numbers
     key: str = ""  # digest of the config and the inputs; identifies the pruned model
-    processes: Sequence[str] = ()  # device and machine of each process; empty with one process
+    processes: Sequence[str] = ()  # rank, machine and device of each process; empty if there is one
     work: WorkFolder = NOT_KEPT  # the working directory, from which an interrupted run resumes
     memory: Memory = field(default_factory=Memory)
     agenda: Agenda = field(default_factory=Agenda)  # the tasks that are still to be measured
@@ -78,7 +79,7 @@ class Run:
 
     @property
     def tasks_of_both(self) -> list[Task]:
-        """The tasks that measure both models side by side."""
+        """The tasks that measure the dense and the pruned model side by side."""
         return [task for task in self.tasks if task.side_by_side]
 
     @property
@@ -90,7 +91,10 @@ class Run:
     def calibration(
         self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()
     ) -> Calibration:
-        """Return the calibration windows, together with the statistics if they are given."""
+        """Return the calibration on the windows of this run.
+
+        statistics: the statistics of each layer, if they have been collected already.
+        """
         windows = self.texts.get("calibration")
         batch_size = self.choices.calibration.batch_size
         if windows is None:
@@ -107,12 +111,12 @@ class Run:
 
     @property
     def to_write(self) -> list[str]:
-        """The uses of the texts that the model has still to write: "calibration", "recovery"."""
+        """The uses ("calibration", "recovery") for which the model has still to write texts."""
         return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property
     def sources(self) -> dict[str, str]:
-        """The origin of the model, of the plan of `plan=` and of each text, without secrets."""
+        """The origins of the model, the texts and, with `plan=`, the plan; without secrets."""
         sources = {"model": self.source.origin}
         if self.config.plan is not None:
             sources["plan"] = self.config.plan
@@ -122,7 +126,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the run, the model and the texts, for readers of the numbers."""
+        """Warnings about the run, the model and the texts for the readers of the report."""
         warnings = []
         if self.config.debug:
             warnings.append("this is a smoke run (debug): its numbers mean nothing")
@@ -131,7 +135,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return the run with other texts, and log new warnings."""
+        """Return the run with other texts, and log the warnings that this change adds."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

@@ -1,4 +1,8 @@
-"""The stages of a run up to the checkpoint, in order. The module `measuring` has later stages."""
+"""The stages that make the pruned model, in their order from opening the model to the checkpoint.
+
+`flap.runs.measuring` has the stages that measure models, and `flap.runs.trimming` the stage that
+trims the vocabulary.
+"""
 
 import logging
 import math
@@ -42,7 +46,8 @@ from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
-# facts about the texts that the model has written; the keys are "calibration" and "recovery"
+# Facts about the texts that the model has written. The keys are the uses of the texts, such as
+# "calibration", with the name of the text if the model has answered its prompts.
 Written = dict[str, dict[str, Any]]
 
 
@@ -50,7 +55,7 @@ class Compressed(NamedTuple):
     """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
-    # how well linear compensation fits each block; the keys are names of blocks
+    # how well linear compensation fits the outputs of each block; the keys are names of blocks
     fits: Mapping[str, FitReport]
     loads_with: str  # what is needed to load the checkpoint, and why; empty if nothing was removed
 
@@ -89,9 +94,10 @@ def forget(run: Run) -> None:
 
 
 def open_dense(run: Run) -> PlacedModel:
-    """Open the dense model at its placement.
+    """Open the dense model at its `model.placement`.
 
-    The structure decides whether the units of a mixture are neurons or whole experts.
+    The structure or the given plan decides whether the units of a mixture are neurons or whole
+    experts.
     """
     with run.timed("load"):
         return _opened(run.source, run.work, run.choices.experts)
@@ -117,7 +123,7 @@ def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
     """Let the dense model write the texts that it has still to write.
 
-    Returns the run with these texts, and facts about them.
+    Return the run with these texts, and facts about the texts.
     """
     facts = Written()
     for use in run.to_write:
@@ -141,7 +147,9 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
 def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dict[str, Any]]:
     """Let the model write a text, or answer the prompts of a text.
 
-    Runs with the same model and options share the text.
+    The result is in the cache, so runs with the same model and options share the text.
+
+    use: "calibration" or "recovery". part: the index of the text in the texts of this use.
     """
     stage = "write own text"
     windows = run.texts[use]
@@ -162,11 +170,11 @@ def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dic
 
 
 def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
-    """Collect the statistics of every layer, without covariances.
+    """Collect the calibration statistics of every layer, without covariances.
 
     Every layer gets the outputs of the dense layers before it.
 
-    Returns an empty list if neither metric, structure nor compensation needs these statistics.
+    Return an empty list if neither the metric nor the compensation needs these statistics.
     """
     if not run.choices.read_plain_statistics:
         return []
@@ -178,7 +186,10 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
 
 
 def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
-    """Score every unit. A search also measures the effect of pruning each block alone."""
+    """Score every unit. With structure=search, also measure the effect of pruning each block alone.
+
+    statistics: the result of `observe`.
+    """
     key = keys.scores(run)
     compute = partial(_score, run, model, statistics)
     stores = [] if key is None else [run.cache.of(SCORES)]
@@ -224,7 +235,7 @@ def compress(
 
 
 def keep_all(budget: Budget) -> Compressed:
-    """Return the model unchanged, with a plan that keeps all units."""
+    """Return a plan that keeps all units. The model stays as it is."""
     layers = []
     for attention, mlp in budget.layers:
         heads = tuple(range(attention.count * attention.members))
@@ -239,7 +250,7 @@ def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
     Each layer is calibrated on the outputs of the compressed layers before it.
     """
     assert run.choices.selection is not None
-    # `choose` has checked that the structure is a UniformLayers
+    # `choose` has checked that the structure prunes layer by layer, as only UniformLayers does
     structure = cast(UniformLayers, run.choices.selection.structure)
     with run.timed("prune") as work:
         pruning = SequentialPruning(
@@ -284,7 +295,7 @@ def _compressed(
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
     """Return how many more parameters the targets allow than the plan keeps.
 
-    The biases of a checkpoint with uniform widths may need them.
+    The checkpoint may need these parameters for biases, if all layers must have the same width.
     """
     widths = budget.widths(plan)
     bounds = [bound for bound in budget.bounds if bound.size]
@@ -299,7 +310,7 @@ def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place to predict what the dense model predicts.
 
-    Returns facts for the report.
+    Return facts about the training for the report.
     """
     # imported here because runs without training should not wait for transformers' Trainer
     from flap.method.recovery.distillation import distil, training_windows
@@ -317,7 +328,10 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 
 
 def _teacher(source: ModelSource) -> Teacher:
-    """Open the dense model as the teacher, with all tokens if the source has fewer."""
+    """Open the dense model as the teacher of the training.
+
+    If the vocabulary was trimmed, the teacher is the model with the untrimmed vocabulary.
+    """
     if not isinstance(source, TrimmedSource):
         return Teacher(source.open())
     dense = source.source.open()
@@ -329,9 +343,10 @@ def _teacher(source: ModelSource) -> Teacher:
 def _answered_by(
     model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder
 ) -> tuple[Windows | None, Written]:
-    """Let the compressed model answer, and return training windows and facts about the answers.
+    """Let the compressed model answer the prompts of the training text.
 
-    Returns no windows if the dense model's answers are used.
+    Return the training windows with these answers, and facts about the answers. The windows are
+    None if the option `recover.writer` asks only for answers of the dense model.
     """
     windows = run.texts[recovery.use]
     facts = Written()
@@ -345,7 +360,7 @@ def _answered_by(
         answered = windows.written(part, answers.text_of(written, windows, part))
         try:
             _ = answered.drawn
-        except ValueError as error:  # the answers of the compressed model are mostly loops
+        except ValueError as error:  # most answers of the compressed model repeat themselves
             log.warning(
                 "recover.writer=%s: training uses the dense model's answers instead (%s)",
                 recovery.writer,
@@ -364,8 +379,8 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, and return the model for later stages.
 
-    Raises an error if the reloaded checkpoint produces other logits. The label of the checkpoint
-    contains the key of the run, so that a later start of the run finds it.
+    If the reloaded checkpoint produces other logits than the model, an error is raised. The label
+    of the checkpoint contains the key of the run, by which a later start of the run recognises it.
 
     overwrite: whether to replace a checkpoint that exists already.
     """

@@ -1,4 +1,8 @@
-"""The token windows for calibration and recovery, and checks of their texts."""
+"""Read and check the texts of a run, and cut them into token windows.
+
+A run may need texts for calibration, for training after compression (recovery), and for choosing
+the tokens that stay in a trimmed vocabulary.
+"""
 
 import math
 import re
@@ -21,19 +25,23 @@ from flap.runs.choices import Choices
 
 # Characters that Windows, or a Windows file server, does not allow in file names.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-LONGEST_FILE = 240  # bytes; file systems allow 255, and the names of temporary files are longer
+# Maximum number of bytes in a file name. File systems allow 255, and the temporary file of an
+# atomic write has a longer name than the file itself.
+LONGEST_FILE = 240
 
 
 class Needed(NamedTuple):
     """A text from which a run takes windows."""
 
     section: str  # the config section that names the text, such as "calibration"
-    dataset: Any
-    wanted: Wanted
+    dataset: Any  # the option `dataset` of this section
+    wanted: Wanted  # the number of windows, their length, and how they are made
 
 
 def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
-    """Read the texts of calibration and recovery, and return the token windows that are needed.
+    """Read the texts that a run needs, and return their token windows.
+
+    The keys are the uses of the texts: "calibration", "recovery" and "vocabulary".
 
     Raises:
         ValueError: a text does not exist or is too short, or its windows or prompts do not fit into
@@ -58,18 +66,21 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
 
 
 def counted_in(texts: Mapping[str, Windows]) -> Windows:
-    """Return the texts in which `vocabulary=trim` counts tokens; default: calibration texts."""
+    """Return the texts in which `vocabulary=trim` counts tokens.
+
+    These are the texts of the option `vocabulary.dataset`, or else the calibration texts.
+    """
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
 
 def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
-    """Check for a dry run that the prompts to be answered fit into the model's context.
+    """Check for a dry run that the prompts that the model will answer fit into its context.
 
     Texts without prompts are not read. If the model has no tokenizer, nothing is checked.
 
     Raises:
-        ValueError: prompts cannot be read, or all prompts of a text are too long to leave space for
-            an answer.
+        ValueError: prompts cannot be read, or all prompts of a text are so long that the context
+            has no space for an answer.
     """
     if answers_of(choices.calibration).writer != "self":
         return
@@ -118,7 +129,7 @@ def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizer
 
 
 def answers_of(own: CalibrationConfig) -> Answers:
-    """Return the options of answers: who writes them, and which of their tokens are counted.
+    """Return the calibration options that concern the answers to prompts, such as who writes them.
 
     Raises:
         ValueError: an option is out of range.
@@ -131,7 +142,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all documents that calibration, vocabulary and recovery may draw with any seed."""
+    """Return all documents that calibration, vocabulary and recovery may read with any seed."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -140,11 +151,11 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
 
 
 def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
-    """Return the options of answers that have no effect on these texts, each with the reason.
+    """Return the options for answers that have no effect on these texts, each with the reason.
 
-    Options that have their default value are left out. If the run reads no text, no option is
-    returned. Then no option of calibration has an effect, which is normal for some methods in a
-    sweep.
+    Options that have their default value are left out. If the run reads no text, the result is
+    empty. Then no option of calibration has an effect, but this is no mistake of the user, because
+    a sweep may contain methods that do not calibrate.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}
@@ -159,11 +170,12 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
 
 
 def own_text_files(use: str, windows: Windows) -> dict[int, str]:
-    """Name the files of the texts that the model writes. The keys are the indices of the texts.
+    """Return the file names of the texts that the model writes, by the index of each text.
 
-    use: "calibration" or "recovery". The names are valid and distinct on all file systems,
-    including those that ignore case. If two names would be the same, all names get the index of
-    their text.
+    The names are valid and distinct on all file systems, including file systems that ignore case.
+    If two names would be the same, all names get the number of their text.
+
+    use: "calibration" or "recovery".
     """
     stems = {part: Path(windows.parts[part].dataset).stem for part in windows.asked}
     files = {part: _file_name(use, stem) for part, stem in stems.items()}
@@ -177,7 +189,10 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
 
 
 def _file_name(use: str, stem: str) -> str:
-    """Return a file name of at most `LONGEST_FILE` bytes, without special characters."""
+    """Return a file name for a text that the model writes.
+
+    The name has at most `LONGEST_FILE` bytes and no special characters. stem: the name of the text.
+    """
     before = f"{SELF}_{use}_"
     after = ".jsonl"
     room = LONGEST_FILE - len(before) - len(after)
@@ -186,7 +201,10 @@ def _file_name(use: str, stem: str) -> str:
 
 
 def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
-    """Return a warning for each task that is measured on a text of calibration or recovery."""
+    """Return a warning for each task that measures a model on a text that the run also reads.
+
+    The run may read the text for calibration, for training, or to count tokens.
+    """
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):
         if task.text_sha256 in [text.sha256 for text in windows.named]:
@@ -195,9 +213,9 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
-    """Return "calibration" if a calibration or recovery text has the task's domain, else "other".
+    """Return "calibration" if a text of the run has the domain of the task, else "other".
 
-    Text that the model has not written yet has no domain.
+    A text that the model has not written yet has no domain.
     """
     read = [text for windows in texts.values() for text in windows.named]
     return "calibration" if any(map(task.is_of_domain, read)) else "other"

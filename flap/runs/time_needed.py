@@ -21,12 +21,13 @@ class TimeNeeded:
     work: PruningWork  # the amount of computation that pruning takes
     written: float  # number of tokens that the model writes
     tasks: list[Task]  # the evaluation tasks of the run
-    # number of measured models; a pruned model counts as the share of parameters that it keeps
+    # Number of models that are measured. A pruned model counts less than 1, by the share of
+    # parameters that it keeps, because it is faster.
     models: float
-    left_out: list[str]  # work that the estimate leaves out
+    left_out: list[str]  # names of the work that the estimate leaves out
 
     def lines(self, speed: LayerSpeed) -> Iterator[str]:
-        """Yield the estimate as text."""
+        """Yield two lines: the estimated time, and the work that is not included in this time."""
         work = self.work
         pruning = work.passes * work.tokens * speed.layers
         pruning += work.positions * speed.head + work.products * speed.product
@@ -44,9 +45,9 @@ class TimeNeeded:
 def time_needed(
     choices: Choices, source: ModelSource, work: PruningWork, kept: float
 ) -> TimeNeeded:
-    """Collect the work of a run, as far as its texts and tasks can be read now.
+    """Collect the work of a run. Texts and tasks that cannot be read now are left out.
 
-    kept: the share of parameters that the pruned model keeps.
+    work: the computation of pruning. kept: the share of parameters that the pruned model keeps.
     """
     left_out = ["loading and saving"]
     if source.placed.streams:
@@ -86,6 +87,7 @@ def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
     tokens = 0.0
     for windows in read_texts(choices, source).values():
         for part in windows.to_write:
-            share = SHARE_WRITTEN if part in windows.asked else 1.0  # the other tokens are prompts
+            # if the text has prompts, only this share of its tokens is written by the model
+            share = SHARE_WRITTEN if part in windows.asked else 1.0
             tokens += share * windows.tokens_to_write(part)
     return tokens

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trimming:
-    """The size of the vocabulary and of the model, before and after trimming the vocabulary."""
+    """The size of the vocabulary before and after trimming, and the size of the trimmed model."""
 
     before: int  # number of tokens of the dense model
     after: int  # number of tokens that stay
@@ -48,7 +48,7 @@ class Trimming:
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
-        """Yield the sizes after trimming as text, and the parameters that pruning still removes.
+        """Yield lines with the sizes after trimming, and with what pruning removes afterwards.
 
         budget: the budget after trimming.
         """
@@ -74,11 +74,13 @@ def budget_after_trimming(
     adapter: ModelAdapter,
     texts: Mapping[str, Windows],
 ) -> tuple[Budget, Trimming | None]:
-    """Return the budget of the model after trimming, and the sizes before and after it.
+    """Return the budget of the model after trimming, and the sizes before and after trimming.
+
+    The sizes are None if the vocabulary is not trimmed, or if the caller has loaded the model. The
+    weights of a loaded model are not trimmed yet, so its targets are checked later.
 
     No weight is read. The number of tokens is exact, unless the model has still to write texts.
-    Then only the tokens of prompts are counted. The weights of a loaded model are not trimmed yet,
-    so its targets are checked later.
+    Then only the tokens of prompts are counted.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model, or none of its tokens
@@ -144,7 +146,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return the number of tokens that stay, and a prefix for it: "", "about " or "at most "."""
+    """Return the number of tokens that stay, and how exact it is: "", "about " or "at most "."""
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)
@@ -156,7 +158,7 @@ def _tokens_left(
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
     """Choose the tokens that stay, and remove the embedding rows of all other tokens in place.
 
-    Returns the run with the trimmed model and tokenizer, the tokens that stay, and facts for the
+    Return the run with the trimmed model and tokenizer, the tokens that stay, and facts for the
     report.
     """
     assert run.choices.vocabulary is not None
@@ -185,7 +187,7 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the vocabulary that an earlier start has trimmed.
+    """Return the run with the trimmed vocabulary, if an earlier start has chosen its tokens.
 
     tokens: the tokens that stay.
     """
@@ -197,9 +199,9 @@ def trimmed_run(run: Run, tokens: list[str]) -> Run:
 
 
 def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
-    """Return the run with another model source, and adapt its texts, tasks and budget.
+    """Return the run with the trimmed model as its source, and with new texts, tasks and budget.
 
-    before: the tokenizer of the dense model.
+    source: the trimmed model. before: the tokenizer of the dense model.
     """
     choices = replace(run.choices, vocabulary=None)
     texts = read_texts(choices, source)
@@ -209,7 +211,9 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
             if text is not None:  # the dense model has written this text
                 texts[use] = texts[use].written(part, text)
 
-    if "vocabulary" in run.texts:  # tasks on this text have its domain
+    # keep the text in which tokens were counted, because tasks on this text are not independent of
+    # the run
+    if "vocabulary" in run.texts:
         texts["vocabulary"] = run.texts["vocabulary"]
 
     adapter = adapt(source.skeleton(), choices.experts)

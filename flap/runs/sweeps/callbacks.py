@@ -1,6 +1,7 @@
-"""Hydra callbacks that write the study of a sweep and print its failed runs.
+"""Hydra callbacks that write the study of a sweep, and functions that explain its failed runs.
 
-The study is written again whenever a cell ends, at most once a minute.
+A study is the page of a sweep with its table and plots. The study is written again whenever a cell
+ends, but at most once a minute.
 """
 
 import errno
@@ -39,21 +40,21 @@ SWEEP_FILE = "multirun.yaml"  # Hydra writes this file before the first cell beg
 
 
 class FolderCallback(Callback):
-    """Notes the folders that a command creates.
+    """Records which folders and files a command creates.
 
-    If the command is refused, these folders are removed again.
+    If the command is refused, these folders and files are removed again.
     """
 
     created: ClassVar[list[Path]] = []
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note which folders a single run will create, before Hydra creates them."""
+        """Record which folders and files a single run will create, before Hydra creates them."""
         # Hydra sets this config later, but the name of the folder is needed now
         HydraConfig.instance().set_config(config)
         FolderCallback.created = _missing(config, "hydra.run.dir", FIRST_FILES)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note which folders a sweep will create, besides the folders of its cells."""
+        """Record which folders and files a sweep will create, except the folders of its cells."""
         FolderCallback.created = _missing(config, "hydra.sweep.dir", [SWEEP_FILE])
 
 
@@ -73,13 +74,13 @@ class StudyCallback(Callback):
 
     # config of the sweep that is running in this process, or that an error has just ended
     open_sweep: ClassVar[DictConfig | None] = None
-    cells: ClassVar[int | None] = None  # number of cells of the sweep; None if it is unknown
+    cells: ClassVar[int | None] = None  # number of cells of the sweep; None if unknown
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the sweep in case an error ends it. Refuse options of jobs that cannot work."""
+        """Record the sweep, in case an error ends it, and check the options of its jobs."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
-        with exit_on_error():  # Hydra would turn the error itself into a warning
+        with exit_on_error():  # Hydra would catch a ValueError here, and only log a warning
             check_measurements(config.get("eval"), config.hydra.overrides.task)
             check_jobs(config.hydra.launcher, config.model.placement)
         if has_secrets(config):
@@ -87,7 +88,7 @@ class StudyCallback(Callback):
                 make_jobs_private(config.hydra.launcher)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the study again, but at most once a minute, because it takes some seconds."""
+        """Write the study again, but at most once a minute, because writing takes some seconds."""
         page = Path(config.hydra.sweep.dir) / "index.html"
         fresh = page.exists() and time.time() - page.stat().st_mtime < 60
         if config.hydra.mode == RunMode.MULTIRUN and not fresh:
@@ -109,15 +110,19 @@ def begin_cells(cells: int, folder: str) -> None:
 
 
 def name_of_cell(number: int) -> str:
-    """Return the name of a cell on the console, such as "cell 2 of 4". number: counted from 0."""
+    """Return the name of a cell on the console, such as "cell 2 of 4".
+
+    number: the number of the cell, counted from 0.
+    """
     of_all = "" if StudyCallback.cells is None else f" of {StudyCallback.cells}"
     return f"cell {number + 1}{of_all}"
 
 
 def write_open_study() -> None:
-    """Write the study of a sweep that ended with an error. Hydra then calls no callback.
+    """Write the study of a sweep that an error has ended.
 
-    If no cell has begun, remove the folders that the command has created.
+    In this case, Hydra does not call `on_multirun_end`. If no cell has begun, remove the folders
+    that the command has created.
     """
     config = StudyCallback.open_sweep
     StudyCallback.open_sweep = None
@@ -163,13 +168,14 @@ def _write(config: DictConfig, ended: bool) -> None:
 
 
 class RunFailedError(Exception):
-    """Raised if a run of a sweep has failed. The log of the run has its error.
+    """Raised if a run of a sweep has failed. The log of the run contains the error.
 
-    Arguments: the sweep's folder, the error in one line, and whether the console has shown it.
+    Arguments: the sweep's folder, the error in one line, and whether the console has shown this
+    line.
     """
 
-    # Error lines of all failed cells. An error of another process adds its line when Hydra
-    # unpickles it.
+    # Error lines of all failed cells. The line of a cell in another process is added when Hydra
+    # unpickles the error of this cell.
     lines: ClassVar[list[str]] = []
 
     def __init__(self, folder: str, line: str, told: bool = False) -> None:
@@ -180,12 +186,12 @@ class RunFailedError(Exception):
 
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
-    """Return the lines that say why a command has failed.
+    """Return the lines that say why a command has failed. An unexpected error is raised again.
 
-    An unexpected error is raised again.
+    error: the error that has ended the command. begin: the time at which the command has begun.
     """
     if isinstance(error, RunFailedError):
-        if error.told:  # the console has already shown the error
+        if error.told:  # the console has already shown this error
             return []
         lines = failures(error.folder, begin)
         noted = tuple(lines)
@@ -205,7 +211,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
     elif isinstance(cause, OSError) and not isinstance(error, HydraException):
-        # Hydra also raises an OSError if a choice of a config group does not exist
+        # a HydraException may be an OSError, too: MissingConfigException, for an unknown choice
         reason = _explain_file(cause)
     elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         reason = explain(error)
@@ -230,7 +236,7 @@ def _explain_file(error: OSError) -> str:
 
 
 def failures(sweep: Path, since: float = 0) -> list[str]:
-    """Return one line for each run of a sweep that has failed after the time `since`."""
+    """Return one line for each run of a sweep that has failed since the time `since`."""
     lines = []
     for path in sorted(sweep.glob(f"*/{STATUS}")):
         status = read_status(path.parent)

@@ -1,4 +1,7 @@
-"""The command that continues interrupted work, which the console shows after Ctrl-C."""
+"""Build the command that continues unfinished work.
+
+The console shows this command after Ctrl-C, and after a sweep with failed cells.
+"""
 
 import re
 import shlex
@@ -16,7 +19,10 @@ WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)
 
 
 def interrupted_line() -> str:
-    """Return the line after Ctrl-C: the command that continues the work, without secrets."""
+    """Return the line that is printed after Ctrl-C.
+
+    The line contains the command that continues the work, without secrets.
+    """
     if StudyCallback.open_sweep is not None:
         return again_line("interrupted")
     if not HydraConfig.initialized():
@@ -26,9 +32,10 @@ def interrupted_line() -> str:
 
 
 def again_line(begin: str) -> str:
-    """Return the line after a sweep with failed cells: the command that runs them again.
+    """Return the line that is printed after a sweep with failed cells.
 
-    begin: the beginning of the line.
+    The line contains the command that runs the failed cells again. begin: the beginning of the
+    line.
     """
     sweep = StudyCallback.open_sweep
     if sweep is None:
@@ -38,9 +45,9 @@ def again_line(begin: str) -> str:
 
 
 def _command_in(key: str, folder: Path) -> str:
-    """Return the command line of this process with another folder.
+    """Return the command line of this process, without secrets and with `folder` as the folder.
 
-    key: the config key of the folder.
+    key: the config key that sets the folder.
     """
     words = [word for word in redacted(sys.argv[1:]) if not word.startswith(f"{key}=")]
     path = folder.absolute()
@@ -50,7 +57,7 @@ def _command_in(key: str, folder: Path) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Return a value in the quotes of Hydra, if it has special characters."""
+    """Return a value for Hydra's command line, in quotes if it contains special characters."""
     if WITHOUT_QUOTES.fullmatch(value):
         return value
     return QuotedString(value, Quote.single).with_quotes()

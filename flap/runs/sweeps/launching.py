@@ -1,7 +1,7 @@
-"""Start several processes on one machine.
+"""Check Hydra's launchers, and support runs and sweeps that have several processes.
 
-Each process of a sweep reserves one GPU. If one run has several processes, only rank 0 logs and
-writes files.
+With the launcher joblib, each process of a sweep reserves one GPU. If one run has several
+processes, only rank 0 logs and writes files.
 """
 
 import atexit
@@ -51,7 +51,7 @@ def check_launcher(hydra: Any) -> None:
 
 
 def check_jobs(launcher: Any, over_gpus: str) -> None:
-    """Check that the launcher's options for jobs and the placement can be combined.
+    """Check that the launcher's options for jobs can be combined with the model's placement.
 
     launcher: the section `hydra.launcher`. over_gpus: the option `model.placement`.
 
@@ -95,20 +95,19 @@ def remove_finished_jobs(launcher: Any) -> None:
 
 
 def _submitit_folder(launcher: Any) -> Path | None:
-    """Return the parent of submitit's job folders; None with other launchers."""
+    """Return the parent folder of submitit's job folders; None with other launchers."""
     of_jobs = launcher.get("submitit_folder")  # for example SWEEP/.submitit/%j
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
 
 @cache
 def claim_gpu(sweep: Path) -> str | None:
-    """Reserve a GPU that no other process of the sweep uses, and return its name.
+    """Reserve a GPU that no other process of the sweep uses, and return the name of the GPU.
 
-    The other GPUs are hidden from this process.
+    This process then sees only the reserved GPU, so call this function before CUDA starts.
 
-    With fewer than two GPUs, do nothing and return None. The GPUs are those of
-    CUDA_VISIBLE_DEVICES, or all GPUs if this variable is not set. Call this function before CUDA
-    starts.
+    The GPU is one of the GPUs in CUDA_VISIBLE_DEVICES, or any GPU if this variable is not set. If
+    there are fewer than two GPUs, do nothing and return None.
 
     Raises:
         ValueError: there are more processes than GPUs, or the file system of the folder has no file
@@ -139,7 +138,7 @@ def _visible_gpus() -> list[str]:
         return [name for name in visible.split(",") if name]
     import torch  # imported here because --help and --cfg should not wait seconds for torch
 
-    # does not start CUDA, because it uses NVML
+    # `device_count` asks NVML, and so does not start CUDA
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
@@ -164,9 +163,11 @@ def follow() -> None:
 
 
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
-    """End this process, which has failed while other processes still run, and log the error.
+    """Log the error with which this process has failed, and end it without waiting for others.
 
     Nothing is logged if this process has failed only because another process has failed.
+
+    error: the error. line: the error in one line.
     """
     another_failed = run_dir and isinstance(error, LostError) and read_state(run_dir) == "failed"
     if run_dir and not another_failed:
