@@ -19,7 +19,7 @@ FLAGS = {
     "-m",
     "--multirun",
 }
-# The options of Hydra that take a value: "--config-dir=conf" or "--config-dir conf".
+# The options of Hydra that take a value, in the form "--config-dir=conf" or "--config-dir conf".
 CONFIG_DIR = ("--config-dir", "-cd")
 VALUED = {
     *CONFIG_DIR,
@@ -41,7 +41,7 @@ CLOSING = "]})"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Check that each word of a command line is an option of Hydra or has the form `key=value`.
+    """Check that each word of a command line is an option of Hydra, `key=value` or `~key`.
 
     Raises:
         ValueError: a word has another form. The message says what to type instead.
@@ -95,7 +95,7 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
 
 
 def _check_option(word: str, following: Sequence[str]) -> None:
-    """Refuse `--ratio 0.2`, `--ratio=0.2` and `-ratio=0.2`."""
+    """Refuse an option that Hydra does not have, such as `--ratio=0.2` or `-ratio=0.2`."""
     option, _, value = word.partition("=")
     options = FLAGS | VALUED
     is_short_for_one = len(option) > 2 and any(one.startswith(option) for one in options)
@@ -125,7 +125,7 @@ def _refuse_word(word: str, following: Sequence[str]) -> None:
 
 
 def _check_override(word: str, following: Sequence[str]) -> None:
-    """Refuse a list that is split by spaces, and a list for a group that takes only one choice."""
+    """Refuse a list with spaces without quotes, and a list for a group that takes one choice."""
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:
@@ -146,9 +146,9 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Join a value with the following words, up to the word that closes its brackets.
+    """Join a value with the following words, up to the word that closes the value's brackets.
 
-    Return only the value if its brackets are closed already, or if no word closes them.
+    Return the value alone if it has no open brackets, or if no word closes them.
     """
     whole = value
     for word in following:
@@ -164,7 +164,7 @@ def _open_brackets(text: str) -> int:
 
 
 def _names(value: str) -> Iterator[str]:
-    """Yield the names in a list, or in the lists of a sweep."""
+    """Yield the names in a list, or in several lists that a sweep goes through."""
     for name in value.split(","):
         stripped = name.strip("[] \"'")
         if stripped:

@@ -19,10 +19,10 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
-# The sections of a report whose numbers can be an objective.
+# The sections of a report that contain numbers for `objective`.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
-# the options that a given plan decides
+# The options that have no effect if a plan is given, because the plan decides which units stay.
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")
 
 
@@ -61,11 +61,11 @@ def typed(config: DictConfig) -> FlapConfig:
 
 
 def _as_dataclasses(config: DictConfig) -> FlapConfig:
-    """Convert a config to dataclasses, and check its keys and that no choice is missing.
+    """Check that a config has no unknown key and no missing choice, and convert it to dataclasses.
 
     Raises:
         ValueError: a key is unknown, or a choice is missing.
-        OmegaConfBaseException: a value has another type, or an interpolation cannot be resolved.
+        OmegaConfBaseException: a value has the wrong type, or an interpolation cannot be resolved.
     """
     _refuse_unknown(config, FlapConfig, "")
     config = copy.deepcopy(config)
@@ -85,7 +85,7 @@ def objectives(chosen: Any) -> list[str]:
     """Return the names of the numbers that a run returns to Hydra.
 
     Raises:
-        ValueError: A name does not begin with a section of the report.
+        ValueError: a name does not begin with one of the sections in `OBJECTIVES`.
     """
     names = chosen if isinstance(chosen, list) else [chosen]
     if chosen is None:
@@ -99,10 +99,10 @@ def objectives(chosen: Any) -> list[str]:
 
 
 def timeout(minutes: float) -> timedelta:
-    """Return the time that the processes of a run wait for each other.
+    """Return the maximum time that the processes of a run wait for each other.
 
     Raises:
-        ValueError: The number is not above 0, or is longer than a year.
+        ValueError: the time is not above 0, or is longer than a year.
     """
     valid = 0 < minutes <= LONGEST_TIMEOUT
     allowed = f"a number of minutes above 0 and at most {LONGEST_TIMEOUT}, which is a year"
@@ -134,7 +134,7 @@ def _check_paths(config: FlapConfig) -> None:
 
 def _set_values(config: Any, values: Mapping[str, Any]) -> None:
     """Set keys of a config to these values. Keys that the config does not have are skipped."""
-    if not isinstance(config, DictConfig):  # if no choice was made, there are no keys
+    if not isinstance(config, DictConfig):  # a group without a choice has no keys
         return
     for key, value in values.items():
         if key in config and isinstance(value, Mapping):
@@ -146,7 +146,7 @@ def _set_values(config: Any, values: Mapping[str, Any]) -> None:
 def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
     """Refuse keys that the schema does not have.
 
-    Hydra would accept them if they are written as `+key=value`.
+    Hydra accepts unknown keys that are written as `+key=value`.
     """
     field_types = {field.name: field.type for field in fields(schema)}
     for key in map(str, config):
@@ -164,10 +164,12 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
     An override of this kind would have no effect, but the report would show it.
 
-    settled: a dict from groups and keys to the reason, which becomes part of the message.
+    settled: the groups and keys that are decided elsewhere, each with the reason. The reason
+        becomes part of the message.
 
     Raises:
-        ValueError: an override sets a settled key. The message names the first one.
+        ValueError: an override sets a group or a key in `settled`. The message names the first
+            override that does so.
     """
     for override, (name, reason) in product(overrides, settled.items()):
         key = override.lstrip("+~").partition("=")[0]
@@ -176,17 +178,17 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
-    """Check that options of measurements are only set for chosen measurements.
+    """Check that options are only set for measurements that the run makes.
 
-    For example, an experiment sets options of its measurements, and the command line chooses other
-    measurements.
+    The check fails, for example, if an experiment sets options of its measurements, and the command
+    line replaces these measurements by others.
 
-    chosen: The section `eval` of a composed config.
-    overrides: The words of the command line.
+    chosen: the section `eval` of a composed config.
+    overrides: the words of the command line.
 
     Raises:
-        ValueError: some keys have no effect. The message names them, and says how to change the
-            command.
+        ValueError: some keys have no effect. The message names these keys, and says how to change
+            the command.
     """
     measured = []
     unmeasured = []
@@ -211,7 +213,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the groups and keys that a plan decides, with reasons; empty without a plan."""
+    """Return the groups and keys that a plan decides, with the reason; empty without a plan."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
@@ -235,7 +237,7 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
 
 
 def _check_values(config: FlapConfig) -> None:
-    """Check all values that can be checked without model, tokenizer and texts."""
+    """Check all values that can be checked before the model, its tokenizer and texts are read."""
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),

@@ -1,4 +1,4 @@
-"""Explain in one line why Hydra cannot compose a command line.
+"""Explain in one line why Hydra cannot compose a config from a command line.
 
 The line names the key and its value, and says what is wrong and what to type instead.
 """
@@ -20,7 +20,7 @@ from omegaconf.errors import (
 from flap.config.messages import MEASUREMENTS, names_in, one_line, reason_of, shown
 from flap.config.schema import config_dir
 
-# OmegaConf adds these words before the message of an error from flap/config/resolvers.py.
+# OmegaConf puts these words in front of the message of an error from flap/config/resolvers.py.
 RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
@@ -29,12 +29,15 @@ TEXT_FILES = (".txt", ".jsonl", ".parquet")
 
 
 def explain(error: Exception) -> str:
-    """Return one line that says why Hydra cannot compose a command line."""
+    """Return one line that says why Hydra cannot compose a config from a command line."""
     return one_line(_explanation(error))
 
 
 def as_share(percent: Any) -> str:
-    """Return a hint for a ratio in per cent, "; 20 % is ratio=0.2"; empty for other values."""
+    """Return a hint such as "; 20 % is ratio=0.2" for a ratio in per cent.
+
+    For other values, return an empty text.
+    """
     number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
     value = float(number[1]) if number else 0.0
     return f"; {value:g} % is ratio={value / 100:g}" if 1 < value < 100 else ""
@@ -62,7 +65,7 @@ def _explanation(error: Exception) -> str:
 
 
 def _unknown_choice(file: str, options: list[str]) -> str:
-    """Return a message for a choice that does not exist in its group, with what to write instead.
+    """Return a message that says what to write instead of a choice that its group does not have.
 
     file: the name of the choice in Hydra's message, such as "metric/wifv".
     """
@@ -77,9 +80,10 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the end of a message: a key for which this name is valid, if there is one.
+    """Return the end of a message, which says for which other key this name may be valid.
 
     For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
+    If there is no other key, return an empty text.
     """
     name = shown(name)
     if group == "model":
@@ -94,7 +98,7 @@ def _elsewhere(group: str, name: str) -> str:
 
 
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
-    """Return a message for a key that does not exist in its section, with what to write instead."""
+    """Return a message that says what to write instead of a key that its section does not have."""
     section, _, key = str(error.full_key).rpartition(".")
     keys = [str(name) for name in error.parent_node or ()]
     if section == MEASUREMENTS and key in names_in(section):
@@ -107,7 +111,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     places = [] if section else _sections_with(key, error.parent_node or ())
     if places:
         return f"{key}: unknown key; did you mean {' or '.join(places)}?"
-    if similar and not section:  # the config has too many keys for a line
+    if similar and not section:  # the top level has too many keys to list them in one line
         return f"{error.full_key}: unknown key; did you mean {similar[0]}?"
     hint = f"did you mean {similar[0]}? " if similar else ""
     has = f"{section or 'the config'} has {', '.join(keys) or 'no keys'}"
@@ -119,7 +123,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 
 def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
-    """Return where the sections of a config have a key, as ["calibration.num_samples"]."""
+    """Return the full names of a key in all sections of a config, as in ["target.context"]."""
     places = []
     for name in node:
         section = node._get_node(name)
@@ -132,15 +136,15 @@ def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
 
 
 def _have_key(group: str, key: str) -> bool:
-    """Return whether a choice of a group has a key."""
+    """Return whether any choice of a group has a key."""
     files = (Path(config_dir()) / group).glob("*.yaml")
     return any(f"\n{key}:" in path.read_text() for path in files)
 
 
 def _unreadable(error: Exception) -> str:
-    """Return a message for a word that Hydra cannot parse, with what to write instead.
+    """Return a message that says what to write instead of a word that Hydra cannot parse.
 
-    Returns an empty text if Hydra's own message already says so.
+    For other errors, return an empty text; Hydra's own message is then shown.
     """
     text = str(error)
     if "group override must be" in text:
@@ -172,7 +176,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _several_values(key: str, values: str) -> str:
-    """Return a message for a list of values without -m, with what to write instead."""
+    """Return a message that says what to write instead of several values without -m."""
     word = f"{key}={shown(values)}"
     line = f"{word}: several values; for a run of each, write -m {word}"
     if TAKES_LIST.fullmatch(key):

@@ -12,10 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 from flap.config.schema import config_dir
 from flap.config.secrets import redact
 
-LONGEST_SHOWN = 200  # maximum characters of a value in a message
+LONGEST_SHOWN = 200  # maximum number of characters of a value in a message
 CUT = " … "  # replaces the middle of a value that is too long
-# Most groups have one choice in config.yaml. There are two exceptions: `eval` takes a list of
-# choices, and the groups in ADDED are not in config.yaml, but are added with +.
+# A run has one choice of most groups, and config.yaml has the default. There are two exceptions:
+# `eval` takes a list of choices, and the groups in ADDED are not in config.yaml, but are added
+# with +.
 MEASUREMENTS = "eval"
 ADDED = {
     "experiment": "a study with its sweep, by +experiment=NAME",
@@ -47,9 +48,10 @@ python -m flap export --help                      print the options of a command
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """Return the choices of a group, which are files in a folder of conf/.
 
-    Files whose names begin with an underscore are not choices. Several choices share their content.
+    A file whose name begins with an underscore is not a choice. It contains options that several
+    choices share.
 
-    folders: Additional config folders, such as the user's.
+    folders: additional config folders, such as the user's.
     """
     names = set[str]()
     for folder in (Path(config_dir()), *folders):
@@ -58,7 +60,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in the defaults of config.yaml, each with a description of its choices."""
+    """Return the groups in the defaults of config.yaml, each with its description there."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -68,7 +70,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 
     The text is built from the files in conf/ without Hydra, which would take a second to start.
 
-    folders: The config folders of the user, whose choices are listed as well.
+    folders: the config folders of the user, whose choices are listed as well.
     """
     lines = []
     for group, meaning in (groups() | ADDED).items():
@@ -77,7 +79,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Raise a ValueError, unless `condition` is true.
+    """Raise a ValueError unless `condition` is true.
 
     The message names the field, its value and what is allowed.
     """
@@ -86,11 +88,13 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def require_counts(options: object, section: str, **least: int) -> None:
-    """Raise a ValueError, unless each of these options is a whole number >= its minimum.
+    """Raise a ValueError unless each of the options in `least` is at least its minimum.
 
     An option whose default is None may also be None.
 
-    section: the config section of the options. minimums: a dict from options to their minimums.
+    options: the object that has the options as attributes.
+    section: the config section of the options, for the message.
+    least: the minimum of each option, by name.
     """
     for name, minimum in least.items():
         value = getattr(options, name)
@@ -101,7 +105,7 @@ def require_counts(options: object, section: str, **least: int) -> None:
 
 
 def shown(value: Any) -> str:
-    """Format a value for a message: without secrets, and with the middle cut out if it is long."""
+    """Format a value for a message, without secrets. The middle of a long value is cut out."""
     text = redact(str(value))
     if len(text) <= LONGEST_SHOWN:
         return text
@@ -110,7 +114,7 @@ def shown(value: Any) -> str:
 
 
 def reason_of(error: OmegaConfBaseException) -> str:
-    """Return the first line of an OmegaConf error, with its value formatted by `shown`."""
+    """Return the first line of an OmegaConf error, in which `shown` formats the wrong value."""
     message = str(error.msg or error)
     value = str(error.value)
     if value:
@@ -123,14 +127,14 @@ def one_line(error: Exception | str, max_length: int | None = None) -> str:
 
     The middle of long words is cut out.
 
-    max_length: The maximum number of characters of the line. None means no limit.
+    max_length: the maximum number of characters of the line. None means no limit.
     """
     words = map(shown, redact(str(error)).split())
     return " ".join(words)[:max_length]
 
 
 def how_to_install(extra: str) -> str:
-    """Return the command that installs an extra of this package.
+    """Return a text that says how to install an extra (a group of optional packages) of flap.
 
     This package is not on PyPI. The package `flap` on PyPI is a different program.
     """
@@ -138,12 +142,12 @@ def how_to_install(extra: str) -> str:
 
 
 def gigabytes(num_bytes: float) -> str:
-    """Format bytes in GB (10^9) with three digits."""
+    """Format a number of bytes in GB (10^9 bytes), with three significant digits."""
     return f"{num_bytes / 1e9:.3g}"
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A log formatter that prints records without tracebacks, which go only to the log file."""
+    """A log formatter that leaves out tracebacks. Only the log file contains tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message of a record, with its level in front if it is a warning or worse."""
@@ -158,7 +162,7 @@ class ConsoleFilter(logging.Filter):
     has already shown, because the cells of a sweep repeat warnings.
     """
 
-    shown: ClassVar[set[str]] = set()  # the warnings that were shown so far
+    shown: ClassVar[set[str]] = set()  # the warnings that the console has shown so far
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the console shows a record."""
@@ -176,8 +180,8 @@ class ConsoleFilter(logging.Filter):
 def logged(file: Path) -> Iterator[None]:
     """Log to the console and to a file for the duration of the `with` block.
 
-    Both get what they get of a run that Hydra starts (conf/hydra/job_logging/flap.yaml). The file
-    is created with its first line.
+    The console and the file get the same records as in a run that Hydra starts
+    (conf/hydra/job_logging/flap.yaml). The file is created when its first line is written.
     """
     console = logging.StreamHandler()
     console.setFormatter(ConsoleFormatter())

@@ -1,4 +1,4 @@
-"""Compose configs without a command line, and find out whether a run has a method's choices."""
+"""Compose configs without a command line, and check whether a run has the choices of its method."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +17,9 @@ from flap.config.messages import names_in
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
-# If only these options differ from the preset, the method keeps its name. LIMITS has options that
-# limit pruning, and the amount of measuring in a search.
+# A run whose choices differ from its method's preset only in these options keeps the name of the
+# method. These options limit what may be pruned, set the seed, or set how many tokens a search
+# measures.
 LIMITS = (
     "round_to",
     "multiple_of_heads",
@@ -32,9 +33,9 @@ CUSTOM = "custom"
 
 
 def name_method(config: FlapConfig) -> str:
-    """Return the name of the method, or "custom" if the choices differ from its preset.
+    """Return the name of a run's method, or "custom" if the run differs from the method's preset.
 
-    If no preset has this name, it is returned unchanged.
+    If no preset has this name, the name is returned unchanged.
     """
     if config.method not in names_in("method"):
         return config.method
@@ -58,7 +59,7 @@ def _preset(method: str) -> dict[str, Any]:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Let Hydra's `compose` find conf/ in a `with` block, even in a Hydra application.
+    """Let Hydra's `compose` read conf/ in a `with` block, even inside a running Hydra application.
 
     Raises:
         ValueError: the composed config is invalid. The message is one line.
@@ -75,7 +76,7 @@ def composing() -> Iterator[None]:
 
 
 def _essence(choice: Any) -> tuple[str, dict[str, Any]]:
-    """Return the class name and the options of a choice, without options in `LIMITS`."""
+    """Return the class name and the options of a choice, except the options in `LIMITS`."""
     node = choice
     if not isinstance(choice, dict):
         node = {"_target_": type(choice).__name__, **asdict(choice)}

@@ -1,4 +1,4 @@
-"""Create the object of a choice: an instance of the dataclass that its `_target_` names."""
+"""Create objects from choices of the config, whose `_target_` names a dataclass."""
 
 import os
 import re
@@ -20,12 +20,12 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     If the choice is already an object, it is copied, so that each run begins with an object that
     has not yet drawn random numbers.
 
-    base, others: The allowed base classes of a choice of this group. No other classes are
+    base, others: the class in `_target_` must derive from one of these classes. No other class is
         instantiated.
 
     Raises:
-        ValueError: No choice was made, its class has another base class, or an option is unknown,
-            of the wrong type, or out of range.
+        ValueError: no choice was made, the class does not derive from an allowed class, or an
+            option is unknown, of the wrong type, or out of range.
     """
     bases = (base, *others)
     if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):
@@ -37,7 +37,7 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     schema = OmegaConf.structured(_choice_class(f"{group}._target_", node["_target_"], bases))
     options = {key: value for key, value in node.items() if key != "_target_"}
     try:
-        # the interpolations in the options are resolved already
+        # The interpolations in the options are resolved already, so "${" must stay as it is.
         return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
@@ -50,9 +50,11 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
 
 
 def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
-    """Import the class of a choice, and check that it is a complete dataclass of its group.
+    """Import the class of a choice, and check that it can be instantiated for this group.
 
-    name: Module and class, such as "flap.method.importance.WIFV".
+    It must be a dataclass that derives from one of `bases` and has no abstract methods.
+
+    name: module and class, such as "flap.method.importance.WIFV".
     """
     parents = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
     expected = (
@@ -73,11 +75,11 @@ def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
 
 
 def literal(value: Any) -> Any:
-    """Escape a value for OmegaConf, because it would read "${" as an interpolation."""
+    """Escape "${" in a value, because OmegaConf would read it as an interpolation."""
     if isinstance(value, str | os.PathLike):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))
     if isinstance(value, Mapping):
         return {str(key): literal(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [literal(one) for one in value]
-    return value.item() if hasattr(value, "item") else value  # a scalar of numpy or torch
+    return value.item() if hasattr(value, "item") else value  # numpy and torch scalars have `item`

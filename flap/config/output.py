@@ -31,11 +31,11 @@ class RedactedStream:
 
 
 class RedactedRecord(logging.LogRecord):
-    """A log record whose message and traceback contain no secrets, for every handler."""
+    """A log record whose message and traceback contain no secrets, whatever handler writes it."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        # the logging module reports arguments that do not fit the message
+        # If the arguments do not fit the message, the handlers of `logging` report the mistake.
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
             without = redact(message)

@@ -6,18 +6,18 @@ from typing import Any
 
 from flap.config.messages import shown
 
-# Maximum bytes of a folder's path. Linux allows 4,095, but files inside the folder have longer
-# paths, and they may be written hours later.
+# Maximum bytes of a folder's path. Linux allows 4,095 bytes for a path, but the paths of files in
+# the folder are longer, and an error for such a file might come hours later.
 LONGEST_PATH = 3_000
-LONGEST_NAME = 255  # bytes of a file's name, on every common file system
+LONGEST_NAME = 255  # maximum bytes of a file's name on all common file systems
 
 
 def check_path(field: str, path: str) -> None:
     """Check that a path, or the name of a data set, is a valid path.
 
     Raises:
-        ValueError: The path or one of its components is too long, or is not UTF-8, so that a report
-            could not contain it.
+        ValueError: the path or one of its components is too long, or the path is not UTF-8, so that
+            a report could not contain it.
     """
     try:
         size = len(path.encode())
@@ -37,10 +37,10 @@ def check_path(field: str, path: str) -> None:
 
 
 def home_replaced(field: str, path: str) -> str:
-    """Replace a leading ~ by the user's home, as a shell does for words of a command line.
+    """Replace a leading ~ by the home directory of the user, as a shell does.
 
     Raises:
-        ValueError: There is no such user.
+        ValueError: the path names a user, as in ~name, who does not exist.
     """
     try:
         return str(Path(path).expanduser())

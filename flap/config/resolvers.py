@@ -1,6 +1,6 @@
-"""The functions that interpolations in conf/config.yaml call, for names of runs and folders.
+"""The functions that interpolations in conf/config.yaml call.
 
-Hydra calls them to name the folder of a run, before the config is checked.
+Hydra calls them before the config is checked, because they determine the name of a run's folder.
 """
 
 from functools import cache
@@ -24,9 +24,10 @@ def _presets() -> list[Any]:
 
 
 def model_name(name: str, path: str) -> str:
-    """Return the name of a model. If `model.path` is overridden, it is the last part of the path.
+    """Return the name of a model.
 
-    This is needed because `model.name` still has the name of the preset then.
+    If `model.path` is overridden, return the last part of the path, because `model.name` is then
+    still the name of the preset.
     """
     check_path("model.name", name)
     check_path("model.path", path)
@@ -45,7 +46,7 @@ def amount(ratio: float | None, target: Any) -> str:
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return a part of the run's name: "plan-RUN" if a plan is given, else `choices`."""
+    """Return a part of the run's name: "plan-NAME" for a plan with this name, or else `choices`."""
     if plan is None:
         return choices
     check_path("plan", plan)
@@ -60,7 +61,7 @@ def folder_name(run_name: str) -> str:
     """Convert the name of a run to the name of a folder, such as "org/x_WIFV" to "org-x_WIFV".
 
     Raises:
-        ValueError: The name is too long for a folder.
+        ValueError: the name is too long for a folder.
     """
     size = len(run_name.encode(errors="replace"))
     if size > LONGEST_RUN_NAME:

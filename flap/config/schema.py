@@ -1,4 +1,4 @@
-"""The types and defaults of the configuration. The choices of each group are the files of conf/."""
+"""The types and defaults of the configuration. The choices of a group are files below conf/."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
-LONGEST_TIMEOUT = 525_600  # minutes; a year, which is small enough for torch's process groups
+LONGEST_TIMEOUT = 525_600  # minutes in a year; torch's process groups accept such a timeout
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
@@ -41,8 +41,8 @@ class ModelConfig:
 class CalibrationConfig:
     """The texts that statistics are computed on, and how they are cut into windows."""
 
-    # The text: a name or a file, a list of them, or a mapping from names to weights or options,
-    # such as {name: 1, file: {weight: 2, chat_template: false}}.
+    # The text: a name or a file, a list of names and files, or a mapping from names and files to
+    # weights or options, such as {name: 1, file: {weight: 2, chat_template: false}}.
     dataset: Any = "boolq-passages"
     # The number of windows, at least 1.
     num_samples: int = 128
@@ -56,16 +56,16 @@ class CalibrationConfig:
     # Whether the inputs of a layer come from the dense or from the pruned layers before it. The
     # value pruned, which prunes layer by layer, needs structure=UL-UM or UL-MM.
     propagate: str = "dense"
-    # Who answers prompts, also in recover: given takes the answers from the file, and self lets the
-    # model write them.
+    # Who answers the prompts of calibration and recovery: given takes the answers that come with
+    # the prompts, and self lets the model write the answers.
     answers: str = "given"
     # Which tokens are used for statistics and losses: all tokens, or only the answers in texts that
     # have prompts.
     count: str = "all"
-    # An answer that the model writes ends after this many tokens, at least 1.
+    # The maximum number of tokens in an answer that the model writes, at least 1.
     max_new_tokens: int = 64
-    # The temperature at which the model samples its answers, at least 0. At 0 it takes the most
-    # likely token.
+    # The temperature at which the model samples its answers, at least 0. At 0, the model always
+    # takes the most likely token.
     temperature: float = 0.0
 
 
@@ -82,8 +82,8 @@ class TargetConfig:
     bytes: float | None = None
     # At most this many bytes for the keys and values of one sequence of `context` tokens.
     kv_cache_bytes: float | None = None
-    # At most this many bytes for the weights and for the KV cache of `sequences` times `context`
-    # tokens.
+    # At most this many bytes for the weights and the KV cache together. The KV cache has
+    # `sequences` times `context` tokens.
     memory: float | None = None
     # At most this many parameters that one token uses. In a mixture of experts, a token uses only
     # some experts.
@@ -116,9 +116,9 @@ class FlapConfig:
     metric: Any = None
     # Which units are removed, given the scores and the budget.
     structure: Any = None
-    # The compensation, which replaces removed units in the output projections.
+    # The compensation, which replaces the contribution of removed units to the output.
     compensation: Any = None
-    # Which tokens stay; an empty choice keeps all of them.
+    # Which tokens stay in the vocabulary; an empty choice keeps all tokens.
     vocabulary: Any = None
     # The training after compression; an empty choice trains nothing.
     recover: Any = None
@@ -132,8 +132,8 @@ class FlapConfig:
     # null with a target or a plan.
     ratio: float | None = 0.2
     target: TargetConfig = field(default_factory=TargetConfig)
-    # The folder of a finished run, its plan.json, or the name of a packaged plan, such as
-    # smollm2-135m/flap-0.2. The same units stay, and nothing is scored.
+    # A plan to use again: the folder of a finished run, its plan.json, or the name of a packaged
+    # plan, such as smollm2-135m/flap-0.2. The same units stay, and nothing is scored.
     plan: str | None = None
     # Every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or null for any
     # number.
@@ -141,7 +141,7 @@ class FlapConfig:
     # The seed of all random numbers: windows, random scores, and text that the model writes. A
     # whole number from 0 to 2**32 - 1.
     seed: int = 0
-    # If true, the weights of removed units become zeros, and the shapes stay.
+    # If true, the weights of removed units become zeros, and the shapes of the matrices stay.
     mask_only: bool = False
     # Values for other keys, which +debug=smoke sets. Keys that the run does not have are skipped.
     debug: Any = None
@@ -150,8 +150,8 @@ class FlapConfig:
     objective: Any = None
     # If true, a sweep ends at its first cell that fails.
     stop_on_failure: bool = False
-    # If true, only print the memory, disk space and time that the run would need, without reading
-    # weights.
+    # If true, flap only prints the memory, disk space and time that the run would need, without
+    # reading weights.
     dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     # If true, use the results in the run's folder, and compute only missing results.

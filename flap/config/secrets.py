@@ -4,8 +4,8 @@ A run may need secrets, such as the password of its tracker, but its files, its 
 the tracker must not show them. Three kinds of values are secret:
 
 - the user and the password in a URI;
-- texts whose name ends in TOKEN, KEY, PASSWORD, SECRET or the like, in the config and in the
-  environment;
+- values of config keys and environment variables whose name ends in TOKEN, KEY, PASSWORD, SECRET or
+  a similar word;
 - all values under `hydra.job.env_set`.
 
 `redacted` removes secrets from data before the data is written. `redact` is a second protection: it
@@ -29,8 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 HIDDEN = "***"
-# Minimum characters of a secret that texts are searched for. A shorter one, such as "1", would be
-# found everywhere.
+# Texts are searched only for secrets with at least this many characters. A shorter secret, such as
+# "1", would be found everywhere.
 SHORTEST = 6
 
 SECRET_NAME = re.compile(
@@ -46,7 +46,7 @@ INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 URI = re.compile(
     r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.IGNORECASE
 )
-# Matches a URI inside a text, where it ends at a space or a quote.
+# Matches the beginning of a URI inside a text, up to the @. A space or a quote ends a URI.
 URI_IN_TEXT = re.compile(
     r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.IGNORECASE
 )
@@ -92,7 +92,10 @@ def redact(text: str) -> str:
 
 
 def recorded(config: DictConfig) -> DictConfig:
-    """Return a composed config for a file: without secrets, with unresolved interpolations."""
+    """Return a composed config to write to a file, without secrets.
+
+    Interpolations are not resolved.
+    """
     copy = OmegaConf.create(redacted(_plain(config)))
     OmegaConf.copy_cache(from_config=config, to_config=copy)  # keeps the same time for `${now:...}`
     assert isinstance(copy, DictConfig)
@@ -137,7 +140,8 @@ def learn_from_config(config: DictConfig, env_set: Any) -> None:
 def with_quoted_password(uri: str) -> str:
     """Return a URI with its password percent-encoded.
 
-    A password that contains / @ ? or # is not encoded yet. Any other password is not changed.
+    A password that contains / @ ? or # is not encoded yet, so it is encoded now. All other
+    passwords stay as they are.
     """
     match = URI.match(uri)
     if match is None:
@@ -213,7 +217,7 @@ def _plain(config: DictConfig) -> Any:
 def _resolved(node: Any) -> Any:
     """Return a part of a config as dicts and lists.
 
-    Interpolations are resolved if all of them can be.
+    Interpolations are resolved, unless one of them cannot be resolved.
     """
     if not OmegaConf.is_config(node):
         return node
@@ -225,7 +229,10 @@ def _resolved(node: Any) -> Any:
 
 @cache
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
-    """Return a regular expression that finds secrets in any form. Longer forms come first."""
+    """Return a regular expression that finds secrets in all of their forms.
+
+    Longer forms come first, because a form may contain a shorter one.
+    """
     forms = {form for secret in secrets for form in _forms(secret)}
     ordered = sorted(forms, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered)))
@@ -238,7 +245,7 @@ def _forms(secret: str) -> set[str]:
         if len(plain) >= SHORTEST:
             written |= _written(plain)
 
-    # the form in a printed list
+    # the forms in a printed list of Python
     forms = written | {repr(form)[1:-1] for form in written}
     forms |= {form.replace("\\", r"\\").replace("'", r"\'") for form in written}
     in_html = {html.escape(form) for form in forms}
