@@ -157,9 +157,9 @@ def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Ten
     """Group neurons into blocks, and return score_B and neurons_BN of the blocks.
 
     score_B is the mean score of the neurons of each block. The neurons of a block are removed
-    together. The first block has the `size` highest-scored
-    neurons of each member, the second block has the next `size` neurons, and so on. If the
-    lowest-scored neurons do not fill a block, they are left out.
+    together. The first block has the `size` highest-scored neurons of each member, the second block
+    has the next `size` neurons of each member, and so on. If the lowest-scored neurons do not fill
+    a block, they are left out.
     """
     order_MR = ranked(score_I, members)
     blocks = order_MR.shape[1] // size

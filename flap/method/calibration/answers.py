@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 
 PROMPTS = 16  # number of prompts that the model answers in one batch
 
-# the text of an answer, or None if the prompt is too long; whether the model has ended the answer
+# the text of an answer, or None if the prompt is too long; and whether the answer is complete, so
+# that the model ended it before the maximum length
 Answered = tuple[str | None, bool]
 
 
 @dataclass
 class _Collected:
-    """The answers to the prompts of one text so far, and the number of omitted answers."""
+    """The answers to the prompts of one text so far, and the numbers of omitted answers."""
 
     windows: Windows
     asked: Asked
@@ -59,7 +60,7 @@ class _Collected:
     def result(self, notes: Notes) -> dict[str, Any]:
         """Return the answers and their counts, as data that JSON can store.
 
-        notes: the stored batches.
+        notes: the stored batches, which say how long the model took.
         """
         return {
             "answered": [[list(prompt.messages), text] for prompt, text in self.pairs],
@@ -76,7 +77,7 @@ class _Collected:
         prompts: the number of prompts.
 
         Raises:
-            ValueError: most answers are empty or loops, so using fewer windows would not help.
+            ValueError: most answers are empty or loops, so fewer windows would not help.
         """
         line = (
             f"{self.windows.field}.dataset={self.asked.name}: {len(self.pairs)} of {prompts} "
@@ -98,9 +99,9 @@ def answer(
 ) -> dict[str, Any]:
     """Let the model answer prompts until there are enough tokens for the windows of the text.
 
-    The prompts are shuffled with the seed of the windows. Prompts that leave no space in the
-    context are dropped, and so are answers that are empty or repeat themselves. The result can be
-    stored as JSON, and `text_of` makes a text of it.
+    The prompts are shuffled with the seed of the windows. Prompts that leave no space for an answer
+    in the context are dropped, and so are answers that are empty or repeat themselves. The result
+    can be stored as JSON, and `text_of` turns it into a text.
 
     part: the index of the text in the mixture.
     context: the context length of the model in tokens; None if it is unlimited.
@@ -145,7 +146,7 @@ def _collect(
 
 
 def key(windows: Windows, part: int) -> dict[str, Any]:
-    """Return the part of the cache key for everything that answers depend on, except the model."""
+    """Return, for the cache key, all inputs on which the answers depend, except the model."""
     return {
         "asked": windows.asked[part].key,
         "num_tokens": windows.tokens_to_write(part),
@@ -165,7 +166,7 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 def without_answers(windows: Windows) -> Windows:
     """Estimate the windows before the model has written anything.
 
-    Prompts have the answers from their file, or no answers. The text `self` is left out.
+    Prompts get the answers from their file, or empty answers. The text `self` is left out.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()
@@ -198,9 +199,12 @@ def _batch(
     chunks: list[list[Prompt]],
     number: int,
 ) -> dict[str, Any]:
-    """Answer one chunk of the prompts. Returns the text of each answer and whether it has an end.
+    """Answer one chunk of the prompts, and return each answer's text and whether it is complete.
 
-    The text is None if the prompt and an answer of maximum length do not fit into the context.
+    An answer that is cut off at the maximum length is not complete. The text is None if the prompt
+    and an answer of maximum length do not fit into the context.
+
+    number: the index of the chunk.
     """
     tokenizer = windows.tokenizer
     options = asked.answers

@@ -1,6 +1,6 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
-Legend: N windows · T tokens a window.
+Legend: N windows · T tokens in a window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 class Calibration:
     """The calibration windows, and the statistics of every layer of the dense model.
 
-    Covariances are too large to store. So covariances are computed layer by layer. If they are
+    Covariances are too large to store, so they are computed layer by layer. If covariances are
     needed again, the windows go through the model again.
     """
 
@@ -44,10 +44,10 @@ class Calibration:
     ) -> list[LayerStatistics]:
         """Run each window once, and collect the statistics of every layer, without covariances.
 
-        work: the working directory, from which a streamed model resumes. A model in memory runs all
-            layers in one forward pass, so it has nothing to resume.
-        gradients: whether to run a backward pass as well, for the first-order effect of each unit.
-            Then the whole model must be on one device.
+        work: the working directory, from which an interrupted calibration of a streamed model
+            resumes. A model in memory runs all layers in one forward pass, and cannot resume.
+        gradients: whether to run each window forwards and backwards once more, for the first-order
+            effect of each unit. Then the whole model must be on one device.
 
         Raises:
             ValueError: activations or gradients are not finite (the message names the first layer),
@@ -90,9 +90,9 @@ class Calibration:
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Yield the same values as `visit`, in a walk over the layers that the caller has begun.
+        """Yield the same values as `visit`, in a walk over the layers that the caller has created.
 
-        The walk may carry further streams of hidden states.
+        The walk may also carry other streams of hidden states.
         """
         if not covariance:
             for i in walk:
@@ -105,9 +105,10 @@ class Calibration:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
-        """Yield the same values as `visit`, but with inputs from layers that are already changed.
+        """Yield the index and the statistics of each layer, on the outputs of changed layers.
 
-        The caller changes a layer while it is in memory. The next layers then get its new outputs.
+        The caller changes each layer while it is in memory. The next layer then gets the outputs of
+        the changed layer.
         """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)
@@ -117,7 +118,7 @@ class Calibration:
                 stream.advance(i, self.model.layers[i])
 
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
-        """Embed this process's windows as one or two streams of hidden states of a walk.
+        """Embed this process's windows, as one or two streams of hidden states, and return these.
 
         With two streams, the first has the fitting windows, and the second the held-out windows.
         """
@@ -130,18 +131,21 @@ class Calibration:
         ]
 
     def _batches(self, windows: Batch) -> list[Batch]:
-        """Return this process's share of some windows, in batches. The share may be empty."""
+        """Return this process's share of the windows, in batches. The share may be empty."""
         share = torch.tensor(ranks.own_share(range(len(windows))), dtype=torch.long)
         return windows[share].split(self.batch_size)
 
 
-@torch.no_grad()  # a decorated generator would keep the yielded covariances in memory
+# this function has the decorator, because a decorated generator would keep yielded covariances in
+# memory
+@torch.no_grad()
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
 ) -> LayerStatistics:
-    """Run layer i on the streams of hidden states, and return its statistics.
+    """Run layer i on the streams of hidden states, and return the statistics of the layer.
 
-    A second stream has the held-out windows, whose co-moments are returned separately.
+    If there are two streams, the second has the held-out windows, and `Statistics.parts` has the
+    statistics of each stream.
 
     advance: whether to replace the hidden states of the streams by the outputs of the layer.
     """
@@ -154,5 +158,6 @@ def _observe(
             for _ in stream.outputs(i, model.layers[i], recorder.recording):
                 pass
         recorders.append(recorder)
-    give_back_freed()  # free memory for factorising covariances
+    # return freed memory to the operating system before covariances are factorised
+    give_back_freed()
     return layer_statistics(*recorders)

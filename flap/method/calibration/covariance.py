@@ -1,8 +1,8 @@
 """Compute the covariance of an output projection's input channels from co-moments, on demand.
 
-A covariance has I² elements, which is 0.3 GB for the MLP of a model with 1B parameters. A
-covariance is never in memory as a whole. Only one full matrix is in memory, the matrix that is
-factorised, which is filled from strips of rows.
+A covariance has I² elements, which take 0.3 GB for the MLP of a model with 1B parameters. So a
+covariance is computed in strips of rows, and is never in memory as a whole. The only full matrix is
+the matrix that a metric factorises (`Covariance.hessian`), which is filled from these strips.
 
 Legend: I input channels · R and C selected channels, as rows and as columns · O output channels.
 """
@@ -21,9 +21,10 @@ from flap.method.calibration.symmetric import STRIP, Symmetric
 class Covariance:
     """The mean and covariance of the input channels over disjoint sets of tokens, in float32.
 
-    Each set has a co-moment matrix, a mean and a number of tokens T. With μ, the mean of all sets,
-    the covariance is Σ (co-moment + T · (mean - μ) (mean - μ)ᵀ) / Σ T (Chan, Golub and LeVeque
-    1979). The formula is exact except for rounding. Without tokens, the covariance is 0.
+    Each set has a co-moment matrix, a mean and a number of tokens T. μ is the mean over the tokens
+    of all sets. The covariance is Σ (co-moment + T · (mean - μ) (mean - μ)ᵀ) / Σ T, summed over the
+    sets (Chan, Golub and LeVeque 1979). The formula is exact except for rounding. Without tokens,
+    the covariance is 0.
     """
 
     num_tokens: int
@@ -45,7 +46,10 @@ class Covariance:
         return cls(merged.num_tokens, merged.mean_I.float(), tuple(comoments), tuple(shifts))
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return covariance_RC. This needs memory for all I columns of these rows."""
+        """Return covariance_RC, the covariance of the channels R with the channels C.
+
+        All I columns of the rows R are in memory for a moment.
+        """
         block_RI = self.comoments[0].rows(rows_R)
         for comoment in self.comoments[1:]:
             block_RI += comoment.rows(rows_R)
@@ -63,17 +67,17 @@ class Covariance:
     def hessian(self, order_I: Tensor, ridge: float, dtype: torch.dtype) -> Tensor:
         """Return H = C + ridge · mean(diag C) · 1, with the channels in the given order.
 
-        The matrix is column-major, because LAPACK then factorises and inverts it in place.
+        The matrix is column-major, because LAPACK factorises and inverts such matrices in place.
         """
         hessian_II = torch.empty(len(order_I), len(order_I), dtype=dtype, device=order_I.device)
         for rows_R, strip_RI in zip(order_I.split(STRIP), hessian_II.split(STRIP), strict=True):
             strip_RI.copy_(self.block(rows_R, order_I))
         hessian_II.diagonal().add_(ridge * hessian_II.diagonal().mean())
-        # column-major; the values are the same, because the matrix is symmetric
+        # the transpose is column-major, and has the same values, because the matrix is symmetric
         return hessian_II.mT
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
-        """Return E ‖map · (x - origin)‖² over the channels x of all tokens."""
+        """Return E ‖map · (x - origin)‖², the mean over all tokens. x: the channels of a token."""
         spread = torch.stack([comoment.form(map_OI) for comoment in self.comoments]).sum()
         for scaled_I, step_I in self.shifts:
             spread += (map_OI @ scaled_I) @ (map_OI @ step_I)

@@ -1,9 +1,10 @@
 """Compute the first-order effect of removing each unit on the loss, with backward passes.
 
 The whole model must be on one device. Only the gradient of one matrix is in memory at a time. As
-soon as it is computed, it is summed for each unit and freed.
+soon as a gradient is computed, its products with the weights are summed for each unit, and the
+gradient is freed.
 
-Legend: N windows · T tokens a window · D hidden size · Q positions of a batch that predict an
+Legend: N windows · T tokens in a window · D hidden size · Q positions of a batch that predict an
 unmasked token · U units of a block · M members of a block.
 """
 
@@ -39,7 +40,7 @@ class UnitSums:
         self.sum_U = torch.zeros(block.num_units, dtype=widest_float(device), device=device)
 
     def add(self, tensor: UnitTensor) -> None:
-        """Add the values w · ∂L/∂w that a tensor of the block has instead of its weights."""
+        """Add w · ∂L/∂w for all weights w of a tensor, whose values are replaced by w · ∂L/∂w."""
         products = tensor.values
         dtype = self.sum_U.dtype
         if products.ndim > 1:
@@ -51,7 +52,7 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Return the statistics of the layers with the first-order effect of each unit added.
+    """Return the statistics of the layers, with the first-order effect of each unit.
 
     batches: the windows of this process; may be empty.
     """
@@ -99,7 +100,7 @@ def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pa
 
 
 def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
-    """Sum over all processes, divide by the number of predicted tokens, and move to the CPU."""
+    """Return the sums of all processes, divided by the number of predicted tokens, on the CPU."""
     ranks.add_up(sums.sum_U)
     if not torch.isfinite(sums.sum_U).all():
         raise ValueError(
@@ -133,7 +134,10 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 
 
 def _parameter_of(tensor: Tensor) -> Tensor:
-    """Return the parameter that a tensor is a view of, as the weight of a `LinearLike` is."""
+    """Return the parameter behind a tensor, which is the parameter itself or a view of it.
+
+    For example, the weight of a `LinearLike` is a view.
+    """
     node: Any = tensor.grad_fn
     if node is None:
         return tensor
@@ -147,8 +151,8 @@ def _parameter_of(tensor: Tensor) -> Tensor:
 def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Tensor) -> None:
     """Add w · ∂L/∂w of a parameter to the sums, and free its gradient.
 
-    While they are added, the values of the parameter are replaced by these products. So a
-    `LinearLike` reshapes the products in the same way as weights.
+    While the products are added, they replace the values of the parameter. So a `LinearLike`
+    reshapes the products in the same way as weights.
     """
     weight = parameter.data
     assert parameter.grad is not None

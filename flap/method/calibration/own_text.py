@@ -2,7 +2,7 @@
 
 Source: Williams and Aletras, arXiv 2410.17711.
 
-Legend: N sequences · T tokens a sequence.
+Legend: N sequences · T tokens in a sequence.
 """
 
 import logging
@@ -40,9 +40,9 @@ SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is short
 
 @dataclass
 class Draft:
-    """The text that the model has written so far for these windows."""
+    """The text `self` as far as the model has written it."""
 
-    windows: Windows  # the calibration windows, from a mixture that contains the text `self`
+    windows: Windows  # the windows that need the text; their mixture contains the text `self`
     context: int | None = None  # the context length of the model in tokens; None if it is unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # number of tokens of all documents so far
@@ -58,7 +58,7 @@ class Draft:
 
     @property
     def key(self) -> dict[str, Any]:
-        """The part of the text's cache key for everything that it depends on, except the model."""
+        """For the cache key: all inputs on which the text depends, except the model."""
         wanted = {
             "num_tokens": self.needed,
             "seq_len": self.seq_len,
@@ -88,7 +88,7 @@ class Draft:
         return self.needed - self.tokens
 
     def show(self, reach: Reach, beside: int = 0) -> None:
-        """Show the progress. beside: tokens of a batch that is still being written."""
+        """Show the progress. beside: number of tokens of a batch that is still being written."""
         tokens = min(self.tokens + beside, self.needed)
         reach(tokens, tokens)
 
@@ -121,7 +121,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     EOS, because it was trained on sequences of several documents. The result can be stored as JSON,
     and `written_text` makes a text of it.
 
-    work: the working directory; the batches that an interrupted run has stored are used again.
+    work: the working directory. Batches that an interrupted run has stored there are used again.
 
     Raises:
         ValueError: almost all sequences are empty or repeat themselves.
@@ -163,13 +163,13 @@ def written_text(written: dict[str, Any]) -> Text:
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches can be written at the same time without writing too many.
+    """Return how many batches can be written at the same time without writing too much text.
 
-    Returns 0 if the text is complete.
+    The number is 0 if the text is complete.
     """
     if draft.left <= 0:
         return 0
-    # 10 % more, because the text may have more tokens when it is tokenised again
+    # assume 10 % more, because the text of a batch may have more tokens when it is tokenised again
     tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
     # The last batch has another size, so a batch that may be the last one is not written in
     # advance.
@@ -180,7 +180,7 @@ def _batches_at_once(draft: Draft) -> int:
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
     """Write the next batch, tokens_NT. reach: a callback that shows the progress."""
-    # 2 % more, because the text may have fewer tokens when it is tokenised again.
+    # Write 2 % more than needed, because the text may have fewer tokens when it is tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)
     if sequences >= 1.5 * draft.sequences:
         sequences = draft.sequences

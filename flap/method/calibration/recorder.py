@@ -30,10 +30,10 @@ from flap.runtime import ranks
 class Comoments:
     """Co-moments: for each pair of channels, the sum of products of deviations from the mean.
 
-    Deviations are first taken from a fixed origin, the mean of the first batch. At the end, the
-    sums are shifted to the mean of all tokens. This is exact except for rounding. Rounding errors
-    are small as long as the first mean is within a few standard deviations of the mean of all
-    tokens.
+    While batches are added, deviations are taken from a fixed origin: the mean of the first batch,
+    or zero. At the end, the sums are shifted to the mean of all tokens. The result is exact except
+    for rounding. Rounding errors are small as long as the origin is within a few standard
+    deviations of the mean of all tokens.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Comoments:
 class BlockRecorder:
     """Collects statistics of the inputs of a block's output projections.
 
-    Each member of the block has its statistics. If the block has a router, the squares of the
+    Each member of the block has separate statistics. If the block has a router, the squares of the
     router's weights are also summed for each member.
     """
 
@@ -76,13 +76,17 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
-        self.routed: list[Statistics] = []  # statistics of members that can be removed as a whole
+        # `LayerStatistics.routed` for the tokens of this process
+        self.routed: list[Statistics] = []
         # for each member, the sum of the squares of the router's weights
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # number of tokens that the router has seen
 
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Record a batch. This is a forward pre-hook of the module. mask_P: see `Block.observe`."""
+        """Record a batch. This method is a forward pre-hook of the module `Block.watched`.
+
+        mask_P: see `Block.observe`.
+        """
         seen = self.block.observe(args, mask_P)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
         self.routed = _merged(self.routed, seen.routed)
@@ -95,10 +99,10 @@ class BlockRecorder:
             self.num_routed += len(square_TM)
 
     def finish(self) -> tuple[Statistics, ...]:
-        """Return the statistics of each member over all recorded tokens.
+        """Return the statistics of each member over the recorded tokens of all processes.
 
         Raises:
-            ValueError: activations are not finite; names the block.
+            ValueError: activations are not finite. The message names the block.
         """
         if self.statistics:
             for n, comoments in enumerate(self.comoments):
@@ -110,7 +114,7 @@ class BlockRecorder:
         assert self.statistics, f"{self.block.name} saw no token"
         squares = [member.deviation_I for member in self.statistics]
         for member in self.statistics:
-            # A co-moment of two channels is at most as large as the larger of the two diagonal
+            # A co-moment of two channels is at most as large as the larger of their two diagonal
             # elements. So all co-moments are finite if the diagonal is finite.
             if member.comoments is not None:
                 squares.append(member.comoments.diagonal())
@@ -125,9 +129,10 @@ class BlockRecorder:
 def _merged(
     before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None
 ) -> list[Statistics]:
-    """Merge the activations of a batch, one tensor per member, into the statistics of each member.
+    """Return the statistics of each member with the activations of one more batch.
 
-    num_tokens: see `batch_statistics`.
+    before: the statistics of the earlier batches; empty before the first batch.
+    batch: the activations of the batch, one tensor per member. num_tokens: see `batch_statistics`.
     """
     of_batch = [batch_statistics(activation, num_tokens) for activation in batch]
     return list(map(merge, before, of_batch)) if before else of_batch
@@ -141,12 +146,15 @@ class ResidualRecorder:
         self.num_tokens: Tensor | int = 0
 
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Record a batch. This is a forward pre-hook of the layer. mask_P: see `Block.observe`."""
+        """Record a batch. This method is a forward pre-hook of the layer.
+
+        mask_P: see `Block.observe`.
+        """
         hidden_TD = args[0].flatten(end_dim=-2).float()
         if mask_P is not None:
             hidden_TD = hidden_TD[mask_P]
         inverse_T = torch.linalg.vector_norm(hidden_TD, dim=-1).square().reciprocal()
-        # An error relative to h_t is not defined where h_t is zero.
+        # Tokens with h_t = 0 are left out, because an error relative to zero is not defined.
         finite_T = torch.isfinite(inverse_T)
         inverse_T = torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device))
         self.total = self.total + inverse_T.sum()
@@ -154,7 +162,7 @@ class ResidualRecorder:
 
 
 class LayerRecorder:
-    """Records the input of a layer, and the inputs of its two blocks."""
+    """Records statistics of the input of a layer, and of the output projections' inputs."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         self.layer = adapter.layers[layer]
@@ -180,14 +188,14 @@ class LayerRecorder:
 
 
 def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
-    """Return the statistics of a layer from one recorder, or from two.
+    """Return the statistics of a layer from one or two recorders.
 
     A single recorder has seen all windows. With two recorders, the first has seen the fitting
-    windows and the second the held-out windows. Then `Statistics.parts` has the separate
-    co-moments.
+    windows, and the second the held-out windows. Then `Statistics.parts` has the statistics of each
+    recorder, with their co-moments.
 
     Raises:
-        ValueError: activations are not finite; names the block.
+        ValueError: activations are not finite. The message names the block.
     """
     attentions = [recorder.blocks.attention for recorder in recorders]
     mlps = [recorder.blocks.mlp for recorder in recorders]
@@ -215,7 +223,7 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 
     The router multiplies the output of member m by w_m, which is 0 for tokens that are not sent to
     m. If the output of the member has an error e that is independent of w_m, the output of the
-    layer has the squared error E[w_m²] · E‖e‖². Returns an empty tuple if there is no router.
+    layer has the mean squared error E[w_m²] · E‖e‖². Without a router, the tuple is empty.
     """
     of_process = list[tuple[int, Tensor]]()
     for recorder in recorders:
@@ -232,11 +240,12 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     """Return E[1 / ‖h_t‖²] over all recorded tokens, in float32 precision.
 
-    E‖e‖² · E[1 / ‖h‖²] is the squared error of a block's output relative to the residual stream of
-    a typical token. The simpler E‖e‖² / E‖h‖² is not, because of massive activations. A few tokens,
-    mostly the first token of a window, have them, and later layers only pass them on. These tokens
-    can make E‖h‖² 240 times as large as the mean over all other tokens (layer 12 of SmolLM2-135M).
-    Returns 0 if every hidden state is zero.
+    h_t: the input of the layer (the residual stream) at token t. If the output of a block has an
+    error e, E‖e‖² · E[1 / ‖h‖²] is its squared error relative to the residual stream of a typical
+    token. The simpler ratio E‖e‖² / E‖h‖² is no measure for a typical token, because a few tokens,
+    mostly the first token of a window, have massive activations, which later layers only pass on.
+    These tokens can make E‖h‖² 240 times as large as the mean over all other tokens (layer 12 of
+    SmolLM2-135M). The result is 0 if every hidden state is zero.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

@@ -31,7 +31,8 @@ from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
-BATCH: Kind[Any] = as_json("batch")  # stores the text of a batch, and the seconds that it took
+# stores the text of a batch, and the seconds that the model took to write it
+BATCH: Kind[Any] = as_json("batch")
 # The config sections whose texts a model can write. Each section has different random draws, so
 # that a model is not trained on the text that it was calibrated on.
 USES = ("calibration", "recover")
@@ -50,10 +51,10 @@ def batches(
     Each batch has its own random seed, so its text does not depend on which process has written the
     earlier batches.
 
-    write: a function that writes the batch with this index.
-    at_once: a function that returns how many batches, from this index on, may be written at the
-        same time; 0 ends the text.
-    notes: the stored batches, which are not written again.
+    write: a function that writes the batch with a given index.
+    at_once: a function that returns how many batches, from a given index on, may be written at the
+        same time, or 0 if the text is complete.
+    notes: stores the batches. Batches that an interrupted run has stored are not written again.
     """
 
     def timed(number: int) -> dict[str, Any]:
@@ -66,7 +67,10 @@ def batches(
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
-    """Return the model in memory if it fits. Otherwise warn, and return the model as it is."""
+    """Return the model in memory if it fits there. Otherwise, warn and return the model unchanged.
+
+    where: the option that needs the text, for the warning.
+    """
     if model.fits_in_memory():
         return model.in_memory()
     log.warning(
@@ -85,7 +89,7 @@ def sample(
     length: int,
     on_token: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Sample sequences at temperature 1 that begin with the token `first`. Returns tokens_NT.
+    """Sample sequences that begin with the token `first` at temperature 1, and return tokens_NT.
 
     Options in the model's generation_config, such as penalties or stop tokens, are ignored.
 
@@ -110,12 +114,12 @@ def continued(
     answers: Answers,
     stops: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Return the tokens that the model writes after each prompt, up to an end-of-sequence token.
+    """Return the tokens that the model writes after each prompt, before an end-of-sequence token.
 
     Options in the model's generation_config are ignored, except its end tokens. The end token of
     the tokenizer ends an answer, too.
 
-    stops: texts at which decoding may end. The caller must ignore tokens after them.
+    stops: texts at which decoding may end. The caller must ignore the tokens after such a text.
     """
     of_model = model.model.generation_config.eos_token_id
     of_tokenizer = tokenizer.eos_token_id
@@ -161,7 +165,7 @@ def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """Return the tokens of an answer, up to its first end token."""
+    """Return the tokens of an answer before its first end token."""
     for position, token in enumerate(tokens):
         if token in ends:
             return list(tokens[:position])
@@ -171,9 +175,9 @@ def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
 class Drawn(LogitsProcessor):
     """A logits processor that draws a token, so that greedy decoding samples at temperature 1.
 
-    The processor takes one uniform random number per drawn token. The option `do_sample` of
-    transformers takes one exponential random number for each token of the vocabulary, which took
-    half of the time on a CPU.
+    The processor needs one uniform random number per drawn token. The option `do_sample` of
+    transformers needs one exponential random number for each token of the vocabulary, which took
+    half of the time of sampling on a CPU.
 
     on_token: called before each new token, with the number of tokens so far in each sequence.
     """
@@ -193,10 +197,10 @@ class Drawn(LogitsProcessor):
 
 @contextmanager
 def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
-    """On a CPU, replace the attention of a single query by two matrix products, in a `with` block.
+    """During a `with` block, compute the attention of a single query with two matrix products.
 
-    The attention kernel of torch 2.13 is made for many queries, and took two thirds of the time of
-    a decoding step.
+    This changes only models on a CPU. There, the attention kernel of torch 2.13 is made for many
+    queries, and took two thirds of the time of a decoding step.
     """
     if model.device.type != "cpu":
         yield
@@ -217,7 +221,7 @@ def _attention(
     mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Return softmax(scaling · Q Kᵀ) V as NTHD for a single query that sees all keys.
+    """Return softmax(scaling · Q Kᵀ) V, of shape NTHD, for a single query that sees all keys.
 
     In all other cases, call the attention function of transformers.
     """

@@ -18,9 +18,9 @@ from flap.models.devices import widest_float
 from flap.runtime import ranks
 from flap.storage import Kind
 
-# the fields of Statistics that are always stored
+# the fields of `Statistics` that are always stored
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")
-EFFECT = "effect_U"  # the field of Statistics that is stored if gradients were computed
+EFFECT = "effect_U"  # the field of `Statistics` that is stored if gradients were computed
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Statistics:
     """
 
     num_tokens: int
-    mean_I: Tensor  # mean of each channel, in float64
-    deviation_I: Tensor  # sum of squared deviations from the mean, in float64
-    # for each pair of channels, the sum of products of deviations; None without covariances
+    mean_I: Tensor  # mean of each channel, in float64, or in float32 on mps
+    # for each channel, the sum of squared deviations from the mean, in the dtype of the mean
+    deviation_I: Tensor
+    # for each pair of channels, the sum of products of deviations from the means; None without
+    # covariances
     comoments: Symmetric | None = None
-    # statistics of the fitting tokens and of the held-out tokens, both with co-moments; None if
-    # they were collected together
+    # statistics of the fitting tokens and of the held-out tokens, each with co-moments; None if
+    # the statistics of all tokens were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
     # first-order effect of each unit (`first_order_effects`); None unless the metric needs
     # gradients
@@ -44,12 +46,12 @@ class Statistics:
 
     @property
     def var_I(self) -> Tensor:
-        """The sample variance with divisor T - 1, in float32; 0 for a single token."""
+        """The sample variance of each channel, with divisor T - 1, in float32; 0 for one token."""
         return (self.deviation_I / max(self.num_tokens - 1, 1)).float()
 
     @property
     def msq_I(self) -> Tensor:
-        """The mean square, in float32."""
+        """The mean square of each channel, in float32."""
         return (self.deviation_I / max(self.num_tokens, 1) + self.mean_I.square()).float()
 
     def to(self, device: torch.device) -> "Statistics":
@@ -69,22 +71,23 @@ class Statistics:
 class LayerStatistics:
     """Statistics of one layer: at the inputs of the output projections of attention and MLP."""
 
-    blocks: Pair[tuple[Statistics, ...]]  # statistics of each member of the two blocks
+    blocks: Pair[tuple[Statistics, ...]]  # for each of the two blocks, statistics of each member
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
     # E[w²] of the router's weights w of each member (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()
     # If units are whole experts, the statistics of each expert over the tokens that are routed to
-    # it. The channels are the expert's outputs without the router's weights, and the numbers of
-    # `OfToken`.
+    # the expert. The channels are the expert's outputs without the router's weights, and the
+    # numbers of `OfToken` (flap/models/whole_experts.py).
     routed: tuple[Statistics, ...] = ()
 
 
 def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Statistics:
     """Return the statistics of a batch of activations (…, I), without co-moments.
 
-    Each position is a token.
+    Each position of the batch is a token.
 
-    num_tokens: the number of all tokens, if tokens with zero activations are left out of the batch.
+    num_tokens: the number of all tokens, if tokens with zero activations are left out of the batch;
+        None if the batch has all tokens.
     """
     activation_TI = activation.flatten(end_dim=-2).float()
     wide = widest_float(activation.device)
@@ -93,7 +96,7 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # The mean was rounded to float32. The mean of the centred values corrects this rounding, in
+        # `mean_I` was rounded to float32. The mean of the centred values corrects this rounding in
         # the mean and in the deviation.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
@@ -106,8 +109,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
-    This is exact except for rounding (Chan, Golub and LeVeque 1979). The result has no co-moments,
-    because `Covariance` merges them in strips.
+    The result is exact except for rounding (Chan, Golub and LeVeque 1979). It has no co-moments,
+    because `Covariance` merges co-moments in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
@@ -119,15 +122,16 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list[Statistics]:
     """Merge the statistics of each member of a block over the tokens of all processes.
 
-    local: the statistics of the tokens of this process; empty if it has no tokens.
+    local: the statistics of each member over the tokens of this process; empty if the process has
+        no tokens.
     device: the device of the result if `local` is empty. Otherwise, the result is on the device of
-        `local`, because offloaded weights are on no device.
+        `local`.
     """
     if ranks.size() == 1:
         return list(local)
     device = local[0].mean_I.device if local else device
     cpu = torch.device("cpu")
-    # statistics and the size of their co-moments, without the co-moments
+    # for each member, its statistics without co-moments, and the size of its co-moments
     sent = list[tuple[Statistics, int | None]]()
     for member in local:
         size = None if member.comoments is None else member.comoments.size
@@ -149,11 +153,12 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
 def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> Statistics:
     """Merge the statistics of one member from all processes.
 
-    With the co-moments C_r, the tokens T_r and the mean of each process r, the result has the
-    co-moments Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ) (Chan, Golub and LeVeque 1979).
+    The co-moments of the result are Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ), summed over
+    the processes r (Chan, Golub and LeVeque 1979). C_r, T_r and mean_r are the co-moments, the
+    number of tokens and the mean of process r.
 
-    comoments: the co-moments of this process, to which those of all other processes are added in
-        place.
+    comoments: the co-moments of this process, to which the co-moments of all other processes are
+        added in place.
     """
     merged = reduce(merge, parts)
     if comoments is not None:

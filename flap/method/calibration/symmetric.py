@@ -1,4 +1,4 @@
-"""A symmetric matrix in half of the memory: strips of rows that begin at the diagonal.
+"""A symmetric matrix in about half of the memory, as strips of rows that begin at the diagonal.
 
 Legend: I rows and columns · S rows of a strip · J columns of a strip · R selected rows · T rows of
 a factor · O rows of a map.
@@ -18,7 +18,7 @@ class Symmetric:
     """A symmetric matrix in float32.
 
     The strips have I · (I + STRIP) / 2 elements, which is 58 % of the whole matrix at 1536
-    channels. Adding products takes less work in the same proportion.
+    channels. The work of adding products is reduced in the same proportion.
     """
 
     # each strip_SJ has STRIP rows, and begins at the diagonal element of its first row
@@ -38,12 +38,12 @@ class Symmetric:
         return self.strips[0].shape[1]
 
     def add_products(self, matrix_TI: Tensor) -> None:
-        """Add XᵀX."""
+        """Add XᵀX, where X is `matrix_TI`."""
         for rows, strip_SJ in self._by_rows():
             strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
 
     def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
-        """Add alpha · left rightᵀ, where one vector must be a multiple of the other."""
+        """Add alpha · left rightᵀ. One vector must be a multiple of the other vector."""
         for rows, strip_SJ in self._by_rows():
             strip_SJ.addr_(left_I[rows], right_I[rows.start :], alpha=alpha)
 

@@ -1,6 +1,6 @@
 """The base class of the metrics, and the scoring of layers.
 
-A metric gets only a weight and the statistics of its inputs.
+A metric gets only the weight of an output projection, and the statistics of its input channels.
 Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output
 channels · M members of a block.
 """
@@ -40,7 +40,7 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I in float32, higher = keep.
+        """Return score_I, the score of each input channel, in float32; higher = keep.
 
         `statistics` is None only if `needs_statistics` is False.
         """
@@ -51,7 +51,7 @@ class Metric(ABC):
         """Return score_UC, the scores of the channels of each unit.
 
         Metrics that score whole units override this method. `weight_OI` has the dtype of the model,
-        so that a metric that computes in another dtype makes only one copy.
+        so that a metric that computes in another dtype copies the weight only once.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
         expected = (weight_OI.shape[1],)
@@ -73,10 +73,12 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return one function per member of a block, which returns its score_UC on the CPU.
+        """Return one function per member of a block, which computes the score_UC of the member.
+
+        The function returns score_UC on the CPU.
 
         statistics: the statistics of each member; empty without calibration.
-        routed: `LayerStatistics.routed` of an MLP whose units are whole experts; else empty.
+        routed: `LayerStatistics.routed` of an MLP whose units are whole experts; otherwise empty.
         """
         if not block.num_units:  # the layer does not have this block
             return [partial(torch.zeros, block.columns_UC.shape)]
@@ -98,10 +100,10 @@ MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, stat
 
 
 def metric_of(function: MetricFunction) -> Metric:
-    """Make a metric from a function `score(weight_OI, statistics) -> score_I`, higher = keep.
+    """Make a metric from a function `score(weight_OI, statistics) -> score_I`; higher = keep.
 
-    Reports and error messages show the class of a metric, so the class gets the name and the module
-    of the function. The function gets statistics without covariances.
+    Reports and error messages show the class of a metric. So the class of this metric gets the name
+    and the module of the function. The function gets statistics without covariances.
     """
 
     @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def score_layers(
     """Return the scores of all layers.
 
     statistics: yields the statistics of each layer while the layer is in memory.
-    work: the working directory of the walk that yields `statistics`. An interrupted walk resumes
-        from this directory, which also has the scores of finished layers.
+    work: the working directory of the walk over the layers that yields `statistics`. An interrupted
+        walk resumes from this directory, which also contains the scores of finished layers.
     """
     notes = Notes(SCORES, work)
     for i, observed in statistics:
@@ -145,7 +147,7 @@ def scores_of_layer(
 def score_layer(
     metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
 ) -> Pair[Tensor]:
-    """Return score_GC and score_I of one layer.
+    """Return score_GC and score_I of one layer. For whole experts, score_I is score_E.
 
     Raises:
         ValueError: weights or scores are not finite. The message names the block.
@@ -159,7 +161,7 @@ def score_layer(
     mlps = metric.scorers(blocks.mlp, inputs.mlp, routed)
 
     scorers = [*heads, *mlps]
-    # factorising covariances takes long, so the processes share the work
+    # the factorisation of covariances takes long, so the processes share this work
     if metric.needs_covariance:
         scores = ranks.each_by_one(scorers)
     else:
@@ -177,7 +179,8 @@ def score_layer(
 def _check_finite(score_UC: Tensor, block: Block) -> None:
     """Check that the scores and the weights of a block are finite.
 
-    The weights are checked even if the metric does not read them, because the compensation does.
+    The weights are checked even if the metric does not read them, because the compensation reads
+    them.
     """
     finite = bool(torch.isfinite(score_UC).all())
     # one member at a time, because the weights of all experts take gigabytes

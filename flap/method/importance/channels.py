@@ -1,4 +1,7 @@
-"""Metrics of channels: those of FLAP, Wanda's, and two baselines without activations."""
+"""Metrics that score channels: FLAP's metrics, Wanda's metric, and two baselines.
+
+The baselines use no activations.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +23,7 @@ class IFV(Metric):
 
     var (I): the sample variance of the input channels of the output projection over the calibration
     tokens, in units of activation². The score measures how much channel j varies around its mean,
-    which replaces the removed channel; higher = keep.
+    by which FLAP's bias replaces a removed channel; higher = keep.
 
         python -m flap metric=IFV
     """
@@ -62,9 +65,9 @@ class WIFN(Metric):
         score_j = mean_o |W_oj| · √msq_j
 
     W (O, I): the output projection. msq (I): the mean square of its input channels over the
-    calibration tokens. The mean square includes the mean of a channel as well as its variance;
-    higher = keep. The official code uses the norm over the tokens of a sample instead of the root
-    mean square. This norm is larger by a constant factor.
+    calibration tokens. The mean square contains the mean of a channel as well as its variance.
+    Higher = keep. Instead of the root mean square, the official code uses the norm over the tokens
+    of a sample, which is larger by a constant factor.
 
         python -m flap metric=WIFN
     """
@@ -83,8 +86,8 @@ class Wanda(WIFN):
 
         score_j = mean_o |W_oj| · √msq_j
 
-    (Sun et al. 2023.) The symbols are explained in `WIFN`. Unlike in `WIFN`, the scores of
-    attention channels are not squared; higher = keep.
+    Wanda is by Sun et al. (2023). `WIFN` explains the symbols. Unlike in `WIFN`, the scores of
+    attention channels are not squared. Higher = keep.
 
         python -m flap metric=wanda
 
@@ -101,8 +104,8 @@ class Magnitude(Metric):
 
         score_j = ‖W_:j‖₂
 
-    W (O, I): the output projection. No activations are used, so no calibration is needed;
-    higher = keep.
+    W (O, I): the output projection. No activations are used, so no calibration is needed.
+    Higher = keep.
 
         python -m flap metric=magnitude
     """
@@ -120,7 +123,7 @@ class Random(Metric):
         score_j ~ U[0, 1)
 
     j: an input channel of the output projection. All projections share one generator, so scores
-    depend on the order of scoring. Higher = keep.
+    depend on the order in which projections are scored. Higher = keep.
 
         python -m flap metric=random metric.seed=1
     """

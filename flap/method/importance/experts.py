@@ -23,9 +23,10 @@ class Routed(NamedTuple):
     The averages of an expert without tokens are 0.
     """
 
-    tokens_E: Tensor  # number of tokens of each expert, R
-    mean: OfToken  # means over the tokens of each expert, each of shape (E)
-    variance_E: Tensor  # sample variance of the output, divisor R - 1, summed over its channels
+    tokens_E: Tensor  # number R of tokens that are routed to each expert
+    mean: OfToken  # the means of these numbers over the tokens of each expert; each has shape (E)
+    # sample variance of each expert's output, with divisor R - 1, summed over the output channels
+    variance_E: Tensor
 
     @classmethod
     def of(cls, experts: Sequence[Statistics]) -> "Routed":
@@ -44,9 +45,9 @@ class Routed(NamedTuple):
 class ExpertMetric(WIFV):
     """Base class of metrics that score whole experts.
 
-    Heads, and neurons of layers without experts, are scored by WIFV. Experts are scored in the
-    dense model, where the router chooses among all experts. An expert without tokens gets the score
-    0.
+    Heads, and neurons of layers without experts, are scored by WIFV. Experts are scored before
+    experts of their layer are removed, so the router still chooses among all of them. An expert
+    without tokens gets the score 0.
     """
 
     scores_experts: ClassVar[bool] = True
@@ -54,7 +55,7 @@ class ExpertMetric(WIFV):
 
     @abstractmethod
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E in any floating-point dtype; higher = keep."""
+        """Return score_E, the score of each expert, in any floating-point dtype; higher = keep."""
 
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
@@ -87,7 +88,7 @@ class REAP(ExpertMetric):
 
 @dataclass(frozen=True)
 class EAN(ExpertMetric):
-    """Expert activation norm, the baseline of REAP's paper (EAN, arXiv 2504.05586).
+    """Expert activation norm (EAN, arXiv 2504.05586), a baseline in the paper of REAP.
 
         score_e = Σ_t ‖f_e(x_t)‖₂
 
@@ -107,9 +108,9 @@ class MoNE(ExpertMetric):
 
         score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
 
-    R_e: the number of tokens that are routed to expert e. var_o(f_e): the sample variance of
-    channel o of the expert's output over these tokens. Higher = keep. The authors' code uses the
-    mean weight of the router instead of the frequency.
+    R_e: the number of tokens that are routed to expert e. k: all experts of the layer. var_o(f_e):
+    the sample variance of channel o of the expert's output over the R_e tokens. Higher = keep. The
+    authors' code uses the mean weight of the router instead of the frequency R_e / Σ_k R_k.
 
         python -m flap structure.experts=true metric=MoNE
     """

@@ -1,4 +1,4 @@
-"""The metric OBS: the error of removing a unit, after the remaining units are fitted again.
+"""The metric OBS: the output error of removing a unit, if the remaining units are fitted again.
 
 Legend: O output channels · I input channels · U units · R units that are still in the matrices · C
 channels of a unit · L removed channels.
@@ -22,25 +22,26 @@ from flap.models.devices import widest_float
 
 log = logging.getLogger(__name__)
 
-RIDGES = 4  # number of ridges to try; each is ten times the previous one
-STEPS = 64  # each step removes 1/64 of the units, and fits the remaining channels again
+RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
+STEPS = 64  # number of steps; each removes 1/64 of the units, and fits the remaining channels again
 
 
 @dataclass(frozen=True)
 class OBS(Metric):
-    """Optimal Brain Surgeon (Hassibi and Stork 1993) of whole units.
+    """Optimal Brain Surgeon (Hassibi and Stork 1993) for whole units.
 
     ZipLM (arXiv 2302.04089) and SlimGPT (arXiv 2412.18110) prune whole units in the same way.
 
         cost_u = tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ), for a neuron j: ‖W_:j‖² / [H⁻¹]_jj
         H = C + ridge · mean(diag C) · 1
 
-    W (O, I): the output projection, W_u the columns of unit u. C (I, I): the covariance of its
-    input channels over the calibration tokens. The cost is the expected squared output error after
-    the unit is removed with the best linear compensation. The cheapest units are removed first, and
-    W and H⁻¹ are updated after each step. A unit's score is its cost when it is removed, divided
-    evenly over its channels, but never less than the score of a unit that was removed before it;
-    higher = keep.
+    W (O, I): the output projection. C (I, I): the covariance of its input channels over the
+    calibration tokens. W_u: the columns of W for the channels of unit u. [H⁻¹]_uu: the elements of
+    H⁻¹ for these channels. The cost is the expected squared output error if the unit is removed
+    with the best linear compensation. The cheapest units are removed first, and W and H⁻¹ are
+    updated after each step. A unit's score is its cost when it is removed, divided evenly over its
+    channels. The score is never less than the score of a unit that was removed before. Higher =
+    keep.
 
     In floating point, H may have no inverse. This happens with massive activations, whose rounding
     errors exceed the ridge. Then the ridge is multiplied by ten, up to three times, with a warning.
@@ -92,7 +93,7 @@ class OBS(Metric):
 def _costs_with(
     ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor
 ) -> Tensor:
-    """Return cost_U with a ridge.
+    """Return cost_U, the cost of each unit when it is removed, with a given ridge.
 
     Raises:
         LinAlgError: H has no inverse.
@@ -102,7 +103,7 @@ def _costs_with(
     covariance = Covariance.of(*(statistics.parts or [statistics]))
     matrix_II = covariance.hessian(columns, ridge, wide)
     if not matrix_II.diagonal().any():
-        # all channels are constant, so the bias replaces every unit without error
+        # all channels are constant, so their means replace every unit without error
         return weight_OI.new_zeros(len(columns_UC), dtype=wide)
 
     # factorise and invert in place, because the matrix may take gigabytes
@@ -115,8 +116,8 @@ def _costs_with(
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
     """Return cost_U, the cost of each unit when it is removed.
 
-    A unit has `channels` consecutive channels. Both tensors are changed in place. Removed channels
-    stay in the tensors as zeros, until half of the channels are removed.
+    A unit has `channels` consecutive channels. The two tensors are changed in place. Removed
+    channels stay in the tensors as zeros, until half of the channels are removed.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)
@@ -150,7 +151,11 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
 
 
 def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Move these rows and columns, both ascending, to the front of a contiguous matrix's memory."""
+    """Return the submatrix of these rows and columns, stored at the front of the matrix's memory.
+
+    The matrix must be contiguous, and its elements are overwritten. The indices of rows and columns
+    must be ascending.
+    """
     packed = matrix.view(-1)[: len(rows) * len(columns)].view(len(rows), len(columns))
     for strip, some_rows in zip(packed.split(STRIP), rows.split(STRIP), strict=True):
         # rows only move to the front, so no row is overwritten before it is read
@@ -159,7 +164,7 @@ def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int) -> Tensor:
-    """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of the units u where the mask is true."""
+    """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which the mask `units_R` is true."""
     units = len(units_R)
     if channels == 1:
         # sums of squares, because computing a norm takes longer
@@ -175,7 +180,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
 
 
 def _remove(weight_OI: Tensor, inverse_II: Tensor, removed_L: Tensor) -> None:
-    """Remove the channels L. Update W to the best weights without them, and update H⁻¹."""
+    """Update W and H⁻¹ in place, so that the channels L are removed with the least output error."""
     inverse_LI = inverse_II[removed_L]
     map_LI = torch.cholesky_solve(inverse_LI, torch.linalg.cholesky(inverse_LI[:, removed_L]))
     weight_OI.addmm_(weight_OI[:, removed_L], map_LI, alpha=-1)

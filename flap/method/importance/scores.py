@@ -1,6 +1,6 @@
 """The scores of all layers, and the file that stores them.
 
-Runs that differ only in the ratio use the same scores, so they are computed only once.
+Runs that differ only in the ratio use the same scores, so the scores are computed only once.
 
 Legend: G attention units (KV heads) · C channels of a unit · I input channels.
 """
@@ -24,8 +24,8 @@ BY_LAYER = ("routed_power", "divergences")
 class Scores:
     """The scores of all units of all layers; higher = keep.
 
-    Structures that rank output errors scale the scores by `inverse_power` and `routed_power`. Both
-    are empty without calibration, or if scores are not squared output errors.
+    Structures that rank output errors scale the scores by `inverse_power` and `routed_power`. These
+    two fields are empty without calibration, or if scores are not squared output errors.
     """
 
     # score_GC of each layer's attention and score_I of its MLP, finite, in float32 on the CPU
@@ -49,7 +49,7 @@ class Scores:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write scores to a safetensors file, with all other numbers in float64."""
+    """Write scores to a safetensors file. All numbers other than scores are stored in float64."""
     tensors = {"inverse_power": torch.tensor(scores.inverse_power, dtype=torch.float64)}
     for i, layer in enumerate(scores.layers):
         for block, score in layer._asdict().items():
@@ -61,7 +61,7 @@ def write_scores(scores: Scores, path: Path) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """Read the scores of the layers in a file."""
+    """Read the scores of all layers from a safetensors file."""
     tensors = load_file(path)
     power = tensors.pop("inverse_power").tolist()
     num_layers = 1 + max(int(name.split(".")[0]) for name in tensors)

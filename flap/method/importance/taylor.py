@@ -20,17 +20,18 @@ class Taylor(Metric):
         score_u = |Σ_w w · ∂L/∂w|
 
     w: all weights that are removed with unit u, from all matrices: the rows of the input
-    projections with their biases, and the columns of the output projection. A KV head and its query
-    heads are one group. L: the mean cross-entropy of the next token over the calibration windows,
-    in nats per token. The score is, to first order, the size of the change of the loss if the unit
-    is removed. The score is divided evenly over the unit's channels; higher = keep.
+    projections with their biases, and the columns of the output projection. These weights are one
+    group in the terms of the paper; a KV head and its query heads are one group. L: the mean
+    cross-entropy of the next token over the calibration windows, in nats per token. The score is,
+    to first order, the absolute change of the loss if the unit is removed. The score is divided
+    evenly over the unit's channels. Higher = keep.
 
-    Equation 3 of the paper is the Taylor expansion of the loss for a group of weights, and this
-    score is its first term for the whole group as one vector. Gradients are sums over all windows,
-    so effects of opposite sign cancel. The paper has two more scores, which are not implemented. In
-    one, single matrices are scored, and a group takes the sum, product or maximum of their scores.
-    In the other one (equation 4), single weights are scored, with the absolute value inside the
-    sum. The second-order term (equation 5) is left out, too.
+    Equation 3 of the paper is the Taylor expansion of the loss for a group of weights. The score is
+    the first term of this expansion, for the whole group as one vector. Gradients are sums over all
+    windows, so effects of opposite sign cancel. The paper has two more scores, which are not
+    implemented. The first scores single matrices, and gives a group the sum, product or maximum of
+    these scores. The second (equation 4) scores single weights, with the absolute value inside the
+    sum. The second-order term (equation 5) is not implemented either.
 
         python -m flap metric=taylor calibration.num_samples=10
 

@@ -14,7 +14,7 @@ from flap.runtime import ranks
 
 HELD_OUT_WINDOWS = 32  # number of windows of a training text that are held out
 EVALUATIONS = 10  # maximum number of evaluations during a training
-# Between two evaluations, at least this many windows are trained on per held-out window.
+# Minimum number of training windows between two evaluations, per held-out window.
 EVERY = 4
 RISING = 0.05  # share of the steps in which the learning rate rises
 WRITERS = ("dense", "pruned", "both")
@@ -25,18 +25,18 @@ STEP = 1024
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates, to predict the same as the dense model.
+    """Train all weights, or low-rank updates, so that the model predicts the same as the dense one.
 
-    The learning rate rises during a twentieth of the steps, and then falls as a cosine
+    The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, low-rank updates W + 2 B A of all Linear modules are
-    trained and merged at the end (LoRA, arXiv 2106.09685). A has `rank` rows.
+    trained, and merged into the weights W at the end (LoRA, arXiv 2106.09685). A has `rank` rows.
     """
 
-    # a training text or mixture, as in `calibration.dataset`; None stands for the calibration
-    # windows
+    # the training text, or a mixture of texts, as in `calibration.dataset`; None if `use` is
+    # "calibration"
     dataset: Any
-    # Number of tokens to train on, rounded to whole steps; at least one step. Each token is used
-    # `epochs` times.
+    # Number of tokens to train on, rounded down to whole steps; at least one step. Each token is
+    # used `epochs` times.
     tokens: int
     # Highest learning rate of AdamW, above 0. Without a rank, it is multiplied by the root mean
     # square of each tensor.
@@ -44,19 +44,20 @@ class Recovery:
     # The rank of low-rank updates, at least 1. Without a rank, all weights except embeddings and LM
     # head are trained.
     rank: int | None = None
-    # tokens in a window, 2 or more
+    # number of tokens in a window, 2 or more
     seq_len: int = 256
-    # Windows in a step, a multiple of the number of processes. None takes the smallest number that
-    # has STEP tokens.
+    # Number of windows in a step, a multiple of the number of processes. None takes the smallest
+    # number of windows that have at least STEP tokens.
     batch_size: int | None = 8
     # training ends after this many evaluations in a row without improvement, 1 or more
     patience: int = 2
-    # if true, activations are computed again instead of stored, which takes less memory and more
-    # time
+    # if true, activations are computed again instead of being stored, which takes less memory and
+    # more time
     gradient_checkpointing: bool = False
     # How many times each window is trained on, at least 1.
     epochs: int = 1
-    # The number of held-out windows. The weights with the lowest divergence on them are kept.
+    # The number of held-out windows. The weights with the lowest divergence on these windows are
+    # kept.
     held_out: int = HELD_OUT_WINDOWS
     # The windows for training: "recovery" stands for windows of `dataset`, and "calibration" for
     # the calibration windows.
@@ -76,7 +77,7 @@ class Recovery:
 
     @property
     def name(self) -> str:
-        """The name of the choice."""
+        """The name of this choice in the config group `recover`."""
         if self.use == "calibration":
             return "reconstruct"
         return "full" if self.rank is None else "lora"
@@ -100,7 +101,7 @@ class Recovery:
 
     @property
     def steps(self) -> int:
-        """The number of steps."""
+        """The number of steps in all epochs."""
         return self.epochs * (self.tokens // self.tokens_a_step)
 
     @property
@@ -110,9 +111,9 @@ class Recovery:
         return math.ceil(max(self.steps / EVALUATIONS, steps_of_windows))
 
     def share_of_rate(self, step: int) -> float:
-        """Return the share of the highest learning rate in a step; steps are counted from 0.
+        """Return the learning rate of a step, as a share of the highest learning rate.
 
-        The share is never 0, so that every step trains the model.
+        The share is never 0, so that every step trains the model. Steps are counted from 0.
         """
         rising = math.ceil(RISING * self.steps)
         if step < rising:
@@ -135,7 +136,7 @@ class Recovery:
         linear = all(
             isinstance(mlp.watched, nn.Linear | Conv1D)
             for mlp in mlps
-            if mlp.num_units  # a layer of a hybrid may have no MLP
+            if mlp.num_units  # a layer of a hybrid model may have no MLP
         )
         experts = "whose experts are stacked in one tensor and are no Linear modules"
         allowed = f"full or none for this model, {experts}"
@@ -147,7 +148,7 @@ class Reconstruction:
     """Train all weights on the calibration windows alone.
 
     The training needs no text in addition to the calibration text. `Recovery` explains the options.
-    The windows that are held out for fits are held out here as well.
+    The windows that are held out when a compensation is fitted are held out here as well.
     """
 
     # number of times that each window is trained on, 1 or more

@@ -1,6 +1,6 @@
 """Distillation: train the compressed model to predict the same as the dense model.
 
-Source: Hinton et al., arXiv 1503.02531. Legend: N windows · T tokens a window.
+Source: Hinton et al., arXiv 1503.02531. Legend: N windows · T tokens in a window.
 """
 
 import logging
@@ -36,12 +36,14 @@ def training_windows(
 ) -> Batch:
     """Return the windows of a training. The first `recovery.held_out` windows are held out.
 
-    Held-out windows have the dense model's answers. If some texts have answers, the divergence is
-    measured on tokens of answers only, otherwise on all tokens.
+    Held-out windows have the dense model's answers. If some texts have answers, the divergence on
+    held-out windows is measured only on tokens of answers, otherwise on all tokens. It is also
+    measured on all tokens if there are too few tokens of answers (`judged`).
 
-    by_pruned: the same windows with answers of the pruned model, which training uses instead. With
-        writer=both, it uses them for every second window of each text. So the pruned model sees its
-        mistakes, and learns what the dense model predicts after them.
+    by_pruned: the same windows with answers of the pruned model. Training uses these answers
+        instead of the dense model's answers: in all windows of texts with prompts, or with
+        writer=both in every second window of such a text. In this way, the pruned model sees its
+        own mistakes, and learns what the dense model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -50,7 +52,7 @@ def training_windows(
     tokens_NT = batch.tokens_NT.clone()
     mask_NT = batch.mask_NT.clone()
 
-    # 1. the mask of the tokens on which the held-out windows are measured
+    # 1. in held-out windows, mask the tokens on which the divergence is measured
     has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
     has_answers_N1 = has_answers[text_N[:held_out], None]
     of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1
@@ -73,8 +75,8 @@ def training_windows(
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
     """Return a mask that is false for tokens that repeat a passage of a held-out window.
 
-    A token repeats a passage if it is the last of OVERLAP tokens that also occur in a held-out
-    window.
+    A token repeats a passage if it is the last of OVERLAP successive tokens that also occur in a
+    held-out window.
     """
     seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
@@ -86,7 +88,11 @@ def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
 
 
 def _held_out_first(recovery: Recovery, windows: W) -> W:
-    """Return the windows in a new order: held-out windows first."""
+    """Return the windows in an order in which the held-out windows come first.
+
+    With use="recovery", the first windows are held out, so the order does not change. Of the
+    calibration windows, every fifth window is held out.
+    """
     if recovery.use == "recovery":
         return windows
     fitting, held_out = split_windows(torch.arange(len(windows)))
@@ -103,7 +109,8 @@ def distil(
 ) -> dict[str, Any]:
     """Train the compressed model in place, and return a summary of the training for the report.
 
-    The old weights are kept if training does not improve the model in the dtype of the checkpoint.
+    The old weights are kept if training does not lower the held-out divergence of the model in its
+    original dtype.
 
     teacher: the dense model.
     windows: the training windows; the held-out windows come first.
@@ -143,7 +150,8 @@ def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
     """Return the summary of the training for the report.
 
-    history: the held-out divergence after each step with an evaluation.
+    history: each step with an evaluation, with the held-out divergence after this step.
+    better: whether training has improved the model.
     """
     by_tokens: list[tuple[int, float | None]] = []
     for step, nats in history:

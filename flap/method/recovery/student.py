@@ -1,6 +1,6 @@
 """A module for Trainer that returns the loss of the compressed model.
 
-Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary.
+Legend: N windows · T tokens in a window · D hidden size · P positions.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module whose `forward` returns the loss, and that has only the trained parameters.
+    """A module whose `forward` returns the loss, and whose only parameters are the trained ones.
 
     So Trainer's checkpoints contain only the trained parameters, and do not depend on the class,
     the names and the shapes of the model.
@@ -39,17 +39,20 @@ class Student(nn.Module):
         self.chunk = max(1, LOGITS_BYTES // (4 * most_tokens))
 
     def train(self, mode: bool = True) -> "Student":
-        """Also set the mode of the compressed model, which is not a submodule."""
+        """Set the training mode of this module and of the compressed model.
+
+        The compressed model is not a submodule, so `nn.Module.train` does not reach it.
+        """
         self.placed.model.train(mode)
         return super().train(mode)
 
     def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
-        """Return the loss of the next-token distributions in nats a token.
+        """Return the loss of the next-token predictions in nats per token.
 
-        The loss is the teacher's, such as KL(dense ‖ compressed), as a mean over the positions that
-        predict an unmasked token. The gradient at the final hidden states is computed at the same
-        time, for one chunk of positions after another. So no logits are stored or computed twice.
-        The logits of a whole batch would take more memory than the model.
+        `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). Its mean is taken over the
+        positions that predict an unmasked token. The gradient at the final hidden states is
+        computed at the same time, for one chunk of positions after another. So no logits are stored
+        or computed twice. The logits of a whole batch would take more memory than the model.
 
         input_ids: tokens_NT. token_mask: mask_NT, true for tokens that are counted in the loss.
         """
@@ -67,8 +70,12 @@ class Student(nn.Module):
     def _positions(self, windows: int, positions: int) -> float:
         """Return the number of positions by which the summed loss of a batch is divided.
 
-        In training, it is the mean over the processes, because DDP averages their gradients. In
-        evaluation, it is the same for all windows, because Trainer averages over batches.
+        In training, it is the mean of `positions` over all processes, because DDP averages their
+        gradients. In evaluation, it is the same number per window for all batches, because Trainer
+        averages the losses of batches.
+
+        windows: number of windows in the batch. positions: number of positions at which the loss of
+            the batch is computed.
         """
         if self.training:
             every = ranks.gather(positions)
@@ -76,7 +83,7 @@ class Student(nn.Module):
         return self.judged_positions * windows or positions or 1
 
     def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss in nats, summed over positions, and its gradient.
+        """Return the loss in nats, summed over positions, and its gradient at the hidden states.
 
         The gradient is 0 if the hidden states do not require a gradient.
         """
@@ -107,7 +114,10 @@ class _Loss(torch.autograd.Function):
 
 @torch.no_grad()
 def mean_divergence(model: PlacedModel, teacher: Teacher, windows: Batch, batch_size: int) -> float:
-    """Return the teacher's loss on these windows, such as KL(dense ‖ model), in nats a token."""
+    """Return the mean of `Teacher.loss` on these windows, in nats per token.
+
+    If the teacher and the model have the same vocabulary, this is KL(dense ‖ model).
+    """
     student = Student(model, teacher, []).eval()
 
     def measure(batch: Batch) -> tuple[float, int]:

@@ -1,6 +1,6 @@
-"""The dense model as the teacher: what a training learns at each position of a window.
+"""The dense model as the teacher, which says what the student learns at each position of a window.
 
-Legend: N windows · T tokens a window · S tokens of the same text in the teacher's vocabulary ·
+Legend: N windows · T tokens in a window · S tokens of the same text in the teacher's vocabulary ·
 P positions · D hidden size · V the teacher's vocabulary · K the student's vocabulary.
 """
 
@@ -16,16 +16,17 @@ from flap.method.vocabulary.alignment import NOWHERE, Alignment
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 
-PREDICTED = -1  # the teacher's prediction is learnt, instead of a token
-NOTHING = -100  # nothing is learnt, as the next token is not known
+# values of `Targets.token_P` at positions where no token is learnt
+PREDICTED = -1  # the student learns the teacher's prediction
+NOTHING = -100  # the student learns nothing, because the next token is not known
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is learnt at each position."""
+    """What the student learns at each position."""
 
     hidden_PD: Tensor  # the teacher's final hidden states
-    token_P: Tensor  # the token that is learnt, PREDICTED or NOTHING
+    token_P: Tensor  # the token that the student learns, or PREDICTED or NOTHING
 
     def __getitem__(self, index: Any) -> "Targets":
         """Return the targets of some positions."""
@@ -33,14 +34,14 @@ class Targets:
 
 
 class Teacher:
-    """The dense model. Its predictions are learnt at every position."""
+    """The dense model. The student learns its predictions at every position."""
 
     def __init__(self, model: PlacedModel) -> None:
         self.model = model
 
     @torch.no_grad()
     def read(self, tokens_NT: Tensor) -> Targets:
-        """Return what is learnt at each position of these windows."""
+        """Return what the student learns at each position of these windows."""
         hidden_PD = final_states(self.model.adapter, tokens_NT)
         token_P = torch.full(hidden_PD.shape[:1], PREDICTED, device=hidden_PD.device)
         return Targets(hidden_PD, token_P)
@@ -57,9 +58,10 @@ class Teacher:
 class UntrimmedTeacher(Teacher):
     """The dense model with its whole vocabulary, as the teacher of a model with fewer tokens.
 
-    It reads the text of a window in its own tokens. Where both tokenisations have a boundary, its
-    prediction is learnt, as a distribution over the student's tokens (`Alignment.marginal`). Inside
-    of a removed token, its spelling is learnt: the loss is the cross-entropy of the next token.
+    The teacher reads the text of a window in its own tokens. Where the teacher's and the student's
+    tokenisation have a boundary at the same place, the student learns the teacher's prediction, as
+    a distribution over the student's tokens (`Alignment.marginal`). Inside a removed token, the
+    student learns the spelling of this token: the loss is the cross-entropy of the next token.
     """
 
     def __init__(self, model: PlacedModel, alignment: Alignment) -> None:
@@ -68,7 +70,7 @@ class UntrimmedTeacher(Teacher):
 
     @torch.no_grad()
     def read(self, tokens_NT: Tensor) -> Targets:
-        """Return what is learnt at each position of these windows."""
+        """Return what the student learns at each position of these windows."""
         aligned = [self.alignment.align(tokens_T) for tokens_T in tokens_NT.cpu()]
         old_NS = pad_sequence([one.old_S for one in aligned], batch_first=True)
         hidden_NSD = final_states(self.model.adapter, old_NS).unflatten(0, old_NS.shape)
@@ -99,7 +101,10 @@ class UntrimmedTeacher(Teacher):
 
 
 def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
-    """Return Σ p (log p - log q) in nats, summed over positions, from the logits of p and q."""
+    """Return KL(p ‖ q) = Σ p (log p - log q) in nats, summed over positions.
+
+    dense_PV: the logits of p, the prediction of the dense model. logits_PV: the logits of q.
+    """
     return kl_div(
         logits_PV.log_softmax(-1), dense_PV.log_softmax(-1), reduction="sum", log_target=True
     )

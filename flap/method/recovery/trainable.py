@@ -18,8 +18,8 @@ from flap.runtime.temporary_state import replaced
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the trained parameters in float32, and freeze all other parameters.
 
-    At the end of the `with` block, the model gets its dtypes and classes back. Inside the block,
-    dropout and noise are off, because the dense model's predictions have none.
+    At the end of the `with` block, the model gets its original dtypes and classes back. Inside the
+    block, dropout and noise are off, because the dense model predicts without them.
     """
     # 1. copy all tensors, because the compressed model may share unpruned tensors with the dense
     # model
@@ -44,7 +44,7 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
             changed.enter_context(replaced(name, 0.0, owner))
         yield trained
 
-    # 3. make it an ordinary model again
+    # 3. make the compressed model an ordinary model again
     if adapted is not None:
         adapted.merge_and_unload()
     if recovery.gradient_checkpointing:
@@ -68,9 +68,9 @@ def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
 
 
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
-    """Add the matrices A and B to every Linear of the layers, in float32.
+    """Add the matrices A and B of low-rank updates to every Linear of the layers, in float32.
 
-    The returned model can merge them.
+    The returned model can merge the updates into the weights.
     """
     # imported here because runs without low-rank training should not wait for peft
     from peft import LoraConfig, get_peft_model
@@ -79,13 +79,13 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     with warnings.catch_warnings():
         # peft uses a name that transformers has deprecated
         warnings.simplefilter("ignore", FutureWarning)
-        # peft detects the Conv1D of GPT-2 itself, but warns
+        # for the Conv1D of GPT-2, peft sets the option fan_in_fan_out by itself, but warns
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
         return get_peft_model(decoder, options)
 
 
 def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the weights of decoder layers and norms."""
+    """Return all parameters of the decoder except embeddings."""
     frozen = set()
     for module in decoder.modules():
         if isinstance(module, nn.Embedding):
@@ -98,9 +98,9 @@ def _copy_tensors(
 ) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
     """Replace every parameter by a copy in float32. Tied parameters stay tied.
 
-    Returns, for each copy, the dtype and `requires_grad` of the original parameter.
+    Return, for each copy, the dtype and `requires_grad` of the original parameter.
 
-    keep_bfloat16: whether copies of bfloat16 parameters stay in bfloat16.
+    keep_bfloat16: whether bfloat16 parameters are copied in bfloat16 instead of float32.
     """
     copies: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():

@@ -1,6 +1,8 @@
 """The training loop, which uses transformers' Trainer and evaluates on held-out windows.
 
-An interrupted training resumes from Trainer's checkpoints. Legend: N windows · T tokens a window.
+An interrupted training resumes from Trainer's checkpoints.
+
+Legend: N windows · T tokens in a window · P positions of all held-out windows.
 """
 
 import json
@@ -39,11 +41,12 @@ def train(
     """Train the parameters of a student.
 
     Afterwards, the file BEST in the folder has the parameters with the lowest held-out divergence.
-    The file HISTORY has the divergence after each evaluated step. A killed training resumes from
-    Trainer's last checkpoint in the folder, from which only tensors and numbers are read
-    (`weights_only`). A finished training is not repeated.
+    The file HISTORY has the held-out divergence after each evaluated step. A killed training
+    resumes from Trainer's last checkpoint in the folder, from which only tensors and numbers are
+    read (`weights_only`). A finished training is not repeated.
 
     windows: the training windows; the held-out windows come first.
+    bf16: whether the forward pass computes in bfloat16 (autocast).
     """
     finished, last = on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
@@ -66,9 +69,9 @@ def train(
 def _trainer(
     student: Student, recovery: Recovery, windows: Batch, arguments: TrainingArguments
 ) -> Trainer:
-    """Return Trainer with the data, the optimiser and the callbacks of a training.
+    """Return a Trainer with the data, the optimiser and the callbacks of a training.
 
-    windows: the held-out ones are first.
+    windows: the training windows; the held-out windows come first.
     """
     held_out = windows[: recovery.held_out]
     fitting = windows[recovery.held_out :]
@@ -81,7 +84,7 @@ def _trainer(
     trainer = Trainer(
         student,
         arguments,
-        # cut to whole steps, because otherwise Trainer would make an extra step of the rest
+        # cut to whole steps, because otherwise Trainer would make an extra step from the rest
         train_dataset=_dataset(fitting[: recovery.windows]),
         eval_dataset=_dataset(held_out),
         callbacks=[
@@ -139,10 +142,11 @@ def _arguments(
 def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[dict[str, Any]]:
     """Yield the parameters with their learning rates.
 
-    The learning rate of a tensor is proportional to its root mean square, as in Adafactor (Shazeer
-    and Stern, arXiv 1804.04235, section 8). AdamW moves each element by about the learning rate,
-    whatever the size of the gradient, and typical weights are 0.2 in SmolLM2 but 0.02 in Gemma 3.
-    Low-rank updates keep the given rate, because they begin with the same size in every model.
+    The learning rate of a tensor is proportional to the tensor's root mean square, as in Adafactor
+    (Shazeer and Stern, arXiv 1804.04235, section 8). The reason is that AdamW moves each element by
+    about the learning rate, whatever the size of the gradient, and that typical weights are 0.2 in
+    SmolLM2 but 0.02 in Gemma 3. Low-rank updates keep the given rate, because they begin with the
+    same size in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
@@ -153,7 +157,10 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return Trainer's last complete checkpoint, if any. Trainer writes the state file last."""
+    """Return Trainer's last complete checkpoint, if any.
+
+    A checkpoint with a state file is complete, because Trainer writes this file last.
+    """
     states = folder.glob("checkpoint-*/trainer_state.json")
     complete = [state.parent for state in states if read_json(state)]
     if not complete:
@@ -162,7 +169,10 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def history(state: Any) -> dict[int, float]:
-    """Return the held-out divergence in nats per token for each step; step 0 is before training."""
+    """Return a dict from each evaluated step to the held-out divergence in nats per token.
+
+    Step 0 is evaluated before training.
+    """
     return {
         entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
     }
@@ -180,10 +190,11 @@ class KeepBest(TrainerCallback):
         self.path = path
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save the parameters if they are the best, and stop if the patience is exhausted.
+        """Save the parameters if they are the best, and stop the training if necessary.
 
-        The decision uses the whole history in Trainer's checkpoint, so that a resumed training ends
-        at the same step as an uninterrupted one.
+        The training stops after `patience` evaluations without improvement, or if the divergence is
+        not finite. The decision uses the whole history in Trainer's checkpoint, so that a resumed
+        training ends at the same step as an uninterrupted training.
         """
         nats = {}
         for step, value in history(state).items():
@@ -205,7 +216,7 @@ class TrainingProgress(TrainerCallback):
         self.steps: Iterator[int] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the bar after the first evaluation, at the step from which training resumes."""
+        """Begin the bar at the first step of the training, or at the step where it resumes."""
         if self.steps is None and state.is_world_process_zero:
             self.steps = progress(
                 range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step

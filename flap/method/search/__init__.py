@@ -1,4 +1,4 @@
-"""The search ranks units by the measured effect of their removal on the model's predictions."""
+"""structure=search, which ranks units by the measured effect of their removal on predictions."""
 
 from flap.method.search.divergence import PlanDivergence
 from flap.method.search.scoring import score_and_try

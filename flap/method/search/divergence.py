@@ -1,7 +1,7 @@
 """Measure the divergence of pruned models' predictions from the dense model's predictions.
 
 With structure=search, units are chosen so that this divergence stays low.
-Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts · K plans.
+Legend: N windows · T tokens in a window · D hidden size · V vocabulary · X texts · K plans.
 """
 
 import math
@@ -29,27 +29,31 @@ from flap.storage import NOT_KEPT, WorkFolder
 EVERY = 4  # predictions are compared at every fourth position
 # number of tokens whose logits are in memory at a time, rounded to whole windows
 COMPARED_TOKENS = 1024
-SHARED = "0"  # name of the stream of the dense model, which all plans share before the first layer
+# name of the stream of hidden states of the dense model, which all plans share before the first
+# layer
+SHARED = "0"
 
 # A function that returns layer i of each plan, from i and the statistics of the layer, while the
-# layer is in memory. When a run resumes, it is called without statistics, and must return the same
-# plans.
+# layer is in memory. If an interrupted run has already finished the layer, the function is called
+# without statistics, and must return the same plans as in that run.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 
 @dataclass(frozen=True)
 class PlanDivergence:
-    """KL(dense ‖ pruned) of the next-token distributions of several plans, in nats per token.
+    """Measures KL(dense ‖ pruned) of the next token for several plans, in nats per token.
 
     One walk over the layers measures all plans. Plans share a stream of hidden states as long as
-    their layers are equal. The stream forks at the first layer in which they differ. Each layer is
-    read once, and one copy of it is pruned for each different plan of the layer. With several
-    processes, each process has the streams of the dense model and of its share of the plans.
+    their layers are equal. The stream forks at the first layer in which the plans differ. Each
+    layer is read once, and one copy of it is pruned for each different plan of the layer. With
+    several processes, each process has the stream of the dense model and the streams of its share
+    of the plans.
 
-    The measured windows are the last held-out windows. The compensation of trials is fitted without
-    these windows. The predictions at every fourth position are compared. Predictions at
-    neighbouring positions add little information, but over a large vocabulary they cost as much as
-    many layers. In texts with answers, all predictions of tokens in answers are compared.
+    The plans are measured on the last held-out windows. The compensation of trials is fitted
+    without held-out windows. The predictions at every fourth position are compared, because
+    predictions at neighbouring positions add little information. With a large vocabulary, computing
+    all predictions would cost as much as many layers. In texts with answers, the predictions of all
+    tokens in answers are compared instead.
 
     If the calibration is a mixture of texts, the result is the divergence of the text on which it
     is largest. A unit that only one of the texts needs is probably needed by some texts outside the
@@ -75,7 +79,7 @@ class PlanDivergence:
         """
         walk = Walk(self.calibration.model, "score, layer by layer", work)
         nats = self._walked(walk, plans, num_tokens, covariance)
-        work.clear()  # the files of hidden states are no longer mapped
+        work.clear()  # possible only now that the files of hidden states are no longer mapped
         return nats
 
     def _walked(
@@ -88,7 +92,7 @@ class PlanDivergence:
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
 
-        # names of the streams, if an interrupted walk resumes
+        # names of the streams after the layers that an interrupted walk has finished
         names: list[str] = []
         for i in range(walk.layers_done):
             names = _next_streams(with_dense(i, None), names)
@@ -107,7 +111,10 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows to measure, with a mask of the measured tokens, and text_N."""
+        """Return the windows on which plans are measured, and text_N, the text of each window.
+
+        The mask of the windows is true for the tokens whose predictions may be compared.
+        """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
         if self.calibration.judged_NT is not None:
@@ -131,8 +138,9 @@ class PlanDivergence:
     ) -> tuple[dict[str, Stream], list[str]]:
         """Run layer i of each plan on the streams of hidden states.
 
+        Return the streams after the layer, and the name of each plan's stream.
+
         names: the name of each plan's stream before the layer; empty before the first layer.
-        Returns the streams after the layer, and the name of each plan's stream.
         """
         before = names or [SHARED] * len(plans)
         after = _next_streams(plans, names)
@@ -153,9 +161,10 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
-        """Return the divergence of each plan, averaged over the tokens of its worst text.
+        """Return the mean divergence of each plan on the text on which it is largest.
 
-        hidden: the outputs of the last layer for these windows: first of the dense model, then of
+        measured: the windows on which plans are measured.
+        hidden: the outputs of the last layer for these windows, first of the dense model, then of
             each plan.
         """
         model = self.calibration.model
@@ -178,7 +187,7 @@ class PlanDivergence:
                 "structure=search: predictions of a pruned model are not finite; "
                 "try model.dtype=float32 or bfloat16, or check the weights"
             )
-        # a text without measured windows gets 0; clamp, because rounding could give less than 0
+        # A text without measured windows gets 0. Rounding can make a divergence slightly negative.
         nats_K = (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)
         return list(map(float, nats_K))
 
@@ -189,11 +198,11 @@ def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     p: the distribution of the dense model. q: the distribution of the pruned model, which is given
         as logits.
 
-    The terms p · (log p - log q) are summed. Computing Σ p log p - Σ p log q instead would lose
+    The terms p · (log p - log q) are summed. The difference Σ p log p - Σ p log q would lose
     digits: with a vocabulary of 50,000 tokens, it was wrong by 0.001 nats per token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
-    # in place, because allocating a new tensor takes as long as computing it
+    # in place, because allocating a new tensor takes as long as computing its values
     return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
 
 
@@ -208,7 +217,8 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
     """Yield text_N, tokens_NT and each stream's hidden_NTD, for a few windows at a time.
 
     The tensors contain only positions at which predictions are compared. In texts with answers,
-    these are all positions that predict a token of an answer.
+    these are all positions that predict a token of an answer, and in other texts every fourth
+    position.
     """
     tokens_NT = measured.tokens_NT
     every_T = torch.arange(tokens_NT.shape[1])
@@ -260,10 +270,13 @@ def pruned_layer(
 
 
 def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str]:
-    """Return the name of each plan's stream after a layer. Plans with equal layers share one.
+    """Return the name of each plan's stream after a layer.
 
-    before: the names before the layer. Before the first layer, `before` is empty, because all plans
-        share a stream.
+    Plans that had the same stream before the layer, and have an equal layer, share a stream.
+
+    plans: the layer in each plan.
+    before: the name of each plan's stream before the layer. Before the first layer, `before` is
+        empty, because all plans share a stream.
     """
     names: dict[tuple[str, LayerPlan], str] = {}
     pairs = zip(before or [SHARED] * len(plans), plans, strict=True)

@@ -1,7 +1,7 @@
 """The first step of structure=search: compute scores and the divergences of trials.
 
-In a trial, one block loses its lowest-scored units. Scores and trials of a layer both need the
-covariances of the layer, so both are computed in the same walk over the layers.
+In a trial, one block loses its lowest-scored units. The scores and the trials of a layer need the
+covariances of the layer, so they are computed in the same walk over the layers.
 """
 
 from dataclasses import replace
@@ -20,8 +20,8 @@ def score_and_try(
 ) -> Scores:
     """Return the scores of all units, with the divergence of each trial in nats per token.
 
-    An interrupted walk resumes from the working directory `work`. If the scores need no statistics,
-    the walk starts again, because random scores would be drawn in another order.
+    An interrupted walk resumes from the working directory `work`. If the metric needs no
+    statistics, the walk starts again, because random scores would be drawn in another order.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -34,7 +34,7 @@ def score_and_try(
     def plans_of_layer(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return the plan of layer i in every trial.
 
-        Layer i is pruned only in its trials, and stays dense in trials of other layers.
+        Layer i is pruned only in its own trials, and stays dense in the trials of other layers.
         """
         _note_scores(metric, divergence.calibration, notes, i, observed)
         [scores] = notes.read(i).layers
@@ -58,10 +58,10 @@ def _note_scores(
     i: int,
     observed: LayerStatistics | None,
 ) -> None:
-    """Score layer i, unless an interrupted walk has stored its scores."""
+    """Score layer i and store the scores, unless an interrupted walk has already stored them."""
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # use the same statistics without covariances as other structures
+        # use the stored statistics without covariances, as with other structures
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

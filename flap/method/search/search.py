@@ -19,11 +19,11 @@ from flap.method.allocation.ranking import from_highest, highest, ranked
 from flap.method.importance import Scores
 from flap.models import Pair
 
-# The smallest rise of the divergence between two levels, in nats. If no rise was measured, it makes
-# sure that the scores still order the units.
+# The minimum rise of the divergence between two levels, in nats. If no rise was measured, this
+# minimum makes sure that the scores still order the units.
 LEAST = 1e-200
-# A unit's error is at least this share of the largest error, so that sums of errors always
-# increase.
+# In `spread`, scores are raised to at least this share of the highest score, so that sums of scores
+# always increase.
 LEAST_COST = 1e-9
 
 
@@ -31,13 +31,15 @@ LEAST_COST = 1e-9
 class Search(Structure):
     """search: rank all units by the measured rise of the divergence, divided by the unit's price.
 
-    While units are scored, trials are measured. In a trial, one block loses its lowest-scored
-    units, with compensation, and the rest of the model stays dense. `levels` has the shares of
-    units to remove. The divergence is measured on `tokens` calibration tokens (docs/method.md says
-    which). In a mixture of texts, the text with the largest divergence decides.
+    Trials are measured in the same pass over the layers as the scores. In a trial, one block loses
+    its lowest-scored units, with compensation, and the rest of the model stays dense. Each block
+    has a trial for each share of units in `levels`. The divergence between the dense model and the
+    trial is measured on `tokens` calibration tokens (docs/method.md says which). In a mixture of
+    texts, the text with the largest divergence decides.
 
-    `in_nats` distributes the divergence over the units, which are ranked by nats divided by price.
-    The search does not measure the final plan. `eval=divergence` measures the pruned model.
+    `in_nats` divides the divergence of a trial among the removed units. All units are then ranked
+    by their nats divided by their price. The search does not measure the divergence of the final
+    plan; `eval=divergence` measures it for the pruned model.
     """
 
     # number of calibration tokens on which each trial is measured, 1 or more
@@ -56,7 +58,10 @@ class Search(Structure):
         return one_ranking(self, self.in_nats(scores, budget), budget)
 
     def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
-        """Return the plan of a layer in each of its trials, which prune one of its blocks."""
+        """Return the plan of a layer in each of its trials. A trial prunes one block of the layer.
+
+        scores: score_GC and score_I of the layer.
+        """
         score_G, score_I = unit_scores(scores)
         removals = self.removals(units)
         heads = tuple(range(len(score_G)))
@@ -73,7 +78,7 @@ class Search(Structure):
     def removals(self, units: Pair[Units]) -> Pair[list[int]]:
         """Return the number of units that each trial removes, for both blocks of a layer.
 
-        For experts, this is the number of neurons that each expert loses.
+        In a mixture whose units are neurons, this is the number of neurons that each expert loses.
         """
         heads = removal_counts(self.levels, units.attention.count)
         counts = removal_counts(self.levels, units.mlp.count)
@@ -85,8 +90,9 @@ class Search(Structure):
         """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
         Within a block, units keep the order of their scores. The rise of the divergence between two
-        levels is divided among the units in proportion to their scores. Then the curve is replaced
-        by its lower convex envelope, so that no unit has fewer nats than a lower-scored unit.
+        levels is divided among the units in proportion to their scores. This gives a curve of the
+        divergence over the number of removed units. The curve is replaced by its lower convex
+        envelope, so that no unit has fewer nats than a lower-scored unit.
         """
         prices = budget.prices
         layers = []
@@ -106,15 +112,19 @@ class Search(Structure):
 
 
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
-    """Return score_G and score_I of a layer. A head's score is the sum over its channels."""
+    """Return score_G and score_I of a layer.
+
+    The score of a head is the sum of the scores of its channels.
+    """
     return Pair(layer.attention.sum(dim=1), layer.mlp)
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     """Convert the shares `levels` of a block into numbers of units to remove, ascending.
 
-    At least one unit is removed, and at least one unit stays. In a small block, a share may be less
-    than one unit and is dropped. If all shares are less than one unit, one unit is removed.
+    At least one unit is removed, and at least one unit stays. Shares that round to no unit or to
+    all units are dropped. If all shares are dropped, they are rounded to the nearest possible
+    number instead. A block with fewer than two units has no numbers.
     """
     if units < 2:
         return []
@@ -140,8 +150,8 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     """Return nats_U, the divergence that the removal of each unit adds.
 
-    Units are removed from the lowest score to the highest. A higher-scored unit never has fewer
-    nats.
+    Units are removed from the lowest score to the highest. A unit never has fewer nats than a
+    lower-scored unit.
 
     measured: a dict from the number of removed lowest-scored units to the divergence in nats per
         token.
@@ -171,8 +181,9 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     beyond = error[start:] - error[start]
     divergence[start:] = divergence[start] + slope * beyond
 
-    # 3. take the steps of the convex envelope. In a straight piece all steps are equal, so a small
-    # factor keeps the order of the scores.
+    # 3. take the steps of the convex envelope. In a straight piece, all steps are equal. So they
+    # are multiplied by factors that grow very slightly with the score, which keeps the order of the
+    # scores.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor
@@ -180,7 +191,10 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
 
 
 def convex_steps(values: list[float]) -> Tensor:
-    """Return the differences of a sequence's lower convex envelope (Andrew's monotone chain)."""
+    """Return the differences between neighbouring values of a sequence's lower convex envelope.
+
+    The corners of the envelope are found with Andrew's monotone chain algorithm.
+    """
     corners = [0]
     for end in range(1, len(values)):
         while len(corners) > 1:

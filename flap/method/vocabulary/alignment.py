@@ -1,10 +1,10 @@
 """Align the tokens of a text before and after a vocabulary was trimmed.
 
-A removed token is spelled with several of the tokens that stay. Both tokenisations of a text have
-boundaries at the same places, except inside such tokens.
+A removed token is spelled with several of the tokens that stay. The old and the new tokenisation of
+a text have boundaries at the same places, except inside removed tokens.
 
 Legend: V the old tokens, by id · K the new tokens, by id · T new tokens of a window · S old tokens
-of the same text · P positions · B as V or K.
+of the same text · P positions · B tokens of a text, old or new.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import Trimmed
 
 BROKEN = "\ufffd"  # the character that a tokenizer writes for a part of a character
-NOWHERE = -1
+NOWHERE = -1  # the position of a new token that is aligned with no old token
 
 
 class Aligned(NamedTuple):
-    """The old tokens of a window, and where the new ones are among them."""
+    """The old tokens of a window, and the position of each new token among the old tokens."""
 
     old_S: Tensor
     # for each new token, the position of the old token that ends at the same place and is followed
@@ -32,18 +32,22 @@ class Aligned(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Two tokenizers, of which the second has fewer tokens."""
+    """A tokenizer before and after it was trimmed, and how its old tokens are spelled."""
 
     before: PreTrainedTokenizerBase
     after: PreTrainedTokenizerBase
-    # the new token with which the spelling of each old token begins; K if it has no spelling
+    # for each old token, the new token with which its spelling begins; the number of new tokens if
+    # the old token has no spelling
     first_V: Tensor
-    length_V: Tensor  # bytes of each old token
-    length_K: Tensor  # bytes of each new token
+    length_V: Tensor  # number of bytes of each old token
+    length_K: Tensor  # number of bytes of each new token
 
     @classmethod
     def of(cls, before: PreTrainedTokenizerBase, trimmed: Trimmed, rows: int) -> "Alignment":
-        """Return the alignment of two tokenizers. rows: the rows of the embedding before."""
+        """Return the alignment of a tokenizer with its trimmed version.
+
+        rows: number of rows of the embedding before it was trimmed.
+        """
         tokens = Tokens.of(before, rows)
         kept = len(trimmed.rows_K)
         new_ids = {old: new for new, old in enumerate(trimmed.rows_K.tolist())}
@@ -62,10 +66,10 @@ class Alignment:
     def align(self, tokens_T: Tensor) -> Aligned:
         """Tokenise the text of a window with the old tokenizer, and align its tokens.
 
-        The text may begin and end inside a character. These parts are left out, so places in it are
-        counted from its end.
+        The window may begin or end inside a character. Such incomplete characters are left out. So
+        places in the text are counted from its end, in bytes.
         """
-        # 1. the old tokens
+        # 1. tokenise the text with the old tokenizer
         new = tokens_T.tolist()
         text = self._text(new)
         while text.endswith(BROKEN):
@@ -73,10 +77,11 @@ class Alignment:
             text = self._text(new)
         encoded = self.before(text.lstrip(BROKEN), add_special_tokens=False, verbose=False)
         known = [i for i in encoded.input_ids if i < len(self.first_V)]
-        # at most as many tokens as the window has, and at least one, as no model reads none
+        # at most as many tokens as the window has, and at least one, because a model cannot read an
+        # empty sequence
         old_S = torch.tensor(known[-len(tokens_T) :] or [0])
 
-        # 2. the places, by the number of bytes that are left after them
+        # 2. find the ends of old and new tokens that have the same number of bytes after them
         left_S = _left(self.length_V[old_S])
         position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
         next_S = self.first_V[old_S[1:]].tolist()
@@ -91,7 +96,8 @@ class Alignment:
     def marginal(self, p_PV: Tensor) -> Tensor:
         """Return p_PK, the probability that a text goes on with each new token.
 
-        It is the sum of the probabilities of the old tokens whose spelling begins with this token.
+        The probability of a new token is the sum of the probabilities of the old tokens whose
+        spelling begins with the new token. Old tokens without a spelling are left out.
         """
         kept = len(self.length_K)
         sums_PK = p_PV.new_zeros(len(p_PV), kept + 1)
@@ -105,5 +111,5 @@ class Alignment:
 
 
 def _left(length_B: Tensor) -> Tensor:
-    """Return the number of bytes after each token of a text, up to the end of the text."""
+    """Return the number of bytes of a text after each of its tokens."""
     return length_B.sum() - length_B.cumsum(0)

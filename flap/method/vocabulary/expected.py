@@ -1,7 +1,7 @@
 """Compute how often the model expects each token in a text.
 
-Among the tokens that occur in no text, the trimmed vocabulary keeps those that the model expects
-most.
+So a trimmed vocabulary can keep tokens that occur in no text, if the model expects them.
+
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """
 
@@ -36,7 +36,7 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return share_V, the mean probability that the model predicts for each token, in float64.
 
-    The mean of p(v | x_<t) is taken over all positions t of the texts.
+    The mean of p(v | x_<t) for a token v is taken over all positions t of the windows.
 
     windows: the windows of each text, tokens_NT. weights: the weight of each text in the mean.
     """

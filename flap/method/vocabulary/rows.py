@@ -15,7 +15,7 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.block import set_tensor
 from flap.models.offload import onloaded
 
-# Suffixes of config keys whose values are ids of tokens.
+# Suffixes of config keys whose values are token ids or lists of token ids.
 ID_KEYS = ("_token_id", "_token_index", "suppress_tokens")
 # Config keys whose values are lists of words, with or without a bias. A word is a list of token
 # ids.
@@ -38,7 +38,7 @@ def named_ids(model: PreTrainedModel) -> set[int]:
 
 
 def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
-    """Reduce embedding and LM head to these rows in place, and update the configs.
+    """Reduce embedding and LM head to the rows of kept tokens in place, and update the configs.
 
     rows_K: the old ids of the kept tokens, in the order of the new ids.
     """
@@ -48,7 +48,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Do the same as `cut_rows`, for a model whose embedding and LM head are in memory."""
+    """Do the same as `cut_rows` for a model whose embedding and LM head are in memory."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
     # 1. cut the rows of embedding and LM head
@@ -81,8 +81,9 @@ def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     """Replace the token ids in a config by the new ids.
 
-    A value that is not the id of a token, such as -1, becomes None. Words that contain a removed
-    token are dropped from lists of words, because their text now has other tokens.
+    A value that is not the id of a kept token, such as -1, becomes None. Words that contain a
+    removed token are dropped from lists of words, because the text of such a word now has other
+    tokens.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:
@@ -96,7 +97,10 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
 
 
 def _renumbered(word: Any, new_ids: Mapping[int, int]) -> Any:
-    """Return a word, with or without a bias, with new ids; None if a token of it is removed."""
+    """Return a word with new ids, or None if one of its tokens is removed.
+
+    word: a list of token ids, or a pair of such a list and a bias.
+    """
     match word:
         case [[*ids], bias]:
             renumbered = _renumbered(ids, new_ids)

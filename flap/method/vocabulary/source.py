@@ -1,4 +1,4 @@
-"""The source of a model whose vocabulary is trimmed when it is opened."""
+"""The source of a dense model whose vocabulary is trimmed each time the model is opened."""
 
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 class TrimmedSource(ModelSource):
-    """A dense model in files. Each time it is opened, the rows of removed tokens are cut."""
+    """A dense model in files. Each time the model is opened, the rows of removed tokens are cut."""
 
     def __init__(self, source: ModelSource, trimmed: Trimmed) -> None:
         self.source = source
@@ -33,7 +33,7 @@ class TrimmedSource(ModelSource):
 
     @cached_property
     def num_bytes(self) -> int:
-        """Bytes of the weights without the removed rows. Tied tensors count once."""
+        """The number of bytes of the weights without the removed rows. Tied tensors count once."""
         parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
         return int(parameters * self.dtype.itemsize)
 

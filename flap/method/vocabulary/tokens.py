@@ -1,4 +1,4 @@
-"""The tokens of a fast tokenizer: of which tokens each one is made, and which tokens must stay.
+"""The tokens of a fast tokenizer: which tokens each token is made of, and which tokens must stay.
 
 This module reads and writes the content of a tokenizer.json. No other module depends on the format
 of this file.
@@ -73,10 +73,10 @@ class Tokens(ABC):
     def stay(self) -> frozenset[str]:
         """The tokens that must stay so that every text can be tokenised.
 
-        Special tokens, added tokens and the tokens of single bytes must stay. Without byte tokens,
-        the tokens of all single characters must stay instead. With byte tokens, "▁" must stay, too,
-        because it stands for a space. If it were replaced by byte tokens, they would be decoded as
-        the character "▁".
+        Special tokens, added tokens, the unknown token and the tokens of single bytes must stay.
+        Without byte tokens, the tokens of all single characters must stay instead. With byte
+        tokens, "▁" must stay, too, because it stands for a space. If "▁" were replaced by byte
+        tokens, these tokens would be decoded as the character "▁".
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -88,7 +88,10 @@ class Tokens(ABC):
         return frozenset(stay & self.ids.keys())
 
     def num_bytes(self, token: str) -> int:
-        """Return the number of bytes of a token, in the characters that the tokenizer writes."""
+        """Return the number of bytes of a token, in the characters of tokenizer.json.
+
+        A token that stands for a byte, such as <0x0A>, has one byte.
+        """
         of_byte = self.spec["model"].get("byte_fallback") and BYTE.fullmatch(token)
         return 1 if of_byte else len(token.encode())
 
@@ -120,7 +123,7 @@ class Tokens(ABC):
 
 
 class BPE(Tokens):
-    """Byte-pair encoding, which merges the pair with the lowest rank, until no pair has a rank.
+    """Byte-pair encoding, which merges the pair with the lowest rank until no pair has a rank.
 
     A text whose tokens all stay is tokenised in the same way as before. The merges that produce its
     tokens stay in the same order, and no new merges are added.
@@ -158,7 +161,11 @@ class BPE(Tokens):
         return made if made <= self.ids.keys() else {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the vocabulary, and all merges whose three tokens stay, in their old order."""
+        """Return the model with these tokens, and with all merges whose three tokens stay.
+
+        The three tokens of a merge are its two parts and its result. The order of the merges does
+        not change.
+        """
         pairs = [
             (left, right)
             for left, right in self.merge_order
@@ -169,7 +176,7 @@ class BPE(Tokens):
 
 
 class Unigram(Tokens):
-    """Unigram tokenisation, which divides a text such that the sum of scores is highest.
+    """Unigram tokenisation, which divides a text so that the sum of its tokens' scores is highest.
 
     A text whose tokens all stay is divided in the same way as before.
     """
@@ -182,7 +189,7 @@ class Unigram(Tokens):
     def _unknown(self) -> set[str]:
         """The unknown token, and the token with the lowest score.
 
-        The library computes the score of unknown characters from the lowest score.
+        The tokenizers library computes the score of unknown characters from the lowest score.
         """
         model = self.spec["model"]
         lowest, _ = min(model["vocab"], key=lambda entry: entry[1])
@@ -195,7 +202,7 @@ class Unigram(Tokens):
         return {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the tokens with their scores, and the new id of the unknown token."""
+        """Return the model with these tokens and their scores, and the unknown token's new id."""
         model = dict(self.spec["model"])
         vocabulary = model["vocab"]
         if model["unk_id"] is not None:

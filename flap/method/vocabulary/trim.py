@@ -27,8 +27,8 @@ from flap.models import PlacedModel
 class Ranking:
     """The tokens sorted by their worth. A vocabulary of n tokens keeps the first n tokens.
 
-    Tokens that must stay come first. All other tokens follow by worth, each after the tokens that
-    it is made of.
+    Tokens that must stay come first. All other tokens follow by worth. Each token comes after the
+    tokens from which the tokenizer builds it (`Tokens.needed`).
     """
 
     tokens: Tokens
@@ -41,10 +41,10 @@ class Ranking:
 
             worth_v = c_v + Σ_t p(v | x_<t)
 
-        c: how often a token occurs in the texts. The sum is how often the model expects the token
-            in a text of the same length. The sum is computed from share_V (see `expected`). So
-            tokens that occur in no text can still stay if the model expects them. The formula is
-            not from a paper. Without share_V, the worth is only the count.
+        c_v: how often token v occurs in the texts. The sum is how often the model expects the token
+            in a text of the same length as all texts together. The sum is computed from share_V
+            (see `expected`). So tokens that occur in no text can still stay if the model expects
+            them. The formula is not from a paper. Without share_V, the worth is only c_v.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
@@ -62,7 +62,7 @@ class Ranking:
 
     def covering(self, share: float) -> int:
         """Return how many tokens must stay to make up this share of all counted tokens."""
-        # counts of mixtures are not whole numbers
+        # the weighted counts of a mixture are not whole numbers, so allow for rounding errors
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
         number = 1 + int((self.counts_R.cumsum(0) < enough).sum())
         return max(len(self.tokens.stay), number)
@@ -72,7 +72,7 @@ class KeptTokens(NamedTuple):
     """The tokens that stay after trimming."""
 
     tokens: Tokens  # all tokens of the tokenizer
-    names: list[str]  # the kept tokens as texts
+    names: list[str]  # the kept tokens, as they are written in tokenizer.json
     covered: float  # share of all counted tokens that are kept tokens
 
 
@@ -82,7 +82,8 @@ class Trimmed:
 
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of its tokens, in the order of the new ids
-    # facts for the report: tokens before and after, and the share of the counted tokens that stay
+    # numbers for the report: the number of tokens before and after, and the share of all counted
+    # tokens that are kept tokens
     facts: dict[str, float]
 
     @classmethod
@@ -100,21 +101,22 @@ class Trim:
     """Keep the tokens that occur most often in texts and in the model's answers.
 
     With `coverage`, only the counts decide, so the number of tokens is known before weights are
-    read. With `size`, tokens that the model expects most in the texts stay as well (`Ranking`). If
-    the target allows more tokens than `coverage` needs, as many tokens stay as the target allows.
-    These tokens are chosen in the same way as with `size`.
+    read. With `size`, tokens that the model expects most in the texts stay as well (`Ranking.of`).
+    If the target allows more tokens than `coverage` needs, the largest number of tokens that the
+    target allows stays. These tokens are chosen in the same way as with `size`.
 
-    All tokens that a kept token is made of stay, too. Special, added and byte tokens stay, so that
-    every text can still be tokenised. A text that contained removed tokens now takes more tokens.
-    For a text with only kept tokens, tokens and logits are the same as in the dense model.
+    If a token stays, all tokens from which the tokenizer builds it stay, too. Special, added and
+    byte tokens stay, so that every text can still be tokenised. A text that contained removed
+    tokens now needs more tokens. If a text contains only kept tokens, its tokens and logits are the
+    same as in the dense model.
 
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the most frequent tokens stay, until they make up this share of the counted tokens; above 0
+    # the most frequent tokens stay, until they make up this share of all counted tokens; above 0
     # and at most 1
     coverage: float = 0.999
-    # the number of tokens that stay, instead of a coverage
+    # the number of tokens that stay; if it is given, `coverage` has no effect
     size: int | None = None
     # text or mixture in which tokens are counted; None stands for the calibration texts
     dataset: Any = None
@@ -134,7 +136,8 @@ class Trim:
         """Check that `size` is possible for these tokens.
 
         Raises:
-            ValueError: more tokens than `size` must stay, or the tokenizer has fewer tokens.
+            ValueError: more tokens than `size` must stay, or the tokenizer has fewer tokens than
+                `size`.
         """
         fewest = len(tokens.stay)
         most = len(tokens.ids)
@@ -157,7 +160,8 @@ class Trim:
     def choose(self, model: PlacedModel, texts: Windows, room: int) -> KeptTokens:
         """Choose the tokens that stay.
 
-        texts: the texts in which tokens are counted and expected. For `room`, see `number`.
+        texts: the texts in which tokens are counted. The model's expectations are computed on the
+            same texts. For `room`, see `number`.
         """
         rows = model.adapter.vocab_size
         tokens = Tokens.of(texts.tokenizer, rows, named_ids(model.model))
@@ -171,7 +175,7 @@ class Trim:
 
 
 def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
-    """Return share_V, how often the model expects each token in the texts."""
+    """Return share_V, the mean probability that the model predicts for each token in the texts."""
     number = len(texts.existing)
     windows = [sampled(text, texts.tokenizer, texts.bos, number) for text in texts.existing]
     share_V = expected(model, windows, [part.weight for part in texts.parts])
@@ -181,8 +185,8 @@ def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
 def counted(texts: Windows, rows: int) -> Tensor:
     """Return counts_V, how often each token occurs in the texts.
 
-    The counts of each text are scaled to its weight. The sum of the counts is the total number of
-    tokens of the texts.
+    The counts of each text are scaled in proportion to the weight of the text. The sum of all
+    scaled counts is the total number of tokens of the texts.
     """
     counts = []
     for text in texts.existing:
