@@ -121,9 +121,7 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
     """Make the pruned model of a run, and save it if the config asks for a checkpoint.
 
-    First the dense model writes the calibration texts that it has to write itself. Then its
-    vocabulary is trimmed, its units are removed, and the compressed model is trained, as far as the
-    config asks for these stages.
+    The stages are: write texts with the dense model, trim the vocabulary, remove units, and train.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)

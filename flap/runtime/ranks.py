@@ -39,11 +39,8 @@ class AgreedError(ValueError):
 def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
-    If there are GPUs, each process takes the GPU of its local rank. Nothing happens if the run has
-    one process, or if this process is connected already.
-
-    timeout: how long this process waits for other processes, in this call and in all later calls
-        of this module.
+    If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
+    this process is connected already. timeout: how long to wait for other processes in any call.
 
     Raises:
         ValueError: the processes cannot connect.
@@ -76,7 +73,7 @@ def join(timeout: timedelta) -> None:
 
     _rank = distributed.get_rank()
     _size = distributed.get_world_size()
-    # Ctrl-C ends the process without a traceback, which every process would print otherwise
+    # after Ctrl-C, do not print a traceback in every process
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit.register(leave)
 

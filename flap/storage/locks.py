@@ -36,16 +36,13 @@ def file_lock(
     """Hold the lock file `path` for the duration of the `with` block.
 
     Yields "held" if this process holds the lock, "busy" if another process still holds it after
-    `wait_seconds`, and "none" if no lock can be created. If a process is killed, its locks are
-    released.
+    `wait_seconds`, and "none" if no lock can be created. A process that is killed loses its locks.
 
-    field: the config key that sets the folder. The warning that no lock can be created begins with
-        this key. With None, there is no warning.
+    field: the config key of the folder, for a warning if no lock can be created; None: no warning.
     wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
     waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # Do not use filelock's fallback for disks without locks. The fallback is a file whose existence
-    # means "held", and this file would stay after a process is killed.
+    # filelock's fallback is a file that means "held", and that would stay after a process is killed
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -61,8 +58,7 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # there is no warning about a folder that cannot be written, because the code that writes
-        # into it raises an error
+        # if the folder cannot be written, the code that writes into it raises an error later
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no file lock in %s (%s); processes that use it do not wait for each other",
