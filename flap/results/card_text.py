@@ -21,7 +21,7 @@ from flap.results.report_tables import measured, sizes
 from flap.results.tables import Table
 from flap.results.templates import template
 
-# The sections of the config that the card shows.
+# The keys and sections of the config that the card shows.
 MADE_WITH = (
     "method",
     "ratio",
@@ -43,7 +43,7 @@ METADATA = {
     "tags": ["flap", "pruning", "structured-pruning"],
 }
 PLACE = "path/to/this/checkpoint"
-# Families that vLLM refuses, see docs/exports.md.
+# The `model_type` of families that vLLM refuses (docs/exports.md).
 NOT_IN_VLLM = (
     "falcon",
     "gpt2",
@@ -58,11 +58,11 @@ NOT_IN_VLLM = (
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     """Return the model card.
 
-    The card has metadata and numbers. The card says how the checkpoint was made, and how to load
-    the checkpoint in each engine.
+    The card contains metadata and measured numbers. It says how the checkpoint was made, and how
+    transformers, vLLM and llama.cpp load it.
 
-    checkpoint: the directory of the checkpoint. The card names the engines for which it has
-        exported files. base: facts about the dense model (`flap.models.base_facts`).
+    checkpoint: the directory of the checkpoint. The card names the GGUF files in this directory.
+    base: facts about the dense model (`flap.models.base_facts`).
     """
     config = json.loads((checkpoint / "config.json").read_text())
     name = " ".join(report.config["model"]["name"].split())  # a heading is one line
@@ -107,6 +107,6 @@ def _settings(report: Report) -> str:
 
 
 def _set(target: dict[str, Any]) -> dict[str, Any]:
-    """Return the sizes that are set, and what a memory is counted for. Empty without a size."""
+    """Return the keys of the config section `target` that are set; empty if no size is set."""
     values = {name: value for name, value in target.items() if value is not None}
     return values if values.keys() & {*TARGETS} else {}

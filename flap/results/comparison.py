@@ -1,4 +1,4 @@
-"""Compare finished runs: their configs, their numbers, and how they were measured."""
+"""Compare the configs and the numbers of finished runs, and how the numbers were measured."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -70,7 +70,7 @@ def print_comparison(folders: Sequence[Path]) -> None:
 
 
 def config_table(runs: Sequence[RunRecord]) -> Table:
-    """Return the table of the config keys that differ."""
+    """Return the table of the choices and config keys that differ between the runs."""
     configs = []
     for run in runs:
         choices = {name: str(getattr(run, name)) for name in CHOICES}
@@ -81,7 +81,7 @@ def config_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def numbers_table(runs: Sequence[RunRecord]) -> Table:
-    """Return the table of the pruned models' numbers, and their differences to the first run."""
+    """Return the table of the pruned models' numbers, and of the differences from the first run."""
     models = [run.report.evaluation["pruned"] for run in runs]
     first, *others = runs
     rows: list[list[str | Text]] = []
@@ -104,7 +104,7 @@ def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
 
 
 def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """Yield a sentence for each difference in how finished runs were made or measured."""
+    """Yield a sentence for each difference in how the finished runs were made or measured."""
     models = sorted({run.model for run in runs if run.model})
     if len(models) > 1:
         yield OTHER_MODELS.format(", ".join(models))
@@ -130,6 +130,6 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def versions_of(report: Report) -> FlatConfig:
-    """Return the versions of the libraries that made a report, and the commit if it is known."""
+    """Return the versions of the libraries of a report's run, and flap's commit if it is known."""
     commit = report.git.get("commit")
     return report.versions | {"commit": commit[:12]} if commit else report.versions

@@ -9,8 +9,8 @@ from flap.storage import to_json
 Config = dict[str, Any]  # a config as nested dicts and lists
 FlatConfig = dict[str, str]  # for example {"calibration.num_samples": "128"}
 
-# The settings that describe a run in tables. Other settings that differ between runs are its
-# `options`.
+# The settings that describe a run in tables. `RunRecord.options` has the other settings that the
+# command line of a run changes and that differ between the runs of a study.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
 # Keys and sections that do not change the result of a run.
 BOOKKEEPING = (
@@ -34,20 +34,20 @@ def is_bookkeeping(key: str) -> bool:
 
 
 def is_setting(key: str) -> bool:
-    """Return whether a key changes results, and `RunRecord` has no field for it."""
+    """Return whether a key can change results, and is neither in CHOICES nor a name of the run."""
     return key not in (*CHOICES, "model.name", "run_name") and not is_bookkeeping(key)
 
 
 def changes_the_model(key: str) -> bool:
-    """Return whether a key changes the pruned model, not only its measurements or files."""
+    """Return whether a key changes the pruned model, and not only measurements or files."""
     return not is_bookkeeping(key) and not key.startswith(("eval.", "checkpoint."))
 
 
 def flatten(config: Config, choices: Config) -> FlatConfig:
-    """Return the settings of a config as texts: "null", "true", "[128, 1024]".
+    """Return the settings of a config as texts, such as "null", "true" or "[128, 1024]".
 
-    choices: the chosen option of each config group, such as {"compensation": "linear"}. This name
-        replaces the class in the config.
+    choices: the chosen option of each config group, such as {"compensation": "linear"}. The name of
+        the option replaces the name of the class (`_target_`) in the config.
     """
     values = flat(config)
     for group, choice in choices.items():
@@ -62,7 +62,7 @@ def flatten(config: Config, choices: Config) -> FlatConfig:
 
 
 def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
-    """Return the keys that have more than one value among the configs, with their values, sorted.
+    """Return the keys whose values differ between the configs, with their sorted values.
 
     Values with an interpolation are left out. Interpolations occur in runs without a report, whose
     configs are not resolved.
@@ -84,7 +84,7 @@ def _order(value: str) -> tuple[bool, float, str]:
 
 
 def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
-    """Describe each key that differs between two configs and changes the pruned model."""
+    """Describe each key that changes the pruned model and differs between two configs."""
     before = flat(stored)
     after = flat(json.loads(to_json(requested)))
     changes = []

@@ -1,4 +1,5 @@
-// The rows that are shown, in their order: the columns of study.csv as CSV, the table's as LaTeX (booktabs).
+// Export the rows that are shown, in their order: as CSV with the columns of study.csv, or as LaTeX
+// (booktabs) with the columns of the table.
 (() => {
   "use strict";
   const shown = () => [...document.querySelectorAll("#cells tr:not([hidden])")];
@@ -23,7 +24,8 @@
   const special = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "≈": "$\\approx$" };
   const escaped = (text) => text.trim().replace(/[\\~^±≈&%$#_{}]/g, (sign) => special[sign] ?? `\\${sign}`);
 
-  // the texts of a row without its cell and its state; the dense model's first field goes over these and all choices
+  // The texts of a row, without the columns of the cell and of its state. The first field of a dense
+  // model spans these two columns and all choices.
   function texts(row, width) {
     const cells = [...row.cells].filter((cell) => !cell.matches(".files, .folder"));
     const [first, ...others] = cells;

@@ -1,4 +1,5 @@
-// The view of the table: what the form says, kept in the address. Without a choice the order is that of the page.
+// Filter and sort the table as the form says, and keep the values of the form in the address of the
+// page. If the user chooses no order, the rows keep the order in which the page was written.
 (() => {
   "use strict";
   const form = document.getElementById("filters");
@@ -24,7 +25,7 @@
     if (index < 0) return body.append(...rows.map(({ row }) => row));
     const sorted = [...rows].sort((one, other) => {
       const [a, b] = [one.keys[index], other.keys[index]];
-      if (a === null || b === null) return (a === null) - (b === null); // unknown values stay last, either way
+      if (a === null || b === null) return (a === null) - (b === null); // unknown values are last in both directions
       return descending ? compare(b, a) : compare(a, b);
     });
     body.append(...sorted.map(({ row }) => row));
@@ -54,7 +55,7 @@
     const view = new URLSearchParams(location.hash.slice(1));
     for (const element of [...form.elements].filter(({ name }) => name)) {
       const value = view.get(element.name) ?? "";
-      if (element.value !== value) element.value = value; // the caret stays where somebody types
+      if (element.value !== value) element.value = value; // setting an equal value would move the caret
       if (value) element.closest("details")?.setAttribute("open", "");
     }
     show();

@@ -15,9 +15,10 @@ KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97
 
 
 def draw_kept(study: Study, series: list[Series]) -> Figure:
-    """Return two heat maps, runs × layers, of the share that each layer keeps.
+    """Return heat maps of the shares of query heads and of neurons or experts that layers keep.
 
-    The runs are sorted by metric, structure and ratio.
+    Each row of a heat map is a run, and each column is a layer. The runs are sorted by the label of
+    their series, by structure, by ratio and by seed.
     """
     several_seeds = len(study.values("seed")) > 1
     shares = []
@@ -35,7 +36,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     figure = Figure(figsize=(9, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title in zip(panels, shares[0], strict=True):
-        # models with fewer layers have nan in the missing layers, and nan is not drawn
+        # models with fewer layers get nan for the missing layers, and nan is not drawn
         of_runs = DataFrame([of_run[title] for of_run in shares])
         image = axes.imshow(of_runs, cmap=KEPT, vmin=0, vmax=1, aspect="auto")
         for row in range(1, len(labels)):
@@ -52,7 +53,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
 
 
 def _shares(report: Report) -> DataFrame:
-    """Return the share of heads and neurons that each layer keeps; nan if a layer has none."""
+    """Return the shares of heads and neurons that each layer keeps; nan if it never had any."""
     shares = DataFrame(report.layers) / DataFrame(report.layers_before)
     # an MLP loses either neurons or whole experts
     mlp = shares.reindex(columns=["neurons", "experts"]).min(axis="columns")

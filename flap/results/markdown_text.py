@@ -34,7 +34,10 @@ def code_block(text: str, language: str = "") -> str:
 
 
 def _ticks(code: str, least: int) -> str:
-    """Return more backticks than the code has in a row, to enclose the code."""
+    """Return a row of backticks that can enclose the code.
+
+    The row is longer than all rows of backticks in the code, and has at least `least` backticks.
+    """
     runs = re.findall("`+", code)
     longest = max(map(len, runs), default=0)
     return "`" * max(least, longest + 1)

@@ -1,4 +1,4 @@
-"""The notices of a run: sentences in report.md that help to interpret its numbers."""
+"""The notices of a run: sentences in report.md that help to interpret the numbers of the run."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -8,8 +8,8 @@ from flap.results.number_texts import domain_of, in_order, is_bits_per_byte, is_
 from flap.results.record import Record
 
 DESTROYED = 3.0  # if a perplexity is more than 3 times the dense model's, a notice gives advice
-# The same limit for bits per byte. If a perplexity of 23 triples, bits per byte grow by the factor
-# log 69 / log 23.
+# The same limit for bits per byte: if a perplexity of 23 triples, the bits per byte grow by the
+# factor log 69 / log 23.
 DESTROYED_BITS = 1.35
 
 TWO_TOKENIZERS = (
@@ -49,7 +49,7 @@ EARLY = (
 
 
 def notices(report: Record) -> list[str]:
-    """Return the notices about warnings, numbers, texts, training and compensation."""
+    """Return all notices: about warnings, numbers, texts, training and compensation."""
     warnings = [f"Warning: {warning}" for warning in report.warnings]
     return [*warnings, *remarks(report), *_on_tasks(report), *_on_the_method(report)]
 
@@ -77,7 +77,7 @@ def left_out(report: Record) -> str:
 
 
 def _most_lost(report: Record) -> tuple[str, float]:
-    """Return the name of the perplexity that grew most, and its ratio to the dense model's.
+    """Return the name of the perplexity that grew by the largest factor, and this factor.
 
     If the vocabulary was trimmed, bits per byte are compared instead.
     """
@@ -114,7 +114,8 @@ def _on_the_method(report: Record) -> Iterator[str]:
         end = CUT.format(**generated) if generated.get("cut") else ""
         yield OWN_TEXT.format(use=use, end=end, **generated)
 
-    # experts that no held-out token was routed to have no error, and keep the bias
+    # If no held-out token was routed to an expert, both errors of this expert are stored as 0. The
+    # expert is left out here, because the ratio of its errors is not defined.
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if fits:
         left = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)

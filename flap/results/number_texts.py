@@ -10,7 +10,9 @@ from itertools import filterfalse
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
-Domains = Mapping[str, str]  # "calibration" or "other", by the name of a task
+# The keys are the names of tasks. The value is "calibration" if the task and the calibration use
+# the same data set or documents, else "other".
+Domains = Mapping[str, str]
 # names of numbers in nats or bits, which are shown with more digits
 SMALL = ("/kl@", "/bits_per_byte@", "margin")
 
@@ -39,7 +41,7 @@ def is_efficiency(name: str) -> bool:
 
 
 def domain_of(name: str, domains: Domains) -> str:
-    """Return the domain of a number's text; empty if it is unknown.
+    """Return the domain of the text of a number; empty if the domain is unknown.
 
     The name of a number begins with its task, such as "boolq", or with a text, such as "c4" in
     "c4/perplexity@128".
@@ -105,11 +107,14 @@ def change(
 ) -> str:
     """Describe how a number differs between two models: "-0.017 ± 0.044".
 
-    For perplexities and bits per byte, the text also has the relative difference, because texts
-    differ. For efficiency, it has only the relative difference. "within noise" marks differences
-    that are not significant. If such a difference is more than twice its error, which can happen
-    with few documents, the text has its p-value instead. It is empty if a number is missing or
-    infinite.
+    first, second: the numbers of the two models. error, p_value: the standard error and the p-value
+        of the difference, if they are known.
+
+    For a perplexity or bits per byte, the result also has the relative difference, because absolute
+    differences cannot be compared between texts. For efficiency, the result has only the relative
+    difference. "within noise" marks a difference that is not significant. If such a difference is
+    more than twice its error, which can happen with few documents, the result has the p-value
+    instead. The result is empty if a number is missing or infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)

@@ -11,7 +11,7 @@ Objective = float | tuple[float, ...] | None
 
 
 def objective_of(report: Record, names: Sequence[str]) -> Objective:
-    """Return the numbers of a report with these names.
+    """Return the numbers that have these names in a report.
 
     One name gives a number, several names give a tuple, and no name gives None.
 

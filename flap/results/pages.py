@@ -19,7 +19,8 @@ from flap.results.study_table import tabulate
 from flap.results.templates import template
 
 FILTERS = (*CHOSEN, "state")
-# CSS values that replace the colours of plots on the page, so that plots follow the dark theme.
+# CSS values that replace the colours of the plots on the page, so that the plots follow the dark
+# theme of a browser.
 THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 
@@ -45,14 +46,17 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 
 
 def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
-    """Return the values by which the page can filter a run: its choices, and keys that vary."""
+    """Return the values by which the page can filter a run.
+
+    These are the choices and the state of the run, and the config keys that differ between runs.
+    """
     values = {name: getattr(run, name) for name in FILTERS}
     values |= {key: run.config.get(key) for key in keys}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return facts about how the finished runs were made, and count the runs of each value."""
+    """Return facts about how the finished runs were made, and how many runs have each value."""
     reports = [run.report for run in study.finished]
     versions = [map(" ".join, report.versions.items()) for report in reports]
     sources = [map(": ".join, report.sources.items()) for report in reports]

@@ -1,8 +1,9 @@
 """Pareto fronts of quality and cost, such as accuracy and parameters.
 
 A model is on the front if no other model is cheaper and at least as good, or better and at most as
-expensive. Dense models count, too. Costs within 1 % are equal, because pruning removes whole units
-and meets a ratio only approximately. Qualities with the same four digits are equal, too.
+expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count as
+equal, because pruning removes whole units and meets a ratio only approximately. Two qualities count
+as equal if they are equal after rounding to four digits.
 """
 
 from typing import NamedTuple
@@ -27,7 +28,7 @@ class CostAxis(NamedTuple):
         return bool(study.results.reindex(columns=[self.pruned]).notna().any(axis=None))
 
 
-SAME_COST = 0.01  # costs that differ by at most this share are equal
+SAME_COST = 0.01  # costs that differ by at most this share count as equal
 COSTS = (
     CostAxis(
         "parameters",
@@ -73,7 +74,10 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
 
 
 def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
-    """Return the points of the Pareto front, sorted from the cheapest model."""
+    """Return the points of the Pareto front, with the cheapest model first.
+
+    cost_is_lower, quality_is_lower: whether lower values of the cost or of the quality are better.
+    """
     cost = points.cost if cost_is_lower else -points.cost
     quality = points.quality.map("{:.4g}".format).astype(float)
     loss = quality if quality_is_lower else -quality

@@ -22,9 +22,9 @@ from flap.results.study import Study
 
 AVERAGE = "zero_shot/average"
 ANSWERS = "generation/exact_match"
-# characters in a line of the legend; longer lines are wrapped, to leave space for the panels
+# maximum characters in a line of the legend; longer names are wrapped, to leave space for panels
 LEGEND_WIDTH = 28
-# the axis is logarithmic if the largest perplexity is more than 10 times the smallest
+# the axis of a perplexity is logarithmic if the largest value is more than 10 times the smallest
 LOG_FROM = 10
 # metadata left out of SVG files, because it differs in each run
 NOT_REPRODUCIBLE = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -127,7 +127,7 @@ def _panels(
 
 
 def _add_legend(figure: Figure, series: list[Series]) -> None:
-    """Add a legend: the colours of labels, then the markers and dashes of structures."""
+    """Add a legend of the labels with their colours, and the structures with their markers."""
     handles = {}
     for line in series:
         handles[line.label] = Line2D([], [], color=line.style["color"], linewidth=3)
@@ -147,8 +147,9 @@ def _add_legend(figure: Figure, series: list[Series]) -> None:
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
     """Draw a number over the ratio: mean, minimum and maximum over the seeds.
 
-    All seeds are measured on the same documents, so the standard error of their mean is the mean of
-    their standard errors. The dense model is a horizontal line.
+    All seeds are measured on the same documents, so averaging over seeds does not make the standard
+    error smaller. Therefore each error bar is the mean of the standard errors of the seeds. The
+    dense model is a horizontal line.
     """
     column = f"pruned/{name}"
     for line in series:

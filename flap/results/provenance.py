@@ -27,8 +27,8 @@ LIBRARIES = (
 def described(config: FlapConfig) -> dict[str, Any]:
     """Return the config of a run as dicts and lists without secrets.
 
-    An object is replaced by its options and the name of its class (`_target_`). Texts in memory are
-    replaced by their label.
+    An object, such as a metric, is replaced by its options and the name of its class (`_target_`).
+    Texts in memory are replaced by their label.
     """
     plain = asdict(config)
     if isinstance(config.calibration.dataset, TextsInMemory):
@@ -55,9 +55,9 @@ def device_name(device: torch.device) -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of this package's checkout, and whether it has uncommitted changes.
+    """Return the commit of flap's checkout, and whether the checkout has uncommitted changes.
 
-    Both are None if the package does not run from a checkout.
+    Both values are None if flap does not run from a checkout.
     """
     try:
         return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}

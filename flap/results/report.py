@@ -29,7 +29,7 @@ MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference
 
 @dataclass
 class Report(Record):
-    """The report of a run. `pandas.DataFrame(report.evaluation)` has its numbers."""
+    """The report of a run. `pandas.DataFrame(report.evaluation)` is a table of its numbers."""
 
     def _repr_markdown_(self) -> str:
         """Return the tables of the report, which a notebook shows."""
@@ -46,19 +46,19 @@ class Report(Record):
     def from_dict(cls, plain: Config) -> "Report":
         """Build a report from the dict that `to_dict` returns.
 
-        A measured number that is null is infinite.
+        In measured numbers, None stands for infinity.
         """
         known = {part.name: plain[part.name] for part in fields(cls) if part.name in plain}
         measured = {part: infinite(known[part]) for part in MEASURED if part in known}
         return cls(**known | measured)
 
     def save(self, path: Path) -> None:
-        """Write report.json. A number that is not finite (an infinite perplexity) becomes null."""
+        """Write report.json. Numbers that are not finite, such as infinity, become null."""
         write_text(path, to_json(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """Read report.json. Among the measured numbers, null becomes infinity.
+        """Read report.json. In the measured numbers, null stands for infinity.
 
         Raises:
             ValueError: the file is missing or damaged, has another schema, or lacks a required key.

@@ -61,7 +61,10 @@ def measured(report: Record) -> Table:
 
 
 def _change(report: Record, before: str, name: str) -> str:
-    """Return how a number of the pruned model differs from the same number of an earlier model."""
+    """Return how a number of the pruned model differs from the same number of another model.
+
+    before: the name of the other model, "dense" or "compressed".
+    """
     noise = vars(report) if before == "dense" else report.recovery
     return change(
         name,
@@ -102,7 +105,7 @@ def sizes(report: Record) -> list[Row]:
 
 
 def _ratio(ratio: Numbers) -> str:
-    """Describe the realised ratio, the requested ratio, and the change made by rounding."""
+    """Describe the realised ratio, the requested ratio, and the difference due to rounding."""
     text = "{realised_decoder:.4f}"
     if "requested" in ratio:
         text += " of {requested:g} asked"

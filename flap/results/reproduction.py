@@ -15,9 +15,9 @@ from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
 EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
-# The largest relative difference in parameters that rounding errors can cause. On another machine,
-# rounding can change the order of units with almost equal scores, and so the number of parameters
-# that are removed.
+# The largest relative difference in the number of parameters that counts as an effect of rounding.
+# On another machine, rounding can change the order of units with almost equal scores, and so the
+# number of parameters that are removed.
 SAME_SIZE = 1e-3
 # Numbers of the evaluation `efficiency` that do not depend on the machine.
 SIZES = ("efficiency/parameters", "efficiency/checkpoint_bytes", "efficiency/prefill_macs")
@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
     model: str  # the measured model: "dense", "compressed" or "pruned"
     name: str  # the name of the number, such as "boolq/acc"
     old: str  # the number in the original run with its standard error; empty if it is missing
-    new: str
+    new: str  # the number in the repeated run with its standard error; empty if it is missing
     verdict: Verdict
 
 
@@ -52,10 +52,13 @@ def read_finished(path: Path) -> RunRecord:
 def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     """Compare every number of two runs.
 
-    Two numbers are equal if they differ by at most one millionth. If both runs have stored values
-    of the same documents, numbers are within the error if a paired test finds no difference.
-    Otherwise, they are within the error if they differ by at most one standard error. Speeds, times
-    and memory depend on the machine and are not compared.
+    Two numbers are equal if their relative difference is at most one millionth. Two numbers are
+    within the error if they differ by at most one standard error of the original number. Numbers of
+    the pruned models are also within the error if both runs have stored values of the same
+    documents, and a paired test finds no significant difference. Numbers of parameters are within
+    the error if their relative difference is at most `SAME_SIZE`.
+
+    Speeds, times and memory depend on the machine and are not compared.
     """
     comparisons = [_layers(old.report, new.report)]
     models = _models(new.report)
@@ -121,7 +124,7 @@ def other_versions(old: Report, new: Report) -> list[str]:
 
 
 def print_reproduction(old: RunRecord, new: RunRecord) -> bool:
-    """Print both runs side by side. Returns True if no number is different."""
+    """Print both runs side by side, and return whether no number has the verdict "different"."""
     console = wide_console()
     comparisons = compare_runs(old, new)
     console.print(Table(("", "number", "old", "new", "verdict"), comparisons).console())

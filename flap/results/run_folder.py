@@ -1,4 +1,4 @@
-"""Read one run from its folder: its choices, its state, and its report."""
+"""Read the choices, the state and the report of one run from its folder."""
 
 import json
 from dataclasses import dataclass, field
@@ -17,7 +17,10 @@ FILES = ("report.md", "report.json", "layers.png", "flap.log")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its files describe it. A choice is None if the files do not contain it."""
+    """A run as its files describe it.
+
+    A choice, such as `metric`, is None if the files do not contain it.
+    """
 
     folder: str  # path relative to the folder of the study, as in links on the page
     state: str = "finished"  # the state of the run: "finished", "failed", "damaged" or "unfinished"
@@ -29,7 +32,8 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    # the requested size, "0.2" or "target.bytes=2e8"; only runs with equal requests are compared
+    # the requested ratio or targets, such as "0.2" or "target.bytes=2e8"; numbers are ranked only
+    # among runs with the same request
     requested: str = ""
     seed: int | None = None
     # other overrides that differ between runs of a study, such as "calibration.num_samples=32"
@@ -43,16 +47,17 @@ class RunRecord:
 
     @property
     def number(self) -> str:
-        """The job number with which Hydra begins the folder's name, or else the whole name."""
+        """The job number with which Hydra begins the name of the folder, or else this name."""
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name
 
     @property
     def dense_identity(self) -> frozenset[str]:
-        """The facts that the dense model's numbers depend on, with one text for each evaluation.
+        """The facts on which the numbers of the dense model depend, as one text per evaluation.
 
-        Runs that leave out different documents of a task have different dense numbers.
+        The documents that a task leaves out are among these facts, because the dense model is not
+        measured on these documents.
         """
         config = self.report.config
         documents = {task: self.report.inputs.get(task) for task in self.report.left_out}
@@ -61,12 +66,11 @@ class RunRecord:
         return frozenset(json.dumps(identity, sort_keys=True) for identity in identities)
 
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
-        """Return how a number differs from the same number of the run `first`.
+        """Return how a number differs from the same number of the run `first`; None if unknown.
 
-        Returns None if the runs have not stored values of the same documents.
-
-        The difference of an average over tasks is calculated from its tasks, if both runs have
-        averaged the same tasks.
+        The difference is unknown if the two runs have not stored values of the same documents. The
+        difference of an average over tasks is computed from the differences of these tasks. It is
+        unknown if the two runs have averaged different tasks.
         """
         parts = self.report.averages.get(name)
         if parts != first.report.averages.get(name):
@@ -81,7 +85,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run. If its status or report cannot be read, it is "damaged", and `error` says why."""
+    """Read a run. If files of the run are damaged, its state is "damaged", and `error` says why."""
     state, error, report = _read_result(folder)
     settings = folder / ".hydra"
     choices = _read_choices(settings / "hydra.yaml")
@@ -94,7 +98,7 @@ def read_run(folder: Path) -> RunRecord:
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
     ratio = resolved.get("ratio")
-    # a run with a target has no requested ratio; show the share that it has removed
+    # a run with a target has no requested ratio; show the share of parameters that was removed
     if ratio is None:
         ratio = report.ratio.get("realised_decoder")
     if ratio is not None:
@@ -156,8 +160,8 @@ def _read_result(folder: Path) -> tuple[str, str, Report]:
 def _read_overrides(path: Path, config: FlatConfig) -> FlatConfig:
     """Read the settings of a run's command line, such as {"calibration.num_samples": "32"}.
 
-    config: the flat config of the run, from which the values are taken. A value that is missing
-        there is returned as it was typed.
+    config: the flat config of the run, from which the values are taken. A value that is missing in
+        this config is returned as it was typed.
     """
     overrides = {}
     for line in read_yaml(path, list):

@@ -32,7 +32,7 @@ class Series:
     structure: str
     rows: DataFrame  # the rows of `Study.results` for the runs of this line
     # Minimum, mean and maximum of each number over the seeds, for each ratio. For runs with a
-    # target, the ratio is the removed share.
+    # target, the ratio is the share of the parameters that was removed.
     by_ratio: DataFrame
     # matplotlib options: colour of the label, marker and dashes of the structure
     style: dict[str, Any]

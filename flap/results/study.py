@@ -38,7 +38,8 @@ UNSHOWN = ["requested", "parameters_before"]
 class Study:
     """The runs of one or more sweeps.
 
-    Runs are sorted by ratio, then by the first number. Runs without a result come last.
+    Runs are sorted by ratio, and then by the first number in `measured`. Runs without a result come
+    last.
     """
 
     folder: Path  # where the files of the study are written
@@ -152,7 +153,7 @@ class Study:
     def better(self, name: str) -> str:
         """Return whether "lower" or "higher" values of a number are better.
 
-        The text is empty if no run knows, or if the runs disagree.
+        The text is empty if no run has recorded this, or if the runs disagree.
         """
         return _agreed(run.report.better.get(name, "") for run in self.runs)
 
@@ -188,6 +189,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the non-empty value that all runs agree on, or an empty text if they disagree."""
+    """Return the value if all values that are not empty are equal, else an empty text."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

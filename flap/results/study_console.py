@@ -14,7 +14,7 @@ UNFOLDED = 10_000  # a console width in characters that is larger than any table
 
 
 def show_study(study: Study) -> None:
-    """Print the choices that differ between cells of a study, and as many numbers as fit."""
+    """Print the choices that differ between the runs of a study, and as many numbers as fit."""
     console = Console(highlight=False)
     table = _without_constant_choices(study)
     left_out = list[str]()
@@ -29,7 +29,7 @@ def show_study(study: Study) -> None:
 
 
 def _without_constant_choices(study: Study) -> Table:
-    """Return the table of a study without the choices that are the same in all cells."""
+    """Return the table of a study without the choices that are the same in all runs."""
     table = tabulate(study)
     names = [*table.choices, *table.results]
     constant = set[str]()
@@ -55,6 +55,6 @@ def _in_console(entry: TableEntry) -> Text:
 
 
 def _width(table: Table, console: Console) -> int:
-    """Return the width of a table in characters if no cell is wrapped."""
+    """Return the width of a table, in characters, if none of its texts is wrapped."""
     options = console.options.update(width=UNFOLDED)
     return Measurement.get(console, options, table.console()).maximum

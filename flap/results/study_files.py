@@ -67,8 +67,8 @@ def save_study(study: Study) -> Path:
 def read_study(*sweeps: Path, into: Path | None = None) -> Study:
     """Read every sub-folder of the sweeps that has a status.json, and return the study.
 
-    into: the folder of the study's files, to which the paths of the runs are relative; by default
-        the folder of the first sweep.
+    into: the folder of the study's files. The paths of the runs are relative to this folder. The
+        default is the folder of the first sweep.
 
     Raises:
         ValueError: a folder does not exist or has no run.
@@ -94,7 +94,11 @@ def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _read_sweep(folder: Path) -> list[RunRecord]:
-    """Return the runs of a sweep. A cell that was run again and has finished appears once."""
+    """Return the runs of a sweep.
+
+    A cell is one combination of the options of a sweep. If one run of a cell has finished, the runs
+    of this cell that have not finished are left out.
+    """
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: no such folder; expected the folder of a sweep, as multirun_outputs/<time>"
@@ -112,7 +116,7 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
     kept = []
     for run in runs:
         if run.state != "finished" and _cell(run) in finished:
-            continue  # the same cell has been run again under another job number
+            continue  # another run of the same cell, with another job number, has finished
         if run.state == "damaged":
             run = replace(run, error=f"{run.error}; run the cell again")
         kept.append(run)
@@ -120,15 +124,18 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return the identity of a cell: its overrides, and its folder name without the job number."""
+    """Return what identifies the cell of a run: its overrides, and part of its folder's name.
+
+    The part is the name of the folder without the job number.
+    """
     return run.folder.partition("_")[2], run.overrides
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    An override is left out if all other runs have the same value by default. The choice of
-    evaluations is also left out, because it does not change the model.
+    An override is left out if all other runs have the same value without an override. The choice of
+    evaluations is also left out, because it does not change the pruned model.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []
@@ -150,7 +157,7 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep without secrets; empty if there is no record of it."""
-    # sweepers other than flap's write secrets into this file
+    # sweepers other than flap's write secrets into multirun.yaml
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:
         words = ["python", "-m", "flap", "-m"]

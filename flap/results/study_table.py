@@ -7,13 +7,14 @@ from flap.results.number_texts import short
 from flap.results.report import Report
 from flap.results.study import CHOSEN, Study
 
-# these columns are always shown, and other choices only if runs differ
+# these choices are always shown, and other choices only if the runs differ in them
 ALWAYS_SHOWN = ("metric", "structure", "ratio")
-# The formats of results that are not measured by evaluation.
+# The formats of results that no evaluator measures.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
-# Among runs with the same ratio, the best number is marked "best". If numbers of other runs are
-# within the noise, they and the best number are marked "near" instead.
+# Runs with the same model and the same requested size are compared. The best number is marked
+# "best". If numbers of other runs do not differ significantly from the best number, all of these
+# numbers are marked "near" instead.
 Mark = Literal["best", "near", ""]
 # keys: index of the run's row in `study.frame`, and name of the number
 Marks = dict[tuple[int, str], Mark]
@@ -92,7 +93,7 @@ def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of all numbers. Runs of the same model and ratio are compared."""
+    """Return the marks of all numbers. Runs of the same model and requested size are compared."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:
@@ -107,12 +108,12 @@ def _marks(study: Study) -> Marks:
 def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
     """Return the marks of a number.
 
-    "best": the number is better than in every other run, by more than the noise. "near": the number
-    is within the noise of the best number. The best number is "near", too, if other numbers are
-    within its noise.
+    "best": the number is significantly better than in every other run. "near": the number does not
+    differ significantly from the best number. The best number is marked "near", too, if another
+    number is.
 
-    If the runs have not stored values of the same documents, the error of a difference is unknown.
-    Then no number is marked "best".
+    If two runs have not stored values of the same documents, it is unknown whether their difference
+    is significant. If this is unknown for a run and the best run, no number is marked "best".
 
     ranked: the rows of the runs that have the number, sorted from best to worst.
     """

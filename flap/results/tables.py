@@ -42,7 +42,7 @@ class Table(NamedTuple):
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if numeric and i else "left")
-        # The first column is not wrapped, and other columns may be. With `min_width` instead, rich
+        # Set `width`, so that rich wraps only the other columns. With `min_width` instead, rich
         # makes a wide table wider than the console, which then cuts the last column off.
         lines = self.heads[0].splitlines() + [str(row[0]) for row in self.rows]
         longest = max((len(line) for line in lines), default=0)

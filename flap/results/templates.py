@@ -1,4 +1,4 @@
-"""The templates in this folder: the page of a study in HTML, and the model card in Markdown."""
+"""Load the templates in this folder, for the HTML page of a study and for the model card."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(name: str, **filters: Callable[..., str]) -> Template:
-    """Return a Jinja template with flap's filters. Values that are put into HTML are escaped."""
+    """Return a Jinja template that can use these filters. Values in HTML templates are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=name.endswith(".html.j2"),

@@ -177,18 +177,18 @@ class Tracking(ABC):
 
     @abstractmethod
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> RunInTracker | None:
-        """Start a run in the tracker and return it. Returns None if nothing is tracked.
+        """Start a run in the tracker and return this run; return None if nothing is tracked.
 
         config: the config of the run as dicts and lists, without secrets.
         """
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables for the tracker. Variables that the user has set win."""
+        """Return variables that `start` adds to the environment, unless the user has set them."""
         return {}
 
     @contextmanager
     def start(self, config: Config, run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
-        """Track a run during a `with` block. If the block raises, the run is marked as failed."""
+        """Track a run during a `with` block. If the block raises, mark the run as failed."""
         run = TrackedRun(self.name, run_dir)
         failed = True
         with environment(**self.variables(run_dir)):
@@ -206,7 +206,7 @@ class Tracking(ABC):
     def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
         """Send the table of a sweep to the tracker, in a run of the sweep's group.
 
-        A repeated call updates the same run.
+        A second call for the same sweep updates the same run in the tracker.
         """
         group = sweep_dir.name
         job = JobInfo(f"{sweep_dir}/study", f"{group} study", group, job_type="study")
@@ -226,9 +226,11 @@ class NoTracking(Tracking):
 
 
 def kept_id(folder: Path, text: str) -> str:
-    """Return the id of a run, which is stored in a folder of its tracker.
+    """Return the id of a run in its tracker, which is stored in a folder of the run.
 
-    The id is created once. The id is unique across machines.
+    The id is created at the first call, and is unique across machines.
+
+    folder: the folder of the run in which the id is stored. text: `JobInfo.id`.
     """
     file = folder / "id"
     if not file.is_file():

@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 class MLflow(Tracking):
     """Track runs with an MLflow server."""
 
-    # the server, such as http://127.0.0.1:5000; defaults to the environment's MLFLOW_TRACKING_URI
+    # address of the server, such as http://127.0.0.1:5000; defaults to MLFLOW_TRACKING_URI
     uri: str | None = None
     experiment: str = "flap"  # MLflow's experiment; created if it does not exist
 
     name = "MLflow"
 
     def check(self) -> None:
-        """Check that the client is installed and that a server is named.
+        """Check that the package of MLflow is installed, and that the address of a server is set.
 
         Raises:
-            ValueError: the client or the name of the server is missing.
+            ValueError: the package or the address is missing.
         """
         if find_spec("mlflow") is None:
             raise ValueError(
@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Silence MLflow, and give up after a few seconds if the server does not answer."""
+        """Return variables that silence MLflow and limit how long it waits for a server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -64,7 +64,7 @@ class MLflow(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "MLflowRun":
-        """Start the MLflow run of this folder, or continue it."""
+        """Start the MLflow run that belongs to the run's folder, or continue it."""
         from mlflow import MlflowClient
 
         # silence urllib3, because flap already warns about an unreachable server
@@ -83,11 +83,11 @@ class MLflow(Tracking):
         return opened
 
     def _begin(self, client: Any, job: JobInfo, key: str) -> Any:
-        """Return the MLflow run with this key. Create it if it does not exist."""
+        """Return the MLflow run whose tag `flap_id` is this key, and create it if necessary."""
         from mlflow import MlflowException
 
         if not client.get_experiment_by_name(self.experiment):
-            # another job may have created the experiment in the meantime
+            # another job may have created the experiment since the check
             with suppress(MlflowException):
                 client.create_experiment(self.experiment)
         experiment = client.get_experiment_by_name(self.experiment).experiment_id
@@ -136,7 +136,7 @@ class MLflowRun(RunInTracker):
         self.client.log_dict(self.id, {"columns": columns, "data": rows}, f"{name}.json")
 
     def log_files(self, run_dir: Path) -> None:
-        """Send the picture and report.json."""
+        """Send the picture of the layers, if it exists, and report.json."""
         for name in ("layers.png", "report.json"):
             if (run_dir / name).is_file():
                 self.client.log_artifact(self.id, run_dir / name)

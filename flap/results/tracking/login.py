@@ -30,7 +30,7 @@ def _has_key() -> bool:
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
-    # this does not start W&B's background service
+    # unlike `wandb.setup`, `singleton` does not start W&B's background service
     host = str(wandb_setup.singleton().settings.base_url)
     with environment(WANDB_SILENT="true"):
         auth = wbauth.authenticate_session(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INIT_SECONDS = 20.0  # seconds after which a server that does not answer is considered unreachable
-FINISH_SECONDS = 120.0  # seconds for sending; the user can send the rest with `wandb sync`
+# maximum seconds to send data at the end of a run; the user can send the rest with `wandb sync`
+FINISH_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Wandb(Tracking):
             require_key()
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Silence W&B, and keep its caches and staged files in the run's folder."""
+        """Return variables that silence W&B and keep its caches and files in the run's folder."""
         folder = run_dir.resolve() / "wandb"
         return {
             "WANDB_SILENT": "true",
@@ -82,7 +83,7 @@ class Wandb(Tracking):
         elif opened.url:  # a disabled run has no URL
             log.info("W&B: %s", opened.url)
         opened.define_metric("progress/*", summary="none")
-        # `python -m flap study` finds the run by this folder
+        # the workspace that `python -m flap workspace` creates shows this folder in a column
         opened.summary["folder"] = str(run.run_dir.resolve())
         return WandbRun(opened)
 
@@ -102,7 +103,7 @@ class Wandb(Tracking):
             mode=mode,
             id=kept_id(run_dir / "wandb", job.id),
             resume="allow",  # a requeued job continues its run
-            # each job has its run, even if all jobs run in the same process
+            # each job gets its own W&B run, even if all jobs run in the same process
             reinit="finish_previous",
             name=job.name,
             group=self.group or job.group,
@@ -136,7 +137,7 @@ class WandbRun(RunInTracker):
         self.run.log({name: table})
 
     def log_files(self, run_dir: Path) -> None:
-        """Send the picture, and report.json as an artifact."""
+        """Send the picture of the layers, if it exists, and report.json as an artifact."""
         import wandb
 
         picture = run_dir / "layers.png"
@@ -156,10 +157,10 @@ class WandbRun(RunInTracker):
             address = Path(path).resolve().as_uri()
         source = {"source": report.sources.get("model")}
         dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata=source)
-        # without a checksum, the weights are not read
+        # checksum=False, because W&B would read all weights to compute a checksum
         dense.add_reference(address, name="model", checksum=False)
-        # The public run.use_artifact does the same, but it refuses offline runs, and waits for the
-        # server in online runs.
+        # The public method run.use_artifact does the same, but refuses offline runs, and waits for
+        # the server in online runs.
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
 
         loads_with = {"loads_with": report.loads_with}

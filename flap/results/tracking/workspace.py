@@ -1,6 +1,6 @@
 """The command `python -m flap workspace <entity/project> <folder> …`.
 
-The command creates the plots and tables of a study page as a workspace in W&B.
+The command creates a workspace in W&B with the plots and tables of a study page.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from flap.storage.status import exit_on_error
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# The costs on the horizontal axes of the panels, by their names in the summary of a run.
+# The costs on the horizontal axes of the panels, by their names in the summary of a W&B run.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",
@@ -31,7 +31,7 @@ COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:metho
 
 
 def main(arguments: list[str]) -> None:
-    """Save the workspace and print where it is.
+    """Save a workspace, and print its address in W&B or its path.
 
     On an error, print one line and exit with code 1.
     """
@@ -56,9 +56,10 @@ def main(arguments: list[str]) -> None:
 
 
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
-    """Save the workspace in W&B and return its address.
+    """Save a workspace in W&B, and return its address.
 
-    Offline, write the file workspace.json next to the page instead, and return its path.
+    Offline, write the file workspace.json into the folder of the first sweep instead, and return
+    the path of this file.
 
     place: the W&B project of the runs, as "entity/project".
 
@@ -73,7 +74,8 @@ def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     if resolve_mode("auto") == "online":
         return str(workspace.save().url)
     file = sweeps[0] / "workspace.json"
-    # the specification that `save` sends; the package has no public function for it
+    # `_to_model` returns what `Workspace.save` sends. wandb-workspaces has no public function that
+    # returns this specification.
     spec = workspace._to_model().spec
     write_text(file, spec.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
     return str(file)
@@ -89,7 +91,7 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
         filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"],
         pinned_columns=list(COLUMNS),
     )
-    name = study.title.replace("×", "x")  # the package treats × as an emoji
+    name = study.title.replace("×", "x")  # wandb-workspaces treats × as an emoji
     return ws.Workspace(
         entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs
     )
@@ -101,7 +103,11 @@ def _group(study: Study, run: RunRecord) -> str:
 
 
 def _sections(study: Study) -> list["Section"]:
-    """Return one section per cost with a panel per quality, and sections for layers and changes."""
+    """Return the sections of the workspace.
+
+    For each cost, there is a section with a panel for each quality. Two more sections show the
+    pictures of the layers, and how the configs of the runs differ.
+    """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
