@@ -1,4 +1,4 @@
-"""The metrics, structures and tiny architectures that many tests are parametrized with."""
+"""The metrics, structures and tiny architectures with which many tests are parametrized."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -94,7 +94,7 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
 # Mixtures of experts. Each layer has six experts of 24 neurons, and a router that sends each token
-# to two of them. In the second mixture, the last layer has a plain MLP.
+# to two of them. In qwen3_moe, the last layer has a plain MLP instead.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
@@ -102,8 +102,8 @@ MIXTURES: dict[str, PreTrainedConfig] = {
         **_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]
     ),
 }
-# Models in which some layers have no ordinary attention heads, or in which layers differ in the
-# number of query heads for each KV head.
+# Models with layers that have no ordinary attention heads, or with layers that differ in the number
+# of query heads for each KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4,
@@ -147,15 +147,15 @@ HYBRIDS: dict[str, PreTrainedConfig] = {
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
-    """Return a random model of an architecture above; `changes` are new values of config keys."""
+    """Return a random model of an architecture above. `changes` replace values of its config."""
     config = deepcopy((ARCHITECTURES | MIXTURES | HYBRIDS)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)
 
 
-# The names of buffers that a real model has learnt in training. A random model gets random values
-# in these buffers.
+# The ends of the names of buffers that have learnt values in a real model. A random model gets
+# random values in these buffers.
 LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "input_max")
 
 
@@ -173,7 +173,7 @@ def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> 
 
 
 def with_biases(model: PreTrainedModel) -> PreTrainedModel:
-    """Give every Linear of the decoder layers a random bias, whatever the architecture has."""
+    """Give every Linear of the decoder layers a random bias, also if the architecture has none."""
     for layer in model.model.layers:
         for module in layer.modules():
             if isinstance(module, nn.Linear):

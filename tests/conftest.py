@@ -41,10 +41,10 @@ WORDS = [
     "new",
 ]
 
-# The tests of engines need a separate environment; `make engines` runs them.
+# The tests of engines need a separate environment, in which `make engines` runs them.
 collect_ignore = ["engines"]
 
-# Start the slowest test files first, so that at the end no single process still runs a long file
+# Start the slowest test files first. Otherwise, one process might still run a long file at the end,
 # while all others are idle.
 LONGEST = (
     "test_parity",
@@ -87,7 +87,7 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Yield each device except the CPU, and the simulated device of helpers/second_device.py."""
+    """Return each device except the CPU: GPUs, and the simulated one of second_device.py."""
     if request.param != "second":
         return torch.device(request.param, 0)
     # Importing this module registers the device for the rest of the process.
@@ -96,9 +96,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a walk record every layer, so that tests can interrupt it at any layer.
+    """Record the progress after every layer, so that tests can interrupt a pass at any layer.
 
-    Without this fixture, a walk records its progress only from time to time.
+    Without this fixture, progress is recorded at most every ten seconds.
     """
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 
@@ -107,7 +107,7 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Use a new cache for these tests, so that they reuse no results of earlier code.
 
-    Only the packaged model comes from the shared cache.
+    Only models come from the shared cache, such as the packaged model.
     """
     models = cache_root(None) / "models"
     models.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of VOCAB words."""
+    """Return a tokenizer whose vocabulary has VOCAB entries: special tokens and whole words."""
     vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
     for word in [*WORDS, *(f"w{i}" for i in range(VOCAB))]:
         if len(vocab) < VOCAB:
@@ -149,7 +149,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Save a tiny LLaMA with grouped-query attention and its tokenizer to a local directory."""
+    """Save a tiny LLaMA with grouped-query attention, and its tokenizer, to a local directory."""
     path = tmp_path_factory.mktemp("model") / "tiny-llama"
     tiny_model("llama-gqa").save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -158,7 +158,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 
 @pytest.fixture(scope="session")
 def base(model_dir: Path, text_file: Path) -> list[str]:
-    """Return arguments with which any run takes a second or two."""
+    """Return arguments for a run of a second or two, with the tiny model and text."""
     return tiny(model_dir, text_file)
 
 
@@ -190,7 +190,7 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a faster form of the fixture `flap`, which forks a process after all imports."""
+    """Return a faster form of the fixture `flap`, which forks a process that has all imports."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

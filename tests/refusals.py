@@ -1,11 +1,12 @@
 """Tables of all option values that flap refuses, with their error messages.
 
-Each string has the rows of one model, as `option=value -> message`. The message is the beginning of
-the line with which the run ends before it reads any weight. "…" stands for any text, {bad} for the
-folder of tests/helpers/damaged.py, {texts} for the names of packaged texts, {prompts} for these
-names with those of prompts, {long} for a name that is too long, and {huge} for a name of 5,000
-characters. Command lines that Hydra cannot compose are in tests/config/test_bad_command_line.py.
-Errors that single objects raise are tested in the folders of their rooms.
+Each string is a table for one model. Its rows have the form `option=value -> message`. The message
+is the beginning of the line with which the run ends before it reads any weight. In rows, "…" stands
+for any text, {bad} for the folder of tests/helpers/damaged.py, {texts} for the names of packaged
+texts, {prompts} for the names of packaged texts and prompts, {long} for a name that is too long,
+and {huge} for a name of 5,000 characters. Command lines that Hydra cannot compose are in
+tests/config/test_bad_command_line.py. Errors that only one class raises are tested in the test file
+of that class.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
@@ -270,7 +271,8 @@ eval=generation eval.generation.tasks=[copa] eval.generation.source=packaged -> 
 eval=zero_shot eval.zero_shot.seed=-1 -> eval.zero_shot.seed=-1: expected a whole number from 0
 """
 
-# The runs of this table also have recover=full, recover.tokens=2432 and recover.seq_len=16.
+# The runs of this table also have the options recover=full, recover.tokens=2432 and
+# recover.seq_len=16.
 TRAINED = """
 recover.tokens=127 -> recover.tokens=127: expected 128, one step of 8 windows of 16, or more
 recover.tokens=2560 -> recover.dataset=…187 windows of 16 … for the 192 that … lower recover.tokens or
@@ -289,8 +291,8 @@ model.placement=stream -> model.placement=stream: expected device with recover=f
 model.placement=auto -> model.placement=auto: expected device with recover=full, which trains the whole
 """
 
-# The runs of this table also have structure.experts=true. The model has six experts in a layer, and
-# sends each token to two of them.
+# The runs of this table also have the option structure.experts=true. Each layer of the model has
+# six experts, of which two process each token.
 MIXTRAL = """
 ratio=0.9 -> ratio=0.9: 1 KV head and 2 experts stay in every layer, so this model allows at most
 round_to=8 -> round_to=8: expected null with structure.experts=true; a second run can prune the kept experts
@@ -298,8 +300,8 @@ mask_only=true -> mask_only=True: expected false with structure.experts=true, as
 structure.experts=false recover=lora recover.tokens=2432 recover.seq_len=16 -> recover=lora: expected full or none for
 """
 
-# The runs of this table also have vocabulary=trim and vocabulary.size=320. The model has a
-# byte-level tokenizer of 376 tokens.
+# The runs of this table also have the options vocabulary=trim and vocabulary.size=320. The model
+# has a byte-level tokenizer of 376 tokens.
 WORDS = """
 vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay… to 376, all tokens
 vocabulary.size=null vocabulary.coverage=0 -> vocabulary.coverage=0.0: expected a number above 0 and at most 1
@@ -313,8 +315,8 @@ ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim, because the two models predict different tokens
 """
 
-# Errors that flap finds only when it reads or runs the weights. Before the error, it may have
-# written the numbers of the dense model.
+# Errors that flap finds only when it reads or runs the weights. Before such an error, the run may
+# have written numbers of the dense model.
 AT_THE_WEIGHTS = """
 model.path={bad}/two-layers -> model.path={bad}/two-layers: 18 tensors are in layers that the model does not have, as
 model.path={bad}/two-layers model.placement=stream -> model.path={bad}/two-layers: 18 tensors are in layers that the
@@ -333,5 +335,5 @@ TABLES = {"llama": LLAMA, "trained": TRAINED, "mixtral": MIXTRAL, "words": WORDS
 
 
 def rows(table: str) -> list[list[str]]:
-    """Return the arguments of the command line and the beginning of the message in each row."""
+    """Return the command-line arguments and the beginning of the message of each row."""
     return [line.split(" -> ", 1) for line in table.splitlines() if line]

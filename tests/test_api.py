@@ -1,4 +1,4 @@
-"""flap.prune and flap.load give the same results in Python as the command line."""
+"""In Python, flap.prune and flap.load give the same results as the command line."""
 
 import json
 import random
@@ -50,7 +50,7 @@ Prune = Callable[..., Report]
 
 @pytest.fixture
 def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
-    """Return `flap.prune` with eight calibration windows of the local text."""
+    """Return a function that calls `flap.prune` with eight calibration windows of a local text."""
     text = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
 
     def prune_on_text(model: PreTrainedModel, **options: Any) -> Report:
@@ -108,7 +108,7 @@ def test_objects_do_what_names_do(prune: Prune) -> None:
 
 @dataclass(frozen=True)
 class LaterIsBetter(Metric):
-    """A metric that scores a channel by its index, to the power of `power`."""
+    """A metric that scores a channel by its index to the power of `power`."""
 
     power: float = 1.0
 
@@ -318,7 +318,7 @@ def test_a_checkpoint_names_the_given_model(
     prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # A file of the user in the current folder, and not the model's card.
+    # This file belongs to the user's current folder, and is not the model card of the given model.
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     for path, name in (("", "LlamaForCausalLM"), (str(tmp_path / "mine"), "mine")):
         model = tiny_model("llama-gqa")
@@ -501,9 +501,10 @@ def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
 
 
 class Doubled(LlamaForCausalLM):
-    """A model with a class that changes the logits.
+    """A model whose own class changes the logits.
 
-    The class of a pruned model would not change them.
+    flap gives a pruned model another class, which would not change the logits. So flap must refuse
+    this model.
     """
 
     def forward(self, *args: Any, **options: Any) -> Any:
@@ -519,12 +520,12 @@ def unsupported() -> dict[str, tuple[Any, str]]:
     compiled.model = torch.compile(compiled.model)
     mixed = tiny_model("llama-gqa")
     mixed.model.layers[1].mlp.bfloat16()
-    # As in bitsandbytes, this weight stores two values of four bits in each byte.
+    # As in bitsandbytes, each byte of this weight stores two values of four bits.
     packed = tiny_model("llama-gqa")
     four_bits = torch.nn.Parameter(torch.zeros(56 * 16, 1, dtype=torch.uint8), requires_grad=False)
     packed.model.layers[1].mlp.down_proj.weight = four_bits
-    # With some quantisers, packed tensors have the model's dtype or are no parameters, so only the
-    # attribute hf_quantizer shows that the model is quantised.
+    # Some quantisers pack values into tensors of the model's dtype, or into tensors that are no
+    # parameters. Then only the attribute hf_quantizer shows that the model is quantised.
     quantised = tiny_model("llama-gqa")
     quantised.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)
@@ -595,7 +596,7 @@ def test_it_works_inside_another_hydra_application(prune: Prune, tmp_path: Path)
     (tmp_path / "app.yaml").write_text("lr: 0.1\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         prune(tiny_model("llama-gqa"))
-        # flap.prune must not change the Hydra configs of the application.
+        # flap.prune must not change the Hydra config of the application.
         assert compose("app").lr == 0.1
 
 

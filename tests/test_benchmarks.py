@@ -1,4 +1,4 @@
-"""Every step of benchmarks/gpu.py works on a machine without a GPU."""
+"""Every step of benchmarks/gpu.py also works on a machine without a GPU."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The command line runs single runs, sweeps, presets and help."""
+"""The command line does single runs and sweeps, and shows help and configs."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def assert_report(run: Path) -> None:
     assert report["evaluation"]["pruned"].keys() == numbers
 
     ratio = report["ratio"]
-    # The share of the decoder's parameters in one KV head of the tiny model.
+    # One KV head has this share of the parameters in the tiny model's decoder.
     one_head = 1536 / 46080
     assert ratio["requested"] == 0.5
     assert abs(ratio["realised_decoder"] - 0.5) < one_head
@@ -80,12 +80,12 @@ def assert_report(run: Path) -> None:
 
 def assert_console(done: "CompletedProcess[str]", run: Path) -> None:
     assert f"warning: {SAME_TEXT}" in done.stderr
-    assert "[transformers]" not in done.stderr  # the console must not show warnings of transformers
+    assert "[transformers]" not in done.stderr  # no warnings of transformers on the console
     # The console must not show the whole config.
     assert "_target_: " not in done.stdout + done.stderr
     for word in SHOWN_OF_A_RUN:
         assert word in done.stdout
-    # Each path is on one line, even if the console is narrow.
+    # Each path is on one line of its own, even if the console is narrow.
     assert done.stdout.splitlines()[-2:] == [str(run / "checkpoint"), str(run / "report.md")]
 
 
@@ -164,6 +164,6 @@ def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     config, loaded = done.stdout.split("loaded:")
     assert loaded.strip() == "[]"
-    assert "${" not in config  # the output has resolved values instead of interpolations
+    assert "${" not in config  # values are resolved
     assert OmegaConf.create(config).ratio == 0.35
     assert not (tmp_path / "outputs").exists()

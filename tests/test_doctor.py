@@ -1,4 +1,4 @@
-"""`flap doctor` prints one line for each fact about the machine."""
+"""`flap doctor` prints one line for each group of facts about the machine, such as devices."""
 
 import os
 import pwd

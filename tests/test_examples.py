@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def example(name: str) -> dict[str, Any]:
-    """Run a script without its `main`, and return its global names."""
+    """Run a script of examples/ without its `main`, and return its global names."""
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
@@ -31,7 +31,7 @@ def example(name: str) -> dict[str, Any]:
 def printed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[str]]:
-    """Return a function that runs a script's `main` in an empty folder and returns its output."""
+    """Return a function that runs a script's `main` in an empty folder, and returns its output."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> list[str]:
@@ -86,7 +86,7 @@ def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: P
             layer["kv_heads"] == [0, 1, 2, 3] for layer in read_json(folder / "plan.json")["layers"]
         )
     [command] = read_study(tmp_path / "sweep").commands
-    folder, *overrides = shlex.split(command)[4:]  # the page shows the command in this form
+    folder, *overrides = shlex.split(command)[4:]  # the page of the study shows this command
     assert folder == f"--config-dir={tmp_path / 'conf'}" and "metric=WIFV,Range" in overrides
     source = digest([(EXAMPLES / "own.py").read_text()])
     assert f"own code: {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()

@@ -1,4 +1,4 @@
-"""The scripts of experiments/ write the data that the pages describe."""
+"""The scripts of experiments/ write the data that the pages describe, and reports are accepted."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ FILES = ("sciq.jsonl", "held_out.jsonl", "contaminated.jsonl")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run experiments/answers/sciq.py, and return the folder with its files."""
+    """Run experiments/answers/sciq.py, and return the folder with the files that it has written."""
     written = tmp_path_factory.mktemp("sciq")
     runpy.run_path(str(SCRIPT))["main"](*(str(written / name) for name in FILES))
     return written
@@ -32,7 +32,7 @@ def prompts(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
-    """Return each run of 13 words in a text, or all of its words if it has fewer."""
+    """Return each run of 13 words in a text, or all words of a text that has fewer."""
     words = text.split()
     return {tuple(words[at : at + 13]) for at in range(max(1, len(words) - 12))}
 
@@ -95,7 +95,7 @@ def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path
 def test_flap_reproduce_accepts_a_report(path: Path) -> None:
     report = read_finished(path).report
     config = config_of(report.config)
-    # None if the run had a target instead of a ratio.
+    # Both are None if the run had a target instead of a ratio.
     assert config.ratio == report.ratio.get("requested")
     pruned = report.evaluation["pruned"].keys()
     # With a trimmed vocabulary, only the dense model has perplexities.

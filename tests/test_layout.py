@@ -1,4 +1,4 @@
-"""The code keeps its structure: rooms import in one direction, and `import flap` is fast."""
+"""flap's packages import in one direction, its code is not crowded, and `import flap` is fast."""
 
 import ast
 import re
@@ -24,8 +24,8 @@ from tests.helpers.code import (
 )
 
 PACKAGE = Path(flap.__file__).parent
-# The rooms from left to right. A room imports only from itself and from rooms to its left. The same
-# rule holds for the stages of the method below.
+# The packages of flap, called rooms, from left to right. A room imports only from itself and from
+# rooms to its left. The same rule holds for STAGES, the packages in flap/method.
 ROOMS = [
     "config",
     "runtime",
@@ -48,8 +48,8 @@ STAGES = [
     "vocabulary",
     "recovery",
 ]
-# The files of models/, in the order in which you should read them. A file imports only from files
-# before it.
+# The files and packages of flap/models, in the order in which they should be read. A file imports
+# only from files before it.
 MODELS = [
     # These files define the parts of a layer.
     "devices",
@@ -71,7 +71,7 @@ MODELS = [
     "gguf_file",
     "locate",
     "model_files",
-    # These files place the weights of a model.
+    # These files place the weights of a model in memory or on disk.
     "placed_model",
     "predictions",
     "hidden_files",
@@ -104,7 +104,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def rooms_imported(*paths: Path, inside: str = "flap") -> set[str]:
-    """Return the rooms of flap, or the parts of a room `inside` flap, that these files import."""
+    """Return the packages inside flap, or inside another package, from which these files import."""
     names = {name for path in paths for name in imports(path) if name.startswith(f"{inside}.")}
     return {name.removeprefix(f"{inside}.").split(".")[0] for name in names}
 
@@ -152,11 +152,11 @@ def test_every_file_of_models_has_its_place() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    """The check includes imports inside functions, but no packages that only export names."""
+    """The check includes imports inside functions, but not files that only export names."""
     files = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES
     }
-    # If there is a circle of imports, this raises an error that names it.
+    # If imports form a circle, this raises an error that names the circle.
     TopologicalSorter(
         {
             name: {given.rpartition(".")[0] for given in imports(path)} & files.keys()
@@ -176,7 +176,7 @@ def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
     assert not exported & modules
 
 
-# Names that two modules define, and the reason for keeping both names.
+# Public names that two modules define, each with the reason for keeping both.
 SHARED_NAMES = {
     "main": "the entry point of each command",
     "prune": "flap.prune for users, and the method as the stages of a run",
@@ -185,7 +185,7 @@ SHARED_NAMES = {
 
 
 def public_names(path: Path) -> set[str]:
-    """Return the public functions and classes that a module defines."""
+    """Return the names of the public functions and classes that a module defines."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     defined = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds)]
     return {name for name in defined if not name.startswith("_")}
@@ -196,13 +196,12 @@ def test_no_public_name_stands_for_two_things() -> None:
     assert {name for name, count in counts.items() if count > 1} == SHARED_NAMES.keys()
 
 
-# Limits for the size of lines, files and functions, measured so that formatting does not change
-# them.
+# Limits for the size of lines, files and functions, in measures that formatting does not change.
 MOST_EXPRESSIONS = {"flap": 4.6, "tests": 5.0}  # average per line of code in the folder
-MOST_EXPRESSIONS_OF_A_FILE = 6.0  # average per line of code in each file
+MOST_EXPRESSIONS_OF_A_FILE = 6.0  # average per line of code in a file
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_PARAMETERS = 6
-# Functions that may exceed the limits of lines and parameters, and the reason.
+# Functions that may exceed the limits of lines and parameters, each with the reason.
 ENTRY_POINTS = {
     "flap/api.py:prune": "users pass the options of the method as keyword arguments",
 }
@@ -327,7 +326,7 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
                 "from transformers import AutoConfig, AutoModelForCausalLM; import flap; "
                 "flap.register(); flap.register()"
             ),
-            # Long, because all other tests already import these classes first.
+            # This case is long, because all other tests already import these classes first.
             marks=pytest.mark.long,
         ),
     ],

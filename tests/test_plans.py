@@ -72,7 +72,7 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest_names() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.long  # long, because it calibrates and measures SmolLM2
+@pytest.mark.long  # long, because this test calibrates and measures SmolLM2
 def test_a_plan_gives_the_numbers_of_its_report(tmp_path: Path) -> None:
     name = "smollm2-135m/flap-0.2"
     old = read_finished(report_file(name))

@@ -14,7 +14,7 @@ from flap.results import Report
 
 @pytest.fixture
 def run(run_tiny: Callable[..., Report], tmp_path: Path) -> Path:
-    """Make a run of a tiny model, and return its folder."""
+    """Do a run on a tiny model, and return its folder."""
     folder = tmp_path / "run"
     folder.mkdir()
     run_tiny(folder)
@@ -45,7 +45,10 @@ def test_a_run_is_reproduced_beside_it(
 def test_another_number_exits_with_code_1_and_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report is a single file, as from another machine, with other versions and numbers."""
+    """The run is repeated from a report alone, whose versions and one of whose numbers are changed.
+
+    The report lies in a folder without other files, as if it came from another machine.
+    """
 
     def change(report: dict) -> None:
         report["versions"]["torch"] = "2.0.0"
@@ -76,7 +79,7 @@ def test_another_seed_and_a_log_as_of_any_run(
 ) -> None:
     monkeypatch.setattr("flap.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
     new = tmp_path / "new"
-    with suppress(SystemExit):  # the numbers of another seed may be different
+    with suppress(SystemExit):  # with another seed, numbers may be different
         main([str(run), "--into", str(new), "--seed", "1"])
     assert Report.load(new / "report.json").config["seed"] == 1
     printed = capfd.readouterr().err

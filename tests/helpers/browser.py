@@ -23,7 +23,8 @@ QUIET = [
 def browser() -> Iterator[Browser]:
     """Start the system's Chromium.
 
-    If it is not installed, the tests are skipped, unless an option of pytest requires them.
+    If Chromium is not installed, the tests that use it are skipped. With
+    FLAP_REQUIRE_SYSTEM_TOOLS=1 in the environment, they fail instead.
     """
     path = shutil.which("chromium")
     if path is None:

@@ -1,4 +1,4 @@
-"""Measure expressions per line and the sizes of functions, which formatting cannot hide."""
+"""Measure code by expressions per line, by the length of functions and by their parameters."""
 
 import ast
 import io

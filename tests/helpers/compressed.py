@@ -1,4 +1,4 @@
-"""Make tiny models with random biases, and their statistics, plans and logits."""
+"""Make tiny models with random biases, and compute their statistics, plans and logits."""
 
 import copy
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
 
 
 def with_comoments(batches: Sequence[Tensor]) -> Statistics:
-    """Collect the statistics of several batches (T, I), with co-moments."""
+    """Collect the statistics of several batches (tokens, channels), with co-moments."""
     comoments = Comoments()
     together = reduce(merge, map(batch_statistics, batches))
     for batch_TI in batches:
@@ -50,7 +50,7 @@ def with_comoments(batches: Sequence[Tensor]) -> Statistics:
 
 
 def symmetric(matrix_II: Tensor) -> Symmetric:
-    """Convert a float32 matrix to the compact form in which co-moments are stored."""
+    """Convert a float32 matrix to `Symmetric`, the compact form in which co-moments are stored."""
     starts = range(0, len(matrix_II), STRIP)
     return Symmetric(
         tuple(matrix_II[start : start + STRIP, start:].float().contiguous() for start in starts)
@@ -64,7 +64,7 @@ def whole(statistics: Statistics) -> Tensor:
 
 
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
-    """Return the statistics of the tokens to fit on and of the held-out tokens, with co-moments."""
+    """Return the statistics, with co-moments, of two sets of tokens: for fitting and held-out."""
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
     return replace(merge(*parts), parts=parts)
 
@@ -72,9 +72,9 @@ def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
 def covariances(
     model: PreTrainedModel, windows_NT: Tensor, batch_size: int, whole_experts: bool = False
 ) -> list[LayerStatistics]:
-    """Collect statistics with co-moments of all layers at once.
+    """Collect the statistics of all layers, with co-moments, and keep them in memory together.
 
-    Only tiny models have enough memory for this.
+    Larger models than the tiny models of the tests would need too much memory for this.
     """
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)

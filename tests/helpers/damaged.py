@@ -1,4 +1,4 @@
-"""Create models, texts and plans that a run must refuse, each with one error."""
+"""Create damaged models, texts and plans. Each has one error, for which a run must refuse it."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ TEXTS = {
     "deep.json": DEEP,
 }
 NESTED = '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"
-FILES = (  # name of a damaged model, one of its files, and the wrong content of this file
+FILES = (  # folder of a damaged model, one of its files, and the wrong content of this file
     ("null-config", "config.json", "null"),
     ("nested-config", "config.json", NESTED),
     ("nested-generation", "generation_config.json", NESTED),
@@ -35,7 +35,7 @@ FILES = (  # name of a damaged model, one of its files, and the wrong content of
     ("nested-tokenizer", "tokenizer.json", NESTED),
     ("list-tokenizer", "tokenizer_config.json", "[]"),
 )
-# Name of a model, and the wrong values in its config.json.
+# Folder of a damaged model, and wrong values in its config.json.
 CONFIGS: dict[str, dict[str, object]] = {
     "no-widths": {"model_type": "flap_llama"},
     "hub-kernel": {"_attn_implementation": "org/kernel"},
@@ -67,7 +67,7 @@ PLANS = {  # wrong plans for a model of four layers with four KV heads and 56 ne
 
 
 def damage(root: Path, model_dir: Path) -> Path:
-    """Fill a folder with models (directories), texts, plans and GGUF files that are damaged."""
+    """Fill a folder with damaged models (folders), texts, plans and GGUF files."""
     _damage_weights(root, model_dir)
     _damage_configs(root, model_dir)
     for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
@@ -154,7 +154,7 @@ def _damage_sharded(model: Path, model_dir: Path) -> None:
 
 
 def _write_gguf(path: Path, architecture: str) -> None:
-    """Write a GGUF file without most of the keys and tensors of a model."""
+    """Write a GGUF file that lacks most of the keys and tensors of a model."""
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(1)
     writer.add_embedding_length(32)
@@ -168,7 +168,7 @@ def _write_gguf(path: Path, architecture: str) -> None:
 
 
 def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:
-    """Replace the tensor TENSOR in a file, or remove it."""
+    """Replace the tensor TENSOR in the weights of a model, or remove it if `tensor` is None."""
     tensors = load_file(model / WEIGHTS)
     del tensors[TENSOR]
     if tensor is not None:

@@ -18,8 +18,8 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# For some families: which variant of their tests is used, and additional config keys that real
-# models of the family have.
+# For some families: the variant of the family's test config that the checkpoints use, and config
+# keys that real models of the family have and that the test config lacks.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",
@@ -48,7 +48,7 @@ CELLS = [(model_type, form) for model_type in FAMILIES for form in FORMS]
 
 
 def family_config(model_type: str) -> PreTrainedConfig:
-    """Return the tiny config of a family with which engines are tested."""
+    """Return the tiny config of a family for the tests of inference engines such as vLLM."""
     config = deepcopy(EVERY_FAMILY[model_type].configs[VARIANTS.get(model_type, "gqa")])
     for name, value in CHANGES.get(model_type, {}).items():
         setattr(config, name, value)
@@ -60,8 +60,8 @@ def family_checkpoint(
 ) -> Exported:
     """Save a pruned model of a family in one of two forms.
 
-    In the first form, layers differ in width, and there are biases. In the second form, all layers
-    have the same width, and there are no biases.
+    In the form "by layer", the layers differ in width and have bias compensation. In the form
+    "uniform", all layers have the same width, and there is no compensation.
     """
     config = family_config(model_type)
     family = EVERY_FAMILY[model_type]
@@ -80,12 +80,12 @@ def family_checkpoint(
 
 @torch.no_grad()
 def expected_logprobs(exported: Exported, prompt: torch.Tensor = PROMPT) -> torch.Tensor:
-    """Return the log-probabilities of transformers after every token of a prompt."""
+    """Return the log-probabilities that transformers computes after every token of a prompt."""
     return exported.model(input_ids=prompt).logits[0].log_softmax(-1)
 
 
 def assert_refused(export: Callable[[Path], object], directory: Path, line: str) -> None:
-    """Check that an export is refused with this line and leaves nothing behind."""
+    """Check that an export fails with an error that matches `line` and leaves no file behind."""
     before = sorted(directory.iterdir())
     with pytest.raises(ValueError, match=line) as caught:
         export(directory)
@@ -94,7 +94,7 @@ def assert_refused(export: Callable[[Path], object], directory: Path, line: str)
 
 
 def documented(engine: str) -> dict[tuple[str, str], str]:
-    """Return the cells of an engine in the table of docs/exports.md, by family and form."""
+    """Return the column of an engine in the table of docs/exports.md, by family and form."""
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]
     heads, _, *rows = [

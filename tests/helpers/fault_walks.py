@@ -1,4 +1,4 @@
-"""Inject a fault at each file operation of a small run, and then repeat the command."""
+"""Inject a fault at file operations of a small run, and then repeat its command without a fault."""
 
 import json
 import multiprocessing
@@ -41,12 +41,12 @@ RUN = "hydra.run.dir=run"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command line to run with faults, in a folder where the commands `before` have already run.
+    """A command line to run with faults, in a folder where the commands in `before` have run.
 
-    kept: folders that contain results before the run. The results in these folders must not change,
-        or new results must replace them completely.
-    step: a fault is injected at every step-th operation. Most files cause a group of five
-        operations, so a step of 47 hits different operations of these groups.
+    kept: folders with results of the commands in `before`. A fault must leave these results
+    unchanged, or replace them completely by new results.
+    step: a fault is injected at every step-th file operation. Most files cause a group of five
+    operations, so a step of 47 hits different operations of these groups.
     """
 
     name: str
@@ -95,9 +95,9 @@ SCENARIOS = (
 
 @dataclass(frozen=True)
 class Case:
-    """The result of one fault.
+    """The outcome of a run with one fault.
 
-    problems: descriptions of everything that is wrong after the fault; empty if all is well.
+    problems: descriptions of everything that is wrong after the fault; empty if nothing is wrong.
     """
 
     fault: Fault
@@ -108,10 +108,11 @@ class Case:
 def walk(
     scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequence[Fault]]
 ) -> list[Case]:
-    """Run a scenario once for each fault, and return the results.
+    """Run a scenario once for each fault, and return the outcomes.
 
-    inputs: the arguments that all command lines of the scenario share. faults: a function that
-    chooses the faults, given the number of operations.
+    inputs: arguments that are added to every command line of the scenario.
+    faults: a function that receives the number of file operations of the run, and returns the
+    faults to inject.
     """
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
@@ -122,10 +123,10 @@ def walk(
 def _walk(
     scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path
 ) -> None:
-    """Run a scenario in a process that has already done a run, so that its forks start quickly."""
+    """Do the work of `walk` in a process that has done a run before, so that it forks quickly."""
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
-        0.0  # every layer is recorded, so that faults also hit the operations of a record
+        0.0  # then a record follows every layer, and faults also hit its operations
     )
     # A forked process does not inherit the threads of the tokenizer.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -152,7 +153,7 @@ def _walk(
 
 
 def _run(folder: Path, arguments: list[str]) -> list[str]:
-    """Do a run without a fault, and return its operations."""
+    """Do a run without a fault, and return its file operations."""
     outcome = faulted(folder, arguments, Fault())
     assert outcome.code == 0, outcome.said
     return outcome.operations
@@ -161,7 +162,7 @@ def _run(folder: Path, arguments: list[str]) -> list[str]:
 def _case(
     scenario: Scenario, arguments: list[str], fault: Fault, start: Path, whole: Path, folder: Path
 ) -> Case:
-    """Do a run with a fault, and then run the same command again without it."""
+    """Do a run with a fault, and then run the same command again without a fault."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(start, folder)
     first = faulted(folder, arguments, fault)
@@ -174,7 +175,7 @@ def _case(
     if again.code != 0 or "Traceback" in again.said:
         problems.append(f"again: exit code {again.code}: {again.said[-2000:]}")
     else:
-        # A run does not fail if its picture cannot be drawn.
+        # A run does not fail if the plot layers.png cannot be drawn.
         lost = "layers.png" if "layers.png: cannot be drawn" in first.said else None
         problems += [*_same(whole, folder, lost), *_old_is_whole(scenario, start, whole, folder)]
     return Case(fault, first.operations[fault.number - 1], problems)
@@ -204,8 +205,8 @@ def _old_is_whole(
 
     Earlier results must be unchanged, or completely replaced by new results.
 
-    killed: whether the run was killed. If it was killed between the two renames that replace a
-    folder, the old folder has another name until the next run renames it back.
+    killed: whether the run was killed. A kill between the two renames that replace a folder leaves
+    the old folder under another name, until the next run renames it back.
     """
     for kept in _kept(scenario, start):
         name = kept.relative_to(start)
@@ -218,7 +219,7 @@ def _old_is_whole(
 
 
 def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
-    """Yield problems with earlier reports. A finished run must keep its numbers."""
+    """Yield a problem for each number that an earlier report has lost."""
     for report in start.rglob("report.json"):
         now = folder / report.relative_to(start)
         numbers = json.loads(report.read_text())["evaluation"]["pruned"]
@@ -227,11 +228,11 @@ def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    """Return the content of all result files in a folder.
+    """Return the content of the result files in a folder.
 
-    In a cell of a sweep, these are the files that Hydra does not write again. The model card is
-    left out, because it is written after the checkpoint. If a process is killed while it writes the
-    card, a lock and a temporary file remain, which the next run removes.
+    For a cell of a sweep, only the files in OF_A_CELL count, because Hydra overwrites the other
+    files. The model card is left out: it is written after the checkpoint, and a process that is
+    killed while it writes the card leaves a lock and a temporary file, which the next run removes.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [path for name in names for path in folder.rglob(name) if path.is_file()]
@@ -249,7 +250,11 @@ def _content(path: Path) -> bytes:
 
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
-    """Yield differences from an uninterrupted run in files (except `lost`), numbers and results."""
+    """Yield the files, numbers and contents that differ from those of an uninterrupted run.
+
+    whole: the folder of the uninterrupted run.
+    lost: the name of a file that may be missing.
+    """
     expected, found = (
         {str(path.relative_to(root)) for path in root.rglob("*")} for root in (whole, folder)
     )

@@ -1,10 +1,10 @@
-"""Run a command line with a fault: a file operation that fails, or at which the process is killed.
+"""Run a command line with a fault: a file operation fails, or the process is killed at it.
 
 The tests of SQLite inject faults in the same way.
 
-An operation is one of these, for a path below the folder of a run: opening a file for writing, a
-write, a rename, a sync, creating a folder, reserving disk space, or mapping a file. Deleting a file
-is not an operation here: it needs no disk space, and flap can do nothing if it fails.
+These are the operations that count, for a path below the folder of a run: opening a file for
+writing, a write, a rename, a sync, creating a folder, reserving disk space, and mapping a file.
+Deleting a file does not count: it needs no disk space, and flap can do nothing if it fails.
 """
 
 import builtins
@@ -27,14 +27,15 @@ from safetensors import SafetensorError
 
 from tests.helpers.forked import command_line
 
-# full: ENOSPC at this operation, and at each later operation that needs disk space
+# ENOSPC and EIO: only this operation fails, with this error. full: this operation and every later
+# operation that needs disk space fail with ENOSPC. killed: the process is killed.
 KINDS = ("ENOSPC", "EIO", "full", "killed")
 TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at an operation with this number, counted from 1. Number 0 only counts operations."""
+    """A fault at the file operation with this number, counted from 1. Number 0 causes no fault."""
 
     number: int = 0
     kind: str = "ENOSPC"
@@ -42,15 +43,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code, the console output and the operations of a process that has ended."""
+    """The exit code, the console output and the file operations of a process that has ended."""
 
     code: int
     said: str
-    operations: list[str]  # operations of the process, such as "rename run/checkpoint"
+    operations: list[str]  # file operations of the process, such as "rename run/checkpoint"
 
 
 def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
-    """Run the command line in `folder`, in a separate process, with a fault."""
+    """Run the command line in `folder`, in a separate process, with one fault."""
     with TemporaryDirectory() as beside:
         journal = Path(beside) / "operations"
         done: CompletedProcess[str] = command_line(
@@ -62,15 +63,15 @@ def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
 def install(folder: str, journal: str, fault: Fault) -> None:
     """Wrap the file operations of this process.
 
-    journal: the file that gets a line for each operation, before it is done.
+    journal: the file to which a line is added before each operation.
     """
     faults = Faults(folder, os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND), fault)
     builtins.open = io.open = faults.opening(io.open)  # type: ignore[assignment]
     os.open = faults.counted("os.open", os.open)
     for name in ("rename", "replace", "mkdir"):
         setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
-    # Skip syncs, because they are slow. A killed process loses no data without them, as long as the
-    # machine keeps running.
+    # Skip syncs, because they are slow. Data that was not synced is lost only if the machine fails,
+    # and not if just the process is killed.
     os.fsync = faults.counted("fsync", lambda descriptor: None)
     os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
     torch.from_file = faults.counted("map", torch.from_file)
@@ -95,7 +96,7 @@ class Faults:
         self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
-        """Count an operation, and cause the fault if the operation has the number of the fault.
+        """Count an operation, and cause the fault at the operation for which it is due.
 
         halfway: a function that writes a part of the content, as an interrupted write does.
         """
@@ -122,7 +123,7 @@ class Faults:
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:
-        """Return the path of a file or a descriptor, or None if it is not below the folder."""
+        """Return the path of a file or a descriptor, or None if it is not below `self.folder`."""
         path = Path(
             f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)
         ).resolve()
@@ -135,9 +136,9 @@ class Faults:
         place: int = 0,
         halfway: Callable[[str], Any] = str,
     ) -> Callable[..., Any]:
-        """Return a function that counts its calls.
+        """Wrap a function so that its calls count as operations.
 
-        place: the index of its argument that is a path or a descriptor.
+        place: the index of the argument that is a path or a descriptor.
         """
 
         def wrapped(*given: Any, **options: Any) -> Any:
@@ -149,9 +150,10 @@ class Faults:
         return wrapped
 
     def opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function `open` that counts each opening for writing.
+        """Wrap the function `open` so that each opening for writing counts as an operation.
 
-        The first write to the file is also counted, and a fault can interrupt it halfway.
+        All writes to the opened file together count as one more operation, and a fault can
+        interrupt the first of them halfway.
         """
 
         def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
@@ -169,7 +171,7 @@ class Faults:
                 opened.flush()
 
             def written(content: Any) -> Any:
-                opened.write = write  # all writes to an opened file together are one operation
+                opened.write = write  # further writes to this file do not count
                 self.meet("write", path, partial(half, content))
                 return write(content)
 

@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import scipy.stats  # noqa: F401 - imported here, so that forked runs need not
+import scipy.stats  # noqa: F401 - imported here, so that forked processes do not have to import it
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import CONFIG_MAPPING
@@ -20,7 +20,7 @@ import flap.cli
 import flap.pipeline
 import flap.results.study_files
 import flap.results.tracking
-import tests.helpers.pixel  # noqa: F401 - the import replaces the picture of layers
+import tests.helpers.pixel  # noqa: F401 - this import replaces the function that draws layers.png
 from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
@@ -28,7 +28,7 @@ for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]
 # The garbage collector skips frozen objects, so forked processes share the memory of the imports.
 gc.freeze()
-# A server process imports everything once. It forks before any thread is started.
+# A server process imports everything once. It forks a process for each call, and has no threads.
 SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -51,8 +51,8 @@ def command_line(
 ) -> CompletedProcess[str]:
     """Run `python -m flap` with these arguments in a folder, in a forked process.
 
-    module: the module that runs; it must not have been imported yet. before: a function that the
-    process calls first.
+    module: the module to run instead of flap; it must not have been imported yet.
+    before: a function that the process calls before it runs the module.
     """
     with TemporaryDirectory() as said:
         code = forked(

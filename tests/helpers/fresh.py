@@ -1,6 +1,6 @@
 """Load checkpoints in a new process in which flap is not installed.
 
-remote: checkpoints that are loaded with `trust_remote_code=True`. stock: checkpoints that are
+The arguments name two kinds of checkpoints. remote: loaded with `trust_remote_code=True`. stock:
 loaded without it.
 """
 
@@ -64,9 +64,9 @@ def in_a_fresh_process(
 ) -> dict[str, Tensor]:
     """Run checkpoints on `tokens(seed=7)` in a new process.
 
-    The result maps the path of each checkpoint to its logits, and the path with .decoder or
-    .generated to further outputs. Stock checkpoints are loaded first, before any saved code has
-    run.
+    The result maps the path of each checkpoint to its logits. The path plus ".decoder" is mapped to
+    the last hidden states, and the path plus ".generated" to generated tokens. Stock checkpoints
+    are loaded first, before code from any checkpoint has run.
     """
     checkpoints = [
         f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some

@@ -28,7 +28,10 @@ YARN = LINEAR | {"rope_type": "yarn", "original_max_position_embeddings": 32}
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint, and the logits that an export of it must give."""
+    """A checkpoint, and the pruned model that it was saved from.
+
+    An export of the checkpoint must compute the same outputs as this model.
+    """
 
     directory: Path
     model: PreTrainedModel
@@ -50,7 +53,10 @@ def checkpoint(
     compensation: Compensation = BIAS,
     **changes: object,
 ) -> Exported:
-    """Save a tiny model that has changes in its config and is pruned by 40 %."""
+    """Prune a tiny model by 40 %, and save it.
+
+    changes: values in the config of the tiny model.
+    """
     changes = {"vocab_size": VOCAB, "eos_token_id": tokenizer.eos_token_id, **changes}
     model = tiny_model(architecture, **changes)
     plan = prune(model, 0.4, structure=structure, compensation=compensation)

@@ -1,4 +1,4 @@
-"""Write GGUF files like other programs do: with keys, tensors of any type, and a tokenizer."""
+"""Write GGUF files as other programs do: with keys, tensors of any type, and a tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from tests.helpers.tokenizers import KINDS
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-# Gemma's norms multiply by 1 + weight. A GGUF file stores 1 + weight.
+# Gemma's norms multiply by 1 + weight. A GGUF file stores the sum 1 + weight.
 NORMS_WITHOUT_ONE = ("gemma2", "gemma3")
 
 
@@ -33,8 +33,9 @@ def write_gguf(
 ) -> Path:
     """Write a model to a GGUF file.
 
-    keys: header keys of the architecture, without the prefix that names the architecture. encode: a
-    function that returns the arguments of `GGUFWriter.add_tensor` for a matrix, except the name.
+    keys: header keys of the architecture, without the prefix that names the architecture.
+    encode: a function that receives the index and the values of a matrix, and returns the arguments
+    of `GGUFWriter.add_tensor` for it, except the name.
     """
     writer = GGUFWriter(path, architecture)
     _add_config(writer, model.config)
@@ -76,6 +77,6 @@ def _add_config(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def set_number(path: Path, key: str, value: int) -> None:
-    """Change one number in the header of a file."""
+    """Change one number in the header of a GGUF file."""
     field = GGUFReader(path, "r+").fields[key]
     field.parts[field.data[0]][0] = value

@@ -1,6 +1,6 @@
-"""Make tiny runs.
+"""Make tiny runs, whose results are compared with tests/runs/golden.json.
 
-If the results of these runs change, the version of the artefacts must be increased.
+If the results of these runs change, the version of flap's stored artefacts must be increased.
 
 `python -m tests.helpers.golden_run` writes new reference results.
 """
@@ -41,7 +41,7 @@ RUNS = {
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """Return the plan and the numbers of each run."""
+    """Do each of RUNS, and return the digest of its plan, and its numbers."""
     torch.set_num_threads(1)
     base = _inputs(folder)
     found = {}
@@ -60,7 +60,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def _inputs(folder: Path) -> list[str]:
-    """Save a tiny model with a tokenizer of words, and a text of these words."""
+    """Save a tiny model, its tokenizer with words such as w7, and a text of such words."""
     special = ["<s>", "</s>", "<unk>"]
     words = [*special, *(f"w{i}" for i in range(VOCAB - len(special)))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))

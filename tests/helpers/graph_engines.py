@@ -1,4 +1,4 @@
-"""Run an exported graph in ONNX Runtime or OpenVINO: log-probabilities and greedy tokens."""
+"""Run an exported graph in ONNX Runtime or OpenVINO, for log-probabilities and greedy tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A step takes new tokens (1, T) and the number of cached tokens, and returns logits (T, V).
+# A function that runs one step of the graph. Its arguments are new tokens (1, T) and the number of
+# tokens in the cache. It returns logits (T, V), for T tokens and a vocabulary of V.
 Step = Callable[[Tensor, int], Tensor]
-# Begin returns a step function with an empty cache. All steps share one loaded graph, because
-# loading is slow.
+# A function that returns a step function with an empty cache. All step functions share one loaded
+# graph, because loading a graph is slow.
 Begin = Callable[[], Step]
 
 
 def onnx_runtime(folder: Path) -> Begin:
-    """Load the graph in ONNX Runtime."""
+    """Load an exported graph in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -45,7 +46,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return an empty cache: keys or values without tokens, or the length 0 of a sliding window."""
+    """Return the initial value of a cache input with this shape."""
     return (
         np.zeros((1, shape[1], 0, shape[3]), np.float32)
         if len(shape) == 4
@@ -54,7 +55,7 @@ def empty(shape: list[int | str]) -> np.ndarray:
 
 
 def open_vino(folder: Path) -> Begin:
-    """Load the graph in OpenVINO, where the cache is inside the model."""
+    """Load an exported graph in OpenVINO, which keeps the cache inside the loaded model."""
     import openvino
 
     options = {
@@ -79,7 +80,7 @@ def open_vino(folder: Path) -> Begin:
 
 
 def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
-    """Return the inputs other than the cache, which have the same names in both engines."""
+    """Return the inputs of a step other than the cache. Both engines give them the same names."""
     total = cached + new.shape[1]
     return {
         "input_ids": new.numpy(),
@@ -89,10 +90,10 @@ def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
 
 
 def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
-    """Return the log-probabilities after every token.
+    """Return the log-probabilities after every token of a prompt.
 
-    The first `at_once` tokens are processed in one step, and each further token in a separate step
-    with the cache.
+    The first `at_once` tokens are processed in one step. Each further token is processed in a
+    separate step, with the cache of the tokens before it.
     """
     parts = [step(prompt[:, :at_once], 0)]
     parts += [step(prompt[:, i : i + 1], i) for i in range(at_once, prompt.shape[1])]
@@ -100,7 +101,7 @@ def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
 
 
 def greedy(step: Step, prompt: Tensor, new_tokens: int, end: int | None) -> list[int]:
-    """Generate the most probable tokens greedily. No token ends the text."""
+    """Generate the most probable tokens, but never the token `end`, which would end the text."""
     tokens = []
     cached = 0
     new = prompt

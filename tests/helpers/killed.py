@@ -14,9 +14,9 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-# The stages that record their steps. Measurements are not recorded.
+# The stages of a run whose steps are recorded. Steps of measurements are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
-SEQUENCES = 2  # number of sequences in a batch when the model writes text
+SEQUENCES = 2  # sequences per batch when the model writes calibration text
 
 
 def start(
@@ -24,9 +24,12 @@ def start(
 ) -> tuple[int, list[str]]:
     """Run in `folder`, and kill the run after the step `killed_at` has ended `number` times.
 
-    Returns the exit code and the names of all finished steps. "sample": the model has written a
-    batch of text. "calibrate 2": the hidden states have passed layer 2 in the stage `calibrate`.
-    "write 2": layer 2 was written to the disk. "compare": the checkpoint was verified.
+    Return the exit code and the names of all finished steps. The names mean:
+
+    "sample": the model has written a batch of text.
+    "calibrate 2": the hidden states have passed layer 2 in the stage `calibrate`.
+    "write 2": layer 2 was written to the disk.
+    "compare": the checkpoint was verified.
     """
     folder.mkdir(exist_ok=True)
     (folder / "journal").write_text("")
@@ -51,7 +54,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
         note(f"{stage} {index}")
 
     flap.method.calibration.own_text.SEQUENCES = SEQUENCES
-    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # a walk then records every layer, even quick ones
+    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # then every layer is recorded, even a quick one
     _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", note_advance)
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))

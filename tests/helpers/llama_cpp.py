@@ -1,7 +1,8 @@
 """Run llama.cpp (the wheel xllamacpp) in a separate process.
 
-llama.cpp starts threads, and ends its process on some errors. As a script, this module reads
-questions from the standard input, and writes the answers to the file that its argument names.
+A separate process is needed because llama.cpp starts threads, and ends its process on some errors.
+Run as a script, this module reads `Questions` from the standard input, and writes the answers to
+the file that its argument names.
 """
 
 import json
@@ -21,13 +22,14 @@ class Questions:
     """The outputs that llama.cpp computes for a GGUF file."""
 
     gguf: str
-    # Tokens. llama.cpp computes the log-probabilities of every id after every prefix of them.
+    # Tokens of a text. For every prefix of them, llama.cpp computes the log-probabilities of all
+    # ids as the next token.
     tokens: Sequence[int] = ()
-    # The number of first tokens after which no log-probabilities are computed, because with a large
-    # vocabulary they take long to write and to read.
+    # The number of first tokens after which no log-probabilities are computed. With a large
+    # vocabulary, these probabilities take long to write and to read.
     first: int = 0
-    # An id with a text that is valid UTF-8. llama.cpp is forced to sample this id, because it
-    # reports no probabilities while the sampled text ends within a character.
+    # An id whose text is valid UTF-8. llama.cpp is forced to sample this id, because it reports no
+    # probabilities while the sampled text ends in the middle of a character.
     plain: int = 0
     # A prompt, and the number of tokens by which llama.cpp continues it greedily.
     prompt: Any = ""
@@ -37,7 +39,10 @@ class Questions:
 
 
 def llama_cpp(gguf: Path, **questions: Any) -> dict[str, Any]:
-    """Return llama.cpp's outputs for the `Questions` about a file."""
+    """Return llama.cpp's outputs for a GGUF file.
+
+    questions: fields of `Questions`.
+    """
     asked = Questions(str(gguf), **questions)
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(

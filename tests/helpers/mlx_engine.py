@@ -1,7 +1,8 @@
 """Run mlx-lm on the CPU in a separate process.
 
-Importing mlx-lm lowers the limit of open files of the process. As a script, this module reads jobs
-from the standard input, and writes the answers to the file that its argument names.
+A separate process is needed because importing mlx-lm lowers the limit of open files. Run as a
+script, this module reads calls of `answer` from the standard input, and writes the results to the
+file that its argument names.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 
 def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Run `answer` in mlx-lm for each named question, which is a dict of arguments of `answer`."""
+    """Call `answer` in a separate process, once for each named dict of arguments."""
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(
             [sys.executable, "-I", __file__, answers.name],
@@ -28,10 +29,10 @@ def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def answer(folder: str, tokens: list[int], new_tokens: int = 0) -> dict[str, Any]:
-    """Return log-probabilities after every token, and the greedy continuation.
+    """Return the log-probabilities after every token, and the greedy continuation of the tokens.
 
-    The log-probabilities are computed twice: with all tokens in one step, and one by one with a
-    cache. No token ends the continuation.
+    The log-probabilities are computed twice: with all tokens in one step, and token by token with a
+    cache. In the continuation, tokens that end a text are never chosen.
     """
     import mlx.core as mx
     from mlx_lm import load, stream_generate

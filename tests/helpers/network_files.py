@@ -1,6 +1,6 @@
 """Simulate how NFS deletes files.
 
-If a process deletes a file that it has open, the file stays in its folder under another name.
+If a process deletes a file that it has open, NFS keeps the file in its folder under another name.
 """
 
 import errno
@@ -18,8 +18,8 @@ import pytest
 def as_on_nfs(folder: Path) -> Iterator[None]:
     """Within the block, rename open or mapped files below a folder instead of deleting them.
 
-    The new names are such as `.nfs00000001`. The renamed files cannot be deleted, and their folder
-    cannot be removed, until no process has them open.
+    The new names look like `.nfs00000001`. The renamed files cannot be deleted, and their folder
+    cannot be removed, as long as this process has them open or mapped.
     """
     unlink = os.unlink
     rmdir = os.rmdir

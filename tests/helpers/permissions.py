@@ -13,7 +13,8 @@ def bound_by_permissions() -> None:
         return
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(VERSION, 0)
-    # Masks: effective, permitted and inheritable, first the low bits, then the high bits.
+    # Six masks: effective, permitted and inheritable for the low 32 bits, then the same three for
+    # the high bits.
     data = (ctypes.c_uint32 * 6)()
     assert library.capget(header, data) == 0
     data[0] &= ~OVERRIDES

@@ -1,7 +1,7 @@
-"""Replace the picture of layers by one grey pixel, to make tests faster.
+"""Replace the plot of layers (layers.png) by one grey pixel, to make tests faster.
 
-Drawing the picture takes as long as the rest of a tiny run. tests/results/test_report.py still
-draws it, and so do runs in separate processes that do not import this module.
+Drawing the plot takes as long as the rest of a tiny run. tests/results/test_report.py still draws
+the plot, and so do runs in separate processes that do not import this module.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Open a tiny model at a placement, and interrupt a walk with an exception in a layer."""
+"""Load a tiny model at a placement, and interrupt its forward pass with an exception in a layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from flap.storage import WorkFolder
 
 
 def placed_at(placement: str, directory: Path, folder: Path | None = None) -> PlacedModel:
-    """Load the model of a directory and its tokenizer at a placement.
+    """Load the model in a directory and its tokenizer at a placement, such as `stream`.
 
     folder: where the placement stores data that is not in memory.
     """

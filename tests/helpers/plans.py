@@ -29,7 +29,7 @@ def divergences(
     plans: Sequence[PruningPlan],
     num_tokens: int,
 ) -> list[float]:
-    """Measure the divergences of all plans in one walk."""
+    """Measure the divergence of every plan from the dense model, in one pass through the layers."""
     measure = PlanDivergence(calibration, compensation)
     covariance = compensation.needs_covariance
     return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance)

@@ -42,7 +42,7 @@ def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM
 
 
 def plan_of(model: PreTrainedModel | PlacedModel, ratio: float) -> PruningPlan:
-    """Return the plan that `prune` uses for this model and ratio."""
+    """Return the plan with which `prune` would prune this model at this ratio."""
     return decided(calibrated(model), ratio)
 
 

@@ -1,4 +1,4 @@
-"""Fork the processes of one run, with the environment variables that torchrun sets."""
+"""Fork the processes (ranks) of one run, with the environment variables that torchrun sets."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from tests.helpers.forked import command_line, forked
 def in_ranks(
     size: int, target: Callable[..., None], *given: Any, timeout: timedelta = timedelta(minutes=2)
 ) -> list[int]:
-    """Call a function in several processes, the ranks of one run, and return their exit codes."""
+    """Call a function in `size` processes, the ranks of one run, and return their exit codes."""
     environments = _environments(size)
     with ThreadPoolExecutor(size) as pool:
         return list(

@@ -1,4 +1,4 @@
-"""Make budgets and random scores of tiny models, and check the rules for every plan."""
+"""Make budgets and random scores for tiny models, and check rules that every plan must keep."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,10 +33,10 @@ def random_scores(budget: Budget, seed: int = 0) -> Scores:
 
 
 def made_up(budget: Budget) -> Measure:
-    """Return a function that gives artificial divergences to a search.
+    """Return a function that computes artificial divergences of plans for a search.
 
-    In each block, every further removed unit costs more than the unit before it, and later layers
-    cost more. Only the number of removed units matters.
+    In each block, the cost rises with the square of the removed share, and later layers cost more.
+    Only the number of removed units matters.
     """
 
     def nats(plan: PruningPlan) -> float:
@@ -54,7 +54,10 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """Return the scores in the form of a run: for a search, with the divergences of its trials."""
+    """Return the scores as a run would pass them to the structure.
+
+    For a search, add the divergences of its trial plans.
+    """
     if not isinstance(structure, Search):
         return scores
     layers = zip(scores.layers, budget.layers, strict=True)
@@ -79,12 +82,12 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(
     structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
 ) -> PruningPlan:
-    """Return the plan for these scores. A search uses `measure`, or else artificial divergences."""
+    """Return the plan for these scores."""
     return structure.allocate(tried(structure, scores, budget, measure or made_up(budget)), budget)
 
 
 def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:
-    """Count the parameters of a KV head and of a neuron in the tensors of the first layer."""
+    """Count the parameters of one KV head and of one neuron in the tensors of the first layer."""
     attention = model.model.layers[0].self_attn
     mlp = model.model.layers[0].mlp
     sizes = []

@@ -1,4 +1,4 @@
-"""Run a stage that stores its result in one store."""
+"""Run a stage that keeps its result in a single store."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,6 +10,10 @@ T = TypeVar("T")
 
 
 def remembered(store: Store[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
-    """Return a stage's result with "hit", "miss" (computed and stored) or "off" (not stored)."""
+    """Return the result of a stage, and how it was obtained.
+
+    The second value is "hit" (read from the store), "miss" (computed and stored) or "off" (computed
+    and not stored).
+    """
     artefact = Memory().remember("stage", key, make, [store])
     return artefact.value, artefact.label.cache

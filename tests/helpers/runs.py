@@ -1,4 +1,4 @@
-"""Make the arguments of runs on the tiny model, and compose their configs like the command line."""
+"""Make the arguments of runs on the tiny model, and compose configs as the command line does."""
 
 import copy
 from functools import cache
@@ -21,7 +21,7 @@ GROUPS = {
 
 
 def tiny(model_dir: Path, text_file: Path) -> list[str]:
-    """Return arguments with which any run takes a second or two: a tiny model and a local text."""
+    """Return arguments for a run of a second or two, with a tiny model and a local text."""
     return [
         f"model.path={model_dir}",
         "model.name=tiny",
@@ -36,8 +36,8 @@ def tiny(model_dir: Path, text_file: Path) -> list[str]:
 def composed(*overrides: str) -> FlapConfig:
     """Return the checked config that the command line would compose from these arguments.
 
-    Hydra reads some twenty files to compose a config, which takes half as long as a tiny run. So
-    this function composes each combination of files only once.
+    To compose a config, Hydra reads some twenty files, which takes half as long as a tiny run. So
+    this function reads each combination of files only once, and then applies the other arguments.
     """
     given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
     of_files = [
@@ -49,7 +49,7 @@ def composed(*overrides: str) -> FlapConfig:
 
 
 def tensors_of(run_dir: Path) -> dict[str, Tensor]:
-    """Read the tensors of a run's checkpoint, which may have a file for each layer."""
+    """Read the tensors of a run's checkpoint, which may consist of one file per layer."""
     files = (run_dir / "checkpoint").glob("*.safetensors")
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
@@ -57,5 +57,6 @@ def tensors_of(run_dir: Path) -> dict[str, Tensor]:
 @cache
 def _of_files(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        # run_name reads Hydra's choices, which exist only in an application that Hydra has started.
+        # The default of run_name reads Hydra's choices, which exist only in an application that
+        # Hydra has started.
         return compose("config", ["run_name=test", *choices])

@@ -6,9 +6,9 @@ indices and tensors without dimensions may be on the CPU. Importing this module 
 for the whole process, which cannot be undone.
 
 The device has no kernels, random generator, streams or memory. So this device cannot show whether a
-type or an operation is missing on a real device (such as float64 on mps). The device refuses
-operations that change the shape of a tensor in place. `torch.tensor(..., device="second:0")` does
-not work. transformers' key-value cache needs this call, so models run only with `use_cache=False`.
+real device lacks a type or an operation (as mps lacks float64). The device refuses operations that
+change the shape of a tensor in place. The call `torch.tensor(..., device="second:0")` does not
+work. transformers' key-value cache needs this call, so models run only with `use_cache=False`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from torch.utils import backend_registration
 NAME = "second"
 HOST = torch.device("cpu")
 
-# As on a GPU, these operations accept CPU indices if their first argument is on the device.
+# As on a GPU, these operations accept CPU indices if the first argument is on the device.
 TAKE_CPU_INDICES = {
     "aten::index",
     "aten::_unsafe_index",
@@ -36,7 +36,7 @@ JOIN = {"aten::cat", "aten::stack"}
 class OnSecond(Tensor):
     """A tensor on the second device.
 
-    host: a CPU tensor with the values.
+    host: the CPU tensor that holds the values.
     """
 
     host: Tensor
@@ -112,7 +112,7 @@ class OnSecond(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Run an operation with a tensor of this device in its arguments."""
+        """Run an operation that has a tensor of this device among its arguments."""
         return run(func, args, dict(kwargs or {}))
 
 
@@ -155,7 +155,7 @@ def _check_together(
 def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
     """Copy a tensor to the device that the options of `_to_copy` name.
 
-    If they name no device, the copy is on the device of the tensor.
+    If the options name no device, the copy stays on the device of the tensor.
     """
     device = torch.device(options.pop("device", None) or tensor.device)
     copied: Tensor = func(_host(tensor), **options, device="cpu" if device.type == NAME else device)
@@ -186,7 +186,7 @@ def _host(one: Any) -> Any:
 def _wrapped(result: Any, known: dict[int, "OnSecond"]) -> Any:
     """Convert the results of an operation to tensors of this device.
 
-    An in-place operation returns its original argument.
+    The result of an in-place operation is its original argument, which is returned as it is.
     """
     if isinstance(result, list | tuple):
         return type(result)(_wrapped(one, known) for one in result)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Start or stop a SLURM cluster for tests. Its only node is this machine. It needs no systemd and no accounting, and
-# writes only to its scratch folder.
+# Start or stop a SLURM cluster for tests, with this machine as its only node. The cluster needs no systemd and no
+# accounting, and writes only to the folder FOLDER.
 #
 #   tests/helpers/slurm_cluster.sh start FOLDER    prints SLURM_CONF=FOLDER/slurm.conf as soon as the node is idle
 #   tests/helpers/slurm_cluster.sh stop FOLDER     stops all processes of the cluster
 #
-# The script needs the Debian packages slurm-wlm and munge. The cluster has separate keys, sockets, ports and logs, so
-# that several clusters, also a real SLURM of this machine, can run at the same time.
+# The script needs the Debian packages slurm-wlm and munge. Each cluster has separate keys, sockets, ports and logs. So
+# several clusters can run at the same time, and next to a real SLURM of this machine.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 SECONDS_TO_WAIT=30
@@ -22,7 +22,7 @@ configure() {
   name=$(hostname -s 2>/dev/null || hostname)
   port=$(shuf -i 20000-29998 -n 1)
   cpus=$(env -u OMP_NUM_THREADS nproc)  # without env -u, nproc would return OMP_NUM_THREADS
-  memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)  # in MB; SLURM drains a node that claims more memory than it has
+  memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)  # in MB; SLURM drains a node whose config has more memory than the machine
   rm -rf "$folder/state" "$folder/spool"
   mkdir -p "$folder/state" "$folder/spool"
   echo "CgroupPlugin=disabled" >"$folder/cgroup.conf"
@@ -58,18 +58,18 @@ CONF
 
 pid_of() { cat "$folder/$1.pid" 2>/dev/null || true; }
 
-# A zombie process counts as ended, because in a container possibly no process reaps it.
+# A zombie process counts as ended, because in a container there may be no process that reaps it.
 is_alive() { [ -n "$1" ] && grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$1/status"; }
 
-# The node is idle or already runs a job. Ask only while the controller runs, because without it SLURM's commands wait
-# for a long time.
+# Succeed if the node is idle or runs a job. Call sinfo only while the controller runs, because without a controller,
+# SLURM's commands wait for a long time.
 is_up() {
   is_alive "$(pid_of slurmctld)" && [[ $(timeout 5 sinfo --noheader --format=%T) =~ ^(idle|mixed|allocated)$ ]]
 }
 
 start() {
   if is_up; then echo "SLURM_CONF=$SLURM_CONF"; return; fi
-  stop  # stop processes that a failed start has left
+  stop  # a failed start may have left processes
   configure
   [ -s "$folder/munge.key" ] || (umask 077; head -c 1024 /dev/urandom >"$folder/munge.key")
   {

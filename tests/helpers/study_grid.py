@@ -1,4 +1,4 @@
-"""Create sweep folders from the report of one real run, without running the cells."""
+"""Create the folders of a sweep from the report of one real run, without running its cells."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """Return the report with the ratio and the numbers of another cell."""
+    """Return a copy of a report with the ratio and the numbers of another cell."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
@@ -43,7 +43,7 @@ def altered(
 
 @dataclass(frozen=True)
 class Cell:
-    """A job of a sweep: the options that it was started with, and how it ended."""
+    """A job of a sweep: the options with which it was started, and how it ended."""
 
     metric: str
     structure: str
@@ -81,7 +81,7 @@ class Cell:
 
 
 def add_cell(sweep: Path, report: Report | None, cell: Cell) -> Path:
-    """Write the files that Hydra and a run leave in the folder of a cell."""
+    """Write the files that Hydra and a run leave in the folder of a cell. Return the folder."""
     number = len(list(sweep.glob("*/")))
     folder = sweep / f"{number}_{cell.name}"
     hydra = folder / ".hydra"
@@ -107,9 +107,9 @@ def keep_documents(
     documents: dict[str, list[float]] | None = None,
     data: str = "the same",
 ) -> None:
-    """Write the values of single documents of a run.
+    """Write the values that a run measured for single documents.
 
-    By default, each number has two documents, and both differ between cells by the same amount.
+    By default, each number has two documents, whose values differ from the number by -1 and +1.
     """
     values = documents or {}
     if documents is None:
@@ -122,7 +122,7 @@ def keep_documents(
 
 
 def add_command(sweep: Path, *task: str) -> None:
-    """Write Hydra's record of the command line."""
+    """Write multirun.yaml, Hydra's record of the command line of a sweep."""
     overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
     sweeper = {
         "_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",

@@ -1,6 +1,7 @@
 """Train small tokenizers of all kinds that a GGUF file can contain.
 
-Each tokenizer has the same components as the tokenizers of its family.
+Each tokenizer has the same kinds of components (such as pre-tokenizer and decoder) as the real
+tokenizers of its family.
 """
 
 import json
@@ -48,7 +49,7 @@ TRICKY = [
     "!!!???... (a[b]{c})",
     "the<|stop|>",
 ]
-# Texts that transformers' SentencePiece tokenizers split differently from SentencePiece itself.
+# Texts that a SentencePiece tokenizer of transformers splits differently from SentencePiece itself.
 SPACES = [" leading", "the <|stop|> of it"]
 LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
 
@@ -90,7 +91,7 @@ def olmo2(ignore_merges: bool = False) -> PreTrainedTokenizerFast:
 
 
 def _trained(kind: Any, **special: str | None) -> PreTrainedTokenizerFast:
-    """Train the vocabulary of a tokenizer of this class, with the class's own pre-tokenizer."""
+    """Train the vocabulary of a tokenizer of class `kind`, with the pre-tokenizer of this class."""
     trained = _byte_level(kind(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer).model
     return _named(kind(**_state(trained), eos_token="<|stop|>", pad_token="<|stop|>", **special))
 
@@ -112,10 +113,10 @@ def cohere() -> PreTrainedTokenizerFast:
 
 
 def llama_spm() -> PreTrainedTokenizerFast:
-    """Return a tokenizer as transformers converts it from a sentencepiece model.
+    """Return a tokenizer as transformers converts it from a SentencePiece model.
 
-    The vocabulary of this tokenizer has bytes and then pieces, which are merged in the order of
-    their scores.
+    The vocabulary consists of special tokens, one token for each byte, and pieces. Pieces are
+    merged in the order of their scores.
     """
     made = LlamaTokenizer(**_pieces(LEGACY, "<unk>", "<s>", "</s>"))
     made.add_tokens([AddedToken("<|stop|>", special=True)])
@@ -126,7 +127,7 @@ def llama_spm() -> PreTrainedTokenizerFast:
 
 
 def gemma() -> PreTrainedTokenizerFast:
-    """Return a tokenizer made like LLaMA's, but without a space before the text."""
+    """Return a tokenizer like `llama_spm`, except that it puts no space before the text."""
     made = GemmaTokenizer(
         **_pieces(normalizers.Replace(" ", "▁"), "<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
     )
@@ -138,9 +139,9 @@ def gemma() -> PreTrainedTokenizerFast:
 
 
 def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]:
-    """Return the vocabulary and the merges of a sentencepiece model.
+    """Return the vocabulary and the merges of a SentencePiece model.
 
-    The vocabulary has special tokens, bytes and pieces.
+    The vocabulary consists of special tokens, one token for each byte, and pieces.
     """
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizer
@@ -152,14 +153,14 @@ def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]
 
 
 def llama_spm_legacy() -> PreTrainedTokenizerFast:
-    """Return the tokenizer in the form of checkpoints from before transformers 5."""
+    """Return `llama_spm` in the form of checkpoints from before transformers 5."""
     made = llama_spm()
     made.backend_tokenizer.pre_tokenizer, made.backend_tokenizer.normalizer = None, LEGACY
     return made
 
 
 def llama_spm_file() -> PreTrainedTokenizerFast:
-    """Return the tokenizer in the form that transformers 5 reads from SentencePiece's own file."""
+    """Return `llama_spm` in the form that transformers 5 reads from SentencePiece's own file."""
     made = llama_spm()
     steps = [normalizers.Replace(" ", "▁"), normalizers.Replace(Regex(r"\A▁"), "▁▁")]
     made.backend_tokenizer.normalizer = normalizers.Sequence(steps)

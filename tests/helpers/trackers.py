@@ -1,4 +1,4 @@
-"""Start MLflow's server on this machine, or a fake MLflow server."""
+"""Start MLflow's own server or a fake MLflow server on this machine."""
 
 import json
 import os
@@ -21,7 +21,7 @@ RUN = {
     "artifact_uri": "mlflow-artifacts:/1/1/artifacts",
     "lifecycle_stage": "active",
 }
-# The fake server's answer to every request; a client ignores the keys that it does not need.
+# The fake server's answer to every request. A client ignores the keys that it does not need.
 MLFLOW_ANSWER = {
     "experiment": {"experiment_id": "1", "name": "flap", "lifecycle_stage": "active"},
     "experiment_id": "1",
@@ -34,7 +34,7 @@ MLFLOW_ANSWER = {
 def mlflow_server(folder: Path) -> Iterator[str]:
     """Start MLflow's own server for the duration of the block, and yield its address.
 
-    The server stores its data in a folder.
+    folder: where the server stores its data.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Toy tasks with a few documents, which consist of the tiny tokenizer's words.
+"""Toy tasks for lm-eval. Their few documents consist of words that the tiny tokenizer knows.
 
 The tasks are defined in lm-eval's YAML format, and their right answers are known.
 """
@@ -116,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """Within the block, let lm-eval find only the toy tasks, without any request to the hub."""
+    """Within the block, let lm-eval find only the toy tasks, and let flap find no hub."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)
@@ -160,7 +160,7 @@ def by_hand(
     normalised: bool,
     limit: int | None = None,
 ) -> list[bool]:
-    """Return for each document whether the most likely choice is right."""
+    """Return, for each document, whether the most likely choice is the right answer."""
     documents = log_likelihoods(model, tokenizer, task, normalised, limit)
     return [scores.index(max(scores)) == i % len(scores) for i, scores in enumerate(documents)]
 
