@@ -1,4 +1,4 @@
-"""Complete runs calibrate and train on answers that the model writes to prompts."""
+"""Complete runs that calibrate and train on answers that the model writes to prompts."""
 
 import json
 import random
@@ -49,7 +49,8 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # A run is also prepared, without answers on the disk, when a later start adds measurements.
+    # Prepare the run again, without answers on the disk. A later start that adds measurements does
+    # this too.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -99,7 +100,7 @@ def test_it_is_trained_on_its_own_text(
         options.append("calibration.num_samples=4")
     trained = run(composed(*base, *options, f"recover.writer={writer}"), tmp_path / "own")
     dense = run(composed(*base, *options), tmp_path / "dense")
-    # Both trainings measure their progress on held-out answers of the dense model.
+    # Both trainings measure their progress on the same text: held-out answers of the dense model.
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
@@ -120,8 +121,8 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     ]
     prepared = prepare(composed(*base, *options), tmp_path / "run")
     windows = prepared.texts["calibration"]
-    # Each of the two texts is one long answer. The text of the pruned model begins with all words
-    # of the dense model's text, so that some windows are in both texts.
+    # Each of the two texts is one long answer. The answer of the pruned model begins with all words
+    # of the dense model's answer, so that some windows are in both texts.
     words = random.Random(0).choices(WORDS, k=21 * 16)
     more_words = random.Random(0).choices(WORDS, k=24 * 16)
     of_dense = Text("asked.jsonl", " ".join(words), "", counted=((0, 2000),))
@@ -130,7 +131,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The first 8 windows are held out. The training measures its progress only on their answers.
+    # The first 8 windows are held out. Training measures its progress only on their answers.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
@@ -140,7 +141,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # Held-out windows are not used for training.
+    # Windows of the pruned model that are also held out are not used for training.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()
@@ -165,8 +166,8 @@ def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
         written = answer(*arguments)
         return written | {"answered": written["answered"][:1]}
 
-    # The answers of the dense model are in the cache, so only the pruned model writes too few
-    # answers.
+    # The answers of the dense model are in the cache. So the patch below makes only the pruned
+    # model write too few answers.
     monkeypatch.setattr(answers, "answer", one_answer)
     pruned = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "pruned")
     assert pruned.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]

@@ -1,6 +1,6 @@
-"""The pipeline refuses wrong options with one line, and leaves no files.
+"""The pipeline refuses wrong options with a message of one line, and leaves no files.
 
-The line names the field, its value and the allowed values. These runs are in the process of the
+The message names the field, its value and the allowed values. These runs are in the process of the
 tests; test_bad_command_line.py starts separate processes.
 """
 
@@ -28,7 +28,7 @@ from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs. The tables below call it {bad}."""
+    """Create the folder of damaged inputs. In the arguments and messages of rows, it is {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -56,8 +56,8 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     said = str(caught.value)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), said), said
     assert "y" * 200 not in said
-    # The run may leave numbers of the dense model, because it measures them before some errors
-    # occur.
+    # The run may leave numbers of the dense model, because some errors occur only after this model
+    # was measured.
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(
         bad.glob(".*")
@@ -71,7 +71,7 @@ def bases(
     model_dir: Path,
     text_file: Path,
 ) -> dict[str, list[str]]:
-    """Return the arguments that all rows of a model have in common, by the name of the model."""
+    """Return, by the name of a model in ROWS, the arguments that all rows of the model share."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model("mixtral").save_pretrained(folder / "mixtral")
     tokenizer.save_pretrained(folder / "mixtral")

@@ -1,4 +1,4 @@
-"""On every device and at every placement, statistics, plans and files are the same as on the CPU.
+"""On every device and at every placement, statistics, plans and checkpoints are as on the CPU.
 
 test_same_result.py tests complete runs, and tests/models/families tests every family.
 """
@@ -19,7 +19,7 @@ from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 from tests.models.families.contract import logits_on as logits
 
-ROUNDING = 1e-4  # relative tolerance for numbers, as in test_same_result.py
+ROUNDING = 1e-4  # tolerance relative to the largest number of a tensor, as in test_same_result.py
 CPU = torch.device("cpu")
 
 
@@ -36,7 +36,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 def assert_same_tensors(
     found: PreTrainedModel, expected: PreTrainedModel, device: torch.device
 ) -> None:
-    """Check that both models keep the same units, and that their fitted weights are close."""
+    """Check that both models have tensors of the same names and shapes, with close values."""
     tensors = dict(found.named_parameters())
     wanted = dict(expected.named_parameters())
     assert tensors.keys() == wanted.keys()
@@ -64,9 +64,9 @@ def test_a_model_in_memory_is_pruned_and_its_files_are_read(
 def test_spread_over_it_and_the_host(
     device: torch.device, embeddings: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """Layers that accelerate dispatches to the device give the same results as on the host.
+    """A model spread over the device and the CPU gives the same results as a model on the CPU.
 
-    The test sets the device map, because accelerate computes one only for CUDA devices.
+    The test sets the device map, because accelerate computes a map only for CUDA devices.
     """
     expected = model_on(CPU)
     directory = tmp_path / "dense"
@@ -86,7 +86,7 @@ def test_spread_over_it_and_the_host(
     assert placed.device.type == device.type
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {
         "meta"
-    }  # the layer is on "meta", because accelerate loads its weights only when it runs
+    }  # accelerate loads the weights of this layer only when the layer runs
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))

@@ -1,6 +1,6 @@
-"""Complete runs survive failing file operations and kills at any time.
+"""Complete runs survive failing file operations, and kills at any time.
 
-The error has one line, no results are lost, and the same command can be repeated.
+The error message has one line, no results are lost, and the same command can be repeated.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ QUICK = ("prune and save", "fill the cache")  # `make test` runs only these scen
 
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
-    """Return a fault for every step-th operation.
+    """Return a fault for every step-th file operation.
 
-    The kinds of faults alternate, beginning with `first`.
+    The kinds of faults alternate in the order of KINDS, beginning with the kind at index `first`.
     """
     numbers = range(1, num_operations + 1, step)
     return [Fault(number, KINDS[(first + i) % len(KINDS)]) for i, number in enumerate(numbers)]
@@ -32,7 +32,7 @@ def faults(step: int, first: int, num_operations: int) -> list[Fault]:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> list[str]:
-    """Return arguments that all runs share; the model has two layers."""
+    """Return the arguments that all runs share. Their model has two layers."""
     model = tmp_path_factory.mktemp("model") / "two-layers"
     tiny_model("llama-gqa", num_hidden_layers=2).save_pretrained(model)
     tokenizer.save_pretrained(model)
@@ -40,7 +40,7 @@ def inputs(
 
 
 def each() -> Iterator[Any]:
-    """Return all pairs of a scenario and a step."""
+    """Yield each scenario twice: with its own step, and with a fault at each operation."""
     for scenario in SCENARIOS:
         long = () if scenario.name in QUICK else pytest.mark.long
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)

@@ -21,7 +21,7 @@ Pruned = Callable[..., Report]
 
 @pytest.fixture
 def pruned(base: list[str], tmp_path: Path) -> Pruned:
-    """Run the method on the windows of the tiny run, in a folder with this name."""
+    """Return a function that runs method=llm_pruner on the tiny model in a given subfolder."""
     cache = f"cache_dir={tmp_path / 'cache'}"
 
     def pruned_in(folder: str, *arguments: str) -> Report:

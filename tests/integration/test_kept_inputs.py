@@ -1,4 +1,4 @@
-"""A checkpoint never replaces a folder from which the run reads its model, its plan or a text."""
+"""A checkpoint never replaces a folder from which its run reads a model, a plan or a text."""
 
 import shutil
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inputs(folder: Path) -> list[str]:
-    """Return arguments with the model and the calibration text, without an evaluation."""
+    """Return the arguments of a run with the tiny model and the text, without an evaluation."""
     arguments = tiny(folder / "model", folder / "fox.txt")
     return [one for one in arguments if not one.startswith("eval.")]
 
@@ -86,7 +86,7 @@ def test_what_a_run_reads_is_not_replaced_by_its_checkpoint(
     before = contents(folder)
     done = overwrite(quick_flap, folder / target, *inputs(folder), "eval=[none]", *given)
     assert done.returncode == 1, done.stderr
-    # Before the error, dequantising prints its progress.
+    # Lines before the error show the progress of dequantising.
     *_, line = done.stderr.strip().splitlines()
     field = given[-1].partition("=")[0]
     assert line.startswith(f"error: checkpoint.dir={folder / target}: saving replaces")

@@ -1,4 +1,4 @@
-"""Sweeps run in several processes, without a cluster.
+"""Sweeps whose cells run in several processes, tested without a cluster.
 
 The tests check the script that is submitted to sbatch, the log of each process, and the GPU that
 each job gets.
@@ -28,7 +28,10 @@ SITE = [
 
 @pytest.fixture
 def refusing_cluster(tmp_path: Path) -> str:
-    """Provide a fake sbatch, which copies its script to bin/submitted.sh and refuses the job."""
+    """Return a PATH with a fake sbatch that refuses every job.
+
+    The fake sbatch copies the script that it gets to bin/submitted.sh.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sbatch").write_text(
@@ -42,7 +45,7 @@ def refusing_cluster(tmp_path: Path) -> str:
 
 
 def submitted(script: Path) -> dict[str, str]:
-    """Return the options in a submission script, such as {"partition": "gpu"}."""
+    """Return the #SBATCH options of a submission script, such as {"partition": "gpu"}."""
     lines = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH --")]
     pairs = (shlex.split(line.removeprefix("#SBATCH --"))[0].partition("=") for line in lines)
     return {name: value for name, _, value in pairs}
@@ -145,7 +148,7 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
 
 
 def without_wandb_server(folder: Path) -> dict[str, str]:
-    """Return environment variables with which W&B finds no key and no server."""
+    """Return environment variables with which W&B finds neither a key nor a server."""
     return {
         "HOME": str(folder / "home"),
         "NETRC": str(folder / ".netrc"),
@@ -156,7 +159,7 @@ def without_wandb_server(folder: Path) -> dict[str, str]:
 
 
 def assert_failed(run: Path, error: str, console: str) -> None:
-    """Check that a run has failed, with the error in its log and one line on the console."""
+    """Check that a run has failed, with its error in its log and in one line on the console."""
     assert not (run / "report.json").exists()
     assert f"ValueError: {error}" in (run / "flap.log").read_text()
     number = int(run.name.partition("_")[0])
@@ -166,9 +169,10 @@ def assert_failed(run: Path, error: str, console: str) -> None:
 
 @pytest.mark.long  # long, because test_slurm.py also tests jobs that submitit starts
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """Each run uses a tracker and reserves a GPU.
+    """In a sweep of three cells, the first and the last fail, and the second finishes.
 
-    The GPU does not exist, so the runs use the CPU.
+    Each cell uses a tracker and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs do not exist,
+    so the cells compute on the CPU.
     """
     options = [
         *base,
@@ -205,11 +209,11 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path)
 def test_more_processes_than_gpus_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process reserves a GPU until it ends. With two GPUs, a third process is refused."""
+    """A process keeps its GPU until the process ends. With two GPUs, a third process is refused."""
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        # Call the function without its cache, as in another process.
+        # Call the function without its cache, as a new process would.
         return claim_gpu.__wrapped__(tmp_path)
 
     assert {claim(), claim()} == {"5", "7"}

@@ -1,4 +1,4 @@
-"""Runs do not measure on documents that their calibration texts also contain."""
+"""Runs do not measure on documents that are also in the texts that they read."""
 
 import json
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_prompts_are_read_whoever_answers_them(
 def test_cells_of_a_sweep_are_measured_on_the_same_documents(
     option: str, base: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """If there are few windows, no window is from the text `light`, but the text counts as read."""
+    """With few windows, no window is from the text `light`, but this text still counts as read."""
     part = write(tmp_path / "part.jsonl", DOCUMENTS[:5])
     light = write(tmp_path / "light.jsonl", DOCUMENTS[5:7] * 20)
     mixture = f"calibration.dataset={{{part}: 8, {light}: 1}}"
@@ -136,7 +136,7 @@ def test_cells_of_a_sweep_are_measured_on_the_same_documents(
 
 
 def passages(task: Task, field: str) -> list[str]:
-    """Return one field of each document that the task measures."""
+    """Return this field of each document that the task measures."""
     [asked] = task.run.keywords["task"].loaded["tasks"].values()
     return [row[field] for row in asked.eval_docs]
 

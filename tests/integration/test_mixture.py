@@ -1,4 +1,4 @@
-"""Complete runs calibrate on several texts, one of which the model writes itself."""
+"""Complete runs that calibrate on several texts, one of which the model writes itself."""
 
 import json
 import signal
@@ -90,7 +90,7 @@ def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
 ) -> None:
     """Finished batches of text are reused, even if the run was killed before it had other results.
 
-    A damaged batch is written again.
+    A batch whose file is damaged is written again.
     """
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [

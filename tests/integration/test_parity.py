@@ -1,10 +1,10 @@
 """flap prunes the same units of a real model as the paper's official code.
 
 data/flap_official.json contains the units that the official code prunes. The official code supports
-only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9. The running variance of
-the official code drops the first sample, and measures later samples against a mean that is still
-moving. With flap's exact statistics, the plans therefore differ in about 0.5 % of the neurons. With
-an imitation of the official running variance, the plans are the same.
+only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9. The official code computes
+a running variance, which drops the first sample and measures each later sample against the mean at
+that time. With flap's exact statistics, the plans therefore differ in about 0.5 % of the neurons.
+With an imitation of the official running variance, the plans are the same within a few units.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
 from tests.cases import METRICS, collect
 
-# These tests are slow, because all windows pass through the model once before the first test, and
-# twice more for Wanda-sp.
+# These tests are slow, because all calibration windows pass through the model once before the first
+# test, and twice more for Wanda-sp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "flap_official.json").read_text())
 HEADS = 9
@@ -56,18 +56,19 @@ def name_of(cell: Cell) -> str:
 
 
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
-# The tests compare the kept units in every cell. They measure perplexity, which takes half a
-# minute, only in one cell. Perplexity also shows the effect of compensation, which is largest with
-# half of the weights removed.
+# The tests compare the kept units in every cell. Perplexity takes half a minute to measure, so the
+# tests measure it in only one cell. Perplexity also shows the effect of compensation, which is
+# largest with half of the weights removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 
 @dataclass
 class Real:
-    """SmolLM2 with repeated KV heads, the windows of the official code, and dense statistics.
+    """SmolLM2 with repeated KV heads, the windows of the official code, and the dense statistics.
 
-    There are exact statistics, and statistics with the official running variance.
+    exact: flap's statistics.
+    official: statistics with the official running variance.
     """
 
     model: PreTrainedModel
@@ -83,7 +84,7 @@ class Real:
         return model
 
     def plan(self, name: str) -> PruningPlan:
-        """Return flap's plan for a cell, with exact statistics."""
+        """Return flap's plan for the cell with this name, from exact statistics."""
         if name not in self.plans:
             self.plans[name] = decide(self, CELLS[name], self.exact)
         return self.plans[name]
@@ -123,7 +124,7 @@ def test_perplexity(real: Real, name: str) -> None:
     cell = CELLS[name]
     found = real.perplexity(real.plan(name), choices(cell)[2])
     print(f"\n{name}: perplexity {found:.3f}, official {cell['perplexity']:.3f}")
-    # In these two cells, flap's exact statistics give a perplexity that is 1.6 % and 2.0 % lower.
+    # In these two cells, flap's perplexity is 1.6 % and 2.0 % lower than the official perplexity.
     if name in (
         MEASURED,
         "flap-WIFV-UL-UM-0.2",
@@ -159,7 +160,7 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
 def truncated(scores: Pair[Tensor], cell: Cell) -> LayerPlan:
     """Return the plan by the official rule for uniform structures.
 
-    The rule removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
+    With a ratio of 0.2, this rule removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
     """
     heads, neurons = (units - int(cell["ratio"] * units) for units in (HEADS, NEURONS))
     return LayerPlan(highest(scores.attention.sum(dim=1), heads), highest(scores.mlp, neurons))
@@ -190,7 +191,7 @@ def official_plan(cell: Cell) -> PruningPlan:
 
 
 def decided_otherwise(plan: PruningPlan, cell: Cell) -> tuple[int, int]:
-    """Count the heads and neurons that only one of the two plans keeps."""
+    """Count the heads and the neurons that flap or the official code keeps, but not both."""
     pairs = list(zip(plan.layers, official_plan(cell).layers, strict=True))
     return (
         sum(len(set(ours.attention) ^ set(theirs.attention)) for ours, theirs in pairs),
@@ -250,8 +251,8 @@ class OfficialStatistics(Statistics):
 class OfficialRecorder:
     """The official code's running statistics (layerwrapper.py).
 
-    These statistics are updated with one sample at a time, and have the errors of the official
-    code.
+    These statistics are updated with one sample at a time. They drop the variance of the first
+    sample, and measure each later sample against the mean at that time.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -288,7 +289,7 @@ def read(passages: list[str], sha256: str, tokenizer: PreTrainedTokenizerBase) -
 
 
 def repeat_kv_heads(model: PreTrainedModel) -> PreTrainedModel:
-    """Convert to multi-head attention with equal outputs.
+    """Convert a model to multi-head attention without changing its outputs.
 
     Each query head gets a copy of its KV head.
     """

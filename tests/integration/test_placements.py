@@ -1,4 +1,4 @@
-"""Runs with weights on disk hold only one layer in memory, and delete their temporary files.
+"""Runs with weights on disk hold only one layer in memory, and share the cache of statistics.
 
 test_same_result.py compares the results of these runs with those of runs in memory.
 """
@@ -17,7 +17,7 @@ from tests.helpers.runs import composed
 
 
 def parts_in_memory(model: nn.Module) -> set[str]:
-    """Return the indices of layers with weights in memory, and "rest" for all other weights."""
+    """Return the indices of layers with weights in memory, and "rest" if there are others."""
     parts = set()
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta":
@@ -26,7 +26,7 @@ def parts_in_memory(model: nn.Module) -> set[str]:
 
 
 class Observed:
-    """Record which weights are in memory at each read of a layer, and count the reads."""
+    """Record which weights are in memory at each read, and count the reads of each layer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_memory: list[set[str]] = []
@@ -73,8 +73,8 @@ def test_one_layer_or_the_rest_is_in_memory(
     assert observed.visits.keys() == {0, 1, 2, 3}
     assert len(set(observed.visits.values())) == 1
     if choice == "method=flap":
-        # Each layer is read to calibrate, score, compress and write, and twice to compare the
-        # pruned model with its checkpoint.
+        # Each layer is read six times: once each to calibrate, score, compress and write, and twice
+        # to compare the pruned model with its checkpoint.
         assert observed.visits[0] == 6
 
 

@@ -1,6 +1,6 @@
-"""Runs work with files on NFS and behind symbolic links.
+"""Runs that work with files on NFS and behind symbolic links.
 
-On NFS, a folder with a mapped file cannot be removed.
+On NFS, a folder that contains a mapped file cannot be removed.
 """
 
 import json

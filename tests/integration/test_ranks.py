@@ -1,4 +1,4 @@
-"""If one process of a run fails, all of its processes end.
+"""If one process of a run fails, all processes of the run end.
 
 test_same_result.py tests the results of runs with several processes.
 """

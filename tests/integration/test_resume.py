@@ -1,6 +1,6 @@
-"""If a run is started again, it computes only missing results.
+"""A run that is started again computes only the results that are missing.
 
-The folder of a run shows whether the run has finished.
+The file status.json in the folder of a run says whether the run has finished.
 """
 
 import json
@@ -36,7 +36,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
     """Record the window length of each perplexity that is measured from now on.
 
-    fail_at: which measurement raises KeyboardInterrupt, counted from 1.
+    fail_at: the number of the measurement that raises KeyboardInterrupt, counted from 1.
     """
     measured: list[int] = []
     original = perplexity.window_losses
@@ -54,9 +54,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_killed_run_goes_on_after_its_task(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finished run repeats no measurement, even if the cache was deleted.
+    """An interrupted run continues with the measurement that was interrupted.
 
-    With resume=false, it repeats all measurements.
+    When it has finished, a further start repeats no measurement, even without the cache. With
+    resume=false, a further start repeats all measurements.
     """
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(
@@ -93,7 +94,8 @@ def test_dense_scores_are_measured_once(
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
     errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
-    # The errors are paired with the dense model's windows from the cache.
+    # Each error is computed from pairs of windows. The dense model's values for these pairs come
+    # from the cache.
     assert len(set(errors)) == 3 and min(errors) > 0
 
 
@@ -124,7 +126,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> P
 
 @pytest.fixture
 def finished(finished_run: Path, base: list[str], tmp_path: Path) -> list[str]:
-    """Return the arguments of a run that has finished in tmp_path / "run"."""
+    """Return the arguments of a run that has already finished in tmp_path / "run"."""
     shutil.copytree(finished_run, tmp_path / "run")
     return [*base, f"hydra.run.dir={tmp_path / 'run'}"]
 
@@ -157,7 +159,7 @@ def test_status_and_report_of_a_finished_run(
 def test_a_run_on_other_inputs_is_not_done(
     quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    """A finished run is recognised by the content of its files, and not by their names."""
+    """A finished run is recognised by the content of its inputs, and not by their names."""
     text = tmp_path / "mine.txt"
     model = tmp_path / "tiny"
     text.write_text(text_file.read_text())
@@ -186,7 +188,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
 
     assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
-    again = start(0.2)  # this is refused, because the checkpoint is now that of the second run
+    again = start(0.2)  # refused: kept now holds the other checkpoint
     assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
     assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
     assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2
@@ -196,7 +198,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Return all files of a run except its log.
+    """Return the content of all files in a folder, except flap.log.
 
     The log changes, because a refused start writes its error there.
     """
@@ -245,9 +247,10 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """If a finished cell measures more, it is not pruned again.
+    """A finished run that is started again with more measurements is not pruned again.
 
-    The cell keeps its numbers and seconds, and counts as finished for each sweep that contains it.
+    The run keeps its earlier numbers and seconds. Afterwards, it counts as finished for the command
+    lines of both starts.
     """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
@@ -357,9 +360,9 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """The killed start has measured the dense model with different options.
+    """A second start is killed after it has measured the dense model with other options.
 
-    The report must not contain these numbers.
+    The report of the third start must not contain the numbers of the second start.
     """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
     assert quick_flap(*perplexity).returncode == 0
@@ -439,7 +442,7 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     for file in ("report.json", "status.json"):
         (removed / file).unlink()
     # A sweep with more values numbers its jobs differently. flap finds a finished cell by its
-    # config, even if its folder has another number.
+    # config, even if the folder of the cell has another number.
     done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done already") == 1

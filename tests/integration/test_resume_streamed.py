@@ -1,4 +1,4 @@
-"""A killed streamed run resumes after the last finished layer, with byte-identical results."""
+"""A killed streamed run resumes after its last recorded step, with byte-identical results."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from tests.helpers.killed import start
 
 
 def steps_of(*kinds: str) -> list[str]:
-    """Return the steps of a run that does these kinds of steps with one layer after the other."""
+    """Return the steps of a run that does these kinds of steps for each of four layers in turn."""
     steps = []
     for layer in range(4):
         steps += [f"{kind} {layer}" for kind in kinds]
@@ -25,14 +25,14 @@ def steps_of(*kinds: str) -> list[str]:
 CALIBRATE = steps_of("calibrate")
 WRITE = steps_of("write")
 WHOLE = [*CALIBRATE, *WRITE, "compare"]
-# With Wanda-sp, each layer is pruned and run before it is written.
+# With Wanda-sp, the run prunes each layer, passes the hidden states through it, and then writes it.
 PRUNE_AND_WRITE = steps_of("prune", "write")
 IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
-# written again, with the biases that the config of the stock checkpoint requires.
+# written again, together with the biases that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
-# With covariances, two streams pass through each layer: the windows to fit on, and the held-out
-# windows. So each layer has two steps of the same kind.
+# With covariances, two sets of windows pass through each layer: windows for fitting, and held-out
+# windows. So the steps of each layer contain the same kind twice.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
@@ -47,7 +47,7 @@ def arguments(base: list[str]) -> list[str]:
 
 
 class WholeRun(NamedTuple):
-    """The steps of an uninterrupted run, and the files that it has written."""
+    """The steps of an uninterrupted run, and the content of the files that the run has written."""
 
     steps: list[str]
     files: dict[str, bytes]
@@ -58,7 +58,7 @@ Undisturbed: TypeAlias = Callable[[str], WholeRun]
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Return a function that makes an uninterrupted run with given options, and caches it."""
+    """Return a function that does an uninterrupted run with given options, once for each choice."""
 
     @cache
     def run(choice: str) -> WholeRun:
@@ -71,7 +71,7 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return the files of the checkpoint, the plan and the fit reports, without absolute paths."""
+    """Return the files of the checkpoint, the plan, and the section "repairs" of the report."""
     run = folder / "run"
     contents = {file.name: file.read_bytes() for file in (run / "checkpoint").iterdir()}
     contents["plan.json"] = (run / "plan.json").read_bytes()
@@ -81,7 +81,10 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 class Kill(NamedTuple):
-    """A run that is killed during a step, and the steps that the next start must do."""
+    """A run with the options `choice` that is killed after a step.
+
+    whole: the steps of the uninterrupted run. left: the steps that the next start must do.
+    """
 
     choice: str
     whole: list[str]
@@ -90,14 +93,15 @@ class Kill(NamedTuple):
 
 
 KILLS = [
-    # The run is killed after it has calibrated layer 2, but before it has recorded this.
+    # This run is killed after it has calibrated layer 2, but before it has recorded this step.
     Kill("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),
-    # The run is killed after it has written layer 2, but before it has recorded this.
+    # This run is killed after it has written layer 2, but before it has recorded this step.
     Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
-    # The run is killed after it has pruned layer 1 in memory, but before it has written this layer.
+    # This run is killed after it has pruned layer 1 in memory, but before it has written the layer.
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # The next start reads the fit reports of earlier layers from the working directory.
+    # In these two cases, the next start reads the fit reports of earlier layers from the working
+    # directory.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
 ]
@@ -119,7 +123,7 @@ def with_long(cases: list[Any], long_cases: list[Any]) -> list[Any]:
 
 
 def remains(folder: Path) -> set[str]:
-    """Return the names of the files of a run and of its streams."""
+    """Return the names of all files in a run's folder and in its working directories."""
     names = set()
     for parent in (folder / "run", folder / "cache" / "streams"):
         names |= {path.name for path in parent.iterdir() if path.suffix != ".lock"}
@@ -154,13 +158,16 @@ def emptied(text: bytes) -> bytes:
 
 
 def flipped(text: bytes) -> bytes:
-    """Change one digit or one bit in a file, so that the file still has a valid format."""
+    """Change one digit of a text, or one byte of a binary file. The file stays readable."""
     at = max(text.rfind(digit) for digit in (b"1", b"2", b"3"))
     return text[:at] + b"4" + text[at + 1 :]
 
 
 class DamagedNote(NamedTuple):
-    """A run that is killed during a step, and one of its records that is then damaged."""
+    """A run that is killed after a step, and one of its records (`note`) that is then damaged.
+
+    left: the steps that the next start must do.
+    """
 
     choice: str
     killed_at: str
@@ -200,7 +207,10 @@ def test_a_damaged_note_of_a_killed_run_is_made_again(
 def test_a_killed_mixture(
     arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """In this model, compensation adds output biases to the experts."""
+    """A killed run on Mixtral resumes with the same results.
+
+    The fits add output biases to the experts of this model.
+    """
     model = tmp_path / "mixtral"
     tiny_model("mixtral").save_pretrained(model)
     tokenizer.save_pretrained(model)

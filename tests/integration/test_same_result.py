@@ -2,10 +2,10 @@
 
 Each case runs once in the CPU's memory in one process, and then in each of the setups below. At
 every placement on the CPU in one process, all results are equal to the bit. On another device or in
-several processes, plans are equal, and numbers may differ by ROUNDING, relative to the largest
-number. Other kernels and orders of summation changed numbers by at most 3e-6, and a wrong unit or a
-missing bias by more than 1e-2. The simulated second device (tests/helpers/second_device.py) refuses
-the operations that a GPU refuses.
+several processes, the plans are equal, and numbers may differ by ROUNDING, relative to the largest
+number of a tensor. Other kernels and other orders of summation have changed numbers by at most
+3e-6. A wrong unit or a missing bias changes them by more than 1e-2. The simulated second device
+(tests/helpers/second_device.py) refuses the operations that a GPU refuses.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ FAMILIES = {
 class Place(NamedTuple):
     """Placement, device and number of processes of a run.
 
-    With placement "auto", half of the model is on disk.
+    With placement "auto", the tests put about half of the model on disk.
     """
 
     placement: str = "device"
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether the order of all sums is the same as in the CPU's memory in one process."""
+        """Whether all sums have the same order as in the CPU's memory in one process."""
         return self.device == "cpu" and self.processes == 1
 
     def __str__(self) -> str:
@@ -67,13 +67,13 @@ PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("de
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
-# The runs have 19 windows, which two or three processes cannot divide evenly; two processes cannot
-# divide the 3 held-out windows evenly. The search also removes more than a quarter of a block,
-# because the removal of a quarter changes a tiny model hardly more than rounding does.
+# The runs have 19 windows, which two or three processes cannot divide evenly. Two processes cannot
+# divide the 3 held-out windows evenly either. The levels of the search reach three quarters of a
+# block, because the removal of one quarter changes a tiny model hardly more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Each case has a model, options, and the setups in which `make test` runs it. Of the remaining
-# setups, every third has the marker `long`, and all others have the marker `thorough`.
+# Each case has a model, options, and the setups in which `make test` runs the case. Of the
+# remaining setups, every third has the marker `long`, and all others have the marker `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -94,7 +94,7 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", "ratio=null target.bytes=60e3", [STREAM]),
     ("Qwen2-bfloat16", "", [STREAM]),
     ("Qwen3Next", "", [TWO_STREAM]),
-    # These families differ from LLaMA in the form of their weights and in how their layers are
+    # These families differ from LLaMA in the form of their weights, or in how their layers are
     # called.
     ("Olmo2", "", [AUTO]),
     ("Falcon", "", [STREAM]),
@@ -114,14 +114,15 @@ ANSWERS = (
 def goes(model: str, place: Place) -> bool:
     """Return whether a model is tested in a setup.
 
-    In the search of this GPT-2, two units have nearly the same harm, so another order of sums can
-    change the plan. torch cannot run Falcon's attention on a device that is simulated in Python.
+    In the search of the tiny GPT-2, two units are nearly equally important, so another order of
+    sums can change the plan. torch cannot run Falcon's attention on a device that is simulated in
+    Python.
     """
     return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
 
 
 def rows() -> Iterator[Any]:
-    """Return all test cases of a model, options and a setup."""
+    """Yield all test cases. Each consists of a model, options and a setup."""
     rare = cycle([LONG, THOROUGH, THOROUGH])
     for model, choices, quick in CASES:
         for place in (place for place in PLACES if goes(model, place)):
@@ -141,13 +142,13 @@ def rows() -> Iterator[Any]:
 
 
 def run_at(place: Place, arguments: list[str], folder: Path) -> None:
-    """Do the part of one process of the run, in the present process."""
+    """Do one process's part of the run, in the present process."""
     options = [f"model.placement={place.placement}", f"cache_dir={folder / 'cache'}"]
     if place.device == "cuda":
         options += [
             "model.device=cuda",
             "model.dtype=float32",
-        ]  # float32, because products in a faster type would differ from the CPU's
+        ]  # float32, because products in bfloat16 would differ from those on the CPU
     config = composed(*arguments, *options)
     source = None
     if place.device == "second":
@@ -161,7 +162,7 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> Callable[[str], list[str]]:
-    """Return a function that saves a model in several shards and returns arguments of runs."""
+    """Return a function that saves a model in several shards and returns arguments of its runs."""
     root = tmp_path_factory.mktemp("models")
     of_text = (
         f"[{text_file}] eval.divergence.seq_len=16 eval.divergence.max_tokens=96 "
@@ -233,7 +234,10 @@ def test_the_result_is_that_of_one_process_in_memory(
 
 
 def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
-    """Check that the folders of two runs contain the same results."""
+    """Check that the folders of two runs contain the same results.
+
+    exact: whether tensors and numbers must be equal to the bit.
+    """
     for name in ("plan.json", "checkpoint/config.json", "checkpoint/generation_config.json"):
         assert (found / name).read_text() == (expected / name).read_text(), name
     tensors = tensors_of(found)
@@ -248,7 +252,8 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     for field in ("evaluation", "difference_stderr", "repairs"):
         numbers = flat(one[field])
         others = flat(other[field])
-        # These numbers include small differences of large numbers, so their tolerance is larger.
+        # These numbers include small differences between large numbers, so they need a larger
+        # tolerance.
         assert numbers == others or (
             not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)
         ), field

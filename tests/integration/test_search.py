@@ -1,4 +1,4 @@
-"""Complete runs with structure=search make the right plan, resume, and leave no temporary files."""
+"""Complete runs with structure=search meet the ratio, resume, and leave no temporary files."""
 
 import copy
 import gc
@@ -23,8 +23,8 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-    # Number of trials: 4 layers, each with 3 numbers of removed KV heads and 4 numbers of removed
-    # neurons.
+    # Number of trial plans in which a single block is pruned: 4 layers, each with 3 possible
+    # numbers of removed KV heads and 4 possible numbers of removed neurons.
 )
 
 
@@ -51,7 +51,11 @@ def test_the_model_stays_dense_and_no_copy_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At most two pruned layers are in memory: the layer that has just run, and the next layer."""
+    """The trials of a search change no layer of the model, and delete the pruned copies.
+
+    At most two pruned copies of layers are in memory: of the layer that has just run, and of the
+    next.
+    """
     model = tiny_model("llama-gqa").to(torch.bfloat16)
     copies = []
     alive = []
@@ -97,9 +101,10 @@ def killable(base: list[str], placement: str) -> list[str]:
 
 
 def in_order(steps: list[str]) -> list[str]:
-    """Return the stages and layers in the order of the run.
+    """Return the names of the score and compress steps, each only once in a row.
 
-    The steps of all streams of a layer count as one step.
+    Several streams of windows pass through a layer, and the steps of all these streams count as one
+    step.
     """
     return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "compress")]
 
@@ -111,9 +116,9 @@ def in_order(steps: list[str]) -> list[str]:
             "device",
             "score 2",
             5,
-        ),  # the walk that measures single blocks is killed
+        ),  # killed in the pass that measures single blocks
         ("stream", "score 2", 5),
-        # The second start reads scores and measurements instead of repeating the walk.
+        # The second start reads scores and measurements from the disk, and does not measure again.
         ("stream", "compress 2", 1),
     ],
 )

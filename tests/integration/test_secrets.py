@@ -20,7 +20,7 @@ from flap.storage import read_json
 from tests.helpers.trackers import FakeMLflow, fake_mlflow
 
 Cli = Callable[..., "CompletedProcess[str]"]
-# Each secret contains "s3cr3t", which no kind of escaping changes, so that the tests can find it.
+# Each secret contains "s3cr3t". No kind of escaping changes this part, so the tests can find it.
 RESERVED = "p@ss/s3cr3t:%2F"
 QUOTES = "it's\"<s3cr3t>&"
 VARIABLE = 'it\'s "t0p" s3cr3t: x'
@@ -28,12 +28,12 @@ VARIABLE = 'it\'s "t0p" s3cr3t: x'
 
 @dataclass(frozen=True)
 class Reading(NoTracking):
-    """A tracker that records whether the environment variable of the test is set in the run."""
+    """A tracker that records whether the run has the environment variable MINE of the tests."""
 
     password: str | None = None
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
-        """Write to a file whether the variable is set, and the config that the tracker gets."""
+        """Write a file that says whether MINE is set, and which config the tracker gets."""
         noted = {"is_set": os.environ.get("MINE") == VARIABLE, "config": config}
         (run.run_dir / "noted.json").write_text(json.dumps(noted))
 
@@ -45,7 +45,7 @@ def server() -> Iterator[FakeMLflow]:
 
 
 def leaks(folder: Path, done: "CompletedProcess[str]", password: str = RESERVED) -> list[str]:
-    """Return all places with secrets: files of a folder, file names, and the console."""
+    """Return all places that contain a secret: files in a folder, file names and console output."""
     basic = b64encode(f"me:{password}".encode())
     contents = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
     for path in folder.rglob("*"):
@@ -57,7 +57,7 @@ def leaks(folder: Path, done: "CompletedProcess[str]", password: str = RESERVED)
 
 
 def hydras(text: str) -> str:
-    """Quote a text so that Hydra parses it as one value."""
+    """Quote a text so that Hydra parses the text as one value."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -113,7 +113,7 @@ def test_the_page_shows_the_command_without_them(
     assert leaks(tmp_path, done) == [] and (tmp_path / "sweep" / "index.html").is_file()
     command = command_of(tmp_path / "sweep")
     assert "+hydra.job.env_set=***" in command and "+tracking.password=***" in command
-    # HOME is no secret, so it stays.
+    # HOME is no secret, so this option stays readable.
     assert "'+hydra.job.env_set.OTHER='\"'\"'${oc.env:HOME}'\"'\"''" in command
 
 
@@ -157,7 +157,7 @@ def test_a_server_that_is_away_is_named_without_the_password(
 def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     """Tracebacks contain no secrets.
 
-    The path of the missing model contains the token, and error messages show the token as ***.
+    The path of the missing model contains the token. Error messages show *** instead of the token.
     """
     token = "s3cr3t-token"
     options = [f"model.path=/nowhere/{token}", "ratio=0.4", "hydra.run.dir=run"]
@@ -171,9 +171,9 @@ def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path)
 def test_hydras_own_messages_tell_no_secret(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """Hydra prints the overrides of a failing cell, which contain secrets.
+    """When a cell fails, Hydra prints its overrides. flap hides the secrets in them.
 
-    The cell fails because the tracker does not have the given key.
+    The cell fails because the config of the tracker has no key `password`.
     """
     for text in (RESERVED, QUOTES, VARIABLE):
         done = quick_flap(*sweep_of(base, f"+tracking.password={hydras(text)}"))
@@ -182,7 +182,7 @@ def test_hydras_own_messages_tell_no_secret(
 
 
 def test_wandb_records_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """W&B records the command line of the process, which contains a secret."""
+    """W&B records the command line of the process. flap hides the secrets in it."""
     options = [
         "tracking=wandb",
         "tracking.mode=offline",
@@ -202,4 +202,4 @@ def test_trivial_values_are_left_alone(quick_flap: Cli, base: list[str], tmp_pat
     files = [*(tmp_path / "run").rglob("*")]
     texts = [path for path in files if path.suffix in (".yaml", ".json", ".md", ".log")]
     hidden = [path.name for path in texts if "***" in path.read_text()]
-    assert hidden == ["hydra.yaml"]  # flap hides all values of env_set in this file
+    assert hidden == ["hydra.yaml"]  # flap hides all values of env_set in hydra.yaml

@@ -1,4 +1,4 @@
-"""Two sweeps share a cache, at the same time or one after the other, and compute nothing twice."""
+"""Two sweeps that share a cache, at the same time or one after the other, repeat no work."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     """Start a sweep in a folder.
 
-    The cache is in the parent folder, so that other sweeps share it.
+    The cache is in the parent of this folder, so that sweeps in sibling folders share it.
     """
     folder.mkdir(exist_ok=True)
     cache = folder.parent / "cache"
@@ -56,14 +56,14 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
 
 
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
-    """A sweep with more values numbers its jobs differently.
+    """A sweep with more values numbers its jobs differently, but still finds the killed cell.
 
-    The sweep finds the pruned model of the killed cell by its key.
+    The sweep recognises the pruned model of the killed cell by its key.
     """
     arguments = [*base, "metric=WIFV"]
     assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.4"]))
     [cell] = (tmp_path / "first" / "sweep").glob("0_*")
-    # This is the state of the folder if the run is killed while it writes its report.
+    # This is the state of the folder after a kill while the run writes its report.
     (cell / "report.json").unlink()
     (cell / "status.json").unlink()
 

@@ -1,4 +1,4 @@
-"""If two runs write to the same checkpoint.dir, its files finally all come from one run."""
+"""If two runs write to the same checkpoint.dir, all files in it finally come from one run."""
 
 import json
 import time
@@ -17,11 +17,11 @@ from flap.results import Report
 from flap.storage import read_state
 from tests.helpers.forked import command_line
 
-SECONDS = 600  # time limit of waiting for the other run, in seconds
+SECONDS = 600  # seconds to wait for the other run
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:
-    """Pause this run at a function until the other run has ended or waits for this run."""
+    """Make this run pause at a function until the second run has ended or waits for this run."""
     original = getattr(import_module(module), name)
 
     def stopped(*given: Any) -> Any:
@@ -41,7 +41,7 @@ def stop_at(module: str, name: str, folder: Path) -> None:
 def both(
     folder: Path, arguments: list[str], stop: Callable[[], None]
 ) -> list["CompletedProcess[str]"]:
-    """Start two runs into one checkpoint.dir, the second while the first is paused."""
+    """Start two runs with the same checkpoint.dir, the second run while the first is paused."""
     shared = (*arguments, "checkpoint.dir=ck", "checkpoint.overwrite=true")
 
     def run(name: str, ratio: float, before: Callable[[], None] | None) -> Any:
@@ -60,7 +60,7 @@ def both(
 
 
 def assert_of_one_run(checkpoint: Path) -> float:
-    """Check that weights, label and card of a checkpoint are of the same run; return its ratio."""
+    """Check that weights, label and card of a checkpoint are from one run, and return its ratio."""
     label = json.loads((checkpoint / "flap.json").read_text())
     ratio = float(label["provenance"]["config"]["ratio"])
     tensors: dict[str, Any] = {}
@@ -78,12 +78,12 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
     stop = partial(stop_at, "flap.runs.reporting", "write_card", tmp_path)
     for done in both(tmp_path, base, stop):
         assert done.returncode == 0, done.stderr
-    assert assert_of_one_run(tmp_path / "ck") == 0.4  # 0.4 is the ratio of the run that began last
+    assert assert_of_one_run(tmp_path / "ck") == 0.4  # the ratio of the run that began last
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
-    """A run must measure its own weights, even if it reads them from the shared checkpoint."""
+    """A run measures its own weights, even if both runs read them from the same checkpoint.dir."""
     arguments = [*base, f"model.placement={placement}"]
     stop = partial(stop_at, "flap.pipeline", "measure_pruned", tmp_path)
     for done in both(tmp_path, arguments, stop):

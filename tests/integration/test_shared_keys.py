@@ -1,4 +1,4 @@
-"""Complete runs on a tiny model like Gemma 4 E2B.
+"""Complete runs on a tiny model with the structure of Gemma 4 E2B.
 
 In this model, each layer has a separate embedding, and later layers reuse the keys and values of
 earlier layers.
@@ -35,8 +35,8 @@ def test_each_batch_has_its_own_embeddings_and_keys(inputs: list[str], tmp_path:
     plans = [PruningPlan.load(tmp_path / str(size) / "plan.json") for size in (1, 8)]
     assert plans[0] == plans[1] and reports[0].layers == reports[1].layers
     for layer, before in zip(reports[0].layers[1:], reports[0].layers_before[1:], strict=True):
-        # Every layer except the first reuses keys and values of an earlier layer, so flap keeps its
-        # heads.
+        # Each of these layers reuses the keys and values of an earlier layer, so flap removes none
+        # of its heads.
         assert layer["query_heads"] == before["query_heads"]
     pairs = zip(reports[0].layers, reports[0].layers_before, strict=True)
     assert any(layer["neurons"] < before["neurons"] for layer, before in pairs)

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM cluster of one node, from tests/helpers/slurm_cluster.sh."""
+"""Sweeps on a real SLURM cluster with one node, started by tests/helpers/slurm_cluster.sh."""
 
 import json
 import os
@@ -30,9 +30,9 @@ SWEEP = [
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Start a SLURM cluster on this machine, and return its folder.
+    """Start a SLURM cluster on this machine, and return the folder of the cluster.
 
-    During the test, SLURM's commands use this cluster.
+    While the fixture is active, SLURM's commands use this cluster.
     """
     places = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if missing := [command for command in COMMANDS if shutil.which(command, path=places) is None]:
@@ -80,7 +80,7 @@ def succeed(process: "subprocess.Popen[str]") -> None:
 def wait(
     sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60
 ) -> None:
-    """Wait until a condition is true while a sweep runs."""
+    """Wait until a condition is true. Fail if the sweep ends before that."""
     end = time.monotonic() + seconds
     while not condition():
         assert sweep.poll() is None, sweep.communicate()[0]
@@ -103,12 +103,12 @@ def state(sweep: Path, number: int) -> str | None:
 
 
 def job_ids(sweep: Path) -> set[str]:
-    """Return the ids that SLURM gave to the jobs of a sweep, such as {"7_0", "7_1"}."""
+    """Return the ids that SLURM gave to the finished jobs of a sweep, such as {"7_0", "7_1"}."""
     return {path.name.split("_0_result")[0] for path in (sweep / ".submitit").rglob("*_result.pkl")}
 
 
 def numbers(run: Path) -> dict:
-    """Return the entries of a report that must not depend on the number of starts of the run."""
+    """Return the entries of a report that must not depend on how often the run was started."""
     report = read(run / "report.json")
     return {key: report[key] for key in ("evaluation", "layers", "parameters", "ratio")}
 
@@ -152,12 +152,12 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run(start: Start, tmp_path: P
 def test_a_killed_job_is_taken_up_again(
     start: Start, arguments: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """The same command starts the sweep again, and runs only the killed job."""
+    """A sweep with a killed job is started again by the same command, which runs only this job."""
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
-    # With these options, calibration takes seconds, so that the first job can be killed while it
-    # calibrates, or while it waits for the calibration of the second job.
+    # With these options, calibration takes seconds. So the first job can be killed while it
+    # calibrates, or while it waits for the second job to calibrate.
     slow = [
         f"calibration.dataset={long_text}",
         "calibration.num_samples=1000",
@@ -167,11 +167,12 @@ def test_a_killed_job_is_taken_up_again(
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        # Kill only the step of the job. If the job is killed, SLURM first sends SIGTERM.
+        # Kill only the SLURM step of the job. To kill a whole job, SLURM first sends SIGTERM.
         slurm("scancel", "--signal=KILL", f"{array}_0.0")
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:
-        # The cluster has no accounting, so the command would wait for the killed job forever.
+        # Without accounting, the cluster does not report the killed job as ended, so the command
+        # would wait forever.
         first.kill()
         first.wait()
     killed = run_of(folder, 0)

@@ -1,4 +1,4 @@
-"""`+debug=smoke` runs all stages on very little data, and the pages of the run say so."""
+"""With `+debug=smoke`, a run does all stages on very little data, and its report says so."""
 
 from pathlib import Path
 

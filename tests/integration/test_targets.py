@@ -1,6 +1,6 @@
-"""Complete runs meet a target that replaces the ratio.
+"""Complete runs meet a target, such as target.bytes, that replaces the ratio.
 
-The checkpoint does not exceed the target, and the report has the target and the reached value.
+The checkpoint does not exceed the target, and the report contains the target and the reached value.
 """
 
 import json
@@ -27,7 +27,7 @@ HEAD, NEURON = 1536, 96
 
 @pytest.fixture
 def run_target(base: list[str], tmp_path: Path) -> Run:
-    """Run flap on the tiny model in float32, with a target and without measurements."""
+    """Return a function that runs flap on the tiny model with a target, but no evaluation."""
 
     def run_in(*overrides: str) -> Report:
         fixed = ["model.device=cpu", "model.dtype=float32", "eval=none", "run_name=tiny"]
@@ -101,7 +101,7 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
 def test_active_parameters(
     architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
 ) -> None:
-    """The active parameters contain two of the six experts, or two of the remaining experts."""
+    """For a token, two experts are active: two of the original six, or two of those that remain."""
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     compensation = "bias" if experts == "false" else "none"
@@ -121,7 +121,7 @@ def test_active_parameters(
 def share_of_token(parts: dict[str, torch.Tensor], name: str) -> float:
     """Return the share of a tensor that is active for a token, if the router selects 2 experts.
 
-    Either all experts are in one tensor, or each expert has a separate tensor.
+    A checkpoint stores either all experts in one tensor, or each expert in a separate tensor.
     """
     layer, is_expert, rest = name.partition(".experts.")
     if not is_expert:

@@ -23,7 +23,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Noting(Tracking):
-    """A tracker that writes all received data into the run's folder when the run ends."""
+    """A tracker that writes all data that it receives into the run's folder, when the run ends."""
 
     file: str = ""
 
@@ -49,9 +49,9 @@ class Noting(Tracking):
 
 @pytest.fixture
 def bad_model(model_dir: Path, tmp_path: Path) -> Path:
-    """Save a model with weights that are NaN.
+    """Save a model with NaN in its weights.
 
-    A run on this model raises an error in a later stage.
+    A run on this model fails, but only after its inputs were checked.
     """
     path = tmp_path / "bad"
     shutil.copytree(model_dir, path)

@@ -1,7 +1,4 @@
-"""A pruned vision-language model gives the same logits on images as a masked copy.
-
-The tests prune it from the command line and in Python.
-"""
+"""Complete runs prune and train a tiny vision-language model, and copy its image processor."""
 
 import json
 from pathlib import Path
@@ -22,7 +19,7 @@ from tests.models.families.test_vision import TestLlava as Llava
 def vision_dir(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> Path:
-    """Save a tiny LLaVA with its tokenizer and the config file of its processor."""
+    """Save a tiny LLaVA, its tokenizer, and the config file of its image processor."""
     path = tmp_path_factory.mktemp("vision") / "tiny-llava"
     random_model(Llava.configs["gqa"]).save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -36,7 +36,8 @@ import flap, flap.config
 print(flap.__file__, flap.config.config_dir(), flap.config.shipped_folder("plans"))
 """
     for command in (["-c", code], ["-m", "flap", "--cfg", "job"]):
-        # Python finds the files of the wheel before those of the checkout.
+        # With this PYTHONPATH, Python finds the files of the wheel before the files of the
+        # checkout.
         done = subprocess.run(
             [sys.executable, *command],
             cwd=tmp_path,
