@@ -9,9 +9,9 @@ from flap.modeling.register import register_configs
 
 
 def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
-    """`register` and `read_config` import no code of models.
+    """`register` and `read_config` do not import the code of models.
 
-    `register` also imports no package that may be missing in the environment of an engine.
+    `register` also imports no package that the environment of an engine may lack.
     """
     code = """
 import sys
@@ -31,7 +31,7 @@ assert not [name for name in set(sys.modules) - before if name.startswith("trans
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:
-    """The name of the base class is found without importing the model, because imports are slow."""
+    """Finding the name of the base class imports no model, because such imports are slow."""
     for config, names in register_configs().items():
         for name in names:
             model = pruned_class(name).__bases__[-1]

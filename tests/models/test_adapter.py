@@ -1,4 +1,4 @@
-"""An adapter finds the roles of a model's modules, and refuses models that flap cannot prune."""
+"""`adapt` finds the roles of a model's modules, and refuses models that flap cannot prune."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from tests.cases import tiny_model
 
 
 def test_a_kv_head_owns_the_query_heads_that_read_it() -> None:
-    # These models have 8 query heads of 8 channels, and 4 KV heads.
+    # The model has 8 query heads and 4 KV heads, with 8 channels each.
     attention = adapt(tiny_model("llama-gqa")).attention(0)
     (_, q_rows), (_, k_rows), (_, v_rows) = attention.inputs
     assert attention.columns_UC[1].tolist() == q_rows[1].tolist() == list(range(16, 32))

@@ -1,4 +1,4 @@
-"""Damaged configs and tokenizers are refused in one line that names the file and the field."""
+"""Damaged configs and tokenizers are refused with one line that names the file and the field."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def change(directory: Path, values: dict[str, Any]) -> None:
 
 @pytest.fixture
 def model(model_dir: Path, tmp_path: Path) -> Path:
-    """Save a model of four layers to a directory that a test may change."""
+    """Return a copy of a saved model with four layers, which a test may change."""
     return Path(shutil.copytree(model_dir, tmp_path / "model"))
 
 

@@ -1,4 +1,4 @@
-"""If the head of a GGUF is a copy of the embedding in another type, the model becomes tied."""
+"""If the LM head of a GGUF is a copy of the embedding in another type, flap ties the two."""
 
 import json
 import logging
@@ -33,16 +33,17 @@ def untied() -> PreTrainedModel:
 
 
 def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
-    """Return the matrix with the rounding errors of a type."""
+    """Return the matrix with the rounding errors of a quantised type."""
     kind = GGMLQuantizationType[quantisation]
     return torch.tensor(gguf.dequantize(gguf.quantize(matrix, kind), kind))
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return a function that writes a file, given the types of embedding and head, such as "Q8_0".
+    """Return a function that writes a GGUF file, given the types of embedding and head, as "Q8_0".
 
-    noise: how much the head differs from the embedding before both are quantised.
+    noise: how much the head differs from the embedding before both are quantised, relative to the
+    standard deviation of the embedding.
     """
 
     def write_file(embedding: str, head: str, noise: float = 0.0) -> Path:
@@ -95,7 +96,7 @@ def test_both_become_the_more_precise_one(
     [
         ("Q5_0", "Q8_0", 0.2),
         ("Q8_0", "Q8_0", 0.05),
-        # The values of the embedding are much smaller than those of the head.
+        # The values of the embedding are much smaller than the values of the head.
         ("TQ1_0", "Q8_0", 10.0),
     ],
 )

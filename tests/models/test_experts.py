@@ -1,4 +1,4 @@
-"""Each expert has statistics of its own tokens, and its own output bias, with any kernel.
+"""Each expert has statistics of its own tokens, and its own output bias, with every kernel.
 
 All experts of a layer have the same width.
 """
@@ -134,7 +134,7 @@ def test_every_kernel_computes_the_same(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    """The grouped kernel cannot compute rows of 17 float32 values, so a loop is used instead."""
+    """The grouped kernel cannot compute rows of 17 float32 values, so flap then uses `eager`."""
     adapter = adapt(model)
     known = observed(model)
     plan = plan_of(model, 0.0)
@@ -179,7 +179,7 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
 
 
 def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedModel) -> None:
-    """Each expert has the covariances of its own tokens, and a map that is fitted to them."""
+    """Each expert has covariances of its own tokens, and a linear map that is fitted to them."""
     windows_NT = tokens(windows=40)
     known = covariances(model, windows_NT, 8)[1]
     block = adapt(model).mlp(1)
@@ -227,7 +227,7 @@ def test_one_expert(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """If only one expert is left, it still has its bias, but a plain MLP gets no bias."""
+    """A layer with only one expert keeps this expert's output bias after saving and loading."""
     model = tiny_model("qwen3_moe", num_experts=1, num_experts_per_tok=1, moe_intermediate_size=23)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -236,7 +236,7 @@ def test_one_expert(
     options = ["method=flap_plus", "calibration.num_samples=20", "ratio=0.4"]
     report = run(composed(*tiny(tmp_path / "model", text_file), *options), tmp_path / "run")
     assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.03)
-    # Saving has already compared its logits with those of the model.
+    # Saving has already compared the logits of the checkpoint with those of the model.
     reloaded = load(tmp_path / "run" / "checkpoint")
     assert experts(reloaded, 0).down_proj_bias.shape == (1, 32)
     assert torch.isfinite(logits(reloaded)).all()

@@ -1,6 +1,6 @@
 """flap finds a model in a local directory, in the packaged copy or on the hub.
 
-The tests also cover the choice of the device and the checks of the model's options.
+The tests also cover the choice of the device, and checks of the model's files.
 """
 
 import json
@@ -65,7 +65,7 @@ def test_a_local_directory(
     )
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, tiny_model("llama-gqa")(tokens()).logits)
-    assert not list(tmp_path.iterdir())  # the model is not quantised, so the cache stays empty
+    assert not list(tmp_path.iterdir())  # a quantised model would be dequantised into the cache
     shapes = {name: (p.shape, p.device.type) for name, p in source.skeleton().named_parameters()}
     assert shapes == {
         name: (p.shape, "meta") for name, p in tiny_model("llama-gqa").named_parameters()
@@ -152,7 +152,7 @@ def test_the_packaged_copy_is_dequantised_by_one_process(
 
     def slowly(*args: object, **options: object) -> PreTrainedModel:
         read_files.append(options.get("gguf_file"))
-        time.sleep(0.2)  # during this time, the other processes would also begin to dequantise
+        time.sleep(0.2)  # during this time, the other processes could also begin to dequantise
         return read(*args, **options)
 
     monkeypatch.setattr(gguf_file, "packaged_file", lambda wheel, path: gguf)
@@ -229,7 +229,7 @@ def test_a_hub_model_is_downloaded_no_pickles(
     source = found("org/tiny", tmp_path, placement="stream")
     assert (source.path, source.origin) == (str(model_dir), "hub")
     assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
-    # The downloaded folder has only pickled weights, which flap refuses.
+    # The downloaded folder contains no safetensors file, and flap reads no pickled weights.
     monkeypatch.setattr(locate, "snapshot_download", lambda hub_id, **_: str(tmp_path))
     line = r"^model\.path=org/tiny: no model\.safetensors .*pickled weights are not read"
     with pytest.raises(ValueError, match=line):
@@ -249,7 +249,7 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     there["mps"] = True
     assert pick_device("auto").type == "mps"
     there["cuda"] = True
-    # In the second process of torchrun, the current device is number 1.
+    # Simulate the second process of torchrun, whose current device is number 1.
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert [str(pick_device(name)) for name in ("auto", "cuda", "mps", "cpu")] == [
         "cuda:1",

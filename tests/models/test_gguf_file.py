@@ -1,4 +1,4 @@
-"""If `model.path` is a GGUF file, the model is of transformers' class, with dequantised tensors."""
+"""If `model.path` is a GGUF file, transformers' class of the model gets dequantised tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,12 @@ def test_a_pruned_model_of_one_width_is_pruned_again(base: list[str], tmp_path: 
 
 
 def blocks(type_: GGMLQuantizationType, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """Return random blocks of a quantised type, with values near 0."""
+    """Return random blocks of a quantised type, as bytes. Their dequantised values are near 0."""
     size, num_bytes = gguf.GGML_QUANT_SIZES[type_]
     number = shape[0] * shape[1] // size
     raw = np.random.default_rng(seed).integers(0, 256, (number, num_bytes), dtype=np.uint8)
-    # For each type, the number of float16 scales at the start of a block.
+    # Set the float16 scales at the start of each block to a small value. Q4_K has two scales per
+    # block, and the other types have one.
     scales = 2 if type_ == GGMLQuantizationType.Q4_K else 1
     raw[:, : 2 * scales] = np.full((number, scales), 5e-4, np.float16).view(np.uint8)
     return raw.reshape(shape[0], -1)
@@ -128,7 +129,7 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
     path = tmp_path / "mine.gguf"
 
     def encode(seed: int, matrix: np.ndarray) -> dict[str, Any]:
-        """Replace a matrix by random blocks, in the file and in the model."""
+        """Replace a matrix by random blocks, both in the file and in the model."""
         raw = blocks(GGMLQuantizationType[type_], matrix.shape, seed)
         matrix[:] = gguf.dequantize(raw, GGMLQuantizationType[type_])
         return {"tensor": raw, "raw_dtype": GGMLQuantizationType[type_]}
@@ -155,7 +156,7 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert found(path, tmp_path / "cache").fingerprint == source.fingerprint
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    # A file with the same name and size, but other content.
+    # Write a file with the same name and size, but other content.
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     assert found(path, tmp_path / "cache").path != source.path
 

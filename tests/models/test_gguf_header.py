@@ -1,6 +1,6 @@
-"""flap reads the header of a GGUF, so that Gemma gives the same results as in llama.cpp.
+"""flap reads the header of a GGUF, so that Gemma computes the same as in llama.cpp.
 
-flap refuses a file if the header describes another model than the tensors.
+flap refuses a file whose header and tensors describe different models.
 """
 
 import functools
@@ -77,8 +77,8 @@ def test_gemma_computes_what_llama_cpp_computes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # transformers builds this table again for each module, which takes a minute for 62 layers, so
-    # cache it.
+    # transformers builds this table again for each module, which takes a minute for 62 layers. The
+    # patch caches the table.
     monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     path = gemma(config, architecture, tmp_path / "gemma.gguf", **keys)
     expected = torch.tensor(llama_cpp(path, tokens=TOKENS, first=16)["logprobs"])
@@ -89,7 +89,7 @@ def test_gemma_computes_what_llama_cpp_computes(
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """Write a GGUF file with four layers, eight heads and four KV heads."""
+    """Write a GGUF file of a model with four layers, eight query heads and four KV heads."""
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(tmp_path / "tiny")
     words().save_pretrained(tmp_path / "tiny")
     return export_gguf(tmp_path / "tiny", "f32")
@@ -124,7 +124,7 @@ def test_sizes_that_the_tensors_do_not_have_are_refused(
 
 def test_a_tensor_that_no_layer_uses_is_refused(tmp_path: Path) -> None:
     model = tiny_model("llama-gqa", vocab_size=VOCAB)
-    # Add a router, which only mixtures have.
+    # Add a router, which only mixtures of experts have.
     model.model.layers[1].mlp.gate = torch.nn.Linear(32, 4, bias=False)
     keys = {"rope.dimension_count": 8, "rope.freq_base": 10000.0}
     path = write_gguf(tmp_path / "extra.gguf", "llama", model, keys)

@@ -39,9 +39,9 @@ BATCHES = tokens(seed=7).split(4)  # the first batch has four windows, and the s
 
 
 def on_the_host(directory: Path) -> Spread:
-    """Return a model with layers 1 and 2 offloaded to the host, as with a small GPU.
+    """Return a model with layers 1 and 2 offloaded to the host, as with a GPU that is too small.
 
-    In these tests, the CPU also runs the layers.
+    In these tests, the CPU plays the part of the GPU.
     """
     model = read_model(directory)
     names = [name for name, _ in model.named_children() if name != "model"]
@@ -59,8 +59,8 @@ def on_the_host(directory: Path) -> Spread:
 def partly_on_disk(directory: Path) -> PlacedModel:
     """Return a model that accelerate puts partly on disk.
 
-    The host has enough memory for the model, but not for the space that accelerate keeps free in
-    addition.
+    The test reports as free only the memory that the weights need. accelerate keeps some of this
+    memory free, so a part of the weights goes to the disk.
     """
     size = (directory / "model.safetensors").stat().st_size
     with pytest.MonkeyPatch.context() as patch:
@@ -91,13 +91,13 @@ def directories(
 
 @pytest.fixture(params=ARCHITECTURES)
 def directory(request: pytest.FixtureRequest, directories: dict[str, Path]) -> Path:
-    """Save a model of each architecture."""
+    """Return the directory of a saved model, for each architecture."""
     return directories[request.param]
 
 
 @pytest.fixture(params=PLACES)
 def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
-    """Return the model at each placement."""
+    """Return the model in `directory` at each placement."""
     made = PLACES[request.param](directory)
     assert type(made) is PLACEMENTS[request.param.split(",")[0]]
     return made
@@ -105,7 +105,7 @@ def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
 
 @pytest.fixture
 def plain(directory: Path) -> PreTrainedModel:
-    """Return the model, loaded by transformers."""
+    """Return the model in `directory`, as transformers loads it."""
     return AutoModelForCausalLM.from_pretrained(directory)
 
 
@@ -121,7 +121,7 @@ def assert_holds(layer: nn.Module, expected: nn.Module) -> None:
 
 
 def change(adapter: ModelAdapter, i: int) -> None:
-    """Remove units from a layer, and add a bias."""
+    """Remove units from layer i, and add a bias to its output projection."""
     attention, mlp = adapter.blocks(i)
     neurons = mlp.num_units // len(mlp.members)
     kept = tuple(n for n in range(mlp.num_units) if n % neurons < neurons // 3)
@@ -200,7 +200,7 @@ def test_it_computes_what_the_model_computes(placed: PlacedModel, plain: PreTrai
     for batch_NT in BATCHES:
         hidden_NTD = next(states)
         assert torch.equal(hidden_NTD, plain.model(input_ids=batch_NT).last_hidden_state)
-        # The LM head has its weights while the caller uses the hidden states of a batch.
+        # The LM head still has its weights while the caller uses the hidden states of a batch.
         assert torch.equal(placed.adapter.logits(hidden_NTD), plain(input_ids=batch_NT).logits)
     assert next(states, None) is None
     assert torch.equal(placed.logits(BATCHES[0]), plain(input_ids=BATCHES[0]).logits)
@@ -236,11 +236,12 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     )
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
-    # If the placement holds no layers in memory, save_checkpoint returns the opened checkpoint.
+    # With weights on disk, save_checkpoint returns the saved checkpoint, opened again.
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
     reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.work)
-    # A checkpoint is opened as a stream, so that it needs no memory next to the first model.
+    # flap opens a checkpoint as a stream, so that it needs no memory in addition to the first
+    # model.
     assert reopened.streams
     assert torch.equal(reopened.logits(tokens(seed=7)), logits(plain))
     assert torch.equal(logits(reopened.in_memory().model), logits(plain))
@@ -252,9 +253,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
 def test_changed_layers_become_its_files(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint's files are hard links to the changed layers, which need no more disk space.
+    """If files of changed layers can become files of the checkpoint, no copy is needed.
 
-    The files are copies if the cache is on another disk, or if the tensors have other names in the
+    Then the files of the checkpoint are hard links, which need no additional disk space. The files
+    are copies if the cache is on another disk, or if the tensors have other names in the
     checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")
@@ -273,7 +275,8 @@ def test_changed_layers_become_its_files(
     assert {name: file.read_bytes() for name, file in shared.items()} == {
         name: file.read_bytes() for name, file in copied.items()
     }
-    # Mixtral's experts are stacked only in memory, so its files are copies.
+    # In memory, Mixtral's experts are stacked, but in the checkpoint they are separate. So the
+    # files of this model are copies.
     links = 0 if directory.name == "mixtral" else 2
     assert sum(file.stat().st_nlink == 2 for file in shared.values()) == links
     assert all(file.stat().st_nlink == 1 for file in copied.values())

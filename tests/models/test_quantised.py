@@ -1,4 +1,4 @@
-"""Quantised checkpoints are dequantised while they are read, completely or layer by layer."""
+"""Quantised checkpoints are dequantised while they are read, all at once or layer by layer."""
 
 import json
 from collections.abc import Callable
@@ -24,9 +24,10 @@ PLAIN = {torch.bfloat16, torch.float32}  # only the biases of routers are in flo
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
-    """Save a gpt-oss in MXFP4, as the real model is published.
+    """Return the tensors of a gpt-oss in MXFP4, the format in which the real model is published.
 
-    Each byte of its experts has two values of four bits, and every 32 values have a scale.
+    Each byte of its experts holds two values of four bits, and every 32 values have a scale. This
+    function also saves the config to the folder.
     """
     wide = deepcopy(GptOss.configs["gqa"])
     tensors = {}
@@ -49,7 +50,10 @@ def in_mxfp4(folder: Path) -> dict[str, Tensor]:
 
 
 def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
-    """Save a model in FP8: projections with eight bits and a scale for each block of 32 by 32."""
+    """Return the tensors of a model in FP8, and save its config to a folder.
+
+    The projections have eight bits per weight, and one scale for each block of 32 by 32 weights.
+    """
     model.bfloat16().save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     for name in [name for name in tensors if name.endswith("_proj.weight")]:
@@ -62,10 +66,7 @@ def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 
 
 def deepseek() -> PreTrainedModel:
-    """Return a DeepSeek model.
-
-    The experts of this model are separate in the files, and stacked in memory.
-    """
+    """Return a DeepSeek model, whose experts are separate in the files and stacked in memory."""
     config = deepcopy(DeepseekV3.configs["queries"])
     config.moe_intermediate_size = 32
     return random_model(config)
@@ -85,7 +86,7 @@ PACKED: dict[str, tuple[Callable[[Path], dict[str, Tensor]], dict[str, Any]]] = 
 def packed(
     request: pytest.FixtureRequest, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> Path:
-    """Save a model in each format that flap dequantises."""
+    """Save a model in each format that flap dequantises, and return its directory."""
     folder, (pack, options) = tmp_path / "packed", PACKED[request.param]
     save_file(pack(folder), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
@@ -134,9 +135,9 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(
 def test_quantised_weights_are_pruned_from_disk(
     packed: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """Layers are read and dequantised one by one, without memory for all dequantised weights.
+    """Layers are read and dequantised one by one, so that never all weights are in memory.
 
-    The largest models are published in quantised form, and need this most.
+    The largest models need this most, and they are published in quantised form.
     """
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []

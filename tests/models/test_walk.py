@@ -1,4 +1,4 @@
-"""A walk visits each layer once, with the same hidden states as the model's forward pass.
+"""A `Walk` visits each layer once, with the same hidden states as the model's forward pass.
 
 An interrupted walk resumes without repeating finished steps.
 """
@@ -20,7 +20,7 @@ from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
 from tests.helpers.placed import Interruption, interrupted, placed_at
 
-# Each text has a batch of four windows and a batch of two windows.
+# Two texts. Each has a batch of four windows and a batch of two windows.
 BATCHES = {"one": Batch.of(tokens()).split(4), "other": Batch.of(tokens(seed=7)).split(4)}
 PLACEMENTS = ["device", "stream"]
 Visit = Callable[[int], object]
@@ -30,7 +30,7 @@ Visit = Callable[[int], object]
 def by_itself(model: PreTrainedModel, batches: Sequence[Batch]) -> list[list[Tensor]]:
     """Return the inputs of each layer and of the last norm in the model's own forward pass.
 
-    There is one list for each layer, with a tensor for each batch.
+    Each of these modules has a list with one tensor for each batch.
     """
     places: list[nn.Module] = [*model.model.layers, model.model.norm]
     seen: list[list[Tensor]] = [[] for _ in places]
@@ -52,7 +52,10 @@ def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 def go(
     placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False
 ) -> dict[str, Stream]:
-    """Walk with two streams. In each layer, call `visit` and then advance the streams."""
+    """Walk through the layers with one stream for each text of BATCHES.
+
+    In each layer, call `visit`, and then pass the hidden states of the streams through the layer.
+    """
     walk = Walk(placed, "walk", WorkFolder(folder), changing)
     for name, batches in BATCHES.items():
         walk.enter(name, batches)
@@ -83,7 +86,8 @@ def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) 
     for i in walk:
         for name, stream in streams.items():
             assert_equal(stream.batches, expected[name][i])
-            # Outputs are computed without moving the stream to the next layer.
+            # `outputs` computes the outputs of the layer without moving the stream to the next
+            # layer.
             list(stream.outputs(i, placed.layers[i]))
             assert_equal(stream.batches, expected[name][i])
             stream.advance(i, placed.layers[i])
@@ -145,7 +149,8 @@ def test_an_interrupted_walk_goes_on(
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
     expected = go(placed, None)
-    # The fourth call of a layer processes the second batch of the second stream.
+    # Each layer is called for two batches of each of the two streams. So the fourth call processes
+    # the second batch of the second stream.
     with interrupted(placed, layer, call=4), pytest.raises(Interruption):
         go(placed, folder)
     visited = list[int]()
@@ -177,7 +182,7 @@ def test_a_journal_that_nobody_can_read_is_a_first_start(model_dir: Path, tmp_pa
 
 
 def cut(placed: PlacedModel) -> Visit:
-    """Remove some heads and neurons from each layer."""
+    """Return a function that removes the same heads and neurons from each layer."""
     plan = LayerPlan((0, 3), tuple(range(0, 56, 3)))
     return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
 
@@ -194,7 +199,7 @@ def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(
     with interrupted(placed, layer=2), pytest.raises(Interruption):
         go(placed, folder, cut(placed), changing=True)
     again = placed_at("stream", model_dir, work)
-    # Simulates a kill after layer 2 was written, and before this was recorded.
+    # Simulate a kill after layer 2 was written, but before the walk has recorded this.
     with again.layer(2) as layer:
         layer.mlp.up_proj.weight = nn.Parameter(torch.zeros_like(layer.mlp.up_proj.weight))
 

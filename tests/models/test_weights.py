@@ -1,4 +1,4 @@
-"""flap reads the same weight files of a directory as transformers."""
+"""flap reads the same weight files of a directory as transformers does."""
 
 import os
 from pathlib import Path
@@ -40,9 +40,9 @@ def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:
 
 
 def _check_without_permission(directory: Path) -> None:
-    os.chdir(directory)  # use a relative path, because another user cannot open the parent folders
+    os.chdir(directory)  # a relative path, because another user cannot open the parent folders
     if os.geteuid() == 0:
-        os.setuid(65534)  # change the user, because root may read every file
+        os.setuid(65534)  # root may read every file, so become the user nobody
     with pytest.raises(
         ValueError, match=r"^model\.safetensors cannot be opened \(Permission denied"
     ):

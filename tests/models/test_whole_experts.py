@@ -1,6 +1,6 @@
 """Whole experts are scored by their routed output error, and removed with their router row.
 
-The tests also save and reload the smaller checkpoints.
+The tests also save and reload the smaller models.
 """
 
 import copy
@@ -45,14 +45,14 @@ EXPERTS = 6
 
 
 def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
-    """Return a config with six experts in each layer, of which a token is sent to two.
+    """Return a config of a family, with six experts in each layer and two experts per token.
 
-    The second variant of some families has a layer with a plain MLP.
+    The second variant of some families also has a layer with a plain MLP.
     """
     config = copy.deepcopy(list(FAMILIES[family].configs.values())[variant])
     config.num_experts_per_tok = TOP_K
     config.num_experts = config.num_local_experts = (
-        EXPERTS  # families have one of these two keys for the number of experts
+        EXPERTS  # each family reads one of these two keys
     )
     config.n_group = config.topk_group = 1
     return config
@@ -94,14 +94,18 @@ def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
 
 @torch.no_grad()
 def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
-    """Return the dense model's logits if its routers give removed experts a logit of -infinity."""
+    """Return the dense model's logits if its routers never choose an expert that the plan removes.
+
+    The routers give these experts a logit of -infinity.
+    """
     linear = nn.functional.linear
     closed = {}
     for i, kept in enumerate(plan.layers):
         router = router_of(model, i)
         if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
-            # The router, or its parent module, adds this correction to the scores.
+            # Either the router or its parent module has this correction, which is added to the
+            # scores of experts.
             for module in model.modules():
                 if hasattr(module, "e_score_correction_bias") and router in (
                     module,
@@ -124,7 +128,8 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
 def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
     """Return a plan that keeps the first `kept` experts of each layer, and all heads.
 
-    If several numbers are given, the layers use them in turn.
+    If several numbers are given, the layers use them in turn. An MLP without experts keeps all
+    neurons.
     """
     adapter = adapt(model, whole_experts=True)
     layers = []
@@ -148,9 +153,10 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
 
 @torch.no_grad()
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
-    """Return w_e a_e of every expert and token, as (T, E, I).
+    """Return each expert's activations for each token, times the router's weight, as (T, E, I).
 
-    The value is zero if the router does not send the token to the expert.
+    T are tokens, E experts, and I the neurons of an expert. The values are zero if the router does
+    not send the token to the expert.
     """
     experts = model.model.layers[layer].mlp.experts
     seen = []
@@ -181,10 +187,10 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
 
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
-    """The cost of an expert is E‖y_e − E y_e‖², where y_e is its routed output.
+    """The score of an expert e is E‖y_e − E y_e‖², where y_e is its routed output for a token.
 
-    OBS computes this cost exactly. WIFV computes it under the assumption that neurons are
-    independent.
+    The expectation E is over tokens. OBS computes this score exactly. WIFV computes it under the
+    assumption that the neurons of the expert are independent.
     """
     model = random_model(config_of("mixtral"))
     windows_NT = tokens(windows=60)
@@ -265,7 +271,7 @@ def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Pa
     """If all layers have the same number of experts, the checkpoint is stock.
 
     If layers differ in their number of experts, the checkpoint needs the code that is saved with
-    the weights.
+    the weights. Qwen3-Next always needs this code.
     """
     stock = {name for name, one in saved.items() if is_stock(one.directory)}
     assert stock == {f"{family} uniform" for family in FAMILIES if family != "qwen3_next"}
@@ -281,7 +287,7 @@ def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Pa
 def test_experts_leave_a_model_that_has_lost_neurons(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """An expert that lost neurons has an output bias, which is removed together with the expert."""
+    """An expert that has lost neurons has an output bias, which is removed with the expert."""
     model = random_model(config_of("mixtral"))
     statistics = enumerate(collect(Resident(model), tokens(), 4))
     compress_layers(adapt(model), plan_of(model, 0.3), BiasCompensation(), statistics, slice_layer)

@@ -13,14 +13,14 @@ from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_sto
 FRESH = (
     "TestLlama",
     "TestGemma3",
-)  # families for quick tests; both are in one file
+)  # families that quick tests load in a new process; both are in one test file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize tests by the variants of a family.
+    """Parametrize the tests of a family by its variants.
 
-    `make test` runs only the last variant, which has most of the options. `make test` also tests
-    only a few families in a new process.
+    `make test` runs only the last variant, which has most of the options. Of the tests that load
+    checkpoints in a new process, `make test` runs only those of the families in FRESH.
     """
     if "variant" in metafunc.fixturenames:
         quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
@@ -32,7 +32,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield every variant of every family in this file that the session tests with a fixture."""
+    """Yield the variants of families in this file for which the session runs a test with a fixture.
+
+    fixture: the name of the fixture.
+    """
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
     tested = {
         (item.cls, item.callspec.params.get("variant"))
@@ -53,7 +56,7 @@ def all_saved(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
-    """Save every variant of the families in a test file, loaded from disk and pruned by 40 %."""
+    """Save every variant of the families in a test file, after pruning it by 40 %."""
     root = tmp_path_factory.mktemp("families")
     made = {}
     for _, name, config in every_variant(request, "saved"):
@@ -72,7 +75,7 @@ def all_uniform(
 ) -> dict[str, Saved]:
     """Save every variant of the families in a test file, pruned to the same width in all layers.
 
-    Each variant is saved with and without the bias compensation.
+    Each variant is saved with bias compensation and without compensation.
     """
     root = tmp_path_factory.mktemp("uniform")
     made = {}
@@ -96,8 +99,8 @@ def found(
 ) -> dict[str, torch.Tensor]:
     """Return the outputs of all checkpoints, computed in one new process without flap.
 
-    The process first loads the stock checkpoints, without `trust_remote_code`. Then the process
-    loads the checkpoints in which layers differ in width.
+    The process first loads the stock checkpoints, without `trust_remote_code`. Then it loads the
+    checkpoints whose layers differ in width, with `trust_remote_code`.
     """
     remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]

@@ -36,10 +36,12 @@ class FamilyContract:
 
     configs: the tiny configs of all tested variants.
     features: config keys that must still have an effect after the model is pruned and reloaded,
-        each with a value that differs from those of all variants.
+    each with a value that no variant has.
     neurons: the config key for the width of an MLP.
-    uniform: a structure that gives all layers the same width, which the family's own config allows.
-    holds_biases: whether the family's own config also allows the biases of compensation.
+    uniform: a structure that gives all layers the same width, in a form that the family's stock
+    config can describe.
+    uniform_ratio: the ratio at which this structure is tested.
+    holds_biases: whether the stock config can also describe the biases that compensation adds.
     stock: whether pruned checkpoints of this family can be stock checkpoints.
     rounding: tolerance for logits, which can depend on the memory addresses of tensors.
     stays: parts of the names of matrices in a layer that flap does not prune.
@@ -94,7 +96,7 @@ class FamilyContract:
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
 
     def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
-        """Return the names of `stays` that this layer of the variant has."""
+        """Return the names in `stays` of which this layer of the variant has matrices."""
         return self.stays
 
     def test_no_matrix_of_a_layer_is_overlooked(
@@ -184,8 +186,8 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        # If the attention kernel of the dense model can be changed, that of the pruned model can be
-        # changed, too.
+        # If the attention kernel of the dense model can be changed, so can the kernel of the pruned
+        # model.
         for dense, kernel in zip(models, kernels, strict=True):
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:
@@ -204,7 +206,7 @@ class FamilyContract:
             compress_layers(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
         error_NT = (logits(half).float() - logits(model)).norm(dim=-1) / logits(model).norm(dim=-1)
-        # The median, because rounding sends a few tokens to another expert.
+        # Compare the median, because rounding sends a few tokens to another expert.
         assert error_NT.median() < 0.1
 
     def test_any_device_keeps_the_same_units(self, device: torch.device) -> None:
@@ -293,9 +295,10 @@ class FamilyContract:
         }
 
     def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
-        """In earlier versions, config.json did not name the pruned modules.
+        """config.json names the pruned modules as the table of families does.
 
-        flap then reads their names from the table of families.
+        In earlier versions, config.json did not name these modules, so flap reads the names from
+        the table when it loads such a checkpoint.
         """
         config = saved.model.config
         assert config.flap_modules == family_of(config).modules
@@ -319,7 +322,7 @@ class FamilyContract:
 
 
 def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the keys of a config, with keys of parts such as `text_config.x`."""
+    """Return all keys of a config. The keys of a part have names such as `text_config.x`."""
     parts = {
         name: part.to_dict()
         for name in config.sub_configs
@@ -341,7 +344,7 @@ def is_stock(directory: Path) -> bool:
 
 
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
-    """Yield plans that remove the second attention unit, or the second MLP unit, of a layer.
+    """Yield plans that each remove one unit of a layer: the second attention unit or MLP unit.
 
     Also yield the number of parameters that each plan removes.
     """

@@ -1,4 +1,4 @@
-"""List all families that are tested by the contract."""
+"""All families that are tested by `FamilyContract`."""
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -9,6 +9,6 @@ from tests.models.families.contract import FamilyContract
 # Each test class in these modules is a family.
 assert all((test_families, test_mixtures, test_other_names, test_vision))
 EVERY = FamilyContract.__subclasses__()
-# If transformers has a language model only inside a vision-language model, the tests of the
-# vision-language model cover it.
+# If transformers provides a language model only as a part of a vision-language model, the tests of
+# the vision-language model cover both.
 MODEL_TYPES = [*(name for name in FAMILIES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *TOWERS]

@@ -1,4 +1,4 @@
-"""Tests of families with the same module names as LLaMA."""
+"""Tests of families whose modules have the same names as in LLaMA."""
 
 # ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 

@@ -1,4 +1,4 @@
-"""Tests of families with special module names, fused modules, or MLPs without a gate."""
+"""Tests of families with other module names than LLaMA, fused modules, or MLPs without a gate."""
 
 # ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 

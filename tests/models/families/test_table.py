@@ -1,4 +1,4 @@
-"""The table in docs/families.md names every architecture, and the features that are tested."""
+"""The table in docs/families.md names every architecture and the features that are tested."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ TABLE = Path(flap.__file__).parents[1] / "docs" / "families.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
 
 
-# For the names of modules that flap does not prune: the text in the table. Routers are not listed,
-# because flap never prunes them.
+# For modules that flap does not prune: the start of the module's name, and the text in the table.
+# The table does not list routers, because flap never prunes them.
 STAYS = {
     "linear_attn": "linear attention",
     "mamba": "state space",
@@ -29,7 +29,7 @@ STAYS = {
 
 
 def row(model_type: str) -> str:
-    """Return the row of an architecture, with the features that its contract tests."""
+    """Return the table's row for an architecture, with the features that its contract tests."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
     adapters = [adapt(model) for model in models]

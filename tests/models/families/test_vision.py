@@ -1,4 +1,4 @@
-"""The language models of vision-language models pass all tests, with and without images."""
+"""The language models of vision-language models pass all tests of a family, also with images."""
 
 # ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
@@ -41,11 +41,11 @@ from tests.models.families.contract import FamilyContract
 from tests.models.families.test_mixtures import TestGemma4 as Gemma4
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
 
-IMAGE = VOCAB - 1  # the placeholder token that an image replaces
-PATCHES = 4  # number of placeholder tokens of an image
+IMAGE = VOCAB - 1  # the placeholder token for image patches
+PATCHES = 4  # placeholder tokens per image
 IMAGES = 2
 FIRST = 3
-AUDIO = VOCAB - 2  # the placeholder token that audio replaces
+AUDIO = VOCAB - 2  # the placeholder token for audio
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -53,7 +53,8 @@ VISION = {
     "num_attention_heads": 2,
     "patch_size": 4,
 }
-# Heads of 8 channels, because in these models three kinds of rotary angles divide a head.
+# With 4 heads, each head has 8 channels. Three kinds of rotary angles divide the channels of a head
+# in these models.
 HEADS_OF_8 = {"num_attention_heads": 4}
 MROPE = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
@@ -63,8 +64,10 @@ MROPE = {
 class SeesImages:
     """Additional tests for vision-language models.
 
-    image_shape: the shape of the pixel tensor of all images. beside: further inputs that images
-    need.
+    image_shape: the shape of the pixel tensor of all images.
+    beside: further inputs that the model needs for images.
+    token_types: the name of an input that marks the tokens of images; empty if the model has no
+    such input.
     """
 
     image_shape: ClassVar[tuple[int, ...]] = (IMAGES, 3, 8, 8)
@@ -72,7 +75,7 @@ class SeesImages:
     token_types: ClassVar[str] = ""
 
     def inputs(self) -> dict[str, Tensor]:
-        """Return two prompts with an image in each prompt."""
+        """Return two prompts, each with one image."""
         words = tokens(IMAGES, 12, seed=5).clamp(max=IMAGE - 1)
         words[:, FIRST : FIRST + PATCHES] = IMAGE
         pixels = torch.randn(self.image_shape, generator=torch.Generator().manual_seed(6))
@@ -298,7 +301,7 @@ def test_sound_is_heard_as_the_masked_model_hears_it(
     )
     words = tokens(1, 12, seed=5).clamp(max=AUDIO - 1)
     frames = torch.ones(1, 8, dtype=torch.bool)
-    words[:, FIRST : FIRST + 2] = AUDIO  # each audio has four frames
+    words[:, FIRST : FIRST + 2] = AUDIO  # each audio has four frames per token
     sounds = [
         torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)
     ]

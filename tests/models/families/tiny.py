@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from tests.cases import VOCAB
 
-# Unless a config sets another head size, heads have hidden_size / heads = 4 channels.
+# Heads have 32 / 8 = 4 channels (hidden_size / num_attention_heads), unless a config sets head_dim.
 TINY = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -39,7 +39,7 @@ def both(
 ) -> Any:
     """Return the two variants of most families, with multi-head and grouped-query attention.
 
-    mha, gqa: additional config keys of the variant with this attention. own: config keys of both
-    variants.
+    mha, gqa: additional config keys of the variant with this attention.
+    own: additional config keys of both variants.
     """
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}
