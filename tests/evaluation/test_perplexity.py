@@ -1,4 +1,4 @@
-"""Perplexity agrees with values computed by hand and with a loop in float64."""
+"""Perplexity agrees with values computed by hand, and with a loop in float64."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ FIVES = torch.tensor([[7, 5, 5, 5, 8]])
 
 
 def model_with_logits(logits: Callable[[Tensor], Tensor]) -> Resident:
-    """Return a model that gives these logits for any input."""
+    """Return a model whose LM head computes its logits with this function."""
     model = tiny_model("llama-mha")
     model.lm_head.forward = logits
     return Resident(model)
@@ -40,9 +40,9 @@ def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
 
 
 def numbers_of(model: PlacedModel, windows: Batch, num_bytes: list[int]) -> dict[str, float]:
-    """Return the numbers of a task.
+    """Return the numbers that a perplexity task measures on these windows.
 
-    num_bytes: the number of bytes of text in each window of the task.
+    num_bytes: the number of bytes of text in each window.
     """
     length = windows.tokens_NT.shape[1]
     task = Perplexity(["words"]).task("w", length, windows, torch.tensor(num_bytes))
@@ -127,7 +127,8 @@ def test_bits_per_byte_are_of_the_text_that_is_scored(
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=32).prepare(tokenizer, 128)
     numbers = task.run(Resident(tiny_model("llama-gqa"))).numbers
 
-    # The text has two windows of 16 words. The model does not predict the first word of a window.
+    # The text has two windows of 16 words. The model predicts all words of a window except the
+    # first.
     words = text_file.read_text().split()
     scored_words = words[1:16] + words[17:32]
     scored_bytes = len("".join(scored_words).encode())
@@ -174,7 +175,7 @@ def test_the_error_of_a_difference_of_perplexities_is_the_jackknifes() -> None:
     assert error == pytest.approx(jackknife_error(difference), rel=0.01)
     assert difference_N.mean().item() == pytest.approx(difference(ALL_WINDOWS))
 
-    # Pairing the windows of both models more than halves the error of the difference.
+    # Pairing the windows of the two models more than halves the error of the difference.
     dense_error = standard_error(linearised(dense_N))
     pruned_error = standard_error(linearised(pruned_N))
     assert error < 0.5 * math.hypot(dense_error, pruned_error)

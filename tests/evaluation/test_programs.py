@@ -1,4 +1,4 @@
-"""eval=programs asks for programs, cuts them at their end, runs them and counts passes."""
+"""eval=programs lets the model write programs, cuts and runs them, and counts those that pass."""
 
 import gzip
 import json
@@ -57,7 +57,7 @@ Written = Callable[..., "Writer"]
 
 
 class Writer:
-    """A fake model that writes given texts for any prompt."""
+    """A fake model that writes given texts, whatever the prompt is."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
@@ -141,7 +141,7 @@ def test_an_interrupted_task_continues_in_the_middle(
 ) -> None:
     [task] = tasks_of(problems, tokenizer, batch_size=1)
     work = WorkFolder(tmp_path / "work")
-    first = Writer(tokenizer, RIGHT[:2])  # this model writes two texts, and then interrupts the run
+    first = Writer(tokenizer, RIGHT[:2])  # this model writes two texts, and then raises IndexError
     with pytest.raises(IndexError):
         task.run(first.placed, work)
     second = Writer(tokenizer, RIGHT[2:])
@@ -269,7 +269,10 @@ def test_a_run_measures_both_models_and_pairs_them(arguments: list[str], tmp_pat
 def test_an_interrupted_run_continues_in_the_middle_of_a_task(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is interrupted after the first batch of two programs."""
+    """The first run is interrupted in its second batch, and the next run repeats this batch.
+
+    Each batch has two programs.
+    """
     started: list[str] = []
 
     def interrupted(program: str, seconds: int) -> str:
@@ -282,7 +285,7 @@ def test_an_interrupted_run_continues_in_the_middle_of_a_task(
     with pytest.raises(KeyboardInterrupt):
         run(composed(*arguments), tmp_path / "run")
     report = run(composed(*arguments), tmp_path / "run")
-    # 3 calls before the interruption, then the rest of the dense model, then the pruned model.
+    # 3 programs before the interruption, then 2 more of the dense model, and 4 of the pruned model.
     assert len(started) == 3 + 2 + 4
     assert report.evaluation["dense"]["humaneval/pass@1"] == 1
 

@@ -1,6 +1,7 @@
 """A file of prompts can be a task of eval=generation.
 
-The tests check the prompts, the end of an answer, and which answers are right.
+The tests check the prompts that the model gets, where its answers end, and which answers count as
+right.
 """
 
 import json
@@ -35,14 +36,14 @@ TALK = [
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the toy tasks, without any request to the hub."""
+    """Let lm-eval find only the toy tasks, and let flap find no hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """Return the prompts and options that a fake model receives; it knows two answers."""
+    """Return a list that records the prompts and options of a fake model with two answers."""
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:
@@ -93,7 +94,7 @@ def test_answers_are_judged_without_case_and_punctuation(
         "until": ["\n\n", "\n", "."],
         "do_sample": False,
         "max_gen_toks": 32,
-    }  # because an answer in the file has a comma, a comma does not end answers
+    }  # An answer in the file contains a comma, so a comma does not end answers.
     assert asked[0][1] == options
     assert task.origin.startswith("mine.jsonl, 3 prompts (sha256 ")
     assert [

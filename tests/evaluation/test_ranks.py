@@ -30,9 +30,9 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# The toy tasks have six or two documents; two are fewer than the three processes. lm-eval computes
-# choices of one word in the same forward pass. Some tasks draw examples for each document, and some
-# sample text.
+# The toy tasks have six or two documents, and two are fewer than the three processes. lm-eval
+# computes all answer choices that have one word in one forward pass. Some tasks draw examples for
+# each document, and some tasks sample text.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 
@@ -57,10 +57,10 @@ def measure(
     placement: str,
     fits: bool,
 ) -> None:
-    """Measure both models in this process.
+    """Measure the dense and the pruned model in this process.
 
-    Write the numbers, the number of forward passes, and the number of displayed progress steps to a
-    file.
+    The results are written to a file: the numbers, the number of forward passes, and the number of
+    progress steps that this process has shown.
     """
     own = folder / str(ranks.rank())
     steps = list[Step]()
@@ -100,11 +100,11 @@ def measured_by(
 
 
 class Measured(NamedTuple):
-    """The numbers that a process has, and the amount of its work."""
+    """The numbers that a process has after measuring, and the amount of work that it has done."""
 
     measurements: list[Measurement]
     calls: int
-    steps: int  # number of steps in the progress bars of this process
+    steps: int  # progress steps that this process has shown
 
 
 def measured_by_rank(folder: Path, rank: int) -> Measured:
@@ -128,12 +128,12 @@ MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
 
 @pytest.fixture(scope="module")
 def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
-    """Return a function that measures at a given placement in one process."""
+    """Return a function that measures in one process, at a given placement."""
 
     def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # each rank also has one thread
+        torch.set_num_threads(1)  # each of several processes also has one thread
         measure(folder, *inputs, placement, fits)
         torch.set_num_threads(threads)
         return measured_by_rank(folder, 0)
@@ -141,7 +141,7 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     return measured
 
 
-# Long, because test_same_result.py also measures perplexities and divergences in processes.
+# Long, because test_same_result.py also measures perplexities and divergences in several processes.
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "placement", "fits"),

@@ -27,10 +27,11 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
         for module in model.modules()
         if getattr(module, "bias", None) is not None
     )
-    # Multiply-accumulates of queries with keys and of weights with values, for each token.
+    # For each token: the multiply-accumulates of queries with keys, and of attention weights with
+    # values.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    rotary = config.head_dim // 2 * tokens  # RoPE needs an outer product
+    rotary = config.head_dim // 2 * tokens  # RoPE may be computed as an outer product
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 
 
@@ -65,7 +66,8 @@ def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[st
 
 def test_the_speed_of_a_model_is_measured_with_one_request() -> None:
     speed = measured_speed(tiny_model("llama-gqa"))
-    # In seconds; written tokens cost more than read tokens, because each needs a forward pass.
+    # These are seconds per token. A written token costs more than a read token, because each
+    # written token needs a forward pass.
     assert 0 < speed.read < speed.written < 1
 
 
@@ -83,5 +85,5 @@ def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(type(model), "forward", slow_prompt)
     first, whole = request_seconds(model, prompt, 3)
     assert seconds <= first < whole
-    # The fake model sleeps while it reads the prompt, so two new tokens take less time.
+    # The model sleeps only while it reads the prompt, so writing further tokens takes less time.
     assert whole - first < first

@@ -1,4 +1,4 @@
-"""A run stores numbers in two files, and measures them again if one of the files lacks them."""
+"""A run stores its numbers in two files, and measures numbers again if one file lacks them."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ FOUND = Measurement(
 
 
 def measured(results: Results, key: Key, make: Callable[[], Measurement]) -> Measurement:
-    """Return the numbers of a task in the form in which a run stores them."""
+    """Return the numbers of a task, from the files or from `make`, as a run does."""
     return remembered(results.of({}), key, make)[0]
 
 

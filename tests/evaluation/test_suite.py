@@ -1,6 +1,6 @@
-"""If a streamed model fits into memory, flap makes all measurements.
+"""A streamed model that fits into memory is measured with all evaluators.
 
-If the model does not fit, flap makes only the measurements that can stream.
+If the model does not fit, flap makes only the measurements that can stream the model's layers.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ LEFT_OUT = "not measured, because there is no room for"
 
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that makes a run with every kind of measurement at a given placement."""
+    """Return a function that does a run with all kinds of measurements at a given placement."""
 
     def make(placement: str, *more: str) -> Report:
         folder = tmp_path_factory.mktemp(placement)
@@ -58,7 +58,7 @@ def room(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the size in bytes of each model that is loaded completely."""
+    """Return a list that records the size in bytes of each streamed model that is loaded whole."""
     sizes: list[int] = []
     in_memory = OnDisk.in_memory
 
@@ -83,7 +83,8 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
 ) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
-    # Each model is loaded once for its tasks, and then again to time both models.
+    # Each model is loaded once for its own tasks. Afterwards, both models are loaded again to
+    # measure their speed in turns.
     assert dense == beside > pruned == pruned_again
 
 
@@ -135,5 +136,6 @@ def test_nothing_is_loaded_for_numbers_that_are_known(
     dense = 4 * measured("stream", shared).parameters["total_before"]
     assert loaded.count(dense) == 2
     measured("stream", shared, "ratio=0.3")
-    # The dense numbers are cached, so the second run loads it only to time both models.
+    # The dense numbers are cached, so the second run loads the dense model only once, to measure
+    # the speed of both models in turns.
     assert loaded.count(dense) == 3

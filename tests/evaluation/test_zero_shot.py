@@ -1,4 +1,4 @@
-"""Tasks of lm-eval give the same numbers as a separate loop, for every option.
+"""Tasks of lm-eval give the same numbers as a loop by hand, for every option.
 
 Measuring leaves no changes in lm-eval, torch or the environment.
 """
@@ -36,14 +36,14 @@ from tests.helpers.zero_shot_toys import (
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the toy tasks, without any request to the hub."""
+    """Let lm-eval find only the toy tasks, and let flap find no hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 
 @pytest.fixture
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that collects the prompts which the model receives."""
+    """Return a list that records the prompts which the model receives."""
     seen: list[str] = []
     for name in ("loglikelihood", "generate_until"):
         real = getattr(huggingface.HFLM, name)
@@ -82,8 +82,8 @@ def test_accuracies_equal_a_loop_by_hand(
         assert found.get(f"animals/{measure}_stderr") == (
             None if error is None else pytest.approx(error)
         )
-    # The numbers are two accuracies and the margin, each with its standard error. With one
-    # document, there are no standard errors.
+    # The task has three numbers (two accuracies and the margin), each with its standard error. With
+    # one document, there are no standard errors.
     assert len(found) == (3 if limit == 1 else 6)
 
 
@@ -245,7 +245,7 @@ def test_random_state_logging_and_bars_are_as_before(
     assert huggingface.tqdm is tqdm
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == ""  # without a terminal, there is no bar, and the first line comes after a minute
+    assert err == ""  # without a terminal: no bar, and no line in the first minute
     for record in caplog.records:
         assert not record.name.startswith("lm_eval")
 
@@ -344,7 +344,7 @@ def test_filters_stay_in_the_name(tokenizer: PreTrainedTokenizerFast) -> None:
     found = measured(tokenizer, "written", limit=2)
     measures = ("written/exact_match,first", "written/f1")
     assert set(found.numbers) == {*measures, *(f"{one}_stderr" for one in measures)}
-    assert evaluator.summary(found) == Measurement()  # a task without accuracy has no average
+    assert evaluator.summary(found) == Measurement()  # a task without accuracy is not averaged
 
 
 def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -352,8 +352,8 @@ def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast
     up = ("acc", "acc_norm", "margin")
     down = {"mistakes/acc": "lower", "mistakes/margin": "higher"}
     leaves = {f"{task}/{measure}": "higher" for task in ("animals", "places") for measure in up}
-    # The group `undecided` is missing, because its two tasks disagree: higher is better in
-    # `animals`, and lower is better in `mistakes`.
+    # `found` has no value for the group `undecided`, because its two tasks disagree: higher is
+    # better in `animals`, and lower is better in `mistakes`.
     written = dict.fromkeys(("written/exact_match,first", "written/f1"), "higher")
     assert found == {**leaves, **down, **written, "pair/acc": "higher"}
 
@@ -418,5 +418,6 @@ def test_the_workload_counts_documents_choices_and_examples(
     assert read("own_shots") == pytest.approx(2 * whole)
     assert read("animals", limit=2) < whole / 2
     [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
-    # Six answers of at most two tokens; half of this limit is expected.
+    # Six answers of at most two tokens each. The workload counts half of this limit, so 1 token
+    # each.
     assert written.workload == (sum(questions) / 4, 6 * 1)

@@ -1,6 +1,7 @@
-"""Requests of lm-eval run in steps with the same batches as in lm-eval itself.
+"""Requests of lm-eval run in steps, with the same batches as in lm-eval itself.
 
-Results of finished steps are stored, so that an interrupted task resumes.
+A step is one batch or a few batches. The answers of finished steps are stored, so that an
+interrupted task resumes.
 """
 
 import os
@@ -32,7 +33,8 @@ PROMPTS = ["the old cat", "a", "then it was", "a", "the mat and the tree", "red"
 SHORT = {"until": ["dog"], "max_gen_toks": 2, "do_sample": False}
 LONG = {"until": ["dog"], "max_gen_toks": 5, "do_sample": False}
 DRAWN = {"until": ["dog"], "max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
-# The last three pairs differ only in their last token, so lm-eval computes them in one sequence.
+# The last three pairs form the same sequence without their last tokens, so lm-eval computes these
+# pairs with a single sequence.
 PAIRS = [
     ("the", " cat and the dog"),
     ("a red", " mat"),
@@ -61,10 +63,10 @@ def requests(kind: str) -> list[Any]:
 
 @contextmanager
 def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator[Inputs]:
-    """Record the tokens of each call of a model.
+    """Record the tokens of each forward pass of a model.
 
-    kill_at: at which call this process is killed, counted from 1. journal: a file that gets a line
-    for each call.
+    kill_at: the number of the forward pass at which this process is killed, counted from 1.
+    journal: a file to which a line is added for each forward pass.
     """
     inputs: Inputs = []
 
@@ -84,7 +86,10 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 
 @pytest.fixture
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
-    """Return a function that makes a model in bfloat16, where the batch changes the rounding."""
+    """Return a function that makes a model for lm-eval in bfloat16.
+
+    In bfloat16, the numbers depend on which requests are in the same batch.
+    """
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:
         model = tiny_model("llama-gqa").to(torch.bfloat16)
@@ -131,7 +136,7 @@ def test_finished_steps_are_not_done_again(kind: str, lm_of: MakeLM, tmp_path: P
     with watched() as after:
         assert getattr(lm_of(WorkFolder(tmp_path)), kind)(requests(kind)) == expected
     assert kept and len(after) < len(undisturbed)
-    # The resumed task repeats only the calls of the interrupted step.
+    # The resumed task repeats only the forward passes of the interrupted step.
     assert undisturbed[-len(after) :] == after
     assert len(before) + len(after) - len(undisturbed) <= LONG["max_gen_toks"]
 
@@ -141,7 +146,7 @@ def test_finished_steps_are_not_done_again(kind: str, lm_of: MakeLM, tmp_path: P
 
 
 def stop_after(lm: ResumableLM, calls: int) -> None:
-    """Let a model raise KeyboardInterrupt in the first call after this number of calls."""
+    """Make a model raise KeyboardInterrupt in the first forward pass after this number of them."""
     left = iter(range(calls))
 
     def count(*_: Any) -> None:
@@ -184,7 +189,7 @@ def test_a_long_task_of_likelihoods_has_few_notes(
     assert len([*tmp_path.rglob("answers-*.sha256")]) == 2
 
 
-# Tests of complete runs.
+# The following tests do complete runs.
 
 
 def measure(
@@ -198,7 +203,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """The process is killed twice: in a task of the dense model, and in one of the pruned model."""
+    """The process is killed twice: in a task of the dense and in a task of the pruned model."""
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",
@@ -212,7 +217,7 @@ def test_a_killed_run_continues_in_the_middle_of_a_task(
     toys.mkdir()
 
     def start(folder: str, kill_at: int | None = None) -> list[str]:
-        """Start the run, and return the calls of models that this start has made."""
+        """Start the run, and return the forward passes that this start has made."""
         journal = tmp_path / "journal"
         journal.write_text("")
         cache = f"cache_dir={tmp_path / folder / 'cache'}"

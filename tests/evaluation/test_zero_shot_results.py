@@ -1,6 +1,6 @@
 """Margins are computed for all formats of lm-eval's tasks.
 
-Only numbers that are means over documents have standard errors.
+Only numbers that are means over documents have values for each document.
 """
 
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
 
 
 def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
-    """Return a task with three choices; `gold` is the list of right choices."""
+    """Return a task with three choices, of which `gold` names the right choice or choices."""
     found = {
         "OUTPUT_TYPE": "multiple_choice",
         "config": SimpleNamespace(process_results=None, filter_list=None),
@@ -99,7 +99,7 @@ WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Pari
 
 
 def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
-    """Return a task with written answers; `right` is the list of right answers."""
+    """Return a task with written answers, of which `right` names the right answer or answers."""
     return SimpleNamespace(
         OUTPUT_TYPE="generate_until",
         config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None, filter_list=None),
@@ -118,9 +118,9 @@ def answered(*texts: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
-    """F1 ignores case, punctuation and articles.
+    """F1 ignores case, punctuation and articles, and takes the best of several right answers.
 
-    Some tasks of lm-eval give the index of the right choice instead of its text.
+    Some tasks of lm-eval give the index of the right answer instead of its text.
     """
     answers = written(right, ["Rome", "Eiffel tower"] if right in (1, [1]) else None)
     log = answered(*(text for text, _ in WRITTEN))

