@@ -1,4 +1,4 @@
-"""A plan meets all targets in any unit, and no removed unit would still fit."""
+"""A plan meets all targets, and with one more unit in any block, it would exceed a target."""
 
 from dataclasses import replace
 
@@ -18,12 +18,12 @@ ONE_RANKING = ("AL-AM", "search")
 
 
 def costs(head: float, neuron: float) -> Pair[Tensor]:
-    """Return the costs of 0 to 2 heads and of 0 to 4 neurons of a layer."""
+    """Return the costs of 0 to 2 heads and the costs of 0 to 4 neurons of a layer."""
     return Pair(head * torch.arange(3.0), neuron * torch.arange(5.0))
 
 
 def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
-    """Return a bound on the bytes of two layers, with these prices of a head and a neuron."""
+    """Return a bound on the bytes of two layers, given the bytes of a head and of a neuron."""
     return Bound("bytes", most, fixed, (costs(head, neuron),) * 2)
 
 
@@ -40,7 +40,7 @@ def total(architecture: str) -> int:
 
 
 def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
-    """Check that every block with a removed unit would exceed a bound with one unit more."""
+    """Check that one more unit in any block that has lost units would exceed a bound."""
 
     def fits(i: int, layer: Pair[int]) -> bool:
         larger = widths.copy()
@@ -55,17 +55,19 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
             assert not fits(i, Pair(heads, neurons + 1))
 
 
-# The ranking of the toy model's units by their scores. L0h1 is head 1 of layer 0, and L1n3 is
-# neuron 3 of layer 1. L0h1, L1h0, L0n3 and L1n3 are the best units of their blocks and come first.
-# Then come L0n2 0.39, L1h1 -0.29, L0n1 -0.39, L1n0 to L1n2 -0.5, L0h0 -0.87, L0n0 -1.16.
+# The units of the toy model in the order of their scores. L0h1 is head 1 of layer 0, and L1n3 is
+# neuron 3 of layer 1. The best units of the four blocks (L0h1, L1h0, L0n3 and L1n3) come first.
+# Then come L0n2 with the score 0.39, L1h1 -0.29, L0n1 -0.39, L1n0 to L1n2 -0.5, L0h0 -0.87, and
+# L0n0 -1.16.
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
-    # The first four units cost 26 together. With each further unit, the total is 29, 39, 42, 45, 48
-    # and 51. L0h0 would make it 61, which exceeds the bound, and L0n0 makes it 54.
+    # The first four units cost 26 together. With each of the next six units (L0n2 to L1n2), the
+    # total is 29, 39, 42, 45, 48 and 51. L0h0 would make the total 61, which exceeds the bound.
+    # L0n0 makes it 54, which does not.
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),
-    # Neurons cost nothing here, so every neuron stays.
+    # Neurons cost nothing here, so no neuron is removed.
     (bound(3, head=1, neuron=0), "01 1111"),
 ]
 
@@ -79,7 +81,11 @@ def test_alam_by_hand(limit: Bound, first: str) -> None:
 
 
 def test_two_bounds_by_hand() -> None:
-    """The first bound allows three heads. The second allows a cost of 40, so three neurons stay."""
+    """Three heads and three neurons meet the two bounds.
+
+    The first bound allows three heads. The second bound allows a cost of 40: three heads cost 30,
+    and three neurons cost 9.
+    """
     three_heads = bound(3, head=1, neuron=0)
     parameters = bound(40, head=10, neuron=3)
     budget = TOY_BUDGET.within((three_heads, parameters))
@@ -89,10 +95,7 @@ def test_two_bounds_by_hand() -> None:
 
 
 def test_units_that_cost_more_leave_first() -> None:
-    """Both layers have the same errors.
-
-    A neuron of the second layer costs ten times as much as a neuron of the first layer.
-    """
+    """The two layers have the same scores, but neurons of the second layer cost ten times more."""
     cheap = costs(head=1, neuron=1)
     dear = costs(head=1, neuron=10)
     budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))
@@ -121,7 +124,7 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
         assert realised == total(architecture)
     elif name in ONE_RANKING:
         assert_no_unit_fits(budget, widths)
-    else:  # all other structures have uniform layers, or rank heads and neurons separately
+    else:  # the other structures have equal layers, or rank heads and neurons separately
         largest = max(units.price for layer in budget.layers for units in layer)
         assert most - realised <= 1.1 * largest
 
@@ -136,7 +139,8 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
     ],
 )
 def test_several_targets_hold_together(name: str, size: float, cache: float) -> None:
-    # 4 layers · 4 KV heads · 2 (keys and values) · 8 channels · 100 tokens · 4 bytes of a float32
+    # The cache has 4 layers · 4 KV heads · 2 (keys and values) · 8 channels · 100 tokens · 4 bytes
+    # per number.
     cache_bytes = 4 * 4 * 2 * 8 * 100 * 4
     target = {
         "bytes": 4 * size * total("llama-gqa"),

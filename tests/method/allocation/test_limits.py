@@ -31,17 +31,18 @@ LIMITS = [
     {"round_to": 32},
     {"min_heads": 3},
     {"min_neurons": 50},
-    {"min_neurons": 56},  # the layers have 56 neurons, so none can be removed
+    {"min_neurons": 56},  # the layers have 56 neurons, so no neuron can be removed
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
     {"multiple_of_heads": 2},
-    {"multiple_of_heads": 3},  # the layers have 4 heads, which is no multiple of 3
+    {"multiple_of_heads": 3},  # the layers have 4 heads, and 4 is no multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
-# Two layers with three heads at a price of 10 and twenty neurons at a price of 1. In blocks of 8,
-# four of the neurons remain over. A layer can have at most 12 different widths.
+# Two layers, each with three heads at a price of 10 and twenty neurons at a price of 1. With
+# round_to=8, a layer keeps 8 or 16 of its twenty neurons. The model is small enough to try all
+# plans.
 SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
 SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
-Width = tuple[int, int]  # numbers of heads and neurons of a layer
+Width = tuple[int, int]  # the numbers of heads and of neurons that a layer keeps
 
 
 def small_scores(seed: int) -> Scores:
@@ -52,7 +53,7 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """Return the difference between the parameters that a plan removes and the budget."""
+    """Return how far the number of parameters that a plan removes is from the budget."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
@@ -94,14 +95,14 @@ def test_a_refusal_names_no_heads_if_none_can_leave() -> None:
 
 
 def widths(structure: Structure) -> list[Width]:
-    """Return every width that a layer of SMALL may have."""
+    """Return every pair of numbers of heads and neurons that a layer of SMALL may keep."""
     heads = [h for h in range(structure.min_heads, 4) if h % structure.multiple_of_heads == 0]
     neurons = [n for n in range(structure.min_neurons, 21) if n % (structure.round_to or 1) == 0]
     return list(product(heads, neurons))
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """Return the smallest difference from the budget of any plan that is `allowed`."""
+    """Return how far the nearest plan that is `allowed` is from the budget."""
     distances = []
     for first, second in product(widths(structure), repeat=2):
         if allowed(first, second):
@@ -181,7 +182,10 @@ def test_no_uniform_plan_with_the_same_heads_is_nearer(
 
 @cache
 def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
-    """Return the plans for all ratios, each of which keeps the first units of one ranking."""
+    """Return the plans of a structure for 200 ratios.
+
+    Each of these plans keeps the first units of the same ranking.
+    """
     budgets = [Budget(SMALL, percent / 200) for percent in range(200)]
     return {structure.allocate(small_scores(seed), budget) for budget in budgets}
 
@@ -198,7 +202,7 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
     if not fits(structure, budget):
         assert ratio > 0.5
         return
-    must_leave = 0  # parameters of units outside complete blocks, which are always removed
+    must_leave = 0  # Parameters of units outside complete blocks. These units are always removed.
     for limit, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True):
         must_leave += 2 * limit.counts[0] * units.price
     largest = 10 * structure.multiple_of_heads
@@ -212,10 +216,11 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
 
 @pytest.mark.parametrize(("ratio", "first"), [(0.42, range(12, 20)), (0.36, range(4, 20))])
 def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
-    """The best head and the best block of neurons of each layer cost 36 together.
+    """In the ranking, the best head and the best block of neurons of each layer come first.
 
-    Then the ranking has two heads with a score of 0 (total cost 46 and 56), two blocks with -0.34
-    (64 and 72) and heads with -1. The four lowest neurons of each layer are in no block.
+    A block has 8 neurons. The two heads and two blocks cost 36 together. Then come two heads with a
+    score of 0 (the total is 46 and 56), two blocks with -0.34 (64 and 72), and two heads with -1.
+    The four lowest neurons of each layer are in no block.
     """
     ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])

@@ -7,7 +7,10 @@ from flap.method.allocation import LayerPlan, PruningPlan
 
 
 def test_a_plan_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """If the process is killed while it writes, the old plan is unchanged."""
+    """A new plan is written to a new file, so a hard link to the old file keeps the old plan.
+
+    If the process is killed while it writes, the old plan is therefore unchanged.
+    """
     old = PruningPlan((LayerPlan((0, 1), (0, 2, 5)),))
     new = PruningPlan((LayerPlan((0,), (1, 2)),))
     plan = tmp_path / "new" / "plan.json"

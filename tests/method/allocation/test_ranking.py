@@ -8,7 +8,8 @@ from flap.method.allocation.ranking import affordable, best_of_each, highest, in
 
 SCORE_U = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
 PRICE_U = torch.tensor([10, 10, 30, 10, 10])
-# The neurons of two experts have the scores 5 8 6 and 1 0 2.
+# The scores of the neurons of two experts: 5, 8 and 6 for the first expert, and 1, 0 and 2 for the
+# second.
 OF_TWO_EXPERTS = torch.tensor([5.0, 8.0, 6.0, 1.0, 0.0, 2.0])
 
 
@@ -24,7 +25,7 @@ def kept(protected: list[int], to_keep: float) -> list[int]:
 
 def test_standardise_by_hand() -> None:
     score_U = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    deviation = (5 / 3) ** 0.5  # with divisor 3: (2.25 + 0.25 + 0.25 + 2.25) / 3
+    deviation = (5 / 3) ** 0.5  # divisor 3: (2.25 + 0.25 + 0.25 + 2.25) / 3 is the variance
     expected_U = (score_U.double() - 2.5) / deviation
     torch.testing.assert_close(standardise(score_U), expected_U, rtol=1e-12, atol=0)
 
@@ -89,14 +90,18 @@ def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
     ],
 )
 def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, size: int) -> None:
-    """The prefixes of the ranking cost 10, 20, 50, 60 and 70. 20 is nearest to 34, and 50 to 36."""
+    """The prefix whose cost is nearest to the budget stays.
+
+    The prefixes of the ranking cost 10, 20, 50, 60 and 70. For example, 20 is nearest to a budget
+    of 34, and 50 is nearest to a budget of 36.
+    """
     assert kept([], to_keep) == list(range(size))
 
 
 @pytest.mark.parametrize(
     ("protected", "to_keep", "expected"),
     [
-        # The protected unit stays, and its price is subtracted from the budget first.
+        # A protected unit stays, and its price is first subtracted from the budget.
         ([4], 20, [0, 4]),
         ([4], 12, [4]),
         ([2], 44, [0, 2]),

@@ -10,15 +10,15 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of, random_score
 
 MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
 
-# These ranges were computed by hand. llama-mha has 54,272 prunable parameters, 1,024 in each head
-# and 96 in each neuron. llama-gqa has 46,080 prunable parameters, 1,536 in each KV head with its
-# two query heads.
+# These ranges were computed by hand. llama-mha has 54,272 prunable parameters: 1,024 in each of its
+# 32 heads, and 96 in each neuron. llama-gqa has 46,080 prunable parameters: 1,536 in each KV head
+# with its two query heads, and 96 in each neuron.
 ALLOWED = [
-    # The ratio of 0.35 removes 18,995 parameters, so at most 18 heads can be removed.
+    # A ratio of 0.35 removes 18,995 parameters, so at most 18 heads can be removed.
     ("llama-mha", 0.35, range(0, 19)),
-    # The ratio of 0.7 removes 37,990 parameters. The neurons that may be removed have only 21,120
-    # parameters, so at least 17 heads must be removed. At most 28 heads can be removed, because
-    # each layer keeps one head.
+    # A ratio of 0.7 removes 37,990 parameters. The neurons that may be removed have only 21,120
+    # parameters, so at least 17 heads must be removed. At most 28 of the 32 heads can be removed,
+    # because each of the 4 layers keeps one head.
     ("llama-mha", 0.7, range(17, 29)),
     ("llama-gqa", 0.35, range(0, 21, 2)),
     ("llama-gqa", 0.7, range(16, 25, 2)),
@@ -65,10 +65,10 @@ def test_remove_heads_out_of_range_names_it(
     ("ratio", "units"),
     [
         (0.4, 2),
-        # The ratio of 0.69 removes 41.4 parameters. Three heads and the nine neurons that may be
-        # removed have only 39, so a fourth head must be removed.
+        # A ratio of 0.69 removes 41.4 of 60 parameters. Three heads and the nine neurons that may
+        # be removed have only 39 parameters, so a fourth head must be removed.
         (0.69, 4),
-        # Four of five heads are removed, because each layer keeps one head.
+        # At most four of the five heads can be removed, because each layer keeps one head.
         (0.81, 4),
     ],
 )
@@ -80,7 +80,7 @@ def test_without_remove_heads_it_is_the_share_that_neurons_can_pay_for(
 
 
 def removed_query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
-    """Return the number of query heads that each layer loses."""
+    """Return the number of query heads that each layer loses with a plan."""
     removed = []
     for kept, units in zip(plan.layers, budget.layers, strict=True):
         heads = units.attention.count - len(kept.attention)
@@ -88,8 +88,8 @@ def removed_query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
     return removed
 
 
-# Each row has an architecture, the query heads of one KV head in each layer that can lose heads,
-# and the possible numbers of removed query heads.
+# Each row has an architecture, the number of query heads per KV head for each layer that can lose
+# heads, and the possible numbers of removed query heads.
 OF_HYBRIDS = [
     ("qwen3_5", {1: 2, 3: 2}, range(0, 13, 2)),
     ("qwen3_next", {1: 2, 3: 2}, range(0, 13, 2)),
@@ -126,8 +126,8 @@ def test_hybrids_lose_whole_kv_heads(
 def test_layers_with_fewer_heads_lose_what_they_have(structure: str) -> None:
     """In a model that was pruned before, layers may have different numbers of heads.
 
-    Here, the last layer has no heads, the layer before it cannot lose any, and the first layer can
-    lose only one KV head.
+    Here, the last layer has no heads, the layer before the last has one KV head and cannot lose it,
+    and the first layer can lose only one of its two KV heads. Each KV head has two query heads.
     """
     counts = (2, 4, 4, 1, 0)
     layers = []

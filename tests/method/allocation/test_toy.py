@@ -17,8 +17,9 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 
-# Two layers with two heads of 10 parameters and four neurons of 3, together 64 parameters. L0h1 is
-# head 1 of layer 0, and L1n3 is neuron 3 of layer 1. The units have these standardised scores:
+# Two layers, each with two heads of 10 parameters and four neurons of 3, together 64 parameters.
+# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. The units have the following
+# standardised scores:
 #   heads: L0h1 0.87, L1h0 0.29, L1h1 -0.29, L0h0 -0.87
 #   neurons: L1n3 1.5, L0n3 1.16, L0n2 0.39, L0n1 -0.39, L1n0 to L1n2 -0.5, L0n0 -1.16
 # The best head and the best neuron of each layer (L0h1, L1h0, L0n3, L1n3) always stay and cost 26.
@@ -34,26 +35,27 @@ SECOND_SCORES = Pair(
 )
 TOY_SCORES = Scores((FIRST_SCORES, SECOND_SCORES))
 
-# Each case has a structure, a ratio, and the kept heads and neurons of both layers.
+# Each case has a structure, a ratio, and the kept heads and neurons of layer 0 and of layer 1.
 CASES = [
     # Each layer keeps 16 parameters: one head and two neurons.
     (ULUM(), 0.5, "01 0011", "10 1001"),
-    # Each layer loses 17.6 parameters: one head and 2.5 neurons.
+    # Each layer loses 17.6 parameters: one head (10), and 2.5 neurons, rounded up to three.
     (ULUM(), 0.55, "01 0001", "10 0001"),
-    # Each layer loses 8.96 parameters: a head has too many, so three neurons.
+    # Each layer loses 8.96 parameters. A head has more, so each layer loses three neurons (9).
     (ULUM(), 0.28, "11 0001", "11 0001"),
-    # 22.4 parameters are removed. Layer 1 loses the head, and 4.1 neurons have the remaining
-    # parameters. Layer 0 can lose only three neurons, so layer 1 loses the fourth.
+    # 22.4 parameters are removed: one head of layer 1 (10), and 4.1 neurons. Layer 0 can lose only
+    # three neurons, so layer 1 loses the fourth.
     (ULMM(remove_heads=1), 0.35, "11 0001", "10 1101"),
-    # 38.4 parameters stay: three heads have 30, and three neurons are nearest to the other 8.4.
+    # 38.4 parameters should stay: three heads have 30, and three neurons (9) are nearest to the
+    # other 8.4.
     (ALMM(remove_heads=1), 0.4, "01 0011", "11 0001"),
-    # 32 parameters should stay: prefixes of the ranking have 29 and 39, and 29 is nearer.
+    # 32 parameters should stay. Prefixes of the ranking have 29 and 39, and 29 is nearer to 32.
     (ALAM(), 0.5, "01 0011", "10 0001"),
-    # 38.4 parameters should stay: the prefix that ends with L1h1 has 39.
+    # 38.4 parameters should stay. The prefix of the ranking that ends with L1h1 has 39.
     (ALAM(), 0.4, "01 0011", "11 0001"),
-    # 44.8 parameters should stay: the prefix with L0n1 and L1n0 has 45.
+    # 44.8 parameters should stay. The prefix of the ranking that ends with L0n1 and L1n0 has 45.
     (ALAM(), 0.3, "01 0111", "11 1001"),
-    # 60.8 parameters should stay: all units except L0n0 have 61.
+    # 60.8 parameters should stay. All units except L0n0 have 61.
     (ALAM(), 0.05, "11 0111", "11 1111"),
 ]
 
@@ -75,9 +77,10 @@ def test_by_hand(structure: Structure, ratio: float, first: str, second: str) ->
 def test_experts_by_hand(to_keep: float, kept: str) -> None:
     """Layer 0 has two experts of two neurons, with the scores -1.16, -.39 and .39, 1.16.
 
-    A unit of this layer is one neuron of each expert at a price of 6, so its two units have the
-    scores .39 and -.39. L0h1, L1h0, the first unit of layer 0 and L1n3 are kept first and cost 29.
-    With L1h1 the cost is 39, and with the second unit of layer 0 it is 45.
+    A unit of this layer is one neuron of each expert, at a price of 6. The layer has two units,
+    with the mean scores .39 and -.39. In the ranking, L0h1, L1h0, the better unit of layer 0 and
+    L1n3 come first and cost 29. With L1h1 the cost is 39, and with the second unit of layer 0 it is
+    45.
     """
     mixture = Pair(Units(2, 10), Units(2, 6, members=2))
     budget = Budget((mixture, TOY_LAYER), 1 - to_keep / 64)
@@ -93,7 +96,7 @@ def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(
     budget = budget_of(architecture, 0.7)
     groups = budget.layers[0].attention.count
     bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
-    # In all other layers, 60 % of the units have scores above the mean, which are more units than
+    # In the other layers, 60 % of the units have scores above the mean. These are more units than
     # may stay.
     good = Pair(torch.zeros(groups, 4), torch.zeros(56))
     good.attention[: math.ceil(0.6 * groups)] = 1.0

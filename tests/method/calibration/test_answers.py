@@ -25,7 +25,7 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog
 def asking(
     tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4
 ) -> Windows:
-    """Return windows of prompts with 3 to 6 random words, which the model will answer."""
+    """Return `Windows` of prompts with 3 to 6 random words, which the model is to answer."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(len(WORDS), (prompts, 6), generator=generator).tolist()
     rows = list[Prompt]()
@@ -72,7 +72,7 @@ def test_a_plain_prompt_and_its_answer_are_the_text_that_the_model_has_written(
     asked: str, written: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = KINDS[kind]()
-    tokenizer.clean_up_tokenization_spaces = True  # some real tokenizers also set this option
+    tokenizer.clean_up_tokenization_spaces = True  # some real tokenizers set this option
     text = _document(asked, inside_a_text(written, tokenizer), tokenizer, monkeypatch)
     assert text.documents == (asked + written,)
     assert text.counted == ((len(asked), len(asked + written)),)
@@ -90,7 +90,7 @@ def test_a_character_that_the_longest_answer_cuts_is_left_out(
 
 
 def inside_a_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of a text that continues another text."""
+    """Return the tokens of a text as they are when the text continues another text."""
     before = "\ue000"  # no token contains this character together with other characters
     ids_before = tokenizer(before, add_special_tokens=False).input_ids
     ids: list[int] = tokenizer(before + text, add_special_tokens=False).input_ids
@@ -103,7 +103,7 @@ def _document(
     tokenizer: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Text:
-    """Return the text of a plain prompt and an answer with these tokens."""
+    """Return the text of a plain prompt, and of an answer that has these tokens."""
     monkeypatch.setattr("flap.method.calibration.answers.continued", lambda *_: [answer_ids])
     prompt = Prompt(({"role": "user", "content": asked},), None)
     prompts = {0: Asked((prompt,), "my.jsonl", "/my.jsonl", False, Answers("self"))}

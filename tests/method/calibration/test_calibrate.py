@@ -1,6 +1,6 @@
 """Calibration collects statistics with hooks, and removes the hooks afterwards.
 
-With `calibration.propagate=pruned`, later layers get the outputs of pruned layers.
+With `calibration.propagate=pruned`, each layer reads the outputs of pruned earlier layers.
 """
 
 from itertools import chain
@@ -22,7 +22,7 @@ PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
 
 @torch.no_grad()
 def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]:
-    """Compute the statistics of the inputs of o_proj and down_proj in two passes in float64."""
+    """Compute the statistics of the inputs of o_proj and down_proj in two passes, in float64."""
     seen: dict[str, Statistics] = {}
     inverse: list[float] = []
 
@@ -62,7 +62,7 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
-    """Visit each layer with the outputs of the earlier layers, which may already be pruned."""
+    """Visit each layer with the outputs of the earlier layers, which the test may have pruned."""
     calibration = Calibration(placed, Batch.of(tokens_NT), batch_size, [])
     return calibration.in_sequence(covariance=False)
 

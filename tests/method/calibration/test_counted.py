@@ -1,7 +1,7 @@
 """Statistics leave out tokens at the end of a window that do not count.
 
 Later tokens do not change the hidden states of earlier tokens. So the statistics are the same as
-those of windows that end before these tokens.
+for windows that end before the tokens that do not count.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.helpers.placed import placed_at
 from tests.models.families import test_mixtures as mixtures
 from tests.models.families import test_other_names as names
 
-KEPT = 13  # number of tokens in each window that count
+KEPT = 13  # in each window, only the first KEPT tokens count
 
 
 def masked() -> Batch:
@@ -37,7 +37,7 @@ def shortened() -> Batch:
 
 
 def observed(placed: PlacedModel, windows: Batch, covariance: bool) -> list[LayerStatistics]:
-    """Collect statistics in batches of 4 windows; the last batch is smaller."""
+    """Collect statistics in batches of 4 windows, of which the last batch is smaller."""
     calibration = Calibration(placed, windows, 4, [])
     if not covariance:
         return calibration.observe()
@@ -133,7 +133,7 @@ def test_tokens_that_do_not_count_are_left_out_at_every_placement_and_in_sequenc
 def test_a_batch_in_which_no_token_counts_changes_nothing() -> None:
     placed = Resident(tiny_model("llama-gqa"))
     windows = Batch.of(tokens())
-    # No token counts in two windows of the first batch, and in the whole second batch.
+    # No token counts in two of the four windows of the first batch, nor in the whole second batch.
     windows.mask_NT[2:] = False
     found = observed(placed, windows, covariance=False)
     expected = observed(placed, windows[:2], covariance=False)

@@ -1,4 +1,4 @@
-"""Covariances are exact for any division into batches and sets.
+"""Covariances are exact, however the tokens are divided into batches and sets.
 
 Memory holds the covariances of only one layer at a time.
 """
@@ -60,7 +60,7 @@ def covariance_of(*parts_TI: Tensor) -> Covariance:
 
 
 def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return activations, a new order of their channels, and the covariance in that order."""
+    """Return activations, a permutation of their channels, and the covariance in that order."""
     generator = torch.Generator().manual_seed(0)
     activation_TI = (
         torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
@@ -207,7 +207,10 @@ class OneAtATime(Calibration):
 
 
 class Watched(Iterator[tuple[int, LayerStatistics | None]]):
-    """Iterate over visits, and check before each visit that earlier co-moments are freed."""
+    """An iterator over visits of layers.
+
+    Before each visit, it checks that the co-moments of earlier layers are freed.
+    """
 
     def __init__(self, visits: Visits) -> None:
         self.visits = visits
@@ -224,7 +227,10 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 
 def test_one_layer_is_in_memory() -> None:
-    """The test covers scoring, trials, compression, and pruning layer by layer."""
+    """At any time, only one layer has co-moments in memory.
+
+    The test covers scoring, the trials of a search, compression, and pruning layer by layer.
+    """
     calibration = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     linear = LinearCompensation()
     adapter = calibration.model.adapter

@@ -1,7 +1,7 @@
-"""First-order effects agree with an ordinary backward pass.
+"""First-order effects of units agree with an ordinary backward pass.
 
-The tests sum w · ∂L/∂w over the tensors of each family by their names, and do not use flap's
-blocks.
+The effect of a unit is the sum of w · ∂L/∂w over its weights w, where L is the loss. The tests find
+the weights by the names of the tensors, without flap's code.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ SMALL = {
     "pad_token_id": 0,
 }
 GROUPS = 4  # number of KV heads in every tested family except GPT-2
-Products = dict[str, Tensor]  # w · ∂L/∂w of the parameters of a layer, by their names in the layer
+Products = dict[str, Tensor]  # w · ∂L/∂w of a layer's parameters, by their names in the layer
 
 
 def rows(products: Products, module: str, units: int) -> Tensor:
-    """Sum over the rows and biases of a Linear that belong to each unit."""
+    """Sum, for each unit, over the rows of a Linear's weight and bias that belong to the unit."""
     total_U = products[f"{module}.weight"].unflatten(0, (units, -1)).sum(dim=(1, 2))
     if f"{module}.bias" in products:
         total_U = total_U + products[f"{module}.bias"].unflatten(0, (units, -1)).sum(dim=1)
@@ -42,7 +42,7 @@ def rows(products: Products, module: str, units: int) -> Tensor:
 
 
 def columns(products: Products, module: str, units: int) -> Tensor:
-    """Sum over the columns of an output projection that belong to each unit."""
+    """Sum, for each unit, over the columns of an output projection that belong to the unit."""
     return products[f"{module}.weight"].unflatten(1, (units, -1)).sum(dim=(0, 2))
 
 
@@ -63,7 +63,7 @@ def of_gated_mlp(products: Products) -> Tensor:
 def of_olmo2(products: Products) -> Pair[Tensor]:
     """Sum for OLMo 2, which has norms over the queries and keys of all heads.
 
-    Each weight of a norm belongs to the head of its channel.
+    Each weight of a norm belongs to the head that contains its channel.
     """
     heads, neurons = of_llama(products)
     for name in ("q_norm", "k_norm"):
@@ -96,7 +96,7 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 
 
 def of_mixtral(products: Products) -> Pair[Tensor]:
-    """Sum for Mixtral, in which the units are the neurons of all experts, expert after expert."""
+    """Sum for Mixtral, whose units are the neurons of all experts, expert after expert."""
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
     neurons_EI = neurons_EI + products["mlp.experts.down_proj"].sum(dim=1)
@@ -104,7 +104,7 @@ def of_mixtral(products: Products) -> Pair[Tensor]:
 
 
 def of_whole_experts(products: Products) -> Pair[Tensor]:
-    """Sum for whole experts, each with its row of the router."""
+    """Sum for Mixtral with whole experts as units. Each expert includes its row of the router."""
     experts_E = products["mlp.experts.gate_up_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.experts.down_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.gate.weight"].sum(dim=1)
@@ -148,7 +148,10 @@ CASES = {
 def effects(
     model: PreTrainedModel, windows: Batch, batch_size: int = 4, experts: bool = False
 ) -> list[Pair[Tensor]]:
-    """Compute flap's effects of all units of each layer, member after member."""
+    """Return the effects that flap computes for all units of each layer.
+
+    In a mixture, the units of an MLP are in the order of the experts.
+    """
     placed = Resident(model)
     placed.adapter = adapt(model, experts)
     layers = []
@@ -163,7 +166,7 @@ def effects(
 
 
 def loss(model: PreTrainedModel, windows: Batch) -> Tensor:
-    """Return the mean cross-entropy of the next token over all tokens that count."""
+    """Return the mean cross-entropy of predicted tokens, over all tokens that count."""
     logits = model(input_ids=windows.tokens_NT).logits[:, :-1]
     labels = windows.tokens_NT[:, 1:].masked_fill(~windows.mask_NT[:, 1:], -100)
     return cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -181,7 +184,7 @@ def assert_same(found: list[Pair[Tensor]], expected: list[Pair[Tensor]]) -> None
 
 
 def masked() -> Batch:
-    """Return windows in which some tokens do not count; in one window, no token counts."""
+    """Return windows in which some tokens do not count. In one window, no token counts."""
     tokens_NT = tokens()
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
     mask_NT[::2, 5:15] = False
@@ -208,7 +211,7 @@ def test_they_are_those_of_an_ordinary_backward_pass(name: str, windows: Batch) 
 
 
 def test_to_first_order_the_loss_falls_by_the_effect() -> None:
-    """Multiplying all weights of a neuron by 1 - share changes the loss by -share · effect."""
+    """Multiplying a neuron's weights by 1 - share changes the loss by about -share · effect."""
     model = tiny_model("llama-gqa")
     windows = Batch.of(tokens())
     effect_U = effects(model, windows)[1].mlp
@@ -267,7 +270,7 @@ def test_the_model_is_left_as_it_was() -> None:
             assert parameter.grad is None
     assert with_gradient.grad is not None and bool((with_gradient.grad == 1).all())
 
-    loss(model, windows).backward()  # after calibration, no hook of flap removes gradients any more
+    loss(model, windows).backward()  # flap has removed its hooks, which free gradients
     for parameter in model.parameters():
         assert (parameter.grad is None) == (parameter is frozen)
 

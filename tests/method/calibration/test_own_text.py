@@ -104,7 +104,7 @@ def test_every_placement_writes_the_same(
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Sampling ignores the model's generation_config, and uses no top-k or top-p."""
+    """Sampling ignores the model's generation_config, and uses neither top-k nor top-p."""
     placed = Resident(tiny_model("llama-gqa"))
     start = beginning(tokenizer, "f")[1]
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        """Prefill a cache with 9 tokens, then read the remaining tokens one at a time."""
+        """Fill a cache with 9 tokens in one step, and then read the other tokens one at a time."""
         cache = model(tokens_NT[:, :9], use_cache=True).past_key_values
         logits = list[torch.Tensor]()
         for token_N1 in tokens_NT[:, 9:].split(1, dim=1):
@@ -148,7 +148,8 @@ def test_attention_of_one_query_is_what_transformers_computes(
             patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
             torch.testing.assert_close(stepwise(), expected)
         assert queries
-        # A single token needs no mask, except with a sliding window.
+        # Without a sliding window, a single query needs no mask, so flap does not call torch's
+        # kernel for it.
         assert 1 not in queries or case == "mistral-mha-tied"
         assert torch.equal(stepwise(), expected)
 

@@ -15,7 +15,7 @@ from flap.models.stacked_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of
 
-# The hidden states, experts and router weights of three tokens. Each token is sent to two of six
+# The hidden states, experts and router weights of three tokens. Each token is routed to two of six
 # experts.
 HIDDEN = torch.randn(3, 32)
 CHOSEN = torch.tensor(
@@ -44,7 +44,7 @@ def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2]], ids=["one batch", "two batches"])
 def test_weights_by_hand(sizes: list[int]) -> None:
-    """The sums of w² are 0.25 for expert 0, 0.25 + 0.64 + 1 for expert 1 and 0.04 for expert 5."""
+    """The sums of w² are 0.25 for expert 0, 0.25 + 0.64 + 1 for expert 1, and 0.04 for expert 5."""
     expected = pytest.approx((0.25 / 3, 1.89 / 3, 0, 0, 0, 0.04 / 3))
     batches = list(zip(HIDDEN.split(sizes), CHOSEN.split(sizes), WEIGHTS.split(sizes), strict=True))
     assert routed_power([routed(*batches)]) == expected
@@ -55,9 +55,12 @@ def test_weights_by_hand(sizes: list[int]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_weights_are_those_of_the_output(family: str) -> None:
-    """If expert e has an output bias of 1 in dimension e, it adds its router weight there."""
+    """The recorded weight of an expert is the factor with which its output is added.
+
+    To measure this factor, expert e gets an additional output bias of 1 in dimension e.
+    """
     model = random_model(config_of(family))
-    block = adapt(model).mlp(2)  # layer 2 has experts, but layer 1 of Nemotron-H is an attention
+    block = adapt(model).mlp(2)  # layer 2 has experts in every family
     experts = block.watched
     weights = []
     outputs = []
@@ -74,14 +77,14 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     with_ones_EH = bias_EH + torch.eye(*bias_EH.shape)
     experts.register_parameter("down_proj_bias", nn.Parameter(with_ones_EH))
     refresh_experts(experts)
-    # Let the hook above run last, after the hooks that flap has added.
+    # Make the hook above run last, after the hooks that flap has added.
     experts._forward_hooks.move_to_end(min(experts._forward_hooks))
     adapt(model).decoder(input_ids=tokens())
 
     weight_TE = weights[0]
     before, after = outputs
     change = (after - before)[..., :EXPERTS]
-    # In Llama 4, each expert has a separate output.
+    # In Llama 4, each expert has a separate output. In all other families, the sum has one term.
     added_TE = change.reshape(-1, *weight_TE.shape).sum(dim=0)
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
     assert torch.allclose(added_TE, weight_TE, atol=1e-5)
@@ -96,7 +99,7 @@ def recorded(*batches: Tensor) -> ResidualRecorder:
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2]], ids=["one batch", "two batches"])
 def test_hidden_states_by_hand(sizes: list[int]) -> None:
-    """The squared norms are 25, 4 and 100, so the mean is (0.04 + 0.25 + 0.01) / 3."""
+    """The squared norms are 25, 4 and 100, so the mean of 1 / ‖h‖² is (0.04 + 0.25 + 0.01) / 3."""
     hidden_NTD = torch.tensor(
         [
             [
@@ -123,7 +126,7 @@ def test_hidden_states_of_zeros_are_left_out() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_any_dtype(dtype: torch.dtype) -> None:
-    # Values with squares above the largest number of float16.
+    # The squares of these values exceed the largest number of float16.
     hidden_NTD = torch.tensor([[[300.0, 400.0]]], dtype=dtype)
     found = inverse_power([recorded(hidden_NTD)])
     assert found == pytest.approx(1 / 250_000, rel=1e-5)

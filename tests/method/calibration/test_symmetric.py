@@ -1,4 +1,4 @@
-"""Only half of a symmetric matrix is stored, but it gives all rows, forms and the diagonal."""
+"""`Symmetric` stores half of a matrix, but gives all rows, quadratic forms and the diagonal."""
 
 from collections.abc import Sequence
 
@@ -61,7 +61,10 @@ def test_it_takes_half_of_the_memory() -> None:
 
 
 def test_all_strips_are_in_one_block_of_memory() -> None:
-    """With one large block, the allocator returns the memory to the system when it is freed."""
+    """All strips are parts of one large block of memory.
+
+    When a large block is freed, the allocator returns it to the system.
+    """
     matrix = Symmetric.zeros(4 * STRIP, CPU)
     addresses = {strip.untyped_storage().data_ptr() for strip in matrix.strips}
     assert len(addresses) == 1

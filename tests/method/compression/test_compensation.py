@@ -1,4 +1,4 @@
-"""The bias compensation adds the mean contribution of the removed channels to the bias."""
+"""The bias compensation adds the mean contribution of the removed channels to the output bias."""
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from flap.method.compression import BiasCompensation, CompressLayer, mask_layer,
 from tests.cases import ARCHITECTURES, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed
 
-# Channels 16 to 47 belong to the removed KV heads 1 and 2.
+# Of the inputs of o_proj, channels 16 to 47 belong to the removed KV heads 1 and 2. Of the inputs
+# of down_proj, channel 0 belongs to the removed neuron.
 PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
 REMOVED = {
     "self_attn.o_proj": slice(16, 48),
@@ -37,7 +38,7 @@ def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bo
 
 @torch.no_grad()
 def first_output(model: PreTrainedModel, path: str) -> Tensor:
-    """Return the output of an output projection of the first layer."""
+    """Return the output that a module of the first layer computes, such as self_attn.o_proj."""
     outputs: list[Tensor] = []
     module = model.model.layers[0].get_submodule(path)
     hook = module.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -49,10 +50,12 @@ def first_output(model: PreTrainedModel, path: str) -> Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("path", ["self_attn.o_proj", "mlp.down_proj"])
 def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) -> None:
-    """On calibration tokens, mean ‖W_P x_P‖² - mean ‖W_P (x_P - mean_P)‖² = ‖W_P mean_P‖².
+    """On calibration tokens, the compensation reduces the squared error by ‖W_P mean_P‖².
 
-    The first attention has the same input in all models. When neurons are removed, this attention
-    stays whole, so that the first MLP also has the same input in all models.
+    W_P are the columns of the removed channels, and x_P are the inputs of these channels: mean ‖W_P
+    x_P‖² - mean ‖W_P (x_P - mean_P)‖² = ‖W_P mean_P‖². For this comparison, the block must have the
+    same inputs in all models. So the test uses the first layer, and keeps its attention whole when
+    neurons are removed.
     """
     model, statistics = calibrated(architecture)
     groups = ARCHITECTURES[architecture].num_key_value_heads

@@ -1,4 +1,4 @@
-"""Elimination gives the same slopes as direct solves, with only one factorisation."""
+"""`Elimination` gives the same slopes as direct solves, with only one factorisation."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def covariance_of(covariance_II: Tensor) -> Covariance:
 
 
 def removal(order_I: Tensor, removed: int) -> Removal:
-    """Return the removal of the last channels in this order."""
+    """Return the removal of the last `removed` channels in this order."""
     kept_K, pruned_P = order_I.split([len(order_I) - removed, removed])
     return Removal(kept_K.sort().values, pruned_P.sort().values)
 
@@ -29,7 +29,7 @@ def assert_slopes(
 ) -> None:
     """Check slopes against direct solves in float64.
 
-    counts: the numbers of removed channels.
+    counts: the numbers of removed channels that are checked.
     """
     channels = len(covariance_II)
     order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
@@ -52,12 +52,12 @@ def assert_slopes(
 
 
 def directions(num_tokens: int, number: int, channels: int) -> Tensor:
-    """Return activations (T, I) that vary in only a few directions."""
+    """Return activations (tokens, channels) that vary in only `number` directions."""
     return noise(num_tokens, number) @ noise(number, channels, seed=3)
 
 
 ORDINARY = directions(500, 80, 80)
-# The activations vary in few directions, and the scales of the channels differ by a factor of a
+# The activations vary in few directions. The scales of the channels differ by a factor of up to a
 # million.
 SMALL_NOISE = 0.01 * noise(300, 80, seed=5)
 HARD = (directions(300, 10, 80) + SMALL_NOISE) * torch.logspace(-3, 3, 80)
@@ -87,10 +87,10 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
     ],
 )
 def test_float64_has_a_factor_where_float32_has_none(ridge: float, precision: torch.dtype) -> None:
-    """In float64 the covariance can be factorised, although it has no factor in float32.
+    """A covariance that float32 cannot factorise with this ridge is factorised in float64.
 
-    The activations are small integers with exact products in float32, so the covariance has exactly
-    rank six.
+    The activations are small integers, whose products are exact in float32. So the covariance has
+    exactly rank six.
     """
     factor_TD = (2 * noise(200, 6)).round()
     direction_DI = (2 * noise(6, 20, seed=3)).round()

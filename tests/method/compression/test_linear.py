@@ -20,12 +20,12 @@ CASES = ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tin
 
 
 def every_fifth(activation_TI: Tensor) -> Tensor:
-    """Return a mask that holds out every fifth token."""
+    """Return a mask of the held-out tokens, which are every fifth token."""
     return torch.arange(len(activation_TI)) % 5 == 0
 
 
 def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
-    """Fit the output if only the first `kept` channels stay. Every fifth token is held out."""
+    """Fit the outputs to the first `kept` channels. Every fifth token is held out."""
     held_out_T = every_fifth(activation_TI)
     statistics = in_parts(activation_TI[~held_out_T], activation_TI[held_out_T])
     return fit_of(LinearCompensation(ridge), weight_OI, statistics, kept)
@@ -50,7 +50,7 @@ def outputs(fitted: Fit, activation_TI: Tensor) -> Tensor:
 
 
 def test_by_hand() -> None:
-    """There are four tokens and three channels, and the last two channels are removed.
+    """Of three channels, the last two are removed. There are four tokens.
 
     x_1 = 2 x_0 + 1 exactly, and x_2 is uncorrelated with x_0.
     """
@@ -70,17 +70,18 @@ def test_by_hand() -> None:
     )
     statistics = in_parts(activation_TI, activation_TI)
 
-    # var_0 = 4, cov_01 = 8, and the means are 0, 1 and 2. So the slope of channel 1 is 2, and the
-    # slope of channel 2 is 0.
+    # var_0 = 4, cov_01 = 8, and the means of the channels are 0, 1 and 2. So the slope of channel 1
+    # is 2, and the slope of channel 2 is 0.
     exact = fit_of(LinearCompensation(0.0), weight_OI, statistics, 1)
     assert exact.weight_OK.flatten().tolist() == pytest.approx([1 + 2, 0 + 2 * 2])
     assert exact.bias_O is not None
     assert exact.bias_O.tolist() == pytest.approx([1, 2 * 1 + 2])
-    # The error that remains is the variance of channel 2, 1, which only the second output reads.
-    # With the bias alone, the error also contains the variance of channel 1: 16 · (1 + 4).
+    # The remaining error is 1, the variance of channel 2, which only the second output reads. With
+    # the bias alone, the error also contains channel 1, which has a variance of 16: 1 + 16 · (1 +
+    # 4).
     assert report_of(exact) == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
 
-    # The variances are 4, 16 and 1 with the mean 7, so the slope is 8 / (4 + 3 / 7 · 7) = 8 / 7.
+    # The variances are 4, 16 and 1, with the mean 7. So the slope is 8 / (4 + 3 / 7 · 7) = 8 / 7.
     ridged = fit_of(LinearCompensation(3 / 7), weight_OI, statistics, 1)
     slope = 8 / 7
     assert ridged.weight_OK.flatten().tolist() == pytest.approx([1 + slope, 2 * slope])
@@ -88,10 +89,10 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
-    """A fit without held-out tokens happens to an expert to which the router sends none of them.
+    """Without held-out tokens, only the bias is compensated.
 
-    The test has fewer than two tokens for each channel, because then trials are also compared on
-    held-out tokens.
+    An expert has no held-out tokens if the router sends none to it. The test has fewer than two
+    tokens for each channel, because then trials of a search also compare fits on held-out tokens.
     """
     activation_TI = noise(30, 20) + 3
     weight_OI = noise(4, 20, seed=1)
@@ -103,7 +104,7 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
 
 def test_held_out_errors_are_those_of_the_outputs() -> None:
-    """Held-out errors are measured with the map that was fitted on the remaining tokens."""
+    """Held-out errors are measured with the map that was fitted on the other tokens."""
     activation_TI = noise(100, 8) @ noise(8, 8, seed=3)
     weight_OI = noise(4, 8, seed=4)
     held_out_T = every_fifth(activation_TI)
@@ -195,7 +196,7 @@ def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
 def test_the_bias_stays_if_nothing_can_be_predicted() -> None:
     """The channels are independent, and there are few tokens.
 
-    So every fitted map is noise, and worse than the bias on held-out tokens.
+    So every fitted map is noise, and predicts held-out tokens worse than the bias does.
     """
     activation_TI = noise(40, 30)
     weight_OI = noise(4, 30, seed=4)
@@ -223,7 +224,7 @@ def test_fits_of_peculiar_channels_are_finite(case: str, ridge: float | None) ->
 
 
 def repeat_units(model: PreTrainedModel, groups: int) -> None:
-    """Replace neurons 28 to 55 by copies of 0 to 27, and the last KV head by the first KV head."""
+    """Copy neurons 0 to 27 to neurons 28 to 55, and the first KV head to the last KV head."""
     for layer in model.model.layers:
         attention = layer.self_attn
         copies = dict.fromkeys((layer.mlp.gate_proj, layer.mlp.up_proj), 28)

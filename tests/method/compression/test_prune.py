@@ -15,7 +15,7 @@ from tests.helpers.pruned import logits
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
-    """Each case has one metric and one compensation in turn, as structures do not affect them."""
+    """Cases take turns with metrics and compensations, as slicing and masking treat them alike."""
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
     metric = list(METRICS)[turn % len(METRICS)]
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]

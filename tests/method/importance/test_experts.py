@@ -1,6 +1,7 @@
 """Metrics of experts agree with their formulas.
 
-For the formulas, the code of the model runs each expert on each token.
+The tests compute the formulas from the outputs of every expert for every token, which the model's
+own code computes.
 """
 
 from dataclasses import replace
@@ -25,7 +26,10 @@ def scored(name: str, model: PreTrainedModel, statistics: LayerStatistics) -> Te
 
 @torch.no_grad()
 def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
-    """Return the outputs (T, E, H) of all experts for all tokens, and the router weights (T, E)."""
+    """Return the outputs (T, E, H) of all experts for all tokens, and the router weights (T, E).
+
+    T are tokens, E experts, and H the channels of the hidden state.
+    """
     adapter = adapt(model)
     arguments = []
     experts = adapter.layers[LAYER].get_submodule(adapter.family.experts)
@@ -83,7 +87,7 @@ def test_scores_are_those_of_the_formula(family: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERT_METRICS)
 def test_an_expert_that_no_token_is_sent_to_scores_0(name: str) -> None:
-    model = random_model(config_of("gpt_oss"))  # gpt_oss is tested because its experts have biases
+    model = random_model(config_of("gpt_oss"))  # the experts of gpt_oss have biases
     model.model.layers[LAYER].mlp.router.bias.data[2] = -1e9
     score_E = scored(name, model, observed(model)[LAYER])
     assert (score_E == 0).tolist() == [e == 2 for e in range(EXPERTS)]

@@ -20,8 +20,8 @@ WEIGHT_OI = torch.tensor(
         [-2.0, 1.0, 0.0, 4.0],
     ]
 )
-# Four tokens of four channels. The channels have the variances 3, 5, 12 and 0.5 (divisor 3), and
-# the mean squares 4, 9, 16 and 1.
+# Statistics of four tokens and four channels. The channels have the variances 3, 5, 12 and 0.5
+# (with divisor 3), and the mean squares 4, 9, 16 and 1.
 STATISTICS = Statistics(
     num_tokens=4,
     mean_I=torch.tensor([1.75, 5.25, 7.0, 0.625]).double().sqrt(),
@@ -30,8 +30,8 @@ STATISTICS = Statistics(
 )
 EXPECTED = {
     "IFV": [3.0, 5.0, 12.0, 0.5],
-    "WIFV": [27.0, 45.0, 0.0, 12.5],  # the sums of squares of the columns are 9, 9, 0, 25
-    "WIFN": [10 / 3, 5.0, 0.0, 7 / 3],  # the means of |W| in the columns are 5/3, 5/3, 0, 7/3
+    "WIFV": [27.0, 45.0, 0.0, 12.5],  # the columns have the sums of squares 9, 9, 0 and 25
+    "WIFN": [10 / 3, 5.0, 0.0, 7 / 3],  # the columns have the mean |W| 5/3, 5/3, 0 and 7/3
     "wanda": [10 / 3, 5.0, 0.0, 7 / 3],
     "magnitude": [3.0, 3.0, 0.0, 5.0],
     "taylor": [0.5, 2.0, 0.0, 1.0],
@@ -44,7 +44,7 @@ def calibrated(architecture: str) -> tuple[ModelAdapter, list[LayerStatistics]]:
 
 
 def test_every_metric_has_its_oracle() -> None:
-    assert set(METRICS) == {*EXPECTED, "random", "OBS"}  # OBS is tested in test_obs.py
+    assert set(METRICS) == {*EXPECTED, "random", "OBS"}  # test_obs.py tests OBS
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -107,7 +107,7 @@ def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> 
 
 @dataclass(frozen=True)
 class OfRows(Metric):
-    """A wrong metric that scores the output channels instead of the input channels."""
+    """A wrong metric, which scores the output channels instead of the input channels."""
 
     def score(self, weight_OI: torch.Tensor, statistics: Statistics | None) -> torch.Tensor:
         return weight_OI.abs().amax(dim=1)

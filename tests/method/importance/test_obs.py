@@ -16,7 +16,7 @@ def statistics_of(activation_TI: Tensor) -> Statistics:
 
 
 def correlated(channels: int, seed: int = 0) -> Tensor:
-    """Return activations of four hundred tokens with correlated channels."""
+    """Return activations of 400 tokens with correlated channels."""
     generator = torch.Generator().manual_seed(seed)
     independent_TI = torch.randn(400, channels, generator=generator)
     return independent_TI @ torch.randn(channels, channels, generator=generator)
@@ -39,7 +39,7 @@ def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -
 def errors_without(
     weight_OI: Tensor, activation_TI: Tensor, units: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the remaining error after the removal of each unit, given by its channels."""
+    """Return the remaining error after the removal of each unit. A unit is a list of channels."""
     channels = set(range(weight_OI.shape[1]))
     errors = []
     for unit in units:
@@ -49,7 +49,7 @@ def errors_without(
 
 
 def test_by_hand() -> None:
-    """With variances 1, covariance 1/2 and means 3, H⁻¹ = [[4, -2], [-2, 4]] / 3."""
+    """With variances of 1, a covariance of 1/2 and means of 3, H⁻¹ = [[4, -2], [-2, 4]] / 3."""
     root = 3**0.5 / 2
     deviations_TI = torch.tensor(
         [
@@ -66,8 +66,8 @@ def test_by_hand() -> None:
         ]
     )
     score_I = OBS(ridge=1e-9).score(weight_OI, statistics_of(deviations_TI + 3))
-    # Channel 0 has the lowest cost, 1 · 3/4. After its removal, channel 1 replaces half of channel
-    # 0, and costs (2 + 1/2)² + 1².
+    # Channel 0 has the lower cost, 1 · 3/4, and is removed first. Afterwards, channel 1 also does
+    # the work of half of channel 0, so removing it costs (2 + 1/2)² + 1².
     assert score_I.tolist() == pytest.approx([0.75, 7.25], rel=1e-5)
 
 
@@ -96,7 +96,10 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 
 
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
-    """The test needs rising costs, because a cheaper unit gets the cost of the unit before it."""
+    """The costs of removed units add up to the error that remains after their removal.
+
+    The channels have rising costs, because a cheaper unit would get the cost of the unit before it.
+    """
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)
     scale_I = 10 ** (torch.arange(8) / 4)

@@ -36,7 +36,7 @@ def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -
 
 
 def in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Convert all parameters of a model to a dtype, but not its buffers."""
+    """Convert all parameters of a model, but not its buffers, to a dtype."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -62,7 +62,7 @@ def recovered(
     architecture: str = "llama-gqa",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train a model in place, and return the summary that the report contains."""
+    """Train a model in place, and return the summary of the training for the report."""
     teacher = dense(architecture, model.dtype)
     return distil(recovery, Resident(model), teacher, windows(recovery), folder, seed)
 

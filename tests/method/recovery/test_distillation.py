@@ -37,7 +37,7 @@ from tests.method.recovery.small import (
 )
 
 # Shorter trainings, for tests in which the number of steps does not matter. They have less than
-# half of the steps, and an evaluation before the last step.
+# half as many steps as FULL and LORA, and also evaluate the model before the last step.
 SHORT = replace(FULL, tokens=17 * FULL.tokens_a_step)
 SHORT_LORA = replace(LORA, tokens=17 * LORA.tokens_a_step)
 CASES = {
@@ -138,7 +138,7 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
     model = compressed("llama-gqa-biases")
     before = logits(model.eval())
     with trainable(LORA, model) as trained:
-        # Equal, because the matrix B of LoRA is zero at the beginning.
+        # At the beginning, the logits are equal, because the matrix B of LoRA is zero.
         assert torch.equal(logits(model.eval()), before)
         with torch.no_grad():
             for parameter in trained:
@@ -150,7 +150,7 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
 
 def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
-        """Return the trained model, and the number of calls of its first layer with gradients."""
+        """Return the trained model, and how often its first layer ran with gradients."""
         model = compressed()
         with_gradients: list[bool] = []
         model.model.layers[0].mlp.register_forward_pre_hook(
@@ -172,9 +172,10 @@ def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_pa
 def test_what_rounding_takes_back_is_not_reported(
     learning_rate: float, better: bool, tmp_path: Path
 ) -> None:
-    """Trained weights are rounded to bfloat16, and the report has the divergence after rounding.
+    """The report contains the divergence after the trained weights were rounded to bfloat16.
 
-    If the rounded weights are worse than the weights before training, the earlier weights stay.
+    If the rounded weights are worse than the weights before the training, the weights before the
+    training stay.
     """
     recovery = replace(FULL, learning_rate=learning_rate)
     model = compressed().bfloat16()
@@ -222,7 +223,7 @@ def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recovery", [FULL, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("config", [GPT2Config, OPTConfig, FalconConfig])
 def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery: Recovery) -> None:
-    """Dropout is off in training, also in the dense model, whose predictions are learnt."""
+    """Dropout is off while a model is trained, although the model is in training mode."""
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,

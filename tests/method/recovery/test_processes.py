@@ -21,15 +21,15 @@ SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN, held_out=7)
 
 
 def train(model_dir: Path, folder: Path) -> None:
-    """Train in this process, which may be one of several.
+    """Train in this process, which is the only one or one of several.
 
-    Write summary and weights to the folder.
+    Write the summary of the training and the weights to the folder.
     """
     config = ModelConfig("tiny", str(model_dir), device="cpu")
     source = find_model(config, folder / "cache", trust_remote_code=False)
     model = compressed()
     batch = windows(SHORT)
-    # The processes cannot divide the tokens that count evenly, either.
+    # Two processes cannot divide evenly the tokens that count, either.
     batch.mask_NT[::3, 1:] = False
     teacher = Teacher(source.open())
     summary = distil(SHORT, Resident(model), teacher, batch, folder / "work", seed=0)
@@ -60,7 +60,8 @@ def test_they_train_as_one_process_does(model_dir: Path, tmp_path: Path) -> None
     ):
         assert nats == pytest.approx(expected_nats, abs=1e-6)
 
-    # Rounding changes the gradients that are nearly 0, so the weights are not equal to the bit.
+    # Other orders of summation change gradients that are nearly 0, so the weights are not equal to
+    # the bit.
     weights = load_file(single / "weights.safetensors")
     for folder in (first, second):
         others = load_file(folder / "weights.safetensors")

@@ -1,4 +1,4 @@
-"""recover=reconstruct trains on the calibration windows alone."""
+"""recover=reconstruct trains only on the calibration windows."""
 
 from collections.abc import Callable
 from dataclasses import replace

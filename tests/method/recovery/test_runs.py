@@ -1,4 +1,4 @@
-"""Complete runs with training write a report, store their state, and resume."""
+"""Complete runs with training write a report, store the state of the training, and resume."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +55,8 @@ def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) 
     numbers = {which: measured[NAME] for which, measured in trained.evaluation.items()}
     assert trained.evaluation["compressed"] == plain.evaluation["pruned"]
     assert numbers["pruned"] != numbers["compressed"]
-    # The error is that of the difference from the model before training, and not from the dense
-    # model.
+    # This error belongs to the difference between the models after and before training. The report
+    # also has an error of the difference from the dense model.
     error = trained.recovery["difference_stderr"][NAME]
     assert error > 0
     assert error != trained.difference_stderr[NAME]

@@ -1,4 +1,4 @@
-"""What a model with fewer tokens learns from the dense model, against a direct computation."""
+"""A model with fewer tokens learns from the untrimmed model what a direct computation gives."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def test_predictions_are_learnt_at_common_places_and_tokens_elsewhere() -> None:
 
 
 def test_if_all_tokens_stay_the_teacher_is_the_dense_model() -> None:
-    """Nothing is learnt at the last position of a window, whose next token is not known."""
+    """Nothing is learnt at the last position of a window, because its next token is not known."""
     _, teacher, tokens_NT = case(kept=VOCAB)
     targets = teacher.read(tokens_NT)
     plain = Teacher(teacher.model).read(tokens_NT)
@@ -94,7 +94,7 @@ def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_that_lost_only_tokens_learns(tmp_path: Path) -> None:
-    """Compared with a teacher that lost the same tokens, its loss would be 0 from the beginning."""
+    """If the teacher had lost the same tokens, the loss would be 0 from the beginning."""
     number = FULL.held_out + FULL.steps * FULL.windows_a_step
     model, teacher, tokens_NT = case(kept=300, windows=number)
     summary = distil(FULL, model, teacher, Batch.of(tokens_NT), tmp_path, seed=0)

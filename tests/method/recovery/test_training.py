@@ -41,7 +41,7 @@ from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, re
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    """Training ends after `evaluations` measurements, with the parameters of the step `best`."""
+    """After `evaluations` measurements, training ends with the parameters of the step `best`."""
     student = nn.Linear(1, 1)
     keep = KeepBest(student, patience, tmp_path / BEST)
     log = []
@@ -58,7 +58,7 @@ def test_the_best_is_kept_and_training_ends_without_a_new_one(
 
 
 def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
-    """Record the steps from now on. Interrupt the training after step `killed_after`."""
+    """Record the training steps from now on. Interrupt the training after step `killed_after`."""
     taken: list[int] = []
 
     def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -101,7 +101,8 @@ def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
 def test_each_window_of_a_step_is_trained_on_once_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A step has four windows, so the last two windows of an epoch are too few.
+    # A step has four windows. So in each epoch, one step trains on four of the six windows, and the
+    # other two are too few for a step.
     recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)
     sizes: list[int] = []
     forward = Student.forward
@@ -178,7 +179,7 @@ def test_a_full_disk_names_the_folder_of_the_training(
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    # If the disk has free space, the error has another cause and is raised unchanged.
+    # With free space on the disk, the error has another cause and is raised unchanged.
     with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):
         recovered(compressed(), FULL, tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))

@@ -1,6 +1,6 @@
 """The search measures the same divergence as a comparison of the pruned with the dense model.
 
-The divergence of a plan does not depend on other plans that the same walk measures.
+The divergence of a plan does not depend on the other plans that are measured in the same pass.
 """
 
 import copy
@@ -24,13 +24,14 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
-# There are six windows. The first and the last window are held out and have 48 tokens together.
+# These are six windows. The first window and the last window are held out, and have 48 tokens
+# together.
 WINDOWS = Batch.of(tokens())
 FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
 
 def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
-    """Return the divergence of distributions over the last dimension."""
+    """Return the KL divergence of q from p, two distributions over the last dimension."""
     nats_V = p_V * (p_V / q_V).log()
     return nats_V.sum(-1)
 
@@ -39,7 +40,7 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
     """Return the mean divergence over every fourth prediction.
 
-    If some tokens do not count, return the mean over all predictions of tokens that count.
+    If some tokens do not count, return the mean over the predictions of all tokens that count.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
@@ -57,7 +58,7 @@ def tried(
     compensation: Compensation,
     statistics: list[LayerStatistics],
 ) -> PreTrainedModel:
-    """Return the model, pruned with the fits that the search uses in trials."""
+    """Return a copy of the model, pruned with the fits that the search uses in trials."""
     changed = copy.deepcopy(model)
     adapter = adapt(changed)
     for i, layer in enumerate(plan.layers):
@@ -68,9 +69,9 @@ def tried(
 
 
 def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
-    """Return a plan that prunes one block, a plan that prunes all blocks, and a similar plan.
+    """Return three plans: one prunes a single block, and the other two prune all blocks.
 
-    The third plan keeps one neuron less than the second.
+    The third plan keeps one neuron fewer than the second plan.
     """
     model, _ = calibrated(architecture)
     dense = dense_plan(Resident(model))
@@ -128,8 +129,9 @@ def test_tokens_are_rounded_up_to_whole_held_out_windows(
     assert measured == pytest.approx(expected, rel=1e-3)
 
 
-# Each case has the ends of the tokens that do not count in the two held-out windows. In the second
-# case, no token of the last window counts.
+# Each case says which tokens do not count: the tokens before `first_end` in the first window, and
+# the tokens before `last_end` in the last window. In the second case, no token of the last window
+# counts.
 @pytest.mark.parametrize(("first_end", "last_end"), [(0, -3), (-3, 24)])
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     first_end: int, last_end: int, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +158,11 @@ def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("texts", ["011001", "100000", "000002", "333333"])
 def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
-    """Each digit names the text of a window. The first and the last window are held out."""
+    """If the held-out windows come from two texts, the divergence is that of the text with more.
+
+    Each digit of `texts` names the text of a window. The first window and the last window are held
+    out.
+    """
     model, statistics = calibrated("llama-gqa")
     plans = some_plans()
     order = [5, 4, 3, 2, 1, 0] if reverse else [0, 1, 2, 3, 4, 5]
@@ -165,7 +171,7 @@ def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
     calibration = Calibration(Resident(model), windows, 3, statistics, text_N)
     measured = divergences(calibration, FITS[0], plans, 48)
     two_texts = texts[0] != texts[-1]
-    # At least one window of each text is measured, even if only one token is asked for.
+    # At least one window of each text is measured, even if only one token is requested.
     if two_texts:
         assert divergences(calibration, FITS[0], plans, 1) == measured
     for plan, nats in zip(plans, measured, strict=True):
@@ -199,9 +205,10 @@ def test_predictions_that_are_not_finite_are_refused() -> None:
 def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
     fit: Compensation, model_dir: Path
 ) -> None:
-    """Equal plans have equal divergences.
+    """Plans that are measured in one pass get the same divergences as in separate passes.
 
-    Fits differ only by rounding if several of them use the same factorisation.
+    Equal plans get equal divergences. If several fits share a factorisation, they differ by
+    rounding.
     """
     plans = some_plans()
     rounding = 1e-5 if fit.needs_covariance else 0
@@ -225,7 +232,7 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
 
 
 def test_with_a_large_vocabulary_a_model_does_not_diverge_from_itself() -> None:
-    """With 6 million terms, differently rounded sums of both models would give 0.001 nats."""
+    """With 6 million terms, differently rounded sums of the models would differ by 0.001 nats."""
     generator = torch.Generator().manual_seed(0)
     logits_TV = 4 * torch.randn(128, 50_000, generator=generator)
     log_p_TV = logits_TV.log_softmax(-1)
@@ -245,7 +252,7 @@ def test_where_some_tokens_judge_it_is_that_of_all_their_predictions(
     model, statistics = calibrated("llama-gqa")
     generator = torch.Generator().manual_seed(3)
     judged_NT = torch.rand(WINDOWS.mask_NT.shape, generator=generator) < 0.3
-    judged_NT[0] = False  # one held-out window has no answer tokens
+    judged_NT[0] = False  # no token of this held-out window counts
     windows = Batch(WINDOWS.tokens_NT, judged_NT)
     plans = some_plans()
     calibration = Calibration(Resident(model), WINDOWS, 4, statistics, judged_NT=judged_NT)

@@ -1,6 +1,6 @@
-"""A walk that scores and tries gives the same results as two separate walks.
+"""One pass that scores units and measures trials gives the same results as two separate passes.
 
-The results are also equal if the walk was interrupted.
+The results are also equal if the pass was interrupted.
 """
 
 from pathlib import Path
@@ -45,8 +45,8 @@ def assert_same_scores(scores: Scores, expected: Scores) -> None:
     assert scores.inverse_power == expected.inverse_power
 
 
-# These metrics need different statistics: OBS covariances, WIFV variances, taylor gradients, and
-# random nothing.
+# These metrics need different statistics: OBS needs covariances, WIFV variances, taylor gradients,
+# and random none.
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "taylor", "random"])
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
@@ -82,5 +82,6 @@ def test_an_interrupted_walk_ends_with_the_same_scores(metric: str, tmp_path: Pa
     scores = tried(metric, divergence, work)
     assert_same_scores(scores, expected)
     assert scores.divergences == expected.divergences
-    # Random scores must be drawn in order from the first layer, so this walk cannot resume.
+    # Random scores are drawn in order from the first layer, so this pass cannot resume in the
+    # middle.
     assert bool(calls) == (metric == "random")

@@ -20,11 +20,12 @@ from tests.helpers.ratios import allocated, budget_of, random_scores
 
 
 def test_by_hand() -> None:
-    """Removing the two units with the lowest scores costs 0.2 nats, and removing three costs 1.0.
+    """The divergence of each trial is divided among the units that it removes, by their scores.
 
-    The scores are 1, 1, 2 and 4. So the first two units have 0.1 nats each and the third unit 0.8.
-    The fourth unit was not removed in a trial; it gets nats in proportion to the third: 0.8 · 4 /
-    2.
+    The scores, from the lowest, are 1, 1, 2 and 4. A trial that removes two units costs 0.2 nats,
+    so each of these units gets 0.1 nats. A trial that removes three units costs 1.0, so the third
+    unit gets 0.8. No trial removes the fourth unit. It gets nats in proportion to the score of the
+    third: 0.8 · 4 / 2.
     """
     score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
     nats_U = spread(score_U, {2: 0.2, 3: 1.0})
@@ -32,7 +33,10 @@ def test_by_hand() -> None:
 
 
 def test_a_later_unit_is_never_cheaper() -> None:
-    """Removing one unit costs 0.9 and three units 1.0, so the envelope gives each unit 1/3."""
+    """The lower convex envelope of the measured costs gives each of three equal units 1/3.
+
+    Removing one unit costs 0.9, and removing three units costs 1.0.
+    """
     score_U = torch.tensor([1.0, 1.0, 1.0, 50.0])
     nats_U = spread(score_U, {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
@@ -86,18 +90,18 @@ def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least(
 
 
 def test_neurons_of_one_rank_have_the_same_nats() -> None:
-    """Two experts have three neurons each, and the neurons of one rank are a unit.
+    """Two experts have three neurons each, and a unit is the neurons of one rank in both experts.
 
-    The score of a unit is the mean of its neurons. From the lowest rank, the scores are (1 + 3) /
-    2, (2 + 4) / 2 and (5 + 9) / 2.
+    The score of a unit is the mean of its neurons' scores. From the lowest rank, the scores are (1
+    + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.
     """
     score_I = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
     nats_I = spread_by_rank(score_I, {1: 0.4, 2: 1.0}, experts=2)
     assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
 
 
-# Two layers with eight heads at a price of 10 and forty neurons at a price of 3. A head has one
-# channel.
+# Two layers, each with eight heads at a price of 10 and forty neurons at a price of 3. Each head
+# has one channel.
 LAYER = Pair(Units(8, 10), Units(40, 3))
 BUDGET = Budget((LAYER, LAYER), 0.5)
 
@@ -117,7 +121,7 @@ class Unit(NamedTuple):
     number: int
     nats: float
     price: int
-    best: bool  # whether this is the unit with the highest nats in its block
+    best: bool  # whether this unit has the highest nats of its block
 
 
 def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
@@ -130,7 +134,7 @@ def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
 
 
 class KnownNats:
-    """Replace the measured divergence by known nats.
+    """A replacement for the measured divergence, with known nats for each unit.
 
     A removed unit costs its score times a factor of its block, whatever other units are removed.
     """
@@ -155,7 +159,7 @@ class KnownNats:
         return math.fsum(removed)
 
     def cheapest(self, to_keep: float) -> PruningPlan:
-        """Return the plan that keeps the units with most nats per parameter.
+        """Return the plan that keeps the units with the most nats per parameter.
 
         The plan always keeps the best unit of each block. The price of all kept units is as near as
         possible to `to_keep`.
@@ -181,7 +185,7 @@ class KnownNats:
 def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """The result does not depend on the scale of the scores in each block."""
+    """The plan does not depend on the factor between scores and nats in each block."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])

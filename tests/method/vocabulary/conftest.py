@@ -8,7 +8,7 @@ from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 
 @pytest.fixture(scope="session")
 def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny LLaMA with a byte-level tokenizer to a local directory."""
+    """Save a tiny LLaMA with a byte-level tokenizer, and return its directory."""
     path = tmp_path_factory.mktemp("model") / "tiny-words"
     tokenizer = smollm()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -20,7 +20,7 @@ def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def words_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a text that contains half of the tokenizer's tokens."""
+    """Write a text that contains half of the tokens of the tokenizer in `words_dir`."""
     path = tmp_path_factory.mktemp("text") / "fox.txt"
     path.write_text((TEXT[0] + " ") * 160)
     return path
@@ -28,7 +28,7 @@ def words_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a text with tokens that the text of `words_file` does not contain."""
+    """Write a text with some tokens that the text of `words_file` does not contain."""
     path = tmp_path_factory.mktemp("text") / "other.txt"
     path.write_text(" ".join(TEXT) * 30)
     return path

@@ -1,4 +1,4 @@
-"""Make all kinds of tokenizers from which flap can remove tokens, and name the tokens of a text."""
+"""Make all kinds of tokenizers from which flap can remove tokens, and name the tokens of texts."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.helpers.tokenizers import TEXT
 
 
 def unigram(byte_fallback: bool) -> PreTrainedTokenizerFast:
-    """Return a Unigram tokenizer as sentencepiece makes it, with an unknown token.
+    """Return a Unigram tokenizer like those of SentencePiece, with an unknown token.
 
     byte_fallback: whether the tokenizer encodes unknown characters as bytes.
     """
@@ -46,5 +46,5 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the names of a text's tokens, which stay the same if other tokens are removed."""
+    """Return the names of a text's tokens. Names stay the same if other tokens are removed."""
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

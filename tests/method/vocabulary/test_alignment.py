@@ -1,4 +1,4 @@
-"""The places where both tokenisations of a text have a boundary, and what is predicted there."""
+"""`Alignment` finds where both tokenisations of a text have a boundary and predict the same."""
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ CHARACTERS = "emoji 😀 and 中文字 and ünïcödé"
 
 
 def alignment(kind: str, without_row: int = 0) -> Alignment:
-    """The alignment with a tokenizer that keeps some tokens more than it has to.
+    """Return the alignment with a tokenizer that has lost most of its tokens.
 
-    without_row: the number of tokens at the end that the model does not know.
+    The tokenizer keeps the tokens that it must keep, and twelve more.
+    without_row: the number of tokens at the end of the vocabulary for which the model has no row.
     """
     tokenizer = KINDS[kind]()
     rows = len(tokenizer) - without_row
@@ -34,7 +35,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def beginnings(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[bytes]:
-    """The bytes of a text up to the end of each token."""
+    """Return the bytes of a text up to the end of each token."""
     read = b""
     found = []
     for name in tokenizer.convert_ids_to_tokens(ids):
@@ -54,7 +55,7 @@ def test_places_have_the_same_text_before_them_and_the_same_token_after_them(kin
         new = encoded(both.after, text)
         old = encoded(both.before, text)
         if kind == "unigram" and both.after.unk_token_id in new:
-            continue  # unknown characters cannot be written again
+            continue  # an unknown character cannot be decoded to the same text
         found = both.align(torch.tensor(new))
         assert found.old_S.tolist() == old, text
 

@@ -16,13 +16,14 @@ from flap.runs.dry_run import dry_run
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
-WIDTH = 32  # number of parameters in a row of the tied embedding
+WIDTH = 32  # number of parameters in one row of the tied embedding
 HEAD = 1536  # number of parameters of a KV head with its query heads, the largest unit
 CONTEXT = ("target.context=100",)
-# Bytes of the KV cache: 2 floats (key, value) of 4 bytes for 4 layers, 4 heads, 100 tokens and 8
-# channels.
+# Bytes of the KV cache: keys and values (2), 4 bytes per number, 4 layers, 4 KV heads, 100 tokens
+# and 8 channels.
 CACHE = 2 * 4 * 4 * 4 * 100 * 8
-# For each target: the price of a parameter, and the cost of the dense model besides parameters.
+# For each target: the cost of a parameter, and the cost of everything in the dense model except
+# parameters.
 TARGETS = {
     "bytes": (4, 0),
     "parameters": (1, 0),
@@ -49,7 +50,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def run_with(arguments: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> Report:
-    """Make a run, and check that it removes as many tokens and units as its dry run predicts."""
+    """Do a run, and check that it removes as many tokens and units as its dry run predicts."""
     planned = dry_run(composed(*arguments))
     with caplog.at_level(logging.INFO):
         report = run(composed(*arguments), folder)
@@ -75,8 +76,8 @@ def test_units_are_removed_only_for_what_is_too_large_after_trimming(
     options = ("vocabulary.coverage=0.9", *CONTEXT)
     asked = dense - a_row * (VOCAB - 350.5)
     enough = run_with(arguments(f"target.{target}={asked}", *options), tmp_path / "enough", caplog)
-    # The run removes only as many tokens as the target requires, although a coverage of 0.9 would
-    # allow it to remove more.
+    # With a coverage of 0.9, the run might remove more tokens, but it removes only as many as the
+    # target requires.
     assert enough.vocabulary["after"] == 350
     assert enough.target[target]["realised"] == dense - a_row * (VOCAB - 350)
     assert enough.target[target]["dense"] == dense
@@ -117,7 +118,11 @@ def test_what_is_told_if_trimming_reaches_the_target(
 def test_what_the_model_answers_is_counted(
     arguments: Arguments, words_dir: Path, tmp_path: Path
 ) -> None:
-    """Before the model has answered the prompts, a dry run counts only the prompts, and says so."""
+    """A run also counts the tokens of the answers that the model writes to the prompts.
+
+    Before the model has answered, a dry run counts only the tokens of the prompts, and says that
+    its number is approximate.
+    """
     rows = [{"prompt": f"{number} {TEXT[0]}"} for number in range(40)]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(map(json.dumps, rows)))

@@ -9,7 +9,7 @@ from tests.helpers.tokenizers import TEXT
 from tests.method.vocabulary.kinds import KINDS
 
 NAMES = ["a", "b", "c", "bc", "ab", "abc"]
-# The tokenizer applies merges with a lower rank first, so it makes "abc" of "a" and "bc".
+# The tokenizer applies the first possible merge of this list. So it makes "abc" from "a" and "bc".
 MERGES = [
     ["b", "c"],
     ["a", "b"],
@@ -28,7 +28,7 @@ def bpe(names: list[str], merges: list[list[str]], special: frozenset[int] = fro
 
 
 def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
-    """Return the ranking of NAMES by their counts alone."""
+    """Return the ranking of NAMES by their counts in a text, without expected counts."""
     special_ids = frozenset(NAMES.index(name) for name in special)
     counts_V = torch.tensor([counts.get(name, 0.0) for name in NAMES]).double()
     expected_V = torch.zeros_like(counts_V)
@@ -36,7 +36,11 @@ def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
 
 
 def test_counts_and_expectations_add_up() -> None:
-    """The text has four tokens. The sums are 3.4 for "a", 1.8 for "c" and 1.6 for "b"."""
+    """The ranking adds to the counts the expected counts: the number of tokens times a probability.
+
+    The text has four tokens. So the sums are 3 + 4 · 0.1 = 3.4 for "a", 1.6 for "b" and 1.8 for
+    "c".
+    """
     counts_V = torch.tensor([3.0, 0.0, 1.0])
     expected_V = torch.tensor([0.1, 0.4, 0.2])
     ranking = Ranking.of(bpe(["a", "b", "c"], []), counts_V, expected_V)

@@ -1,4 +1,4 @@
-"""Rows of removed tokens leave a model of any family at any placement.
+"""A model of any family, at any placement, loses the rows of removed tokens.
 
 All other rows stay unchanged.
 """
@@ -16,7 +16,7 @@ from tests.helpers.placed import placed_at
 from tests.models.families.every import EVERY
 
 VOCAB = 96
-# The kept tokens are in a new order. The last four tokens are placeholders for images.
+# The ids of the kept tokens, in a new order. The last four tokens are placeholders for images.
 KEPT = torch.tensor([0, 2, 5, *range(20, 80), 1, *range(92, 96)])
 TEXT = len(KEPT) - 4
 
@@ -27,9 +27,9 @@ def logits(model: PreTrainedModel, tokens_NT: torch.Tensor) -> torch.Tensor:
 
 
 def parameters_of_a_token(model: PreTrainedModel) -> int:
-    """Return the number of parameters in a token's rows of embedding and LM head.
+    """Return the number of parameters in the rows of one token in the embedding and the LM head.
 
-    Rows of tied matrices count once.
+    If the two matrices are tied, their row counts once.
     """
     parameters = {}
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):

@@ -31,7 +31,7 @@ Trimmed = Callable[..., Report]
 
 @pytest.fixture
 def trimmed(words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path) -> Trimmed:
-    """Return a function that makes a complete run with options in the folder of the test."""
+    """Return a function that does a run with vocabulary=trim and further options in tmp_path."""
     texts = (f"eval.perplexity.datasets=[{other_file}]", "eval.perplexity.max_tokens=320")
     inputs = [*tiny(words_dir, words_file), *texts]
     return lambda *options: run(composed(*inputs, *TRIM, *options), tmp_path)
@@ -58,7 +58,7 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The training windows are calibration windows in tokens of the trimmed tokenizer.
+    """The training windows are the calibration windows in tokens of the trimmed tokenizer.
 
     After trimming, flap uses only the trimmed model and its tokenizer.
     """
@@ -157,7 +157,7 @@ def test_tokens_are_counted_in_the_given_text(
 def test_documents_whose_tokens_were_counted_are_not_measured_on(
     trimmed: Trimmed, tmp_path: Path
 ) -> None:
-    """A task leaves out documents of `vocabulary.dataset` and of the calibration text.
+    """A task leaves out the documents of `vocabulary.dataset` and of the calibration text.
 
     The dense and the trimmed model leave out the same documents, although their tokenizers differ.
     """
@@ -240,7 +240,7 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
     model = tiny_model("llama-gqa", vocab_size=VOCAB)
     tokenizer = smollm()
     options = {"dataset": str(words_file), "num_samples": 8, "seq_len": 16, "overrides": TRIM}
-    other = type(model)(model.config)  # the new model shares the config object
+    other = type(model)(model.config)  # this model shares the config object of the first model
     flap.prune(model, tokenizer, ratio=0, **options)
     assert len(tokenizer) == model.config.vocab_size == SIZE
     assert len(other.get_input_embeddings().weight) == other.config.vocab_size == VOCAB

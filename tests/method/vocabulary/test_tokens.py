@@ -14,7 +14,7 @@ from flap.method.vocabulary.tokens import BPE
 from tests.helpers.tokenizers import TEXT, TRICKY
 from tests.method.vocabulary.kinds import KINDS, pieces
 
-COUNTED = TEXT[0]  # tokens are counted in this text; other texts also contain removed tokens
+COUNTED = TEXT[0]  # tokens are counted in this text; the other texts also contain removed tokens
 PIECES = [*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
@@ -52,7 +52,7 @@ def test_tokens_that_a_config_names_stay(both: Both) -> None:
     i = both.old.convert_tokens_to_ids(removed)
     tokens = Tokens.of(both.old, len(both.old), {i, 10**6})
     assert removed in tokens.stay
-    # The token does not stay if the embedding has no row for it.
+    # A token for which the embedding has no row does not stay.
     too_few_rows = Tokens.of(both.old, i, {i})
     assert removed not in too_few_rows.stay
 
@@ -111,9 +111,9 @@ def test_with_the_fewest_tokens_spaces_still_go_there_and_back(kind: str) -> Non
 
 
 def test_of_two_ways_to_a_token_the_one_that_is_used_stays() -> None:
-    """The vocabulary of LLaMA contains merges for all ways to divide a token.
+    """The vocabulary of LLaMA has merges for several ways to form a token from its parts.
 
-    The tokenizer makes "abc" of "a" and "bc", because "bc" has the lower rank.
+    The tokenizer makes "abc" from "a" and "bc", because the merge to "bc" comes first.
     """
     merges = [
         ["b", "c"],
