@@ -51,7 +51,7 @@ def save_over(
     all_saved: dict[str, Saved],
     old: Path,
 ) -> Callable[..., PlacedModel]:
-    """Return a function that saves another model over the old checkpoint."""
+    """Return a function that saves another model over the checkpoint in `old`."""
     label = make_label(all_saved["llama-gqa"].plan.to_dict(), {"new": True})
 
     def save_it(overwrite: bool = True) -> PlacedModel:

@@ -51,9 +51,9 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
 
 
 def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) -> None:
-    """In earlier versions, config.json did not name the pruned modules.
+    """In earlier versions, config.json did not name the pruned modules (`flap_modules`).
 
-    If such a checkpoint is saved again, its config.json names them.
+    If such a checkpoint is loaded and saved again, its config.json names these modules.
     """
     old = shutil.copytree(saved.directory, tmp_path / "old")
     config = json.loads((old / "config.json").read_text())

@@ -88,7 +88,7 @@ def test_a_difference_is_noticed_and_both_sides_are_named(
     model: PreTrainedModel, save_over: Save, old: Path
 ) -> None:
     placed = save_over()
-    # Saving leaves a model in memory as it is, because the run still measures it.
+    # Saving leaves a model in memory as it is, because the run then measures this model.
     assert placed.model is model
     verify(placed, old)
     tamper(old)
@@ -116,8 +116,8 @@ def test_a_wrong_copy_is_not_kept(
 def left_behind(folder: Path, moved: Path | None = None) -> None:
     """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the process was killed after it had renamed the old folder and before
-    it renamed the new folder.
+    moved: the old folder, if the kill was between the two renames that replace the old folder by
+    the new folder. The old folder then has another name.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

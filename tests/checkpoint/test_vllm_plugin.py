@@ -1,4 +1,4 @@
-"""flap's plugin for vLLM, tested with a fake registry of models that records its calls.
+"""flap's plugin for vLLM, tested with a fake model registry that records its calls.
 
 `make engines` tests the plugin in vLLM itself.
 """
@@ -68,8 +68,7 @@ def built_by_vllm(
 ) -> FlapLlamaConfig:
     """Return the config that vLLM's Transformers backend builds for a pruned model.
 
-    The second layer of the model has other widths than the first layer.
-
+    changes: the widths in which the second layer differs from the first layer.
     ranks: the number of vLLM's processes.
     """
     distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
@@ -89,7 +88,7 @@ def built_by_vllm(
 
 
 def ask(config: FlapLlamaConfig, ranks: int) -> None:
-    """Run the check of the config that vLLM makes before it starts its processes."""
+    """Run the check of a model's config that vLLM makes before it starts its processes."""
     vllm_config = SimpleNamespace(
         model_config=SimpleNamespace(hf_text_config=config),
         parallel_config=SimpleNamespace(tensor_parallel_size=ranks),

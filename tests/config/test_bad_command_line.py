@@ -1,4 +1,4 @@
-"""Bad options are refused on the command line, which runs here in a separate process.
+"""Bad options on the command line are refused. Most tests run it in a forked process.
 
 The console shows one line, the exit code is 1, the log has the traceback, and the run leaves no
 other files. If Hydra cannot compose the options, the error appears within half a second, before
@@ -30,7 +30,7 @@ OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs. The tables below call it {bad}."""
+    """Create the folder of damaged inputs. In the arguments below, it is {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -79,7 +79,7 @@ DOES_NOT_COMPOSE = [
         "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'",
     ),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
-    # AL-AM has no option remove_heads, because it decides itself how many heads to remove.
+    # AL-AM has no option remove_heads, because AL-AM itself decides how many heads to remove.
     (
         "structure.remove_heads=4",
         "structure.remove_heads: unknown key",
@@ -124,7 +124,8 @@ DOES_NOT_COMPOSE = [
 ]
 
 
-# Combinations of arguments that are refused, although each argument alone is valid.
+# Combinations of arguments that are refused. In most of them, each argument alone is valid, or
+# another mistake.
 WORDS = [
     (["--ratio", "0.2"], "--ratio: write ratio=0.2$"),
     (["ratio", "0.2"], "ratio 0.2: write ratio=0.2$"),
@@ -208,7 +209,7 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 
 
 def without_a_hub(connections: int) -> None:
-    """Replace the hub by a port that refuses connections. More than a few attempts are an error."""
+    """Replace the hub by a port that refuses connections. Further attempts end the process."""
     attempts = count()
 
     def refuse(*_: object) -> None:
@@ -216,7 +217,7 @@ def without_a_hub(connections: int) -> None:
             os._exit(3)
         raise ConnectionRefusedError
 
-    patch = pytest.MonkeyPatch()  # it is not undone, because the forked process ends
+    patch = pytest.MonkeyPatch()  # not undone, because the forked process ends
     patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     patch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     patch.setattr("socket.socket.connect", refuse)
@@ -328,8 +329,8 @@ def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) ->
     assert len(done.stderr) < 400
 
 
-# The first case is an error of a library that reads a file, the second an error in the middle of a
-# run.
+# The first case is an error of a library that reads a file. The second case is an error in the
+# middle of a run.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 

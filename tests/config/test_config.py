@@ -71,8 +71,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # Whether a combination of choices is valid does not depend on numbers. So these tests combine
-    # all choices with the first number of each option, and all numbers with the first choices.
+    # Ratios and seeds do not decide whether choices are valid together. So this test combines all
+    # choices with the first ratio and seed, and all ratios and seeds with the first choices.
     one, *_ = cells
     cells = [
         cell
@@ -85,7 +85,7 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    # All methods of an experiment calibrate on the same text. There are two exceptions: Wanda-sp
+    # All methods of an experiment calibrate on the same text, with two exceptions: Wanda-sp
     # calibrates layer by layer, and LLM-Pruner reads fewer windows.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
@@ -147,12 +147,12 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
     [
         ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
         ("structure=AL-AM metric=WIFV", "flap"),
-        # options that limit how many units may be removed
+        # Options that limit how many units may be removed.
         (
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        # The number of tokens on which the search measures.
+        # The number of tokens with which the search measures trials.
         ("method=flap_plus structure.tokens=99", "flap_plus"),
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),

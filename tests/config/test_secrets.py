@@ -21,9 +21,9 @@ PASSWORD = "p@ss/w0rd:%2F's \"<x>"
 
 @pytest.fixture
 def learnt() -> Iterator[DictConfig]:
-    """Return a config.
+    """Return a config with secrets.
 
-    After this, the process knows the secrets of the config, and hides them in other texts.
+    The process knows these secrets from then on, and hides them in other texts.
     """
     config = OmegaConf.create(
         {
@@ -96,7 +96,7 @@ def test_texts_have_no_form_of_a_secret(learnt: DictConfig) -> None:
         escape(PASSWORD),
         escape(json.dumps(PASSWORD)),
         shlex.quote(PASSWORD),
-        # The list of overrides in the form in which Hydra prints it.
+        # This is the form in which Hydra prints a list of overrides.
         str(["a='p@ss/w0rd:%2F\\'s \"<x>'"]),
         f"http://me:{PASSWORD}@host",
         f"Basic {'bWU6cEBzcy93MHJkOiUyRidzICI8eD4='}",

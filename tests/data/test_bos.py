@@ -1,4 +1,4 @@
-"""Windows begin with the BOS token if the tokenizer adds this token to a text."""
+"""Windows begin with the BOS token if the tokenizer adds this token to texts."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_without_it_the_first_window_begins_as_the_tokenizer_says(
 def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast, bos: bool) -> None:
     documents = [
         f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)
-    ]  # the BOS token, with which many chat templates begin
+    ]  # many chat templates begin with BOS
     windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20).tokens_NT
     assert (windows[0] == 1).sum() == 1 and not (
         (windows[:, 1:] == 1) & (windows[:, :-1] == 1)

@@ -1,4 +1,4 @@
-"""flap reads texts from local files and cuts them into windows of tokens."""
+"""flap reads texts from local files, and cuts them into windows of tokens."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
 def test_windows_of_one_text_are_drawn_as_ever(
     text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The published numbers depend on this rule: take the first windows of a random order."""
+    """The windows are the first ones of a random order. The published numbers depend on this."""
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
     assert torch.equal(
@@ -87,7 +87,10 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
 
 
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
-    """Columns may have any type, texts may look like dates, and a byte order mark is allowed."""
+    """Each line of a JSON Lines file is read as JSON of its own, and not as a row of a table.
+
+    So other columns may have any type, texts may look like dates, and a byte order mark is allowed.
+    """
     rows = [
         {"text": "2024-01-02", "id": 1},
         {"text": "it ran", "id": "a1"},

@@ -83,7 +83,7 @@ def test_an_answer_through_the_template_counts_with_its_end(
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[:first] == question(Prompt(TURNS, None), chatting, chat=True)
     assert document[first:end] == "ran </s> "
-    # In this template, the rendered conversation does not contain the generation prompt.
+    # With this template, the rendered conversation does not contain the generation prompt.
     chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")
     document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
     assert document[first:end] == "ran </s> "
@@ -173,7 +173,8 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# For each template: the characters of the answer's span before and after the answer itself.
+# For each template: the characters in the answer's span before the answer, and those after the
+# answer.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -265,7 +266,7 @@ def test_only_tokens_of_answers_are_in_the_mask(
     assert torch.equal(of_all.in_answers.mask_NT, mask_NT)
     assert windows.key != of_all.key
 
-    # Plain text has no token for the end of a turn, but a template has.
+    # A template has a token for the end of a turn. Plain text has no such token.
     end = set() if part else {"</s>"}
     assert words(tokens_NT[mask_NT], chatting) == {"mat", "dog", "ran"} | end
     others = words(tokens_NT[~mask_NT], chatting)
@@ -294,7 +295,7 @@ def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
-    """Return one window of prompts that the model has answered with at most four tokens."""
+    """Return one window of prompts that the model will answer with at most four tokens."""
     write_rows(path, [{"prompt": prompt} for prompt in prompts])
     wanted = Wanted(1, 4, 0, "false", Answers("self", max_new_tokens=4))
     return read_windows("calibration", str(path), tokenizer, wanted, max_length)

@@ -20,7 +20,8 @@ def test_prompts_end_with_a_question_and_have_an_answer(name: str) -> None:
         last = prompt.messages[-1]
         assert last["role"] == "user"
         questions.add(last["content"])
-        # The prompts of `asked-passages` contain no question, because the model writes it.
+        # The prompts of `asked-passages` contain no right answer, because the model also writes the
+        # question.
         if name != "asked-passages":
             assert prompt.answer
     assert len(questions) == len(prompts)

@@ -20,7 +20,7 @@ PTB = {"revision": "refs/convert/parquet"}
 
 
 class OnHub(NamedTuple):
-    """The path of a text on the hub, and the separator between its documents."""
+    """A request for a data set of the hub, and the separator between its documents."""
 
     dataset: Any
     use: Any

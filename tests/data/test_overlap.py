@@ -1,6 +1,6 @@
-"""A document counts as read if a calibration text has 13 of its words in a row.
+"""A document counts as read if a calibration text contains 13 of its words in a row.
 
-A shorter document counts as read if the calibration text has all of its words in a row.
+A document of fewer words counts as read if the calibration text contains all of them in a row.
 """
 
 import pytest
@@ -111,7 +111,7 @@ def test_a_prompt_is_known_by_its_turns_and_its_long_answers_but_not_by_the_syst
 def test_instructions_that_most_documents_have_are_not_compared(
     count: int, expected: set[int]
 ) -> None:
-    """If a task has few documents, flap also compares a passage that all of them contain."""
+    """With few documents, flap also compares a passage that most of them contain."""
     instructions = f"answer in one word and remember that {OTHER}"
     documents = [
         document_of(f"{instructions} number{n} is what", (), letters_and_digits)

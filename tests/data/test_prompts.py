@@ -42,7 +42,7 @@ def test_rows_are_prompts_in_order_whatever_the_format(tmp_path: Path) -> None:
     }
     columns["messages"][0][0] = SYSTEM | {
         "created_at": datetime(2026, 12, 1)
-    }  # keys that logs of conversations contain, and that no chat template reads
+    }  # such keys occur in logs of conversations, and no chat template reads them
     Dataset.from_dict(columns).to_parquet(str(tmp_path / "b.parquet"))
     assert (
         read_prompts(written(tmp_path, *ROWS), "f")

@@ -1,8 +1,8 @@
 """flap can compute the text and the number of bytes of any tokens.
 
-The bytes of all tokens add up to the bytes of the text. If windows of one tokenizer are converted
-to another tokenizer, they have the same text, except for characters at the edge of a window that
-the window contains only in part.
+The bytes of all tokens add up to the bytes of the text. Windows of one tokenizer that are converted
+to another tokenizer keep their text, except for characters at the edge of a window that are only
+partly in the window.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from tests.method.vocabulary.kinds import unigram
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bytes_of_tokens_add_up_to_those_of_the_text(kind: str) -> None:
     tokenizer = KINDS[kind]()
-    in_front = kind.startswith("llama-spm")  # this kind of tokenizer adds a space before the text
+    in_front = kind.startswith("llama-spm")  # these tokenizers add a space before the text
     for text in TRICKY:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert text_bytes(torch.tensor(ids), tokenizer).sum() == len(text.encode()) + in_front
@@ -117,7 +117,7 @@ def test_windows_keep_their_tokens_with_a_copy_of_the_tokenizer_wherever_they_be
 )
 def test_only_the_character_that_an_edge_cuts_is_left_out(first: int, last: int, text: str) -> None:
     tokenizer = mistral()
-    # The four characters of the text have 3, 3, 2 and 4 bytes in UTF-8.
+    # In UTF-8, the four characters have 3, 3, 2 and 4 bytes.
     ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]
     window_1T = torch.tensor([ids[first:last]])
     [found] = retokenised(window_1T, tokenizer, tokenizer, bos=False).tokens_NT.tolist()

@@ -1,6 +1,6 @@
 """Windows of several texts are mixed in proportion to the weights of the texts.
 
-If the tokenizer has changed, the texts are tokenized again.
+After a tokenizer has been changed, texts are tokenized again.
 """
 
 from copy import deepcopy

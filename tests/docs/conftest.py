@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the documentation site as `make docs` does, and return its folder.
 
-    If MkDocs is not installed, the tests are skipped, unless an option of pytest requires them.
+    If MkDocs is not installed, the tests that use the site are skipped. With
+    FLAP_REQUIRE_SYSTEM_TOOLS=1 in the environment, they fail instead.
     """
     if find_spec("mkdocs") is None:
         required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"

@@ -14,15 +14,15 @@ from tests.docs.test_sources import FILES
 from tests.helpers.runs import composed
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Matches a command in a cell of a Markdown table.
+# This expression matches a command in a cell of a Markdown table.
 CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)
 COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
 
 
 def commands(file: Path) -> Iterator[list[str]]:
-    """Return the arguments of each command in the code blocks and tables of a page.
+    """Yield the arguments of each command in the code blocks and tables of a page.
 
-    A command may continue on the next line after a backslash.
+    A backslash at the end of a line continues the command on the next line.
     """
     cells = CELL.findall(file.read_text()) if file.parent.name == "docs" else []
     for block in [*BLOCK.findall(file.read_text()), *cells]:
@@ -40,7 +40,7 @@ COMMANDS = {
 
 
 def single(word: str) -> str:
-    """Return the override for a single run: of several values of a sweep, the first one."""
+    """Return an override for a single run. Of several values for a sweep, take the first."""
     [override] = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():
         return word

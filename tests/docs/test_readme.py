@@ -1,4 +1,4 @@
-"""The command below the README's table gives the digits of one cell of the table."""
+"""The command below the perplexity table of the README gives the digits of one cell."""
 
 import json
 import re
@@ -12,7 +12,8 @@ import pytest
 from tests.docs.conftest import ROOT
 
 
-# Only with --thorough, because it takes minutes; test_parity.py always checks the same model.
+# This test runs only with --thorough, because it takes minutes. test_parity.py runs the same model
+# without --thorough.
 @pytest.mark.thorough
 def test_the_command_below_gives_its_digits(
     quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
@@ -26,5 +27,5 @@ def test_the_command_below_gives_its_digits(
     numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
     found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
     expected = [float(number) for number in digits.groups()]
-    # The tolerance allows for the rounding of other processors.
+    # Other processors round differently, which the tolerance allows for.
     assert found == pytest.approx(expected, rel=2e-3)

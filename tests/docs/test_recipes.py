@@ -1,4 +1,4 @@
-"""docs/recipes.md shows the memory that a dry run estimates, and the engines of each model."""
+"""docs/recipes.md shows, for each model, the memory that a dry run estimates."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documentation site works in a browser from disk and without a network."""
+"""The documentation site works in a browser from the disk, without a network."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_a_page_fits_its_window(
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
-# The accessibility checker axe needs ten seconds for a page, so each page is checked only in one
+# The accessibility checker axe needs ten seconds for a page. So each page is checked in only one
 # combination of colours and width. This is enough, because errors are usually in the theme or in
 # tables, which many pages share.
 @pytest.mark.parametrize(("name", "form"), zip(PAGES, FORMS * 3, strict=True), ids=PAGES)
@@ -72,7 +72,7 @@ def test_the_search_works_from_disk_and_by_keyboard(browser: Browser, site: Path
         ask(page, "cholesky")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        # The search may find the page about the method, or the reference page of its code.
+        # The search may find the page about the method, or the API page of its code.
         page.wait_for_url(re.compile(r"/(api/)?method[^/]*\.html"))
         assert "Cholesky" in page.locator("article").inner_text()
 

@@ -1,4 +1,4 @@
-"""All links between the Markdown files of the repository lead to existing files and headings."""
+"""All links between the Markdown files of the repository lead to existing files."""
 
 import re
 from pathlib import Path

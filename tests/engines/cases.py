@@ -1,10 +1,10 @@
-"""Tables for the tests of engines: the families, and the checkpoints that an engine refuses.
+"""Tables for the tests of inference engines: the families and the refused checkpoints.
 
 For each refused checkpoint, the table has the engine's error message. vLLM must run all other
 checkpoints of `make.py`.
 """
 
-BY_LAYER = (  # families that are only tested with a different width in each layer
+BY_LAYER = (  # families that are tested only with a different width in each layer
     "apertus",
     "arcee",
     "cohere2",
@@ -28,10 +28,10 @@ BY_LAYER = (  # families that are only tested with a different width in each lay
     "seed_oss",
     "stablelm",
 )
-# Mixtures that are also tested without biases. vLLM's own kernels run experts only if they have no
-# biases.
+# Mixtures of experts that are also tested without biases. vLLM's own kernels run experts only if
+# these have no biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-MIXTURES = (  # mixtures with scores that are compared with those of llm-compressor's REAP
+MIXTURES = (  # mixtures of experts whose scores are compared with llm-compressor's REAP
     "deepseek_v3",
     "glm4_moe",
     "gpt_oss",
@@ -58,11 +58,11 @@ REFUSED_FAMILIES = {
     "falcon_h1": "FlapFalconH1ForCausalLM",  # flap's plugin for vLLM refuses this family
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
-# The quantisation schemes of examples/quantise.py, each with the checkpoint that it is tested on.
-# On CPUs with AMX, vLLM's Transformers backend fails with the kernel for W8A8, so W8A8 is tested on
+# The quantisation schemes of examples/quantise.py, each with the checkpoint on which it is tested.
+# On CPUs with AMX, vLLM's Transformers backend fails with the kernel for W8A8. So W8A8 is tested on
 # a stock checkpoint, which does not use this backend.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
-# Families that llama.cpp and its converter support, grouped by the options of pruning.
-# docs/exports.md has the same table.
+# Families that llama.cpp and its converter support. For the families in ALL_HEADS, all heads must
+# stay. docs/exports.md has a table of these families.
 ALL_HEADS = ("granite", "starcoder2")
 CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

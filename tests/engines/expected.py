@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expected:
-    """Prompts, greedy continuations, and the log-probabilities of all tokens but the first."""
+    """Prompts, greedy continuations, and the log-probabilities of all tokens except the first."""
 
     prompts_NT: Tensor
     generated_NT: Tensor

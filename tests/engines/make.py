@@ -2,10 +2,10 @@
 
 The engines need a separate environment, but this module runs in the main environment.
 
-For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (greedy),
-and the log-probabilities `logprobs_NT` of prompts and generated tokens. The folder experts/
-contains dense mixtures of experts. The file experts/scores.safetensors contains the scores of
-`metric=REAP` for each layer, and the tokens from which they were computed.
+For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (the
+greedy continuations), and `logprobs_NT` (the log-probabilities of the tokens of both). The folder
+experts/ contains dense mixtures of experts. For each mixture, a file scores.safetensors contains
+the scores of `metric=REAP` for each layer, and the tokens from which the scores were computed.
 """
 
 import subprocess
@@ -80,7 +80,7 @@ PACKAGED = {
 
 
 def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the tiny config with a head size that the kernels of the engines support."""
+    """Return a copy of the tiny config with a head size that the kernels of the engines support."""
     config, own = deepcopy(config), OWN_SIZES.get(config.model_type, {})
     for key, value in (own | SIZES | own).items():
         if key in own or (
@@ -102,8 +102,8 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
 def make_family(model_type: str, folder: Path) -> None:
     """Write two pruned checkpoints of a family.
 
-    In the first checkpoint, layers differ in width, and there are biases. In the second checkpoint,
-    all layers have the same width, and there are no biases.
+    In the first checkpoint, layers differ in width and have bias compensation. In the second
+    checkpoint, all layers have the same width, and there is no compensation.
     """
     model = tiny(family_config(model_type))
     family = FAMILIES[model_type]
@@ -116,13 +116,13 @@ def make_family(model_type: str, folder: Path) -> None:
 
 
 def make_by_layer(model_type: str, folder: Path) -> None:
-    """Write a checkpoint of a family in which layers differ in width."""
+    """Write a checkpoint of a family, in which layers differ in width."""
     model = tiny(family_config(model_type))
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
 
 
 def make_without_biases(model_type: str, folder: Path) -> None:
-    """Write a checkpoint in which layers differ in width, but experts have no added biases."""
+    """Write a checkpoint in which layers differ in width, but no biases are added to experts."""
     model = tiny(family_config(model_type))
     write(
         model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"
@@ -147,9 +147,9 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 
 
 def make_llama(folder: Path) -> None:
-    """Write checkpoints of LLaMA for tests that run only one family.
+    """Write a checkpoint of LLaMA for tests that run only one family.
 
-    Tensor parallelism over two processes can divide their widths.
+    With tensor parallelism, two processes can divide the widths of its layers.
     """
     model = tiny(family_config("llama"))
     write(
@@ -160,7 +160,7 @@ def make_llama(folder: Path) -> None:
 
 
 def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
-    """Write a checkpoint and its expected outputs."""
+    """Write a checkpoint, and the outputs that the engines must compute for it."""
     save_pruned(model, smollm(), target, plan)
     note_expected(
         model,
@@ -192,9 +192,8 @@ def make_scores(model_type: str, folder: Path) -> None:
 def make_quantised(folder: Path) -> None:
     """Write checkpoints that llm-compressor has quantised.
 
-    This function runs in the engines' environment.
-
-    All widths are multiples of the group size that llm-compressor uses.
+    llm-compressor runs in the environment of the engines, whose Python is the second argument of
+    this script. All widths are multiples of the group size that llm-compressor uses.
     """
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512
@@ -221,9 +220,9 @@ def make_quantised(folder: Path) -> None:
 def make_converted(folder: Path) -> None:
     """Write stock checkpoints for llama.cpp's converter.
 
-    The checkpoints have SmolLM2's tokenizer, because the converter only accepts tokenizers that it
-    knows. These checkpoints have no biases and no sliding windows, because llama.cpp supports these
-    only for some families.
+    The checkpoints have SmolLM2's tokenizer, because the converter accepts only tokenizers that it
+    knows. They have no biases and no sliding windows, because llama.cpp supports these only for
+    some families.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
     for model_type in CONVERTED:
@@ -252,7 +251,7 @@ def make_converted(folder: Path) -> None:
 
 
 def make_packaged(name: str, target: Path) -> None:
-    """Prune the packaged model."""
+    """Prune the packaged model, and write its checkpoint and outputs."""
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
     tokens = AutoTokenizer.from_pretrained(target)(LICENCE.read_text(), return_tensors="pt")[
         "input_ids"
@@ -265,7 +264,7 @@ def make_packaged(name: str, target: Path) -> None:
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
     """Write the outputs of transformers for the prompts."""
-    # Generation must not stop at an end token, because the engines do not stop at it either.
+    # Generation must not stop at an end token, because the engines do not stop there either.
     model.generation_config.eos_token_id = None
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]

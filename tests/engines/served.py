@@ -1,4 +1,4 @@
-"""Run vLLM in this process, with one model after the other, in float32 and with a prefix cache."""
+"""Run models in vLLM in this process, one after the other, in float32 and with a prefix cache."""
 
 import gc
 import os
@@ -8,7 +8,8 @@ from typing import Any
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # size of the KV cache in GiB
-    # Without this setting, all processes run on the same core, and two ranks need two NUMA nodes.
+    # Without this setting, all processes would run on the same core, and two ranks would need two
+    # NUMA nodes.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "HF_HUB_OFFLINE": "1",
 }
@@ -19,7 +20,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 
 
 def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:
-    """Generate 24 greedy tokens for a batch of prompts twice, and return the outputs of both runs.
+    """Generate 24 greedy tokens for each prompt twice, and return the outputs of both runs.
 
     The second run reads the prompts from the prefix cache.
     """
@@ -52,7 +53,7 @@ def _served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[
 
 
 def logprobs(output: Any) -> list[float]:
-    """Return the log-probabilities of all tokens but the first one of the prompt."""
+    """Return the log-probabilities of all tokens except the first token of the prompt."""
     of_prompt = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
     of_new = zip(output.outputs[0].token_ids, output.outputs[0].logprobs, strict=True)
     return [known[token].logprob for pairs in (of_prompt, of_new) for token, known in pairs]

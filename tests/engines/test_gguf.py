@@ -16,7 +16,7 @@ from tests.helpers.llama_cpp import llama_cpp
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 NAMES = ["smollm2-stock", *(f"converted/{model_type}" for model_type in CONVERTED)]
-LAST = 4  # all log-probabilities are compared after the last 4 tokens of the prompt
+LAST = 4  # log-probabilities are compared after the last 4 tokens of the prompt
 
 
 @pytest.mark.parametrize("name", NAMES)

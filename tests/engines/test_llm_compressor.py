@@ -1,4 +1,4 @@
-"""`metric=REAP` and llm-compressor's REAP give the same scores for the same models and tokens."""
+"""flap's `metric=REAP` and llm-compressor's REAP give the same scores for experts."""
 
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,7 +16,7 @@ NAMES = sorted(path.name for path in EXPERTS.glob("*"))
 
 
 def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
-    """Return score_E of each mixture from llm-compressor's own hooks, by the path of its module."""
+    """Return llm-compressor's scores of the experts of each mixture, by the path of the mixture."""
     for module in list(model.modules()):
         if hasattr(getattr(module, "experts", None), "gate_up_proj"):
             made = LinearExperts2D.get_linear_experts_cls(type(module.experts))

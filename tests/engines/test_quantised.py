@@ -16,7 +16,7 @@ CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 
 @torch.no_grad()
 def logprobs_in_transformers(path: Path, tokens_NT: Tensor) -> Tensor:
-    """Return the log-probabilities of the whole vocabulary at every token except the first."""
+    """Return the log-probabilities of the whole vocabulary for every token except the first."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=True)
     model.eval()
     logits_NTV = model(input_ids=tokens_NT).logits
@@ -27,7 +27,7 @@ def logprobs_in_transformers(path: Path, tokens_NT: Tensor) -> Tensor:
 def test_vllm_computes_what_transformers_computes(name: str, scheme: str) -> None:
     path = CHECKPOINTS / "quantised" / f"{name}-{scheme}"
     prompts_NT = Expected.of(CHECKPOINTS / name).prompts_NT
-    # vLLM has no kernel for W4A16 in float32, so use bfloat16
+    # vLLM has no kernel for W4A16 in float32, so the test uses bfloat16.
     outputs, _ = served(path, prompts_NT, dtype="bfloat16")
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     generated_NT = torch.tensor(generated)
@@ -43,9 +43,9 @@ def test_vllm_computes_what_transformers_computes(name: str, scheme: str) -> Non
     difference = (found_NT - expected_NT).abs().mean()
     print(f"{path.name}: greedy {same:.3f}, difference {difference:.4f}")
     # The predictions of a random model are nearly uniform, so rounding changes many of the most
-    # likely tokens. The measured shares of equal tokens are 0.69 (FP8) to 0.91 (W4A16), and the
-    # log-probabilities differ by 0.05 to 0.15. SmolLM2 in FP8 has a share of 0.90 and differences
-    # of 0.17. If vLLM reads the LM head with a wrong scale, the share is 0.00 and the difference
-    # 1e17.
+    # likely tokens. In the measurements so far, a share of 0.69 (FP8) to 0.91 (W4A16) of the tokens
+    # are equal, and the log-probabilities differ by 0.05 to 0.15. For SmolLM2 in FP8, the share is
+    # 0.90 and the difference 0.17. If vLLM read the LM head with a wrong scale, the share would be
+    # 0.00 and the difference 1e17.
     assert same >= 0.6
     assert difference <= 0.2

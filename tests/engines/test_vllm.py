@@ -1,7 +1,7 @@
 """vLLM runs pruned checkpoints without `trust_remote_code` if flap is installed.
 
-`make engines` makes the checkpoints in the main environment, and runs these tests in vLLM's
-environment.
+`make engines` makes the checkpoints in the main environment, and runs these tests in the
+environment of vLLM.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 
 
 def options(name: str) -> dict[str, Any]:
-    """Return options that run a stock checkpoint in vLLM's Transformers backend.
+    """Return the options with which vLLM runs a checkpoint.
 
-    Granite runs in vLLM's own class, because the Transformers backend does not apply Granite's
-    logits_scaling.
+    Stock checkpoints run in vLLM's Transformers backend. Granite runs in vLLM's own class, because
+    the Transformers backend does not apply Granite's logits_scaling.
     """
     return (
         {"model_impl": "transformers"}
@@ -34,15 +34,15 @@ def options(name: str) -> dict[str, Any]:
 def assert_same_texts(name: str, **changes: Any) -> list[Any]:
     """Check the greedy texts and log-probabilities of vLLM, with and without the prefix cache.
 
-    Return the outputs of vLLM.
+    Return the outputs that vLLM computed with the prefix cache.
     """
     expected = Expected.of(CHECKPOINTS / name)
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
-    # The tolerance is relative to the log-probability. At the third token of SmolLM2's first
-    # prompt, which has a massive activation, the log-probability is -17.16, and rounding in float32
-    # alone changes it by 4e-4.
+    # Of the tolerances, `rtol` is relative to the log-probability. SmolLM2 has a massive activation
+    # at the third token of its first prompt. There, the log-probability is -17.16, and rounding in
+    # float32 alone changes it by 4e-4.
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
     )
@@ -79,7 +79,7 @@ def test_two_processes_compute_it_together() -> None:
 
 
 def test_widths_that_two_processes_cannot_split() -> None:
-    """The process that creates the engine raises the error, and not one of its workers."""
+    """The error is raised in the process that creates the engine, and not in one of its workers."""
     with pytest.raises(
         RuntimeError,
         match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$",

@@ -1,4 +1,4 @@
-"""`flap study RUN OTHER` prints tables of finished runs side by side, or a one-line error."""
+"""`flap study RUN OTHER` prints finished runs side by side in tables, or an error of one line."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_of_the_config_only_what_differs_is_shown(runs: list[Path]) -> None:
 
 
 def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -> None:
-    """The two documents differ by 1 and 3, on average by 2 with the standard error √2 / √2."""
+    """The numbers of the two documents differ by 1 and 3: 2 on average, ± √2 / √2 = 1."""
     table = numbers_table(read_runs(runs))
     assert table.heads == ["", "A", "B", "B - A"]
     assert [list(map(str, row)) for row in table.rows] == [
@@ -79,13 +79,14 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
         name: list(map(str, row)) for name, *row in numbers_table(read_runs([runs[0], other])).rows
     }
     assert found[PERPLEXITY] == ["21.000", "30.000", "+9.00 (+42.9%)"]
-    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the runs has this number
+    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the two runs has this number
 
 
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
-    """A start of the run has measured the number on other documents.
+    """A run that was started again may have measured a number on other documents.
 
-    The difference uses only documents of both runs. A single document has no error.
+    The difference of two runs uses only documents that both runs have measured, and a single
+    document gives no error.
     """
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
     other = RunRecord(

@@ -1,4 +1,4 @@
-"""A run returns the numbers that `objective=` names to optimising sweepers."""
+"""A run returns to optimising sweepers the numbers that `objective=` names."""
 
 import pytest
 

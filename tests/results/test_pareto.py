@@ -28,9 +28,9 @@ def test_on_the_front_is_what_no_other_beats_in_both() -> None:
         return front_of(places, *lower_is_better)
 
     assert best(True, True) == [(1, 30), (2, 20), (3, 10)]
-    # Lower cost and higher accuracy: no point with a higher cost is more accurate.
+    # Lower cost and higher quality are better: no point with a higher cost has a higher quality.
     assert best(True, False) == [(1, 31)]
-    # Higher speed and lower loss: 5 is the fastest point.
+    # Higher speed and lower loss are better: 5 is the fastest point.
     assert best(False, True) == [(5, 12), (4, 10)]
 
 
@@ -69,7 +69,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
         (1.375, 32.0, "WIFV AL-AM 0.2", 1),
         (1.0, 20.0, "dense", -1),
     ]
-    # False, because no bytes were measured.
+    # The second value is False, because the reports have no size in bytes.
     assert [cost.measured(study) for cost in COSTS] == [True, False, True]
     caption = {plot.name: plot.caption for plot in draw(study)}["speed"]
     assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")

@@ -1,4 +1,4 @@
-"""A run writes report.json (schema 1), report.md with tables, and a picture."""
+"""A run writes report.json (schema 1), report.md with tables, and a plot of the layers."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices, remarks
 from flap.results.report_tables import tables
 
-# All keys of report.json and of its sections. Other programs may depend on them.
+# All keys of report.json and of its sections. Other programs may depend on these keys.
 SCHEMA_1: dict[str, set[str]] = {
     "schema": set(),
     "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},
@@ -55,7 +55,7 @@ def test_report_has_the_keys_of_schema_1(report: dict[str, Any]) -> None:
 
 
 def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
-    """The report warns if a perplexity is more than three times that of the dense model.
+    """The report warns if a perplexity is more than three times the perplexity of the dense model.
 
     The warning recommends flap_plus, unless the run already uses it.
     """
@@ -95,7 +95,11 @@ def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte
 def test_what_travels_says_nothing_of_trackers_and_is_json(
     run_tiny: Callable[..., Report], tmp_path: Path
 ) -> None:
-    """Each of these files contains the config, and a config may contain an infinite value."""
+    """Each file that a run writes is valid JSON and contains no password.
+
+    report.json, evaluation.json and flap.json are also valid if the config contains an infinite
+    value.
+    """
     run_tiny(
         tmp_path,
         "tracking=mlflow",
@@ -239,8 +243,8 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
         assert layer["neurons"] == 32
         assert layer["kv_heads"] >= 3
 
-    # The ratio asks to remove 11520 parameters. Each layer loses 24 neurons of 96 parameters, and
-    # the model loses one or two KV heads of 1536 parameters.
+    # A ratio of 0.25 removes 11520 of 46080 parameters. Each layer loses 24 neurons of 96
+    # parameters. In addition, the model loses one or two KV heads of 1536 parameters.
     realised = report.ratio["realised_decoder"]
     removed_heads = (realised * 46080 - 4 * 24 * 96) / 1536
     assert removed_heads in (pytest.approx(1), pytest.approx(2))
@@ -267,7 +271,7 @@ def test_what_is_not_finite_is_valid_json_and_back(report: dict[str, Any], tmp_p
 
 
 def test_there_is_a_picture(report: dict[str, Any], tmp_path: Path) -> None:
-    # Matplotlib must show this as text and not as a formula.
+    # Matplotlib must show this name as text, and not as a formula.
     config = report["config"] | {"run_name": "$a{_$"}
     picture = tmp_path / "layers.png"
     draw_layers(Report(**report | {"config": config}), picture)

@@ -1,4 +1,4 @@
-"""A study can contain several sweeps, and shows in which options their cells differ."""
+"""A study can contain several sweeps, and shows by which options their cells differ."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from tests.helpers.study_grid import PERPLEXITY, Cell, Report, add_cell, add_com
 
 @pytest.fixture
 def sweeps(tmp_path: Path, report: Report) -> tuple[Path, Path]:
-    """Create two sweeps with one finished cell each, which differ only in the seed."""
+    """Create two sweeps with one finished cell each. The two cells differ only in the seed."""
     folders = tmp_path / "first", tmp_path / "second"
     for seed, folder in enumerate(folders):
         folder.mkdir()
@@ -27,7 +27,7 @@ def sweeps(tmp_path: Path, report: Report) -> tuple[Path, Path]:
 
 
 def change(cell: Path, **values: Any) -> None:
-    """Replace entries of a cell's report."""
+    """Replace entries in the report of a cell."""
     path = cell / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -84,9 +84,9 @@ def test_what_is_set_here_and_default_there_is_no_difference(
 
 
 def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -> None:
-    """Cells may differ in a key that no override names, such as a key of an experiment's file.
+    """Cells may differ in a key that no override names, such as a key in an experiment's file.
 
-    Options that do not change results, such as paths, are ignored.
+    Keys that do not change results, such as paths, are ignored.
     """
     config = report["config"]
     for i, samples in enumerate((128, 16, 128)):

@@ -1,4 +1,4 @@
-"""flap reads the folder of a sweep, and writes study.csv and the page."""
+"""flap reads the folder of a sweep, and writes study.csv and a page."""
 
 import csv
 import gzip
@@ -40,9 +40,9 @@ DEEP = "[" * 5000 + "]" * 5000
 
 @pytest.fixture
 def sweep(tmp_path: Path, report: Plain) -> Path:
-    """Create two finished cells at two ratios, a failed cell and a killed cell.
+    """Create a sweep with two finished cells at two ratios, a failed cell and a killed cell.
 
-    The perplexity of the second cell is not finite.
+    The perplexity of the cell at ratio 0.5 is not finite.
     """
     folder = tmp_path / "sweep"
     folder.mkdir()
@@ -145,9 +145,9 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
 
 
 def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: Plain) -> None:
-    """Cells that leave out different documents are not compared.
+    """The page says if cells were measured on different documents.
 
-    The dense numbers of these cells differ, too.
+    Then the dense model has a separate row for each set of documents.
     """
     facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
     sweep = tmp_path / "alike"
@@ -171,7 +171,7 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
 def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
     tmp_path: Path, report: Plain
 ) -> None:
-    """The report of an earlier version, which has no entry `left_out`, gives the same page."""
+    """A report without an entry `left_out`, as earlier versions wrote it, gives the same page."""
     report = {name: value for name, value in report.items() if name != "left_out"}
     add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2))
     assert "left out" not in write_study(tmp_path).read_text()
@@ -189,10 +189,10 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """A finished cell belongs to a curve by its own config, and not by Hydra's record.
+    """A finished cell belongs to a curve by the config in its report, and not by Hydra's record.
 
-    Cells with other calibration windows or window lengths are on another curve. A cell without the
-    zero-shot tasks is on the same curve.
+    Cells with other calibration windows, or with other window lengths of perplexity, are on another
+    curve. A cell without the zero-shot tasks is on the same curve.
     """
     for overrides in (
         (),
@@ -266,9 +266,10 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
-    """The config of an unfinished cell is not resolved.
+    """A cell without a result has the name of its model's folder, not that of the default model.
 
-    So the config has the name of the default model, but the path of another model.
+    The config of an unfinished cell is not resolved. So it still has the name of the default model,
+    but already the path of another model.
     """
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
     cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))
@@ -277,14 +278,14 @@ def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Pat
 
 
 def rights(*wrong: int) -> list[float]:
-    """Return the scores of the answers to 50 questions: 0 if wrong, and 1 if right."""
+    """Return the scores of 50 answers: 0 for the questions in `wrong`, and 1 for all others."""
     return [float(i not in wrong) for i in range(50)]
 
 
 @pytest.mark.parametrize(
     ("wrong", "data", "marks"),
-    # If one model loses five answers and wins none, p is 0.06 in McNemar's test (0.02 in the
-    # t-test).
+    # If one model loses five answers and wins none, p is 0.06 in McNemar's exact test (but 0.02 in
+    # a t-test), so the difference is not clear.
     [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),
@@ -306,7 +307,7 @@ def test_only_what_is_paired_and_clear_is_best(
 
 
 def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
-    """One model is clearly better in one of two tasks, and equal in the second task."""
+    """One model is clearly better in one of two tasks, and both are equal in the other task."""
     for metric, wrong in (("IFV", 0), ("WIFV", 20)):
         numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
@@ -341,7 +342,7 @@ def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
 ) -> None:
     """A trimmed model has no perplexity, because its tokens differ from those of the dense model.
 
-    The dense model has perplexity and bits per byte.
+    The dense model has both perplexity and bits per byte.
     """
     bits = "wikitext2/bits_per_byte@128"
     dense = {PERPLEXITY: 20.0, bits: 1.0}
@@ -353,7 +354,7 @@ def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
 
     study = read_study(tmp_path)
     assert study.measured == [bits, PERPLEXITY]
-    # Sorted by bits per byte, from low to high.
+    # The cells are sorted by bits per byte, from low to high.
     assert [run.metric for run in study.runs] == ["IFV", "WIFV"]
     table = tabulate(study)
     heads = [*table.choices, *table.results]
@@ -386,7 +387,7 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
     assert many.label == "WIFV calibration.num_samples=8"
     assert many.by_ratio[f"pruned/{PERPLEXITY}"].T.to_dict("list") == {
         0.2: [30.0, 33.0, 36.0]
-    }  # the values are minimum, mean and maximum over the seeds
+    }  # minimum, mean and maximum over the seeds
     assert many.by_ratio[f"pruned/{AVERAGE}"].isna().all(axis=None)
     assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
 
@@ -529,7 +530,7 @@ def test_a_folder_that_cannot_be_written_is_named(sweep: Path, tmp_path: Path) -
 
 
 def sweep_config(folder: Path) -> DictConfig:
-    """Return the part of Hydra's config that the callback reads."""
+    """Return the part of Hydra's config that `StudyCallback` reads."""
     tracking = {"_target_": "flap.results.tracking.NoTracking"}
     hydra = {
         "sweep": {"dir": str(folder)},
@@ -549,7 +550,7 @@ def test_the_callback_writes_the_study_as_cells_end(
     config = OmegaConf.merge(sweep_config(sweep), {"hydra": {"mode": RunMode.MULTIRUN}})
     StudyCallback().on_job_end(config, JobReturn())
     write_status(next(sweep.glob("3_*")), "failed", "out of memory")
-    # Ignored, because the page is updated at most once a minute.
+    # This call does nothing, because the page is updated at most once a minute.
     StudyCallback().on_job_end(config, JobReturn())
     assert "out of memory" not in (sweep / "index.html").read_text() and not caplog.records
     os.utime(sweep / "index.html", (0, 0))
@@ -587,7 +588,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """Dense models that were measured differently have separate rows, but the same name."""
+    """Dense models that were measured differently have separate rows."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

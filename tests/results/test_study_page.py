@@ -14,9 +14,9 @@ from tests.helpers.study_grid import CRASH, Report, full_grid
 
 
 def by_ratio_then_perplexity() -> list[str]:
-    """Return the numbers of the finished cells in this order.
+    """Return the numbers of the finished cells, sorted by ratio and then by perplexity.
 
-    Every fourth cell has the same ratio.
+    Cells with the same ratio are four numbers apart.
     """
     numbers: list[int] = []
     for ratio in range(4):
@@ -36,7 +36,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, index: Path) -> Iterator[Page]:
-    """Open the page from disk."""
+    """Open the page from the disk."""
     with opened(browser, index.as_uri()) as page:
         yield page
 
@@ -88,7 +88,7 @@ def test_sorting_by_perplexity_is_by_number_and_keeps_cells_without_one_last(pag
     assert shown_cells(page)[:2] == ["25", "24"]
 
     press(page, "perplexity@128")
-    # Sorted as numbers: as texts, 2,000 would come before 51.
+    # The values are sorted as numbers. As texts, 2,000 would come before 51.
     assert shown_cells(page)[:24] == FINISHED
     press(page, "perplexity@128")
     cells = shown_cells(page)

@@ -1,6 +1,6 @@
-"""dry_run=true estimates memory, disk and time; the tests compare it with real runs.
+"""dry_run=true estimates memory, disk space and time. The tests compare estimates with real runs.
 
-Runs that need too much memory are refused.
+Runs that would need too much memory are refused.
 """
 
 import json
@@ -29,7 +29,7 @@ PLENTY = 10**12
 
 @pytest.fixture
 def dry(base: list[str], tmp_path: Path) -> Dry:
-    """Return a function that makes a dry run of the tiny run with additional arguments."""
+    """Return a function that does a dry run of the tiny run with additional arguments."""
     base = [*base, "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
     return lambda *arguments: dry_run(composed(*base, *arguments))
 
@@ -100,7 +100,7 @@ def test_parameters_and_passes_are_true(
     assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)
 
 
-SMOLLM2 = LlamaConfig(  # this config has the shapes of SmolLM2-135M
+SMOLLM2 = LlamaConfig(  # a config with the shapes of SmolLM2-135M
     vocab_size=49152,
     hidden_size=576,
     intermediate_size=1536,
@@ -109,7 +109,8 @@ SMOLLM2 = LlamaConfig(  # this config has the shapes of SmolLM2-135M
     num_key_value_heads=3,
     tie_word_embeddings=True,
 )
-# Forward passes in the table of docs/scale.md, measured with 128 windows of 128 tokens.
+# Numbers of forward passes in the table of docs/scale.md, which were measured with 128 windows of
+# 128 tokens.
 MEASURED_PASSES = [
     (("method=flap",), 1.16),
     (("metric=OBS", "structure.scale=relative", "compensation=linear"), 3.4),
@@ -136,7 +137,7 @@ def test_forward_passes_are_those_of_the_documentation(
 def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
     """Without calibration, there are no forward passes.
 
-    Each further walk and trial adds forward passes.
+    Each further pass through the layers, and each trial, adds forward passes.
     """
     assert dry("metric=magnitude", "compensation=none").work == PruningWork()
     plain = dry().work
@@ -187,7 +188,7 @@ def test_layers_are_timed_without_weights(dry: Dry) -> None:
     planned = dry("method=flap_plus", "calibration=boolq-passages", "calibration.seq_len=16")
     speed = layer_speed(planned.source, batch_size=2, seq_len=16)
     assert min(speed) > 0
-    # For each token, writing one token at a time is slower than reading a window.
+    # For each token, writing token by token is slower than reading a whole window.
     assert speed.written > speed.layers
 
 
@@ -233,7 +234,7 @@ def test_a_backward_pass_takes_memory_for_each_window_of_a_batch(base: list[str]
             (PLENTY, 1000, PLENTY),
             r"are; take model\.placement=stream, or a smaller calibration\.batch_size \(",
         ),
-        (  # with gradients, the message does not recommend streaming, which taylor does not support
+        (  # taylor does not support streaming, so the message does not recommend it
             ("metric=taylor",),
             (PLENTY, 1000, PLENTY),
             r"are; take a smaller calibration\.batch_size \(",
@@ -303,10 +304,10 @@ MEASURED += [pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUG
 def test_a_run_takes_what_is_estimated(
     choices: str, placement: str, windows: int, tmp_path: Path
 ) -> None:
-    """The estimated peak for the packaged model is correct within a factor of 1.5.
+    """For the packaged model, the estimated peak memory is correct within a factor of 1.5.
 
-    A small shell starts the process, because a process inherits the peak of its parent, and a
-    worker of pytest may be large.
+    A process inherits the peak memory of its parent, and a worker of pytest may be large. So a
+    small shell starts the process of the run.
     """
     arguments = [
         *choices.split(),

@@ -1,4 +1,4 @@
-"""The key of an artefact changes if and only if an input of its result changes."""
+"""The cache key of a result changes if and only if an input of this result changes."""
 
 import importlib
 import itertools
@@ -24,7 +24,7 @@ ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inpu
 CHANGES = [
     ("ratio=0.5", {"workspace", "run"}),
     ("metric=IFV", {"workspace", "scores", "run"}),
-    # Taylor also changes the statistics, which then include gradients.
+    # With Taylor, the statistics also change, because they then contain gradients.
     ("metric=taylor", {"workspace", "scores", "statistics", "run"}),
     ("structure=UL-UM", {"workspace", "run"}),
     ("mask_only=true", {"workspace", "compressed", "pruned", "run"}),

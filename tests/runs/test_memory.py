@@ -1,4 +1,4 @@
-"""A run finds or computes its artefacts. The label of an artefact says how long its stage took."""
+"""A run finds or computes its results. The label of a result says how long its stage took."""
 
 import time
 from pathlib import Path
@@ -51,7 +51,10 @@ def test_what_is_found_keeps_the_seconds_that_it_took(store: Store[int]) -> None
 
 
 def test_a_store_gets_what_another_one_has(tmp_path: Path) -> None:
-    """For example, the numbers of the dense model are copied from the cache to the run's folder."""
+    """If only one of two stores has a result, the other store gets a copy.
+
+    For example, the numbers of the dense model are copied from the cache to the run's folder.
+    """
     mine, shared = (Cache(tmp_path / name).of(as_json("numbers")) for name in ("mine", "shared"))
     Memory().remember("stage", KEY, lambda: 1, [shared])
     Memory().remember("stage", KEY, lambda: pytest.fail("computed again"), [mine, shared])

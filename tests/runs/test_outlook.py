@@ -1,4 +1,4 @@
-"""A run prints an estimate of the time of its evaluation if it takes more than an hour."""
+"""If the evaluation will take more than an hour, a run prints an estimate of the time."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ WARNING = "the evaluation will take about 3.6 h, for 4 tasks"
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulate a model that needs ten seconds for each token."""
+    """Simulate a model that reads one token in ten seconds."""
     monkeypatch.setattr(outlook, "FEW", 0)
     monkeypatch.setattr(outlook, "measured_speed", lambda model: Speed(10.0, 100.0))
 
@@ -31,7 +31,7 @@ def test_an_evaluation_of_more_than_an_hour_says_so_before_it_starts(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Two models read 320 tokens in two window lengths.
+    # Two models read 320 tokens with each of two window lengths.
     arguments = ["eval.perplexity.seq_len=[16,32]", "checkpoint.save=false"]
     places = [f"cache_dir={tmp_path / 'cache'}"]
     measured_when_told = []
@@ -46,8 +46,8 @@ def test_an_evaluation_of_more_than_an_hour_says_so_before_it_starts(
     assert [line.partition(";")[0] for line in told(caplog)] == [WARNING]
     assert measured_when_told == [False]
 
-    # The second run finds the numbers of the dense model in the cache, so only the pruned model is
-    # measured.
+    # The second run finds the numbers of the dense model in the cache, so it measures only the
+    # pruned model.
     caplog.clear()
     run_tiny(tmp_path / "other", *arguments, *places, "ratio=0.2")
     assert told(caplog) == ["the evaluation will take about 1.8 h, for 2 tasks"]

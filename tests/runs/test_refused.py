@@ -10,9 +10,9 @@ import pytest
 from flap.storage import read_state
 
 Cli = Callable[..., "CompletedProcess[str]"]
-EARLY = "ratio=2"  # this error is found when the config is checked
-LATE = "calibration.dataset=absent.txt"  # this error is found when the texts are read
-FIRST = "structure=FOO"  # this error is found while Hydra composes the config
+EARLY = "ratio=2"  # an error that is found when the config is checked
+LATE = "calibration.dataset=absent.txt"  # an error that is found when the texts are read
+FIRST = "structure=FOO"  # an error that is found while Hydra composes the config
 
 
 def everything(folder: Path) -> set[str]:
@@ -54,7 +54,7 @@ def test_a_folder_above_stays_if_it_was_there(
 def test_files_of_another_program_stay(
     mistake: str, quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """Another Hydra application may also have written a folder .hydra and a log with this name."""
+    """A folder may contain a folder .hydra and a file flap.log of another Hydra application."""
     files = {".hydra/config.yaml": "lr: 1", "flap.log": "a line\n", "notes.txt": "mine"}
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Options of answers are refused if they have no effect.
+"""Options of answers that have no effect are refused, except those of presets and defaults.
 
 Each text that the model writes has a file with a valid name.
 """
@@ -16,7 +16,7 @@ from tests.helpers.runs import composed
 
 
 def file_names(tokenizer: PreTrainedTokenizerFast, *datasets: str) -> list[str]:
-    """Return the names of the files for prompts that the model answers, in the order of texts."""
+    """Return the names of the files of all texts that the model writes, by dataset."""
     parts = tuple(Part(dataset) for dataset in datasets)
     asked = {
         part: Asked((), dataset, dataset, chat=False, answers=GIVEN)

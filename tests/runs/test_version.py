@@ -1,4 +1,4 @@
-"""All artefacts have the same version, and with the same version a run gives the same results."""
+"""If the version of flap's stored results is unchanged, a run gives the same results as before."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,10 @@ ANEW = "raise VERSION in flap/storage/artefacts.py and run python -m tests.helpe
 
 
 def test_results_of_a_version_do_not_change(tmp_path: Path) -> None:
-    """Compare plans exactly, and numbers to 1e-4.
+    """Compare plans exactly, and numbers with a tolerance of 1e-4.
 
-    The tolerance is necessary because other processors and versions of torch round differently.
+    The tolerance is necessary because other processors and other versions of torch round
+    differently.
     """
     golden = json.loads(GOLDEN.read_text())
     assert golden["version"] == VERSION, "run python -m tests.helpers.golden_run"

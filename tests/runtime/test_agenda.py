@@ -1,4 +1,4 @@
-"""The agenda estimates the time of all remaining tasks."""
+"""The agenda of an evaluation estimates the time that all remaining tasks will take."""
 
 from importlib import import_module
 from itertools import count
@@ -11,7 +11,7 @@ from flap.runtime.agenda import Agenda, Speed, Workload, about, current_agenda
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the clock: it advances by ten seconds at every call."""
+    """Replace the clock of the agenda by a clock that advances by ten seconds at every call."""
     times = count(step=10.0)
     clock = SimpleNamespace(perf_counter=lambda: next(times))
     monkeypatch.setattr(import_module("flap.runtime.agenda"), "time", clock)
@@ -20,13 +20,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: None) -> None:
     agenda = Agenda()
     agenda.plan({"a: one": Workload(100), "a: two": Workload(300), "b: three": Workload(0, 50)})
-    assert agenda.seconds_left() is None  # the time is unknown, because no task has started
+    assert agenda.seconds_left() is None  # unknown, as nothing was measured
     with agenda.doing("a: one"):
         assert agenda.seconds_left() is None
-        # Half of the 100 tokens have taken 20 s. 50 + 300 tokens are left to read, and 50 tokens to
-        # write, each of which counts as eight.
+        # Half of the 100 tokens of the first task have taken 20 s. Still to do are 50 + 300 tokens
+        # to read, and 50 tokens to write, each of which counts as much as eight tokens to read.
         assert agenda.seconds_left(0.5) == pytest.approx(20 / 50 * (50 + 300 + 400))
-    # The first task has taken 30 s in total.
+    # The first task has taken 30 s in total for its 100 tokens.
     assert agenda.seconds_left() == pytest.approx(30 / 100 * 700)
     with agenda.doing("a: two"):
         assert agenda.title == "a, task 2 of 3 (two)"
@@ -43,11 +43,11 @@ def test_what_an_earlier_start_has_done_says_nothing_of_the_speed(clock: None) -
     with agenda.doing("a: one"):
         agenda.resume(0.8)
         assert agenda.seconds_left(0.8) is None
-        # By this clock, 10 tokens were read in 20 s, and 10 + 300 tokens are left.
+        # By this clock, this start has read 10 tokens in 20 s, and 10 + 300 tokens are left.
         left = agenda.seconds_left(0.9)
         assert left == pytest.approx(20 / 10 * 310)
 
-    # This start has read the last 20 tokens of the task in 30 s.
+    # This start has read the last 20 tokens of the first task in 30 s.
     left = agenda.seconds_left()
     assert left == pytest.approx(30 / 20 * 300)
 

@@ -1,4 +1,4 @@
-"""A long step shows its remaining time in a progress bar, or in one line a minute."""
+"""A long stage shows its remaining time in a progress bar, or prints one line a minute."""
 
 import logging
 from importlib import import_module
@@ -14,7 +14,7 @@ from flap.runtime.progress import progress, showing
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the clock, so that each item takes 25 seconds."""
+    """Replace the clock of progress bars, so that each item takes 25 seconds."""
     times = count(step=25.0)
     clock = SimpleNamespace(perf_counter=lambda: next(times))
     monkeypatch.setattr(import_module("flap.runtime.progress"), "time", clock)
@@ -43,7 +43,7 @@ def test_there_is_a_line_a_minute(
         assert list(progress(range(20), "calibrate")) == list(range(20))
     assert caplog.messages == LINES
     console = ConsoleFilter()
-    # In a terminal, the console shows the bar, and only the log file contains the lines.
+    # In a terminal, the console shows the bar, and the lines are only in the log file.
     assert {console.filter(record) for record in caplog.records} == {not in_terminal}
     assert bool(capsys.readouterr().err) == in_terminal
 
@@ -58,8 +58,8 @@ def test_a_line_of_a_task_tells_of_all_tasks(
     agenda.plan({f"zero_shot: {name}": Workload(1000) for name in ("boolq", "piqa")})
     with caplog.at_level(logging.INFO, "flap"), agenda.doing("zero_shot: boolq"):
         list(progress(range(4), "boolq"))
-    # By the clock of the agenda, three quarters of the first task have taken 100 s. One and a
-    # quarter tasks are left.
+    # By the clock of the agenda, three quarters of the first task have taken 100 s. So one and a
+    # quarter tasks, which are left, take about 167 s.
     assert caplog.messages == [
         "zero_shot, task 1 of 2 (boolq): 75 %, 0:00:25 left; all tasks about 3 min"
     ]
@@ -92,6 +92,7 @@ def test_all_tasks_are_judged_by_what_this_start_has_done(
     with caplog.at_level(logging.INFO, "flap"), task, showing("triviaqa", 1000) as reach:
         reach(900)
         reach(950)
-    # 50 of 1,000 tokens have taken 60 s, and 1,050 tokens are left.
+    # This start has done 50 of the 1,000 tokens of a task in 60 s, and 1,050 tokens of both tasks
+    # are left.
     [line] = caplog.messages
     assert line.endswith("95 %, 0:01:00 left; all tasks about 21 min")

@@ -37,7 +37,7 @@ def exchange_values() -> None:
 
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
-    assert tensor.item() == 0  # in the order of the ranks, (1e8 + 1) - 1e8 is 0 in float32
+    assert tensor.item() == 0  # added in the order of the ranks, (1e8 + 1) - 1e8 is 0 in float32
 
 
 def let_the_first_work() -> None:
@@ -60,7 +60,7 @@ def fail_together() -> None:
 
 
 def work_together() -> None:
-    """Run all checks in each of three processes. A failed assertion changes the exit code."""
+    """Do all checks in this process, one of three. A failed assertion changes the exit code."""
     share_items()
     exchange_values()
     let_the_first_work()
@@ -73,9 +73,9 @@ def test_three_processes_share_and_agree() -> None:
 
 
 def clear_and_write(folder: Path) -> None:
-    """Clear a folder, and write to it.
+    """Clear a folder, and then write to it.
 
-    The second process starts later, when the first process may already have written files.
+    The second process begins later, when the first process may already have written its files.
     """
     time.sleep(0.5 * ranks.rank())
     WorkFolder(folder).clear()
@@ -90,7 +90,7 @@ def test_a_folder_is_cleared_before_any_process_writes_there(tmp_path: Path) -> 
 
 
 def wait_for_a_silent_process() -> None:
-    """Let the first process sleep, and the second process wait for it until the timeout."""
+    """Let the first process sleep, and let the second process wait for it until the timeout."""
     if ranks.is_first():
         time.sleep(15)
     else:

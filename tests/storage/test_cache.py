@@ -153,9 +153,10 @@ def test_a_run_waits_for_another_one_only_so_long(
 def make_slowly(
     root: Path, made: Path, barrier: "multiprocessing.synchronize.Barrier", found: Path
 ) -> None:
-    """Look up an entry while other processes do the same.
+    """Look up an entry of the cache while other processes do the same.
 
-    Each process that computes the entry writes a line to `made`.
+    A process that computes the entry adds a line to the file `made`. Each process writes to its
+    file `found` what it got.
     """
 
     def make() -> str:

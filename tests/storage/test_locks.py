@@ -1,6 +1,7 @@
 """Only one process at a time holds a lock.
 
-If a file system has no locks, work continues without them.
+On a file system without locks, the cache works without them, but processes that share GPUs are
+refused.
 """
 
 import logging

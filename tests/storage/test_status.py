@@ -1,4 +1,4 @@
-"""A command that ends with an error prints one line and exits with a code."""
+"""A command that ends with an error prints one line, and exits with code 1."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""The working folder of an interrupted run stays, with results of steps that a later run reads."""
+"""The working directory of an interrupted run stays, and a later run reads its stored results."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ OTHER_KEY = {"of": 2}
 
 
 def interrupted(root: Path, error: BaseException, file: str | None = None) -> Path:
-    """Write a file to the working folder of a run, let the run fail, and return the folder."""
+    """Write a file to the working directory of a run, let the run fail, and return the path."""
     with pytest.raises(type(error)), open_working_folder(root, KEY, resume=True) as folder:
         if file is not None:
             (folder / file).parent.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def test_a_run_that_has_computed_nothing_leaves_nothing(tmp_path: Path) -> None:
 
 
 def make_old(folder: Path) -> None:
-    """Set the time of the last use of a folder so far back that the folder can be deleted."""
+    """Set the time of the last use of a folder so far back that the folder may be deleted."""
     long_ago = folder.stat().st_mtime - SECONDS_KEPT - 1
     os.utime(folder, (long_ago, long_ago))
 
@@ -75,9 +75,9 @@ def test_old_work_stays_while_its_run_goes_on(tmp_path: Path) -> None:
         file_lock(lock_of(left), "cache_dir"),
         open_working_folder(tmp_path, OTHER_KEY, resume=True),
     ):
-        assert left.is_dir()  # a run that still holds the lock is using the folder
+        assert left.is_dir()  # its run may continue, because the lock is held
     with open_working_folder(tmp_path, KEY, resume=True) as folder:
-        assert (folder / "work").exists()  # the old folder stays, so its run can continue
+        assert (folder / "work").exists()  # the old folder was not deleted, so its run can continue
 
 
 def test_another_run_of_the_same_work_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_without_locks_a_run_works_in_a_folder_of_its_own(tmp_path: Path) -> Non
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Create a folder with stored results of three steps."""
+    """Create a folder with the stored results of three steps."""
     notes = Notes(NUMBERS, WorkFolder(tmp_path / "work"))
     for step in range(3):
         notes.write(step, [step, 10 * step])
@@ -129,7 +129,7 @@ def test_a_damaged_note_counts_as_missing(
     assert [step in notes for step in range(3)] == [True, False, True]
     assert f"{folder / 'numbers-1'}: is damaged" in caplog.text
     assert not notes_are_whole(folder, steps=2)
-    # Only the first step is checked, because later steps will be repeated.
+    # Only the first step is checked here, because the later steps will be repeated anyway.
     assert notes_are_whole(folder, steps=1)
 
     notes.write(1, [1, 12])
@@ -146,7 +146,7 @@ def test_notes_without_a_folder_are_kept_in_memory() -> None:
 
 
 def do_steps(folder: Path, number: int) -> list[int]:
-    """Return the steps that this process computes; the results of three steps are stored."""
+    """Get the results of `number` steps, and return the steps that were computed for this."""
     done: list[int] = []
 
     def do(step: int) -> list[int]:

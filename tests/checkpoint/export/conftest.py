@@ -7,7 +7,7 @@ from tests.helpers.gguf_cases import Exported
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """Return tiny pruned checkpoints by family and form."""
+    """Return tiny pruned checkpoints by family and form, such as ("llama", "by layer")."""
     root = tmp_path_factory.mktemp("engines")
     made: dict[tuple[str, str], Exported] = {}
     for model_type, form in CELLS:

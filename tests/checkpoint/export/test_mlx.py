@@ -1,4 +1,4 @@
-"""An export gives the same results in mlx-lm as its checkpoint in transformers."""
+"""An MLX export gives the same results in mlx-lm as its checkpoint in transformers."""
 
 import subprocess
 import sys
@@ -61,7 +61,8 @@ def test_same_logits(
 ) -> None:
     found = answers["/".join(cell)]
     expected = expected_logprobs(families[cell])
-    # All tokens in one forward pass, and one by one with a cache.
+    # The first log-probabilities are from one forward pass for all tokens. The second are from one
+    # pass for each token, with a cache.
     for logprobs in found["logprobs"]:
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
     assert found["greedy"] == families[cell].greedy(PROMPT)
@@ -117,9 +118,9 @@ WIDE = {
 
 @pytest.mark.long
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """mlx-lm's command quantises an export.
+    """mlx-lm's own command can quantise an export.
 
-    mlx-lm leaves a matrix unchanged if the length of its rows is no multiple of a group.
+    mlx-lm leaves a matrix unchanged if the length of its rows is no multiple of the group size.
     """
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
     exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)

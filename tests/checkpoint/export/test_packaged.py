@@ -1,4 +1,4 @@
-"""The packaged SmolLM2, pruned by 20 %, continues an English text equally in all engines."""
+"""The packaged SmolLM2, pruned by 20 %, continues a text in llama.cpp as in transformers."""
 
 import gc
 from pathlib import Path
@@ -20,8 +20,8 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
-# These tests have the marker `long`, because other tests already run exports of tiny models in each
-# of these engines.
+# These tests have the marker `long`, because other tests already run exports of tiny models in
+# llama.cpp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
@@ -84,8 +84,8 @@ def test_llama_cpp_continues_english_as_transformers_does(
     assert differences["model-f32"].abs().max() <= 1e-3
     assert answers["model-f32"]["greedy"] == continued
     assert answers["model-f32"]["ids"] == answers["model-q8_0"]["ids"] == [ids]
-    # llama.cpp also rounds the activations to 8 bits, so the log-probabilities of all ids differ by
-    # 0.15 on average, mostly for improbable ids. Therefore this test compares the Kullback-Leibler
+    # llama.cpp also rounds the activations to 8 bits. So the log-probabilities of all ids differ by
+    # 0.15 on average, mostly for improbable ids. Therefore, this test compares the Kullback-Leibler
     # divergence, which weights each id with its probability.
     divergence = -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean()
     assert divergence <= 0.02

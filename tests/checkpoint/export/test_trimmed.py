@@ -16,7 +16,7 @@ from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 
 
 def trimmed(kind: str, folder: Path) -> Path:
-    """Return the checkpoint of a run that removed half of the tokens, and no heads or neurons."""
+    """Return the checkpoint of a run that has removed tokens, but no heads or neurons."""
     tokenizer = KINDS[kind]()
     ids = {
         "bos_token_id": tokenizer.bos_token_id,

@@ -1,6 +1,6 @@
 """A tracker must not change a run or make it fail.
 
-The tests read MLflow's records back from its server.
+The tests use MLflow, and read its records back from an MLflow server.
 """
 
 import json
@@ -25,7 +25,7 @@ JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return MLflow's client, connected to a server on this machine.
+    """Return MLflow's client, connected to an MLflow server on this machine.
 
     Starting the server takes ten seconds of processor time.
     """
@@ -42,7 +42,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def run_of(client: Any, run_dir: Path) -> Any:
-    """Return the only run that belongs to a folder."""
+    """Return the only MLflow run that belongs to the folder of a run of flap."""
     experiment = client.get_experiment_by_name("flap").experiment_id
     [run] = [
         one for one in client.search_runs([experiment]) if one.data.params["folder"] == str(run_dir)
@@ -52,7 +52,7 @@ def run_of(client: Any, run_dir: Path) -> Any:
 
 @pytest.fixture
 def run_dir(tmp_path: Path, report: dict[str, Any]) -> Path:
-    """Create the folder of a finished run."""
+    """Create the folder of a finished run, with its report.json."""
     (tmp_path / "report.json").write_text(json.dumps(report))
     return tmp_path
 
@@ -86,7 +86,7 @@ def test_it_has_the_numbers_the_layers_the_progress_and_the_report(
     assert (warnings(caplog), said.out) == ([], "")
     assert [
         line for line in said.err.splitlines() if not line.startswith("calibrate ")
-    ] == []  # the only records are those of the run's own progress
+    ] == []  # only the run's own progress is printed
     run = run_of(client, run_dir)
     assert (run.data.params["ratio"], run.info.status) == ("0.4", "FINISHED")
     expected = {

@@ -23,7 +23,7 @@ from flap.runtime.progress import progress
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 KEY = "k" * 40  # a fake API key, as long as a real key of W&B
-NOBODY = "http://127.0.0.1:9"  # an address of this machine where no server listens
+NOBODY = "http://127.0.0.1:9"  # an address of this machine at which no server listens
 
 
 class NotedRun:
@@ -40,7 +40,7 @@ class NotedRun:
         self.summary: dict[str, Any] = {}
         self.artifacts: dict[
             str, wandb.Artifact
-        ] = {}  # artifacts by the first word of their names: report, dense, model
+        ] = {}  # artifacts by the first word of their names (report, dense or model)
         self.used: list[str] = []
         self.exit_code: int | None = None
 
@@ -68,7 +68,7 @@ class NotedRun:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[NotedRun]:
-    """Return a list that collects all runs that the tracker begins in W&B."""
+    """Return a list that records all runs that the tracker begins in W&B."""
     begun: list[NotedRun] = []
     monkeypatch.setattr(
         wandb, "init", lambda **options: begun.append(NotedRun(options)) or begun[-1]
@@ -81,7 +81,7 @@ def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **con
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """Return the tracker's own log messages, without those of W&B."""
+    """Return the log messages of flap's trackers at this level, without those of W&B."""
     return [
         one.getMessage()
         for one in caplog.records
@@ -91,9 +91,9 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Set an empty home without a key and a server, so that no test reaches the user's account."""
+    """Set an empty home directory and no server, so that no test reaches the user's W&B account."""
     path = tmp_path_factory.mktemp("home")
-    # Stop W&B's service, which an environment variable names, before variables are removed.
+    # Stop W&B's service before the variables are removed, because one of them names this service.
     wandb.teardown()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -108,7 +108,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Reset W&B before and after a test, because it reads its settings only once in a process."""
+    """Reset W&B before and after a test, because it reads its settings only once per process."""
     wandb.teardown()
     yield monkeypatch
     monkeypatch.undo()
@@ -133,7 +133,7 @@ def done(run_dir: Path) -> Report:
 
 
 def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
-    # The group that the user sets replaces the name of the sweep's folder.
+    # The group that the user sets replaces the group that is named after the sweep.
     options = Wandb(mode="offline", tags=["mine", "WIFV"], group="own", project="other")
     with start(tmp_path, options, replace(JOB, group="sweep"), ratio=0.4):
         pass
@@ -164,7 +164,7 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
     assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
     [picture] = run.series("picture")
     assert picture.format == "png" and run.summary["checkpoint"] == done.checkpoint
-    # The artifact refers to the files by their paths, and contains no copies.
+    # Each artifact refers to files by their paths, and contains no copies.
     for name, place in (
         ("dense", model_dir),
         ("model", Path(done.checkpoint or "")),
@@ -178,7 +178,7 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
 def test_progress_is_throttled(
     runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(1000))  # each item takes a tenth of a second
+    clock = iter(range(1000))  # each reading of this clock is a tenth of a second later
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
         list(progress(range(25), "calibrate", lambda item: 7))
@@ -193,7 +193,7 @@ def test_progress_is_throttled(
 def test_each_job_is_a_run_of_its_own_and_started_again_the_same(
     runs: list[NotedRun], tmp_path: Path
 ) -> None:
-    """If a run fails, its exit code is sent to W&B, and its error is raised."""
+    """If a run fails, its exit code is sent to W&B, and its error is still raised."""
     for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
         try:
             with start(tmp_path / str(i % 3), job=JobInfo(f"sweep/{i % 3}", f"job {i}")):
@@ -357,7 +357,7 @@ def test_no_tracking_tells_nobody(done: Report, tmp_path: Path) -> None:
     before = list(tmp_path.iterdir())
     with NoTracking().start({}, tmp_path, JOB) as tracked:
         tracked.finish(done)
-        # A report without widths must not raise an error.
+        # A report without the widths of layers must not raise an error.
         tracked.finish(replace(done, layers=[{}] * len(done.layers)))
     assert list(tmp_path.iterdir()) == before
 

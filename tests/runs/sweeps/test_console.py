@@ -1,4 +1,4 @@
-"""A sweep prints a line for each cell, and the table of the study at the end."""
+"""A sweep prints a line for each cell, and the table of its study at the end."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_a_sweep_has_a_line_for_each_cell_and_a_table_at_its_end(
     assert re.fullmatch(f"cell 1 of 2, tiny_IFV_AL-AM_r0.2_s0: {NAME} {number}", first)
     assert re.fullmatch(f"cell 2 of 2, tiny_WIFV_AL-AM_r0.2_s0: {NAME} {number}", second)
     assert {len(line) for line in table} == {len(table[0])} and len(table[0]) <= 80
-    # The table leaves out options that are equal in all cells, and breaks long names between words.
+    # The table leaves out options that are equal in all cells. Long names are broken between words.
     heads = [set(re.findall(r"[\w./@]+", line)) for line in table[1:4]]
     assert heads[0] == {"words.txt/"} and {"perplexity", "bits_per_byte"} <= heads[1]
     assert heads[2] == {"metric", "removed", "parameters", "@16", "seconds"}
@@ -59,7 +59,11 @@ def test_a_sweep_can_end_at_its_first_failure(
 def test_other_launchers_start_no_cell_after_a_failure(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """With other launchers, cells may run in other processes, so a cell cannot end the sweep."""
+    """With other launchers, a failed cell cannot end the sweep, but later cells are not started.
+
+    A failed cell cannot end the sweep, because with these launchers, cells may run in other
+    processes.
+    """
     words = ["-m", *base, "ratio=0.2,0.4", "checkpoint.save=false", "stop_on_failure=true"]
     quick = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=mine"]
 

@@ -30,7 +30,7 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 def command_in(stderr: str) -> list[str]:
-    """Return the arguments of the command that the console shows."""
+    """Return the arguments of the command that the console shows after Ctrl-C."""
     [line] = [line for line in stderr.splitlines() if line.startswith(CONTINUE)]
     return shlex.split(line.removeprefix(CONTINUE))
 
@@ -60,7 +60,7 @@ def test_a_run_continues_with_the_command_that_ctrl_c_prints(
 
 
 def interrupt_when(pattern: str) -> None:
-    """Send Ctrl-C to this process as soon as a file exists."""
+    """Send Ctrl-C to this process as soon as a file matches the pattern."""
 
     def interrupt() -> None:
         wait_for(Path.cwd(), pattern)
