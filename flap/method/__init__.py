@@ -1,1 +1,5 @@
-"""The stages of pruning: calibration, importance, allocation, search, compression, recovery."""
+"""The pruning method, from calibration to recovery.
+
+Each subpackage imports only from the subpackages before it: calibration, importance, allocation,
+compression, search, vocabulary, recovery.
+"""

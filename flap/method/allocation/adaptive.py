@@ -48,7 +48,7 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors. All scales except z-score need this."""
+        """Whether scores must be squared output errors, which all scales except z-score need."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
@@ -106,7 +106,7 @@ class ALMM(Scaled, ManualHeads):
     """AL-MM: all heads and all neurons in two rankings (FLAP, arXiv 2312.11983, section 3.3).
 
     The first ranking removes `remove_heads` query heads. The second ranking removes neurons until
-    the budget is met. `ALAM` explains the units.
+    the budget is met. `ALAM` explains what a unit is.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """

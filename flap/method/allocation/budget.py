@@ -32,7 +32,7 @@ class Units:
     queries: int = 1  # number of query heads of one attention unit
     members: int = 1  # number of members of the block, which all keep the same number of units
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
-    unit: str = "neuron"  # what a unit of an MLP is called
+    unit: str = "neuron"  # the kind of unit of an MLP, "neuron" or "expert"
     channels: int = 1  # number of input channels of a unit in the output projection of one member
 
     @property
@@ -69,9 +69,9 @@ class Bound:
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
-        """Return the cost of a model with these widths whose parameters were counted.
+        """Return the cost of a model with this number of parameters and these widths.
 
-        In contrast, `cost` assumes the largest number of parameters that these widths allow.
+        In contrast, `cost` assumes the largest number of parameters that the widths allow.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -109,17 +109,17 @@ def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many parameters to remove, to within one unit, and the bounds that a plan must meet."""
+    """The number of parameters to remove, to within one unit, and the bounds on a plan."""
 
     layers: tuple[Pair[Units], ...]
-    # The share of the prunable parameters to remove. With bounds, it is the smallest share that a
-    # plan must remove to meet them.
+    # The share of the prunable parameters to remove. With bounds, the ratio is the smallest share
+    # that a plan must remove to meet the bounds.
     ratio: float
     bounds: tuple[Bound, ...] = ()  # units are removed until the model meets all bounds
 
     @property
     def total(self) -> int:
-        """The prunable parameters of all layers."""
+        """The number of prunable parameters of all layers."""
         return sum(units.total for layer in self.layers for units in layer)
 
     @property
@@ -130,7 +130,8 @@ class Budget:
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return the budget with these bounds.
 
-        Its ratio is raised to the smallest share that a plan must remove to meet the bounds.
+        The ratio of the returned budget is at least the share that a plan must remove to meet the
+        bounds.
         """
         ratios = [self.ratio, *map(self._least_share, bounds)]
         return replace(self, ratio=max(ratios), bounds=bounds)
@@ -165,7 +166,7 @@ class Budget:
             heads = sum(costs[i].attention / excess for excess, costs in exceeded)
             neurons = sum(costs[i].mlp / excess for excess, costs in exceeded)
             pairs.append(Pair(heads, neurons))
-        # the removal of a unit may save nothing in any bound, but a price must not be 0
+        # the removal of a unit may lower the cost of no bound, but a price must not be 0
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)
         return [Pair(max(heads, least), max(neurons, least)) for heads, neurons in pairs]
 

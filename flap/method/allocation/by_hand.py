@@ -79,7 +79,7 @@ class ManualHeads(Structure):
         return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Return a dict from sizes of blocks to the indices of the layers with this size."""
+        """Return a dict from sizes of blocks to the indices of layers with blocks of this size."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -138,7 +138,7 @@ def _divided(budget: Budget) -> list[Units]:
 
 class _Choice(NamedTuple):
     score: float
-    blocks: dict[int, int]  # a dict from the size of blocks to their number
+    blocks: dict[int, int]  # a dict from sizes of blocks to numbers of removed blocks
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:

@@ -103,8 +103,8 @@ class GivenPlan:
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
     """Return whether a block can keep exactly these units.
 
-    The indices of kept units must be ascending. Every member must keep the same number of units,
-    and at least `Units.fewest` units or one unit.
+    The indices of kept units must be ascending. Every member must keep the same number of units: at
+    least `Units.fewest`, and at least one. A block with `Units.fixed` must keep all units.
     """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))

@@ -117,8 +117,8 @@ def within(
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. until no unit exceeds a bound, remove the first unit that exceeds one, together with all
-    # lower-scored units of its layer
+    # 3. remove the first unit that exceeds a bound, together with all lower-scored units of its
+    # layer; repeat this until no unit exceeds a bound
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)
@@ -141,8 +141,8 @@ def _layers_of(scores: Sequence[Tensor]) -> Tensor:
 def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
     """Return the cost that each unit of a ranking adds to its layer.
 
-    This is the difference between the costs of a layer that keeps the unit and all higher-scored
-    units, and a layer that keeps only the higher-scored units.
+    The unit adds the cost of a layer with this unit and all higher-scored units, minus the cost of
+    a layer with only the higher-scored units.
 
     layer_U: the layer of each unit, in the order of the ranking. costs: cost_K of each layer.
     """

@@ -156,11 +156,13 @@ class Structure(ABC):
 def _check_minimum(
     field: str, least: int, count: int, kind: str, multiple: tuple[str, int]
 ) -> None:
-    """Check a minimum number of units, and that a layer can keep a multiple that is not smaller.
+    """Check that a layer can keep at least `least` of its `count` units.
 
-    field: the config field of the minimum. least: the minimum. count: the number of units of a
-        layer. kind: the name of the units in messages. multiple: another config field and its
-        value; the number of kept units must be a multiple of this value.
+    A multiple of the value in `multiple` must lie between `least` and `count`.
+
+    field: the config field with the value `least`. kind: the name of the units in messages.
+    multiple: another config field and its value, of which the number of kept units must be a
+        multiple.
     """
     require(1 <= least <= count, field, least, f"1 to {count}, the {kind} of a layer")
     name, size = multiple

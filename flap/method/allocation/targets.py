@@ -91,8 +91,9 @@ def _of_weights(
 
     size: the cost of one parameter.
 
-    Active parameters are those that one token uses. Of all experts, a token uses only as many as
-    the router chooses. If whole experts are removed, the router still chooses the same number.
+    Active parameters are the parameters that one token uses. A token uses only the experts that the
+    router chooses. If whole experts are removed, the router still chooses the same number of
+    experts for each token.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())

@@ -144,10 +144,9 @@ class ULUM(UniformLayers):
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the number of attention units to remove from a layer.
 
-        After they are removed, the removal of neurons must be able to meet the rest of the budget.
-        Among the numbers for which this is true, return the number that is nearest to ratio · G. If
-        it is true for no number, return the number with which the removal of neurons comes nearest
-        to the budget.
+        The number is as near to ratio · G as possible, but the removal of neurons must be able to
+        meet the rest of the budget. If no number allows this, return the number with which the
+        removal of neurons comes nearest to the budget.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 PROMPTS = 16  # number of prompts that the model answers in one batch
 
-# the text of an answer, or None if the prompt is too long; and whether the answer is complete, so
-# that the model ended it before the maximum length
+# the text of an answer, or None if the prompt is too long; and whether the answer is complete (not
+# cut off at max_new_tokens)
 Answered = tuple[str | None, bool]
 
 
@@ -36,11 +36,11 @@ class _Collected:
     windows: Windows
     asked: Asked
     pairs: list[tuple[Prompt, str]] = field(default_factory=list)
-    tokens: int = 0  # tokens of the prompts and their answers
+    tokens: int = 0  # number of tokens of the prompts and their answers
     answer_tokens: int = 0
-    too_long: int = 0  # prompts that leave no space for an answer in the context
-    dropped: int = 0  # answers that are empty or repeat themselves
-    cut: int = 0  # answers that are cut off at max_new_tokens
+    too_long: int = 0  # number of prompts that leave no space for an answer in the context
+    dropped: int = 0  # number of answers that are empty or repeat themselves
+    cut: int = 0  # number of answers that are cut off at max_new_tokens
 
     def add(self, prompt: Prompt, text: str | None, ended: bool) -> None:
         """Add an answer, unless the prompt was too long, or the answer is empty or a loop."""

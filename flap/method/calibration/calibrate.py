@@ -30,8 +30,8 @@ class Calibration:
     """
 
     model: PlacedModel
-    # calibration windows, whose mask marks the tokens for the statistics; empty if no windows are
-    # needed
+    # calibration windows, whose mask is true for the tokens that statistics are computed from;
+    # empty if no windows are needed
     windows: Batch
     batch_size: int  # number of windows in a forward pass
     layers: list[LayerStatistics]  # statistics without covariances; empty if they are not needed
@@ -47,7 +47,7 @@ class Calibration:
         work: the working directory, from which an interrupted calibration of a streamed model
             resumes. A model in memory runs all layers in one forward pass, and cannot resume.
         gradients: whether to run each window forwards and backwards once more, for the first-order
-            effect of each unit. Then the whole model must be on one device.
+            effect of each unit. This needs the whole model on one device.
 
         Raises:
             ValueError: activations or gradients are not finite (the message names the first layer),
@@ -80,8 +80,8 @@ class Calibration:
         work: the working directory, from which an interrupted pass over the layers resumes.
         changing: whether the caller changes the layers.
         separate_held_out: whether to collect the co-moments of held-out windows separately, in
-            `Statistics.parts`. Fits of compensation need this. Scores need only joint co-moments,
-            which take half of the memory.
+            `Statistics.parts`. Fits of a compensation need separate co-moments. Scores need only
+            the co-moments of all windows together, which take half of the memory.
 
         Raises:
             ValueError: activations are not finite. The message names the block.
@@ -105,10 +105,10 @@ class Calibration:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
-        """Yield the index and the statistics of each layer, on the outputs of changed layers.
+        """Yield the index and the statistics of each layer, with the outputs of changed layers.
 
-        The caller changes each layer while it is in memory. The next layer then gets the outputs of
-        the changed layer.
+        The caller changes each layer while it is in memory. The outputs of the changed layer are
+        then the inputs of the next layer.
         """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)
@@ -118,7 +118,7 @@ class Calibration:
                 stream.advance(i, self.model.layers[i])
 
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
-        """Embed this process's windows, as one or two streams of hidden states, and return these.
+        """Return one or two streams of hidden states, with this process's embedded windows.
 
         With two streams, the first has the fitting windows, and the second the held-out windows.
         """
@@ -136,8 +136,8 @@ class Calibration:
         return windows[share].split(self.batch_size)
 
 
-# this function has the decorator, because a decorated generator would keep yielded covariances in
-# memory
+# This function is decorated instead of the generators that call it, because a decorated generator
+# would keep the yielded covariances in memory.
 @torch.no_grad()
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True

@@ -40,7 +40,7 @@ class UnitSums:
         self.sum_U = torch.zeros(block.num_units, dtype=widest_float(device), device=device)
 
     def add(self, tensor: UnitTensor) -> None:
-        """Add w · ∂L/∂w for all weights w of a tensor, whose values are replaced by w · ∂L/∂w."""
+        """Add w · ∂L/∂w for all weights w of a tensor that has w · ∂L/∂w in the place of w."""
         products = tensor.values
         dtype = self.sum_U.dtype
         if products.ndim > 1:
@@ -134,9 +134,9 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 
 
 def _parameter_of(tensor: Tensor) -> Tensor:
-    """Return the parameter behind a tensor, which is the parameter itself or a view of it.
+    """Return the parameter of which a tensor is a view, or the tensor if it is a parameter.
 
-    For example, the weight of a `LinearLike` is a view.
+    For example, the weight of a `LinearLike` is a view of a parameter.
     """
     node: Any = tensor.grad_fn
     if node is None:

@@ -202,7 +202,8 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     blocks = Pair(_members(attentions), _members(mlps))
     power = inverse_power([recorder.residual for recorder in recorders])
     routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
-    by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may route no tokens
+    # a recorder has no statistics of routed tokens if no unit is a whole expert
+    by_expert = zip(*filter(None, routed), strict=True)
     merged = tuple(reduce(merge, parts) for parts in by_expert)
     return LayerStatistics(blocks, power, routed_power(mlps), merged)
 

@@ -89,7 +89,7 @@ def sample(
     length: int,
     on_token: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Sample sequences that begin with the token `first` at temperature 1, and return tokens_NT.
+    """At temperature 1, sample sequences that begin with the token `first`. Return tokens_NT.
 
     Options in the model's generation_config, such as penalties or stop tokens, are ignored.
 
@@ -199,13 +199,13 @@ class Drawn(LogitsProcessor):
 def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     """During a `with` block, compute the attention of a single query with two matrix products.
 
-    This changes only models on a CPU. There, the attention kernel of torch 2.13 is made for many
+    Only models on a CPU are changed. The attention kernel of torch 2.13 for CPUs is made for many
     queries, and took two thirds of the time of a decoding step.
     """
     if model.device.type != "cpu":
         yield
         return
-    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # the caller may already have replaced it
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # the caller may already have replaced this function
     ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
     try:
         yield

@@ -40,8 +40,8 @@ class Statistics:
     # statistics of the fitting tokens and of the held-out tokens, each with co-moments; None if
     # the statistics of all tokens were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
-    # first-order effect of each unit (`first_order_effects`); None unless the metric needs
-    # gradients
+    # first-order effect of each unit (`gradients.first_order_effects`); None unless the metric
+    # needs gradients
     effect_U: Tensor | None = None
 
     @property
@@ -69,7 +69,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics of one layer: at the inputs of the output projections of attention and MLP."""
+    """Statistics of one layer: of the inputs of its output projections, and of its own input."""
 
     blocks: Pair[tuple[Statistics, ...]]  # for each of the two blocks, statistics of each member
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
@@ -109,8 +109,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
-    The result is exact except for rounding (Chan, Golub and LeVeque 1979). It has no co-moments,
-    because `Covariance` merges co-moments in strips.
+    The result is exact except for rounding (Chan, Golub and LeVeque 1979). The result has no
+    co-moments, because `Covariance` merges co-moments in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I

@@ -41,7 +41,7 @@ class SequentialPruning:
             plan = self.structure.allocate_layer(i, scores, budget)
             reports = self.compress_layer(adapter, i, plan, self.compensation, observed)
             notes.write(i, (plan, reports))
-            del observed  # free this layer's covariances before the next layer's are collected
+            del observed  # free this layer's covariances before the next layer is observed
 
         layers = []
         fits = []

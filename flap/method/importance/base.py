@@ -27,7 +27,7 @@ class Metric(ABC):
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
-    # whether the metric needs gradients of the loss, for `Statistics.effect_U`
+    # whether the metric needs `Statistics.effect_U`, which is computed from gradients of the loss
     needs_gradients: ClassVar[bool] = False
     # whether scores are squared output errors, which add up over channels
     measures_error: ClassVar[bool] = False
@@ -130,7 +130,7 @@ def score_layers(
     notes = Notes(SCORES, work)
     for i, observed in statistics:
         notes.write(i, scores_of_layer(metric, adapter.blocks(i), observed))
-        del observed  # free this layer's covariances before the next layer's are collected
+        del observed  # free this layer's covariances before the next layer is observed
     return Scores.joined(map(notes.read, range(len(adapter.layers))))
 
 

@@ -24,13 +24,13 @@ class Routed(NamedTuple):
     """
 
     tokens_E: Tensor  # number R of tokens that are routed to each expert
-    mean: OfToken  # the means of these numbers over the tokens of each expert; each has shape (E)
+    mean: OfToken  # means of the fields of `OfToken` over each expert's tokens, each of shape (E)
     # sample variance of each expert's output, with divisor R - 1, summed over the output channels
     variance_E: Tensor
 
     @classmethod
     def of(cls, experts: Sequence[Statistics]) -> "Routed":
-        """Compute these averages from `LayerStatistics.routed`.
+        """Compute the averages of each expert from `LayerStatistics.routed`.
 
         The last channels of these statistics are the fields of `OfToken`.
         """

@@ -23,7 +23,8 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-STEPS = 64  # number of steps; each removes 1/64 of the units, and fits the remaining channels again
+# number of steps; each step removes 1/64 of the units, and fits the remaining channels again
+STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class OBS(Metric):
     calibration tokens. W_u: the columns of W for the channels of unit u. [H⁻¹]_uu: the elements of
     H⁻¹ for these channels. The cost is the expected squared output error if the unit is removed
     with the best linear compensation. The cheapest units are removed first, and W and H⁻¹ are
-    updated after each step. A unit's score is its cost when it is removed, divided evenly over its
-    channels. The score is never less than the score of a unit that was removed before. Higher =
-    keep.
+    updated after each step. A unit's score is its cost at the moment of its removal, divided evenly
+    over its channels. The score is never less than the score of a unit that was removed before.
+    Higher = keep.
 
     In floating point, H may have no inverse. This happens with massive activations, whose rounding
     errors exceed the ridge. Then the ridge is multiplied by ten, up to three times, with a warning.

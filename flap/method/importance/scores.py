@@ -39,7 +39,7 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Join scores that each have some of the layers. The result has no divergences."""
+        """Join `Scores` that each contain some of the layers. The result has no divergences."""
         parts = list(parts)
         return cls(
             tuple(layer for part in parts for layer in part.layers),

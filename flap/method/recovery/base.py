@@ -13,7 +13,8 @@ from flap.models import ModelAdapter
 from flap.runtime import ranks
 
 HELD_OUT_WINDOWS = 32  # number of windows of a training text that are held out
-EVALUATIONS = 10  # maximum number of evaluations during a training
+# maximum number of evaluations during training, without the evaluation before the first step
+EVALUATIONS = 10
 # Minimum number of training windows between two evaluations, per held-out window.
 EVERY = 4
 RISING = 0.05  # share of the steps in which the learning rate rises
@@ -160,7 +161,7 @@ class Reconstruction:
     writer: str = "dense"
 
     def on(self, num_samples: int, seq_len: int) -> Recovery:
-        """Return the training on `num_samples` calibration windows of `seq_len` tokens.
+        """Return a `Recovery` that trains on `num_samples` calibration windows of `seq_len` tokens.
 
         Raises:
             ValueError: an option is out of range, or there are too few windows.

@@ -34,11 +34,11 @@ W = TypeVar("W", Tensor, Batch)
 def training_windows(
     recovery: Recovery, windows: Windows, by_pruned: Windows | None = None
 ) -> Batch:
-    """Return the windows of a training. The first `recovery.held_out` windows are held out.
+    """Return all windows for training. The first `recovery.held_out` windows are held out.
 
     Held-out windows have the dense model's answers. If some texts have answers, the divergence on
-    held-out windows is measured only on tokens of answers, otherwise on all tokens. It is also
-    measured on all tokens if there are too few tokens of answers (`judged`).
+    held-out windows is measured only on tokens of answers. Without answers, or with too few tokens
+    of answers (`judged`), the divergence is measured on all tokens.
 
     by_pruned: the same windows with answers of the pruned model. Training uses these answers
         instead of the dense model's answers: in all windows of texts with prompts, or with
@@ -52,7 +52,7 @@ def training_windows(
     tokens_NT = batch.tokens_NT.clone()
     mask_NT = batch.mask_NT.clone()
 
-    # 1. in held-out windows, mask the tokens on which the divergence is measured
+    # 1. set the mask of held-out windows, which is true for tokens on which models are measured
     has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
     has_answers_N1 = has_answers[text_N[:held_out], None]
     of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1

@@ -49,10 +49,11 @@ class Student(nn.Module):
     def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
         """Return the loss of the next-token predictions in nats per token.
 
-        `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). Its mean is taken over the
-        positions that predict an unmasked token. The gradient at the final hidden states is
-        computed at the same time, for one chunk of positions after another. So no logits are stored
-        or computed twice. The logits of a whole batch would take more memory than the model.
+        `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). The mean of this loss is
+        taken over the positions that predict an unmasked token. The gradient at the final hidden
+        states is computed at the same time, for one chunk of positions after another. So no logits
+        are stored or computed twice. The logits of a whole batch would take more memory than the
+        model.
 
         input_ids: tokens_NT. token_mask: mask_NT, true for tokens that are counted in the loss.
         """
@@ -70,9 +71,9 @@ class Student(nn.Module):
     def _positions(self, windows: int, positions: int) -> float:
         """Return the number of positions by which the summed loss of a batch is divided.
 
-        In training, it is the mean of `positions` over all processes, because DDP averages their
-        gradients. In evaluation, it is the same number per window for all batches, because Trainer
-        averages the losses of batches.
+        In training, this number is the mean of `positions` over all processes, because DDP averages
+        the gradients of the processes. In evaluation, the number is proportional to the number of
+        windows, because Trainer averages the losses of batches.
 
         windows: number of windows in the batch. positions: number of positions at which the loss of
             the batch is computed.

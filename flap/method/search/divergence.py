@@ -103,7 +103,7 @@ class PlanDivergence:
         for i, observed in self.calibration.along(walk, covariance):
             layer_plans = with_dense(i, observed)
             forks, names = self._advance(i, layer_plans, observed, streams, names)
-            del observed  # free this layer's covariances before the next layer's are collected
+            del observed  # free this layer's covariances before the next layer is observed
             walk.replace(streams, forks)
             streams = forks
 
@@ -161,7 +161,7 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
-        """Return the mean divergence of each plan on the text on which it is largest.
+        """Return, for each plan, the mean divergence on the text where this mean is largest.
 
         measured: the windows on which plans are measured.
         hidden: the outputs of the last layer for these windows, first of the dense model, then of
@@ -229,7 +229,7 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
         part = slice(n, n + windows)
         chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            predicted_T = measured[part].predicted_P  # part has a single window
+            predicted_T = measured[part].predicted_P  # `part` selects a single window here
             chosen_T = every_T if predicted_T is None else every_T[predicted_T]
         for position in chosen_T.split(COMPARED_TOKENS):
             if len(position):

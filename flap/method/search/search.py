@@ -97,7 +97,7 @@ class Search(Structure):
         prices = budget.prices
         layers = []
         for i, units in enumerate(budget.layers):
-            # the divergences of the attention's trials come before those of the MLP's trials
+            # the trials of the attention come before the trials of the MLP
             removed_heads, removed_neurons = self.removals(units)
             measured = scores.divergences[i]
             of_heads = dict(zip(removed_heads, measured, strict=False))
@@ -123,8 +123,8 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     """Convert the shares `levels` of a block into numbers of units to remove, ascending.
 
     At least one unit is removed, and at least one unit stays. Shares that round to no unit or to
-    all units are dropped. If all shares are dropped, they are rounded to the nearest possible
-    number instead. A block with fewer than two units has no numbers.
+    all units are dropped. If all shares would be dropped, the nearest possible numbers are used
+    instead. For a block with fewer than two units, the list is empty.
     """
     if units < 2:
         return []

@@ -64,7 +64,7 @@ class Alignment:
         return cls(before, trimmed.tokenizer, first_V, length_V, length_V[trimmed.rows_K])
 
     def align(self, tokens_T: Tensor) -> Aligned:
-        """Tokenise the text of a window with the old tokenizer, and align its tokens.
+        """Tokenise the text of a window with the old tokenizer, and align its old and new tokens.
 
         The window may begin or end inside a character. Such incomplete characters are left out. So
         places in the text are counted from its end, in bytes.

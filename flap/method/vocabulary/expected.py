@@ -1,6 +1,6 @@
 """Compute how often the model expects each token in a text.
 
-So a trimmed vocabulary can keep tokens that occur in no text, if the model expects them.
+With these numbers, a trimmed vocabulary can also keep tokens that occur in no text.
 
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """

@@ -27,7 +27,7 @@ class Tokens(ABC):
 
     spec: dict[str, Any]  # the content of the tokenizer's file tokenizer.json
     ids: dict[str, int]  # dict from tokens to their ids
-    special: frozenset[int]  # ids of special tokens
+    special: frozenset[int]  # ids of special tokens, and of tokens that the model's configs name
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, rows: int, named: Collection[int] = ()) -> "Tokens":

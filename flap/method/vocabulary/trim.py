@@ -1,4 +1,4 @@
-"""The choices of the config group `vocabulary`: how tokens are chosen, and the smaller tokenizer.
+"""The choices of the config group `vocabulary`, which select the tokens that stay.
 
 Legend: V the tokens of the old vocabulary by id · R the same tokens by rank · K the tokens that
 stay · S tokens of a text · N windows · T tokens of a window.
@@ -82,8 +82,8 @@ class Trimmed:
 
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of its tokens, in the order of the new ids
-    # numbers for the report: the number of tokens before and after, and the share of all counted
-    # tokens that are kept tokens
+    # numbers for the report: the rows of the embedding before and after, and the share of all
+    # counted tokens that are kept tokens
     facts: dict[str, float]
 
     @classmethod
