@@ -71,7 +71,7 @@ def prune(
     change, and each module keeps its training or evaluation mode.
 
     Args:
-        model: a causal language model of transformers, without adapters and quantised weights
+        model: a causal language model of transformers that has no adapters and is not quantised
         tokenizer: the tokenizer of the model
         ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; by default 0.2
         target: an upper limit on the size of the pruned model, given instead of a ratio, such as

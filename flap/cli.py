@@ -139,8 +139,8 @@ def _log_error(owner: Owner, line: str) -> None:
 def main() -> None:
     """Run the command line.
 
-    On an error, print one line that says what to change and exit with code 1. After Ctrl-C, print
-    the command that continues the work and exit with code 130.
+    On an error, print one line that says what to change, and exit with code 1. After Ctrl-C, print
+    the command that continues the work, and exit with code 130.
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
@@ -164,7 +164,7 @@ def main() -> None:
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     with exit_on_error():
         check_arguments(arguments)
-    # do not print tracebacks if the log cannot be written because the disk is full
+    # if the log cannot be written, for example to a full disk, logging prints no tracebacks
     logging.raiseExceptions = False
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user has asked for tracebacks

@@ -86,7 +86,7 @@ def devices() -> str:
 
 
 def extras() -> str:
-    """Return which extras are installed and which are not."""
+    """Return which of flap's optional extras are installed, such as "wandb yes"."""
     names = metadata(PACKAGE).get_all("Provides-Extra") or []
     return ", ".join(f"{name} {'no' if unmet(needed(name)) else 'yes'}" for name in names)
 

@@ -70,7 +70,7 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
     """Run a config in a new folder, which is removed if the run fails before it writes a file.
 
     Raises:
-        ValueError: The folder exists, or the config cannot be run on this machine.
+        ValueError: The folder exists already, or the config cannot be run on this machine.
     """
     from flap.pipeline import run
     from flap.runs.owner import quieten_libraries

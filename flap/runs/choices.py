@@ -58,9 +58,9 @@ class Choices:
 
     # the metric and the structure; None if `plan=` gives the units that stay
     selection: Selection | None
-    given: GivenPlan | None  # the plan of `plan=`; None if the units are selected by scores
+    given: GivenPlan | None  # the plan that `plan=` names; None if scores select the units
     compensation: Compensation
-    evaluators: Mapping[str, Evaluator]  # the measurements, by their names in the section `eval`
+    evaluators: Mapping[str, Evaluator]  # the keys are names in the section `eval`
     calibration: CalibrationConfig
     seed: int
     ratio: float  # the share of the prunable parameters to remove; 0 with a target or a plan
@@ -266,7 +266,9 @@ def _source(module: str) -> str:
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> Budget:
-    """Return how many parameters to remove, counted from the shapes of the tensors.
+    """Check that the choices fit the model, and return the number of parameters to remove.
+
+    This number is counted from the shapes of the tensors.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
@@ -301,7 +303,7 @@ def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple
     """Return the upper bounds on the size of the pruned model that the targets of a run set.
 
     Raises:
-        ValueError: the bytes of the weights, or the KV cache, cannot be counted.
+        ValueError: the bytes of the weights or of the KV cache cannot be counted.
     """
     adds = choices.compensation.adds_bias
     biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))

@@ -1,6 +1,6 @@
 """Estimate the memory, disk space and time of a run from its config, without reading weights.
 
-A run that needs clearly more than the machine has is refused.
+A run is refused if it clearly needs more memory or disk space than the machine has.
 """
 
 import math
@@ -56,7 +56,7 @@ class Needs:
     states: float  # hidden states of the calibration windows, and of the trials of a search
     statistics: float  # statistics of one layer, and the factorisations of its covariances
     device: float  # memory of the device that runs the layers
-    host: float  # memory of the host; on cpu and mps it includes `device`
+    host: float  # memory of the host; with the devices cpu and mps, it includes `device`
     disk: float  # disk space that the run needs below cache_dir
     mapped: float  # the part of `host` in memory-mapped files, which the system can free if needed
 
@@ -134,7 +134,8 @@ class DryRun:
         weights = max(*layers, total - sum(layers)) if streams else total
         device = work if self.source.loaded else weights + work
         host = PROCESS_BYTES + states
-        # on a CPU, the dense layers are memory-mapped files, and the pruned layers are in memory
+        # if the model is on a CPU as a whole, its dense layers are memory-mapped files, and its
+        # pruned layers are in memory
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned

@@ -45,7 +45,7 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return the number of processes as a cache key, because the number changes how sums round."""
+    """Return the number of processes as a cache key, because it changes how sums are rounded."""
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
@@ -109,7 +109,11 @@ def recovery(run: Run) -> Key:
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of a compressed model: dense model, plan, compensation and masking."""
+    """Return the key of a compressed model.
+
+    The key contains the dense model, the plan, the compensation with its calibration windows, and
+    whether removed units are only masked.
+    """
     options = run.described
     return {
         **dense(run),

@@ -25,7 +25,7 @@ from flap.runtime.agenda import Speed
 # number is small, so that timing even a layer of 1 GB takes only seconds.
 TOKENS = 512
 ROWS = 16  # number of sequences, of one token each, in the batch that times text generation
-ENOUGH = 0.3  # seconds; a measurement is repeated until its repetitions have taken this long
+ENOUGH = 0.3  # seconds that the repetitions of a measurement take together
 MOST_CHANNELS = 4096  # the covariance that is timed has at most this many channels
 
 

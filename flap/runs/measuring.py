@@ -81,7 +81,10 @@ def measure_pruned(
 
 
 class DenseAgain:
-    """Opens the dense model again after pruning. Create this object before pruning."""
+    """Opens the dense model again after pruning.
+
+    Create this object before pruning, because pruning changes a model in memory in place.
+    """
 
     def __init__(self, source: ModelSource) -> None:
         self.num_bytes = source.num_bytes

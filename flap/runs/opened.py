@@ -14,7 +14,7 @@ class NoRoomError(RuntimeError):
 
 
 class Opened:
-    """A model that is opened when a stage first needs it, and stays open until `close`."""
+    """A model that is opened when a stage first needs it, and stays open until it is closed."""
 
     def __init__(self, open_model: Callable[[], PlacedModel]) -> None:
         self._open_model = open_model
@@ -27,7 +27,7 @@ class Opened:
         return self._model
 
     def close(self) -> None:
-        """Free the memory of the model. The next call opens it again."""
+        """Free the memory of the model. The next call of this object opens the model again."""
         self._model = None
 
 

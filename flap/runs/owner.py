@@ -55,7 +55,7 @@ class Owner:
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
         self.hydra = hydra  # the section `hydra` of the config
-        self.held = ExitStack()  # closes the tracker and releases the folder's lock at the end
+        self.held = ExitStack()  # on exit, it closes the tracker and releases the folder's lock
         self.run_dir = Path(hydra.runtime.output_dir)
         # the folder that the run writes into; may be the folder of an earlier start
         self.folder = self.run_dir

@@ -162,7 +162,8 @@ def check_room_to_make(run: Run) -> None:
 def _check_room(run: Run) -> None:
     source = run.source
     budget = run.budget
-    left = working_folder(run.cache.root, keys.workspace(run))  # files of an interrupted start
+    # the working directory, which has files if an earlier start of the run was interrupted
+    left = working_folder(run.cache.root, keys.workspace(run))
     adapter = adapt(source.skeleton(), run.choices.experts)
     processes = max(1, len(run.processes))
     estimate = DryRun(run.choices, source, adapter, budget, run.cache, processes)

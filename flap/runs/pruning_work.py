@@ -27,9 +27,9 @@ class PruningWork(NamedTuple):
     """The computation of a run between loading and saving the model."""
 
     tokens: int = 0  # number of calibration tokens
-    passes: float = 0.0  # forward passes over the calibration tokens
+    passes: float = 0.0  # number of forward passes over the calibration tokens
     positions: float = 0.0  # number of positions at which a search computes logits
-    # float32 multiply-accumulates for covariances and their factorisations
+    # number of float32 multiply-accumulates for covariances and their factorisations
     products: float = 0.0
 
     def forward_passes(self, adapter: ModelAdapter) -> float:
@@ -80,8 +80,8 @@ def pruning_work(
 
 class _Trials(NamedTuple):
     streams: int  # the number of trials plus one for the dense model; 0 without trials
-    # forward passes of the dense model and of all trials; each trial begins at the layer that it
-    # prunes
+    # number of forward passes of the dense model and of all trials; a trial counts less than 1,
+    # because it begins at the layer that it prunes
     passes: float
 
 

@@ -231,7 +231,7 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
 
 
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
-    """Return the measurements of a model that were made in the same way as the pruned model's.
+    """Return the measurements of a model that match the measurements of the pruned model.
 
     Measurements with other options are left out. An earlier start of the run that was killed may
     have made them. Two measurements match if their data or their options are the same. Comparing
@@ -290,7 +290,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
     """Return standard errors and p-values of differences between two models, paired by document.
 
-    The keys are the names of the numbers in the report.
+    The keys are the fields `difference_stderr` and `difference_p_value` of the report.
     """
     found = with_averages(paired(before.documents, after.documents), averages)
     return {

@@ -47,7 +47,7 @@ class Run:
     run_dir: Path | None  # the folder of the report; None if no report is written
     results: Results  # the file with the measured numbers
     key: str = ""  # digest of the config and the inputs; identifies the pruned model
-    processes: Sequence[str] = ()  # rank, machine and device of each process; empty if there is one
+    processes: Sequence[str] = ()  # rank, machine and device of each process; empty for one process
     work: WorkFolder = NOT_KEPT  # the working directory, from which an interrupted run resumes
     memory: Memory = field(default_factory=Memory)
     agenda: Agenda = field(default_factory=Agenda)  # the tasks that are still to be measured
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def given_plan(self) -> PruningPlan | None:
-        """The plan that `plan=` gives; None if the units are selected by scores."""
+        """The plan that `plan=` names; None if scores select the units."""
         given = self.choices.given
         return None if given is None else self.budget.named(given.plan)
 

@@ -42,7 +42,7 @@ class Trimming:
 
     before: int  # number of tokens of the dense model
     after: int  # number of tokens that stay
-    parameters: int  # parameters of the model after trimming
+    parameters: int  # number of parameters of the model after trimming
     # Empty if these numbers are exact. "about " or "at most " if the model has still to write texts
     # in which tokens are counted.
     roughly: str = ""
@@ -211,8 +211,8 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
             if text is not None:  # the dense model has written this text
                 texts[use] = texts[use].written(part, text)
 
-    # keep the text in which tokens were counted, because tasks on this text are not independent of
-    # the run
+    # keep the text in which tokens were counted, so that tasks on this text get the domain
+    # "calibration"
     if "vocabulary" in run.texts:
         texts["vocabulary"] = run.texts["vocabulary"]
 

@@ -63,8 +63,8 @@ class Agenda:
     def plan(self, tasks: Mapping[str, Workload]) -> None:
         """Set the remaining tasks and their workloads.
 
-        A task whose workload has no tokens is a task of unknown size. It gets the average workload
-        of the other tasks.
+        The size of a task is unknown if its workload has no tokens. Such a task gets the average
+        workload of the tasks of known size.
         """
         known = [one for one in tasks.values() if one.tokens]
         average = Workload()

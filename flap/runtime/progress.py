@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 SECONDS_BETWEEN_LINES = 60.0
-# The argument `extra` of calls of the logger that write a line only into log files, and not to the
-# terminal.
+# Pass this dict as `extra` to a call of a logger, if the line should appear only in log files and
+# not in the terminal.
 ONLY_IN_FILES = {"only_in_files": True}
 
 
@@ -123,8 +123,8 @@ class _Shown:
         self.start = time.perf_counter()
         self.next_line = self.start + SECONDS_BETWEEN_LINES
         # Items that are finished within the first second are assumed to be results of an
-        # interrupted run, which are only read from files. They do not count in the speed.
-        self.read_by = self.start  # when the last of these items was finished
+        # interrupted run, which are only read from files. These items do not count in the speed.
+        self.read_by = self.start  # time at which the last of these items was finished
         self.read = 0  # number of these items
         console = Console(stderr=True)
         self.in_terminal = console.is_terminal

@@ -40,7 +40,7 @@ def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
     If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
-    this process is connected already. timeout: how long to wait for other processes in any call.
+    this process is connected already. timeout: the maximum wait for other processes in any call.
 
     Raises:
         ValueError: the processes cannot connect.
@@ -73,7 +73,7 @@ def join(timeout: timedelta) -> None:
 
     _rank = distributed.get_rank()
     _size = distributed.get_world_size()
-    # after Ctrl-C, do not print a traceback in every process
+    # after Ctrl-C, no process should print a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     atexit.register(leave)
 
@@ -118,7 +118,7 @@ def name() -> str:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let the functions of this module behave as in a run with one process in a `with` block."""
+    """In a `with` block, let the functions of this module behave as in a run with one process."""
     global _alone
     before = _alone
     _alone = True
@@ -185,7 +185,7 @@ def add_up(tensor: "Tensor") -> None:
     """
     if size() == 1:
         return
-    # NCCL sends from the current GPU of each process, and the tensor may be on another GPU
+    # NCCL sends from the current GPU of each process, but the tensor may be on another GPU
     sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call("all_gather", parts, sent)

@@ -63,7 +63,7 @@ class Artefact(Generic[T]):
     label: Label
 
     def marked(self, cache: str) -> "Artefact[T]":
-        """Return the artefact with another value of `cache` in its label."""
+        """Return the artefact with a label that has another value of `cache`."""
         return replace(self, label=replace(self.label, cache=cache))
 
 

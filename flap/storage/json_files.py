@@ -1,4 +1,4 @@
-"""Read and write JSON, and read YAML, also from files that may be damaged or written by others.
+"""Read and write JSON, and read YAML, with checks for damaged files.
 
 JSON has no infinity and no NaN, so `to_json` writes a number that is not finite as null.
 """

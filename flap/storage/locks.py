@@ -42,7 +42,7 @@ def file_lock(
     wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
     waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # filelock's fallback is a file that means "held", and that would stay after a process is killed
+    # with its fallback, filelock would leave a file that means "held" when the process is killed
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:

@@ -1,1 +1,1 @@
-"""Sweeps: one GPU per process, errors of cells, and the study that is written at the end."""
+"""Support sweeps: give each process a GPU, explain the errors of cells, and write the study."""

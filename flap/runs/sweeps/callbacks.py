@@ -84,7 +84,7 @@ class StudyCallback(Callback):
             check_measurements(config.get("eval"), config.hydra.overrides.task)
             check_jobs(config.hydra.launcher, config.model.placement)
         if has_secrets(config):
-            with suppress(OSError):  # Hydra reports that the folder cannot be created
+            with suppress(OSError):  # if the folder cannot be created, Hydra reports this later
                 make_jobs_private(config.hydra.launcher)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

@@ -163,7 +163,9 @@ def follow() -> None:
 
 
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
-    """Log the error with which this process has failed, and end it without waiting for others.
+    """Log the error with which this process has failed, and end this process at once.
+
+    The process does not wait for the other processes of the run, which may still work.
 
     Nothing is logged if this process has failed only because another process has failed.
 
