@@ -1,4 +1,4 @@
-"""The adapter of a decoder-only model, which returns the parts of the model by their role.
+"""Access attentions, MLPs and other parts of decoder-only models in the same way for all families.
 
 The table in `flap.modeling.families` has a row for each family, with the names of these parts.
 """
@@ -17,7 +17,7 @@ from flap.modeling.families import Family
 from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
 from flap.runtime.temporary_state import forwards_replaced
 
-# Attributes of attention modules that hold numbers of heads.
+# Names of the attributes of attention modules that hold the numbers of heads.
 QUERY_HEADS = ("num_heads", "num_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
@@ -31,7 +31,7 @@ class DecoderOutput(MoeModelOutputWithPast):
 
 
 class ModelAdapter:
-    """The adapter of families whose modules differ only in names. Layers are numbered from 0."""
+    """Access to the parts of a model without experts. Layers are numbered from 0."""
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model = model
@@ -41,7 +41,8 @@ class ModelAdapter:
     def base(self) -> PreTrainedModel:
         """The model without its LM head."""
         base = self.model.base_model
-        if base is self.model:  # the class of Llama 4 with an LM head does not name its base model
+        # `base_model` of Llama4ForCausalLM is the model itself
+        if base is self.model:
             base = self.model.model
         return cast(PreTrainedModel, base)
 
@@ -49,7 +50,7 @@ class ModelAdapter:
     def config(self) -> PreTrainedConfig:
         """The config of the language model.
 
-        In a vision-language model, it is a part of the config.
+        In a vision-language model, this is the part `text_config` of the model's config.
         """
         return self.model.config.get_text_config()
 
@@ -59,10 +60,10 @@ class ModelAdapter:
         return int(self.config.vocab_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits of final hidden states (…, D).
+        """Return the logits of final hidden states (…, hidden size).
 
-        This runs the forward pass of the model itself without its decoder, because some families
-        cap or scale their logits.
+        This runs the model's own forward pass with the decoder replaced, and not only the LM head,
+        because some families cap or scale their logits.
         """
         output = DecoderOutput(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
         any_token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
@@ -92,7 +93,7 @@ class ModelAdapter:
         return self.layers[layer].get_submodule(path.rpartition(".")[0])
 
     def attention(self, layer: int) -> Block:
-        """Return the attention of a layer. Its units are KV heads with their query heads.
+        """Return the block of a layer's attention. Its units are KV heads with their query heads.
 
         An attention that cannot be divided into heads is a single unit, which always stays.
         """
@@ -134,16 +135,16 @@ class ModelAdapter:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether layers get other inputs in addition to hidden states.
+        """Whether layers read tokens in another way than through the hidden states.
 
-        In Gemma 4, some layers get separate embeddings of the tokens, or read the keys of earlier
+        In Gemma 4, layers may get separate embeddings of the tokens, or read the keys of earlier
         layers.
         """
         keys = ("hidden_size_per_layer_input", "num_kv_shared_layers")
         return any(getattr(self.config, key, 0) for key in keys)
 
     def _shares_keys(self, layer: int) -> bool:
-        """Return whether a layer shares its keys and values with another layer."""
+        """Return whether a layer shares keys and values with another layer, as in Gemma 4."""
         shared = getattr(self.config, "num_kv_shared_layers", 0)
         return bool(shared) and self.config.kv_sharing_modes[layer] is not None
 
@@ -160,7 +161,10 @@ class ModelAdapter:
         return path in dict(self.layers[layer].named_modules())
 
     def mlp(self, layer: int) -> Block:
-        """Return the MLP of a layer. Its units are neurons."""
+        """Return the block of a layer's MLP. Its units are neurons.
+
+        If the layer has no MLP, the block is empty.
+        """
         name = f"layer {layer} MLP"
         if not self._has(layer, self.family.mlp):
             return NoBlock.of(name, self.layers[layer])
@@ -171,21 +175,21 @@ class ModelAdapter:
         return Block(name, output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
-        """Give the model a copy of its config, so that changes do not affect other models."""
+        """Give the model a copy of its config, so that later changes do not affect other models."""
         before = self.model.config
         config = copy.deepcopy(before)
         copies = {id(before): config}
         for name in before.sub_configs:
             copies[id(getattr(before, name))] = getattr(config, name)
         for module in self.model.modules():
-            # If the model lacks a part, its config is None.
+            # In a model that lacks a part, such as a vision tower, the config of this part is None.
             if hasattr(module, "config") and id(module.config) in copies:
                 module.config = copies[id(module.config)]
 
     def queries_per_group(self, layer: int) -> int:
         """Return the number of query heads that share a KV head.
 
-        In multi-head attention, this number is 1.
+        Return 1 for multi-head attention, and for an attention that cannot be divided into heads.
         """
         if not self._has_heads(layer):
             return 1
@@ -197,13 +201,16 @@ class ModelAdapter:
 
     @property
     def head_dim(self) -> int | None:
-        """The number of channels of a head. None if layers differ, or if no layer has heads."""
+        """The number of channels of a head; None if layers differ in it or no layer has heads."""
         layers = range(len(self.layers))
         dims = {self._head_dim(i) for i in layers if self._has_heads(i) or self._shares_keys(i)}
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads and neurons of a layer. The keys are config keys."""
+        """Return the numbers of heads and neurons of a layer. The keys are config keys.
+
+        If layers differ in the number of channels of a head, this number is included.
+        """
         attention, mlp = self.blocks(layer)
         widths: dict[str, int] = {}
         if self._has(layer, self.family.mlp):
@@ -224,7 +231,7 @@ class ModelAdapter:
         return widths
 
     def refresh(self, layer: int) -> None:
-        """Update the attributes for widths in the modules of a layer."""
+        """Set the attributes of a layer's modules that hold widths to the widths of its tensors."""
         refresh_conv1d(self.layers[layer])
         self.refresh_mlp(layer)
         if self._has_heads(layer):
@@ -238,7 +245,7 @@ class ModelAdapter:
         _update(module, dict.fromkeys(KV_HEADS, block.num_units))
         _update(module, {"split_size": block.output.in_features})
         if self.family.stacked:
-            # The forward pass may read the number of query rows from the config.
+            # The forward pass of Phi-3 computes the number of query rows from the config.
             module.config = copy.copy(module.config)
             module.config.num_attention_heads = heads
 
@@ -248,7 +255,7 @@ class ModelAdapter:
             _update(module, {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
-        """Return a layer's entry in `per_layer_config`: the config keys that pruning changes."""
+        """Return a layer's entry in `per_layer_config`: all config values that pruning changes."""
         attention, mlp = self.blocks(layer)
         return {
             **self.widths(layer),
@@ -261,11 +268,14 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters in experts that a token does not use. 0 without experts."""
+        """The number of parameters, in all layers, of experts that a token is not routed to."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:
-        """Return the number of prunable parameters in all layers, the denominator of the ratio."""
+        """Return the number of prunable parameters in all layers.
+
+        The pruning ratio is a part of this number.
+        """
         pairs = map(self.blocks, range(len(self.layers)))
         return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)
 
@@ -273,7 +283,8 @@ class ModelAdapter:
 def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
     """Return the output projection and the input projections of a module.
 
-    Gemma 4 has attentions without a value projection.
+    Missing input projections are left out, because Gemma 4 has attentions without a value
+    projection.
     """
     name = output.rpartition(".")[2]
     projections = [
@@ -285,7 +296,7 @@ def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return rows_UR of a Linear in which projections of these sizes are concatenated."""
+    """Return the rows of each unit in a Linear that concatenates projections of these sizes."""
     rows = []
     start = 0
     for size in sizes:

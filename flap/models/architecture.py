@@ -1,4 +1,4 @@
-"""Find the family of an architecture, its classes in transformers and its adapter."""
+"""Find the family, the transformers classes and the adapter that belong to an architecture."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -17,16 +17,17 @@ from flap.models.mixture_adapter import MixtureAdapter
 
 
 def find_family(config: PreTrainedConfig) -> Family:
-    """Return the family of an architecture by its `model_type`, without loading weights.
+    """Look up the family of a model by the `model_type` of its config.
 
     A vision-language model has the family of its language model, because only the language model is
     pruned.
 
     Raises:
-        ValueError: No family has this architecture. The message names the nearest architecture,
-            lists all of them, and says how to add one.
+        ValueError: The architecture, or an option that the config turns on, is not supported. The
+            message says what is supported.
     """
-    model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
+    # the configs of pruned models have this prefix, and a pruned model can be pruned again
+    model_type = config.model_type.removeprefix("flap_")
     if model_type in TOWERS:
         find_family(config.get_text_config())  # checks that the language model is supported
         return family_of(config)
@@ -50,7 +51,7 @@ def find_family(config: PreTrainedConfig) -> Family:
 
 
 def _check_supported(config: PreTrainedConfig, family: Family) -> None:
-    """Check that a config does not turn on an option that is not supported for the family."""
+    """Check that a config turns on none of the options in `family.without`."""
     for key in family.without:
         value = getattr(config, key)
         if value:
@@ -80,13 +81,14 @@ def stock_class(cls: type) -> Any:
 
 
 def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
-    """Return the adapter of a loaded model.
+    """Return the adapter of a model, which may be on the meta device.
 
-    whole_experts: Whether the units of experts are whole experts.
+    whole_experts: Whether pruning removes whole experts, instead of neurons of each expert.
 
     Raises:
-        ValueError: The architecture is not supported, the model has no LM head or overrides its
-            forward pass, or its experts cannot be removed as a whole.
+        ValueError: The architecture is not supported, the model has no LM head, one of its classes
+            overrides `forward`, or `whole_experts` is true and pruning cannot remove whole experts
+            of this model.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
@@ -95,7 +97,7 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
             f"model: {type(model).__name__} derives from no …{head} class of transformers, which "
             "has a head"
         )
-    # The adapter finds all other modules in these two.
+    # The decoder and the layers are checked below, because the adapter is needed to find them.
     for cls in (type(model), type(model.base_model)):
         _check_forward(cls)
     if whole_experts:
@@ -109,10 +111,10 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
 
 
 def _check_forward(cls: type) -> None:
-    """Check that a class does not change the forward pass of its transformers class.
+    """Check that a class does not override the `forward` of its transformers class.
 
-    The pruned model is built from the transformers class, so the changes of a subclass would be
-    lost.
+    Checkpoints of pruned models are built from the transformers class, so they would lose the
+    changes of a subclass.
     """
     stock = stock_class(cls)
     if stock is nn.Module or cls.forward is not stock.forward:  # type: ignore[attr-defined]

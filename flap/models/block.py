@@ -24,9 +24,9 @@ class Pair(NamedTuple, Generic[T]):
 
 
 class LinearLike(ABC):
-    """Base class of projections that have the attributes of a Linear, but are not of this class.
+    """Base class of projections that have the attributes of `nn.Linear` without deriving from it.
 
-    Subclasses may have `assign(weight, bias)`, which replaces their tensors.
+    Subclasses may have a method `assign(weight, bias)`, which replaces the weight and the bias.
     """
 
     @property
@@ -44,27 +44,29 @@ class LinearLike(ABC):
 
 
 class Observed(NamedTuple):
-    """The inputs that a forward pass gives to the output projections of a block's members."""
+    """The inputs of the output projections of a block's members in one forward pass."""
 
-    # The inputs (…, C) of each member's output projection, for the tokens that reach the member.
+    # For each member, the inputs (…, channels) of its output projection. Only tokens that are
+    # routed to the member are included.
     activations: Sequence[Tensor]
-    # The number of all tokens, if tokens that do not reach a member count as zero activations.
+    # If whole experts are the units: the number of all tokens. A token that is not routed to an
+    # expert then counts as a row of zeros in the activations of this expert.
     num_tokens: int | None = None
-    # The factors by which the members' outputs are multiplied; 0 if a token does not reach a
-    # member.
+    # If neurons of experts are the units: the router's factors for the outputs of the members. The
+    # factor is 0 if the token is not routed to the member.
     weight_TM: Tensor | None = None
-    # For whole experts as units: the outputs of each expert, with the numbers of
-    # `whole_experts.OfToken`.
+    # If whole experts are the units: for each expert, its outputs for the tokens that are routed to
+    # it, followed by the fields of `whole_experts.OfToken` as last columns.
     routed: Iterable[Tensor] = ()
 
 
 class UnitTensor(NamedTuple):
-    """A tensor of a block, from which each removed unit takes rows or columns."""
+    """A tensor of a block that loses rows or columns with each removed unit."""
 
     holder: Any  # the module or `LinearLike` that has the tensor as an attribute
     name: str
     indices_UR: Tensor  # the rows or columns of each unit
-    axis: int = 0  # 0: a unit has rows of the tensor, 1: a unit has columns
+    axis: int = 0  # 0 if `indices_UR` are rows of the tensor, 1 if they are columns
 
     @property
     def values(self) -> Tensor:
@@ -77,25 +79,28 @@ class Block:
     """The attention or the MLP of one layer, divided into the units that are pruned.
 
     Removing a unit means removing its rows of the input projections and its columns of the output
-    projection. A unit of an attention is a KV head with the query heads that read it. In multi-head
-    attention, this is one head. A unit of an MLP is a neuron. Some blocks consist of other blocks,
-    which are called members, such as the experts of a mixture.
+    projection. A unit of an attention is a KV head with the query heads that share it. In
+    multi-head attention, a unit is one head. A unit of an MLP is a neuron. In a mixture of experts,
+    a unit is a neuron of one expert, or a whole expert. The block of a mixture consists of one
+    block for each expert. These blocks are called its members.
     """
 
     name: str
     output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
-    # The input projections, or a router, each with its rows_UR.
+    # The input projections, each with its rows_UR. If units are whole experts, the router is
+    # included.
     inputs: tuple[tuple[Any, Tensor], ...]
     # RMS norms, each with the input projection whose outputs it normalises.
     norms: tuple[tuple[Any, nn.Linear], ...] = ()
-    # Parameters or buffers beside the projections: module, name and rows_UR.
+    # Other parameters or buffers that have values for each unit: the module, the name of the
+    # attribute, and rows_UR.
     vectors: tuple[tuple[Any, str, Tensor], ...] = ()
     num_chosen: int = 1  # number of members that each token is routed to
 
-    # The name of a unit in messages. The keys of plan.json are its plural.
+    # The name of an MLP's unit in messages. Its plural is a key in plan.json.
     unit: ClassVar[str] = "neuron"
-    whole: ClassVar[bool] = False  # whether each unit is a whole member, such as an expert
+    whole: ClassVar[bool] = False  # whether each unit is a whole member, which is an expert
 
     @property
     def num_units(self) -> int:
@@ -107,22 +112,22 @@ class Block:
 
         The only member of a plain block is the block itself.
 
-        Members differ in the tokens that they see, and in their output biases. Channels and units
-        are numbered member after member. All members keep the same number of units, unless units
-        are whole members (`whole`).
+        Each member gets only the tokens that are routed to it, and has a separate output bias. The
+        channels and units of the block are numbered member after member. After pruning, all members
+        have the same number of units, unless units are whole members (`whole`).
         """
         return (self,)
 
     @property
     def idle(self) -> int:
-        """The number of parameters in members that a token does not use."""
+        """The number of parameters in the members that a token is not routed to."""
         return 0
 
     @property
     def fewest(self) -> int:
-        """The number of units that always stay.
+        """The minimum number of units that pruning keeps.
 
-        All units stay if no input projection can lose rows.
+        A block without input projections cannot be pruned, so all of its units stay.
         """
         return 0 if self.inputs else self.num_units
 
@@ -130,14 +135,14 @@ class Block:
     def watched(self) -> nn.Module:
         """The module to which calibration attaches its forward pre-hook.
 
-        `observe` gets its arguments.
+        The hook calls `observe` with the positional arguments of this module.
         """
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
-        """Compute the inputs of the output projections from the arguments of `watched`.
+        """Compute the inputs of the members' output projections from the arguments of `watched`.
 
-        mask_P: The mask of the positions to observe. None means all positions.
+        mask_P: A boolean mask of the positions to observe. None means all positions.
         """
         hidden = args[0]
         if mask_P is not None:
@@ -148,7 +153,8 @@ class Block:
     def unit_tensors(self) -> list[UnitTensor]:
         """The parameters that become smaller if a unit is removed.
 
-        The bias of the output projection is not included, because it is never removed.
+        The bias of the output projection is not included, because its size does not depend on the
+        number of units.
         """
         tensors = [UnitTensor(self.output, "weight", self.columns_UC, axis=1)]
         for linear, rows_UR in self.inputs:
@@ -166,7 +172,7 @@ class Block:
 
     @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters."""
+        """The number of parameters in the tensors that become smaller if a unit is removed."""
         return sum(tensor.values.numel() for tensor in self.unit_tensors)
 
     @property
@@ -177,7 +183,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Transposed(LinearLike):
-    """A view of GPT-2's Conv1D as a Linear. The weight of a Conv1D is transposed."""
+    """A view of a Conv1D of GPT-2 as a Linear. A Conv1D stores the transpose of Linear's weight."""
 
     module: Any
 
@@ -198,8 +204,9 @@ class Transposed(LinearLike):
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace a buffer or a parameter of a module, or add a parameter.
 
-    Also updates the widths of a Linear. A replaced parameter keeps `requires_grad`. A new parameter
-    copies `requires_grad` from the first parameter of the module.
+    If the module is a Linear, also update its `in_features` and `out_features`. A replaced
+    parameter keeps `requires_grad`. A new parameter copies `requires_grad` from the first parameter
+    of the module.
     """
     if name in module._buffers:
         module._buffers[name] = tensor
@@ -214,7 +221,7 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def bias_of(linear: Any) -> Tensor | None:
-    """Return the bias of an input projection. Most routers have none."""
+    """Return the bias of an input projection or a router, or None if it has no bias."""
     return getattr(linear, "bias", None)
 
 
@@ -224,7 +231,7 @@ def as_linear(module: nn.Module) -> Any:
 
 
 def refresh_conv1d(layer: nn.Module) -> None:
-    """Update the widths of each Conv1D in a layer after its tensors have changed."""
+    """Set the attributes `nx` and `nf` of each Conv1D in a layer to the shape of its weight."""
     for module in layer.modules():
         if isinstance(module, Conv1D):
             module.nx, module.nf = cast(Tensor, module.weight).shape
@@ -232,7 +239,7 @@ def refresh_conv1d(layer: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class NoOutput(LinearLike):
-    """A placeholder for a missing output projection, as a Linear without channels."""
+    """A placeholder for a missing output projection: a Linear without input channels."""
 
     module: nn.Module  # the layer that lacks this output projection
     bias: ClassVar[None] = None
@@ -244,7 +251,7 @@ class NoOutput(LinearLike):
 
 
 class NoBlock(Block):
-    """A placeholder block for a layer that has only an attention or only an MLP."""
+    """An empty block, which stands for the missing attention or the missing MLP of a layer."""
 
     @classmethod
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
@@ -259,8 +266,8 @@ class NoBlock(Block):
 
 
 def split(channels: int, units: int) -> Tensor:
-    """Return channel indices of shape (units, channels / units).
+    """Return the indices of the channels of each unit, of shape (units, channels / units).
 
-    A unit has consecutive channels.
+    The channels of a unit are consecutive.
     """
     return torch.arange(channels).reshape(units, channels // max(units, 1))

@@ -1,4 +1,4 @@
-"""Read the config and the tokenizer of a model. Errors name the damaged file and its field."""
+"""Read the config and the tokenizer of a model, with errors that name the damaged file."""
 
 import json
 from collections.abc import Iterator
@@ -16,18 +16,21 @@ from flap.storage import load_json
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
-# The config keys for the number of layers of a language model or a vision tower.
+# Config keys that give the number of layers of a language model or of a vision tower.
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth")
 KERNEL_KEYS = ("_attn_implementation", "attn_implementation")
-# Errors that transformers raises for values of an unexpected type.
+# Errors that transformers raises if a value in a config has an unexpected type.
 WRONG_VALUES = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError)
 
 
 def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
-    """Read the config of a dense or pruned model, in the same way as `AutoConfig.from_pretrained`.
+    """Read the config of a dense or pruned model with `AutoConfig.from_pretrained`.
 
-    Also register the pruned architecture of this config with the Auto classes. Registering all
-    pruned architectures would import all of their models, which takes half a second.
+    For a pruned model, also register its model classes with the Auto classes. The model classes of
+    other pruned architectures are not registered, because importing all of them takes half a
+    second.
+
+    options: arguments of `from_pretrained`.
 
     Raises:
         OSError: There is no config, or it cannot be downloaded.
@@ -56,7 +59,7 @@ def read_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # the library tokenizers raises plain exceptions for damaged files
+    except Exception as error:  # the tokenizers library raises plain Exceptions for damaged files
         for name in TOKENIZER_FILES:
             if (Path(path) / name).is_file():
                 read_object(Path(path) / name)
@@ -67,7 +70,7 @@ def read_tokenizer(
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
+    """Read a JSON file that contains an object.
 
     Raises:
         ValueError: The file is missing or damaged, or does not contain a JSON object.
@@ -85,11 +88,12 @@ def check_config(directory: Path) -> None:
     """Check the config.json in a directory before transformers uses its values.
 
     Raises:
-        ValueError: The file does not contain a JSON object, or its number of layers, attention
-            implementation or widths of a pruned model are invalid.
+        ValueError: config.json or generation_config.json contains no JSON object, the number of
+            layers is invalid, the attention implementation is a kernel from the hub, or the config
+            of a pruned model lacks the widths of its layers.
     """
     if not (directory / CONFIG).is_file():
-        return  # the path is a hub id
+        return  # `directory` is a hub id, or transformers reports the missing file
     config = read_object(directory / CONFIG)
     if (directory / GENERATION_CONFIG).is_file():
         read_object(directory / GENERATION_CONFIG)
@@ -127,7 +131,7 @@ def _check_layers(name: str, layers: int, directory: Path) -> None:
 
 
 def _check_widths(config: dict[str, Any]) -> None:
-    """Check that the config of a pruned model contains the widths of all layers."""
+    """Check that the config of a pruned model has a `per_layer_config` with widths."""
     language_model = config.get("text_config", config)
     widths = language_model.get("per_layer_config") if isinstance(language_model, dict) else None
     is_table = isinstance(widths, dict) and all(isinstance(one, dict) for one in widths.values())

@@ -1,6 +1,6 @@
-"""Detect an LM head in a GGUF that is a copy of the embedding.
+"""Find out whether the LM head in a GGUF file is a copy of the embedding, and tie the two if it is.
 
-If a model uses one matrix as its embedding and as its LM head, a GGUF may contain this matrix
+If a model uses one matrix as its embedding and as its LM head, a GGUF file may contain this matrix
 twice: with few bits as the embedding, and with more bits as the LM head.
 
 Legend: V vocabulary · D hidden size
@@ -15,25 +15,26 @@ from flap.models.gguf_header import GGUFHeader
 
 EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
-# Bits of the significands of floating-point types.
+# Number of bits in the significand of each floating-point type.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
-# With b bits, normally distributed weights in blocks of 32 have a rounding error of 1.37 / 2^b of
-# their norm. For real weights and other block sizes, the error is up to 1.5 times as large.
+# Rounding errors below are relative to the norm of the weights. If normally distributed weights are
+# quantised to b bits in blocks of 32, the rounding error is 1.37 / 2^b. For the weights of trained
+# models and for other block sizes, it is up to 1.5 times as large.
 ROUNDING = 1.5 * 1.37
 ROWS = 16384  # number of rows that are compared at a time
 
 
 def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
-    """Tie LM head and embedding to the more precise matrix, if they differ only by rounding.
+    """Replace LM head and embedding by the more precise of them if they differ only by rounding.
 
-    Both matrices differ only by rounding if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b, where b is the number of
-    bits of the coarser type. With b = 1, unrelated matrices would also fulfil this, so nothing is
-    tied.
+    The embedding E and the LM head H differ only by rounding if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b. Here b
+    is the number of bits per weight of the less precise matrix. If b = 1, nothing is tied, because
+    unrelated matrices may also satisfy this condition.
 
-    The decision uses the weights and not the architecture, because LLaMA has tied models (3.2 1B)
-    and untied models (3.1 8B) with the same config class.
+    The decision uses the weights and not the architecture, because tied models (LLaMA 3.2 1B) and
+    untied models (LLaMA 3.1 8B) may have the same config class.
 
-    Returns a description of the change, or an empty text if nothing was changed.
+    Returns: A description of the change, or an empty string if nothing was tied.
     """
     if not {EMBEDDING, HEAD} <= header.tensors.keys():
         return ""
@@ -72,9 +73,12 @@ def relative_difference(first_VD: Tensor, second_VD: Tensor) -> float:
 
 
 def _bits(quantisation: str) -> int:
-    """Return the bits per weight of a GGUF type without its scales, such as 4 for "Q4_K"."""
+    """Return the precision of a GGUF type in bits, such as 4 for "Q4_K" and 11 for "F16".
+
+    Exponents, and the scales of quantised types, do not count.
+    """
     if quantisation in SIGNIFICANDS:
         return SIGNIFICANDS[quantisation]
     digits = re.search(r"\d+", quantisation)
-    assert digits is not None  # the name of every type contains its number of bits
+    assert digits is not None  # the name of every quantised type contains its number of bits
     return int(digits[0])

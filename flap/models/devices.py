@@ -7,17 +7,18 @@ import sys
 import psutil
 import torch
 
-# CPU features for bfloat16 products: of Intel, of AMD and Intel, and of ARM.
+# Names in torch of CPU features for products in bfloat16. Intel has the first feature, AMD and
+# Intel have the second, and ARM has the third.
 FAST_IN_16_BITS = ("amx_bf16", "avx512_bf16", "bf16")
-# The memory that running a model takes, as a multiple of the bytes of its weights.
+# Memory that is needed to run a model, as a multiple of the size of its weights.
 ROOM_TO_RUN = 1.5
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device with this name. `auto` is cuda if available, else mps, else cpu.
+    """Return the device with this name, or for `auto` the first available of cuda, mps and cpu.
 
-    The name cuda gives the current GPU with its index. The current GPU may differ between threads,
-    and weights are read in several threads.
+    For cuda, the result has the index of the current GPU. Without an index, torch could choose
+    different GPUs, because the current GPU may differ between the threads that read weights.
 
     Raises:
         ValueError: The device is not on this machine.
@@ -38,7 +39,8 @@ def pick_device(name: str) -> torch.device:
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products in a dtype.
 
-    Returns True if torch does not report the features of the CPU.
+    Return True for a CPU whose features torch does not report, for other devices than CPUs, and for
+    dtypes of more than 16 bits.
     """
     if device.type != "cpu" or dtype.itemsize > 2:
         return True
@@ -49,8 +51,8 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device in bytes.
 
-    The memory of a host is divided equally among the processes of a run on it. On a GPU, memory
-    that torch has reserved but does not use is free.
+    Host memory is divided equally among the processes that the run has on this host. On a GPU,
+    memory that torch has reserved and not allocated counts as free.
     """
     if device.type != "cuda":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -71,9 +73,9 @@ def widest_float(device: torch.device) -> torch.dtype:
 def give_back_freed() -> None:
     """Return freed host memory to the operating system.
 
-    glibc does not return freed blocks of less than 32 MB, such as activations, which are 0.2 GB
-    after a layer has run. Other systems return freed memory by themselves, or have no function for
-    it.
+    glibc may keep freed blocks of less than 32 MB, such as activations. After a layer has run, such
+    blocks can take 0.2 GB. Other operating systems and C libraries return freed memory by
+    themselves, or have no function for it.
     """
     if sys.platform != "linux":
         return

@@ -1,7 +1,8 @@
-"""The experts of a layer as one MLP with the neurons of all experts.
+"""The experts of a layer as one MLP block with the neurons of all experts.
 
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is
-routed to · R tokens that are routed to one expert.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · P positions of a batch · K
+experts that a token is routed to · R tokens that are routed to one expert · M members of a block,
+which are the experts · U units · C channels of a unit. In rows_UR, R stands for the rows of a unit.
 """
 
 from collections.abc import Sequence
@@ -30,19 +31,19 @@ class ExpertInputs(NamedTuple):
     """The inputs of the experts in a forward pass. Each list has one entry for each expert."""
 
     inputs: list[Tensor]  # the hidden states (R, H) that each expert gets
-    weights: list[Tensor]  # router's factors of the outputs (R)
+    weights: list[Tensor]  # the router's factors (R) for the outputs of each expert
     tokens: list[Tensor]  # the indices (R) of the tokens that are routed to each expert
 
 
 @dataclass(frozen=True)
 class ExpertsBlock(Block):
-    """All experts of a layer as one block. Its members are experts, and its units are neurons."""
+    """All experts of a layer as one block. Its members are the experts, its units the neurons."""
 
     output: Stacked
 
     @property
     def members(self) -> Sequence[Block]:
-        """A block for each expert. The block of all experts has the input projections."""
+        """One block for each expert. Only the block of all experts has input projections."""
         experts = self.output.experts
         channels = self.columns_UC.shape[1]  # channels of a unit, which may be a whole expert
         columns_UC = torch.arange(num_neurons(experts)).reshape(-1, channels)
@@ -65,8 +66,9 @@ class ExpertsBlock(Block):
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it.
 
-        This works for every kernel that runs the experts. The router of Llama 4 multiplies the
-        inputs of experts instead of their outputs, so the factor of its outputs is 1.
+        The inputs are computed here from the arguments of the experts module, so this works with
+        every kernel that runs the experts. In Llama 4, the router multiplies the inputs of the
+        experts instead of their outputs, so `Observed.weight_TM` is 1 for chosen experts.
         """
         experts = self.output.experts
         activations, _ = routed(experts, args, mask_P)
@@ -83,7 +85,7 @@ class ExpertsBlock(Block):
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     """Return the block of a layer's experts.
 
-    chosen: The number of experts that a token is routed to.
+    chosen: The number of experts that each token is routed to.
     """
     num_experts = experts.num_experts
     neurons = num_neurons(experts)
@@ -93,7 +95,7 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     parts = PARTS[projection]
     first_E1 = parts * neurons * torch.arange(num_experts)[:, None]
     neuron_I = torch.arange(neurons)
-    # an expert has all gate rows first, then all up rows
+    # in the matrix of an expert, all gate rows come first, and then all up rows
     if getattr(experts, "is_concatenated", True):
         gate_EI = first_E1 + neuron_I
         step = neurons
@@ -108,10 +110,10 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
 def routed(
     experts: Any, args: tuple[Any, ...], mask_P: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the inputs (R, I) of each expert's down projection, and the weights (R) of outputs.
+    """Return the inputs (R, I) of each expert's down projection, and the router's weights (R).
 
     args: The arguments of the experts' forward pass.
-    mask_P: The mask of the tokens to return. None means all tokens.
+    mask_P: A boolean mask of the positions whose tokens are returned. None means all positions.
     """
     inputs, weights, tokens = _dispatched(experts, args)
     if mask_P is not None:
@@ -127,9 +129,9 @@ def routed(
 
 
 def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the outputs (R, H) of each expert, before the router weights them.
+    """Return the outputs (R, H) of each expert, not multiplied by the router's weights.
 
-    inputs: The inputs (R, I) of the down projections.
+    inputs: The inputs (R, I) of the down projection of each expert.
     """
     with onloaded(experts):
         weight_EHI = as_stored(experts, experts.down_proj)
@@ -141,7 +143,8 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
     if len(args) == 1:
         return _dispatched_by_zeros(args[0].unflatten(0, (experts.num_experts, -1)))
     hidden_TH, chosen_TK, weight_TK = args
-    # Sorting tokens by expert waits for the device once per batch, instead of once per expert.
+    # Sort the tokens by expert, so that the host waits for the device once per batch. A loop that
+    # selects the tokens of each expert would wait once per expert.
     order = chosen_TK.flatten().argsort(stable=True)
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
     tokens = order // chosen_TK.shape[1]
@@ -155,8 +158,8 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
 def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return the inputs of the experts of Llama 4.
 
-    In Llama 4, each expert gets all tokens, multiplied by the router's weight. This weight is zero
-    for tokens that are routed to other experts.
+    In Llama 4, each expert gets all tokens, multiplied by the router's weight. A token that is not
+    routed to the expert has the weight zero. It is recognised by its zeros, and left out.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]
@@ -165,7 +168,7 @@ def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
 
 
 def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:
-    """Return the inputs of the down projections from the outputs of the gate and up projections."""
+    """Compute the inputs of a down projection from the outputs of the gate and up projections."""
     if stacked_inputs(experts) == UP:  # these experts have no gate
         return cast(Tensor, experts.act_fn(gate_up))
     if hasattr(experts, "_apply_gate"):

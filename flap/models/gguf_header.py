@@ -1,8 +1,8 @@
 """Read the header of a GGUF, and check that transformers builds the same model as llama.cpp.
 
-transformers converts most keys of a GGUF into a config, and leaves all other config keys at their
-defaults. The reference is llama.cpp. This module sets missing config keys. If transformers would
-still compute something else than llama.cpp, the file is refused.
+transformers converts most keys of a GGUF into config keys, and leaves all other config keys at
+their defaults. This module sets some of the other config keys, so that transformers computes the
+same as llama.cpp. If transformers would still compute something else, the file is refused.
 """
 
 import re
@@ -14,14 +14,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-BLOCK = re.compile(r"blk\.(\d+)\.")  # prefix of the name of each tensor of a layer
+BLOCK = re.compile(r"blk\.(\d+)\.")  # the beginning of the name of each tensor in a layer
 SUFFIXES = (".weight", ".bias")
 ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that is converted to config keys
-# Config keys that say whether these tensors have a bias.
+# A dict from tensors of a GGUF to the config key that says whether they have a bias.
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
 # llama.cpp recognises the 27B models of Gemma by these numbers of layers.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
-# these keys have the same names in a GGUF and in a config
+# Keys for the soft caps of Gemma 2, which have the same names in a GGUF and in a config.
 SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
 
@@ -29,7 +29,7 @@ class GGUFHeader:
     """The keys of a GGUF, and the names of its tensors.
 
     Raises:
-        OSError, ValueError, LookupError and others: The file is no GGUF, or is damaged.
+        LookupError, ValueError and others: The header is damaged.
     """
 
     def __init__(self, reader: GGUFReader) -> None:
@@ -43,11 +43,12 @@ class GGUFHeader:
         return field.contents() if field else None
 
     def check_sizes(self) -> None:
-        """Check the numbers of layers and heads, before a model of these sizes is built.
+        """Check the numbers of layers and heads, before a model with these numbers is built.
 
         Raises:
-            ValueError: The tensors belong to more or fewer layers than the header says, or the
-                heads do not divide the width of the model.
+            ValueError: The tensors belong to more or fewer layers than the header says, the number
+                of heads does not divide their total width, or the number of KV heads does not
+                divide the number of heads.
         """
         layers = self._own("block_count")
         blocks = {match[1] for match in map(BLOCK.match, self.tensors) if match}
@@ -59,7 +60,7 @@ class GGUFHeader:
         self._check_heads()
 
     def complete(self, config: PreTrainedConfig) -> None:
-        """Set config keys that transformers does not: biases, Gemma's attention, LLaMA 3's RoPE.
+        """Set config keys that transformers leaves out: for biases, Gemma's attention and RoPE.
 
         Raises:
             ValueError: RoPE is scaled in a way that is not supported.
@@ -72,7 +73,7 @@ class GGUFHeader:
         self._complete_rope(config)
 
     def check_tensors(self, model: PreTrainedModel) -> None:
-        """Check that the model uses every tensor. The model may be on the meta device.
+        """Check that a model uses every tensor of the file. The model may be on the meta device.
 
         Raises:
             ValueError: transformers would ignore a tensor.
@@ -83,7 +84,7 @@ class GGUFHeader:
         places = {ROPE_FACTORS: "config"}
         for name in model.state_dict():
             gguf_name = table.get_name(name, try_suffixes=SUFFIXES)
-            if gguf_name is None:  # skip experts, which a GGUF stores in other tensors
+            if gguf_name is None:  # such as stacked gate and up projections of experts
                 processor.perform_fallback_tensor_mapping(places, "", "", name)
             else:
                 places[gguf_name] = name
@@ -117,8 +118,8 @@ class GGUFHeader:
     def _complete_gemma(self, config: PreTrainedConfig) -> None:
         """Set the scale of attention scores and the soft caps to the values of llama.cpp.
 
-        A GGUF has no key for the scale. Only the 27B models scale by another number than the width
-        of a head.
+        A GGUF has no key for the scale. In llama.cpp, the scale follows from the number of channels
+        of a head, except in the 27B models.
         """
         if config.num_hidden_layers == LAYERS_OF_27B[self.architecture]:
             config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
@@ -143,15 +144,16 @@ class GGUFHeader:
 
 def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
     if isinstance(number, list) or isinstance(width, list):
-        return  # the value is a list with a number for each layer
+        return  # a list has a number for each layer
     if not number or not width or width % number:
         raise ValueError(f"{name}={number}: must divide {width_name}={width}")
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set the RoPE of LLaMA 3, and return whether its frequencies match the GGUF's.
+    """Set the RoPE of LLaMA 3, and return whether its frequencies are those of the GGUF.
 
-    factors: for each pair of dimensions, the divisor of its frequency in the GGUF.
+    factors: the tensor `rope_freqs.weight` of the GGUF. It has a number for each pair of
+        dimensions, by which the frequency of this pair is divided.
     """
     theta = config.rope_parameters["rope_theta"]
     dim = getattr(config, "head_dim", 0) or 2 * len(factors)

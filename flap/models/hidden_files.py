@@ -1,4 +1,4 @@
-"""Hidden states in memory-mapped files, and a journal from which an interrupted walk resumes.
+"""Keep hidden states in memory-mapped files, from which an interrupted `Walk` over layers resumes.
 
 The files stay in the page cache as long as the host has free memory.
 """
@@ -24,20 +24,21 @@ from flap.storage.atomic_files import sync, write_text
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
-# Minimum seconds between two records of the journal. An interruption loses the work since the last
-# record. More frequent records would be slow, because checksums and syncing of many streams can
-# take longer than a layer of a small model.
+# Minimum seconds between two updates of the journal. An interruption loses the work since the last
+# update. More frequent updates would be slow, because syncing the files and computing their
+# checksums can take longer than running a layer of a small model.
 SECONDS_BETWEEN_RECORDS = 10.0
 Shapes = Sequence[tuple[int, ...]]
 
 
 class HiddenFiles:
-    """The hidden states of a walk over the layers, in a folder.
+    """The files with the hidden states of a `Walk` over the layers of a model, in one folder.
 
-    A journal notes how many layers are done, and which files have the hidden states after them.
+    The file journal.json contains the number of finished layers, and the names of the files with
+    the hidden states after these layers.
 
     layers_done: the number of layers that an interrupted walk has finished. The number is 0 for a
-    new walk, or if files are damaged.
+        new walk, or if files are damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,18 +78,15 @@ class HiddenFiles:
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
-        """Return whether it is time for the next record.
-
-        After an interruption, layers since the last record are computed again.
-        """
+        """Return whether enough time has passed since the last update of the journal."""
         return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
 
     def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:
-        """Record that these layers are done, and the file of each stream after them.
+        """Write the number of finished layers, and the file of each stream, into the journal.
 
-        The files are synced first.
+        The files are synced to disk first.
 
-        files: a dict from the name of each stream to its file.
+        files: a dict from the name of each `Stream` of the walk to the file with its hidden states.
         wait: a function that waits until all processes have reached the same layer.
         """
         self.recorded = dict(files)
@@ -100,7 +98,7 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def remove_others(self, files: Mapping[str, str]) -> None:
-        """Remove all files, except recorded files and the given files."""
+        """Remove all files with hidden states, except those in the journal and the given ones."""
         for path in self.folder.glob("hidden-*"):
             if path.name not in {*self.recorded.values(), *files.values()}:
                 path.unlink()
@@ -108,7 +106,7 @@ class HiddenFiles:
     def _read(self) -> tuple[int, dict[str, str]]:
         """Read the journal. Return the number of finished layers, and the file of each stream.
 
-        Returns 0 layers and no files if a file is damaged.
+        Return 0 and no files if there is no journal, or if it or one of its files is damaged.
         """
         if not (self.folder / JOURNAL).is_file():
             return 0, {}
@@ -133,7 +131,7 @@ class HiddenFiles:
             return 0, {}
 
     def _contents(self, file: str) -> dict[str, int]:
-        """Sync a file and return its size and checksum."""
+        """Sync a file to disk, and return its size and its checksum."""
         sync(self.folder / file)
         mapped = numpy.memmap(self.folder / file, mode="r")
         return {"bytes": len(mapped), "crc32": zlib.crc32(mapped.data)}

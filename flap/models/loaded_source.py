@@ -1,4 +1,4 @@
-"""A model that the caller has loaded, as the source of a run."""
+"""The source of a run that prunes a model which the caller has loaded."""
 
 import copy
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class LoadedSource(ModelSource):
     """A model that the caller has loaded.
 
     Raises:
-        ValueError: The object is no transformers model, it has adapters, its weights are packed or
-            on meta, or there is no tokenizer.
+        ValueError: `model` is no transformers model, has adapters such as LoRA, or has weights that
+            are quantised or on the meta device; or `tokenizer` is no tokenizer of transformers.
     """
 
     loaded = True
@@ -75,10 +75,9 @@ class LoadedSource(ModelSource):
         return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
 
     def identity(self) -> dict[str, Any]:
-        """Return a unique identity, which no other model has.
+        """Return an identity that no other `LoadedSource` has, so that no cached result is used.
 
-        The caller may change weights and code at any time, so no results may be taken from the
-        cache.
+        The caller may have changed the weights and the code since a result was cached.
         """
         return {"model": self._unique}
 
@@ -89,9 +88,10 @@ class LoadedSource(ModelSource):
         return self.placed(self.model.eval())
 
     def reopening(self) -> Callable[[], PlacedModel]:
-        """Return a function that copies the model with the tensors that it has now.
+        """Copy the model before pruning, and return a function that opens the copy.
 
-        Pruning replaces these tensors, and does not change them.
+        The copy shares all tensors with the model. It stays dense, because pruning replaces the
+        tensors of the model, and does not change their values.
         """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         shared = {id(tensor): tensor for tensor in tensors}
@@ -99,11 +99,11 @@ class LoadedSource(ModelSource):
 
 
 def check_plain(model: PreTrainedModel) -> None:
-    """Check that the weights of a loaded model are plain tensors, which can be sliced.
+    """Check that the weights of a loaded model are not quantised, so that they can be sliced.
 
     Raises:
-        ValueError: The weights are packed by a quantiser, or have a dtype of less than 16 bits, or
-            the model has adapters, such as those of peft.
+        ValueError: The weights are quantised, or have a dtype that is no floating-point type of at
+            least 16 bits, or the model has adapters, such as those of peft.
     """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError(
@@ -116,7 +116,7 @@ def check_plain(model: PreTrainedModel) -> None:
     if quantiser is not None:
         method = quantiser.quantization_config.quant_method
         dequantised = getattr(quantiser.quantization_config, "dequantize", False)
-        # weights from a GGUF are packed only if their dtype has less than 16 bits
+        # weights from a GGUF are usually dequantised; otherwise their dtype is in `packed` already
         if method != "gguf" and not dequantised:
             packed.append(str(method))
     if packed:

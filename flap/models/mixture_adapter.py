@@ -1,4 +1,4 @@
-"""The adapter of families with experts and a router. Some layers may have a plain MLP instead."""
+"""Access the parts of mixtures of experts, in which some layers may have a plain MLP instead."""
 
 from typing import Any
 
@@ -13,9 +13,11 @@ from flap.models.whole_experts import whole_experts
 
 
 class MixtureAdapter(ModelAdapter):
-    """The adapter of mixtures of experts. Shared experts, which every token uses, are not pruned.
+    """Access to the parts of a mixture of experts.
 
-    whole: Whether whole experts are removed, instead of neurons of each expert.
+    Shared experts, which every token uses, are not pruned.
+
+    whole: Whether pruning removes whole experts, instead of neurons of each expert.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, whole: bool) -> None:

@@ -1,7 +1,4 @@
-"""Read the config and the weights of a model with transformers.
-
-Quantised weights are dequantised.
-"""
+"""Read the weights of a model with transformers. Quantised weights are dequantised."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +18,7 @@ from flap.models.architecture import auto_class
 from flap.models.config_files import CONFIG, WRONG_VALUES, read_config
 from flap.models.stacked_experts import choose_kernel, is_experts
 
-# quantisation methods whose weights transformers can dequantise while loading
+# Quantisation methods whose weights transformers can dequantise while it loads them.
 DEQUANTISED = ("mxfp4", "fp8")
 # Matches the number of the layer in the name of a tensor.
 LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
@@ -29,7 +26,7 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model in files: the path, device and dtype that a placement needs to open it.
+    """A model in files, with the device and the dtype with which a placement opens it.
 
     In a dry run, the weights need not exist, and this machine need not have the device.
     """
@@ -53,7 +50,7 @@ class ModelFiles:
         """Build the model on the meta device, with shapes but without weights.
 
         Raises:
-            ValueError: transformers cannot build a model by this config.
+            ValueError: transformers cannot build a model from this config.
         """
         build = auto_class(self.config).from_config
         try:
@@ -78,9 +75,9 @@ class ModelFiles:
         return self.read(device_map={"": self.device})
 
     def read(self, **placing: Any) -> PreTrainedModel:
-        """Load the weights.
+        """Load the model with its weights.
 
-        placing: Options of `from_pretrained` for the device, such as `device_map`.
+        placing: Arguments of `from_pretrained` that place the weights, such as `device_map`.
         """
         try:
             return read_model(
@@ -94,14 +91,15 @@ class ModelFiles:
 
 
 def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
-    """Read a language model, with its vision tower if it has one, in evaluation mode.
+    """Load a language model, with its vision tower if it has one, in evaluation mode.
 
-    Only safetensors are read. Quantised weights are dequantised. options: options of
-    `from_pretrained`.
+    Only safetensors are read. Quantised weights are dequantised.
+
+    options: Arguments of `from_pretrained`.
 
     Raises:
-        ValueError: A file is missing or damaged, tensors are missing, or the files have more layers
-            than the config.
+        ValueError: A file is missing or damaged, a tensor is missing or has a wrong shape, or the
+            files contain more layers than the config says.
     """
     options = {"dtype": "auto", "use_safetensors": True, **options}
     try:
@@ -111,7 +109,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
             **options,
             **dequantising(config),
             output_loading_info=True,
-            # mismatches are reported below, with the names of the tensors
+            # `_check_complete` reports wrong shapes, with the names of the tensors
             ignore_mismatched_sizes=True,
         )
     except (OSError, SafetensorError, RuntimeError, ImportError) as error:
@@ -137,7 +135,7 @@ def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
 
 
 def _check_layers(path: str | Path, unexpected: set[str], num_layers: int) -> None:
-    """Check that transformers has ignored no decoder layer in the files."""
+    """Check that transformers has not ignored a decoder layer that is in the files."""
     ignored = []
     for name in sorted(unexpected):
         layer = LAYER.search(name)
@@ -169,7 +167,7 @@ def check_quantised(config: PreTrainedConfig) -> None:
 
 
 def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return options of `from_pretrained` that make it dequantise the weights."""
+    """Return arguments that let `from_pretrained` dequantise weights, or {} for plain weights."""
     quantisation = getattr(config, "quantization_config", None)
     if not quantisation:
         return {}
@@ -178,7 +176,7 @@ def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def dequantiser(config: PreTrainedConfig) -> HfQuantizer | None:
-    """Return a quantiser that dequantises weights layer by layer; None if weights are plain."""
+    """Return an object that dequantises weights layer by layer, or None for plain weights."""
     options = dequantising(config)
     if not options:
         return None

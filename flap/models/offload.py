@@ -1,4 +1,4 @@
-"""Handle models that accelerate has offloaded (model.placement=auto), and onload their layers."""
+"""Use and change models whose weights accelerate has offloaded (model.placement=auto)."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ def running_device(model: PreTrainedModel) -> torch.device:
     """Return the device that runs a model's embeddings, even if their weights are offloaded.
 
     Raises:
-        ValueError: The weights are on meta, and accelerate has not offloaded them.
+        ValueError: The weights are on the meta device, but accelerate has not offloaded them.
     """
     device: torch.device = model.device
     if device.type != "meta":
@@ -31,7 +31,7 @@ def running_device(model: PreTrainedModel) -> torch.device:
 
 
 def is_spread(model: PreTrainedModel) -> bool:
-    """Return whether the weights of a model are on several devices or are partly offloaded."""
+    """Return whether the weights of a model are on several devices, or some are offloaded."""
     devices = {parameter.device for parameter in model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
 
@@ -42,9 +42,9 @@ def count_parameters(model: PreTrainedModel) -> int:
 
 
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters of a model.
+    """Return the parameters of a model. Parameters that are tied to each other are returned once.
 
-    Tied parameters are returned once, even if accelerate has several copies on disk.
+    This also holds if accelerate has offloaded several copies of them.
     """
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     by_name = {tied.get(name, name): parameter for name, parameter in model.named_parameters()}
@@ -53,16 +53,16 @@ def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
 
 @contextmanager
 def onloaded(layer: nn.Module) -> Iterator[None]:
-    """Onload a layer: inside the `with` block, all its weights are on the device that runs it.
+    """Keep all weights of a layer on the device that runs the layer, inside a `with` block.
 
-    Parameters that are replaced inside the block are offloaded again at its end. The layer may run
-    inside the block, and blocks may be nested.
+    Parameters that are replaced inside the block are offloaded at its end. The layer may run inside
+    the block, and the blocks of several layers may be nested.
     """
     offloaded = [module for module in layer.modules() if _is_offloaded(module)]
     with ExitStack() as stack:
         for module in offloaded:
             stack.enter_context(align_module_device(module))
-            # accelerate's hook would offload the weights again after the forward pass
+            # bypass accelerate's hook, which would offload the weights after a forward pass
             stack.enter_context(replaced("forward", module._old_forward, module))
         before = [dict(module.named_parameters(recurse=False)) for module in offloaded]
         yield
@@ -76,18 +76,18 @@ def _is_offloaded(module: nn.Module) -> bool:
 
 
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
-    """Pass replaced parameters to accelerate's hook, so that they are offloaded.
+    """Store replaced parameters in the place from which accelerate's hook loads them.
 
-    before: The parameters that the hook had onloaded.
+    before: The parameters as the hook has loaded them.
     """
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
     prefix = weights.prefix
-    in_memory = store if isinstance(store, dict) else store.state_dict  # cpu_offload uses a dict
+    in_memory = store if isinstance(store, dict) else store.state_dict  # a dict after `cpu_offload`
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
-        # A parameter on meta was already offloaded by the hook of the parent module, which reads
-        # the weights of a convolution directly.
+        # Some modules read the weights of a convolution without calling it. The hook of such a
+        # module has already moved these weights back to meta.
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:

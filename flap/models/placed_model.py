@@ -2,7 +2,7 @@
 
 A placement defines where the weights of a model are, and how they get to the device that runs them.
 
-Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
+Legend: N windows · T tokens per window · P positions of a batch.
 """
 
 import copy
@@ -24,30 +24,30 @@ from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 
-# A function that returns a context manager, which records a layer while a batch runs. The function
-# gets the mask_P of the batch, or None if no position is masked.
+# A function whose argument is the mask_P of a batch, or None if all positions count. It returns a
+# context manager that records statistics of a layer while the batch runs.
 Recording: TypeAlias = Callable[[Tensor | None], AbstractContextManager[Any]]
 
 
 def unrecorded(mask_P: Tensor | None) -> AbstractContextManager[None]:
-    """Record nothing."""
+    """Return a context manager that records nothing."""
     return nullcontext()
 
 
 class PlacedModel(ABC):
     """A model at one of the placements.
 
-    `model` always has the right shapes, class and config. A layer is *present* while its weights
-    are on the device. The methods of this class assume that the whole model can run, so they use
-    forward passes instead of walks over the layers.
+    The attribute `model` always has the current shapes, class and config. A layer is *present*
+    while its weights are on the device that runs it. The methods of this class run forward passes
+    of the whole model. `OnDisk` replaces them by methods that load and run one layer after the
+    other.
     """
 
     name: ClassVar[str]  # the value of `model.placement`
     # Whether layers are read from files when they are needed. If so, a run can resume from files in
     # its working directory.
     streams: ClassVar[bool] = False
-    # Whether all weights are on the device that runs them. This is necessary for timing and
-    # training.
+    # Whether all weights are always on the device that runs them, as timing and training need it.
     whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -59,21 +59,22 @@ class PlacedModel(ABC):
     @classmethod
     @abstractmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "PlacedModel":
-        """Return the model of a source at this placement.
+        """Open the model of a source at this placement.
 
         work: The working directory for data that is too large for memory, from which an interrupted
             run resumes.
         """
 
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
-        """Return the working directory of a walk over the layers, if the model is streamed.
+        """Return `work` if layers are read from files (`streams`), else NOT_KEPT.
 
-        A model in memory cannot resume, because its changes are lost with the process.
+        Steps that change a model in memory cannot resume after an interruption, because the changes
+        are lost with the process.
         """
         return work if self.streams else NOT_KEPT
 
     def saved_in(self, directory: Path) -> "PlacedModel":
-        """Return the model for later stages, after it was written to `directory`.
+        """Return the model for later stages of the run, after it was written to `directory`.
 
         This is the same model, or a model that reads the written files.
         """
@@ -90,7 +91,7 @@ class PlacedModel(ABC):
 
     @property
     def device_map(self) -> dict[str, str]:
-        """The device of each module by its name. Empty if all are on one device."""
+        """A dict from names of modules to devices; empty if one device runs the whole model."""
         return {}
 
     @abstractmethod
@@ -100,7 +101,7 @@ class PlacedModel(ABC):
     def copy_layer(self, index: int) -> nn.Module:
         """Return a copy of a layer that is present.
 
-        The copy may be changed. The copy can run while the original layer is present.
+        Changes to the copy do not affect the layer. The copy can run while the layer is present.
         """
         hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
         # Do not copy accelerate's hooks, because they refer to all offloaded weights.
@@ -111,22 +112,22 @@ class PlacedModel(ABC):
         return nullcontext()
 
     def callable(self) -> AbstractContextManager[None]:
-        """Make `model` callable inside a `with` block, which `generate` needs.
+        """Make `model` callable inside a `with` block, for example for `model.generate`.
 
-        Layers on disk are read again in each call.
+        If layers are on disk, each call of the model reads them again.
         """
         return nullcontext()
 
     def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do in memory
-        """Restore the changes of an interrupted run to the first `layers_done` layers.
+        """Restore the changes that an interrupted run has made to the first `layers_done` layers.
 
-        Changes of all other layers are discarded.
+        Its changes to later layers are discarded.
         """
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
-        """Return whether the memory of each process is sufficient for the whole model.
+        """Return whether every process has enough memory to run the whole model.
 
-        beside_bytes: The bytes of another model that must fit into memory at the same time.
+        beside_bytes: The bytes of another model that must be in memory at the same time.
         """
         return all(ranks.gather(self.has_room(beside_bytes)))
 
@@ -144,10 +145,10 @@ class PlacedModel(ABC):
     def observe(
         self, batches: Sequence[Batch], recordings: Sequence[Recording], work: WorkFolder
     ) -> Iterator[int]:
-        """Run all windows once. Recording i is open while layer i runs.
+        """Run all windows once, and yield the index of each finished layer.
 
-        Yields the index of each finished layer. If an interrupted run resumes, only the remaining
-        layers run.
+        The context manager of `recordings[i]` is open while layer i runs. After an interruption, a
+        model that is read from files runs only the remaining layers.
         """
         self.passes += 1
         for batch in progress(batches, "calibrate", Batch.numel):

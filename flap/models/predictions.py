@@ -1,7 +1,7 @@
-"""Compute predictions of a model on batches of windows, which processes share.
+"""Compute a model's predictions on batches of windows, which are divided among the processes.
 
-Logits are computed for one chunk of positions at a time, because the logits of a whole batch may be
-larger than the model.
+Callers compute logits for one chunk of positions at a time, because the logits of a whole batch may
+be larger than the model.
 
 Legend: N windows · T tokens in each window · D hidden size.
 """
@@ -36,10 +36,12 @@ def map_batches(
     stage: str,
     function: Callable[[Tensor, Tensor], T],
 ) -> list[T]:
-    """Call a function for each batch, and return the results.
+    """Call a function for each batch, and return the results in the order of the batches.
 
-    function: gets the tokens_NT and the final hidden_NTD of a batch. The LM head is present during
-    the call.
+    The processes divide the batches among themselves, and all get all results.
+
+    function: a function of the tokens_NT and the final hidden_NTD of a batch. The LM head is on its
+        device during the call.
     stage: the text of the progress bar.
     """
     states = shared_hidden_states(model, batches_NT)

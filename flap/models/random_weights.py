@@ -17,15 +17,16 @@ def fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-    # Outer models come before inner models. A vision tower then overwrites buffers in its modules.
+    # Outer models come before inner models, so the buffers of a vision tower are computed last by
+    # the vision tower itself.
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
-        for module in part.modules():  # the decoder of Falcon-H1 computes buffers of its layers
+        for module in part.modules():  # the decoder of Falcon-H1 computes the buffers of its layers
             part._init_weights(module)
 
 
 def fill_randomly(modules: Iterable[nn.Module], device: torch.device) -> None:
-    """Give modules random weights on a device. Child modules are not changed."""
+    """Give modules random weights on a device. The weights of child modules are not changed."""
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             weight = torch.empty_like(parameter, device=device).uniform_(-0.02, 0.02)

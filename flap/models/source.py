@@ -1,4 +1,4 @@
-"""A dense model before its weights are opened."""
+"""Describe the dense model of a run before its weights are opened."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,8 +30,8 @@ class ModelSource(ABC):
     The model is in files (`CheckpointSource`), or the caller has loaded it (`LoadedSource`).
     """
 
-    # Whether the caller has loaded the weights. Then they are in no file, and pruning changes the
-    # caller's model.
+    # Whether the caller has loaded the weights. If so, pruning changes the caller's model, and its
+    # weights may be in no file.
     loaded: ClassVar[bool] = False
     path: str  # a directory or hub id; empty if a loaded model has no name or path
     origin: str  # the origin for the report: a GGUF, a local directory, the hub or the caller
@@ -50,7 +50,7 @@ class ModelSource(ABC):
     @property
     @abstractmethod
     def num_bytes(self) -> int:
-        """The bytes of the weights after loading. Tied tensors count once."""
+        """The number of bytes of the weights after loading. Tied tensors are counted once."""
 
     @property
     def placement(self) -> str:
@@ -71,29 +71,31 @@ class ModelSource(ABC):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The identity and dtype of the weights, which are part of every cache key."""
-        # Another version of these libraries may give other numbers for the same weights.
+        """The part of every cache key that identifies the model and the versions of libraries."""
+        # Another version of torch or transformers may compute other results with the same weights.
         versions = {library: version(library) for library in ("torch", "transformers")}
         return self.identity() | versions
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return an identity that distinguishes these weights from all others."""
+        """Return values that identify the model's weights and dtype."""
 
     @abstractmethod
     def skeleton(self) -> PreTrainedModel:
-        """Return a model with the right shapes. The model need not have weights."""
+        """Return a model with the shapes of the dense model. It may lack weights."""
 
     @abstractmethod
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
-        """Return the model at its placement. work: see `PlacedModel.open`.
+        """Open the model at its placement.
+
+        work: see `PlacedModel.open`.
 
         Raises:
             ValueError: A file is damaged, or the files lack tensors that the architecture needs.
         """
 
     def reopening(self) -> Callable[[], PlacedModel]:
-        """Return a function that opens the dense model again, even after this one is pruned."""
+        """Return a function that opens the dense model again, even after the model was pruned."""
         return self.open
 
 
@@ -112,7 +114,7 @@ class CheckpointSource(ModelFiles, ModelSource):
             raise not_found(self.name, error, "no tokenizer") from error
 
     def identity(self) -> dict[str, Any]:
-        """Return the path, the dtype, and the state of the files or the commit on the hub."""
+        """Return the path, the dtype, and the state of the local files or the commit on the hub."""
         identity = {"model": self.path, "dtype": str(self.dtype)}
         files = file_state(self.path)
         if files:

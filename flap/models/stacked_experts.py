@@ -1,7 +1,9 @@
 """Access the experts of a layer, which transformers stores stacked in two parameters.
 
-Neuron i of expert e has the index e · I + i. After compensation, each expert has an output bias.
-Legend: E experts · I neurons of one expert · H hidden size.
+Neuron i of expert e has the index e · I + i. Bias compensation gives each expert an output bias.
+
+Legend: E experts · I neurons of one expert · H hidden size · R, C rows and columns of the matrix of
+one expert.
 """
 
 import copy
@@ -18,22 +20,22 @@ from flap.models.block import LinearLike, set_tensor
 GATE_UP = "gate_up_proj"
 UP = "up_proj"
 DOWN = "down_proj"
-PARTS = {GATE_UP: 2, UP: 1}  # number of rows of a neuron in these parameters
+PARTS = {GATE_UP: 2, UP: 1}  # number of rows that a neuron has in these parameters
 # attributes of experts modules for the number of neurons
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")
 
 
 @dataclass(frozen=True)
 class Stacked(LinearLike):
-    """A projection of all experts as one Linear, from or to the neurons of all experts."""
+    """The input projections or the down projections of all experts of a layer, as one Linear."""
 
     experts: Any
     name: str  # the name of the stacked parameter, such as "gate_up_proj"
-    whole: bool = False  # whether whole experts are removed instead of neurons of each
+    whole: bool = False  # whether pruning removes whole experts, instead of neurons of each expert
 
     @property
     def weight(self) -> Tensor:
-        """The weights: gate and up (E · 2I, H), only up (E · I, H), or down (H, E · I)."""
+        """The matrix of gate and up (E · 2I, H), of up alone (E · I, H), or of down (H, E · I)."""
         weight_ERC = as_stored(self.experts, getattr(self.experts, self.name))
         if self.name == DOWN:
             return weight_ERC.transpose(0, 1).flatten(1)
@@ -41,14 +43,15 @@ class Stacked(LinearLike):
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases, expert after expert. Most families have None before compensation."""
+        """The biases, expert after expert, or None. Most families have none before pruning."""
         bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
         return None if bias_ER is None else bias_ER.flatten()
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights and the biases.
 
-        All experts get the same number of rows, or of columns in the down projection.
+        The rows, or the columns of the down projection, are divided equally among the experts. If
+        `whole`, an expert keeps its size, and the number of experts follows from the new weights.
         """
         axis = 1 if self.name == DOWN else 0
         number = self.experts.num_experts
@@ -88,22 +91,22 @@ def num_neurons(experts: Any) -> int:
 
 
 def as_stored(experts: Any, weight: Tensor) -> Tensor:
-    """Convert weights between (E, output, input) and the order that the experts store.
+    """Convert weights between (E, output, input) and the order of axes that the experts store.
 
-    Some experts store (E, input, output). So do the experts of Llama 4, which have no attribute for
-    it.
+    Experts whose attribute `is_transposed` is true store (E, input, output). The experts of Llama 4
+    do so, too, but do not have this attribute.
     """
     return weight.transpose(1, 2) if getattr(experts, "is_transposed", True) else weight
 
 
 def refresh_experts(experts: Any) -> None:
-    """Update the width and the number of experts after a change, and choose the kernel."""
+    """Update attributes, class and kernel of experts after their tensors have changed."""
     experts.num_experts = len(experts.down_proj)
     add_biases(experts)
-    # accelerate's reference to the forward method of the old class
+    # `add_biases` may have changed the class, but accelerate refers to the `forward` of the old one
     if hasattr(experts, "_old_forward"):
         forward = MethodType(type(experts).forward, experts)
-        if experts.forward == experts._old_forward:  # inside `onloaded`, where the hook is removed
+        if experts.forward == experts._old_forward:  # inside `onloaded`, which bypasses the hook
             experts.forward = forward
         experts._old_forward = forward
     for name in WIDTHS:
@@ -118,12 +121,12 @@ def is_experts(module: nn.Module) -> bool:
 
 
 def choose_kernel(experts: Any) -> None:
-    """Run experts one after another if the grouped kernel does not support their width."""
+    """Run experts in a loop (`eager`) if the grouped kernel does not support their width."""
     if hasattr(experts, "config") and not experts_fit_kernel(experts):
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"
 
 
 def experts_fit_kernel(experts: Any) -> bool:
-    """Return whether the grouped kernel supports experts of this width."""
+    """Return whether transformers' grouped kernel supports experts with this number of neurons."""
     return num_neurons(experts) % KERNEL_MULTIPLE == 0

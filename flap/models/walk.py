@@ -1,8 +1,9 @@
-"""A walk visits every decoder layer in order, and carries any number of streams.
+"""Visit every decoder layer of a model in order (`Walk`), with one layer on the device at a time.
 
-A stream is the hidden states of windows, which each layer updates.
+A walk carries any number of streams (`Stream`) from layer to layer. A stream consists of the hidden
+states of some windows, which each layer updates.
 
-Legend: N windows · T tokens a window · P positions of a batch · D hidden size.
+Legend: N windows · T tokens per window · P positions of a batch · D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,14 +30,14 @@ Shape = tuple[int, ...]  # the shape of a batch of windows
 class Stream:
     """The hidden states of windows at the input of one layer, in batches, on the host.
 
-    The outputs of a layer never overwrite its inputs. So two streams can share hidden states, and a
-    fork needs no memory until it advances.
+    The outputs of a layer never overwrite its inputs. Therefore, a copy of a stream (`fork`) can
+    share the hidden states of the stream, and needs no memory until it advances to the next layer.
     """
 
     walk: "Walk"
     batches: list[Tensor]
-    calls: list[list[Call]]  # for each batch, the arguments of all layers
-    file: str | None
+    calls: list[list[Call]]  # for each batch, the arguments of every layer
+    file: str | None  # name of the file with the hidden states; None if they are in memory
     masks: Sequence[Tensor | None]  # mask_P of each batch; None if all positions count
 
     def outputs(
@@ -44,19 +45,20 @@ class Stream:
     ) -> Iterator[Tensor]:
         """Yield the output of the layer for each batch. The stream does not advance.
 
-        recording: opened with the mask of each batch while the layer runs.
+        recording: called with the mask of each batch. The context manager that it returns is open
+            while the layer runs.
         """
         for batch_NTD, calls, mask_P in zip(self.batches, self.calls, self.masks, strict=True):
             with recording(mask_P):
-                # a clone has the usual memory alignment, so kernels are the same for mapped and
-                # ordinary memory
+                # clone the inputs, because a clone has the usual memory alignment, so that torch
+                # uses the same kernels whether the inputs are memory-mapped or not
                 output_NTD = calls[index](layer, batch_NTD.clone())
             yield output_NTD
 
     def advance(self, index: int, layer: nn.Module, recording: Recording = unrecorded) -> None:
-        """Run the layer, and replace the hidden states of each batch by its output.
+        """Run the layer, and use its output for each batch as the new hidden states.
 
-        The inputs are not overwritten. For `recording`, see `outputs`.
+        The old hidden states are not overwritten. For `recording`, see `outputs`.
         """
         files = self.walk.files
         buffers = None
@@ -74,10 +76,10 @@ class Stream:
 class Walk:
     """One visit to every layer of a model, at any placement.
 
-    Iteration yields the index of each layer while the layer is present. If there is a working
-    directory, hidden states are in memory-mapped files, and a journal notes the finished layers. A
-    killed walk then resumes after the last recorded layer. The files stay in the page cache while
-    the host has free memory.
+    Iteration yields the index of each layer while the weights of the layer are on the device. If
+    there is a working directory, hidden states are in memory-mapped files, and a journal contains
+    the number of finished layers (`HiddenFiles`). A killed walk then resumes after the last layer
+    in the journal. The files stay in the page cache while the host has free memory.
 
     streams: a dict from names to streams.
 
@@ -95,15 +97,15 @@ class Walk:
     ) -> None:
         """Start a walk, or resume it from its working directory.
 
-        All processes visit the same layer at the same time, each with its streams.
+        All processes visit the same layer at the same time, each with streams of its own windows.
 
-        changing: whether the caller changes the layers. Changes that an interrupted walk has made
-            to unfinished layers are discarded.
-        single_process: whether only this process walks, so that it does not wait for other
-            processes.
+        changing: whether the caller changes the layers. If so, the changes that an interrupted walk
+            has made to unfinished layers are discarded.
+        single_process: whether only this process visits the layers, so that it does not wait for
+            other processes.
         """
         if changing:
-            # changes in memory are lost with the process, so a walk with changes cannot resume
+            # changes to a model in memory are lost with the process, so the walk cannot resume
             work = model.if_streamed(work)
         self.model = model
         self.stage = stage
@@ -112,7 +114,8 @@ class Walk:
         with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
-            # if processes were killed between two records, they disagree, and the walk starts again
+            # if the processes were killed while they updated their journals, their numbers of
+            # finished layers may differ; the walk then starts at the first layer
             self.layers_done = done[0] if len(set(done)) == 1 else 0
             if self.layers_done and work.path is not None:
                 whole = ranks.on_first(partial(notes_are_whole, work.path, self.layers_done))
@@ -137,14 +140,14 @@ class Walk:
                     if ranks.on_first(self.files.is_due):
                         self.files.record(self.layers_done, files, ranks.barrier)
                 self.files.remove_others(files)
-        # Streams refer to the walk. Break this reference cycle, which would keep the files mapped
+        # Streams and walk refer to each other. Break this cycle, which would keep the files mapped
         # until garbage collection.
         self.streams = {}
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Create a stream of these windows at the input of the first layer.
 
-        In a resumed walk, it is at the input of the layer where the walk resumes.
+        In a resumed walk, the stream is at the input of the layer at which the walk resumes.
         """
         if not batches:  # if there are fewer batches than processes, some processes have none
             self.streams[name] = Stream(self, [], [], None, [])
@@ -152,12 +155,12 @@ class Walk:
         batches_NT = [batch.tokens_NT for batch in batches]
         resumed = self.files is not None and self.layers_done > 0
         windows = batches_NT
-        # hidden states are in files; one batch of each shape is enough to get the arguments of
-        # layers
+        # a resumed walk reads the hidden states from files; to get the arguments of the layers, one
+        # batch of each shape is enough
         if resumed:
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
-        # arguments of layers; the key is the shape of a batch, or its index if arguments depend on
-        # the tokens
+        # the arguments of the layers; the key is the shape of a batch, or the index of a batch if
+        # the arguments depend on its tokens
         calls: dict[Shape | int, list[Call]] = {}
         with self.model.ends():
             hidden = self._hidden(windows, calls)
@@ -183,18 +186,19 @@ class Walk:
         return self.streams[name]
 
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
-        """Replace streams of the walk by other streams, such as forks.
+        """Remove some streams from the walk, and add other streams, such as their forks.
 
-        before: the names of the streams to remove. after: a dict from names to new streams.
+        before: the names of the streams to remove.
+        after: a dict from names to the streams to add.
         """
         for name in before:
             del self.streams[name]
         self.streams |= after
 
     def restored(self, name: str, like: Stream) -> Stream:
-        """Return a stream that an interrupted walk had created.
+        """Return the stream with this name from the journal of an interrupted walk.
 
-        `like` is a stream of the same shape.
+        like: a stream whose batches have the same shapes.
         """
         assert self.files is not None
         file = self.files.recorded[name]
@@ -206,7 +210,7 @@ class Walk:
     def _hidden(
         self, windows: Iterable[Tensor], calls: dict[Shape | int, list[Call]]
     ) -> Iterator[Tensor]:
-        """Yield the hidden states of each batch at the first layer.
+        """Yield the hidden states of each batch at the input of the first layer.
 
         Also store the arguments of all layers in `calls`.
         """

@@ -1,4 +1,4 @@
-"""Read the headers of a checkpoint's safetensors files, and check that they are complete."""
+"""Read the headers of a checkpoint's safetensors files, and check that the files are complete."""
 
 from pathlib import Path
 
@@ -19,13 +19,15 @@ TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F1
 
 
 def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return dtype, such as BF16, and shape of each tensor in a file, without reading its data.
+    """Return the dtype, such as "BF16", and the shape of each tensor in a safetensors file.
+
+    Only the header of the file is read.
 
     Raises:
         ValueError: The file cannot be opened, or is damaged or truncated.
     """
     try:
-        # if permission is missing, safetensors says that the file is missing
+        # for a file without read permission, safetensors would say that the file is missing
         path.open("rb").close()
     except OSError as error:
         raise ValueError(f"{path.name} cannot be opened ({error.strerror})") from error
@@ -41,10 +43,10 @@ def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
-    """Return a dict from each tensor to its file, for the files that transformers reads.
+    """Return a dict from the name of each tensor to the safetensors file that contains it.
 
     Raises:
-        ValueError: There is no file, it is damaged, or the index cannot be read.
+        ValueError: There is no safetensors file or index, or it is damaged.
     """
     file = directory / WEIGHTS
     if file.is_file():  # an index next to it belongs to an older checkpoint
@@ -67,7 +69,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 def largest_number(directory: Path) -> int | None:
     """Return the largest number in the names of tensors, for example 3 for `model.layers.3.mlp`.
 
-    Returns None if the weights are missing or damaged, or if no name has a number.
+    Return None if the weights are missing or damaged, or if no name has a number.
     """
     try:
         names = tensor_files(directory)
@@ -78,12 +80,13 @@ def largest_number(directory: Path) -> int | None:
 
 
 def stored_dtype(path: str, download: bool) -> torch.dtype | None:
-    """Return the dtype of a checkpoint's first floating-point tensor, as transformers does.
+    """Return the dtype of the first floating-point tensor of a checkpoint.
 
-    Returns None if no file is found.
+    transformers also uses this dtype if the config names none. Return None if there are no weights
+    or no floating-point tensors.
 
     path: A directory or a hub id.
-    download: Whether to download a file that is not in the hub cache.
+    download: Whether to download the file with this tensor if it is not in the hub cache.
     """
     local_only = not download
     file = cached_file(path, WEIGHTS, local_files_only=local_only, **QUIET)
@@ -107,7 +110,8 @@ def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
     Only the headers of the files are read.
 
     Raises:
-        ValueError: A file is missing or damaged, or lacks a tensor that the index assigns to it.
+        ValueError: A file is missing or damaged, or the index names no tensor, a file outside the
+            directory, or a tensor that its file lacks.
     """
     files = tensor_files(directory)
     shards = sorted(set(files.values()))

@@ -1,10 +1,13 @@
-"""Blocks whose units are whole experts, which are removed with their rows of the router.
+"""Blocks whose units are whole experts, which are removed together with their rows of the router.
 
-The output of a mixture is Σ_e W_e (w_e a_e), which is one projection of all neurons. Here w_e is
-the router's weight of expert e for a token. The weight w_e is 0 if the token is not routed to
-expert e. A unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens that are
-routed to one expert.
+For a token, the output of a mixture is Σ_e W_e (w_e a_e). W_e is the down projection of expert e
+and a_e its input. w_e is the router's weight of expert e, or 0 if the token is not routed to it.
+The sum over experts is one projection whose input has all vectors w_e a_e. In this projection, a
+unit is an expert, and its channels are the elements of w_e a_e.
+
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · P positions of a batch · U
+units · C channels of a unit · R tokens that are routed to one expert. In rows_UR, R stands for the
+rows of a unit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +21,16 @@ from flap.models.block import Observed, UnitTensor, split
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
-# A tensor with a value for each expert, as an attribute of the router or of its parent.
+# The name of a tensor with a value for each expert. It is an attribute of the router, or of the
+# module that contains the router.
 CORRECTION = "e_score_correction_bias"
 
 
 class OfToken(NamedTuple):
-    """Numbers of each token at an expert with output f (H) and router weight g.
+    """Norms of the output f (H) of an expert, for each token, or their means over tokens.
 
-    The class is also used for means over tokens. The model multiplies f by g. The router of Llama 4
-    multiplies inputs instead, so there g = 1.
+    The model multiplies f by the router's weight g. In Llama 4, the router multiplies the inputs of
+    the experts instead, so g is 1.
     """
 
     norm: Tensor  # the norm of the output, ‖f‖₂
@@ -46,9 +50,9 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def unit_tensors(self) -> list[UnitTensor]:
-        """The parameters that become smaller.
+        """The parameters that become smaller if an expert is removed.
 
-        Output biases are included, because each expert has one.
+        Output biases are included, because each expert has a separate output bias.
         """
         tensors = super().unit_tensors
         bias = self.output.bias
@@ -59,8 +63,8 @@ class WholeExperts(ExpertsBlock):
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection, multiplied by the router's weight.
 
-        `routed` has a tensor (R, H + numbers) for each expert: the outputs without the router's
-        weight, and the fields of `OfToken`.
+        `Observed.routed` has a tensor (R, H + 2) for each expert: the outputs, not multiplied by
+        the router's weight, and the two fields of `OfToken`.
         """
         experts = self.output.experts
         inputs, weights = routed(experts, args, mask_P)
@@ -78,7 +82,7 @@ class WholeExperts(ExpertsBlock):
 
 
 def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the outputs of each expert in float32, with the fields of `OfToken` as last columns."""
+    """Yield each expert's outputs in float32, followed by the fields of `OfToken` as columns."""
     for output_RH, weight_R in zip(outputs, weights, strict=True):
         norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)
         numbers = OfToken(norm_R, norm_R * weight_R.float())
@@ -88,8 +92,8 @@ def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Itera
 def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
     """Return the block of a layer's experts whose units are whole experts.
 
-    chosen: The number of experts that a token is routed to.
-    parent: The module that holds the router.
+    chosen: The number of experts that each token is routed to.
+    parent: The module that contains the router.
     """
     number = experts.num_experts
     neurons = num_neurons(experts)

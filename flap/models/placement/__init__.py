@@ -1,4 +1,4 @@
-"""The placements, which define where the weights of a model are (`model.placement`)."""
+"""The placements, which define where the weights of a model are (option `model.placement`)."""
 
 from flap.models.placed_model import PlacedModel
 from flap.models.placement.on_disk import OnDisk, open_checkpoint

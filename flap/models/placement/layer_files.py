@@ -1,4 +1,4 @@
-"""The safetensors files of a model by decoder layer. Each changed layer has a separate file."""
+"""Read the weights of single decoder layers from files, and write each changed layer to a file."""
 
 import os
 from collections import defaultdict
@@ -23,11 +23,12 @@ from flap.storage.atomic_files import atomic_file
 
 
 class LayerFiles:
-    """The files of a model on the meta device, by decoder layer.
+    """Files with the weights of a model on the meta device, which are read layer by layer.
 
-    The index None stands for the ends of the model: embeddings, final norm and head.
+    The index None stands for all weights outside the decoder layers: embeddings, final norm, LM
+    head, and any vision tower.
 
-    folder: The folder for the files of changed layers, to which checkpoints have hard links.
+    folder: The folder for the files of changed layers. Checkpoints have hard links to these files.
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
@@ -37,7 +38,7 @@ class LayerFiles:
         self.model = adapter.model
         self.dequantiser = dequantiser(source.config)
         names = {module: name for name, module in self.model.named_modules()}
-        self.prefix = f"{names[adapter.layers]}."  # prefix of the names of all tensors in layers
+        self.prefix = f"{names[adapter.layers]}."  # prefix of the tensor names of all layers
         if self.dequantiser:
             self._conversions = get_model_conversion_mapping(self.model, None, self.dequantiser)
         else:
@@ -51,7 +52,7 @@ class LayerFiles:
             self._read_dense(index)
 
     def state(self, index: int | None) -> dict[str, Tensor]:
-        """Return the current entries of the model's state dict that belong to a layer."""
+        """Return the entries of the model's current state dict that belong to a layer."""
         state = self.model.state_dict()
         if index is None:
             names = [name for name in state if not name.startswith(self.prefix)]
@@ -74,12 +75,10 @@ class LayerFiles:
             save_file(tensors, scratch, metadata={"format": "pt"})
 
     def link(self, index: int, target: Path) -> bool:
-        """Make `target` a hard link to the file of a changed layer.
+        """Make `target` a hard link to the file of a changed layer, if possible.
 
-        Return whether this was possible.
-
-        A hard link is impossible for unchanged layers, between two disks, and on file systems
-        without hard links.
+        Return whether the link was made. An unchanged layer has no file of its own. Hard links
+        between two disks, and on some file systems, are impossible.
         """
         if index not in self._changed:
             return False
@@ -90,7 +89,7 @@ class LayerFiles:
         return True
 
     def resume(self, layers_done: int) -> None:
-        """Use the files of the first layers that an interrupted run has written.
+        """Use the files that an interrupted run has written for the first `layers_done` layers.
 
         These layers get the shapes of the tensors in the files.
         """
@@ -117,8 +116,8 @@ class LayerFiles:
         """Read the tensors of an unchanged layer. transformers renames, fuses and casts them."""
         conversions = getattr(self.model, "_weight_conversions", None)
         names = self._names[index]
-        # Files are closed after each layer, because the data that was read stays in memory while a
-        # file is open.
+        # Close the files after each layer, because data that was read from a file stays in memory
+        # as long as the file is open.
         with ExitStack() as files:
             opened = {
                 path: files.enter_context(safe_open(path, framework="pt"))
@@ -134,7 +133,7 @@ class LayerFiles:
                     hf_quantizer=self.dequantiser,
                 ),
             )
-        # restore the list, because the call drops unused conversions
+        # restore the list, from which the call has removed conversions that this layer does not use
         self.model._weight_conversions = conversions
 
     @cached_property
@@ -143,7 +142,7 @@ class LayerFiles:
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:
-        """The names of the tensors of each layer in the files."""
+        """For each layer, the names of its tensors in the files of the dense model."""
         expected = self.model.state_dict()
         renamings = [one for one in self._conversions if isinstance(one, loading.WeightRenaming)]
         converters = [one for one in self._conversions if isinstance(one, loading.WeightConverter)]

@@ -1,4 +1,4 @@
-"""placement=stream: layers stay on disk. Each layer is read from its file, used and dropped."""
+"""placement=stream: layers stay on disk. Each layer is read when it runs, and then dropped."""
 
 import json
 import logging
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    If a layer is changed inside its block, it is written to a file at the end of the block, and
-    later read from this file (`LayerFiles`). The new shapes of the layer stay on the meta device.
+    If a layer is changed inside its `with` block, it is written to a file at the end of the block,
+    and later read from this file (`LayerFiles`). On the meta device, it keeps its new shapes.
     """
 
     name = "stream"
@@ -45,8 +45,8 @@ class OnDisk(PlacedModel):
     def __init__(self, source: ModelFiles, work: WorkFolder) -> None:
         """Open the model without reading a weight.
 
-        work: The working directory for hidden states and changed layers. Without one, a temporary
-            folder is used, and is deleted with this object.
+        work: The working directory for hidden states and changed layers. If it is NOT_KEPT, a
+            temporary folder is used, which is deleted with this object.
         """
         super().__init__(source.read(device_map={"": "meta"}))
         self.source = source
@@ -85,9 +85,9 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def _present(self, index: int | None) -> Iterator[None]:
-        """Read a layer, or embeddings and LM head, for a `with` block.
+        """Load the weights of a layer, or for None all other weights, for a `with` block.
 
-        Then write changes and drop it.
+        At the end of the block, write these weights to a file if they were changed, and drop them.
         """
         self._files.read(index)
         before = self._parameters(index)
@@ -131,8 +131,8 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            # at its end, no file of the temporary folder is mapped, because NFS cannot remove
-            # mapped files
+            # the walk is in a generator of its own, which unmaps all files when it ends, because
+            # NFS cannot remove files that are still mapped
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
@@ -172,9 +172,9 @@ class OnDisk(PlacedModel):
         return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
-        """Write the checkpoint: one shard for each layer, and one for embeddings, norm and LM head.
+        """Write a checkpoint with one shard for each layer, and one shard for all other weights.
 
-        Files of changed layers become shards of the checkpoint.
+        If possible, the shard of a changed layer is a hard link to the file of this layer.
         """
         layers = [None, *range(len(self.layers))]
         paths: dict[int | None, Path] = {}
@@ -210,9 +210,9 @@ class OnDisk(PlacedModel):
 
 
 def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the memory address of each tensor.
+    """Return the memory address, the shape and the strides of each tensor.
 
-    If two tensors share an address, they are tied, and the checkpoint stores them once.
+    If these are equal for two dicts of tensors, the tensors have the same values.
     """
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
@@ -220,7 +220,7 @@ def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _drop(modules: Iterable[nn.Module]) -> None:
-    """Move the parameters of these modules, without their children, back to the meta device."""
+    """Replace the weights of these modules, but not of their children, by tensors on meta."""
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             set_tensor(module, name, parameter.detach().to("meta"))
@@ -229,8 +229,9 @@ def _drop(modules: Iterable[nn.Module]) -> None:
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
     """Open a checkpoint that flap has saved, with one layer at a time on the device.
 
-    So it can be compared with a model in memory without memory for a second model. work: see
-    `OnDisk`.
+    The checkpoint can then be compared with a model in memory, without memory for a second model.
+
+    work: see `OnDisk`.
     """
     files = ModelFiles(str(directory), read_config(directory), device)
     return OnDisk(files, work / "checkpoint")

@@ -18,7 +18,7 @@ class Resident(PlacedModel):
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
-        """Return the model, loaded on the device of its source."""
+        """Load the whole model on the device of its source."""
         return cls(source.on_device())
 
     @contextmanager

@@ -18,19 +18,19 @@ from flap.storage.locks import use
 
 
 class Spread(PlacedModel):
-    """A model whose modules accelerate loads to a device while they run."""
+    """A model on several devices. accelerate loads offloaded weights while their modules run."""
 
     name = "auto"
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Spread":
-        """Load the model on the GPUs first, then in host memory, then on disk.
+        """Fill the GPUs with weights first, then host memory. The remaining weights stay on disk.
 
-        With model.device=cpu, no GPU is used. Changed layers on disk are written to a folder that
-        is deleted with the model.
+        With model.device=cpu, no GPU is used. If a layer on disk is changed, it is written to a
+        folder that is deleted with the model.
         """
         source.offload.mkdir(parents=True, exist_ok=True)
-        # Remove the folders of processes that have ended.
+        # Remove the offload folders of processes that have ended.
         for lock in source.offload.glob("*.lock"):
             remove_unused(lock.with_suffix(""))
         changes = TemporaryDirectory(dir=source.offload, ignore_cleanup_errors=True)
@@ -59,7 +59,8 @@ class Spread(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write weights and config.
 
-        Copies of tied weights are left out, because transformers would write each offloaded copy.
+        Only one of several tied weights is written. Without this, transformers would write all
+        offloaded copies of it.
         """
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
         state = self.model.state_dict()
@@ -67,11 +68,11 @@ class Spread(PlacedModel):
         self.model.save_pretrained(directory, state_dict=untied)
 
     def has_room(self, beside_bytes: int) -> bool:
-        return True  # accelerate can place any other model
+        return True  # accelerate offloads the weights that do not fit
 
 
 def memory_limits(device: torch.device) -> dict[int | str, int]:
-    """Return the maximum bytes of weights for each device.
+    """Return the maximum bytes of weights for each GPU and for the host.
 
     The rest of the memory stays free for activations and covariances.
     """
