@@ -8,13 +8,14 @@ from typing import Any
 class Family:
     """The names of a family's modules and config keys.
 
-    The defaults are those of LLaMA. Output projections are given as paths in a decoder layer, which
-    may lack one of them. The input projections have the same parent module. If one Linear combines
-    several input projections, its rows are ordered unit after unit, or projection after projection
-    if `stacked`.
+    The defaults are the names of LLaMA. Output projections are given as paths in a decoder layer,
+    which may lack its attention or its MLP. Input projections are in the same module as their
+    output projection. If one Linear combines query, key and value projections, its rows are ordered
+    unit after unit, or projection after projection if `stacked`. If one Linear combines gate and up
+    projections, all gate rows come before the up rows.
     """
 
-    # path of the decoder in the base model; empty if it is the base model
+    # path of the decoder in the base model; empty if the base model itself is the decoder
     decoder: str = ""
     # path of the layers in the decoder
     layers: str = "layers"
@@ -24,11 +25,12 @@ class Family:
     # path of the output projection of the attention
     attention: str = "self_attn.o_proj"
     attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    # RMS norms over all outputs of an input projection, in the order of the input projections
+    # RMS norms that each normalise all outputs of an input projection, in the order of
+    # `attention_inputs`
     attention_norms: tuple[str, ...] = ()
-    # parameters that have the same number of values for each head
+    # other parameters of the attention that have the same number of values for each head
     attention_vectors: tuple[str, ...] = ()
-    # output projection in layers whose attention cannot be divided into heads
+    # path of the output projection in layers whose attention cannot be divided into heads
     whole_attention: str = ""
     stacked: bool = False
     # whether the attention class takes its width from the hidden size and does not read `head_dim`
@@ -37,22 +39,25 @@ class Family:
     # path of the output projection of the MLP
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
-    # module of the experts of a layer
+    # path of the experts in a decoder layer; empty if the family has no experts
     experts: str = ""
-    # the router, if its rows can be removed together with experts
+    # path of the router in a decoder layer; empty if its rows cannot be removed with the experts
     router: str = ""
 
-    # config keys with the number of experts, the number of experts for each token, the number of KV
-    # heads (multi-head attention has no such key), the number of neurons, and, if this is another
-    # key, the number of neurons of one expert
+    # config key with the number of experts
     num_experts: str = "num_experts"
+    # config key with the number of experts that each token is routed to
     chosen_experts: str = "num_experts_per_tok"
+    # config key with the number of KV heads, which the config of multi-head attention may lack
     kv_heads: str = "num_key_value_heads"
+    # config key with the number of neurons of an MLP
     neurons: str = "intermediate_size"
+    # config key with the number of neurons of one expert; empty if it is the key `neurons`
     expert_neurons: str = ""
-    # config keys that must be false or 0
+    # config keys that must be false or 0, because flap does not support these options
     without: tuple[str, ...] = ()
-    # modules that are not pruned, although their class computes their size from pruned widths
+    # paths of modules that are not pruned, although their classes read their sizes from config keys
+    # that pruning changes
     unpruned: tuple[str, ...] = ()
 
     @property
@@ -210,8 +215,8 @@ FAMILIES: dict[str, Family] = {
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj", unpruned=("mamba",)),
 }
 
-# The vision-language models, with the path of the language model in the base model. The family of
-# each is that of its `text_config`.
+# A dict from the `model_type` of each vision-language architecture to the path of the language
+# model in the base model. The row for the language model is in FAMILIES.
 TOWERS = {
     **dict.fromkeys(
         ("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"
@@ -223,8 +228,8 @@ TOWERS = {
 def family_of(config: Any) -> Family:
     """Return the family of a dense or pruned model, given its config.
 
-    A vision-language model has the family of its language model, with the path to the language
-    model added.
+    A vision-language model has the family of its language model, except that `decoder` begins with
+    the path of the language model.
 
     Raises:
         KeyError: no family has this architecture.

@@ -3,18 +3,19 @@
 This file is saved with the weights, and needs only transformers and torch. It is a single file, so
 that users can read it before they load a checkpoint with `trust_remote_code`.
 
-The config has the keys of the base architecture and three additional keys. If an additional key is
-missing, the value of the dense model is used.
+The config has the keys of the base architecture and three additional keys:
 
 - `per_layer_config`: for each layer, the numbers of heads and neurons, and whether its two output
-  projections have a bias. In a vision-language model, only the language model is pruned, so this
-  key and `head_dim` are in its `text_config`.
-- `head_dim`: the size of a head.
+  projections have a bias. For values that are missing here, the dense model's values are used. In a
+  vision-language model, only the language model is pruned, so `per_layer_config` and `head_dim` are
+  in its `text_config`.
+- `head_dim`: the number of channels of a head, if it is the same in all layers.
 - `flap_modules`: the paths of the modules that pruning changes (`Family.modules` in
   flap/modeling/families.py).
 
-The classes of an architecture are created on first use. For example, `FlapLlamaConfig` derives from
-`LlamaConfig`. Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
+The classes of an architecture are created on first use, and derive from the classes of the base
+architecture. For example, `FlapLlamaConfig` derives from `LlamaConfig`. This file was written by
+flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
 import math
@@ -27,7 +28,8 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# The grouped kernel for experts needs a number of neurons that is a multiple of this, in any dtype.
+# In transformers' grouped kernel for experts, the number of neurons of an expert must be a multiple
+# of this number, for every dtype.
 KERNEL_MULTIPLE = 8
 # The Auto class for each suffix of a class name in transformers. The first matching suffix is used.
 AUTO_CLASSES = {
@@ -37,8 +39,8 @@ AUTO_CLASSES = {
     "ForConditionalGeneration": "AutoModelForImageTextToText",
     "Model": "AutoModel",
 }
-# A function that returns `flap_modules` for configs of earlier versions, which lack this key. flap
-# sets it when it registers the classes.
+# A function that returns the value of `flap_modules` for a config that lacks it, because an earlier
+# version of flap has saved the config. flap/modeling/register.py sets this variable.
 find_modules: Any = None
 
 # The last class before `object` in the MRO of a config. `super` of this class looks attributes up
@@ -49,13 +51,14 @@ LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 class PrunedConfigMixin:
     """A config with widths for each layer.
 
-    The global widths are those of the dense model, and can still be read.
+    The widths of the dense model can still be read as attributes of this config.
     """
 
-    attention_output_bias = None  # None: the same as in the base architecture
+    # None: output projections have a bias if they have one in the base architecture
+    attention_output_bias = None
     mlp_output_bias = None
-    head_dim = None  # overrides Falcon's property, which computes it from the number of heads
-    flap_modules = None  # None if an earlier version has saved the config
+    head_dim = None  # overrides a property of FalconConfig, which uses the number of heads
+    flap_modules = None  # None if an earlier version of flap has saved the config
 
     @property
     def allow_global_per_layer_attribute_access(self):
@@ -64,15 +67,15 @@ class PrunedConfigMixin:
 
     def __getattribute__(self, key):
         """Return an attribute, without the warning of transformers about global widths."""
-        # this is `object`, which torch.compile cannot trace by its name
+        # `super(LAST_MIXIN, self)` means `object`, whose name torch.compile cannot trace
         plain = super(LAST_MIXIN, self)
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
 
 class PrunedModelMixin:
-    """A model that first builds the dense architecture, and then each layer again with its widths.
+    """A model that first builds the dense architecture, and then each layer with its pruned widths.
 
-    When a checkpoint is loaded, this happens on the meta device.
+    When a checkpoint is loaded, the layers are built on the meta device, so this needs no memory.
     """
 
     def __init__(self, config, *args, **kwargs):
@@ -99,15 +102,15 @@ class PrunedModelMixin:
 
     @classmethod
     def is_custom_code(cls):
-        """Return False, because the modules come from transformers.
+        """Return False, because all modules are of classes in transformers.
 
-        Then transformers also fills buffers that are not stored in files.
+        transformers then computes the buffers that are not stored in files.
         """
         return False
 
 
 class PrunedExpertsMixin:
-    """Experts with output biases, which are multiplied by the router's weight."""
+    """Experts with output biases, which are multiplied by the router's weights as outputs are."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
         """Run the chosen experts, and add their biases."""
@@ -118,22 +121,24 @@ class PrunedExpertsMixin:
 
 
 class PrunedEachMixin:
-    """Experts with output biases, where each expert gets all tokens (Llama 4).
+    """Experts of Llama 4 with output biases.
 
-    A token that is routed to other experts is a row of zeros.
+    In Llama 4, each expert gets all tokens. A token that is not routed to the expert is a row of
+    zeros, and gets no bias.
     """
 
     def forward(self, hidden_states):
-        """Run the experts, and add the bias of each expert to the tokens that are routed to it."""
+        """Run the experts, and add each expert's bias to the outputs of tokens routed to it."""
         inputs = hidden_states.unflatten(0, (self.num_experts, -1))
         biases = inputs.any(dim=-1, keepdim=True) * self.down_proj_bias[:, None]
         return (super().forward(hidden_states) + biases.flatten(0, 1)).to(hidden_states.dtype)
 
 
 def add_biases(experts):
-    """Change the class of experts to a class that adds output biases.
+    """Change the class of experts that have output biases to a class that adds these biases.
 
-    Nothing changes if they already have this class, or if the class of their family adds biases.
+    Nothing changes if the experts already have this class, or if their class in transformers adds
+    output biases.
     """
     added = hasattr(experts, "down_proj_bias") and not getattr(experts, "has_bias", False)
     if added and not any(cls.__name__.startswith("PrunedE") for cls in type(experts).__mro__):
@@ -142,9 +147,9 @@ def add_biases(experts):
 
 
 def _head_dims(widths):
-    """Return the head size of each layer if layers differ, as in Gemma 4; else None.
+    """Return a `per_layer_config` with only the head sizes, or None if all layers have the same.
 
-    The config of the model must contain these sizes.
+    Layers of Gemma 4 differ in head size, and its classes read these sizes from the config.
     """
     sizes = {}
     for i, layer in widths.items():
@@ -179,10 +184,10 @@ def check_for_vllm(widths, ranks):
 
 
 def decoder(model):
-    """Return the decoder, which is the module that has the decoder layers."""
+    """Return the decoder of a model, which is the module with the decoder layers."""
     base = model.base_model
     if base is model:
-        # the class of Llama 4 with an LM head does not name its base model
+        # `base_model` of Llama4ForCausalLM is the model itself
         base = getattr(model, "model", model)
     return base.get_submodule(model.config.flap_modules["decoder"])
 
@@ -193,10 +198,10 @@ def decoder_layers(model):
 
 
 def share_config(model):
-    """Give the language model its config, and give the modules of each layer the layer's config."""
+    """Give the decoder the config of the language model, and give each layer its `LayerConfig`."""
     config = model.config.get_text_config()
     language_model = decoder(model)
-    language_model.config = config  # transformers has copied the config
+    language_model.config = config  # instead of the copy that transformers has made
     if hasattr(language_model, "rotary_emb"):
         language_model.rotary_emb.config = RotaryConfig(
             config, _head_dims(config.to_dict()["per_layer_config"])
@@ -214,7 +219,7 @@ def share_config(model):
 class LayerConfig:
     """The config of a layer: the layer's widths, and all other values of the model's config.
 
-    Later changes of the model's config also affect this config.
+    If another value of the model's config changes later, it also changes here.
     """
 
     def __init__(self, config, layer):
@@ -224,15 +229,15 @@ class LayerConfig:
         self._shared = config
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # `copy` looks these up before `_shared` is set
+        if name.startswith("__"):  # `copy` looks up special methods before `_shared` is set
             raise AttributeError(name)
         return getattr(self._shared, name)
 
 
 class RotaryConfig(LayerConfig):
-    """The model's config, in which layers differ only in the size of their heads.
+    """The model's config for rotary embeddings, in which layers differ only in their head size.
 
-    All layers of the same type have the same size.
+    All layers of the same type, such as sliding attention, have the same head size.
     """
 
     def __init__(self, config, sizes):
@@ -248,7 +253,7 @@ def _build(dense, layer_config, i, modules):
     modules: the value of `flap_modules`. Modules that are not pruned are taken from the dense
         layer.
     """
-    # Gemma 4 doubles the width that it reads from the config
+    # with this option, Gemma 4 would double the width of the MLP, which is already the final width
     if getattr(layer_config, "use_double_wide_mlp", False):
         layer_config.use_double_wide_mlp = False
     if modules["square_attention"]:
@@ -263,7 +268,7 @@ def _build(dense, layer_config, i, modules):
     if _has(layer, modules["attention"]):
         attention = layer.get_submodule(modules["attention"].rpartition(".")[0])
         for norm, linear in modules["attention_norms"].items():
-            # OLMoE builds its query and key norms for the hidden size
+            # OLMoE builds these norms for the hidden size, whatever the number of heads
             width = getattr(attention, linear).out_features
             if getattr(attention, norm).weight.shape != (width,):
                 getattr(attention, norm).weight = nn.Parameter(torch.ones(width))
@@ -289,9 +294,10 @@ def _has(layer, path):
 def _build_square(layer_class, config, i, attention, output):
     """Build a layer whose class takes the attention width from the hidden size.
 
-    attention, output: the name of the attention in the layer, and of the output projection in it.
+    attention: the name of the attention module in the layer.
+    output: the name of the output projection in the attention module.
     """
-    # 1. build the layer with an attention of the hidden size
+    # 1. build the layer with an attention whose width is the hidden size
     heads = config.num_attention_heads
     hidden_size = config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
@@ -302,7 +308,8 @@ def _build_square(layer_class, config, i, attention, output):
     config.hidden_size = heads * config.head_dim
     narrow = type(getattr(layer, attention))(config, layer_idx=i)
 
-    # 3. replace its projections by projections between heads × head_dim and the hidden size
+    # 3. replace the projections of this attention by projections from the hidden size to
+    #    heads × head_dim, and back
     for name, linear in narrow.named_children():
         if hasattr(linear, "weight"):
             weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
@@ -317,14 +324,14 @@ def _build_square(layer_class, config, i, attention, output):
 
 
 def _linear(like, inputs, outputs, bias):
-    """Create a projection of the same class as another projection."""
+    """Create a projection of the same class as `like`."""
     if isinstance(like, Conv1D):
         return Conv1D(outputs, inputs)
     return type(like)(inputs, outputs, bias=bias)
 
 
 def _match_bias(layer, path, bias):
-    """Replace the Linear at `path` if it has a bias but must not have one, or the reverse."""
+    """Replace the Linear at `path` by one with a bias, or without, if `bias` says so."""
     linear = layer.get_submodule(path)
     if bias is not None and (linear.bias is not None) != bias:
         parent, _, name = path.rpartition(".")
@@ -335,8 +342,8 @@ def _match_bias(layer, path, bias):
 def pruned_class(name):
     """Return the pruned class that derives from the transformers class with this name.
 
-    The class is created on first use. The name of the class is `Flap` followed by the given name.
-    Checkpoints refer to this name.
+    The class is created on first use. Its name, which checkpoints contain, is `Flap` followed by
+    the given name.
     """
     flap_name = f"Flap{name}"
     if flap_name not in globals():
@@ -351,7 +358,7 @@ def _make_class(name, base):
         attributes["config_class"] = pruned_class(base.config_class.__name__)
         return type(name, (PrunedModelMixin, base), attributes)
     attributes["model_type"] = f"flap_{base.model_type}"
-    # Granite divides logits by it, but vLLM's backend multiplies
+    # Granite divides logits by `logits_scaling`, but vLLM multiplies them by `logit_scale`
     if hasattr(base, "logits_scaling"):
         attributes["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
     return type(name, (PrunedConfigMixin, base), attributes)

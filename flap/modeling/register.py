@@ -20,8 +20,8 @@ from flap.modeling.families import FAMILIES, TOWERS, family_of
 def register() -> None:
     """Register all pruned architectures with transformers' Auto classes.
 
-    Afterwards, loading a checkpoint does not need `trust_remote_code`. Further calls do nothing.
-    `flap.load` and the command line work without calling `register`.
+    Afterwards, transformers can load pruned checkpoints without `trust_remote_code`. Further calls
+    do nothing. `flap.load` and flap's command line do not need this call.
     """
     for config_class in register_configs():
         register_models(config_class)
@@ -31,8 +31,8 @@ def register() -> None:
 def register_configs() -> dict[type, tuple[str, str]]:
     """Register the configs of all pruned architectures, without importing model classes.
 
-    Returns, for each config class, the names of two transformers classes that its models derive
-    from: without and with an LM head.
+    Return a dict from each config class to the names of two transformers classes, from which its
+    model classes derive: the model without an LM head, and the model with an LM head.
     """
     modeling_flap.find_modules = _find_modules
     configs: dict[type, tuple[str, str]] = {}
@@ -48,7 +48,10 @@ def register_configs() -> dict[type, tuple[str, str]]:
 
 
 def register_models(config_class: type) -> None:
-    """Register the models of a config class. Do nothing if it is not a pruned architecture."""
+    """Register the model classes that belong to a config class.
+
+    Do nothing if the config class is not that of a pruned architecture.
+    """
     for name in register_configs().get(config_class, ()):
         model_class = modeling_flap.pruned_class(name)
         auto_class = getattr(transformers, model_class._auto_class)
