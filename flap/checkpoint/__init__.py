@@ -1,5 +1,5 @@
-"""Write and load checkpoints that other tools can load without this package.
+"""Write checkpoints, which other tools can load without flap, and load them with flap.
 
-This file imports nothing, because it is imported together with vLLM's plugin, and the environment
-of vLLM lacks packages that the rest of flap needs.
+This file imports nothing, because vLLM also imports it with flap's plugin for vLLM, and the
+environment of vLLM may lack packages that the rest of flap needs.
 """

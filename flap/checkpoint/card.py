@@ -1,4 +1,4 @@
-"""The model card of a checkpoint, README.md. Cards that a user has written are never replaced."""
+"""Write the model card of a checkpoint (README.md), but never replace a card of the user."""
 
 import logging
 from pathlib import Path, PureWindowsPath
@@ -18,7 +18,7 @@ MARK = (
 
 
 def is_generated(card: Path) -> bool:
-    """Return whether a file is a model card that flap has written and that still has its mark."""
+    """Return whether a file is a model card that flap has written, by its line MARK."""
     return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
@@ -32,7 +32,7 @@ def write_card(directory: Path, text: str) -> None:
 
 
 def without_folders(value: Any) -> Any:
-    """Replace each path in a value by its last component.
+    """Return a value in which each path is replaced by its last component.
 
     Cards are published, and should not reveal the folders of the machine that wrote them.
     """
@@ -46,7 +46,7 @@ def without_folders(value: Any) -> Any:
 
 
 def _may_be_on_hub(name: str) -> bool:
-    """Return whether a text may be the name of a model or data set on a hub, such as org/name."""
+    """Return whether a text may be the id of a model or data set on the hub, such as org/name."""
     path = PureWindowsPath(name)  # splits at slashes and backslashes
     if len(path.parts) != 2 or path.anchor:
         return False

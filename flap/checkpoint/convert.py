@@ -1,4 +1,4 @@
-"""Give a pruned model in memory the class and the config that its checkpoint is loaded with."""
+"""Give a pruned model the class and the config with which its checkpoint can be loaded."""
 
 from math import inf
 from typing import Any
@@ -28,11 +28,11 @@ _REPLACED = (
 
 
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
-    """Change class and config of a model in place, so that `save_pretrained` writes a checkpoint.
+    """Change class and config of a model in place, so that its saved checkpoint can be loaded.
 
-    If the base architecture of transformers can represent the pruned model, it gets the class and
-    the config of this architecture (the stock form). Otherwise, it gets the class and the config of
-    `modeling_flap.py`, which is then saved with the weights.
+    If the base architecture in transformers can represent the pruned model, the model gets the
+    class and the config of this architecture (the stock form). Otherwise, it gets a class and a
+    config of `modeling_flap.py`, and this file is later saved with the weights.
 
     spare: the maximum number of parameters that the stock form may add as zero biases.
 
@@ -40,10 +40,10 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     """
     adapter = placed.adapter
     shared = _shared_values(adapter.config)
-    # without this value, transformers computes it from the number of heads
+    # without a head_dim, transformers would compute it from the number of heads, which has changed
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     base_config_class = stock_class(type(adapter.config))
-    # the config of Falcon always computes head_dim, and does not allow setting it
+    # Falcon's config always computes head_dim from the number of heads, and rejects other values
     is_computed = isinstance(getattr(base_config_class, "head_dim", None), property)
 
     try:
@@ -72,7 +72,7 @@ def _shared_values(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
-    """Give a model the class and config of `modeling_flap.py`, with the widths of each layer."""
+    """Give a model a class and a config of `modeling_flap.py`, with the widths of each layer."""
     model = adapter.model
     config_class = _pruned_class(model.config)
     base_class = _pruned_class(adapter.base)
@@ -94,19 +94,19 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     register_models(config_class)  # so that the Auto classes find the model class for this config
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(model)
-    # save tensors under the names of their modules, without conversions
+    # `save_pretrained` then saves tensors under the names of their modules, without conversions
     model._weight_conversions = None
 
 
 def _pruned_class(dense: PreTrainedConfig | PreTrainedModel) -> Any:
-    """Return the class of `modeling_flap.py` for a config class or a model class."""
+    """Return the class of `modeling_flap.py` that a dense config or model gets after pruning."""
     return modeling_flap.pruned_class(stock_class(type(dense)).__name__)
 
 
 def _become(
     adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, model_class: type
 ) -> None:
-    """Give a model its new classes, and each of its modules the new config."""
+    """Give a model and its base model new classes, and give their modules the new config."""
     model = adapter.model
     config_before = model.config
     decoder = set(adapter.decoder.modules())

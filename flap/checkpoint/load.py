@@ -1,4 +1,4 @@
-"""Load a pruned checkpoint with this package, instead of the code in the checkpoint."""
+"""Load a pruned checkpoint with the classes of flap, instead of the code in the checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from flap.models import read_model
 def load(directory: str | Path, **options: Any) -> PreTrainedModel:
     """Load a pruned model in evaluation mode.
 
-    directory: a checkpoint, or the folder of a run that has saved one.
+    directory: a checkpoint, or the folder of a run that contains a checkpoint.
     options: arguments of `from_pretrained`, such as dtype.
 
     Raises:

@@ -12,14 +12,14 @@ from flap.storage.new_paths import missing_paths, remove_paths
 def only_writer(directory: Path) -> Iterator[None]:
     """Keep other runs from writing or measuring this checkpoint during a `with` block.
 
-    Other runs wait until the block ends. The lock file is next to the directory and not in the
-    cache, so that it works between machines with separate caches. If no lock can be created, the
-    block runs without a lock.
+    Other runs wait until the block ends. The lock file is next to the directory of the checkpoint,
+    and not in the cache, so that runs on machines with separate caches also wait. If no lock can be
+    created, the block runs without a lock.
     """
     lock = directory.with_name(f".{directory.name}.lock")
     new_folders = missing_paths(directory.parent, names=())
     with ExitStack() as stack:
-        stack.callback(remove_paths, new_folders)  # only if they are still empty
+        stack.callback(remove_paths, new_folders)  # removes only empty folders
         waiting = f"checkpoint.dir={directory}: waiting for another run that works there"
         state = stack.enter_context(file_lock(lock, "checkpoint.dir", FOR_EVER, waiting))
         if state == "held":

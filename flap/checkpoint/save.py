@@ -1,8 +1,8 @@
 """Write a checkpoint directory: weights, config, modelling file, tokenizer and flap.json.
 
-The directory appears only when it is complete, and after it was reloaded as a check.
+The directory appears only when it is complete, and its model was reloaded and checked.
 
-Legend: N windows · T tokens in each of them.
+Legend: N windows · T tokens per window.
 """
 
 import os
@@ -51,9 +51,9 @@ OWN_FILES = (
 
 
 class DifferentError(RuntimeError):
-    """Raised if a reloaded checkpoint produces other logits than the model that was saved.
+    """Raised if a reloaded checkpoint computes other logits than the model that was saved.
 
-    This is a bug in flap, and not a mistake of the user.
+    This error means a bug in flap, and not a mistake of the user.
     """
 
 
@@ -71,9 +71,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     model: the directory of the dense model, which must not be overwritten.
 
     Raises:
-        ValueError: the directory has no name, cannot be created, is not empty and `overwrite` is
-            false, contains other files than a checkpoint of flap, or overlaps the directory of the
-            dense model.
+        ValueError: the directory has no name or a name that is too long, cannot be created, is
+            inside or around the directory of the dense model, or is not empty although `overwrite`
+            is false or the directory contains no checkpoint of flap.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:
@@ -102,14 +102,14 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
 
 
 def _overlap(one: Path, other: Path) -> bool:
-    """Return whether two paths are equal, or one of them lies inside the other."""
+    """Return whether two paths are equal, or one of them is inside the other."""
     return one == other or one in other.parents or other in one.parents
 
 
 def make_label(
     plan: Mapping[str, Any], provenance: Mapping[str, Any], key: str = ""
 ) -> dict[str, Any]:
-    """Return the content of flap.json: how the checkpoint was made, and the kept units.
+    """Return the content of flap.json: how a checkpoint was made, and which units it has kept.
 
     key: the key of the run (`Run.key`), by which a later start of the run recognises its
         checkpoint. The key is empty if no run has made the checkpoint.
@@ -121,7 +121,10 @@ def make_label(
 
 
 def label_of(directory: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's flap.json; empty if the file is missing or damaged."""
+    """Return the content of a checkpoint's flap.json.
+
+    Return {} if the file is missing or damaged, or if there are no safetensors.
+    """
     if not any(directory.glob("*.safetensors")):
         return {}
     return read_json(directory / LABEL)
@@ -150,16 +153,17 @@ def save_checkpoint(
     overwrite: bool = False,
     files: Iterable[Path] = (),
 ) -> PlacedModel:
-    """Write a checkpoint, and check that it produces the same logits when reloaded.
+    """Write a checkpoint, and check that the reloaded checkpoint computes the same logits.
 
     label: the content of flap.json (`make_label`).
     files: additional files, which are copied into the directory.
 
-    Returns: The model for later stages: the same model if it is in memory, else the checkpoint.
+    Returns: The model for later stages of the run. If `model` is in memory, this is `model`;
+        otherwise, it is a model that reads the new checkpoint.
 
     Raises:
-        ValueError: the directory is not empty, or cannot be written.
-        DifferentError: the reloaded checkpoint has other logits.
+        ValueError: `check_target` refuses the directory, or it cannot be written.
+        DifferentError: the reloaded checkpoint computes other logits.
     """
     check_target(directory, overwrite)
     try:
@@ -179,7 +183,7 @@ def save_checkpoint(
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    """Copy files that the user has added from the old checkpoint to the new one."""
+    """Copy the user's own files from an old checkpoint into the new checkpoint that replaces it."""
     if not old.is_dir():
         return
     for path in sorted(old.iterdir()):
@@ -192,7 +196,7 @@ def _carry_over(old: Path, new: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether flap, and not the user, writes this file or folder into a checkpoint."""
+    """Return whether a file or folder in a checkpoint comes from flap, and not from the user."""
     patterns = OWN_FOLDERS if path.is_dir() else OWN_FILES
     if any(fnmatch(path.name, pattern) for pattern in patterns):
         return True
@@ -200,12 +204,13 @@ def _is_own(path: Path) -> bool:
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
-    """Reload a checkpoint and compare its logits with the model's, on fixed token ids.
+    """Reload a checkpoint, and check that its logits for fixed token ids are those of the model.
 
-    The largest difference may be at most 1e-5 of the largest logit.
+    The largest difference between two logits may be at most 1e-5 of the largest absolute logit.
 
     Raises:
-        DifferentError: the logits are not finite, or differ. The message has the difference.
+        DifferentError: the logits of the model are not finite, or the reloaded logits differ from
+            them.
     """
     tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size
     expected = model.logits(tokens_NT).float()

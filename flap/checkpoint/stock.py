@@ -1,6 +1,7 @@
-"""The stock form of a checkpoint has the base architecture, and needs no code of flap.
+"""Find out whether a pruned model can be saved as a checkpoint of its base architecture.
 
-A pruned model can be saved in this form if all of its layers have the same widths.
+Such a checkpoint has the stock form. It can be loaded without code of flap. This form is possible
+only if all layers of the pruned model have the same widths.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -17,7 +18,7 @@ from flap.models import ModelAdapter, PlacedModel, adapt, stock_class
 from flap.models.block import set_tensor
 from flap.models.stacked_experts import experts_fit_kernel
 
-# Config keys that add biases to Linear modules.
+# Config keys with which an architecture adds biases to its Linear modules.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
 # Config keys that describe a class or a file instead of the model.
 NOT_SHARED = (
@@ -33,13 +34,13 @@ NOT_SHARED = (
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
     """Return a config of the base architecture whose model has every tensor of the pruned model.
 
-    The config sets as few bias flags as possible. A flag may add biases that the pruned model
-    lacks. `fill_biases` adds them as zeros.
+    As few bias flags (BIAS_FLAGS) as possible are true in the config. A bias flag may add biases
+    that the pruned model lacks. `fill_biases` adds these biases to the pruned model as zeros.
 
     shared: all config values except the widths.
 
     Raises:
-        ValueError: no config fits. The message says why.
+        ValueError: there is no such config. The message says why.
     """
     values = shared | _common_widths(adapter)
     reason = ""
@@ -47,7 +48,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
         try:
             config = _stock_config(adapter, values | dict.fromkeys(flags, True))
             _check_places(adapter.model, config)
-        # checks of config classes raise the latter
+        # config classes raise StrictDataclassError for values that they do not allow
         except (ValueError, StrictDataclassError) as error:
             last_line = str(error).splitlines()[-1].strip()
             reason = last_line.removeprefix("ValueError: ").removesuffix(".")
@@ -57,7 +58,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
 
 
 def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
-    """Return the common widths of all layers.
+    """Return the widths of a layer if all layers have the same widths.
 
     Raises:
         ValueError: layers differ in width, or the kernel for experts does not support the width.
@@ -87,10 +88,10 @@ def _stock_config(adapter: ModelAdapter, values: dict[str, Any]) -> PreTrainedCo
 
 
 def _check_places(model: PreTrainedModel, config: PreTrainedConfig) -> None:
-    """Check that the base architecture has every tensor of a model, in the same shape.
+    """Check that a model of this config has every tensor of `model`, in the same shape.
 
     Raises:
-        ValueError: the base architecture lacks a tensor, or has it in another shape.
+        ValueError: a tensor is missing, or has another shape.
     """
     places = _shapes(_on_meta(model, config))
     for name, shape in _shapes(model).items():
@@ -103,10 +104,12 @@ def whole_config(
 ) -> PreTrainedConfig:
     """Return a model's config in which the config of the language model is replaced.
 
-    For a text model, the result is the config of the language model. For a vision-language model,
-    the configs of all other parts stay the same objects.
+    For a text model, this is `text_config` itself. For a vision-language model, the configs of the
+    other parts, such as the vision tower, stay the same objects.
 
-    config_class: the class of the config of a vision-language model.
+    config_class: the class of the new config; only used for vision-language models.
+    text_config: the new config of the language model.
+    changes: other values of the new config; only used for vision-language models.
     """
     config = model.config
     if config.get_text_config() is config:
@@ -117,10 +120,10 @@ def whole_config(
     parts["text_config"] = text_config
     present = {"": config}
     for name, part in parts.items():
-        if part is not None:  # for example, a Gemma 4 without an audio tower has no config for it
+        if part is not None:  # the config of a missing part, such as an audio tower, is None
             present[name] = part
 
-    # creating a config would reset the attention implementations of its parts
+    # the new config would otherwise reset the attention and experts implementations of its parts
     implementations = {}
     for kind in ("attn", "experts"):
         implementations[f"{kind}_implementation"] = {
@@ -144,7 +147,10 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
 
 
 def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
-    """Return the biases, with sizes, that a model of this config has but the given model lacks."""
+    """Return the biases that a model of this config has, but `model` lacks.
+
+    The result is a dict from the name of each bias to its number of elements.
+    """
     present = _shapes(model)
     missing = {}
     for name, shape in _shapes(_on_meta(model, config)).items():
@@ -154,7 +160,10 @@ def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str
 
 
 def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
-    """Add zero biases to the decoder layers. missing: the names of the biases in the model."""
+    """Add biases of zeros to Linear modules of the decoder layers.
+
+    missing: the names that the new biases have in the model.
+    """
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
         linears = []

@@ -8,10 +8,10 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
 class TransformersMoEForCausalLM(Mixture):
-    """The backend for mixtures. vLLM looks it up by the name of its base class.
+    """The backend for mixtures. It has the name of its base class, by which vLLM recognises it.
 
     The fused kernels of vLLM run the experts, with a separate width for each layer. If experts have
-    biases, or if layers differ in the number of experts, transformers runs them instead.
+    biases, or if layers differ in the number of experts, transformers runs the experts instead.
     """
 
     text_config: Any
@@ -26,8 +26,8 @@ class TransformersMoEForCausalLM(Mixture):
             super(MoEMixin, self).recursive_replace()
             return
 
-        # the config has a list with the widths of all layers, but this step needs one width at a
-        # time
+        # vLLM reads the width of the experts from the config; if layers differ, it accepts a list
+        # with the width of each layer
         shared = self.text_config
         names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)

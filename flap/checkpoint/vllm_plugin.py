@@ -2,8 +2,8 @@
 
 vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). vLLM's
 Transformers backend serves the pruned architectures, and builds their layers with the classes of
-`modeling_flap.py`. `vllm_model.py` extends the backend for mixtures of experts. vLLM refuses
-architectures that are not registered.
+`modeling_flap.py`. For mixtures of experts, `vllm_model.py` extends this backend. vLLM refuses to
+serve architectures that are not registered.
 """
 
 import logging
@@ -18,21 +18,22 @@ from flap.modeling.register import register as register_with_transformers
 
 log = logging.getLogger(__name__)
 
-# The classes that vLLM imports to build a model. The class for mixtures runs experts in vLLM's
-# fused kernels.
+# The classes that vLLM imports to build a model. The class for mixtures of experts runs the experts
+# in vLLM's fused kernels.
 DENSE = "vllm.model_executor.models.transformers:TransformersForCausalLM"
 MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 
-# Mixtures whose experts the fused kernels of vLLM 0.32 cannot run. For Gemma 4, vLLM reads another
-# key for the number of chosen experts. For Llama 4, it gives tokens only to the chosen experts. For
-# DeepSeek-V3, it has no float32 kernel on a CPU.
+# Mixtures of experts whose experts the fused kernels of vLLM 0.32 cannot run. For Gemma 4, vLLM
+# reads another config key for the number of experts per token. For Llama 4, vLLM gives a token only
+# to its chosen experts. For DeepSeek-V3, vLLM has no float32 kernel on a CPU.
 RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
-# vLLM 0.32 loads this family, but generates another text than transformers.
+# Pruned architectures that are not registered. vLLM 0.32 loads Falcon-H1, but generates another
+# text than transformers.
 LEFT_OUT = ("falcon_h1",)
 
 
 class Checks:
-    """Checks of pruned architectures, which vLLM calls before it starts worker processes."""
+    """Checks of pruned models, which vLLM calls before it starts worker processes."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
@@ -40,7 +41,7 @@ class Checks:
         widths = vllm_config.model_config.hf_text_config.to_dict()["per_layer_config"]
         try:
             check_for_vllm(widths, vllm_config.parallel_config.tensor_parallel_size)
-        except ValueError as error:  # a ValueError would get lost among the lines that vLLM prints
+        except ValueError as error:  # vLLM would hide a ValueError among many lines of output
             raise RuntimeError(str(error)) from None
 
     @staticmethod
@@ -51,8 +52,8 @@ class Checks:
 def register() -> None:
     """Register the pruned architectures.
 
-    vLLM calls this function for every model that it serves, and stops if it raises an error. If
-    this version of vLLM has other registries, only log a warning.
+    vLLM calls this function whatever model it serves, and stops if it raises an error. If this
+    version of vLLM has other registries, this function only logs a warning.
     """
     try:
         from vllm import ModelRegistry

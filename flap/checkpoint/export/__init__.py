@@ -1,1 +1,1 @@
-"""Exports of checkpoints to the formats of other inference engines: `python -m flap export`."""
+"""Export checkpoints to the formats of other inference engines (`python -m flap export`)."""

@@ -1,4 +1,4 @@
-"""The command `python -m flap export CHECKPOINT FORMAT`, which exports to other engines."""
+"""The command `python -m flap export CHECKPOINT FORMAT`, which exports to an inference engine."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     On an error, print one line and exit with code 1.
     """
     options = _parser().parse_args(arguments)
-    # imported here because importing it takes seconds, and --help should not wait
+    # imported here, because this import takes seconds, and --help and usage errors need not wait
     from transformers.utils.logging import set_verbosity_error
 
     set_verbosity_error()
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> Path:
-    """Export in the requested format. Only the modules for this format are imported."""
+    """Export the checkpoint in the requested format. Import only the modules for this format."""
     if options.format == "gguf":
         from flap.checkpoint.export.gguf.export import export_gguf
 

@@ -1,4 +1,4 @@
-"""Read a checkpoint for an export, and check its settings and the installed packages."""
+"""Read a checkpoint for an export, and check the settings of its model and installed packages."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from flap.config import how_to_install, one_line, shown
 from flap.models import read_config, read_tokenizer
 from flap.models.weights import check_weights
 
-# The engine that runs each format.
+# A dict from the name of a format to the inference engine that runs it.
 ENGINES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
 
@@ -35,21 +35,22 @@ def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedToken
 
 
 def head_dim(config: PreTrainedConfig) -> int:
-    """Return the head dimension D of a model."""
+    """Return the number of channels of a head."""
     given = getattr(config, "head_dim", None)
     return int(given or config.hidden_size // config.num_attention_heads)
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the RoPE parameters of layers with full attention, and with sliding attention."""
+    """Return the RoPE parameters of layers with full and with sliding attention, in this order."""
     rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
     return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
 
 
 def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
-    """Return the ids of the tokens at which `generate` of transformers ends a text.
+    """Return the ids of the tokens at which transformers' `generate` ends a text.
 
-    The ids come from generation_config.json, because the config of a chat model may have fewer ids.
+    The ids come from generation_config.json, because config.json may have fewer ids for chat
+    models. Without a generation_config.json, they come from the config.
     """
     try:
         generation = GenerationConfig.from_pretrained(checkpoint)
@@ -62,11 +63,11 @@ def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
 
 
 class Shards:
-    """The file and the shape of each tensor of a checkpoint, read from the safetensors headers.
+    """The files and the shapes of a checkpoint's tensors, read from the safetensors headers.
 
     Raises:
-        ValueError: there is no safetensors file, a file is damaged, or the index names a tensor
-            that no file has.
+        ValueError: there is no safetensors file, a file is missing or damaged, or lacks a tensor
+            that the index assigns to it.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -89,9 +90,10 @@ class Shards:
 
 
 def check_installed(kind: str, *modules: str) -> None:
-    """Check that the packages of a format are installed.
+    """Check that the packages for an export format are installed.
 
-    The extra of flap with the name of the format installs these packages.
+    kind: the format. The extra of flap with the same name installs these packages.
+    modules: the names of modules in these packages.
 
     Raises:
         ValueError: a package is missing. The message says how to install it.
@@ -104,12 +106,13 @@ def check_installed(kind: str, *modules: str) -> None:
 
 
 def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]) -> None:
-    """Check that the engine of a format can compute the model with this value of a setting.
+    """Check that the engine of a format supports the value of a setting of the model.
 
-    kind: a key of `ENGINES`.
+    kind: the format, a key of `ENGINES`.
+    allowed: the values that the engine supports.
 
     Raises:
-        ValueError: the engine cannot compute the model. The message lists the supported values.
+        ValueError: the engine does not support the value. The message lists the supported values.
     """
     allowed = list(allowed)
     if value not in allowed:

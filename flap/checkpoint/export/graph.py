@@ -1,10 +1,10 @@
 """Write a checkpoint as a graph with a KV cache for ONNX Runtime or OpenVINO.
 
-The exporters of transformers trace the graph. The same graph computes prompts and decoding steps.
-The graph takes any number of tokens after any number of cached tokens. Sequences of different
+The exporters of transformers trace the graph. The same graph processes prompts and decoding steps,
+because it takes any number of tokens after any number of cached tokens. Sequences of different
 lengths are padded on the left.
 
-Legend: N sequences · T tokens in each of them.
+Legend: N sequences · T tokens per sequence.
 """
 
 import contextlib
@@ -29,7 +29,9 @@ MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino
 def export_graph(checkpoint: Path, kind: str) -> Path:
     """Write the folder `onnx` or `openvino` into the directory of a checkpoint; return its path.
 
-    The dtype of the weights stays the same. kind: a key of `MODULES`.
+    The weights keep their dtype.
+
+    kind: the format, which is a key of `MODULES`.
 
     Raises:
         ValueError: there is no checkpoint, the model is a vision-language model, a package is
@@ -58,7 +60,7 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
 
 
 def _remove_source_lines(graph: Any) -> None:
-    """Remove the names of local source files from which the nodes of the graph were traced."""
+    """Remove from the graph the paths of the local source files that it was traced from."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(graph.program)
@@ -89,18 +91,18 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
 def _make_experts_traceable(model: PreTrainedModel, kind: str) -> None:
     for module in model.modules():
         if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
-            # the exporter already adds every `down_proj_bias`, so the class of the base
-            # architecture must not add it again
+            # the OpenVINO exporter adds every `down_proj_bias` itself, so use the class of the
+            # base architecture, which does not add it
             _, base_class = type(module).__bases__
             module.__class__ = base_class
         config = getattr(module, "config", None)
         if config is not None and getattr(config, "_experts_implementation", None) == "eager":
-            # the eager implementation branches on routing decisions, which a graph cannot do
+            # the eager implementation branches on the router's choices, which a graph cannot do
             config._experts_implementation = "batched_mm"
 
 
 def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the inputs of a decoding step for two sequences, one of which is padded."""
+    """Return the inputs of a decoding step for two sequences. The first sequence is padded."""
     from transformers.exporters.utils import decompose_for_generation
 
     vocab_size = model.config.get_text_config().vocab_size
@@ -116,9 +118,9 @@ def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _dynamic_shapes(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the axes of the inputs whose lengths are dynamic.
+    """Return the axes of each input whose lengths are dynamic.
 
-    The axes of sequences and tokens are dynamic. The axes of heads and channels are fixed.
+    These are the axes of sequences and tokens. The axes of heads and channels have fixed lengths.
     """
     from transformers.exporters.utils import get_leaf_tensors
 

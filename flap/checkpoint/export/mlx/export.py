@@ -1,7 +1,7 @@
 """Write a checkpoint as a folder for `mlx_lm.load`: weights, config, tokenizer and model file.
 
-The config has the keys that mlx-lm reads. If mlx-lm would compute other logits, the export is
-refused.
+The config has the keys that mlx-lm reads. The export is refused if mlx-lm would compute other
+logits than transformers.
 """
 
 import json
@@ -32,9 +32,9 @@ REPLACED = (
     "layer_types",
     "sliding_window",
 )
-# The values of config keys for which mlx-lm computes the same as transformers.
+# The following dicts have config values for which mlx-lm computes the same as transformers.
 SILU = {"hidden_act": ("silu",)}
-# mlx-lm uses the same formula for all of these
+# mlx-lm uses one formula for all of these activation functions.
 GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}
 GEMMA: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh",),
@@ -61,7 +61,8 @@ def export_mlx(checkpoint: Path) -> Path:
     The export does not need MLX to be installed.
 
     Raises:
-        ValueError: there is no checkpoint, mlx-lm cannot run it, or the folder cannot be written.
+        ValueError: there is no checkpoint, mlx-lm would not compute the same as transformers, or
+            the folder cannot be written.
     """
     config, tokenizer = read_checkpoint(checkpoint)
     values = mlx_config(config)
@@ -83,11 +84,12 @@ def export_mlx(checkpoint: Path) -> Path:
 def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the content of `config.json` for mlx-lm.
 
-    The config has two additional keys for the model file. `heads` has the numbers of query heads
-    and KV heads of each layer. `windows` has the sliding window of each layer, or None.
+    The config has two additional keys, which the model file reads. `heads` has the numbers of query
+    heads and KV heads of each layer. `windows` has the length of the sliding window of each layer,
+    or None.
 
     Raises:
-        ValueError: mlx-lm does not have this architecture, or computes it differently.
+        ValueError: mlx-lm does not have this architecture, or would compute other logits.
     """
     model_type = str(config.model_type.removeprefix("flap_"))
     rope, local_rope = ropes(config)
@@ -131,7 +133,11 @@ def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
 
 
 def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
-    """Return the config keys for sliding windows. mlx-lm has special keys for Gemma 3."""
+    """Return the config keys for sliding windows.
+
+    For Gemma 3, these are mlx-lm's own keys. For all other architectures, it is the key `windows`,
+    which the model file reads.
+    """
     layers = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers

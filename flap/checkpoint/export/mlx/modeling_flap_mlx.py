@@ -1,10 +1,10 @@
 """A pruned model for mlx-lm, whose layers differ in width. This file is saved with the weights.
 
 First, mlx-lm's model of the base architecture is built. Then each parameter gets the shape of its
-tensor in the file. Each attention gets its number of heads and its sliding window from
+tensor in the safetensors files. Each attention gets its number of heads and its sliding window from
 `config.json`.
 
-Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
+This file was written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
 import importlib
@@ -13,10 +13,10 @@ import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.utils import MODEL_REMAPPING
 
-# Attributes for the number of heads in the architectures of mlx-lm.
+# Names of the attributes that hold the number of heads in the architectures of mlx-lm.
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
-# Parts of tensor names that transformers has renamed, and their old names, which mlx-lm uses.
+# For each architecture, parts of the tensor names in transformers, and the names in mlx-lm.
 RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": "embed_out."}}
 
 
@@ -30,10 +30,10 @@ class ModelArgs(dict):
 
 
 def Model(config):
-    """Return a model of the base architecture, whose widths change when weights are loaded."""
+    """Return a model of the base architecture. Its widths change when weights are loaded."""
     model_type = config["model_type"]
     base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
-    # some architectures compute the head dimension from the number of heads
+    # some architectures compute the head dimension as hidden size / number of heads
     dense_heads = config["hidden_size"] // config["head_dim"]
     dense = {"num_attention_heads": dense_heads, "num_key_value_heads": dense_heads}
     model_class = type("Model", (PrunedMixin, base.Model), {})
@@ -61,7 +61,7 @@ def set_heads(layer, query_heads, kv_heads):
 class SlidingMixin:
     """A layer in which each token attends only to the last `window` tokens.
 
-    Most architectures of mlx-lm have no sliding window.
+    This class is needed because most architectures of mlx-lm have no sliding window.
     """
 
     def __call__(self, x, mask=None, cache=None):
@@ -74,7 +74,7 @@ class PrunedMixin:
     """A model whose parameters get the shapes of the loaded tensors."""
 
     def sanitize(self, weights):
-        """Give each parameter the shape of its tensor, and return weights with mlx-lm's names."""
+        """Give each parameter the shape of its tensor, and return the weights by mlx-lm's names."""
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
         weights = split_experts(weights)
@@ -91,7 +91,7 @@ class PrunedMixin:
         return weights
 
     def shape(self, name, weights):
-        """Return the shape that a tensor had before it was quantised."""
+        """Return the shape of a tensor in `weights`, or if it is quantised, its unpacked shape."""
         path, _, kind = name.rpartition(".")
         shape = weights[name].shape
         scales = weights.get(f"{path}.scales")
@@ -104,7 +104,7 @@ class PrunedMixin:
 def split_experts(weights):
     """Return weights in which the experts of each layer have mlx-lm's names.
 
-    transformers stores the gate and up projections of experts in one tensor, which is split.
+    transformers stores the gate and up projections of experts in one tensor. This tensor is split.
     """
     renamed = {}
     for name, tensor in weights.items():
