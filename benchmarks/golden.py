@@ -1,10 +1,10 @@
-"""Compare plans, weights and numbers of 23 runs before and after a refactoring.
+"""Compare plans, weights and numbers of 25 runs before and after a refactoring.
 
-    python benchmarks/golden.py write FOLDER       # at the commit before, and again after it
-    python benchmarks/golden.py compare OLD NEW    # plans to the bit, weights and numbers to 1e-6
+    python benchmarks/golden.py write FOLDER       # once before the refactoring, and once after it
+    python benchmarks/golden.py compare OLD NEW    # plans bit for bit, weights and numbers to 1e-6
 
-All runs use the command line and one thread, so that any two commits can be compared on the same
-machine.
+All runs start from the command line and use one thread, so that any two commits can be compared on
+the same machine.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def make_mixture(folder: Path) -> Path:
 
 
 def write(folder: Path) -> None:
-    """Run every cell that the folder does not contain yet, and print its digests and numbers."""
+    """Make all runs that the folder does not contain yet, and print a `row` for each run."""
     os.environ |= {"FLAP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     mixture = folder / "mixture"
     if not (mixture / "config.json").is_file():
@@ -113,7 +113,7 @@ def write(folder: Path) -> None:
 
 
 def row(run_dir: Path) -> str:
-    """Return a line with the digests of plan and weights, and the numbers of the pruned model."""
+    """Return a line with digests of a run's plan and weights, and the pruned model's numbers."""
     numbers = json.loads((run_dir / "report.json").read_text())["evaluation"]["pruned"]
     return f"plan {plan_digest(run_dir)} weights {weights_digest(run_dir)} {numbers}"
 
@@ -123,7 +123,7 @@ def plan_digest(run_dir: Path) -> str:
 
 
 def weights_digest(run_dir: Path) -> str:
-    """Return a digest of all tensors, which does not depend on their division into shards."""
+    """Return a digest of all tensors of a checkpoint, however they are divided into shards."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors(run_dir).items()):
         total.update(name.encode() + tensor.numpy().tobytes())
@@ -139,7 +139,7 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def compare(old: Path, new: Path) -> bool:
-    """Print the changes in each cell, and return whether all cells are equal."""
+    """Print how much each run has changed, and return whether all runs agree."""
     same = True
     for name in cells(old / "mixture"):
         a, b = (folder / name.replace(" ", "_") for folder in (old, new))
@@ -155,9 +155,9 @@ def compare(old: Path, new: Path) -> bool:
 
 
 def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Return the largest difference of a weight, relative to the largest value of its tensor.
+    """Return the largest change of a weight, relative to the largest absolute value of its tensor.
 
-    The difference is infinite if names or shapes differ.
+    The result is infinite if names or shapes of tensors differ.
     """
     if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
         return float("inf")
@@ -165,9 +165,9 @@ def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) ->
 
 
 def number_difference(a: Path, b: Path) -> float:
-    """Return the largest relative difference of a measured number.
+    """Return the largest relative change of a measured number between the runs `a` and `b`.
 
-    The difference is infinite if a number is missing.
+    The result is infinite if a number of `a` is missing in `b`.
     """
     old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
     differences: list[float] = [

@@ -7,16 +7,17 @@ in bfloat16, and created on the GPU. There are five steps:
    calibrates on. The vocabulary has 49,152 tokens, as in the packaged tokenizer.
 2. FLAP on this model, with a ratio of 0.2.
 3. FLAP on a smaller model with model.placement=auto. accelerate may use only a part of the GPU's
-   memory, so that half of the layers are on the host. For comparison, the same model is also
-   measured completely on the GPU.
-4. flap_plus with few tokens, on two layers. The time of the next step is estimated from this step.
-5. flap_plus on all layers.
+   memory, so that half of the layers are on the host. For comparison, FLAP also prunes the same
+   model with all layers on the GPU.
+4. flap_plus on a model with two layers of the large model, whose search measures few tokens. The
+   time of step 5 is estimated from this step.
+5. flap_plus on the large model with all of its layers.
 
 The script does not begin a step that would not end in time, and stops a step that takes too long.
 If a step fails, the remaining steps still run. The table and the JSON file say what happened. The
 seconds of a stage come from the report of the run. The peak memory on the GPU is measured for each
-step, and the peak on the host from the start of the process. GB are 10^9 bytes.
-`--device cpu --tiny` only tests the code.
+step. The peak memory on the host is measured from the start of the process. GB are 10^9 bytes.
+`--device cpu --tiny` only tests this script.
 """
 
 import argparse
@@ -73,8 +74,8 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }
 PROBE_LAYERS = 2
-# For a token, a pass over the few windows of a search may take this many times as long as a bare
-# pass, because the GPU waits for the host.
+# Per token, a forward pass in a search may take this many times as long as a bare forward pass. The
+# search has few windows, so the GPU waits for the host.
 SLOWER = 4
 MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no numbers
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
@@ -101,9 +102,9 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class StepTable:
-    """The numbers of all steps.
+    """The table of all steps with their numbers.
 
-    When a step ends, its row is printed and the file is written again.
+    When a step ends, its row is printed, and the JSON file `output` is written again.
     """
 
     def __init__(self, output: Path, about: Figures, deadline: float) -> None:
@@ -115,7 +116,7 @@ class StepTable:
         print("|" + "---|" * len(COLUMNS), flush=True)
 
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
-        """Run a step, unless fewer seconds are left than it needs.
+        """Run a step, unless the time that is left before the deadline is too short.
 
         needs: the expected time of the step in seconds. If it is infinite, the step does not run.
         """
@@ -164,14 +165,14 @@ def _row(name: str, figures: Figures) -> list[str]:
 
 
 def now(device: str) -> float:
-    """Return the time after the device has finished all of its work."""
+    """Wait until the device has finished its work, and return the time."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
-    """Return a random model, made on the device."""
+    """Create a model with random weights on the device."""
     torch.manual_seed(0)
     with torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -181,7 +182,7 @@ def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
 
 
 def composed(options: argparse.Namespace, *overrides: str) -> FlapConfig:
-    """Return the checked config of a command line that measures, saves and caches nothing."""
+    """Return the checked config of a run that evaluates, saves and caches nothing."""
     model = ["model.name=random", "model.path=random", f"model.device={options.device}"]
     sizes = [
         "calibration=boolq-passages",
@@ -205,7 +206,7 @@ def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
 
 
 def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
-    """Measure a forward pass of the decoder over as many windows as FLAP reads, after a warm-up."""
+    """Measure a forward pass of the decoder over `num_windows` windows, after a warm-up."""
     tokens_NT = random_windows(model, num_windows)
     bare_forward(model, tokens_NT[:BATCH_SIZE])
     if device == "cuda":
@@ -226,7 +227,7 @@ def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
 
 
 def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
-    """Measure a run from the loaded model to the pruned model."""
+    """Measure the stages of a run after loading the dense model and before the evaluation."""
     report = run(config, run_dir, source=source)
     stages = {
         stage: took
@@ -245,7 +246,10 @@ def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None)
 
 
 def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | None) -> Figures:
-    """Measure model.placement=auto with half of the layers outside the device's memory."""
+    """Measure FLAP with model.placement=auto and half of the layers outside the device's memory.
+
+    The remark of the result compares this run with a run on the device alone.
+    """
     with TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         source.model.save_pretrained(folder / "dense")
@@ -284,9 +288,8 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
     """Return the bytes that accelerate may use on the device and on the host.
 
-    On the device, accelerate may use enough for the embeddings and half of the layers. On the host,
-    it may use all free memory. In addition, accelerate keeps free the size of the largest module,
-    so that it can load any module.
+    On the device, this is enough for an embedding, half of the layers, and the largest module, for
+    which accelerate always keeps memory free. On the host, it is 90 % of the available memory.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [
@@ -294,21 +297,22 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # accelerate puts all other layers on the disk
+        return {"cpu": of_device}  # accelerate puts the layers that do not fit on the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
-    """Estimate the seconds of flap_plus on all layers.
+    """Estimate the seconds of flap_plus on a model with `num_layers` layers.
 
-    The estimate uses the seconds of flap_plus on PROBE_LAYERS layers and the seconds of a bare
-    pass. The time of fits is proportional to the number of layers. In a search, the windows of each
-    trial also pass through all layers behind the pruned layer.
+    The time of the least-squares fits is proportional to the number of layers, so it is estimated
+    from `probe`, which is flap_plus on PROBE_LAYERS layers. The windows of each trial of the search
+    also pass through all layers behind the pruned layer. The time of these passes is estimated from
+    `passed`, which is a bare forward pass.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    plans = 2 * len(search["levels"])  # number of trials in each layer
+    plans = 2 * len(search["levels"])  # number of trials in each layer, for attention and MLP
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 
@@ -349,7 +353,7 @@ def measure(table: StepTable, options: argparse.Namespace) -> None:
 
 
 def circumstances(options: argparse.Namespace) -> Figures:
-    """Return the machine, the versions and the date of the measurement."""
+    """Return the device, the versions, the options and the date of the measurement."""
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
     on_gpu = device.type == "cuda"
     return {

@@ -1,4 +1,4 @@
-"""Call llama.cpp's quantiser through its library, which does not need llama-quantize."""
+"""Call llama.cpp's quantiser through llama.cpp's library, without the program llama-quantize."""
 
 import ctypes
 from pathlib import Path
@@ -8,7 +8,7 @@ FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15, "Q6_K": 18}
 
 
 class QuantizeParams(ctypes.Structure):
-    """The struct llama_model_quantize_params of llama.h, with space for later fields."""
+    """The struct llama_model_quantize_params of llama.h, with space for fields that follow."""
 
     _fields_ = (
         ("nthread", ctypes.c_int32),
@@ -21,9 +21,10 @@ class QuantizeParams(ctypes.Structure):
 
 
 def quantise(libraries: Path, source: Path, target: Path, kind: str) -> None:
-    """Quantise an f16 file with llama.cpp's quantiser, as `llama-quantize` does.
+    """Quantise a GGUF file in f16 with llama.cpp's quantiser, as `llama-quantize` does.
 
     libraries: the folder of llama.cpp's libraries.
+    kind: a key of FTYPES.
     """
     for name in ("libggml-base*", "libggml.*"):
         ctypes.CDLL(str(next(libraries.glob(name))), ctypes.RTLD_GLOBAL)

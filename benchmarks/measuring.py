@@ -23,7 +23,7 @@ def packaged(device: str = "auto") -> CheckpointSource:
 def loaded(source: CheckpointSource) -> PreTrainedModel:
     """Return a model with all of its weights in memory.
 
-    The weights file is memory-mapped, so a weight is only read when it is first used. Therefore
+    The weights file is memory-mapped, so a weight is only read when it is first used. Therefore,
     this function uses each weight once.
     """
     model: PreTrainedModel = source.open().model
@@ -33,7 +33,7 @@ def loaded(source: CheckpointSource) -> PreTrainedModel:
 
 
 def random_windows(model: PreTrainedModel, number: int) -> Tensor:
-    """Return windows of random tokens, because a forward pass takes equally long for any tokens."""
+    """Return windows of random tokens, because the time of a forward pass depends on no token."""
     tokens_NT = torch.randint(
         model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0)
     )
@@ -42,7 +42,7 @@ def random_windows(model: PreTrainedModel, number: int) -> Tensor:
 
 @torch.no_grad()
 def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
-    """Run only the decoder, with the batch size of the calibration."""
+    """Run the decoder without the LM head and without flap, with the batch size of calibration."""
     for batch_NT in tokens_NT.split(BATCH_SIZE):
         model.base_model(input_ids=batch_NT, use_cache=False)
 
@@ -50,7 +50,7 @@ def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
 def status_bytes(field: str) -> int:
     """Return a size from /proc/self/status, in bytes (Linux).
 
-    VmRSS is the present memory of the process, and VmHWM its peak since the last reset.
+    VmRSS is the present memory of the process, and VmHWM is the peak since the last reset.
     """
     line = next(
         line

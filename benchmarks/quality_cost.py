@@ -1,12 +1,16 @@
 """Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
-The time is that of `flap.prune`, divided by the time of a bare forward pass of the same decoder
-over as many tokens. Pruning and the bare pass run alternately in one process, without a cache. The
-result is the median of the ratios. With `--clock cpu`, the script counts processor seconds of this
-process. Use this on machines that other people also use; it does not include the time of the disk.
-The targets are 1.1 with a bias and 2 with least squares.
+For the time, the script divides the seconds of `flap.prune` by the seconds of a bare forward pass,
+which runs the same decoder on the same number of tokens without flap. Pruning and the bare pass
+alternate in one process, without a cache. The result is the median of the ratios. The table shows
+the target of each method.
 
-The memory is the peak in addition to the loaded model, in a new process.
+With `--clock cpu`, the script counts processor seconds of its process instead of wall-clock
+seconds. Use this clock on a machine that other people use at the same time. It leaves out the time
+of waiting for the disk.
+
+For the memory, the script measures in a new process by how much the peak of pruning exceeds the
+memory of the loaded model.
 """
 
 import argparse
@@ -40,7 +44,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class Variant(NamedTuple):
     """A combination of options to measure."""
 
-    target: float  # pruning should take at most as long as this many bare forward passes
+    target: float  # the time of pruning should be at most this multiple of a bare forward pass
     choices: dict[str, Any]  # keyword arguments of `flap.prune`
     overrides: tuple[str, ...] = ()
 
@@ -66,9 +70,9 @@ def prune(
     tokenizer: PreTrainedTokenizerBase,
     options: argparse.Namespace,
 ) -> dict[str, float]:
-    """Prune the model in place, and return the seconds of the stages.
+    """Prune the model in place, and return the seconds of each stage.
 
-    For a search, the function also prints the options of the search.
+    With `structure=search`, also print the options of the search.
     """
     _, choices, overrides = VARIANTS[name]
     windows: dict[str, Any] = {
@@ -86,7 +90,10 @@ def prune(
 
 
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Return the median ratio of each variant. Every repeat prunes a new copy of the model."""
+    """Return for each variant the median of the ratios of pruning to a bare forward pass.
+
+    Every repeat prunes a new copy of the model.
+    """
     dense, tokenizer = load(options)
     tokens_NT = random_windows(dense, options.samples)
     clock = CLOCKS[options.clock]
@@ -110,7 +117,7 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
 
 
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
-    """Print the bytes by which the peak memory of pruning exceeds the loaded model (Linux).
+    """Print the bytes by which the peak memory of pruning exceeds that of the loaded model (Linux).
 
     This function runs in a separate process.
     """

@@ -3,22 +3,22 @@
     python benchmarks/quantised.py --folder DIR
 
 The model is SmolLM2-135M-Instruct, dense and pruned by 20 % (AL-AM, and round_to=32, so that rows
-can be divided into blocks of 32). The table has one row for each quantised form, with the bytes of
-the weights and the perplexity of the same held-out BoolQ passages in windows of 128 tokens.
-llama.cpp measures GGUF files, one token after the other. transformers measures all other forms on
-the CPU.
+can be divided into blocks of 32). The table has one row for each quantised form of each of these
+two models. A row shows the size of the weights, and the perplexity on the same held-out BoolQ
+passages in windows of 128 tokens. llama.cpp measures GGUF files, one token after the other.
+transformers measures all other forms on the CPU.
 
 The forms are
 
 - GGUF f16 and q8_0, as `python -m flap export` writes them;
-- Q8_0, Q5_1 (6.0 bits per weight) and Q4_K_M by llama.cpp's own quantiser, from the f16 file.
-  `--llama` is the folder of llama.cpp's libraries (libllama, libggml), because the wheel xllamacpp
-  has no quantiser;
+- Q8_0, Q5_1 (6.0 bits per weight), Q6_K and Q4_K_M, which llama.cpp's own quantiser makes from the
+  f16 file. The wheel xllamacpp has no quantiser, so `--llama` must name the folder of llama.cpp's
+  libraries (libllama, libggml);
 - int8, int6 and int4 weights by torchao;
-- W8A8 by llm-compressor, which needs another version of transformers. Run the same command in a
-  separate environment: it measures the checkpoints that are already in the folder.
+- W8A8 by llm-compressor, which needs another version of transformers. Run the same command again in
+  a separate environment, where it measures the checkpoints that are already in the folder.
 
-If the package of a form is missing, its row says so.
+If the package that a form needs is missing, the rows of this form say so.
 """
 
 import argparse
@@ -43,9 +43,9 @@ Measured = tuple[int, float]  # the bytes of a model's weights, and its perplexi
 
 
 def checkpoint(folder: Path, name: str) -> Path:
-    """Return the folder of a checkpoint with its f16 and q8_0 files.
+    """Return the folder of a checkpoint with its GGUF files in f16 and q8_0.
 
-    If the checkpoint does not exist, `python -m flap` writes it.
+    If the folder does not exist, `python -m flap` writes the checkpoint and the files.
     """
     target = folder / name
     if not target.is_dir():
@@ -70,7 +70,7 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def read_windows(directory: Path, num_windows: int) -> Tensor:
-    """Return the first windows of the held-out passages, (N, T)."""
+    """Return the first windows of the held-out BoolQ passages, (N, T): N windows of T tokens."""
     from flap.data import evaluation_windows, read_text
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -103,9 +103,9 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
 
 
 def stored(tensor: Tensor, bits: int) -> int:
-    """Return the bytes of a tensor in a file.
+    """Return the number of bytes that a tensor needs in a file.
 
-    An integer has `bits` bits, and any other number 16.
+    An integer needs `bits` bits, and any other number needs 16 bits.
     """
     # A quantised weight consists of integers, scales and zero points.
     if hasattr(tensor, "__tensor_flatten__"):
@@ -114,7 +114,7 @@ def stored(tensor: Tensor, bits: int) -> int:
 
 
 def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
-    """Return the measurement of integer weights.
+    """Return a function that measures a model with integer weights by torchao.
 
     With 8 bits, each row has a scale. With fewer bits, each group of 32 columns has a scale.
     """
@@ -136,7 +136,7 @@ def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
 
 
 def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
-    """Measure W8A8: weights and activations of 8 bits, with a scale for each row and each token."""
+    """Measure W8A8: 8-bit weights (one scale per row) and 8-bit activations (one per token)."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -160,10 +160,10 @@ def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
 
 
 def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Tensor], Measured]:
-    """Measure a GGUF file in llama.cpp.
+    """Return a function that measures a GGUF file in llama.cpp.
 
-    libraries: the folder of the quantiser's libraries. If the file does not exist, the quantiser
-    makes it from the f16 file.
+    libraries: the folder of the quantiser's libraries. If the GGUF file does not exist, the
+        quantiser makes it from the f16 file.
     """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
@@ -176,10 +176,10 @@ def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Te
 
 
 def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
-    """Return the perplexity of a GGUF.
+    """Return the perplexity of a GGUF file.
 
-    llama.cpp's server is forced to generate the next token of the text. The server reports the
-    log-probability that this token would have without being forced.
+    The function forces llama.cpp's server to generate the next token of the text. The server
+    reports the log-probability that this token would have without being forced.
     """
     import xllamacpp
 
@@ -211,7 +211,8 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
 def _forced(address: str, prompt: list[int], token: int) -> float | None:
     """Return the log-probability of a token after a prompt.
 
-    Return None if the token is only a part of a character, because llama.cpp does not report it.
+    Return None if the token is only a part of a character, because llama.cpp does not report such
+    tokens.
     """
     asked = {
         "prompt": prompt,

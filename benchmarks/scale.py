@@ -1,17 +1,17 @@
 """Measure the memory and time to prune a model from disk: `python benchmarks/scale.py`.
 
 The script needs Linux, 10 GB of disk and half an hour. The script writes random LLaMA models with
-grouped-query attention, which differ only in depth, shard by shard. The script then prunes each
-model by 30 % with model.placement=stream, in a new process, on 16 windows of 128 tokens.
+grouped-query attention, which differ only in their number of layers. The script then prunes each
+model by 30 % with model.placement=stream, in a new process, calibrated on 16 windows of 128 tokens.
 
 The table shows the peak of the resident memory, minus the peak of an interpreter that has imported
 torch. The peak (the kernel's VmHWM) includes memory-mapped files. The column `anonymous` (RssAnon,
-polled) leaves out these files. The target is at most 1.2 GB for the largest model, independent of
-the depth. GB are 10^9 bytes.
+polled) leaves out these files. The target is a peak of at most 1.2 GB for the largest model, and
+about the same peak for all numbers of layers. GB are 10^9 bytes.
 
-`--shape mixtral` or `qwen3_moe` prunes a mixture of experts. `--shape qwen3-30b-a3b` prunes four
-layers of Qwen3-30B-A3B. Other arguments are passed on to the run:
-`--gb 1 --shape mixtral method=flap_plus`.
+`--shape mixtral` and `--shape qwen3_moe` prune a mixture of experts. `--shape qwen3-30b-a3b` prunes
+a model with four layers of the shape of Qwen3-30B-A3B. Other arguments are passed on to the run, as
+in `--gb 1 --shape mixtral method=flap_plus`.
 """
 
 import argparse
@@ -28,14 +28,15 @@ from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# This model has the layers of Llama-3.2-1B, with 60.8 million parameters each (121.6 MB in
-# bfloat16). The tokenizer is SmolLM2's, and the embeddings are not tied.
+# Config values of all models. They use the tokenizer of SmolLM2, and the LM head is not tied to the
+# embedding.
 ENDS = {
     "vocab_size": 49152,
     "tie_word_embeddings": False,
     "max_position_embeddings": 2048,
     "head_dim": 64,
 }
+# The layers of Llama-3.2-1B have 60.8 million parameters each (121.6 MB in bfloat16).
 LLAMA = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
@@ -99,10 +100,10 @@ WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibrat
 
 
 def write_model(directory: Path, shape: str, num_layers: int) -> int:
-    """Write a random model, and return its bytes.
+    """Write a random model, and return the number of bytes of its weights.
 
-    There is one shard for each layer, and one for all other weights. Only one shard is in memory at
-    a time.
+    Each layer has a shard of its own, and another shard has all other weights. Only one shard is in
+    memory at a time.
     """
     import torch
     from measuring import packaged
@@ -112,8 +113,8 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     from transformers.core_model_loading import revert_weight_conversion
 
     tokenizer = packaged("cpu").tokenizer
-    # These are the pre-tokenizer steps of SmolLM, which identify its tokenizer in a GGUF file.
-    # transformers does not read the first step from the packaged GGUF.
+    # These are the pre-tokenizer steps of SmolLM, by which the export to GGUF recognises SmolLM's
+    # tokenizer. transformers does not read the first step from the packaged GGUF file.
     steps = [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -156,9 +157,9 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 
 
 def prune(directory: Path, arguments: list[str]) -> None:
-    """Run the command line in this process.
+    """Run flap in this process, and then print the processor time and the peak memory.
 
-    At the end, print the processor time and the peak memory.
+    arguments: words of the command line, which replace the defaults in RUN and WINDOWS.
     """
     chosen = {argument.split("=")[0] for argument in arguments}
     usual = [argument for argument in (*RUN, *WINDOWS) if argument.split("=")[0] not in chosen]
@@ -169,18 +170,18 @@ def prune(directory: Path, arguments: list[str]) -> None:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory that this process has had, in bytes."""
+    """Return the largest resident memory that this process has had until now, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def disk_bytes(*folders: Path) -> int:
-    """Return the disk space in bytes that the files in these folders need now.
+    """Return the disk space in bytes that the files in these folders use at this moment.
 
     A file with several hard links counts once.
     """
     sizes: dict[tuple[int, int], int] = {}
-    # Folders may disappear during the walk; os.walk ignores this error.
+    # The run may delete a folder during os.walk, which ignores this error.
     for folder, _, names in chain.from_iterable(map(os.walk, folders)):
         for name in names:
             with suppress(OSError):  # the run may have deleted the file in the meantime
@@ -199,7 +200,7 @@ class Watched(NamedTuple):
 
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
-    """Run this script in a new process, and record its memory and the size of these folders."""
+    """Run this script in a new process, and record the process's memory and the folders' size."""
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -254,7 +255,7 @@ def measure(directory: Path, shape: str, size: int, bare: Watched, options: list
 
 
 def reload(directory: Path) -> None:
-    """Load the complete checkpoint, and run it once."""
+    """Load the pruned checkpoint, run it once, and print whether its logits are finite."""
     import torch
 
     from flap import load
@@ -283,7 +284,7 @@ def main() -> None:
         import torch  # noqa: F401
 
         print(f"peak {peak_bytes()}")
-        time.sleep(0.5)  # wait, so that the other process can read the memory of this process
+        time.sleep(0.5)  # wait, so that the parent process can read the memory of this process
     else:
         bare = watched("--bare")
         print(

@@ -1,12 +1,12 @@
 """Measure the time of a sweep: `python benchmarks/sweep.py`.
 
-The script runs one `python -m flap -m` with an empty cache, which prunes the packaged model in 24
-cells: 3 metrics x 4 structures x 2 ratios. The cells evaluate and save nothing. The script prints
-three results:
+The script runs one sweep, `python -m flap -m`, with a cache that contains no statistics. The sweep
+prunes the packaged model in 24 cells: 3 metrics x 4 structures x 2 ratios. The cells evaluate and
+save nothing. The script prints three results:
 
-- the wall-clock time of the sweep, divided by the time of one calibration and 24 times scoring,
-  allocating and slicing with `flap.prune` in this process (target: at most 2.0);
-- the seconds of each cell's job, without calibration and loading (target: under 1.5);
+- the wall-clock time of the sweep, divided by the time that `flap.prune` takes in this process for
+  one calibration, and for scoring, allocating and slicing 24 times (target: at most 2.0);
+- the average seconds of a cell's job, without calibration and loading (target: under 1.5);
 - the number of cells that calibrated (target: one).
 """
 
@@ -39,7 +39,7 @@ CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
-    """Return the seconds of one calibration and of 24 times scoring, allocating and slicing."""
+    """Return the seconds of one calibration, and of scoring, allocating and slicing 24 times."""
     source = packaged()
     shared = ["calibration=boolq-passages"]
     total = 0.0
@@ -52,9 +52,9 @@ def bare_seconds() -> float:
 
 
 def sweep_seconds(folder: Path) -> float:
-    """Return the wall-clock seconds of the command in a new process.
+    """Return the wall-clock seconds of the sweep, which runs in a new process.
 
-    The cache contains the model, but no statistics.
+    The cache contains the packaged model, but no statistics.
     """
     cache = folder / "cache"
     cache.mkdir(parents=True)
@@ -76,7 +76,8 @@ def sweep_seconds(folder: Path) -> float:
 def inside(sweep: Path) -> tuple[list[float], int]:
     """Return the wall-clock seconds of each cell's job, and the number of cells that calibrated.
 
-    The time of a job is that from its first file to its last file, without calibration and loading.
+    The time of a job is the time between its first and its last file, without calibration and
+    loading.
     """
     seconds = []
     misses = 0

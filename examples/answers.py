@@ -3,9 +3,10 @@
     python examples/answers.py PROMPTS FOLDER [key=value ...]
 
 PROMPTS is a .jsonl file. The lines of this file are {"prompt": "…", "answer": "…"}, or {"messages":
-[…]} where the last message is the answer. Two thirds of the rows become the calibration text, which
-the model answers itself. The script asks the last third before and after pruning. With
-calibration.num_samples=16, a few hundred rows are enough.
+[…]} where the last message is the answer. Two of every three rows become calibration prompts, which
+the model answers itself. The script asks every third row before and after pruning, and compares the
+model's answers with the right answers. With calibration.num_samples=16, a few hundred rows are
+enough.
 """
 
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false"]
-# The evaluation asks prompts without examples, as calibration does.
+# Evaluation asks the prompts without few-shot examples, in the same form as calibration.
 FORM = ["calibration.answers=self", "eval.generation.num_fewshot=0"]
 SHOWN = [
     "ratio",

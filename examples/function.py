@@ -1,4 +1,4 @@
-"""Prune with your own function as the metric, on your own texts, without any file.
+"""Prune with your own function as the metric and a list of texts, without writing a config file.
 
     python examples/function.py MODEL FOLDER
 
@@ -13,7 +13,7 @@ import flap
 
 
 def largest_output(weight_OI, statistics):
-    """score_j = std_j · max_o |W_oj|, the largest change of an output; higher = keep."""
+    """score_j = std_j · max_o |W_oj|, for input channel j and output channel o; higher = keep."""
     return statistics.var_I.sqrt() * weight_OI.abs().amax(dim=0)
 
 

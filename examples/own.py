@@ -10,7 +10,7 @@ from flap.method.importance import Metric
 
 @dataclass(frozen=True)
 class Range(Metric):
-    """score_j = std_j · max_o |W_oj|; higher = keep."""
+    """score_j = std_j · max_o |W_oj|, for input channel j and output channel o; higher = keep."""
 
     def score(self, weight_OI, statistics):
         return statistics.var_I.sqrt() * weight_OI.abs().amax(dim=0)
@@ -18,7 +18,7 @@ class Range(Metric):
 
 @dataclass(frozen=True)
 class Neurons(UniformLayers):
-    """A structure that removes only neurons, and the same share from each layer."""
+    """A structure that removes only neurons, the same share from each layer."""
 
     def removed_kv_heads(self, budget):
         return [0] * len(budget.layers)
@@ -26,7 +26,7 @@ class Neurons(UniformLayers):
 
 @dataclass(frozen=True)
 class Sentence(Evaluator):
-    """An evaluator that measures `sentence/loss`: nats per token of a sentence; lower is better."""
+    """An evaluator of a sentence's loss, `sentence/loss`, in nats per token; lower is better."""
 
     text: str = "Paris is the capital of France."
 

@@ -1,9 +1,9 @@
-"""Write packaged tasks for lm-eval's own command.
+"""Write tasks with packaged documents as files, which lm-eval's own command can read.
 
     python examples/packaged_tasks.py FOLDER TASK ...
 
-The script writes the task `packaged_TASK` as YAML and Parquet to FOLDER. If you pass this folder as
---include_path, lm-eval needs no network.
+For each TASK, the script writes a task `packaged_TASK` to FOLDER, as a YAML and a Parquet file. If
+you pass this folder to lm-eval as --include_path, lm-eval needs no network.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main(folder: str, *names: str) -> None:
             "test_split": split,
             "fewshot_split": split,
         }
-        # The same number of examples as in a run of flap.
+        # use the same number of few-shot examples as a run of flap does by default
         shots = {"num_fewshot": 5 if task.OUTPUT_TYPE == "generate_until" else 0}
         stock = {
             "include": str(task_manager().task_index[name].yaml_path),

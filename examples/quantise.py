@@ -6,8 +6,9 @@
 llm-compressor needs other package versions than flap, so install it into a separate environment.
 You do not need to install flap there.
 
-The schemes FP8_DYNAMIC, W8A8 and W4A16 round dense models without data. W4A16 needs rows whose
-length is a multiple of 128 (`round_to=128`).
+The schemes FP8_DYNAMIC, W8A8 and W4A16 round the weights of models without experts, and need no
+calibration data. W4A16 needs weight matrices whose row length is a multiple of 128
+(`round_to=128`).
 """
 
 import sys
@@ -16,7 +17,7 @@ from llmcompressor import model_free_ptq
 
 
 def main(checkpoint: str, target: str, scheme: str = "FP8_DYNAMIC") -> None:
-    """Write the checkpoint with the matrices of its decoder layers quantised."""
+    """Write a copy of the checkpoint in which the matrices of the decoder layers are quantised."""
     model_free_ptq(checkpoint, target, scheme, ignore=["lm_head", r"re:.*\.embed_tokens$"])
 
 

@@ -1,6 +1,6 @@
 """Serve a checkpoint: `python examples/serve.py FOLDER`.
 
-Send it a prompt with `curl -d "The old tree" http://127.0.0.1:8000`.
+Send a prompt to the server with `curl -d "The old tree" http://127.0.0.1:8000`.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Compare metrics and ratios, and print the best cells.
+"""Compare metrics at several ratios, and print the best metric for each ratio.
 
     python examples/study.py FOLDER [key=value ...]
 
-The script writes a subfolder for each cell, study.csv, plots and index.html to FOLDER. If you run
-it again, it computes only missing results.
+The script writes a subfolder for each run, study.csv, plots and index.html to FOLDER. If you start
+the script again, it computes only missing results.
 """
 
 import subprocess

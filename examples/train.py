@@ -1,7 +1,8 @@
 """Train a pruned checkpoint on a text with LoRA: `python examples/train.py CHECKPOINT TEXT FOLDER`.
 
-The checkpoint is an ordinary transformers model, so you can train it with any loss. With
-`recover=lora`, flap itself trains the model to predict what the dense model predicts.
+A pruned checkpoint is an ordinary transformers model, so you can train it with any loss. Without
+this script, flap itself can train the model to predict what the dense model predicts
+(`recover=lora`).
 """
 
 import sys

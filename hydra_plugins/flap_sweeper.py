@@ -15,15 +15,15 @@ from omegaconf import DictConfig
 
 
 class RecordingSweeper(BasicSweeper):
-    """Hydra's basic sweeper, except that it writes the config of the sweep without secrets.
+    """Hydra's basic sweeper, which writes the config of the sweep without secrets.
 
-    The jobs get the composed config with its secrets.
+    The jobs of the sweep still get the composed config with its secrets.
     """
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Prepare the launcher with the composed config, and `self.config` without secrets."""
+        """Set up the launcher with the composed config, but keep a config without secrets."""
         # imported here because Hydra imports its plugins in every program
         from flap.config import recorded
 
@@ -46,8 +46,8 @@ class RecordingSweeper(BasicSweeper):
 class QuietLauncher(Launcher):
     """A launcher that raises the error of the first failed job.
 
-    Without this class, the sweeper would raise the same error, but would first print the whole
-    command line.
+    Without this class, the sweeper would raise the same error, but Hydra would first print the
+    whole command line of the job.
     """
 
     def __init__(self, launcher: Launcher) -> None:

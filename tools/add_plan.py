@@ -1,9 +1,9 @@
-"""Make a plan that flap contains: `python tools/add_plan.py method=flap_plus ratio=0.2`.
+"""Add a packaged plan to flap: `python tools/add_plan.py method=flap_plus ratio=0.2`.
 
-The script runs flap with these options, and measures the perplexity of passages that the run has
-not read for calibration. The script writes the plan to plans/MODEL/METHOD-RATIO.json, and the
-report to plans/MODEL/reports/. The checkout must have no uncommitted changes, because the report
-names its commit.
+The script runs flap with the options of the command line, and measures the perplexity of passages
+that are not in the calibration text. It then copies the plan to plans/MODEL/METHOD-RATIO.json, and
+the report to plans/MODEL/reports/. The checkout must have no uncommitted changes, because the
+report names the commit of the checkout.
 """
 
 import shutil
@@ -20,7 +20,7 @@ MEASURED = ("eval.perplexity.max_tokens=4096", "checkpoint.save=false")
 
 
 def main() -> None:
-    """Run flap with the options of the command line, and add its plan to plans/."""
+    """Run flap with the options of the command line, and add the plan of this run to plans/."""
     with TemporaryDirectory() as folder:
         words = [*MEASURED, *sys.argv[1:], f"hydra.run.dir={folder}"]
         done = subprocess.run([sys.executable, "-m", "flap", *words], check=False)
@@ -33,15 +33,13 @@ def main() -> None:
 
 
 def add(run: Path, plans: Path) -> str:
-    """Copy the plan and the report of a finished run to a folder of plans.
-
-    Returns the name of the plan.
+    """Copy the plan and the report of a finished run to `plans`, and return the plan's name.
 
     Raises:
-        ValueError: The report names no commit, or contains a path of this machine.
+        ValueError: the report names no commit without changes, or contains a path of this machine.
     """
     report = Report.load(run / "report.json")
-    report.checkpoint = None  # remove the path of a folder on this machine
+    report.checkpoint = None  # the checkpoint's path exists only on this machine
     if report.git.get("dirty") is not False:
         raise ValueError(
             "the checkout has changes; commit them first, so that the report names them"

@@ -1,8 +1,8 @@
 """Make a release: `make release VERSION=0.2.0`.
 
-The script writes the date into the changelog, and builds and checks an sdist and a wheel in dist/.
-The script works on a copy of the last commit, changes the checkout only after all checks, and
-uploads nothing.
+The script writes the version and the date into the files of the checkout that contain them, and
+puts a checked sdist and a checked wheel into dist/. The script works on a copy of the last commit.
+It changes the checkout only after all checks, and uploads nothing.
 """
 
 import argparse
@@ -41,11 +41,12 @@ def main() -> None:
 
 
 def release(root: Path, version: str, today: date) -> list[str]:
-    """Write the version into the checkout `root`, and return the new files in its dist/.
+    """Write the version into the checkout `root`, and return the paths of the new files in dist/.
 
     Raises:
-        ValueError: the version exists, the checkout has changes, or there is nothing to release.
-        CalledProcessError: a check has failed; it has printed why.
+        ValueError: the version exists already or has another form than 0.2.0, the checkout has
+            changes, or there is nothing to release.
+        CalledProcessError: a check has failed. Its output says why.
     """
     refuse(root, version)
     texts = versioned(root, version, today)
@@ -63,7 +64,7 @@ def refuse(root: Path, version: str) -> None:
     """Check that this version can be released.
 
     Raises:
-        ValueError: it cannot; see `release`.
+        ValueError: the version cannot be released, for one of the reasons in `release`.
     """
     try:
         usual = str(Version(version))
@@ -74,7 +75,7 @@ def refuse(root: Path, version: str) -> None:
             f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}"
         )
     changelog = (root / "CHANGELOG.md").read_text()
-    # A date such as 2026-03-01 instead of "Unreleased".
+    # the heading of a released section has a date, such as 2026-03-01, instead of "Unreleased"
     dated = f"\n## [{version}] - 2" in changelog
     if dated or output("git", "tag", "--list", f"v{version}", cwd=root):
         raise ValueError(
@@ -90,7 +91,7 @@ def refuse(root: Path, version: str) -> None:
 
 
 def versioned(root: Path, version: str, today: date) -> dict[str, str]:
-    """Return the new content of each file that contains the version."""
+    """Return the new contents of the files that contain the version, by file name."""
     patterns = {
         "flap/__init__.py": (r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"'),
         "CITATION.cff": (
@@ -106,13 +107,13 @@ def versioned(root: Path, version: str, today: date) -> dict[str, str]:
 
 
 def write(root: Path, texts: dict[str, str]) -> None:
-    """Write texts to files of the folder `root`."""
+    """Write texts to files in the folder `root`. texts: a dict from file names to contents."""
     for name, text in texts.items():
         (root / name).write_text(text)
 
 
 def exported(root: Path, folder: Path) -> Path:
-    """Copy the files of the last commit into a new folder, and return it."""
+    """Copy the files of the last commit into a new folder, and return this folder."""
     archive = subprocess.run(
         ["git", "archive", "HEAD"], cwd=root, check=True, capture_output=True
     ).stdout
@@ -122,7 +123,7 @@ def exported(root: Path, folder: Path) -> Path:
 
 
 def build(source: Path, folder: Path) -> list[Path]:
-    """Build the sdist, and then the wheel from the sdist. Return both files."""
+    """Build the sdist, then build the wheel from the sdist, and return the two files."""
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True
     )
@@ -130,10 +131,10 @@ def build(source: Path, folder: Path) -> list[Path]:
 
 
 def check(files: list[Path], environment: Path) -> None:
-    """Check the metadata of the files, and that the wheel works in a new environment.
+    """Check the metadata of the files, and that flap runs from the wheel in a new environment.
 
     Raises:
-        CalledProcessError: a check has failed; it has printed why.
+        CalledProcessError: a check has failed. Its output says why.
     """
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
     [wheel] = [file for file in files if file.suffix == ".whl"]
@@ -145,7 +146,7 @@ def check(files: list[Path], environment: Path) -> None:
 
 
 def output(*command: str, cwd: Path) -> str:
-    """Run a command, and return its output."""
+    """Run a command in the folder `cwd`, and return its standard output."""
     return subprocess.run(
         command, cwd=cwd, check=True, capture_output=True, text=True
     ).stdout.rstrip()

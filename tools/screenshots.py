@@ -1,8 +1,8 @@
 """Take the pictures of the documentation: `make screenshots`.
 
 docs/study.png shows the page of a sweep over methods and ratios, with failed cells. docs/layers.png
-shows how much of each layer one of these models keeps, and the error of each layer. The model is
-SmolLM2-135M-Instruct. The script takes about three minutes on two cores.
+shows how much of each layer stays when method=flap prunes the model at ratio=0.2, and the error of
+each layer. The model is SmolLM2-135M-Instruct. The script takes about three minutes on two cores.
 """
 
 import shutil
@@ -20,7 +20,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SWEEP = [
     "hydra.sweep.dir=multirun_outputs/methods",
     "method=flap,wanda_sp",
-    "ratio=0.2,0.4,1.5",  # flap refuses 1.5, as an example of a failed cell
+    "ratio=0.2,0.4,1.5",  # flap refuses 1.5, so the page shows failed cells
     "eval=[perplexity,divergence]",
     "calibration.num_samples=32",
     "eval.perplexity.max_tokens=1024",
@@ -31,18 +31,18 @@ SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
 WIDTH = 1280
 HEIGHT = 1000
 SCALE = 1.5
-COLOURS = 128  # number of colours in a picture; a palette makes its file a third as large
+COLOURS = 128  # number of colours in a picture; with so few, its file is a third as large
 
 
 def main() -> None:
     """Run the sweep and take the pictures.
 
-    The sweep is in a temporary folder, so that the page contains no path of this machine.
+    The sweep runs in a temporary folder, so that its page contains no path of this checkout.
     """
     with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
         sweep.mkdir(parents=True)
-        # There is no `check=True`, because one cell fails on purpose.
+        # `check` is false, because the two cells with ratio=1.5 fail on purpose.
         subprocess.run([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False)
         page.goto((sweep / "index.html").as_uri())
         photograph(page, DOCS / "study.png")
@@ -52,7 +52,7 @@ def main() -> None:
 
 @contextmanager
 def chromium() -> Iterator[Page]:
-    """Start the system's Chromium, and open a window of WIDTH by HEIGHT pixels."""
+    """Start the system's Chromium, and yield a page of WIDTH by HEIGHT CSS pixels."""
     path = shutil.which("chromium")
     if path is None:
         raise SystemExit("error: no chromium on the PATH; apt-get install chromium")
@@ -66,7 +66,7 @@ def chromium() -> Iterator[Page]:
 
 
 def photograph(page: Page, target: Path) -> None:
-    """Save a picture of a page."""
+    """Save a picture of a page to the file `target`, with COLOURS colours."""
     page.screenshot(path=target)
     Image.open(target).convert("RGB").quantize(COLOURS).save(target, optimize=True)
 
