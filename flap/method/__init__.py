@@ -1,5 +1,5 @@
 """The pruning method, from calibration to recovery.
 
-Each subpackage imports only from the subpackages before it: calibration, importance, allocation,
-compression, search, vocabulary, recovery.
+Of these subpackages, each imports only from subpackages before it: calibration, importance,
+allocation, compression, search, vocabulary, recovery.
 """

@@ -70,8 +70,8 @@ def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error in the layer's output that the removal of each unit causes.
 
     In a mixture of experts, a unit consists of one neuron of every expert. The ranking takes the
-    mean of these neurons. To turn the mean into the sum, the error of each neuron is multiplied by
-    the number of experts.
+    mean of the values of these neurons. To turn the mean into the sum, the error of each neuron is
+    multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()

@@ -139,7 +139,7 @@ class Budget:
     def _least_share(self, bound: Bound) -> float:
         """Return the smallest share of parameters that a plan must remove to meet a bound.
 
-        This share is sufficient if the removed units have the highest cost per parameter.
+        This share is sufficient only if all removed units have the highest cost per parameter.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):

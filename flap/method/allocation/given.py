@@ -23,10 +23,7 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan that the option `plan` gives.
-
-    It is the plan of another run, a plan in a file, or a packaged plan.
-    """
+    """The plan that the option `plan` names: of another run, in a file, or in the package."""
 
     origin: str  # the run's folder, the file, or the name of the packaged plan
     plan: PruningPlan

@@ -74,7 +74,7 @@ def bounds_of_shapes(
 def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
     """Return a bound that also counts the bytes of keys and values.
 
-    caches: these bytes for each layer; empty if the target does not count them.
+    caches: the bytes of keys and values in each layer; empty if the target does not count them.
     """
     if not caches:
         return bound

@@ -119,7 +119,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
 
     The model samples from its predicted distribution (temperature 1). The model does not stop at
     EOS, because it was trained on sequences of several documents. The result can be stored as JSON,
-    and `written_text` makes a text of it.
+    and `written_text` turns it into a text.
 
     work: the working directory. Batches that an interrupted run has stored there are used again.
 
@@ -169,7 +169,7 @@ def _batches_at_once(draft: Draft) -> int:
     """
     if draft.left <= 0:
         return 0
-    # assume 10 % more, because the text of a batch may have more tokens when it is tokenised again
+    # assume 10 % more tokens, because a text may have more tokens when it is tokenised again
     tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
     # The last batch has another size, so a batch that may be the last one is not written in
     # advance.

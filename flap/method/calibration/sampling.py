@@ -36,7 +36,7 @@ BATCH: Kind[Any] = as_json("batch")
 # The config sections whose texts a model can write. Each section has different random draws, so
 # that a model is not trained on the text that it was calibrated on.
 USES = ("calibration", "recover")
-# A sequence is dropped as a loop if less than this share of its 4-grams are distinct.
+# A sequence is dropped as a loop if the share of distinct 4-grams in the sequence is below this.
 DISTINCT = 0.5
 
 
@@ -144,7 +144,7 @@ def continued(
             attention_mask=mask_NT.to(model.device),
             logits_processor=processors,
             generation_config=options,
-            tokenizer=tokenizer,  # transformers needs it to find the stop texts
+            tokenizer=tokenizer,  # transformers needs the tokenizer to find the stop texts
         )
     return [_until(ends, row) for row in written_NT[:, tokens_NT.shape[1] :].tolist()]
 

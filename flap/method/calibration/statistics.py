@@ -69,7 +69,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics of one layer: of the inputs of its output projections, and of its own input."""
+    """Statistics of the input of one layer, and of the inputs of its output projections."""
 
     blocks: Pair[tuple[Statistics, ...]]  # for each of the two blocks, statistics of each member
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)

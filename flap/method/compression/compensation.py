@@ -26,7 +26,8 @@ class FitReport(NamedTuple):
     """How well a linear map replaces the removed channels of a block.
 
     The errors are mean squared errors of the block's output on held-out calibration tokens; lower
-    is better. The errors are 0 if no held-out token reaches the block.
+    is better. The errors are 0 if no held-out token reaches the block, and nan if they are not
+    computed in a trial of a search.
     """
 
     # the ridge of the chosen map; None if FLAP's bias is used instead, because no map has a smaller

@@ -62,8 +62,8 @@ class Elimination:
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
         """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if this fails.
 
-        It fails if H_KK has no Cholesky factor, or if the result is not finite. The kept channels
-        of the removal must be at the front of the order.
+        The computation fails if H_KK has no Cholesky factor, or if the result is not finite. The
+        kept channels of the removal must be at the front of the order.
         """
         kept = len(removal.kept_K)
         if kept > self.num_channels:

@@ -94,7 +94,7 @@ class OBS(Metric):
 def _costs_with(
     ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor
 ) -> Tensor:
-    """Return cost_U, the cost of each unit when it is removed, with a given ridge.
+    """With a given ridge, return cost_U, the cost of each unit at the moment of its removal.
 
     Raises:
         LinAlgError: H has no inverse.
@@ -115,7 +115,7 @@ def _costs_with(
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Return cost_U, the cost of each unit when it is removed.
+    """Return cost_U, the cost of each unit at the moment of its removal.
 
     A unit has `channels` consecutive channels. The two tensors are changed in place. Removed
     channels stay in the tensors as zeros, until half of the channels are removed.

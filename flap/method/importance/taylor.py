@@ -20,11 +20,11 @@ class Taylor(Metric):
         score_u = |Σ_w w · ∂L/∂w|
 
     w: all weights that are removed with unit u, from all matrices: the rows of the input
-    projections with their biases, and the columns of the output projection. These weights are one
-    group in the terms of the paper; a KV head and its query heads are one group. L: the mean
-    cross-entropy of the next token over the calibration windows, in nats per token. The score is,
-    to first order, the absolute change of the loss if the unit is removed. The score is divided
-    evenly over the unit's channels. Higher = keep.
+    projections with their biases, and the columns of the output projection. The paper calls these
+    weights a group. A KV head and its query heads form one group. L: the mean cross-entropy of the
+    next token over the calibration windows, in nats per token. The score is, to first order, the
+    absolute change of the loss if the unit is removed. The score is divided evenly over the unit's
+    channels. Higher = keep.
 
     Equation 3 of the paper is the Taylor expansion of the loss for a group of weights. The score is
     the first term of this expansion, for the whole group as one vector. Gradients are sums over all

@@ -26,7 +26,7 @@ STEP = 1024
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates, so that the model predicts the same as the dense one.
+    """Train all weights, or low-rank updates, to predict the same as the dense model.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, low-rank updates W + 2 B A of all Linear modules are
@@ -39,8 +39,8 @@ class Recovery:
     # Number of tokens to train on, rounded down to whole steps; at least one step. Each token is
     # used `epochs` times.
     tokens: int
-    # Highest learning rate of AdamW, above 0. Without a rank, it is multiplied by the root mean
-    # square of each tensor.
+    # Highest learning rate of AdamW, above 0. Without a rank, the learning rate of each tensor is
+    # multiplied by the root mean square of the tensor.
     learning_rate: float
     # The rank of low-rank updates, at least 1. Without a rank, all weights except embeddings and LM
     # head are trained.
@@ -146,10 +146,10 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Train all weights on the calibration windows alone.
+    """Train all weights on the calibration windows, without other text.
 
-    The training needs no text in addition to the calibration text. `Recovery` explains the options.
-    The windows that are held out when a compensation is fitted are held out here as well.
+    `Recovery` explains the options. The windows that are held out when a compensation is fitted are
+    held out here as well.
     """
 
     # number of times that each window is trained on, 1 or more

@@ -21,7 +21,7 @@ LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module whose `forward` returns the loss, and whose only parameters are the trained ones.
+    """A module whose `forward` returns the loss, with only the trained parameters.
 
     So Trainer's checkpoints contain only the trained parameters, and do not depend on the class,
     the names and the shapes of the model.

@@ -34,7 +34,7 @@ class Targets:
 
 
 class Teacher:
-    """The dense model. The student learns its predictions at every position."""
+    """The dense model, whose predictions the student learns at every position."""
 
     def __init__(self, model: PlacedModel) -> None:
         self.model = model

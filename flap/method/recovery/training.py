@@ -216,7 +216,7 @@ class TrainingProgress(TrainerCallback):
         self.steps: Iterator[int] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the bar at the first step of the training, or at the step where it resumes."""
+        """Begin the bar at the first step, or at the step where an interrupted training resumes."""
         if self.steps is None and state.is_world_process_zero:
             self.steps = progress(
                 range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step

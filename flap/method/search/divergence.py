@@ -55,9 +55,9 @@ class PlanDivergence:
     all predictions would cost as much as many layers. In texts with answers, the predictions of all
     tokens in answers are compared instead.
 
-    If the calibration is a mixture of texts, the result is the divergence of the text on which it
-    is largest. A unit that only one of the texts needs is probably needed by some texts outside the
-    calibration, too. A mean over the texts would hide this.
+    If the calibration is a mixture of texts, the result is the largest of the divergences on single
+    texts. A unit that only one of the texts needs is probably needed by some texts outside the
+    calibration, too. A mean over the texts would hide the importance of such a unit.
     """
 
     calibration: Calibration
@@ -272,7 +272,7 @@ def pruned_layer(
 def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str]:
     """Return the name of each plan's stream after a layer.
 
-    Plans that had the same stream before the layer, and have an equal layer, share a stream.
+    Plans with the same stream before the layer, and with an equal layer, share a stream.
 
     plans: the layer in each plan.
     before: the name of each plan's stream before the layer. Before the first layer, `before` is

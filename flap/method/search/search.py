@@ -167,8 +167,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     error = torch.zeros(len(cost_U) + 1).double()
     error[1:] = cost_U.cumsum(0)
 
-    # 2. interpolate the divergence between two levels, and extrapolate after the last level, in
-    # proportion to this sum
+    # 2. interpolate the divergence between two levels, and extrapolate it after the last level, in
+    # proportion to the sum of scores
     divergence = torch.zeros_like(error)
     start = 0
     slope = 1.0
@@ -181,9 +181,9 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     beyond = error[start:] - error[start]
     divergence[start:] = divergence[start] + slope * beyond
 
-    # 3. take the steps of the convex envelope. In a straight piece, all steps are equal. So they
-    # are multiplied by factors that grow very slightly with the score, which keeps the order of the
-    # scores.
+    # 3. take the steps of the convex envelope. In a straight piece, all steps are equal. So the
+    # steps are multiplied by factors that grow very slightly with the score, which keeps the order
+    # of the scores.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor

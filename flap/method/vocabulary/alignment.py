@@ -67,7 +67,7 @@ class Alignment:
         """Tokenise the text of a window with the old tokenizer, and align its old and new tokens.
 
         The window may begin or end inside a character. Such incomplete characters are left out. So
-        places in the text are counted from its end, in bytes.
+        places in the text are counted in bytes from the end of the text.
         """
         # 1. tokenise the text with the old tokenizer
         new = tokens_T.tolist()

@@ -61,7 +61,7 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens must stay to make up this share of all counted tokens."""
+        """Return how many tokens must stay so that they make up `share` of all counted tokens."""
         # the weighted counts of a mixture are not whole numbers, so allow for rounding errors
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
         number = 1 + int((self.counts_R.cumsum(0) < enough).sum())
