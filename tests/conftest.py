@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import tests.helpers.pixel  # noqa: F401 - the import replaces the picture of layers
+import tests.helpers.pixel  # noqa: F401 - this import replaces the function that draws layers.png
 from flap.models import CheckpointSource, hidden_files
 from flap.pipeline import run
 from flap.results import Report
@@ -175,7 +175,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def run_tiny(base: list[str]) -> Callable[..., Report]:
-    """Return a function that runs the pipeline on the tiny model, in a folder with overrides."""
+    """Return a function that runs the pipeline on the tiny model, given a folder and overrides."""
     inputs = [
         *base,
         "model.device=cpu",

@@ -164,6 +164,6 @@ def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     config, loaded = done.stdout.split("loaded:")
     assert loaded.strip() == "[]"
-    assert "${" not in config  # values are resolved
+    assert "${" not in config  # all interpolations are resolved
     assert OmegaConf.create(config).ratio == 0.35
     assert not (tmp_path / "outputs").exists()

@@ -1,4 +1,4 @@
-"""The scripts of experiments/ write the data that the pages describe, and reports are accepted."""
+"""Scripts of experiments/ write the described data, and flap reproduce accepts all reports."""
 
 import json
 import runpy

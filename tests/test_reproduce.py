@@ -79,7 +79,7 @@ def test_another_seed_and_a_log_as_of_any_run(
 ) -> None:
     monkeypatch.setattr("flap.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
     new = tmp_path / "new"
-    with suppress(SystemExit):  # with another seed, numbers may be different
+    with suppress(SystemExit):  # with another seed, numbers may have the verdict `different`
         main([str(run), "--into", str(new), "--seed", "1"])
     assert Report.load(new / "report.json").config["seed"] == 1
     printed = capfd.readouterr().err

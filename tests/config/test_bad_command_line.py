@@ -124,8 +124,7 @@ DOES_NOT_COMPOSE = [
 ]
 
 
-# Combinations of arguments that are refused. In most of them, each argument alone is valid, or
-# another mistake.
+# Several arguments that are refused together, each with the beginning of the error message.
 WORDS = [
     (["--ratio", "0.2"], "--ratio: write ratio=0.2$"),
     (["ratio", "0.2"], "ratio 0.2: write ratio=0.2$"),

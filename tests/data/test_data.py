@@ -87,9 +87,9 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
 
 
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
-    """Each line of a JSON Lines file is read as JSON of its own, and not as a row of a table.
+    """Each line of a JSON Lines file is parsed separately, so a column may have any types.
 
-    So other columns may have any type, texts may look like dates, and a byte order mark is allowed.
+    Texts may look like dates, and a byte order mark is allowed.
     """
     rows = [
         {"text": "2024-01-02", "id": 1},

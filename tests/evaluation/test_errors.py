@@ -42,7 +42,7 @@ def test_the_same_answers_do_not_differ() -> None:
 
 
 def test_only_documents_that_changed_count() -> None:
-    """The pruned model loses two of the eight right or wrong answers, and gains one."""
+    """Of eight answers, the pruned model loses two right ones, and gains one."""
     changed = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     found = difference(RIGHT, changed)
     mean = -1 / 8
@@ -64,9 +64,9 @@ def test_only_documents_that_changed_count() -> None:
     ],
 )
 def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -> None:
-    """The p-value is twice the probability of at most as many changes in the rarer direction.
+    """The p-value is twice a binomial tail: that of at most min(lost, won) changes in a direction.
 
-    By chance, each change has either direction with probability 1/2.
+    By chance, each changed answer has either direction with probability 1/2.
     """
     kept = [1.0] * 9
     dense = [1.0] * lost + [0.0] * won + kept

@@ -29,7 +29,7 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """A multiple-choice task and a task with written answers get the same numbers from both.
+    """A multiple-choice task and a task with written answers have equal numbers in both programs.
 
     The model is SmolLM2, pruned by 5 %.
     """

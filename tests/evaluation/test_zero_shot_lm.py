@@ -146,7 +146,7 @@ def test_finished_steps_are_not_done_again(kind: str, lm_of: MakeLM, tmp_path: P
 
 
 def stop_after(lm: ResumableLM, calls: int) -> None:
-    """Make a model raise KeyboardInterrupt in the first forward pass after this number of them."""
+    """Make a model raise KeyboardInterrupt in forward pass number `calls` + 1."""
     left = iter(range(calls))
 
     def count(*_: Any) -> None:

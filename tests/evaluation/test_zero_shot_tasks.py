@@ -270,7 +270,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """Only these measures give the paper's row for LLaMA-7B; other measures differ from it."""
+    """Of lm-eval's measures, only PAPER_MEASURES give the paper's numbers of LLaMA-7B."""
     # From lm-evaluation-harness (results/llama/llama-7B), without examples in the prompt.
     harness = {
         "boolq/acc": 73.06,

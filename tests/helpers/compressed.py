@@ -64,7 +64,7 @@ def whole(statistics: Statistics) -> Tensor:
 
 
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
-    """Return the statistics, with co-moments, of two sets of tokens: for fitting and held-out."""
+    """Return statistics with two `parts`: fitting tokens and held-out tokens, with co-moments."""
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
     return replace(merge(*parts), parts=parts)
 
@@ -117,10 +117,7 @@ def changed(
 
 
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
-    """Make some channels constant or equal, depending on the case.
-
-    Changes the activations in place.
-    """
+    """Change some channels in place: make them constant or equal, depending on the case."""
     if case in ("constant", "zero"):
         activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
     if case == "all constant":

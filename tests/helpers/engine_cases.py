@@ -18,8 +18,8 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# For some families: the variant of the family's test config that the checkpoints use, and config
-# keys that real models of the family have and that the test config lacks.
+# For some families: the variant whose test config the checkpoints use instead of "gqa" (VARIANTS),
+# and config values of real models that replace values of this config (CHANGES).
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",

@@ -44,9 +44,9 @@ class Scenario:
     """A command line to run with faults, in a folder where the commands in `before` have run.
 
     kept: folders with results of the commands in `before`. A fault must leave these results
-    unchanged, or replace them completely by new results.
+        unchanged, or replace them completely by new results.
     step: a fault is injected at every step-th file operation. Most files cause a group of five
-    operations, so a step of 47 hits different operations of these groups.
+        operations, so a step of 47 hits different operations of these groups.
     """
 
     name: str
@@ -112,7 +112,7 @@ def walk(
 
     inputs: arguments that are added to every command line of the scenario.
     faults: a function that receives the number of file operations of the run, and returns the
-    faults to inject.
+        faults to inject.
     """
     with TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
@@ -126,7 +126,7 @@ def _walk(
     """Do the work of `walk` in a process that has done a run before, so that it forks quickly."""
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
-        0.0  # then a record follows every layer, and faults also hit its operations
+        0.0  # progress is then recorded after every layer, and faults also hit these records
     )
     # A forked process does not inherit the threads of the tokenizer.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -219,7 +219,7 @@ def _old_is_whole(
 
 
 def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
-    """Yield a problem for each number that an earlier report has lost."""
+    """Yield a problem for each earlier report that has lost numbers."""
     for report in start.rglob("report.json"):
         now = folder / report.relative_to(start)
         numbers = json.loads(report.read_text())["evaluation"]["pruned"]
@@ -250,7 +250,7 @@ def _content(path: Path) -> bytes:
 
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
-    """Yield the files, numbers and contents that differ from those of an uninterrupted run.
+    """Yield a problem for each file, number or content that differs from an uninterrupted run.
 
     whole: the folder of the uninterrupted run.
     lost: the name of a file that may be missing.

@@ -2,7 +2,7 @@
 
 The tests of SQLite inject faults in the same way.
 
-These are the operations that count, for a path below the folder of a run: opening a file for
+The following operations count, if their path is below the folder of a run: opening a file for
 writing, a write, a rename, a sync, creating a folder, reserving disk space, and mapping a file.
 Deleting a file does not count: it needs no disk space, and flap can do nothing if it fails.
 """
@@ -70,8 +70,8 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     os.open = faults.counted("os.open", os.open)
     for name in ("rename", "replace", "mkdir"):
         setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
-    # Skip syncs, because they are slow. Data that was not synced is lost only if the machine fails,
-    # and not if just the process is killed.
+    # Skip syncs, because they are slow. Data that was not synced survives the kill of a process. It
+    # is lost only if the machine fails.
     os.fsync = faults.counted("fsync", lambda descriptor: None)
     os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
     torch.from_file = faults.counted("map", torch.from_file)
@@ -96,7 +96,7 @@ class Faults:
         self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
-        """Count an operation, and cause the fault at the operation for which it is due.
+        """Count an operation, and cause the fault if it is due at this operation.
 
         halfway: a function that writes a part of the content, as an interrupted write does.
         """

@@ -1,7 +1,7 @@
 """Load checkpoints in a new process in which flap is not installed.
 
-The arguments name two kinds of checkpoints. remote: loaded with `trust_remote_code=True`. stock:
-loaded without it.
+There are two kinds of checkpoints: remote checkpoints are loaded with `trust_remote_code=True`, and
+stock checkpoints without it.
 """
 
 import os

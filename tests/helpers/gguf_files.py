@@ -13,7 +13,7 @@ from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from tests.helpers.tokenizers import KINDS
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-# Gemma's norms multiply by 1 + weight. A GGUF file stores the sum 1 + weight.
+# In transformers, Gemma's norms multiply by 1 + weight. A GGUF file contains 1 + weight.
 NORMS_WITHOUT_ONE = ("gemma2", "gemma3")
 
 
@@ -35,7 +35,7 @@ def write_gguf(
 
     keys: header keys of the architecture, without the prefix that names the architecture.
     encode: a function that receives the index and the values of a matrix, and returns the arguments
-    of `GGUFWriter.add_tensor` for it, except the name.
+        of `GGUFWriter.add_tensor` for it, except the name.
     """
     writer = GGUFWriter(path, architecture)
     _add_config(writer, model.config)

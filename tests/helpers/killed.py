@@ -63,7 +63,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
 
 
 def _after(holder: Any, name: str, then: Callable[..., Any]) -> None:
-    """Call `then` with the same arguments after each call of a function."""
+    """Replace a function of `holder`, so that `then` is called with the same arguments after it."""
     original = getattr(holder, name)
 
     def both(*given: Any) -> Any:

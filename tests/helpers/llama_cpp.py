@@ -19,14 +19,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Questions:
-    """The outputs that llama.cpp computes for a GGUF file."""
+    """Questions about a GGUF file, which llama.cpp answers with its outputs."""
 
     gguf: str
     # Tokens of a text. For every prefix of them, llama.cpp computes the log-probabilities of all
     # ids as the next token.
     tokens: Sequence[int] = ()
-    # The number of first tokens after which no log-probabilities are computed. With a large
-    # vocabulary, these probabilities take long to write and to read.
+    # At this number of first positions, no log-probabilities are computed, because with a large
+    # vocabulary, they take long to write and to read.
     first: int = 0
     # An id whose text is valid UTF-8. llama.cpp is forced to sample this id, because it reports no
     # probabilities while the sampled text ends in the middle of a character.

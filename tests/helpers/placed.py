@@ -29,7 +29,7 @@ class Interruption(Exception):  # noqa: N818 - this exception is no error
 
 @contextmanager
 def interrupted(placed: PlacedModel, layer: int, call: int = 1) -> Iterator[None]:
-    """Within the block, let the MLP of a layer raise Interruption at its n-th call."""
+    """In a `with` block, make the MLP of a layer raise Interruption at its call number `call`."""
     calls = count(1)
 
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -82,7 +82,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(
     structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
 ) -> PruningPlan:
-    """Return the plan for these scores."""
+    """Return the plan for these scores. A search measures with `measure`, or with `made_up`."""
     return structure.allocate(tried(structure, scores, budget, measure or made_up(budget)), budget)
 
 

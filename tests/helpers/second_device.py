@@ -1,9 +1,9 @@
 """A torch device "second:0" that is simulated in Python.
 
-The tensors of this device have real values, which are computed on the CPU. Like a GPU, it refuses
-operations that mix its tensors with CPU tensors, and `.numpy()` without `.cpu()`. As with a GPU,
-indices and tensors without dimensions may be on the CPU. Importing this module registers the device
-for the whole process, which cannot be undone.
+The tensors of this device have real values, which are computed on the CPU. Like a GPU, the device
+refuses operations that mix its tensors with CPU tensors, and `.numpy()` without `.cpu()`. As with a
+GPU, indices and tensors without dimensions may be on the CPU. Importing this module registers the
+device for the whole process, which cannot be undone.
 
 The device has no kernels, random generator, streams or memory. So this device cannot show whether a
 real device lacks a type or an operation (as mps lacks float64). The device refuses operations that
@@ -204,10 +204,10 @@ WITHOUT_CPU_KERNEL: dict[str, Callable[..., Any]] = {"aten::histc": _count}
 
 backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
-# torch's gradient checkpointing asks every registered device for its types of mixed precision.
+# torch's gradient checkpointing asks every registered device which types its autocast supports.
 torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
-# Register functions without tensor arguments, such as `torch.zeros`. The library objects have
-# names, because a registration ends when its object is freed.
+# Register functions without tensor arguments, such as `torch.zeros`. The library objects are stored
+# in variables, because a registration ends when its object is freed.
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")

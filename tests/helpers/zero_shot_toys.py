@@ -116,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """Within the block, let lm-eval find only the toy tasks, and let flap find no hub."""
+    """Within the block, let lm-eval find only the toy tasks, and make the hub unreachable."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)

@@ -49,8 +49,8 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # Prepare the run again, without answers on the disk. A later start that adds measurements does
-    # this too.
+    # A later start that only adds measurements prepares the run without answers on the disk. So
+    # does this call.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -136,12 +136,12 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
 
-    # Every second window of the answers comes from the pruned model.
+    # Of the windows of the answers, every second one comes from the pruned model.
     expected_NT, _ = split_windows(dense.batch.tokens_NT)
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # Windows of the pruned model that are also held out are not used for training.
+    # If a window of the pruned model is also held out, its tokens from the 13th on do not count.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()

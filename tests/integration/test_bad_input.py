@@ -28,7 +28,7 @@ from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs. In the arguments and messages of rows, it is {bad}."""
+    """Create the folder of damaged inputs, which tests/refusals.py calls {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 

@@ -17,7 +17,7 @@ from tests.helpers.runs import composed
 
 
 def parts_in_memory(model: nn.Module) -> set[str]:
-    """Return the indices of layers with weights in memory, and "rest" if there are others."""
+    """Return the indices of layers in memory, and "rest" for weights outside the layers."""
     parts = set()
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta":

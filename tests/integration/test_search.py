@@ -101,7 +101,7 @@ def killable(base: list[str], placement: str) -> list[str]:
 
 
 def in_order(steps: list[str]) -> list[str]:
-    """Return the names of the score and compress steps, each only once in a row.
+    """Return the names of the score and compress steps, without repetitions in a row.
 
     Several streams of windows pass through a layer, and the steps of all these streams count as one
     step.

@@ -83,7 +83,7 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
-    """A run measures its own weights, even if both runs read them from the same checkpoint.dir."""
+    """A run measures its own weights, although another run writes to the same checkpoint.dir."""
     arguments = [*base, f"model.placement={placement}"]
     stop = partial(stop_at, "flap.pipeline", "measure_pruned", tmp_path)
     for done in both(tmp_path, arguments, stop):

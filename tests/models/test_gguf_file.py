@@ -1,4 +1,4 @@
-"""If `model.path` is a GGUF file, transformers' class of the model gets dequantised tensors."""
+"""A GGUF file as `model.path` is loaded as a transformers model with dequantised tensors."""
 
 from pathlib import Path
 from typing import Any

@@ -95,10 +95,10 @@ def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte
 def test_what_travels_says_nothing_of_trackers_and_is_json(
     run_tiny: Callable[..., Report], tmp_path: Path
 ) -> None:
-    """Each file that a run writes is valid JSON and contains no password.
+    """No file that a run writes contains the password of its tracker.
 
-    report.json, evaluation.json and flap.json are also valid if the config contains an infinite
-    value.
+    report.json, evaluation.json and flap.json are valid JSON, although the config contains an
+    infinite value.
     """
     run_tiny(
         tmp_path,

@@ -307,7 +307,7 @@ def test_only_what_is_paired_and_clear_is_best(
 
 
 def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
-    """One model is clearly better in one of two tasks, and both are equal in the other task."""
+    """One model is clearly better in one of two tasks. In the other task, the models are equal."""
     for metric, wrong in (("IFV", 0), ("WIFV", 20)):
         numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}

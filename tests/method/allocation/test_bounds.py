@@ -95,7 +95,7 @@ def test_two_bounds_by_hand() -> None:
 
 
 def test_units_that_cost_more_leave_first() -> None:
-    """The two layers have the same scores, but neurons of the second layer cost ten times more."""
+    """The scores of both layers are equal, but neurons of the second cost ten times as much."""
     cheap = costs(head=1, neuron=1)
     dear = costs(head=1, neuron=10)
     budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))

@@ -270,7 +270,7 @@ def test_the_model_is_left_as_it_was() -> None:
             assert parameter.grad is None
     assert with_gradient.grad is not None and bool((with_gradient.grad == 1).all())
 
-    loss(model, windows).backward()  # flap has removed its hooks, which free gradients
+    loss(model, windows).backward()  # flap has removed the hooks that free gradients
     for parameter in model.parameters():
         assert (parameter.grad is None) == (parameter is frozen)
 

@@ -34,7 +34,7 @@ def assert_two_pass(found: Statistics, activation_TI: Tensor) -> None:
 
 
 def random_activations(num_tokens: int, offset: float = 0.0, seed: int = 0) -> Tensor:
-    """Return activations of five channels at scales from 0.01 to 100, times noise + offset."""
+    """Return activations of five channels: noise plus an offset, at scales from 0.01 to 100."""
     noise = torch.randn(num_tokens, 5, generator=torch.Generator().manual_seed(seed))
     return (noise + offset) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
 

@@ -87,7 +87,7 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
     ],
 )
 def test_float64_has_a_factor_where_float32_has_none(ridge: float, precision: torch.dtype) -> None:
-    """A covariance that float32 cannot factorise with this ridge is factorised in float64.
+    """If a covariance cannot be factorised in float32 with a ridge, float64 is used.
 
     The activations are small integers, whose products are exact in float32. So the covariance has
     exactly rank six.

@@ -1,4 +1,4 @@
-"""A model with fewer tokens learns from the untrimmed model what a direct computation gives."""
+"""The loss of a model that learns from its untrimmed model agrees with a direct computation."""
 
 from pathlib import Path
 from typing import NamedTuple

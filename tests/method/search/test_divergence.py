@@ -158,7 +158,7 @@ def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("texts", ["011001", "100000", "000002", "333333"])
 def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
-    """If the held-out windows come from two texts, the divergence is that of the text with more.
+    """If the held-out windows come from two texts, the larger of the two divergences counts.
 
     Each digit of `texts` names the text of a window. The first window and the last window are held
     out.

@@ -1,4 +1,4 @@
-"""`Alignment` finds where both tokenisations of a text have a boundary and predict the same."""
+"""`Alignment` finds where two tokenisations of a text share a boundary and the next token."""
 
 import pytest
 import torch

@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield the variants of families in this file for which the session runs a test with a fixture.
+    """Yield the variants of the families in a test file that the session tests with a fixture.
 
     fixture: the name of the fixture.
     """

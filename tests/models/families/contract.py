@@ -36,10 +36,10 @@ class FamilyContract:
 
     configs: the tiny configs of all tested variants.
     features: config keys that must still have an effect after the model is pruned and reloaded,
-    each with a value that no variant has.
+        each with a value that no variant has.
     neurons: the config key for the width of an MLP.
     uniform: a structure that gives all layers the same width, in a form that the family's stock
-    config can describe.
+        config can describe.
     uniform_ratio: the ratio at which this structure is tested.
     holds_biases: whether the stock config can also describe the biases that compensation adds.
     stock: whether pruned checkpoints of this family can be stock checkpoints.
@@ -96,7 +96,7 @@ class FamilyContract:
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
 
     def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
-        """Return the names in `stays` of which this layer of the variant has matrices."""
+        """Return those names of `stays` that occur in this layer of the variant."""
         return self.stays
 
     def test_no_matrix_of_a_layer_is_overlooked(
@@ -115,7 +115,7 @@ class FamilyContract:
                 for b in adapter.blocks(i)
                 for linear in (b.output, *dict(b.inputs))
             ]
-            # The biases of stacked experts form a matrix, so they are counted, too.
+            # The biases of stacked experts form a matrix, so `matrices` includes them.
             stacked = [b for b in adapter.blocks(i) if len(b.members) > 1]
             biases = [linear.bias for b in stacked for linear in (b.output, *dict(b.inputs))]
             known += [bias.numel() for bias in biases if bias is not None]

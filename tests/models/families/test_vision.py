@@ -67,7 +67,7 @@ class SeesImages:
     image_shape: the shape of the pixel tensor of all images.
     beside: further inputs that the model needs for images.
     token_types: the name of an input that marks the tokens of images; empty if the model has no
-    such input.
+        such input.
     """
 
     image_shape: ClassVar[tuple[int, ...]] = (IMAGES, 3, 8, 8)
@@ -301,7 +301,7 @@ def test_sound_is_heard_as_the_masked_model_hears_it(
     )
     words = tokens(1, 12, seed=5).clamp(max=AUDIO - 1)
     frames = torch.ones(1, 8, dtype=torch.bool)
-    words[:, FIRST : FIRST + 2] = AUDIO  # each audio has four frames per token
+    words[:, FIRST : FIRST + 2] = AUDIO  # two tokens stand for the eight frames
     sounds = [
         torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)
     ]

@@ -91,7 +91,7 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Set an empty home directory and no server, so that no test reaches the user's W&B account."""
+    """Set an empty home directory and an address without a server, so that no account is used."""
     path = tmp_path_factory.mktemp("home")
     # Stop W&B's service before the variables are removed, because one of them names this service.
     wandb.teardown()
