@@ -75,7 +75,10 @@ class DocumentFiles:
         return f"{Path(self.source).name}, {number} documents (sha256 {content})"
 
     def _give(self, task: Any) -> None:
-        """Give a task of lm-eval the documents of its file, also to draw few-shot examples from."""
+        """Give a task of lm-eval the documents of its file.
+
+        Few-shot examples come from these documents, too, unless the task lists its examples.
+        """
         config = task.config
         path = self._path(config.task)
         rows = self._read(path)
@@ -180,7 +183,7 @@ def _of_list(path: Path) -> list[dict[str, Any]]:
 
 def _of_csv(path: Path) -> list[dict[str, Any]]:
     """Read a CSV file whose first line has the names of the columns."""
-    from pyarrow import csv  # imported here because few runs need its 30 MB of memory
+    from pyarrow import csv  # imported here because it takes 30 MB of memory
 
     with_line_ends = csv.ParseOptions(newlines_in_values=True)
     rows: list[dict[str, Any]] = csv.read_csv(path, parse_options=with_line_ends).to_pylist()

@@ -66,8 +66,8 @@ class Generation(ZeroShot):
         Both are means over the tasks. A mean is left out if one of the tasks lacks the number.
         """
         averages = {}
-        # The full name of each number, by its name without the filter, such as
-        # "triviaqa/exact_match". If a measure has several filters, the first one is used.
+        # Map each name without a filter, such as "triviaqa/exact_match", to the full name of the
+        # number. If a measure has several filters, use the first one.
         names = {name.partition(",")[0]: name for name in reversed([*numbers])}
         for measure in ("exact_match", "f1"):
             parts = [names.get(f"{Path(task).name}/{measure}", "") for task in expand(self.tasks)]

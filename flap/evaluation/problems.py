@@ -31,7 +31,7 @@ BLOCK = "```python\n"
 EXAMPLES = (2, 3, 4)
 TEST_SPLIT = range(11, 511)
 SHOWN = 3  # number of MBPP's tests that a prompt shows
-# Errors that are raised if a file is damaged or has other content.
+# Errors that are raised if a file is damaged or contains no problems.
 UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError)
 
 
@@ -61,7 +61,7 @@ class Problem(NamedTuple):
         return BEGINNING.format(prompt=self.prompt)
 
     def program(self, written: str) -> str:
-        """Return the program with its tests.
+        """Return a complete program: the prompt, its continuation by the model, and the tests.
 
         written: the text that the model has written.
         """
@@ -99,7 +99,7 @@ class MbppProblem(NamedTuple):
         return BLOCK
 
     def program(self, written: str) -> str:
-        """Return the program with its tests.
+        """Return a complete program: the program that the model has written, and the tests.
 
         written: the text that the model has written.
         """

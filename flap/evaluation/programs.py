@@ -191,7 +191,7 @@ class Programs(Evaluator):
         model: PlacedModel,
         work: WorkFolder = NOT_KEPT,
     ) -> Measurement:
-        """Let a model solve the problems.
+        """Let a model write a program for each problem, and return the share that passes the tests.
 
         work: the working directory. Programs that an interrupted task has stored there are neither
             written nor run again.

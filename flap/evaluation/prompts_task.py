@@ -27,10 +27,10 @@ FEWEST = 32
 class PromptsTask(ConfigurableTask):
     """A task whose documents are the rows of a file.
 
-    The few-shot examples are other questions of the same file, with their answers, as earlier turns
-    of the conversation. If several rows have the same question, they give one example, with the
-    answer of the first of these rows. If the prompts come from a column `messages`, they have no
-    examples.
+    The few-shot examples are other questions of the same file with their answers. In a prompt, they
+    are earlier turns of the conversation. If several rows have the same question, they give one
+    example, with the answer of the first of these rows. If the prompts come from a column
+    `messages`, they have no examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
@@ -113,7 +113,7 @@ def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> di
 
 
 def _question(row: dict[str, str]) -> str:
-    """Return the question of a row with all white space replaced by single spaces.
+    """Return the question of a row, with each sequence of white space replaced by one space.
 
     So rows that differ only in white space count as the same question.
     """

@@ -27,7 +27,7 @@ def generate(
 ) -> None:
     """Decode exactly `new_tokens` tokens greedily, with a KV cache.
 
-    on_token: called after each token.
+    on_token: a function that is called after each new token.
 
     The generation config of the model is ignored, because beam search or a missing cache would
     change the cost of the request.

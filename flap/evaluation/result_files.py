@@ -87,8 +87,9 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # Write the documents first. If the process is killed in between, documents without an entry
-        # are dropped later, but an entry without documents would have to be measured again.
+        # Write the documents before the entries. If the process is killed in between, documents
+        # without an entry are dropped later, but an entry without documents would have to be
+        # measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 
@@ -101,7 +102,8 @@ class Results:
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
         """Return the stored values of documents for these numbers of the pruned model.
 
-        numbers: the names and values of the numbers.
+        numbers: the names and values of the numbers. An entry is used only if its number has the
+            same value.
         """
         values = {}
         for entry in self.entries().values():

@@ -34,7 +34,7 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task without some of its documents, which are also no few-shot examples any more.
+    """Return a task in which some documents are neither measured nor few-shot examples.
 
     If `task` is a task or group of lm-eval, it is changed in place.
 
@@ -116,7 +116,7 @@ def _of_row(row: Mapping[str, Any]) -> Document:
 
 
 def _long_strings(value: Any) -> Iterator[str]:
-    """Yield the strings in a list or a mapping that have at least OVERLAP words."""
+    """Yield the strings of at least OVERLAP words in a list or a mapping."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -128,7 +128,10 @@ def _long_strings(value: Any) -> Iterator[str]:
 
 
 def _keep(task: Any, kept: list[int]) -> None:
-    """Restrict a task of lm-eval, and few-shot examples from its documents, to these indices."""
+    """Restrict a task of lm-eval to the documents with the indices `kept`.
+
+    If the few-shot examples come from these documents, they are restricted, too.
+    """
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):

@@ -34,7 +34,8 @@ class Cutting(NamedTuple):
     """How texts are cut into windows."""
 
     tokenizer: PreTrainedTokenizerBase
-    # the tokenizer that cuts the text; its windows are then converted to tokens of `tokenizer`
+    # the tokenizer whose tokens are counted to cut a text into windows; the windows are then
+    # converted to tokens of `tokenizer`
     cut_by: PreTrainedTokenizerBase
     bos: bool  # whether windows begin with the beginning-of-sequence token
     max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited

@@ -52,7 +52,8 @@ def directions(
 ) -> dict[str, Better]:
     """Return whether higher or lower values of each number are better.
 
-    higher_is_better: lm-eval's values for tasks and groups, such as {"piqa": {"acc": True}}.
+    higher_is_better: the directions that lm-eval gives for the measures of each task or group, such
+        as {"piqa": {"acc": True}}.
     """
     better: dict[str, Better] = {}
     for name in numbers:

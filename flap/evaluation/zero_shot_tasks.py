@@ -132,7 +132,7 @@ def is_source(source: str) -> bool:
 
 
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
-    """Load the documents of tasks.
+    """Load tasks with their documents.
 
     source: "hub", "packaged", "auto", or the path of a file or folder with the user's documents.
         "auto" takes the hub's documents, downloaded or cached, or else the packaged documents.
@@ -197,7 +197,8 @@ def _from_files(name: str, files: DocumentFiles) -> LoadedTask:
     try:
         with ExitStack() as stack:
             stack.enter_context(quiet())
-            stack.enter_context(redirect_stderr(io.StringIO()))  # nltk prints that it is offline
+            # hide the message that nltk prints if it is offline
+            stack.enter_context(redirect_stderr(io.StringIO()))
             stack.enter_context(replaced("download", files.reader(), ConfigurableTask))
             loaded = task_manager().load(name)
             for subtask, task in loaded["tasks"].items():

@@ -65,7 +65,7 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     base: facts about the dense model (`flap.models.base_facts`).
     """
     config = json.loads((checkpoint / "config.json").read_text())
-    name = " ".join(report.config["model"]["name"].split())  # a heading is one line
+    name = " ".join(report.config["model"]["name"].split())  # without line breaks
     title = f"{name} pruned by {report.ratio['realised_decoder']:.0%}"
     metadata = ModelCardData(**(base | METADATA), model_name=title)
     tables = measured(report), Table(("", "dense", "pruned"), sizes(report))

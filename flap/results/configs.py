@@ -34,7 +34,10 @@ def is_bookkeeping(key: str) -> bool:
 
 
 def is_setting(key: str) -> bool:
-    """Return whether a key can change results, and is neither in CHOICES nor a name of the run."""
+    """Return whether a key can change results, and is neither in CHOICES nor a name.
+
+    The names are the name of the model and the name of the run.
+    """
     return key not in (*CHOICES, "model.name", "run_name") and not is_bookkeeping(key)
 
 
@@ -76,7 +79,7 @@ def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-    """Return the sort key of a value: numbers come first, by size."""
+    """Return the sort key of a value: numbers come first, in ascending order."""
     try:
         return False, float(value), value
     except ValueError:

@@ -53,7 +53,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
 
 
 def _shares(report: Report) -> DataFrame:
-    """Return the shares of heads and neurons that each layer keeps; nan if it never had any."""
+    """Return the shares of heads and neurons that each layer keeps; nan if it had none."""
     shares = DataFrame(report.layers) / DataFrame(report.layers_before)
     # an MLP loses either neurons or whole experts
     mlp = shares.reindex(columns=["neurons", "experts"]).min(axis="columns")
@@ -63,7 +63,7 @@ def _shares(report: Report) -> DataFrame:
 def draw_layers(report: Report, path: Path) -> None:
     """Write a picture of the query heads and the neurons (or experts) of each layer.
 
-    Kept units are drawn in colour, removed ones in grey.
+    Kept units are drawn in colour, and removed units in grey.
     """
     before = DataFrame(report.layers_before)
     after = DataFrame(report.layers)

@@ -54,10 +54,11 @@ def domain_of(name: str, domains: Domains) -> str:
 
 
 def in_order(names: Iterable[str], domains: Domains) -> list[str]:
-    """Sort the names of numbers into the order of tables, and leave out standard errors.
+    """Sort the names of numbers into the order in which tables show them.
 
-    Perplexities come first, then bits per byte, and efficiency comes last. Perplexities and bits
-    per byte are sorted by window length. Texts of the calibration's domain come before other texts.
+    The names of standard errors are left out. Perplexities come first, then bits per byte. Numbers
+    of the evaluation `efficiency` come last. Perplexities and bits per byte are sorted by window
+    length. For each window length, texts with the domain "calibration" come before other texts.
     """
 
     def by_window(name: str) -> tuple[bool, int, bool]:
@@ -74,7 +75,7 @@ def _decimals(name: str) -> int:
 
 
 def with_error(numbers: Numbers, name: str) -> str:
-    """Return a number with its standard error, if there is one: "0.650 ± 0.062".
+    """Format a number, with its standard error if this is known: "0.650 ± 0.062".
 
     The text is empty if the number was not measured.
     """

@@ -15,7 +15,7 @@ def objective_of(report: Record, names: Sequence[str]) -> Objective:
 
     One name gives a number, several names give a tuple, and no name gives None.
 
-    names: for example "pruned/sciq_answers/exact_match" or "parameters/total_after".
+    names: names of numbers, such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
 
     Raises:
         ValueError: the report has no such number.

@@ -25,7 +25,7 @@ THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "v
 
 
 def study_page(study: Study, plots: Sequence[Plot]) -> str:
-    """Return the page of a study. All text from the data is escaped."""
+    """Return the page of a study. All texts that come from the runs are escaped."""
     keys = varying(run.config for run in study.runs)
     table = tabulate(study)
     fields = [_fields(run, keys) for run in study.runs]

@@ -53,7 +53,7 @@ COSTS = (
 
 
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> DataFrame:
-    """Return points of quality over cost: one for each series and ratio, and for each dense model.
+    """Return one point of quality over cost for each series and ratio, and for each dense model.
 
     A point is the mean over the seeds. The columns are cost, quality, label, and the index of the
     series, which is -1 for a dense model.

@@ -1,6 +1,6 @@
-"""The plots of a study: quality over ratio and over cost, and the share that each layer keeps.
+"""The plots of a study: quality over ratio and over cost, and the units that each layer keeps.
 
-Colours distinguish methods and metrics. Lines and markers distinguish structures.
+Colours distinguish methods and metrics. Line styles and markers distinguish structures.
 """
 
 import io
@@ -127,7 +127,7 @@ def _panels(
 
 
 def _add_legend(figure: Figure, series: list[Series]) -> None:
-    """Add a legend of the labels with their colours, and the structures with their markers."""
+    """Add a legend with the colours of labels, and the markers and line styles of structures."""
     handles = {}
     for line in series:
         handles[line.label] = Line2D([], [], color=line.style["color"], linewidth=3)
@@ -145,7 +145,7 @@ def _add_legend(figure: Figure, series: list[Series]) -> None:
 
 
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
-    """Draw a number over the ratio: mean, minimum and maximum over the seeds.
+    """Draw the mean, the minimum and the maximum of a number over the seeds, for each ratio.
 
     All seeds are measured on the same documents, so averaging over seeds does not make the standard
     error smaller. Therefore each error bar is the mean of the standard errors of the seeds. The

@@ -68,7 +68,7 @@ def git_state() -> dict[str, Any]:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance of a result, which is saved with the checkpoint.
 
-    The provenance leaves out the tracker, the cache and the checkpoint's folder.
+    The options of the tracker, and the folders of the cache and of the checkpoint, are left out.
 
     config: the config that `described` returns.
     """

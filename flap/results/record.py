@@ -39,7 +39,7 @@ class Record:
     # number of tokens in the vocabulary before and after trimming; "covered" is the share of the
     # tokens in the counted text that the trimmed vocabulary still contains
     vocabulary: Numbers = field(default_factory=dict)
-    # shares of the parameters that were removed: requested, realised_decoder, …
+    # shares of the parameters that were removed; the keys are names, such as "realised_decoder"
     ratio: Numbers = field(default_factory=dict)
     # requested, dense and realised values of each target; the keys are names of targets
     target: dict[str, Numbers] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Record:
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     # whether the calibration statistics were in the cache: "hit", "miss", or "off" without a cache
     statistics_cache: str = ""
-    checkpoint: str | None = None  # the folder of the checkpoint; None if it was not saved
+    checkpoint: str | None = None  # the folder of the checkpoint; None if none was saved
     loads_with: str = ""  # what is needed to load the checkpoint, and why
     schema: int = SCHEMA  # version of the format of report.json
     # the versions of flap, Python and libraries

@@ -36,7 +36,8 @@ class RunRecord:
     # among runs with the same request
     requested: str = ""
     seed: int | None = None
-    # other overrides that differ between runs of a study, such as "calibration.num_samples=32"
+    # the remaining overrides that differ between runs of a study, such as
+    # "calibration.num_samples=32"
     options: str = ""
     # an empty report if the run has no result
     report: Report = field(default_factory=lambda: Report({}))

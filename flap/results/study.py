@@ -108,12 +108,12 @@ class Study:
 
     @cached_property
     def dense(self) -> DataFrame:
-        """The numbers of the dense models, with one row of `results` for each.
+        """The numbers of the dense models, with one row of `results` for each dense model.
 
-        Several runs share the numbers of a dense model. The row is taken from the first of them. A
-        dense model has several rows if it was measured in several ways, such as with different
-        windows. If a run has only some of the measurements of another run, only the other run gives
-        a row.
+        Several runs share the numbers of a dense model. The row is taken from the first of these
+        runs. A dense model has several rows if it was measured in several ways, such as with
+        different windows. If a run has only some of the measurements of another run, the row is
+        taken from the other run.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:
@@ -143,7 +143,7 @@ class Study:
         return [self.runs[i] for i in rows.index]
 
     def domain(self, name: str) -> str:
-        """Return the domain of a number's text.
+        """Return the domain of a number's text: "calibration", "other" or empty.
 
         The domain is empty if the runs disagree, for example because they have different
         calibration texts.

@@ -46,7 +46,7 @@ def _without_constant_choices(study: Study) -> Table:
 
 
 def _broken(heading: str) -> str:
-    """Break a heading into several lines, only between words."""
+    """Break the name of a number into several lines, after "/" and before "@"."""
     return heading.replace("/", "/\n").replace("@", "\n@")
 
 

@@ -124,9 +124,9 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return what identifies the cell of a run: its overrides, and part of its folder's name.
+    """Return what identifies the cell of a run.
 
-    The part is the name of the folder without the job number.
+    This is the name of the run's folder without the job number, together with the run's overrides.
     """
     return run.folder.partition("_")[2], run.overrides
 
@@ -149,14 +149,18 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
-    """Return the sort key of a run: finished first, then ratio, the named number, and folder."""
+    """Return the sort key of a run.
+
+    Finished runs come first. Runs are then sorted by ratio, by the number with this name, and by
+    folder.
+    """
     ratio = inf if run.ratio is None else run.ratio
     quality = run.report.evaluation["pruned"].get(number, inf)
     return run.state != "finished", ratio, quality, run.folder
 
 
 def command_of(sweep: Path) -> str:
-    """Return the command line of a sweep without secrets; empty if there is no record of it."""
+    """Return the command line of a sweep without secrets; empty if it was not recorded."""
     # sweepers other than flap's write secrets into multirun.yaml
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:

@@ -109,8 +109,8 @@ def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
     """Return the marks of a number.
 
     "best": the number is significantly better than in every other run. "near": the number does not
-    differ significantly from the best number. The best number is marked "near", too, if another
-    number is.
+    differ significantly from the best number. If another number is marked "near", the best number
+    is marked "near", too.
 
     If two runs have not stored values of the same documents, it is unknown whether their difference
     is significant. If this is unknown for a run and the best run, no number is marked "best".

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from flap.results.markdown_text import escaped
 
-LONGEST_NAME = 50  # characters; the console wraps longer names
+LONGEST_NAME = 50  # in characters; the console wraps longer names
 
 
 def wide_console() -> Console:

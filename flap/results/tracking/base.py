@@ -52,7 +52,7 @@ class JobInfo:
     id: str  # a text that is unique on this machine, such as the run's folder
     name: str
     group: str | None = None  # the name of the sweep; None for a single run
-    job_type: str = "run"  # "run", "sweep" for a job of a sweep, "study" for the table of a sweep
+    job_type: str = "run"  # "run"; "sweep" for a job of a sweep; "study" for the table of a sweep
     tags: tuple[str, ...] = ()
 
 
@@ -140,7 +140,7 @@ class TrackedRun:
         self.send(lambda opened: opened.log(values))
 
     def finish(self, report: Report) -> None:
-        """Send the results of a finished run: numbers, widths, files and lineage."""
+        """Send the results of a finished run: numbers, widths of layers, files and lineage."""
         self.send(lambda opened: opened.summarize(redacted(summary(report))))
         self.send(lambda opened: opened.log_table("layers", LAYERS, layer_rows(report)))
         self.send(lambda opened: opened.log_files(self.run_dir))

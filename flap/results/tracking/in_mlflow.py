@@ -108,7 +108,7 @@ class MLflowRun(RunInTracker):
 
     client: Any
     id: str
-    sent: list[Any] = field(default_factory=list)  # asynchronous operations that may not have ended
+    sent: list[Any] = field(default_factory=list)  # asynchronous calls that may still be running
 
     def log(self, values: Numbers) -> None:
         """Send numbers without waiting for the server."""
@@ -146,7 +146,7 @@ class MLflowRun(RunInTracker):
         self.client.set_tag(self.id, "dense_model", str(report.config["model"]["path"]))
 
     def finish(self, failed: bool) -> None:
-        """End the run, and wait until everything is sent."""
+        """End the run, and wait until all numbers have been sent."""
         self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
         for operation in self.sent:
             operation.wait()
