@@ -164,7 +164,7 @@ def main() -> None:
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     with exit_on_error():
         check_arguments(arguments)
-    # if the log cannot be written, for example to a full disk, logging prints no tracebacks
+    # `logging` should print no traceback if the log cannot be written, as with a full disk
     logging.raiseExceptions = False
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user has asked for tracebacks

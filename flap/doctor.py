@@ -108,7 +108,7 @@ def wandb() -> str:
     """Return the mode that W&B would have in a run with tracking=wandb, such as "offline"."""
     try:
         mode = resolve_mode("auto")
-    except RuntimeError as error:  # W&B looks for its settings in the home directory: there is none
+    except RuntimeError as error:  # the user has no home directory, where W&B stores its settings
         return f"none: {error}"
     if mode == "offline":
         return "offline; online after `wandb login`, or with WANDB_API_KEY"

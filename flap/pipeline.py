@@ -105,9 +105,9 @@ def execute(run: Run) -> Report:
 def prune(run: Run, model: PlacedModel) -> Compressed:
     """Remove units, which are attention heads, MLP neurons or experts, from a model in place.
 
-    Every unit is scored, and as many of the units with the highest scores stay as the budget
-    allows. All other units are removed, and the remaining weights compensate for them (FLAP,
-    section 3). If a plan is given, or if no unit has to be removed, units are not scored.
+    Every unit is scored. The units with the highest scores stay, as many as the budget allows. All
+    other units are removed, and the remaining weights compensate for them (FLAP, section 3). If a
+    plan is given, or if no unit has to be removed, units are not scored.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)
@@ -143,7 +143,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    dense.close()  # its model is no longer dense, because pruning has changed it in place
+    dense.close()  # pruning has changed the dense model in place, so it is no longer dense
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)

@@ -65,9 +65,10 @@ class Choices:
     seed: int
     ratio: float  # the share of the prunable parameters to remove; 0 with a target or a plan
     target: TargetConfig
-    mask_only: bool  # set the weights of removed units to zero instead of making matrices smaller
+    # whether the weights of removed units become zero, instead of the matrices becoming smaller
+    mask_only: bool
     recovery: Recovery | None = None  # training after compression; None if there is none
-    vocabulary: Trim | None = None  # how tokens are selected; None: all tokens stay
+    vocabulary: Trim | None = None  # selects the tokens that stay; None if all tokens stay
 
     @cached_property
     def code(self) -> dict[str, str]:

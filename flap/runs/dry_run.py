@@ -139,16 +139,16 @@ class DryRun:
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
-        if self.source.device.type in ("cpu", "mps"):  # these devices use the host's memory
+        if self.source.device.type in ("cpu", "mps"):  # cpu and mps use the host's memory
             mapped += weights
             host += device if streams else device + pruned
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes that the calibration statistics of a layer and their use take.
+        """Return the bytes of the calibration statistics of a layer, and of their factorisations.
 
-        The statistics are two co-moment matrices of each block, and the use is a factorisation. If
-        no choice needs covariances, the statistics are means and variances.
+        The statistics are two co-moment matrices of each block. If no choice needs covariances, the
+        statistics are means and variances, which are not factorised.
         """
         sets = 0.0
         factors = []
@@ -242,9 +242,9 @@ class DryRun:
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
     def lines(self) -> Iterator[str]:
-        """Yield lines with the numbers of parameters and forward passes, and with the memory.
+        """Yield lines with the numbers of parameters and of forward passes, and a table of sizes.
 
-        The memory is given for each placement.
+        The table shows the memory and disk space that the run needs at each placement.
         """
         before = count_parameters(self.adapter.model)
         trimmed = before if self.trimming is None else self.trimming.parameters
@@ -279,7 +279,7 @@ class DryRun:
         calibration = self.choices.calibration
         try:
             speed = layer_speed(self.source, calibration.batch_size, calibration.seq_len)
-        except Exception as error:  # the rest of the estimate is still useful
+        except Exception as error:  # without the time, the rest of the estimate is still useful
             yield f"time: not measured (a layer does not run alone: {one_line(error, 200)})"
             return
         kept = 1 - self.removed / self.budget.total

@@ -1,6 +1,6 @@
 """Measure the speed of a model on this machine by running its layers for a few seconds.
 
-The layers get random weights, so no file is read.
+The layers get random weights, so no file with weights is read.
 
 Legend: N windows · T tokens per window · P positions · D hidden size · I input channels of the
 output projection of an MLP.

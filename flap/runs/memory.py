@@ -84,7 +84,7 @@ def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T]
     if artefact is None:
         for store in stores:
             locks.enter_context(store.held(key))
-        artefact = _look_up(stores, key)  # another run may have computed it meanwhile
+        artefact = _look_up(stores, key)  # another run may have computed the artefact meanwhile
     return artefact
 
 

@@ -289,5 +289,5 @@ def quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    # messages of huggingface_hub also reach flap's handlers, and should not appear twice
+    # remove the handlers of huggingface_hub, because flap's handlers show its messages, too
     logging.getLogger("huggingface_hub").handlers.clear()

@@ -27,7 +27,7 @@ class Pruned:
     report: Report  # the report without measured numbers
     # the tokens of a trimmed vocabulary; empty if the vocabulary was not trimmed
     tokens: list[str] = field(default_factory=list)
-    # The pruned model in memory. None if an earlier start of the run has saved the model.
+    # The pruned model, if this start has made it. None if an earlier start of the run has saved it.
     model: PlacedModel | None = None
     # The run for later stages, with the texts that the model has written. None if this artefact was
     # read from files.

@@ -24,7 +24,7 @@ TRIAL = 1.0  # for all trial fits of a block
 
 
 class PruningWork(NamedTuple):
-    """The computation of a run between loading and saving the model."""
+    """The amount of computation that a run takes between loading and saving the model."""
 
     tokens: int = 0  # number of calibration tokens
     passes: float = 0.0  # number of forward passes over the calibration tokens

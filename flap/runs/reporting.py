@@ -301,7 +301,7 @@ def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[
 
 @by_first
 def write_text_files(run: Run) -> None:
-    """Write the texts that the model has written into the run's folder, if the run has a folder."""
+    """Save the texts that the model has generated, if the run has a folder."""
     if run.run_dir is None:
         return
     for use, windows in run.texts.items():

@@ -187,7 +187,7 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the trimmed vocabulary, if an earlier start has chosen its tokens.
+    """Return the run with the vocabulary that an earlier start of the run has trimmed.
 
     tokens: the tokens that stay.
     """

@@ -39,7 +39,7 @@ class Speed(NamedTuple):
         return workload.read * self.read + workload.written * self.written
 
 
-UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs, used while the real speed is unknown
+UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs of a token, while the speed is unknown
 
 
 class Agenda:

@@ -124,8 +124,8 @@ class _Shown:
         self.next_line = self.start + SECONDS_BETWEEN_LINES
         # Items that are finished within the first second are assumed to be results of an
         # interrupted run, which are only read from files. These items do not count in the speed.
-        self.read_by = self.start  # time at which the last of these items was finished
-        self.read = 0  # number of these items
+        self.read_by = self.start  # time of the last item that was finished within this second
+        self.read = 0  # number of items that were finished within this second
         console = Console(stderr=True)
         self.in_terminal = console.is_terminal
         self.bar = Progress(

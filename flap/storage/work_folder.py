@@ -225,7 +225,7 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
 def _remove_old(parent: Path) -> None:
     """Delete working directories that were not used for `SECONDS_KEPT` seconds."""
     for folder in parent.iterdir():
-        with suppress(OSError):  # another process may have just removed it
+        with suppress(OSError):  # another process may have just removed the folder
             if folder.is_dir() and time.time() - folder.stat().st_mtime > SECONDS_KEPT:
                 remove_unused(folder)
 

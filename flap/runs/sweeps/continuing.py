@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from flap.config import redacted
 from flap.runs.sweeps.callbacks import StudyCallback
 
-# a value that needs no quotes in Hydra's grammar
+# matches a value that needs no quotes in a Hydra override
 WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)
 
 

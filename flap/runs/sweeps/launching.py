@@ -60,7 +60,7 @@ def check_jobs(launcher: Any, over_gpus: str) -> None:
             is allowed.
     """
     tasks = launcher.get("tasks_per_node") or 1
-    if over_gpus == "auto":  # one process takes all GPUs of its job
+    if over_gpus == "auto":  # a process with model.placement=auto takes all GPUs of its job
         processes = tasks * (launcher.get("nodes") or 1)
         allowed = "device or stream with tasks_per_node or nodes > 1"
         require(processes == 1, "model.placement", over_gpus, allowed)
