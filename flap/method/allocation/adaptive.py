@@ -27,7 +27,7 @@ SCALES = ("z-score", "error", "relative")
 class Scaled(Structure):
     """Base class of structures that rank the units of all layers together.
 
-    `scale` says which number of a unit is ranked:
+    `scale` selects the value by which units are ranked:
 
     - z-score: the scores of all channels of one attention or one MLP are standardised, then
       averaged over the channels of a unit. Equal z-scores in two layers do not mean equal errors.

@@ -60,8 +60,8 @@ class Bound:
     # cost_K of the two blocks of each layer: the cost of a block that keeps 0, 1, 2, … units
     costs: tuple[Pair[Tensor], ...]
     size: float = 0  # cost of a parameter; 0 if the target does not count parameters
-    # the part of `costs` that does not come from parameters, such as the bytes of keys and values;
-    # empty if the target counts only parameters, or no parameters
+    # the part of `costs` that does not come from parameters, such as the bytes of keys and values,
+    # if the target counts parameters as well; otherwise empty
     beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:

@@ -55,7 +55,7 @@ class Statistics:
         return (self.deviation_I / max(self.num_tokens, 1) + self.mean_I.square()).float()
 
     def to(self, device: torch.device) -> "Statistics":
-        """Return the statistics on another device, such as the device of the weight."""
+        """Return the statistics on another device, such as the device of a weight."""
         wide = widest_float(device)
         return replace(
             self,

@@ -127,7 +127,7 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Set the weights of removed units to zero, and write the fitted output projection.
 
-    The weights of a unit are its rows and biases of the input projections, and its columns of the
+    The weights of a unit are its rows and biases in the input projections, and its columns in the
     output projection.
 
     If the block has an RMS norm over the channels of all units, the zeros lower the root mean

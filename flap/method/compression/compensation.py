@@ -65,8 +65,8 @@ class Compensation(ABC):
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
         trial: whether the fits are only for a trial of a search. A trial is measured on held-out
-            tokens, so its fits are computed without these tokens. The fits of a trial may also skip
-            expensive choices, such as the choice of the best ridge.
+            tokens, so a compensation that can fit noise must then fit without these tokens. The
+            fits of a trial may also skip expensive choices, such as the choice of the best ridge.
         """
 
 

@@ -43,7 +43,7 @@ class LinearCompensation(Compensation):
     If no ridge is given, a map A is fitted with each of RIDGES, without the held-out tokens. The
     ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all
     tokens. FLAP's bias is used instead if no map has a smaller held-out error than the bias, or if
-    no map can be computed. A given ridge is compared with FLAP's bias in the same way.
+    no map can be computed. A map with a given ridge is compared with FLAP's bias in the same way.
 
     In the trials of a search, the ridge is TRIAL_RIDGE if no ridge is given. The map is fitted
     without the held-out tokens, because trials are measured on some of these tokens. In trials, the

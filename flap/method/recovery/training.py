@@ -42,8 +42,8 @@ def train(
 
     Afterwards, the file BEST in the folder has the parameters with the lowest held-out divergence.
     The file HISTORY has the held-out divergence after each evaluated step. A killed training
-    resumes from Trainer's last checkpoint in the folder, from which only tensors and numbers are
-    read (`weights_only`). A finished training is not repeated.
+    resumes from Trainer's last checkpoint in the folder. Only tensors and numbers are read from the
+    checkpoint (`weights_only`). A finished training is not repeated.
 
     windows: the training windows; the held-out windows come first.
     bf16: whether the forward pass computes in bfloat16 (autocast).

@@ -49,7 +49,7 @@ class PlanDivergence:
     several processes, each process has the stream of the dense model and the streams of its share
     of the plans.
 
-    The plans are measured on the last held-out windows. The compensation of trials is fitted
+    The plans are measured on the last held-out windows. In trials, linear compensation is fitted
     without held-out windows. The predictions at every fourth position are compared, because
     predictions at neighbouring positions add little information. With a large vocabulary, computing
     all predictions would cost as much as many layers. In texts with answers, the predictions of all
@@ -111,9 +111,10 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows on which plans are measured, and text_N, the text of each window.
+        """Return the windows on which plans are measured, and text_N.
 
-        The mask of the windows is true for the tokens whose predictions may be compared.
+        text_N is the index of each window's text. The mask of the windows is true for the tokens
+        whose predictions may be compared.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)

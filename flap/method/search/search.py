@@ -31,11 +31,11 @@ LEAST_COST = 1e-9
 class Search(Structure):
     """search: rank all units by the measured rise of the divergence, divided by the unit's price.
 
-    Trials are measured in the same pass over the layers as the scores. In a trial, one block loses
-    its lowest-scored units, with compensation, and the rest of the model stays dense. Each block
-    has a trial for each share of units in `levels`. The divergence between the dense model and the
-    trial is measured on `tokens` calibration tokens (docs/method.md says which). In a mixture of
-    texts, the text with the largest divergence decides.
+    Units are scored and trials are measured in the same pass over the layers. In a trial, one block
+    loses its lowest-scored units, with compensation, and the rest of the model stays dense. Each
+    block has a trial for each share of units in `levels`. The divergence between the dense model
+    and the trial is measured on `tokens` calibration tokens (docs/method.md says which). In a
+    mixture of texts, the text with the largest divergence decides.
 
     `in_nats` divides the divergence of a trial among the removed units. All units are then ranked
     by their nats divided by their price. The search does not measure the divergence of the final
