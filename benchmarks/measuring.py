@@ -33,7 +33,7 @@ def loaded(source: CheckpointSource) -> PreTrainedModel:
 
 
 def random_windows(model: PreTrainedModel, number: int) -> Tensor:
-    """Return windows of random tokens, because the time of a forward pass depends on no token."""
+    """Return windows of random tokens. The time of a forward pass does not depend on the tokens."""
     tokens_NT = torch.randint(
         model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0)
     )

@@ -6,8 +6,8 @@ alternate in one process, without a cache. The result is the median of the ratio
 the target of each method.
 
 With `--clock cpu`, the script counts processor seconds of its process instead of wall-clock
-seconds. Use this clock on a machine that other people use at the same time. It leaves out the time
-of waiting for the disk.
+seconds. Use this clock on a machine that other people use at the same time. This clock does not
+count the time of waiting for the disk.
 
 For the memory, the script measures in a new process by how much the peak of pruning exceeds the
 memory of the loaded model.
@@ -90,7 +90,7 @@ def prune(
 
 
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Return for each variant the median of the ratios of pruning to a bare forward pass.
+    """Return for each variant the median of time of pruning / time of a bare forward pass.
 
     Every repeat prunes a new copy of the model.
     """

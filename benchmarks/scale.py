@@ -28,8 +28,8 @@ from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# Config values of all models. They use the tokenizer of SmolLM2, and the LM head is not tied to the
-# embedding.
+# Config values that all models share. The models use the tokenizer of SmolLM2, and their LM head is
+# not tied to the embedding.
 ENDS = {
     "vocab_size": 49152,
     "tie_word_embeddings": False,

@@ -36,7 +36,8 @@ def add(run: Path, plans: Path) -> str:
     """Copy the plan and the report of a finished run to `plans`, and return the plan's name.
 
     Raises:
-        ValueError: the report names no commit without changes, or contains a path of this machine.
+        ValueError: the checkout of the run had changes, or the report contains a path of this
+            machine.
     """
     report = Report.load(run / "report.json")
     report.checkpoint = None  # the checkpoint's path exists only on this machine

@@ -125,7 +125,7 @@ def _refuse_word(word: str, following: Sequence[str]) -> None:
 
 
 def _check_override(word: str, following: Sequence[str]) -> None:
-    """Refuse a list with spaces without quotes, and a list for a group that takes one choice."""
+    """Refuse an unquoted list with spaces, and a list for a group that takes only one choice."""
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:

@@ -80,10 +80,10 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the end of a message, which says for which other key this name may be valid.
+    """Return the end of a message, which suggests another key for a name.
 
     For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
-    If there is no other key, return an empty text.
+    If no other key is suggested, return an empty text.
     """
     name = shown(name)
     if group == "model":

@@ -60,7 +60,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in the defaults of config.yaml, each with its description there."""
+    """Return the groups in the defaults of config.yaml, each with the comment that describes it."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -114,7 +114,7 @@ def shown(value: Any) -> str:
 
 
 def reason_of(error: OmegaConfBaseException) -> str:
-    """Return the first line of an OmegaConf error, in which `shown` formats the wrong value."""
+    """Return the first line of an OmegaConf error, with the refused value formatted by `shown`."""
     message = str(error.msg or error)
     value = str(error.value)
     if value:

@@ -32,8 +32,8 @@ class ModelConfig:
     # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
     # host memory and disk, and stream reads one layer at a time.
     placement: str = "device"
-    # Whether the LM head and the embedding of a GGUF are tied if one is a copy of the other in
-    # another quantisation. Both then get the more precise values.
+    # Whether the LM head and the embedding of a GGUF file are tied if one is a copy of the other in
+    # another quantisation. The tied matrix has the more precise values.
     tie_copied_head: bool = True
 
 
@@ -146,9 +146,9 @@ class FlapConfig:
     # Values for other keys, which +debug=smoke sets. Keys that the run does not have are skipped.
     debug: Any = None
     # What a run returns to Hydra, for sweepers that optimise: the name of a number, such as
-    # pruned/sciq_answers/exact_match, or a list of names. Null stands for nothing.
+    # pruned/sciq_answers/exact_match, or a list of names. With null, a run returns nothing.
     objective: Any = None
-    # If true, a sweep ends at its first cell that fails.
+    # If true, a sweep ends after the first of its runs that fails.
     stop_on_failure: bool = False
     # If true, flap only prints the memory, disk space and time that the run would need, without
     # reading weights.
@@ -162,7 +162,7 @@ class FlapConfig:
     use_cache: bool = True
     # Maximum seconds to wait for another run that computes the same result, at least 0.
     cache_wait_seconds: float = 3600
-    # Minutes that a process of torchrun or SLURM waits for another process, above 0.
+    # Maximum minutes that a process of torchrun or SLURM waits for another process, above 0.
     timeout_minutes: float = 120
     # If true, code that comes with the model may run.
     trust_remote_code: bool = False

@@ -41,8 +41,8 @@ OVERRIDE = re.compile(r"([+~]{0,2}[\w./@ -]+)=(.*)", re.DOTALL)
 # an interpolation may name a secret, but does not contain it
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
-# Matches a value that is a URI. The password ends at the last @, because some users do not encode /
-# and @ in it.
+# Matches a value that is a URI. The password ends at the last @, because some users do not encode
+# the characters / and @ in a password.
 URI = re.compile(
     r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.IGNORECASE
 )
@@ -97,7 +97,7 @@ def recorded(config: DictConfig) -> DictConfig:
     Interpolations are not resolved.
     """
     copy = OmegaConf.create(redacted(_plain(config)))
-    OmegaConf.copy_cache(from_config=config, to_config=copy)  # keeps the same time for `${now:...}`
+    OmegaConf.copy_cache(from_config=config, to_config=copy)  # so `${now:...}` is the same time
     assert isinstance(copy, DictConfig)
     return copy
 

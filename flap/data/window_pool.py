@@ -21,8 +21,8 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out: flap does not fit on it, but uses it, for example, to choose the
-# ridge of a linear compensation.
+# Every fifth window is held out from fitting, for example to choose the ridge of a linear
+# compensation on the held-out windows.
 HELD_OUT = 5
 
 
@@ -119,7 +119,9 @@ def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
 
 
 def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
-    """Return a mask of the tokens that begin inside a span. The mask is false for empty tokens.
+    """Return a mask of the tokens that begin inside a span.
+
+    The mask is false for tokens that stand for no characters of the text.
 
     spans: passages of the text, sorted.
     offsets: for each token, the index of its first character and of the first character after it.
@@ -162,7 +164,7 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _spread(counts: Sequence[int]) -> list[int]:
-    """Return a list in which the index of each part occurs as often as its count, evenly spread."""
+    """Return a list in which each index i of `counts` occurs counts[i] times, evenly spread."""
     positions = list[tuple[float, int]]()
     for part, count in enumerate(counts):
         for k in range(count):
