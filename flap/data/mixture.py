@@ -33,7 +33,8 @@ class Part:
     # weight of this part relative to the other parts, which determines its share of the windows;
     # above 0, at most HEAVIEST
     weight: float = 1.0
-    # whether prompts go through the tokenizer's chat template; None: if the tokenizer has a template
+    # whether prompts go through the tokenizer's chat template; None means true if there is a
+    # template
     chat_template: bool | None = None
     documents: tuple[str, ...] = ()  # texts in memory; empty for a name or a file
 

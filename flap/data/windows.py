@@ -72,7 +72,7 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return the name of a part. If two parts have the same file name, its number is added."""
+        """Return the name of a part, with its number in front if two parts have the same name."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
