@@ -62,8 +62,8 @@ def paired(
 
     before, after: for each number, the values of one model for all documents.
 
-    A number is left out if the two models have not equally many values of it, or if the standard
-    error of the difference is not finite.
+    A number is left out if one model has more values of this number than the other model, or if the
+    standard error of the difference is not finite.
 
     Both models were measured on the same documents, so there is one difference for each document,
     and the standard error is computed from these differences. Therefore this error does not depend

@@ -1,4 +1,4 @@
-"""Measure programs that a model writes, by running the tests of their problems."""
+"""Measure programs that a model writes for problems, by running the tests of the problems."""
 
 import logging
 import os

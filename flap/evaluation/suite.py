@@ -17,7 +17,7 @@ def prepare_tasks(
 ) -> list[Task]:
     """Read and check the data of every task, and return the tasks.
 
-    evaluators: the evaluators, by their names in the config section `eval`.
+    evaluators: the evaluators of the run. The keys are their names in the config section `eval`.
     before: the tokenizer of the dense model, if the vocabulary has been trimmed.
 
     Raises:

@@ -22,7 +22,8 @@ SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maxi
 def documents_of(task: LoadedTask) -> list[Document]:
     """Return the texts that identify each document of a task.
 
-    The documents of a group are those of its first task, then those of its second task, and so on.
+    For a group, the documents of its first task come first, then the documents of its second task,
+    and so on.
     """
     found = list[Document]()
     for subtask in task.subtasks.values():
@@ -136,7 +137,7 @@ def _keep(task: Any, kept: list[int]) -> None:
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):
         task.sampler.replace_df(remaining)
-    if isinstance(documents, Dataset):  # keep it a Dataset, because some tasks read its columns
+    if isinstance(documents, Dataset):  # some tasks read the columns of their Dataset
         remaining = documents.select(kept)
 
     def remaining_documents() -> Any:

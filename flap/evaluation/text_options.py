@@ -124,10 +124,10 @@ class OnTexts(Evaluator):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks for a model whose tokenizer is not `before`.
+        """Return one task for each text and window length.
 
-        before: the tokenizer that cuts the texts into windows. tokenizer: the tokenizer of the
-            measured model.
+        tokenizer: the tokenizer of the measured model. before: the tokenizer with which the texts
+            are cut into windows. The two differ if the vocabulary was trimmed.
 
         Each window has the same text for both tokenizers. If the window has more tokens of
         `tokenizer` than fit into the model's context, the end of the window is cut off.

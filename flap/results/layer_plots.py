@@ -53,7 +53,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
 
 
 def _shares(report: Report) -> DataFrame:
-    """Return the shares of heads and neurons that each layer keeps; nan if it had none."""
+    """Return the kept shares of the heads and neurons of each layer; nan if a layer had none."""
     shares = DataFrame(report.layers) / DataFrame(report.layers_before)
     # an MLP loses either neurons or whole experts
     mlp = shares.reindex(columns=["neurons", "experts"]).min(axis="columns")

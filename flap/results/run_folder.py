@@ -48,7 +48,7 @@ class RunRecord:
 
     @property
     def number(self) -> str:
-        """The job number with which Hydra begins the name of the folder, or else this name."""
+        """Hydra's job number at the beginning of the folder's name, or else the whole name."""
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name

@@ -135,7 +135,7 @@ class Study:
 
     @property
     def trimmed(self) -> bool:
-        """Whether some runs have trimmed the vocabulary, and therefore have other tokenizers."""
+        """Whether some runs have trimmed the vocabulary, so that the tokenizers differ."""
         return any(run.report.vocabulary for run in self.runs)
 
     def of(self, rows: DataFrame) -> list[RunRecord]:

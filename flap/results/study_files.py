@@ -24,7 +24,7 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     """Read one or more sweeps, write their table, plots and page, and return the page's path.
 
     into: the folder for the files. The default is the folder of the sweep. For two sweeps A and B,
-        it is a folder A+B next to A.
+        the default is a folder A+B next to A.
 
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.

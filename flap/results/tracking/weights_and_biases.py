@@ -1,4 +1,4 @@
-"""The tracker of the choice `tracking=wandb`."""
+"""The tracker of the choice `tracking=wandb`, Weights & Biases (W&B)."""
 
 import logging
 import shlex
@@ -102,7 +102,7 @@ class Wandb(Tracking):
             entity=self.entity,
             mode=mode,
             id=kept_id(run_dir / "wandb", job.id),
-            resume="allow",  # a requeued job continues its run
+            resume="allow",  # a requeued job continues its W&B run
             # each job gets its own W&B run, even if all jobs run in the same process
             reinit="finish_previous",
             name=job.name,
