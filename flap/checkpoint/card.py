@@ -18,12 +18,12 @@ MARK = (
 
 
 def is_generated(card: Path) -> bool:
-    """Return whether a file is a model card that flap has written, by its line MARK."""
+    """Return whether a file is a model card that flap has written and that still has its MARK."""
     return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
 def write_card(directory: Path, text: str) -> None:
-    """Write the model card of a checkpoint, unless its directory has a README.md of the user."""
+    """Write the model card of a checkpoint, unless the user has written a README.md there."""
     card = directory / CARD
     if card.exists() and not is_generated(card):
         log.info("%s is not replaced, because it does not have the mark of flap's cards", card)

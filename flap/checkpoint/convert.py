@@ -16,7 +16,8 @@ from flap.modeling import modeling_flap
 from flap.modeling.register import register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
 
-# Config keys that this module sets, or that belong to a class or a file instead of the model.
+# Config keys whose values are not taken from the model's current config, because this module sets
+# them, or because they describe a class or a file instead of the model.
 _REPLACED = (
     *NOT_SHARED,
     "per_layer_config",
@@ -34,13 +35,13 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     class and the config of this architecture (the stock form). Otherwise, it gets a class and a
     config of `modeling_flap.py`, and this file is later saved with the weights.
 
-    spare: the maximum number of parameters that the stock form may add as zero biases.
+    spare: the maximum number of parameters that the stock form may add as biases of zeros.
 
-    Returns: A text that says what is needed to load the checkpoint, and why.
+    Returns: a text that says what is needed to load the checkpoint, and why.
     """
     adapter = placed.adapter
     shared = _shared_values(adapter.config)
-    # without a head_dim, transformers would compute it from the number of heads, which has changed
+    # without a head_dim, transformers would compute it from the number of heads, which is pruned
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     base_config_class = stock_class(type(adapter.config))
     # Falcon's config always computes head_dim from the number of heads, and rejects other values

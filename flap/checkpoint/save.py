@@ -1,6 +1,6 @@
 """Write a checkpoint directory: weights, config, modelling file, tokenizer and flap.json.
 
-The directory appears only when it is complete, and its model was reloaded and checked.
+The directory appears only after it is complete and the reloaded model has passed a check.
 
 Legend: N windows · T tokens per window.
 """
@@ -21,8 +21,8 @@ from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory, free_space, is_scratch
 
-# Maximum bytes in the name of a checkpoint's directory. File systems allow 255, and the temporary
-# directory has a longer name.
+# Maximum bytes in the name of a checkpoint's directory. File systems allow 255 bytes, and the
+# temporary directory, in which the checkpoint is written, has a longer name.
 LONGEST_NAME = 240
 LABEL = "flap.json"  # flap recognises its checkpoints by this file
 # Folders that flap writes into a checkpoint: exports, and the chat templates of a tokenizer with
@@ -71,9 +71,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     model: the directory of the dense model, which must not be overwritten.
 
     Raises:
-        ValueError: the directory has no name or a name that is too long, cannot be created, is
-            inside or around the directory of the dense model, or is not empty although `overwrite`
-            is false or the directory contains no checkpoint of flap.
+        ValueError: the directory has no name or a name that is too long, cannot be created, or is
+            inside or around the directory of the dense model; or it is not empty, and `overwrite`
+            is false or it contains no checkpoint of flap.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:
@@ -111,8 +111,8 @@ def make_label(
 ) -> dict[str, Any]:
     """Return the content of flap.json: how a checkpoint was made, and which units it has kept.
 
-    key: the key of the run (`Run.key`), by which a later start of the run recognises its
-        checkpoint. The key is empty if no run has made the checkpoint.
+    key: the key of the run (`Run.key`), by which the run recognises its checkpoint when it is
+        started again. The key is empty if no run has made the checkpoint.
     """
     label: dict[str, Any] = {"provenance": provenance, "plan": plan}
     if key:
@@ -158,7 +158,7 @@ def save_checkpoint(
     label: the content of flap.json (`make_label`).
     files: additional files, which are copied into the directory.
 
-    Returns: The model for later stages of the run. If `model` is in memory, this is `model`;
+    Returns: the model for later stages of the run. If `model` is in memory, this is `model`;
         otherwise, it is a model that reads the new checkpoint.
 
     Raises:

@@ -61,7 +61,8 @@ def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
     """Return the widths of a layer if all layers have the same widths.
 
     Raises:
-        ValueError: layers differ in width, or the kernel for experts does not support the width.
+        ValueError: layers differ in width, or transformers' grouped kernel for experts does not
+            support the width of the experts.
     """
     widths: dict[str, int] = {}
     for i in range(len(adapter.layers)):
@@ -102,7 +103,7 @@ def _check_places(model: PreTrainedModel, config: PreTrainedConfig) -> None:
 def whole_config(
     model: PreTrainedModel, config_class: Any, text_config: PreTrainedConfig, **changes: Any
 ) -> PreTrainedConfig:
-    """Return a model's config in which the config of the language model is replaced.
+    """Return a model's config with `text_config` as the config of the language model.
 
     For a text model, this is `text_config` itself. For a vision-language model, the configs of the
     other parts, such as the vision tower, stay the same objects.

@@ -57,16 +57,16 @@ class PrunedConfigMixin:
     # None: output projections have a bias if they have one in the base architecture
     attention_output_bias = None
     mlp_output_bias = None
-    head_dim = None  # overrides a property of FalconConfig, which uses the number of heads
+    head_dim = None  # overrides FalconConfig's property, which computes it from the number of heads
     flap_modules = None  # None if an earlier version of flap has saved the config
 
     @property
     def allow_global_per_layer_attribute_access(self):
-        """Return True, so that transformers allows reading the global widths."""
+        """Return True, so that transformers allows reading the widths of the dense model."""
         return True
 
     def __getattribute__(self, key):
-        """Return an attribute, without the warning of transformers about global widths."""
+        """Return an attribute, without transformers' warning about widths of the dense model."""
         # `super(LAST_MIXIN, self)` means `object`, whose name torch.compile cannot trace
         plain = super(LAST_MIXIN, self)
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
@@ -110,7 +110,7 @@ class PrunedModelMixin:
 
 
 class PrunedExpertsMixin:
-    """Experts with output biases, which are multiplied by the router's weights as outputs are."""
+    """Experts with output biases. The router's weights multiply the biases and the outputs."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
         """Run the chosen experts, and add their biases."""
@@ -219,7 +219,7 @@ def share_config(model):
 class LayerConfig:
     """The config of a layer: the layer's widths, and all other values of the model's config.
 
-    If another value of the model's config changes later, it also changes here.
+    If one of these other values changes later in the model's config, it also changes here.
     """
 
     def __init__(self, config, layer):
@@ -268,7 +268,7 @@ def _build(dense, layer_config, i, modules):
     if _has(layer, modules["attention"]):
         attention = layer.get_submodule(modules["attention"].rpartition(".")[0])
         for norm, linear in modules["attention_norms"].items():
-            # OLMoE builds these norms for the hidden size, whatever the number of heads
+            # OLMoE builds its query and key norms for the hidden size, whatever the number of heads
             width = getattr(attention, linear).out_features
             if getattr(attention, norm).weight.shape != (width,):
                 getattr(attention, norm).weight = nn.Parameter(torch.ones(width))
@@ -331,7 +331,10 @@ def _linear(like, inputs, outputs, bias):
 
 
 def _match_bias(layer, path, bias):
-    """Replace the Linear at `path` by one with a bias, or without, if `bias` says so."""
+    """Replace the Linear at `path` if it should have a bias but has none, or the other way round.
+
+    bias: whether the Linear should have a bias; None if it may have one.
+    """
     linear = layer.get_submodule(path)
     if bias is not None and (linear.bias is not None) != bias:
         parent, _, name = path.rpartition(".")

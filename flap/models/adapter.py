@@ -274,7 +274,7 @@ class ModelAdapter:
     def num_parameters(self) -> int:
         """Return the number of prunable parameters in all layers.
 
-        The pruning ratio is a part of this number.
+        The pruning ratio refers to this number.
         """
         pairs = map(self.blocks, range(len(self.layers)))
         return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)

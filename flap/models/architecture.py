@@ -23,7 +23,7 @@ def find_family(config: PreTrainedConfig) -> Family:
     pruned.
 
     Raises:
-        ValueError: The architecture, or an option that the config turns on, is not supported. The
+        ValueError: the architecture, or an option that the config turns on, is not supported. The
             message says what is supported.
     """
     # the configs of pruned models have this prefix, and a pruned model can be pruned again
@@ -83,10 +83,10 @@ def stock_class(cls: type) -> Any:
 def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     """Return the adapter of a model, which may be on the meta device.
 
-    whole_experts: Whether pruning removes whole experts, instead of neurons of each expert.
+    whole_experts: whether pruning removes whole experts, instead of neurons of each expert.
 
     Raises:
-        ValueError: The architecture is not supported, the model has no LM head, one of its classes
+        ValueError: the architecture is not supported, the model has no LM head, one of its classes
             overrides `forward`, or `whole_experts` is true and pruning cannot remove whole experts
             of this model.
     """

@@ -142,7 +142,7 @@ class Block:
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Compute the inputs of the members' output projections from the arguments of `watched`.
 
-        mask_P: A boolean mask of the positions to observe. None means all positions.
+        mask_P: a boolean mask of the positions to observe. None means all positions.
         """
         hidden = args[0]
         if mask_P is not None:

@@ -33,8 +33,8 @@ def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
     options: arguments of `from_pretrained`.
 
     Raises:
-        OSError: There is no config, or it cannot be downloaded.
-        ValueError: The config cannot be read, or one of its values is invalid.
+        OSError: there is no config, or it cannot be downloaded.
+        ValueError: the config cannot be read, or one of its values is invalid.
     """
     register_configs()
     check_config(Path(path))
@@ -54,8 +54,8 @@ def read_tokenizer(
     """Read the tokenizer of a model.
 
     Raises:
-        OSError: There is no tokenizer, or it cannot be downloaded.
-        ValueError: A file of the tokenizer is damaged.
+        OSError: there is no tokenizer, or it cannot be downloaded.
+        ValueError: a file of the tokenizer is damaged.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -73,7 +73,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON file that contains an object.
 
     Raises:
-        ValueError: The file is missing or damaged, or does not contain a JSON object.
+        ValueError: the file is missing or damaged, or does not contain a JSON object.
     """
     try:
         value = load_json(file)

@@ -34,7 +34,7 @@ def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
     The decision uses the weights and not the architecture, because tied models (LLaMA 3.2 1B) and
     untied models (LLaMA 3.1 8B) may have the same config class.
 
-    Returns: A description of the change, or an empty string if nothing was tied.
+    Returns: a description of the change, or an empty string if nothing was tied.
     """
     if not {EMBEDDING, HEAD} <= header.tensors.keys():
         return ""

@@ -21,7 +21,7 @@ def pick_device(name: str) -> torch.device:
     different GPUs, because the current GPU may differ between the threads that read weights.
 
     Raises:
-        ValueError: The device is not on this machine.
+        ValueError: the device is not on this machine.
     """
     accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     available = [device for device, is_there in accelerators.items() if is_there]
@@ -63,7 +63,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """Return the dtype for sums over many tokens and for factorisations.
+    """Return the dtype for sums over many tokens and for matrix factorisations.
 
     The dtype is float64, except on mps, which supports only float32.
     """

@@ -37,7 +37,10 @@ class ExpertInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class ExpertsBlock(Block):
-    """All experts of a layer as one block. Its members are the experts, its units the neurons."""
+    """All experts of a layer as one block.
+
+    The members of the block are the experts, and its units are their neurons.
+    """
 
     output: Stacked
 
@@ -85,7 +88,7 @@ class ExpertsBlock(Block):
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     """Return the block of a layer's experts.
 
-    chosen: The number of experts that each token is routed to.
+    chosen: the number of experts that each token is routed to.
     """
     num_experts = experts.num_experts
     neurons = num_neurons(experts)
@@ -112,8 +115,8 @@ def routed(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the inputs (R, I) of each expert's down projection, and the router's weights (R).
 
-    args: The arguments of the experts' forward pass.
-    mask_P: A boolean mask of the positions whose tokens are returned. None means all positions.
+    args: the arguments of the experts' forward pass.
+    mask_P: a boolean mask of the positions whose tokens are returned. None means all positions.
     """
     inputs, weights, tokens = _dispatched(experts, args)
     if mask_P is not None:
@@ -131,7 +134,7 @@ def routed(
 def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the outputs (R, H) of each expert, not multiplied by the router's weights.
 
-    inputs: The inputs (R, I) of the down projection of each expert.
+    inputs: the inputs (R, I) of the down projection of each expert.
     """
     with onloaded(experts):
         weight_EHI = as_stored(experts, experts.down_proj)
@@ -159,7 +162,8 @@ def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return the inputs of the experts of Llama 4.
 
     In Llama 4, each expert gets all tokens, multiplied by the router's weight. A token that is not
-    routed to the expert has the weight zero. It is recognised by its zeros, and left out.
+    routed to the expert has the weight zero. Such tokens are recognised by their zeros, and left
+    out.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]

@@ -29,10 +29,10 @@ def find_model(
 ) -> CheckpointSource:
     """Find a model by its name, read its config, and make all checks that need no weights.
 
-    weights: Whether the weights will be opened. If not, the weights and the device need not exist.
+    weights: whether the weights will be opened. If not, the weights and the device need not exist.
 
     Raises:
-        ValueError: There is no model of this name, its weights are incomplete, its architecture or
+        ValueError: there is no model of this name, its weights are incomplete, its architecture or
             quantisation is not supported, or `placement` or `device` is invalid.
     """
     placements = f"one of {', '.join(PLACEMENTS)}"
@@ -99,7 +99,7 @@ def _read(
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
     """Read the config of a model.
 
-    local_first: Whether to try the local hub cache before the network, which may be missing.
+    local_first: whether to try the local hub cache before the network, which may be missing.
     """
     with suppress(OSError, ValueError):
         if local_first:

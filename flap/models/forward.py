@@ -1,4 +1,4 @@
-"""Run a model in parts: before the first decoder layer, each single layer, and after the last one.
+"""Run the parts of a model separately: before the layers, each single layer, and after the layers.
 
 Legend: N windows · T tokens per window · P positions of all windows · D hidden size.
 """
@@ -35,9 +35,9 @@ class Call:
 def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
     """Return the hidden states before the first layer, and the other arguments of each layer.
 
-    These are recorded in a forward pass of the decoder, so this works for every family. The layers
-    do not run in this pass, and need no weights. The arguments depend only on the shape of the
-    tokens, unless `ModelAdapter.reads_tokens` is true.
+    The hidden states and the arguments are recorded in a forward pass of the decoder, so this works
+    for every family. The layers do not run in this pass, and need no weights. The arguments depend
+    only on the shape of the tokens, unless `ModelAdapter.reads_tokens` is true.
     """
     hidden: list[Tensor] = []
     calls: list[Call] = []

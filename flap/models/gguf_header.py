@@ -29,7 +29,7 @@ class GGUFHeader:
     """The keys of a GGUF, and the names of its tensors.
 
     Raises:
-        LookupError, ValueError and others: The header is damaged.
+        LookupError, ValueError and others: the header is damaged.
     """
 
     def __init__(self, reader: GGUFReader) -> None:
@@ -46,7 +46,7 @@ class GGUFHeader:
         """Check the numbers of layers and heads, before a model with these numbers is built.
 
         Raises:
-            ValueError: The tensors belong to more or fewer layers than the header says, the number
+            ValueError: the tensors belong to more or fewer layers than the header says, the number
                 of heads does not divide their total width, or the number of KV heads does not
                 divide the number of heads.
         """

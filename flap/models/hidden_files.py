@@ -106,7 +106,7 @@ class HiddenFiles:
     def _read(self) -> tuple[int, dict[str, str]]:
         """Read the journal. Return the number of finished layers, and the file of each stream.
 
-        Return 0 and no files if there is no journal, or if it or one of its files is damaged.
+        Return 0 and no files if the journal is missing, or if the journal or a file is damaged.
         """
         if not (self.folder / JOURNAL).is_file():
             return 0, {}

@@ -31,12 +31,12 @@ DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.t
 def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str, str]:
     """Return the directory or hub id of a model, and its origin for the report.
 
-    streams: Whether layers are read from files during the run. If so, weights on the hub are
+    streams: whether layers are read from files during the run. If so, weights on the hub are
         downloaded now.
-    tie: Whether to tie the LM head of a GGUF to the embedding if it is a copy of the embedding.
+    tie: whether to tie the LM head of a GGUF to the embedding if it is a copy of the embedding.
 
     Raises:
-        ValueError: Weights are missing, damaged or pickled, or cannot be downloaded.
+        ValueError: weights are missing, damaged or pickled, or cannot be downloaded.
     """
     local = Path(path).is_dir()
     gguf = find_gguf(path)
@@ -56,7 +56,7 @@ def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str
 def not_found(name: str, error: Exception, what: str = "no model") -> ValueError:
     """Return the error for a model or tokenizer that does not exist or cannot be read.
 
-    what: The beginning of the message, "no model" or "no tokenizer".
+    what: the beginning of the message, "no model" or "no tokenizer".
     """
     hint = ""
     if Path(name).is_dir():
@@ -84,7 +84,7 @@ def base_facts(path: str) -> dict[str, Any]:
 
     The keys are the names that model cards on the hub use.
 
-    path: A hub id, which is returned as the base model; a directory, whose README.md may name a
+    path: a hub id, which is returned as the base model; a directory, whose README.md may name a
         base model; or an empty string, for which nothing is known.
     """
     if not path:
@@ -117,7 +117,7 @@ def _download(hub_id: str) -> str:
 
     A progress bar is shown. Pickled weights are not downloaded.
     """
-    # flap has turned progress bars off, because configs and tokenizers need none
+    # a run turns progress bars off, because configs and tokenizers need none
     were_disabled = are_progress_bars_disabled()
     enable_progress_bars()
     try:

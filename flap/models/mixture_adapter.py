@@ -17,7 +17,7 @@ class MixtureAdapter(ModelAdapter):
 
     Shared experts, which every token uses, are not pruned.
 
-    whole: Whether pruning removes whole experts, instead of neurons of each expert.
+    whole: whether pruning removes whole experts, instead of neurons of each expert.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, whole: bool) -> None:

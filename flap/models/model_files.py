@@ -77,7 +77,7 @@ class ModelFiles:
     def read(self, **placing: Any) -> PreTrainedModel:
         """Load the model with its weights.
 
-        placing: Arguments of `from_pretrained` that place the weights, such as `device_map`.
+        placing: arguments of `from_pretrained` that place the weights, such as `device_map`.
         """
         try:
             return read_model(
@@ -95,10 +95,10 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
 
     Only safetensors are read. Quantised weights are dequantised.
 
-    options: Arguments of `from_pretrained`.
+    options: arguments of `from_pretrained`.
 
     Raises:
-        ValueError: A file is missing or damaged, a tensor is missing or has a wrong shape, or the
+        ValueError: a file is missing or damaged, a tensor is missing or has a wrong shape, or the
             files contain more layers than the config says.
     """
     options = {"dtype": "auto", "use_safetensors": True, **options}

@@ -17,7 +17,7 @@ def running_device(model: PreTrainedModel) -> torch.device:
     """Return the device that runs a model's embeddings, even if their weights are offloaded.
 
     Raises:
-        ValueError: The weights are on the meta device, but accelerate has not offloaded them.
+        ValueError: the weights are on the meta device, but accelerate has not offloaded them.
     """
     device: torch.device = model.device
     if device.type != "meta":
@@ -78,7 +78,7 @@ def _is_offloaded(module: nn.Module) -> bool:
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
     """Store replaced parameters in the place from which accelerate's hook loads them.
 
-    before: The parameters as the hook has loaded them.
+    before: the parameters as the hook has loaded them.
     """
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset

@@ -47,7 +47,7 @@ class PlacedModel(ABC):
     # Whether layers are read from files when they are needed. If so, a run can resume from files in
     # its working directory.
     streams: ClassVar[bool] = False
-    # Whether all weights are always on the device that runs them, as timing and training need it.
+    # Whether all weights are always on the device that runs them, which timing and training need.
     whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -61,7 +61,7 @@ class PlacedModel(ABC):
     def open(cls, source: ModelFiles, work: WorkFolder) -> "PlacedModel":
         """Open the model of a source at this placement.
 
-        work: The working directory for data that is too large for memory, from which an interrupted
+        work: the working directory for data that is too large for memory, from which an interrupted
             run resumes.
         """
 
@@ -127,7 +127,7 @@ class PlacedModel(ABC):
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
         """Return whether every process has enough memory to run the whole model.
 
-        beside_bytes: The bytes of another model that must be in memory at the same time.
+        beside_bytes: the bytes of another model that must be in memory at the same time.
         """
         return all(ranks.gather(self.has_room(beside_bytes)))
 

@@ -38,7 +38,7 @@ def map_batches(
 ) -> list[T]:
     """Call a function for each batch, and return the results in the order of the batches.
 
-    The processes divide the batches among themselves, and all get all results.
+    The batches are divided among the processes, and each process gets all results.
 
     function: a function of the tokens_NT and the final hidden_NTD of a batch. The LM head is on its
         device during the call.

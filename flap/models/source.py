@@ -82,7 +82,7 @@ class ModelSource(ABC):
 
     @abstractmethod
     def skeleton(self) -> PreTrainedModel:
-        """Return a model with the shapes of the dense model. It may lack weights."""
+        """Return a model with the shapes of the dense model, with or without weights."""
 
     @abstractmethod
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
@@ -91,7 +91,7 @@ class ModelSource(ABC):
         work: see `PlacedModel.open`.
 
         Raises:
-            ValueError: A file is damaged, or the files lack tensors that the architecture needs.
+            ValueError: a file is damaged, or the files lack tensors that the architecture needs.
         """
 
     def reopening(self) -> Callable[[], PlacedModel]:

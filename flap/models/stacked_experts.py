@@ -1,6 +1,6 @@
 """Access the experts of a layer, which transformers stores stacked in two parameters.
 
-Neuron i of expert e has the index e · I + i. Bias compensation gives each expert an output bias.
+Neuron i of expert e has the index e · I + i. FLAP's bias compensation gives experts output biases.
 
 Legend: E experts · I neurons of one expert · H hidden size · R, C rows and columns of the matrix of
 one expert.

@@ -1,4 +1,4 @@
-"""Visit every decoder layer of a model in order (`Walk`), with one layer on the device at a time.
+"""Visit the decoder layers of a model one after the other (`Walk`).
 
 A walk carries any number of streams (`Stream`) from layer to layer. A stream consists of the hidden
 states of some windows, which each layer updates.
@@ -105,7 +105,7 @@ class Walk:
             other processes.
         """
         if changing:
-            # changes to a model in memory are lost with the process, so the walk cannot resume
+            # only a walk over a streamed model can resume, because changes in memory are lost
             work = model.if_streamed(work)
         self.model = model
         self.stage = stage

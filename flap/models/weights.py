@@ -24,7 +24,7 @@ def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     Only the header of the file is read.
 
     Raises:
-        ValueError: The file cannot be opened, or is damaged or truncated.
+        ValueError: the file cannot be opened, or is damaged or truncated.
     """
     try:
         # for a file without read permission, safetensors would say that the file is missing
@@ -46,7 +46,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     """Return a dict from the name of each tensor to the safetensors file that contains it.
 
     Raises:
-        ValueError: There is no safetensors file or index, or it is damaged.
+        ValueError: there is no safetensors file or index, or it is damaged.
     """
     file = directory / WEIGHTS
     if file.is_file():  # an index next to it belongs to an older checkpoint
@@ -85,8 +85,8 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     transformers also uses this dtype if the config names none. Return None if there are no weights
     or no floating-point tensors.
 
-    path: A directory or a hub id.
-    download: Whether to download the file with this tensor if it is not in the hub cache.
+    path: a directory or a hub id.
+    download: whether to download the file with this tensor if it is not in the hub cache.
     """
     local_only = not download
     file = cached_file(path, WEIGHTS, local_files_only=local_only, **QUIET)
@@ -110,7 +110,7 @@ def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
     Only the headers of the files are read.
 
     Raises:
-        ValueError: A file is missing or damaged, or the index names no tensor, a file outside the
+        ValueError: a file is missing or damaged, or the index names no tensor, a file outside the
             directory, or a tensor that its file lacks.
     """
     files = tensor_files(directory)

@@ -2,8 +2,8 @@
 
 For a token, the output of a mixture is Σ_e W_e (w_e a_e). W_e is the down projection of expert e
 and a_e its input. w_e is the router's weight of expert e, or 0 if the token is not routed to it.
-The sum over experts is one projection whose input has all vectors w_e a_e. In this projection, a
-unit is an expert, and its channels are the elements of w_e a_e.
+The sum over experts is one projection, whose input is the concatenation of all vectors w_e a_e. In
+this projection, a unit is an expert, and its channels are the elements of w_e a_e.
 
 Legend: E experts · I neurons of one expert · H hidden size · T tokens · P positions of a batch · U
 units · C channels of a unit · R tokens that are routed to one expert. In rows_UR, R stands for the
@@ -27,7 +27,7 @@ CORRECTION = "e_score_correction_bias"
 
 
 class OfToken(NamedTuple):
-    """Norms of the output f (H) of an expert, for each token, or their means over tokens.
+    """Norms of an expert's output f (H) for each token, or the means of these norms over tokens.
 
     The model multiplies f by the router's weight g. In Llama 4, the router multiplies the inputs of
     the experts instead, so g is 1.
@@ -92,8 +92,8 @@ def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Itera
 def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
     """Return the block of a layer's experts whose units are whole experts.
 
-    chosen: The number of experts that each token is routed to.
-    parent: The module that contains the router.
+    chosen: the number of experts that each token is routed to.
+    parent: the module that contains the router.
     """
     number = experts.num_experts
     neurons = num_neurons(experts)

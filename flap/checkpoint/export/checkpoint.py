@@ -1,4 +1,4 @@
-"""Read a checkpoint for an export, and check the settings of its model and installed packages."""
+"""Read a checkpoint for an export, and check its settings and that packages are installed."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

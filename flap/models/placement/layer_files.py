@@ -28,7 +28,7 @@ class LayerFiles:
     The index None stands for all weights outside the decoder layers: embeddings, final norm, LM
     head, and any vision tower.
 
-    folder: The folder for the files of changed layers. Checkpoints have hard links to these files.
+    folder: the folder for the files of changed layers. Checkpoints have hard links to these files.
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
@@ -133,7 +133,7 @@ class LayerFiles:
                     hf_quantizer=self.dequantiser,
                 ),
             )
-        # restore the list, from which the call has removed conversions that this layer does not use
+        # restore all conversions, because the call has removed those that this layer does not use
         self.model._weight_conversions = conversions
 
     @cached_property

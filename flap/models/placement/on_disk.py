@@ -36,7 +36,8 @@ class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
     If a layer is changed inside its `with` block, it is written to a file at the end of the block,
-    and later read from this file (`LayerFiles`). On the meta device, it keeps its new shapes.
+    and later read from this file (`LayerFiles`). After the block, the layer on the meta device has
+    the new shapes.
     """
 
     name = "stream"
@@ -45,7 +46,7 @@ class OnDisk(PlacedModel):
     def __init__(self, source: ModelFiles, work: WorkFolder) -> None:
         """Open the model without reading a weight.
 
-        work: The working directory for hidden states and changed layers. If it is NOT_KEPT, a
+        work: the working directory for hidden states and changed layers. If it is NOT_KEPT, a
             temporary folder is used, which is deleted with this object.
         """
         super().__init__(source.read(device_map={"": "meta"}))
@@ -212,7 +213,7 @@ class OnDisk(PlacedModel):
 def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the memory address, the shape and the strides of each tensor.
 
-    If these are equal for two dicts of tensors, the tensors have the same values.
+    If these are equal for two dicts of tensors, the two dicts contain the same tensors.
     """
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()

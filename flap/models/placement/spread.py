@@ -59,8 +59,8 @@ class Spread(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write weights and config.
 
-        Only one of several tied weights is written. Without this, transformers would write all
-        offloaded copies of it.
+        Of weights that are tied to each other, only one is written. Otherwise, transformers would
+        write every offloaded copy.
         """
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
         state = self.model.state_dict()

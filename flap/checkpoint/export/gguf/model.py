@@ -47,7 +47,7 @@ class LazyTensor(NamedTuple):
 
 
 def check_model(config: PreTrainedConfig) -> None:
-    """Check that the export supports the family of a model, and llama.cpp its other settings.
+    """Check that the export supports the family and the settings of a model.
 
     Raises:
         ValueError: the family or a setting is not supported. The message names the supported

@@ -89,13 +89,13 @@ def _merges(spec: dict[str, Any]) -> list[list[str]]:
     """Return the pairs of tokens that BPE merges, in the order of their priority."""
     merges = []
     for merge in spec["model"]["merges"]:
-        # older files tokenizer.json have "a b" instead of ["a", "b"]
+        # in older versions of tokenizer.json, a merge is "a b" instead of ["a", "b"]
         merges.append(merge.split(" ") if isinstance(merge, str) else merge)
     return merges
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
-    """Return a score for each token. A token gets a higher score if its merge has priority."""
+    """Return a score for each token, which is higher if its merge has a higher priority."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
@@ -161,7 +161,7 @@ def _add_special(
     """Write the special tokens, whether texts begin with BOS and end with EOS, and chat templates.
 
     llama.cpp stops generating at each of three tokens: end of text (EOS), end of turn (EOT), and
-    end of message (EOM). The ids in `ends` become these three tokens, EOS first.
+    end of message (EOM). Up to three ids in `ends` are written as these tokens, beginning with EOS.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

@@ -91,9 +91,9 @@ def _step_name(step: dict[str, Any]) -> str:
 def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
     """Return whether a SentencePiece tokenizer adds a space before a text.
 
-    Return None if llama.cpp cannot do the same steps as the tokenizer. Like SentencePiece,
-    llama.cpp adds a space before the text and after each special token. The step Metaspace alone is
-    not equivalent: it adds no space to a text that begins with a space, and usually no space after
+    Return None if the tokenizer has other steps. Like SentencePiece, llama.cpp adds a space before
+    the text and after each special token. The step Metaspace is accepted, although it differs
+    slightly: it adds no space to a text that begins with a space, and usually no space after
     special tokens. llama.cpp has no option for this behaviour.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])

@@ -21,7 +21,7 @@ RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": 
 
 
 class ModelArgs(dict):
-    """The config as a dict."""
+    """The config of a model as a dict."""
 
     @classmethod
     def from_dict(cls, config):
@@ -49,7 +49,7 @@ def Model(config):
 
 
 def set_heads(layer, query_heads, kv_heads):
-    """Set the numbers of heads in all modules of a layer that have them."""
+    """Set the attributes for numbers of heads in all modules of a layer that have them."""
     numbers = {"repeats": query_heads // kv_heads}
     numbers |= dict.fromkeys(HEADS, query_heads)
     numbers |= dict.fromkeys(KV_HEADS, kv_heads)
@@ -65,7 +65,7 @@ class SlidingMixin:
     """
 
     def __call__(self, x, mask=None, cache=None):
-        """Run the layer with the mask of its window."""
+        """Run the layer with a mask for its sliding window."""
         mask = create_attention_mask(x, cache, self.window, return_array=True)
         return super().__call__(x, mask, cache)
 
@@ -74,7 +74,7 @@ class PrunedMixin:
     """A model whose parameters get the shapes of the loaded tensors."""
 
     def sanitize(self, weights):
-        """Give each parameter the shape of its tensor, and return the weights by mlx-lm's names."""
+        """Give each parameter the shape of its tensor. Return the weights under mlx-lm's names."""
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
         weights = split_experts(weights)
