@@ -1,4 +1,4 @@
-"""Bad options on the command line are refused. Most tests run it in a forked process.
+"""Bad options on the command line are refused. Most tests run `flap` in a forked process.
 
 The console shows one line, the exit code is 1, the log has the traceback, and the run leaves no
 other files. If Hydra cannot compose the options, the error appears within half a second, before
@@ -30,7 +30,7 @@ OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs. In the arguments below, it is {bad}."""
+    """Create the folder of damaged inputs, which the arguments below call {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 

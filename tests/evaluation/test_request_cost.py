@@ -66,7 +66,7 @@ def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[st
 
 def test_the_speed_of_a_model_is_measured_with_one_request() -> None:
     speed = measured_speed(tiny_model("llama-gqa"))
-    # These are seconds per token. A written token costs more than a read token, because each
+    # The unit is seconds per token. A written token costs more than a read token, because each
     # written token needs a forward pass.
     assert 0 < speed.read < speed.written < 1
 

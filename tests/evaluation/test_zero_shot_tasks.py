@@ -40,8 +40,7 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# Of these tasks, the package contains the test split. Of all other tasks, it contains the
-# validation split.
+# The package contains the test split of these tasks, and the validation split of all other tasks.
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",

@@ -28,7 +28,7 @@ for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]
 # The garbage collector skips frozen objects, so forked processes share the memory of the imports.
 gc.freeze()
-# A server process imports everything once. It forks a process for each call, and has no threads.
+# A server process imports everything once, has no threads, and forks a process for each call.
 SERVER = multiprocessing.get_context("forkserver")
 
 

@@ -28,7 +28,7 @@ YARN = LINEAR | {"rope_type": "yarn", "original_max_position_embeddings": 32}
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint, and the pruned model that it was saved from.
+    """A checkpoint, and the pruned model from which it was saved.
 
     An export of the checkpoint must compute the same outputs as this model.
     """

@@ -80,7 +80,7 @@ def open_vino(folder: Path) -> Begin:
 
 
 def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
-    """Return the inputs of a step other than the cache. Both engines give them the same names."""
+    """Return the inputs of a step other than the cache, under the names that both engines use."""
     total = cached + new.shape[1]
     return {
         "input_ids": new.numpy(),

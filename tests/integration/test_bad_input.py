@@ -1,7 +1,7 @@
 """The pipeline refuses wrong options with a message of one line, and leaves no files.
 
-The message names the field, its value and the allowed values. These runs are in the process of the
-tests; test_bad_command_line.py starts separate processes.
+The message names the field, its value and the allowed values. The tests here run the pipeline in
+the process of pytest; test_bad_command_line.py starts separate processes.
 """
 
 import errno

@@ -61,8 +61,8 @@ def test_same_logits(
 ) -> None:
     found = answers["/".join(cell)]
     expected = expected_logprobs(families[cell])
-    # The first log-probabilities are from one forward pass for all tokens. The second are from one
-    # pass for each token, with a cache.
+    # `found` has log-probabilities from one forward pass for all tokens, and log-probabilities from
+    # one pass for each token, with a cache.
     for logprobs in found["logprobs"]:
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
     assert found["greedy"] == families[cell].greedy(PROMPT)

@@ -30,8 +30,8 @@ STATISTICS = Statistics(
 )
 EXPECTED = {
     "IFV": [3.0, 5.0, 12.0, 0.5],
-    "WIFV": [27.0, 45.0, 0.0, 12.5],  # the columns have the sums of squares 9, 9, 0 and 25
-    "WIFN": [10 / 3, 5.0, 0.0, 7 / 3],  # the columns have the mean |W| 5/3, 5/3, 0 and 7/3
+    "WIFV": [27.0, 45.0, 0.0, 12.5],  # the sums of squares of the columns are 9, 9, 0 and 25
+    "WIFN": [10 / 3, 5.0, 0.0, 7 / 3],  # the means of |W| in the columns are 5/3, 5/3, 0 and 7/3
     "wanda": [10 / 3, 5.0, 0.0, 7 / 3],
     "magnitude": [3.0, 3.0, 0.0, 5.0],
     "taylor": [0.5, 2.0, 0.0, 1.0],

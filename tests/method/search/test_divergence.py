@@ -24,8 +24,8 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
-# These are six windows. The first window and the last window are held out, and have 48 tokens
-# together.
+# The batch has six windows of 24 tokens. The first window and the last window are held out, which
+# are 48 tokens.
 WINDOWS = Batch.of(tokens())
 FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 

@@ -24,8 +24,8 @@ def test_by_hand() -> None:
 
     The scores, from the lowest, are 1, 1, 2 and 4. A trial that removes two units costs 0.2 nats,
     so each of these units gets 0.1 nats. A trial that removes three units costs 1.0, so the third
-    unit gets 0.8. No trial removes the fourth unit. It gets nats in proportion to the score of the
-    third: 0.8 · 4 / 2.
+    unit gets 0.8. No trial removes the fourth unit, so it gets nats in proportion to the score of
+    the third unit: 0.8 · 4 / 2.
     """
     score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
     nats_U = spread(score_U, {2: 0.2, 3: 1.0})
