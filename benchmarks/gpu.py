@@ -9,9 +9,9 @@ in bfloat16, and created on the GPU. There are five steps:
 3. FLAP on a smaller model with model.placement=auto. accelerate may use only a part of the GPU's
    memory, so that half of the layers are on the host. For comparison, FLAP also prunes the same
    model with all layers on the GPU.
-4. flap_plus on a model with two layers of the large model, whose search measures few tokens. The
-   time of step 5 is estimated from this step.
-5. flap_plus on the large model with all of its layers.
+4. flap_plus on a model with the shape of step 1, but only two layers. The time of step 5 is
+   estimated from this step. In steps 4 and 5, the search measures few tokens.
+5. flap_plus on a model with the shape of step 1 and all of its layers.
 
 The script does not begin a step that would not end in time, and stops a step that takes too long.
 If a step fails, the remaining steps still run. The table and the JSON file say what happened. The
