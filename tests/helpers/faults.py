@@ -70,8 +70,8 @@ def install(folder: str, journal: str, fault: Fault) -> None:
     os.open = faults.counted("os.open", os.open)
     for name in ("rename", "replace", "mkdir"):
         setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
-    # Skip syncs, because they are slow. Data that was not synced survives the kill of a process, and
-    # is lost only if the machine fails.
+    # Skip syncs, because they are slow. Data that was not synced survives the kill of a process,
+    # and is lost only if the machine fails.
     os.fsync = faults.counted("fsync", lambda descriptor: None)
     os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
     torch.from_file = faults.counted("map", torch.from_file)
