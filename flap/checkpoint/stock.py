@@ -105,7 +105,7 @@ def whole_config(
 ) -> PreTrainedConfig:
     """Return a model's config with `text_config` as the config of the language model.
 
-    For a text model, this is `text_config` itself. For a vision-language model, the configs of the
+    For a text model, return `text_config` itself. For a vision-language model, the configs of the
     other parts, such as the vision tower, stay the same objects.
 
     config_class: the class of the new config; only used for vision-language models.

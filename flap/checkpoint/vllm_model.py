@@ -8,7 +8,7 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
 class TransformersMoEForCausalLM(Mixture):
-    """The backend for mixtures of experts, which vLLM recognises by the name of its base class.
+    """The backend for mixtures of experts. vLLM looks it up by the name, which is that of its base.
 
     The fused kernels of vLLM run the experts, with a separate width for each layer. If experts have
     biases, or if layers differ in the number of experts, transformers runs the experts instead.

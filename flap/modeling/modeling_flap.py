@@ -6,7 +6,7 @@ that users can read it before they load a checkpoint with `trust_remote_code`.
 The config has the keys of the base architecture and three additional keys:
 
 - `per_layer_config`: for each layer, the numbers of heads and neurons, and whether its two output
-  projections have a bias. For values that are missing here, the dense model's values are used. In a
+  projections have a bias. If a value of a layer is missing, the dense model's value is used. In a
   vision-language model, only the language model is pruned, so `per_layer_config` and `head_dim` are
   in its `text_config`.
 - `head_dim`: the number of channels of a head, if it is the same in all layers.

@@ -274,7 +274,7 @@ class ModelAdapter:
     def num_parameters(self) -> int:
         """Return the number of prunable parameters in all layers.
 
-        The pruning ratio refers to this number.
+        The pruning ratio is a fraction of this number.
         """
         pairs = map(self.blocks, range(len(self.layers)))
         return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)

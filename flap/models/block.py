@@ -44,7 +44,7 @@ class LinearLike(ABC):
 
 
 class Observed(NamedTuple):
-    """The inputs of the output projections of a block's members in one forward pass."""
+    """The inputs of a block's output projections in one forward pass, separate for each member."""
 
     # For each member, the inputs (…, channels) of its output projection. Only tokens that are
     # routed to the member are included.
@@ -70,7 +70,7 @@ class UnitTensor(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """The current values of the tensor in its holder."""
+        """The tensor that the attribute `name` of the holder has now."""
         return cast(Tensor, getattr(self.holder, self.name))
 
 

@@ -60,7 +60,7 @@ class GGUFHeader:
         self._check_heads()
 
     def complete(self, config: PreTrainedConfig) -> None:
-        """Set config keys that transformers leaves out: for biases, Gemma's attention and RoPE.
+        """Set the config keys for biases, Gemma's attention and RoPE that transformers leaves out.
 
         Raises:
             ValueError: RoPE is scaled in a way that is not supported.

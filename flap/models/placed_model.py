@@ -24,8 +24,8 @@ from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 
-# A function whose argument is the mask_P of a batch, or None if all positions count. It returns a
-# context manager that records statistics of a layer while the batch runs.
+# A function that gets the mask_P of a batch, or None if all positions count, and returns a context
+# manager. While the batch runs, the context manager records statistics of a layer.
 Recording: TypeAlias = Callable[[Tensor | None], AbstractContextManager[Any]]
 
 

@@ -101,7 +101,7 @@ class ModelSource(ABC):
 
 @dataclass(frozen=True)
 class CheckpointSource(ModelFiles, ModelSource):
-    """A model in files. Only its config is read until the model is opened."""
+    """A model in files, whose weights are not read before the model is opened."""
 
     origin: str = field(kw_only=True)
     placed: type[PlacedModel] = field(kw_only=True)
