@@ -1,4 +1,4 @@
-"""The tests. Their folders mirror the folders of flap.
+"""The tests of flap. The folders of tests/ mirror the folders of flap/.
 
 This file sets HF_HUB_OFFLINE, so that no test can reach the Hugging Face hub. huggingface_hub reads
 this variable when it is first imported.

@@ -1,6 +1,6 @@
 """Tables of all option values that flap refuses, with their error messages.
 
-Each string is a table for one model. Its rows have the form `option=value -> message`. The message
+Each string is a table for one model, with rows of the form `option=value -> message`. The message
 is the beginning of the line with which the run ends before it reads any weight. In rows, "…" stands
 for any text, {bad} for the folder of tests/helpers/damaged.py, {texts} for the names of packaged
 texts, {prompts} for the names of packaged texts and prompts, {long} for a name that is too long,

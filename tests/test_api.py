@@ -525,7 +525,8 @@ def unsupported() -> dict[str, tuple[Any, str]]:
     four_bits = torch.nn.Parameter(torch.zeros(56 * 16, 1, dtype=torch.uint8), requires_grad=False)
     packed.model.layers[1].mlp.down_proj.weight = four_bits
     # Some quantisers pack values into tensors of the model's dtype, or into tensors that are no
-    # parameters. Then only the attribute hf_quantizer shows that the model is quantised.
+    # parameters. With such tensors, only the attribute hf_quantizer shows that the model is
+    # quantised.
     quantised = tiny_model("llama-gqa")
     quantised.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
     family = GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)

@@ -49,7 +49,7 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
 def test_windows_of_one_text_are_drawn_as_ever(
     text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The windows are the first ones of a random order. The published numbers depend on this."""
+    """The windows are the first ones of a random order, on which published numbers depend."""
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
     assert torch.equal(

@@ -17,7 +17,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the documentation site as `make docs` does, and return its folder.
 
     If MkDocs is not installed, the tests that use the site are skipped. With
-    FLAP_REQUIRE_SYSTEM_TOOLS=1 in the environment, they fail instead.
+    FLAP_REQUIRE_SYSTEM_TOOLS=1 in the environment, these tests fail instead of being skipped.
     """
     if find_spec("mkdocs") is None:
         required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"

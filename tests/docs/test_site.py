@@ -42,9 +42,9 @@ def test_a_page_fits_its_window(
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
-# The accessibility checker axe needs ten seconds for a page. So each page is checked in only one
-# combination of colours and width. This is enough, because errors are usually in the theme or in
-# tables, which many pages share.
+# The accessibility checker axe needs ten seconds for a page, so each page is checked in only one
+# combination of colours and width. One combination is enough, because errors are usually in the
+# theme or in tables, which many pages share.
 @pytest.mark.parametrize(("name", "form"), zip(PAGES, FORMS * 3, strict=True), ids=PAGES)
 def test_axe_finds_no_violation(
     browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]

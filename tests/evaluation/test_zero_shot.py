@@ -418,6 +418,6 @@ def test_the_workload_counts_documents_choices_and_examples(
     assert read("own_shots") == pytest.approx(2 * whole)
     assert read("animals", limit=2) < whole / 2
     [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
-    # Six answers of at most two tokens each. The workload counts half of this limit, so 1 token
-    # each.
+    # The model writes six answers of at most two tokens each. The workload counts half of the two
+    # tokens, so 1 token for each answer.
     assert written.workload == (sum(questions) / 4, 6 * 1)

@@ -24,7 +24,7 @@ def browser() -> Iterator[Browser]:
     """Start the system's Chromium.
 
     If Chromium is not installed, the tests that use it are skipped. With
-    FLAP_REQUIRE_SYSTEM_TOOLS=1 in the environment, they fail instead.
+    FLAP_REQUIRE_SYSTEM_TOOLS=1 in the environment, these tests fail instead of being skipped.
     """
     path = shutil.which("chromium")
     if path is None:

@@ -1,4 +1,4 @@
-"""Create damaged models, texts and plans. Each has one error, for which a run must refuse it."""
+"""Create damaged models, texts and plans, each with one error for which a run must refuse it."""
 
 import json
 import shutil

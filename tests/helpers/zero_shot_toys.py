@@ -1,4 +1,4 @@
-"""Toy tasks for lm-eval. Their few documents consist of words that the tiny tokenizer knows.
+"""Toy tasks for lm-eval, with a few documents of words that the tiny tokenizer knows.
 
 The tasks are defined in lm-eval's YAML format, and their right answers are known.
 """

@@ -32,7 +32,7 @@ def faults(step: int, first: int, num_operations: int) -> list[Fault]:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> list[str]:
-    """Return the arguments that all runs share. Their model has two layers."""
+    """Return the arguments that all runs share, such as a model with two layers."""
     model = tmp_path_factory.mktemp("model") / "two-layers"
     tiny_model("llama-gqa", num_hidden_layers=2).save_pretrained(model)
     tokenizer.save_pretrained(model)

@@ -251,8 +251,8 @@ class OfficialStatistics(Statistics):
 class OfficialRecorder:
     """The official code's running statistics (layerwrapper.py).
 
-    These statistics are updated with one sample at a time. They drop the variance of the first
-    sample, and measure each later sample against the mean at that time.
+    The official statistics are updated with one sample at a time. They drop the variance of the
+    first sample, and measure each later sample against the mean at that time.
     """
 
     def __init__(self, linear: nn.Linear) -> None:

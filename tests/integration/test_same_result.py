@@ -122,7 +122,7 @@ def goes(model: str, place: Place) -> bool:
 
 
 def rows() -> Iterator[Any]:
-    """Yield all test cases. Each consists of a model, options and a setup."""
+    """Yield all test cases, each of which consists of a model, options and a setup."""
     rare = cycle([LONG, THOROUGH, THOROUGH])
     for model, choices, quick in CASES:
         for place in (place for place in PLACES if goes(model, place)):

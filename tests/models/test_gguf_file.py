@@ -95,7 +95,7 @@ def test_a_pruned_model_of_one_width_is_pruned_again(base: list[str], tmp_path: 
 
 
 def blocks(type_: GGMLQuantizationType, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """Return random blocks of a quantised type, as bytes. Their dequantised values are near 0."""
+    """Return random blocks of a quantised type, as bytes that dequantise to values near 0."""
     size, num_bytes = gguf.GGML_QUANT_SIZES[type_]
     number = shape[0] * shape[1] // size
     raw = np.random.default_rng(seed).integers(0, 256, (number, num_bytes), dtype=np.uint8)

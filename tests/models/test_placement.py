@@ -255,8 +255,8 @@ def test_changed_layers_become_its_files(
 ) -> None:
     """If files of changed layers can become files of the checkpoint, no copy is needed.
 
-    Then the files of the checkpoint are hard links, which need no additional disk space. The files
-    are copies if the cache is on another disk, or if the tensors have other names in the
+    Without copies, the files of the checkpoint are hard links, which need no additional disk space.
+    The files are copies if the cache is on another disk, or if the tensors have other names in the
     checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")

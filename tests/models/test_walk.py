@@ -20,7 +20,7 @@ from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
 from tests.helpers.placed import Interruption, interrupted, placed_at
 
-# Two texts. Each has a batch of four windows and a batch of two windows.
+# Two texts, each with a batch of four windows and a batch of two windows.
 BATCHES = {"one": Batch.of(tokens()).split(4), "other": Batch.of(tokens(seed=7)).split(4)}
 PLACEMENTS = ["device", "stream"]
 Visit = Callable[[int], object]

@@ -147,7 +147,7 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
 def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: Plain) -> None:
     """The page says if cells were measured on different documents.
 
-    Then the dense model has a separate row for each set of documents.
+    On such a page, the dense model has a separate row for each set of documents.
     """
     facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
     sweep = tmp_path / "alike"

@@ -9,7 +9,7 @@ from tests.helpers.tokenizers import TEXT
 from tests.method.vocabulary.kinds import KINDS
 
 NAMES = ["a", "b", "c", "bc", "ab", "abc"]
-# The tokenizer applies the first possible merge of this list. So it makes "abc" from "a" and "bc".
+# The tokenizer applies the first possible merge of this list, so it makes "abc" from "a" and "bc".
 MERGES = [
     ["b", "c"],
     ["a", "b"],
