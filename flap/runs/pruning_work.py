@@ -13,8 +13,8 @@ from flap.models import Block, ModelAdapter
 from flap.runs.choices import Choices
 
 # The following constants were measured with SmolLM2-135M-Instruct (experiments/cost).
-# The cost, in forward passes, of a calibration that collects no covariances, together with scoring
-# and bias compensation.
+# A calibration that collects no covariances, the scoring and the bias compensation together cost as
+# much as this many forward passes.
 PLAIN = 1.16
 BACKWARD = 3  # a forward pass and its backward pass cost as much as this many forward passes
 # To factorise a covariance of C channels, and to solve linear systems with the factors, takes this
