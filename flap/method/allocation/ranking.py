@@ -97,10 +97,9 @@ def within(
     """Return the mask of the kept units of all layers, such that all bounds are met.
 
     Units are kept from the highest score to the lowest. If a unit would exceed a bound, it is
-    removed together with all lower-scored units of its layer. Here, the attention and the MLP of a
-    decoder layer count as two layers.
+    removed together with all lower-scored units of its layer.
 
-    scores: the scores of the units of each layer.
+    scores: the scores of the units of each layer; an attention and an MLP count as two layers.
     fewest: the minimum number of units that each layer keeps.
     costs: for each bound, cost_K of each layer: the cost of a layer that keeps 0, 1, 2, … units.
     most: for each bound, the highest allowed total cost of all layers.
@@ -117,8 +116,7 @@ def within(
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. remove the first unit that exceeds a bound, together with all lower-scored units of its
-    # layer; repeat this until no unit exceeds a bound
+    # 3. remove the first unit over a bound and its layer's lower-scored units until all bounds hold
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)

@@ -109,8 +109,7 @@ def distil(
 ) -> dict[str, Any]:
     """Train the compressed model in place, and return a summary of the training for the report.
 
-    The old weights are kept if training does not lower the held-out divergence of the model in its
-    original dtype.
+    The old weights stay if training does not lower the held-out divergence in the original dtype.
 
     teacher: the dense model.
     windows: the training windows; the held-out windows come first.

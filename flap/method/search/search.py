@@ -181,9 +181,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     beyond = error[start:] - error[start]
     divergence[start:] = divergence[start] + slope * beyond
 
-    # 3. take the steps of the convex envelope. In a straight piece, all steps are equal. So the
-    # steps are multiplied by factors that grow very slightly with the score, which keeps the order
-    # of the scores.
+    # 3. take the steps of the convex envelope. The steps of a straight piece are equal, so factors
+    # that grow very slightly with the score keep the order of the scores.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor
