@@ -49,8 +49,8 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # While this call prepares the run, no answers are on the disk. The same is true of a later start
-    # that only adds measurements.
+    # While this call prepares the run, no answers are on the disk. The same is true of a later
+    # start that only adds measurements.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
