@@ -18,7 +18,7 @@ MARK = (
 
 
 def is_generated(card: Path) -> bool:
-    """Return whether a file is a model card that flap has written and that still has its MARK."""
+    """Return whether a file is a model card that flap has written and that still contains MARK."""
     return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
 

@@ -29,7 +29,7 @@ _REPLACED = (
 
 
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
-    """Change class and config of a model in place, so that its saved checkpoint can be loaded.
+    """Change class and config of a model in place, so that it can be saved and loaded again.
 
     If the base architecture in transformers can represent the pruned model, the model gets the
     class and the config of this architecture (the stock form). Otherwise, it gets a class and a

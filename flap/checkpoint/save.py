@@ -134,8 +134,7 @@ def check_disk_space(target: Path, num_bytes: int) -> None:
     """Check that the disk has enough free space for a checkpoint of this size.
 
     Raises:
-        ValueError: the free space is too small. The message says how much is needed and how much is
-            free.
+        ValueError: the free space is too small. The message gives the required and the free space.
     """
     free = free_space(target)
     if free < num_bytes:

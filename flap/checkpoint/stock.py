@@ -1,7 +1,7 @@
 """Find out whether a pruned model can be saved as a checkpoint of its base architecture.
 
-Such a checkpoint has the stock form. It can be loaded without code of flap. This form is possible
-only if all layers of the pruned model have the same widths.
+A checkpoint of the base architecture has the stock form, and can be loaded without code of flap.
+The stock form is possible only if all layers of the pruned model have the same widths.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -40,7 +40,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     shared: all config values except the widths.
 
     Raises:
-        ValueError: there is no such config. The message says why.
+        ValueError: no config fits the pruned model. The message says why.
     """
     values = shared | _common_widths(adapter)
     reason = ""

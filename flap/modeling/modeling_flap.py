@@ -1,7 +1,7 @@
 """Pruned models whose layers differ in width.
 
-This file is saved with the weights, and needs only transformers and torch. It is a single file, so
-that users can read it before they load a checkpoint with `trust_remote_code`.
+This file is saved with the weights, and needs only transformers and torch. The code is in a single
+file, so that users can read it before they load a checkpoint with `trust_remote_code`.
 
 The config has the keys of the base architecture and three additional keys:
 
@@ -345,8 +345,8 @@ def _match_bias(layer, path, bias):
 def pruned_class(name):
     """Return the pruned class that derives from the transformers class with this name.
 
-    The class is created on first use. Its name, which checkpoints contain, is `Flap` followed by
-    the given name.
+    The class is created on first use. The name of the class, which checkpoints contain, is `Flap`
+    followed by the given name.
     """
     flap_name = f"Flap{name}"
     if flap_name not in globals():

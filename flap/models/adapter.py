@@ -62,8 +62,8 @@ class ModelAdapter:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of final hidden states (…, hidden size).
 
-        This runs the model's own forward pass with the decoder replaced, and not only the LM head,
-        because some families cap or scale their logits.
+        The model's own forward pass is run, with the decoder replaced, because some families cap or
+        scale the logits after the LM head.
         """
         output = DecoderOutput(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
         any_token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
@@ -93,7 +93,7 @@ class ModelAdapter:
         return self.layers[layer].get_submodule(path.rpartition(".")[0])
 
     def attention(self, layer: int) -> Block:
-        """Return the block of a layer's attention. Its units are KV heads with their query heads.
+        """Return the block of a layer's attention, whose units are KV heads with their query heads.
 
         An attention that cannot be divided into heads is a single unit, which always stays.
         """
@@ -161,7 +161,7 @@ class ModelAdapter:
         return path in dict(self.layers[layer].named_modules())
 
     def mlp(self, layer: int) -> Block:
-        """Return the block of a layer's MLP. Its units are neurons.
+        """Return the block of a layer's MLP, whose units are neurons.
 
         If the layer has no MLP, the block is empty.
         """

@@ -81,8 +81,8 @@ class Block:
     Removing a unit means removing its rows of the input projections and its columns of the output
     projection. A unit of an attention is a KV head with the query heads that share it. In
     multi-head attention, a unit is one head. A unit of an MLP is a neuron. In a mixture of experts,
-    a unit is a neuron of one expert, or a whole expert. The block of a mixture consists of one
-    block for each expert. These blocks are called its members.
+    a unit is a neuron of one expert, or a whole expert. The block of a mixture consists of other
+    blocks, which are called members: one for each expert.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Block:
     vectors: tuple[tuple[Any, str, Tensor], ...] = ()
     num_chosen: int = 1  # number of members that each token is routed to
 
-    # The name of an MLP's unit in messages. Its plural is a key in plan.json.
+    # The name of an MLP's unit in messages. The plural of this name is a key in plan.json.
     unit: ClassVar[str] = "neuron"
     whole: ClassVar[bool] = False  # whether each unit is a whole member, which is an expert
 

@@ -152,8 +152,8 @@ def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
     """Set the RoPE of LLaMA 3, and return whether its frequencies are those of the GGUF.
 
-    factors: the tensor `rope_freqs.weight` of the GGUF. It has a number for each pair of
-        dimensions, by which the frequency of this pair is divided.
+    factors: the tensor `rope_freqs.weight` of the GGUF, which has a divisor for the frequency of
+        each pair of dimensions.
     """
     theta = config.rope_parameters["rope_theta"]
     dim = getattr(config, "head_dim", 0) or 2 * len(factors)

@@ -84,7 +84,7 @@ class HiddenFiles:
     def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:
         """Write the number of finished layers, and the file of each stream, into the journal.
 
-        The files are synced to disk first.
+        The files of the streams are synced to disk first.
 
         files: a dict from the name of each `Stream` of the walk to the file with its hidden states.
         wait: a function that waits until all processes have reached the same layer.

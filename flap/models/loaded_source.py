@@ -90,8 +90,8 @@ class LoadedSource(ModelSource):
     def reopening(self) -> Callable[[], PlacedModel]:
         """Copy the model before pruning, and return a function that opens the copy.
 
-        The copy shares all tensors with the model. It stays dense, because pruning replaces the
-        tensors of the model, and does not change their values.
+        The copy shares all tensors with the model. The copy stays dense, because pruning replaces
+        the tensors of the model, and does not change their values.
         """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         shared = {id(tensor): tensor for tensor in tensors}

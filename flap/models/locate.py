@@ -97,7 +97,7 @@ def base_facts(path: str) -> dict[str, Any]:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    # if the card, the network or valid YAML is missing, the libraries raise errors of many types
+    # the libraries raise errors of many types if there is no card, no network or no valid YAML
     except Exception:
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named

@@ -1,4 +1,4 @@
-"""Access the parts of mixtures of experts, in which some layers may have a plain MLP instead."""
+"""Access the parts of mixtures of experts. Some of their layers may have a plain MLP instead."""
 
 from typing import Any
 

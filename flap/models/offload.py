@@ -44,7 +44,7 @@ def count_parameters(model: PreTrainedModel) -> int:
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of a model. Parameters that are tied to each other are returned once.
 
-    This also holds if accelerate has offloaded several copies of them.
+    accelerate may have offloaded several copies of a tied parameter. Only one copy is returned.
     """
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     by_name = {tied.get(name, name): parameter for name, parameter in model.named_parameters()}

@@ -76,7 +76,7 @@ class PlacedModel(ABC):
     def saved_in(self, directory: Path) -> "PlacedModel":
         """Return the model for later stages of the run, after it was written to `directory`.
 
-        This is the same model, or a model that reads the written files.
+        The result is this model, or a model that reads the written files.
         """
         return self
 
@@ -121,7 +121,7 @@ class PlacedModel(ABC):
     def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do in memory
         """Restore the changes that an interrupted run has made to the first `layers_done` layers.
 
-        Its changes to later layers are discarded.
+        Changes that the interrupted run has made to later layers are discarded.
         """
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:

@@ -21,8 +21,8 @@ from flap.models.block import Observed, UnitTensor, split
 from flap.models.experts import ExpertsBlock, down_projected, routed
 from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
-# The name of a tensor with a value for each expert. It is an attribute of the router, or of the
-# module that contains the router.
+# The name of a tensor with a value for each expert. The tensor is an attribute of the router, or of
+# the module that contains the router.
 CORRECTION = "e_score_correction_bias"
 
 

@@ -1,4 +1,4 @@
-"""Read a checkpoint for an export, and check its settings and that packages are installed."""
+"""Read checkpoints for exports. Check that settings are supported and packages are installed."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -50,7 +50,7 @@ def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
     """Return the ids of the tokens at which transformers' `generate` ends a text.
 
     The ids come from generation_config.json, because config.json may have fewer ids for chat
-    models. Without a generation_config.json, they come from the config.
+    models. Without a generation_config.json, the ids come from the config.
     """
     try:
         generation = GenerationConfig.from_pretrained(checkpoint)
@@ -96,7 +96,7 @@ def check_installed(kind: str, *modules: str) -> None:
     modules: the names of modules in these packages.
 
     Raises:
-        ValueError: a package is missing. The message says how to install it.
+        ValueError: a package is missing. The message says how to install the package.
     """
     for module in modules:
         if find_spec(module) is None:

@@ -118,9 +118,9 @@ def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _dynamic_shapes(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the axes of each input whose lengths are dynamic.
+    """Return the axes of each input whose lengths are dynamic: the axes of sequences and tokens.
 
-    These are the axes of sequences and tokens. The axes of heads and channels have fixed lengths.
+    The axes of heads and channels have fixed lengths.
     """
     from transformers.exporters.utils import get_leaf_tensors
 

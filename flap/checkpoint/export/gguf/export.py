@@ -24,9 +24,9 @@ ALWAYS_F32 = (".bias", "ffn_gate_inp.weight", "position_embd.weight")
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     """Write `model-<kind>.gguf` into the directory of a checkpoint and return its path.
 
-    kind: a value of the option `--type`. This is the data type of all matrices, including the
-        embedding and the LM head. Vectors are f32. A quantised type stores each row in blocks of 32
-        values. If the row length of a matrix is no multiple of 32, the matrix is f16 instead.
+    kind: the data type of all matrices, including the embedding and the LM head (option `--type`).
+        Vectors are f32. A quantised type stores each row in blocks of 32 values. If the row length
+        of a matrix is no multiple of 32, the matrix is f16 instead.
 
     Raises:
         ValueError: there is no checkpoint, the export does not support its model or tokenizer, or

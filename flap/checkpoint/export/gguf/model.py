@@ -130,7 +130,7 @@ def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
 
     RoPE rotates pairs of channels: in transformers d and d + D/2, in llama.cpp 2d and 2d + 1. The
-    number of heads is computed from the number of rows, because it differs between layers.
+    number of heads is computed from the number of rows, because layers differ in heads.
 
     tensor_R: the weight or the bias of the projection.
     """
@@ -165,8 +165,8 @@ def add_hyperparameters(
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_vocab_size(config.vocab_size)
-    # llama.cpp's default for the head dimension is hidden size / heads, which is wrong after
-    # heads have been removed
+    # llama.cpp's default for the channels of a head is hidden size / number of heads, which is
+    # wrong after heads have been removed
     writer.add_key_length(dim)
     writer.add_value_length(dim)
     for name, value in widths[0].items():

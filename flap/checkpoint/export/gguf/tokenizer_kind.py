@@ -1,8 +1,8 @@
 """Find the tokenizer of llama.cpp that is equivalent to a tokenizer of transformers.
 
 Each kind of tokenizer in llama.cpp has fixed steps that split a text before BPE merges tokens. This
-module recognises the kind by these steps. If no kind has exactly the steps of a tokenizer, the
-tokenizer is refused, because llama.cpp would split texts differently than in training.
+module recognises the kind by these steps. If no kind has the steps of a tokenizer, the tokenizer is
+refused, because llama.cpp would split texts differently than in training.
 """
 
 from typing import Any, NamedTuple

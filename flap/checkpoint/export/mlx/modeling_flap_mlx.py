@@ -30,7 +30,7 @@ class ModelArgs(dict):
 
 
 def Model(config):
-    """Return a model of the base architecture. Its widths change when weights are loaded."""
+    """Return a model of the base architecture. Loading weights changes the widths of this model."""
     model_type = config["model_type"]
     base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
     # some architectures compute the head dimension as hidden size / number of heads
@@ -104,7 +104,7 @@ class PrunedMixin:
 def split_experts(weights):
     """Return weights in which the experts of each layer have mlx-lm's names.
 
-    transformers stores the gate and up projections of experts in one tensor. This tensor is split.
+    transformers stores the gate and up projections of experts in one tensor, and mlx-lm in two.
     """
     renamed = {}
     for name, tensor in weights.items():
