@@ -87,7 +87,7 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Return each device except the CPU: GPUs, and the simulated one of second_device.py."""
+    """Return each device except the CPU: GPUs, and the device that second_device.py simulates."""
     if request.param != "second":
         return torch.device(request.param, 0)
     # Importing this module registers the device for the rest of the process.

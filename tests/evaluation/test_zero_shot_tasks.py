@@ -270,7 +270,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 def test_the_paper_s_measures() -> None:
     """Of lm-eval's measures, only PAPER_MEASURES give the paper's numbers of LLaMA-7B."""
-    # From lm-evaluation-harness (results/llama/llama-7B), without examples in the prompt.
+    # lm-evaluation-harness publishes these numbers for 0 examples (results/llama/llama-7B).
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,

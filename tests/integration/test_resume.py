@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on_after_its_task(
 ) -> None:
     """An interrupted run continues with the measurement that was interrupted.
 
-    When it has finished, a further start repeats no measurement, even without the cache. With
+    After the run has finished, a further start repeats no measurement, even without the cache. With
     resume=false, a further start repeats all measurements.
     """
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")

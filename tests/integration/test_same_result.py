@@ -4,8 +4,8 @@ Each case runs once in the CPU's memory in one process, and then in each of the 
 every placement on the CPU in one process, all results are equal to the bit. On another device or in
 several processes, the plans are equal, and numbers may differ by ROUNDING, relative to the largest
 number of a tensor. Other kernels and other orders of summation have changed numbers by at most
-3e-6. A wrong unit or a missing bias changes them by more than 1e-2. The simulated second device
-(tests/helpers/second_device.py) refuses the operations that a GPU refuses.
+3e-6, and a wrong unit or a missing bias changes numbers by more than 1e-2. The simulated second
+device (tests/helpers/second_device.py) refuses the operations that a GPU refuses.
 """
 
 from collections.abc import Callable, Iterator

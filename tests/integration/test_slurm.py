@@ -80,7 +80,7 @@ def succeed(process: "subprocess.Popen[str]") -> None:
 def wait(
     sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60
 ) -> None:
-    """Wait until a condition is true. Fail if the sweep ends, or the time is over, before that."""
+    """Wait until a condition is true. Fail if the sweep ends first, or after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert sweep.poll() is None, sweep.communicate()[0]

@@ -1,4 +1,4 @@
-"""If the LM head of a GGUF is a copy of the embedding in another type, flap ties the two."""
+"""If the LM head of a GGUF is a copy of the embedding in another type, flap ties both."""
 
 import json
 import logging

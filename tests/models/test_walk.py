@@ -30,7 +30,7 @@ Visit = Callable[[int], object]
 def by_itself(model: PreTrainedModel, batches: Sequence[Batch]) -> list[list[Tensor]]:
     """Return the inputs of each layer and of the last norm in the model's own forward pass.
 
-    Each of these modules has a list with one tensor for each batch.
+    The inputs of each layer or norm are a list with one tensor for each batch.
     """
     places: list[nn.Module] = [*model.model.layers, model.model.norm]
     seen: list[list[Tensor]] = [[] for _ in places]

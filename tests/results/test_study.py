@@ -268,8 +268,8 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
     """A cell without a result has the name of its model's folder, not that of the default model.
 
-    The config of an unfinished cell is not resolved. So it still has the name of the default model,
-    but already the path of another model.
+    The config of an unfinished cell is not resolved, so this config still has the name of the
+    default model, but already the path of another model.
     """
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
     cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))

@@ -58,8 +58,8 @@ def test_a_line_of_a_task_tells_of_all_tasks(
     agenda.plan({f"zero_shot: {name}": Workload(1000) for name in ("boolq", "piqa")})
     with caplog.at_level(logging.INFO, "flap"), agenda.doing("zero_shot: boolq"):
         list(progress(range(4), "boolq"))
-    # By the clock of the agenda, three quarters of the first task have taken 100 s. So one and a
-    # quarter tasks, which are left, take about 167 s.
+    # By the clock of the agenda, three quarters of the first task have taken 100 s, so the one and
+    # a quarter tasks that are left take about 167 s.
     assert caplog.messages == [
         "zero_shot, task 1 of 2 (boolq): 75 %, 0:00:25 left; all tasks about 3 min"
     ]

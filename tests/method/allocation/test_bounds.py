@@ -62,8 +62,8 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
     # The first four units cost 26 together. With each of the next six units (L0n2 to L1n2), the
-    # total is 29, 39, 42, 45, 48 and 51. L0h0 would make the total 61, which exceeds the bound.
-    # L0n0 makes it 54, which does not.
+    # total is 29, 39, 42, 45, 48 and 51. L0h0 would make the total 61, which exceeds the bound,
+    # but L0n0 makes the total 54, which meets the bound.
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),
@@ -95,7 +95,7 @@ def test_two_bounds_by_hand() -> None:
 
 
 def test_units_that_cost_more_leave_first() -> None:
-    """The scores of both layers are equal, but neurons of the second cost ten times as much."""
+    """The scores of both layers are equal, but neurons of layer 1 cost ten times as much."""
     cheap = costs(head=1, neuron=1)
     dear = costs(head=1, neuron=10)
     budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))

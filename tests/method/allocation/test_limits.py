@@ -202,7 +202,7 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
     if not fits(structure, budget):
         assert ratio > 0.5
         return
-    must_leave = 0  # Parameters of units outside complete blocks. These units are always removed.
+    must_leave = 0  # parameters of units outside complete blocks, which are always removed
     for limit, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True):
         must_leave += 2 * limit.counts[0] * units.price
     largest = 10 * structure.multiple_of_heads

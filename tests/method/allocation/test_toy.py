@@ -41,13 +41,14 @@ CASES = [
     (ULUM(), 0.5, "01 0011", "10 1001"),
     # Each layer loses 17.6 parameters: one head (10), and 2.5 neurons, rounded up to three.
     (ULUM(), 0.55, "01 0001", "10 0001"),
-    # Each layer loses 8.96 parameters. A head has more, so each layer loses three neurons (9).
+    # Each layer loses 8.96 parameters. A head has 10, which is too many, so each layer loses three
+    # neurons (9).
     (ULUM(), 0.28, "11 0001", "11 0001"),
     # 22.4 parameters are removed: one head of layer 1 (10), and 4.1 neurons. Layer 0 can lose only
     # three neurons, so layer 1 loses the fourth.
     (ULMM(remove_heads=1), 0.35, "11 0001", "10 1101"),
-    # 38.4 parameters should stay: three heads have 30, and three neurons (9) are nearest to the
-    # other 8.4.
+    # 38.4 parameters should stay. Three heads have 30, and three neurons (9) are nearest to the
+    # remaining 8.4.
     (ALMM(remove_heads=1), 0.4, "01 0011", "11 0001"),
     # 32 parameters should stay. Prefixes of the ranking have 29 and 39, and 29 is nearer to 32.
     (ALAM(), 0.5, "01 0011", "10 0001"),

@@ -1,4 +1,4 @@
-"""Wrong options of a training are refused. Valid options determine its number of steps."""
+"""Wrong options of a training are refused, and valid options determine its number of steps."""
 
 from dataclasses import replace
 

@@ -61,8 +61,7 @@ def test_other_launchers_start_no_cell_after_a_failure(
 ) -> None:
     """With other launchers, a failed cell cannot end the sweep, but later cells are not started.
 
-    A failed cell cannot end the sweep, because with these launchers, cells may run in other
-    processes.
+    These launchers may run cells in other processes, in which an error does not end the sweep.
     """
     words = ["-m", *base, "ratio=0.2,0.4", "checkpoint.save=false", "stop_on_failure=true"]
     quick = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=mine"]
