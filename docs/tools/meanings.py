@@ -7,10 +7,10 @@ from typing import Any
 
 
 def comments(source: str, key: str) -> dict[str, str]:
-    """Return the comment at each key of a source text.
+    """Return the comments at the keys of a source text, in a dict from the names of the keys.
 
-    The comment is in the lines above the key, in the line of the key, or in a later line of the
-    key's value.
+    A comment is in the lines above its key, in the line of the key, or in a later line of the key's
+    value.
 
     key: a regular expression that matches a line with a key; its first group is the name.
     """

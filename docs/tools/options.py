@@ -29,7 +29,7 @@ The options of launchers are in [Run on SLURM or several GPUs](clusters.md). Exa
 
 
 def options_page() -> str:
-    """Return the page as Markdown."""
+    """Return the page of all options as Markdown."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = {
             path.name: dict(_choices(path)) for path in sorted(CONF.iterdir()) if path.is_dir()
@@ -69,14 +69,17 @@ def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[
 
 
 def _presets() -> Iterator[str]:
-    """Yield a table for each config group that only sets keys of other sections."""
+    """Yield a list of the choices of each config group that only sets keys of other sections."""
     for group in ("model", "calibration", "method"):
         names = [f"`{path.stem}`" for path in sorted((CONF / group).glob("*.yaml"))]
         yield f"## `{group}=`\n\n{', '.join(names)}"
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the choices of a group that name a class, with the options that Hydra composes."""
+    """Yield the choices of a config group that have a `_target_`, with their composed options.
+
+    folder: the folder of the group in conf/.
+    """
     for path in (
         sorted(folder.glob("[!_]*.yaml"))
         if folder.name not in ("experiment", "method", "debug")
@@ -109,7 +112,7 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
 
 
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the options of a choice.
+    """Yield the name, the type, the default and the meaning of each option of a choice.
 
     The default comes from the YAML file, or else from the dataclass.
     """
@@ -124,7 +127,7 @@ def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str,
     prefix = f"{group}.{name}." if group == "eval" else f"{group}."
     for field in fields(target):
         if not field.repr:
-            continue  # users cannot set this field; the program does
+            continue  # a field that only the program sets, and not the user
         default = as_typed(node.get(field.name, default_of(field)))
         meaning = meanings.get(field.name) or from_class(target, field.name)
         yield f"`{prefix}{field.name}`", type_of(field), default, meaning

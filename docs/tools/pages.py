@@ -1,7 +1,8 @@
 """Hook for MkDocs: add pages from outside docs/, and pages that are made from the code.
 
-The site has no copies of files: README.md is its first page, and it shows the pages of
-experiments/. The hook changes links between these files so that they lead to pages of the site.
+The repository has no copies of these pages: the hook makes README.md the first page of the site,
+and adds the pages of experiments/. It changes links between files of the repository so that they
+lead to pages of the site.
 """
 
 import posixpath
@@ -30,7 +31,7 @@ COPIED = (
     "experiments/**/*.png",
 )
 LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # matches a relative link without its anchor
-API = "api/"  # entry of the navigation that the hook replaces by the pages of the rooms
+API = "api/"  # entry of the navigation that the hook replaces by a page for each subpackage
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -82,15 +83,16 @@ def _uri(path: str) -> str:
 
 
 def _rooms() -> dict[str, list[str]]:
-    """Return the modules of each room of the package.
+    """Return the modules of each room, which is a subpackage of flap, by the name of the room.
 
-    The entry `flap` has the modules directly in the package.
+    The entry `flap` has the modules directly in the package. In the subpackage `method`, each
+    subpackage is a room.
     """
     rooms: dict[str, list[str]] = {"flap": []}
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
-            # Each stage of the method has a separate page.
+            # The subpackage `method` has a page for each of its subpackages.
             depth = 3 if parts[1] == "method" else 2
             room = ".".join(parts[1:depth]) if len(parts) > 2 else "flap"
             rooms.setdefault(room, []).append(".".join(parts))

