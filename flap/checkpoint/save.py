@@ -157,8 +157,8 @@ def save_checkpoint(
     label: the content of flap.json (`make_label`).
     files: additional files, which are copied into the directory.
 
-    Returns: the model for later stages of the run. If `model` is in memory, this is `model`;
-        otherwise, it is a model that reads the new checkpoint.
+    Returns: the model for later stages of the run. If the layers of `model` are read from files,
+        this is a model that reads the new checkpoint; otherwise, it is `model`.
 
     Raises:
         ValueError: `check_target` refuses the directory, or it cannot be written.

@@ -91,7 +91,7 @@ class PlacedModel(ABC):
 
     @property
     def device_map(self) -> dict[str, str]:
-        """A dict from names of modules to devices; empty if one device runs the whole model."""
+        """A dict from names of modules to devices; empty unless accelerate has placed the model."""
         return {}
 
     @abstractmethod

@@ -28,7 +28,7 @@ class LayerFiles:
     The index None stands for all weights outside the decoder layers: embeddings, final norm, LM
     head, and any vision tower.
 
-    folder: the folder for the files of changed layers. Checkpoints have hard links to these files.
+    folder: the folder for the files of changed layers. Checkpoints may have hard links to them.
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
