@@ -389,7 +389,7 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
         0.2: [30.0, 33.0, 36.0]
     }  # minimum, mean and maximum over the seeds
     assert many.by_ratio[f"pruned/{AVERAGE}"].isna().all(axis=None)
-    assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
+    assert "means over the seeds" in draw(read_study(tmp_path))[0].caption
 
 
 def test_a_folder_for_each_checkpoint_is_no_option_and_cannot_stop_a_page(

@@ -145,9 +145,10 @@ def test_a_run_waits_for_another_one_only_so_long(
     with FileLock(lock_of(entry(tmp_path))):
         store = Cache(tmp_path, wait_seconds=0.2).of(WORDS)
         assert remembered(store, KEY, make_value) == ("value", "miss")
-    waiting, going_on = caplog.messages
+    waiting, going_on, took = caplog.messages
     assert "waiting for another process" in waiting
     assert "going on without it" in going_on
+    assert took == "stage: took 0.0 s"
 
 
 def make_slowly(
