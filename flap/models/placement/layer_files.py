@@ -23,12 +23,13 @@ from flap.storage.atomic_files import atomic_file
 
 
 class LayerFiles:
-    """Files with the weights of a model on the meta device, which are read layer by layer.
+    """The files of a model on the meta device, from which weights are read layer by layer.
 
     The index None stands for all weights outside the decoder layers: embeddings, final norm, LM
     head, and any vision tower.
 
-    folder: the folder for the files of changed layers. Checkpoints may have hard links to them.
+    folder: the folder for the files of changed layers. Checkpoints may contain hard links to these
+        files.
     """
 
     def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:

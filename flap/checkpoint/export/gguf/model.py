@@ -130,7 +130,7 @@ def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
 
     RoPE rotates pairs of channels: in transformers d and d + D/2, in llama.cpp 2d and 2d + 1. The
-    number of heads is computed from the number of rows, because layers differ in heads.
+    number of heads is computed from the number of rows, because layers may differ in it.
 
     tensor_R: the weight or the bias of the projection.
     """
