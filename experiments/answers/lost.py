@@ -42,7 +42,10 @@ def prompts(count: int) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
-    """Return the log-probabilities at the tokens of an answer that begins at `start`."""
+    """Return the log-probabilities of all tokens at each position that predicts an answer token.
+
+    start: the position of the first token of the answer.
+    """
     logits_SV: Tensor = model(ids_S[None]).logits[0, start - 1 : -1]
     return logits_SV.float().log_softmax(-1)
 
@@ -65,7 +68,7 @@ def divergence(
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print the divergence by kind of token, and its reduction by blocks of the dense model."""
+    """Print the divergence for each kind of token, and how much dense blocks reduce it."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

@@ -4,7 +4,7 @@
 
 sciq.jsonl: prompts for calibration. Each prompt has five questions with their right answers, and a
 sixth question without an answer.
-`calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads them.
+`calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads these prompts.
 
 held_out.jsonl: documents that share no passage and no question with any prompt of sciq.jsonl.
 `eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks these questions in
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.overlap import word_runs
 
-TURNS = 6  # number of documents in a calibration prompt; the last document is asked
+TURNS = 6  # number of documents in a calibration prompt; the last one has no answer
 STOPS = (".", ",")  # an answer in sciq_answers ends at one of these characters
 
 
@@ -93,7 +93,7 @@ def main(calibration: str, held_out: str, contaminated: str) -> None:
     """Write sciq.jsonl, held_out.jsonl and contaminated.jsonl."""
     known = documents()
     for_calibration = [one for one in known if not for_evaluation(one.passage)]
-    # Only complete prompts of TURNS documents.
+    # The prompts need TURNS documents each, so documents that do not fill a prompt are left out.
     read = for_calibration[: len(for_calibration) // TURNS * TURNS]
     starts = range(0, len(read), TURNS)
     write(calibration, [calibration_prompt(read[start : start + TURNS]) for start in starts])

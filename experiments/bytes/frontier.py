@@ -34,15 +34,16 @@ from llama_quantize import quantise
 
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
 K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
-# Numbers of tokens of the dense tokenizer: in a window, and in all windows of a text.
+# Number of tokens in a window, and in all windows of a text, with the dense model's tokenizer.
 SEQ_LEN, TOKENS = 256, 16_384
 
 
 @torch.no_grad()
 def quantised(model: nn.Module, kind: str) -> int:
-    """Round the matrices to a type in place, and return the bytes that the type saves against f16.
+    """Round the matrices to a type in place, and return how many bytes fewer than in f16 they take.
 
-    If the length of a row is no multiple of 32, zeros are added at its end. The zeros are counted.
+    If the length of a row is no multiple of 32, zeros are added at the end of the row. The bytes of
+    these zeros are counted, too.
     """
     if TYPES[kind] is None:
         return 0
@@ -58,7 +59,9 @@ def quantised(model: nn.Module, kind: str) -> int:
 
 @torch.no_grad()
 def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) -> int:
-    """Round the matrices as llama.cpp's quantiser does, in place, and return the bytes of its file.
+    """Round the matrices in place as llama.cpp's quantiser does, and return the size of its file.
+
+    The size is in bytes.
 
     In these models, only the rows of `ffn_down` are long enough for a K-quant. For all other
     matrices, llama.cpp uses types with blocks of 32.
@@ -74,7 +77,7 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
         packed = tensor.data
         quant = tensor.tensor_type
-        # Quantise the matrix again, because the file has the heads in another order.
+        # Quantise the matrix again, because the GGUF file has the attention heads in another order.
         if quant.name.startswith("Q") and not quant.name.endswith("_K"):
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)

@@ -46,11 +46,12 @@ SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-# For each token, this share of the neurons counts as active. They are the neurons with the largest
-# |activation| · ‖column of down‖.
+# For each token, this share of the neurons counts as active: the neurons with the largest
+# |activation| · ‖column of the down projection‖.
 ACTIVE = 0.25
 RIDGE = 1e-2  # ridge parameter, relative to the mean eigenvalue
-# Factors for the router's logits. The script tries all of them and uses the best.
+# Factors for the router's logits. For each layer, the script tries all factors, and uses the factor
+# with the smallest `layer_error`.
 SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 

@@ -3,8 +3,9 @@
     python experiments/experts/table.py SWEEP ...
 
 The numbers are means over seeds, and differences are paired by window and seed. The squared error
-of a difference is the sum of two squared standard errors: that of the means over seeds, over the
-windows, and that of the means over windows, over the seeds.
+of a difference is the sum of two squared standard errors. The first is the standard error over
+windows, after the mean over seeds. The second is the standard error over seeds, after the mean over
+windows.
 """
 
 import sys

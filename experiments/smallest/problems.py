@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flap.evaluation.problems import read_problems
 
-FIRST = 100  # index of the first problem to write; the study may measure on problems before it
+FIRST = 100  # index of the first problem to write; the studies measure models on earlier problems
 
 
 def main(wheel: str, prompts: str) -> None:
