@@ -5,8 +5,10 @@
 PROMPTS is a .jsonl file. The lines of this file are {"prompt": "…", "answer": "…"}, or {"messages":
 […]} where the last message is the answer. Two of every three rows become calibration prompts, which
 the model answers itself. The script asks every third row before and after pruning, and compares the
-model's answers with the right answers. With calibration.num_samples=16, a few hundred rows are
-enough.
+model's answers with the right answers.
+
+The calibration prompts and their answers must fill all calibration windows. If you pass
+calibration.num_samples=16 (the default is 128 windows), a few hundred rows are enough for this.
 """
 
 import subprocess

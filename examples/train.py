@@ -1,7 +1,7 @@
 """Train a pruned checkpoint on a text with LoRA: `python examples/train.py CHECKPOINT TEXT FOLDER`.
 
 A pruned checkpoint is an ordinary transformers model, so you can train it with any loss. flap can
-also train a pruned model itself, to predict the same as the dense model (`recover=lora`).
+also train a pruned model itself, to make the same predictions as the dense model (`recover=lora`).
 """
 
 import sys

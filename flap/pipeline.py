@@ -76,7 +76,7 @@ def check_room(run: Run) -> None:
 
 
 def execute(run: Run) -> Report:
-    """Run all stages of a run. Results of an earlier start are read, not computed again."""
+    """Run all stages of a run. Results of an earlier start of the run are read."""
     with begun(run) as run:
         # the dense model is loaded by the first stage that needs it
         dense = Opened(partial(stages.open_dense, run))
@@ -161,7 +161,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
 
 def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan of the run; None unless an earlier start has made the pruned model."""
+    """Return the plan if an earlier start of the run has made the pruned model, else None."""
     for store in pruned_files(run):
         found = on_first(partial(store.find, {"run": run.key}))
         if found is not None:

@@ -42,8 +42,8 @@ SEQ_LEN, TOKENS = 256, 16_384
 def quantised(model: nn.Module, kind: str) -> int:
     """Round the matrices to a type in place, and return how many bytes fewer than in f16 they take.
 
-    If the length of a row is no multiple of 32, zeros are added at the end of the row. The bytes of
-    these zeros are counted, too.
+    If the length of a row is not a multiple of 32, zeros are added at the end of the row. The bytes
+    of these zeros are counted, too.
     """
     if TYPES[kind] is None:
         return 0

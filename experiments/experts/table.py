@@ -2,10 +2,11 @@
 
     python experiments/experts/table.py SWEEP ...
 
-The numbers are means over seeds, and differences are paired by window and seed. The squared error
-of a difference is the sum of two squared standard errors. The first is the standard error over
-windows, after the mean over seeds. The second is the standard error over seeds, after the mean over
-windows.
+The numbers are means over seeds, and differences are paired by window and seed. The error of
+a difference is computed from two standard errors. For the first, the differences are averaged over
+the seeds, and the standard error over the windows is taken. For the second, they are averaged over
+the windows, and the standard error over the seeds is taken. Both are squared and added, and the
+error is the square root of this sum.
 """
 
 import sys

@@ -21,8 +21,8 @@ from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory, free_space, is_scratch
 
-# Maximum bytes in the name of a checkpoint's directory. File systems allow 255 bytes, and the
-# temporary directory, in which the checkpoint is written, has a longer name.
+# Maximum bytes in the name of a checkpoint's directory. File systems allow names of 255 bytes. The
+# checkpoint is first written into a temporary directory, whose name is 14 bytes longer.
 LONGEST_NAME = 240
 LABEL = "flap.json"  # flap recognises its checkpoints by this file
 # Folders that flap writes into a checkpoint: exports, and the chat templates of a tokenizer with

@@ -292,7 +292,7 @@ class Reading:
                 ) from error
 
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
-        """Return prompts and the answers that come with them as a text."""
+        """Return one text that is made of the prompts and their given answers."""
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
             raise ValueError(

@@ -102,8 +102,8 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
     normalised: whether log-likelihoods are divided by the number of characters of the choice, as
         for acc_norm. The unit is then nats per character.
 
-    The measurement is empty if the task is no multiple-choice task or has a scoring function of its
-    own, or if a document has no right or no wrong choice.
+    The measurement is empty if the task is not a multiple-choice task or has a scoring function of
+    its own, or if a document has no right or no wrong choice.
     """
     other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
     if other_way or not entries:

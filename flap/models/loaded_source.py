@@ -24,7 +24,7 @@ class LoadedSource(ModelSource):
 
     Raises:
         ValueError: `model` is no transformers model, has adapters such as LoRA, or has weights that
-            are quantised or on the meta device; or `tokenizer` is no tokenizer of transformers.
+            are quantised or on the meta device; or `tokenizer` is not from transformers.
     """
 
     loaded = True

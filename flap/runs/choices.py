@@ -139,10 +139,10 @@ class Choices:
 
     @property
     def read_plain_statistics(self) -> bool:
-        """Whether the metric or the compensation needs statistics without covariances.
+        """Whether statistics are collected in one pass over the whole model, before pruning.
 
-        These statistics are collected in one pass over the whole model. False if each layer is
-        pruned before the next layer is calibrated (`in_sequence`).
+        This is so if the metric or the compensation needs statistics but no covariances, unless
+        each layer is pruned before the next layer is calibrated (`in_sequence`).
         """
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)

@@ -57,12 +57,12 @@ class Owner:
         self.hydra = hydra  # the section `hydra` of the config
         self.held = ExitStack()  # on exit, it closes the tracker and releases the folder's lock
         self.run_dir = Path(hydra.runtime.output_dir)
-        # the folder that the run writes into; may be the folder of an earlier start
+        # the folder that the run writes into; may be the folder of an earlier start of the run
         self.folder = self.run_dir
         self.overrides = list(hydra.overrides.task)  # the options that the user typed: "key=value"
         self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
         self._tracked: TrackedRun | None = None
-        self._report_before = ""  # a digest of the report that an earlier start has written
+        self._report_before = ""  # a digest of the report of an earlier start of the run
 
     @property
     def cell(self) -> str:

@@ -69,7 +69,7 @@ class PrunedFiles(Store[Pruned]):
     def keep(self, key: Key, artefact: Artefact[Pruned]) -> bool:
         """Write plan.json and then pruned.json, which marks the pruned model as complete.
 
-        If an earlier start has already written the same plan.json, the file is not written again.
+        The same plan.json, written by an earlier start of the run, is not written again.
         """
         pruned = artefact.value
         plan_file = self.folder / PLAN

@@ -96,7 +96,7 @@ class Notes(Generic[T]):
         write_text(_checksum_of(file), file_sha256(file))
 
     def read(self, step: int) -> T:
-        """Return the result of a step, which this start or an interrupted start has stored."""
+        """Return the result of a step, which this process or an interrupted one has stored."""
         if step not in self._results and self.folder is not None:
             self._results[step] = self.kind.read(self._file(self.folder, step))
         return self._results[step]
@@ -168,7 +168,7 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
     """Yield the working directory for a key, with the files of an interrupted run in it.
 
     The directory is deleted at the end of the block. If the block raises an error, for example
-    because the disk is full, the files stay for the next start, so that no work is lost.
+    because the disk is full, the files stay for the next start of the run, so that no work is lost.
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
     yielded instead, from which no later run can resume. If a run with a temporary directory is

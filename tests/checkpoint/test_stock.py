@@ -90,7 +90,7 @@ def test_pruned_again_it_becomes_what_it_can_be(
 ) -> None:
     model = tiny_model("llama-mha")
     steps = [
-        # Not stock: the hidden size is 32, which is no multiple of the 5 remaining heads.
+        # Not stock: the hidden size is 32, which is not a multiple of the 5 remaining heads.
         (0.4, UNIFORM, FlapLlamaForCausalLM),
         # Stock: 4 heads remain, and 32 is a multiple of 4.
         (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),

@@ -324,7 +324,7 @@ def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
 
 
 def test_a_plan_is_written_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
-    """A start that only measures more, or writes another checkpoint, leaves plan.json unchanged."""
+    """If a finished run measures more or writes another checkpoint, plan.json is unchanged."""
     plan = tmp_path / "run" / "plan.json"
     before = plan.stat()
     assert quick_flap(*finished, "eval.perplexity.seq_len=8").returncode == 0
@@ -348,7 +348,7 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
         forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
     )
     after = contents(tmp_path / "run")
-    # The killed start may only have added numbers of the dense model.
+    # Before it was killed, the process may only have added numbers of the dense model.
     numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}
     assert {path for path in before if before[path] != after[path]} <= numbers
     assert (
@@ -360,9 +360,10 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """A second start is killed after it has measured the dense model with other options.
+    """A run is started again with other options, and is killed after measuring the dense model.
 
-    The report of the third start must not contain the numbers of the second start.
+    When the first command is started once more, its report must not contain the numbers that were
+    measured with the other options.
     """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
     assert quick_flap(*perplexity).returncode == 0

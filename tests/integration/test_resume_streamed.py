@@ -83,7 +83,7 @@ def written(folder: Path) -> dict[str, bytes]:
 class Kill(NamedTuple):
     """A run with the options `choice` that is killed after a step.
 
-    whole: the steps of the uninterrupted run. left: the steps that the next start must do.
+    whole: the steps of the uninterrupted run. left: the steps that the run must do after the kill.
     """
 
     choice: str
@@ -100,7 +100,7 @@ KILLS = [
     # This run is killed after it has pruned layer 1 in memory, but before it has written the layer.
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # In these two cases, the next start reads the fit reports of earlier layers from the working
+    # In these two cases, the resumed run reads the fit reports of earlier layers from the working
     # directory.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
@@ -166,7 +166,7 @@ def flipped(text: bytes) -> bytes:
 class DamagedNote(NamedTuple):
     """A run that is killed after a step, and one of its records (`note`) that is then damaged.
 
-    left: the steps that the next start must do.
+    left: the steps that the run must do after the kill.
     """
 
     choice: str

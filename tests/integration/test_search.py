@@ -118,7 +118,7 @@ def in_order(steps: list[str]) -> list[str]:
             5,
         ),  # killed in the pass that measures single blocks
         ("stream", "score 2", 5),
-        # The second start reads scores and measurements from the disk, and does not measure again.
+        # When it is started again, the run reads scores and measurements from the disk.
         ("stream", "compress 2", 1),
     ],
 )

@@ -1,4 +1,4 @@
-"""flap reads the header of a GGUF, so that Gemma computes the same as in llama.cpp.
+"""flap reads the header of a GGUF, so that Gemma gives the same results as in llama.cpp.
 
 flap refuses a file whose header and tensors describe different models.
 """

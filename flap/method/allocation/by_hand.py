@@ -90,7 +90,7 @@ class ManualHeads(Structure):
         """Return the number of query heads that are always removed.
 
         A layer keeps only whole blocks. If the heads of a layer do not fill a whole number of
-        blocks, the remaining heads are always removed.
+        blocks, the heads that are left over are always removed.
         """
         heads = 0
         for layer in budget.layers:

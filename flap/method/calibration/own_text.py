@@ -40,7 +40,7 @@ SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is short
 
 @dataclass
 class Draft:
-    """The text `self` as far as the model has written it."""
+    """The part of the text `self` that the model has written so far."""
 
     windows: Windows  # the windows that need the text; their mixture contains the text `self`
     context: int | None = None  # the context length of the model in tokens; None if it is unlimited

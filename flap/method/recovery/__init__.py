@@ -1,4 +1,4 @@
-"""Recovery: train the compressed model to predict the same as the dense model.
+"""Recovery: train the compressed model to make the same predictions as the dense model.
 
 Recovery is off by default.
 """

@@ -26,7 +26,7 @@ STEP = 1024
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates, to predict the same as the dense model.
+    """Train all weights, or low-rank updates, to make the same predictions as the dense one.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, low-rank updates W + 2 B A of all Linear modules are

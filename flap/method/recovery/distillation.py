@@ -1,4 +1,4 @@
-"""Distillation: train the compressed model to predict the same as the dense model.
+"""Distillation: train the compressed model to make the same predictions as the dense model.
 
 Source: Hinton et al., arXiv 1503.02531. Legend: N windows · T tokens in a window.
 """

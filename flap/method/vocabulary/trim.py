@@ -175,7 +175,10 @@ class Trim:
 
 
 def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
-    """Return share_V, the mean probability that the model predicts for each token in the texts."""
+    """Return share_V: for each token of the vocabulary, the mean probability that it comes next.
+
+    The model predicts the probabilities, and the mean is taken over positions in the texts.
+    """
     number = len(texts.existing)
     windows = [sampled(text, texts.tokenizer, texts.bos, number) for text in texts.existing]
     share_V = expected(model, windows, [part.weight for part in texts.parts])

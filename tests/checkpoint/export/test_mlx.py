@@ -120,7 +120,7 @@ WIDE = {
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """mlx-lm's own command can quantise an export.
 
-    mlx-lm leaves a matrix unchanged if the length of its rows is no multiple of the group size.
+    mlx-lm leaves a matrix unchanged if the length of its rows is not a multiple of the group size.
     """
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
     exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)

@@ -34,7 +34,7 @@ LIMITS = [
     {"min_neurons": 56},  # the layers have 56 neurons, so no neuron can be removed
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
     {"multiple_of_heads": 2},
-    {"multiple_of_heads": 3},  # the layers have 4 heads, and 4 is no multiple of 3
+    {"multiple_of_heads": 3},  # the layers have 4 heads, and 4 is not a multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
 # Two layers, each with three heads at a price of 10 and twenty neurons at a price of 1. With

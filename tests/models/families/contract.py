@@ -214,8 +214,8 @@ class FamilyContract:
         models = [random_model(config).to(place) for place in (torch.device("cpu"), device)]
         plans = []
         for model in models:
-            # Moving a model to the simulated device creates new tensors, so tied weights must be
-            # tied again.
+            # `device` may be the device that tests/helpers/second_device.py simulates. Moving a
+            # model to this device creates new tensors, so tied weights must be tied again.
             model.tie_weights()
             plans.append(plan_of(model, 0.4))
             known = collect(Resident(model), tokens(), batch_size=3)

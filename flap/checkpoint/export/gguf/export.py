@@ -16,8 +16,8 @@ from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)
 
-# Suffixes of the names of matrices that llama.cpp needs in f32: biases of experts, routers, and
-# position embeddings.
+# Suffixes of the names of matrices that llama.cpp needs in f32: the position embeddings, the
+# routers, and the biases of experts.
 ALWAYS_F32 = (".bias", "ffn_gate_inp.weight", "position_embd.weight")
 
 
@@ -26,7 +26,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 
     kind: the data type of all matrices, including the embedding and the LM head (option `--type`).
         Vectors are f32. A quantised type stores each row in blocks of 32 values. If the row length
-        of a matrix is no multiple of 32, the matrix is f16 instead.
+        of a matrix is not a multiple of 32, the matrix is f16 instead.
 
     Raises:
         ValueError: there is no checkpoint, the export does not support its model or tokenizer, or

