@@ -155,8 +155,8 @@ compensation=linear compensation.ridge=inf -> compensation.ridge=inf: expected a
 compensation=linear calibration.num_samples=1 -> calibration.num_samples=1: expected at least 2
 
 calibration.propagate=both -> calibration.propagate=both: expected one of dense, pruned
-calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because
-method=flap_plus calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL
+calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM, UL-MM or middle,
+method=flap_plus calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM, UL
 calibration.num_samples=0 -> calibration.num_samples=0: expected a whole number >= 1
 calibration.num_samples=188 -> calibration.dataset=…187 windows of 16 … lower calibration.num_samples or
 calibration.batch_size=0 -> calibration.batch_size=0: expected a whole number >= 1

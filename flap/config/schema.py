@@ -54,7 +54,7 @@ class CalibrationConfig:
     # tokenizer puts BOS in front of texts.
     bos: str = "auto"
     # Whether the inputs of a layer come from the dense or from the pruned layers before it. The
-    # value pruned, which prunes layer by layer, needs structure=UL-UM or UL-MM.
+    # value pruned, which prunes layer by layer, needs structure=UL-UM, UL-MM or middle.
     propagate: str = "dense"
     # Who answers the prompts of calibration and recovery: given takes the answers that come with
     # the prompts, and self lets the model write the answers.

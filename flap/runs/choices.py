@@ -223,8 +223,8 @@ def _check_together(choices: Choices) -> None:
         allowed = "dense with plan"
         if choices.selection is not None:
             allowed = (
-                "structure=UL-UM or UL-MM, because an adaptive plan is known only after every "
-                "layer has its statistics"
+                "structure=UL-UM, UL-MM or middle, because an adaptive plan is known only after "
+                "every layer has its statistics"
             )
         field = "calibration.propagate"
         require(choices.layer_by_layer, field, propagate, allowed)
