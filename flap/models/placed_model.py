@@ -74,9 +74,10 @@ class PlacedModel(ABC):
         return work if self.streams else NOT_KEPT
 
     def saved_in(self, directory: Path) -> "PlacedModel":
-        """Return the model for later stages of the run, after it was written to `directory`.
+        """Return the model that later stages of the run use.
 
-        The result is this model, or a model that reads the written files.
+        The caller has already written the model to `directory`. The result is this model, or a
+        model that reads the written files.
         """
         return self
 
@@ -147,8 +148,9 @@ class PlacedModel(ABC):
     ) -> Iterator[int]:
         """Run all windows once, and yield the index of each finished layer.
 
-        The context manager of `recordings[i]` is open while layer i runs. After an interruption, a
-        model that is read from files runs only the remaining layers.
+        `recordings[i]` is called with the mask of each batch, and the context manager that it
+        returns is active while layer i runs. After an interruption, a model that is read from files
+        runs only the remaining layers.
         """
         self.passes += 1
         for batch in progress(batches, "calibrate", Batch.numel):

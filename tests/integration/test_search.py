@@ -118,7 +118,8 @@ def in_order(steps: list[str]) -> list[str]:
             5,
         ),  # killed in the pass that measures single blocks
         ("stream", "score 2", 5),
-        # When it is started again, the run reads scores and measurements from the disk.
+        # killed in the pass that compresses: the resumed run reads scores and the measurements of
+        # single blocks from the disk
         ("stream", "compress 2", 1),
     ],
 )

@@ -1,7 +1,7 @@
 """Hydra callbacks that write the study of a sweep, and functions that explain its failed runs.
 
-A study is the page of a sweep with its table and plots. The study is written again whenever a cell
-ends, but at most once a minute.
+A study shows the runs of a sweep in a table and in plots, on the page index.html. The study is
+written again whenever a cell ends, but at most once a minute.
 """
 
 import errno
