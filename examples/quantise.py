@@ -6,9 +6,9 @@
 llm-compressor needs other package versions than flap, so install it into a separate environment.
 You do not need to install flap there.
 
-The schemes FP8_DYNAMIC, W8A8 and W4A16 round the weights of models without experts, and need no
-calibration data. W4A16 needs weight matrices whose row length is a multiple of 128
-(`round_to=128`).
+The schemes FP8_DYNAMIC, W8A8 and W4A16 only round weights, so they need no calibration data. Use
+this script for models without experts. W4A16 needs weight matrices whose row length is a multiple
+of 128 (`round_to=128`).
 """
 
 import sys

@@ -146,7 +146,10 @@ def test_notes_without_a_folder_are_kept_in_memory() -> None:
 
 
 def do_steps(folder: Path, number: int) -> list[int]:
-    """Get the results of `number` steps, and return the steps that were computed for this."""
+    """Get the results of steps 0 to number - 1, and return the steps that had to be done.
+
+    A step is not done if an earlier process has stored its result in `folder`.
+    """
     done: list[int] = []
 
     def do(step: int) -> list[int]:

@@ -79,7 +79,7 @@ class ManualHeads(Structure):
         return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Return a dict from sizes of blocks to the indices of layers with blocks of this size."""
+        """Return a dict from each block size to the indices of the layers with such blocks."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -148,7 +148,7 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     the same number of heads, the best choice has the lowest sum of size · score over all removed
     blocks. Among blocks of one size, the lowest-scored blocks are removed first.
 
-    scores: a dict from sizes of blocks to score_B of all blocks of this size.
+    scores: a dict from each block size to score_B of all blocks of this size.
     """
     best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():

@@ -1,4 +1,6 @@
-"""The metric OBS: the output error of removing a unit, if the remaining units are fitted again.
+"""The metric OBS: the output error that the removal of a unit causes.
+
+The weights of the remaining units are adjusted first, so that the error is as small as possible.
 
 Legend: O output channels · I input channels · U units · R units that are still in the matrices · C
 channels of a unit · L removed channels.
@@ -23,7 +25,7 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-# number of steps; each step removes 1/64 of the units, and fits the remaining channels again
+# number of steps; each step removes 1/64 of the units, and adjusts the remaining weights
 STEPS = 64
 
 

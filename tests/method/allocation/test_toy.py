@@ -1,4 +1,4 @@
-"""Plans for a budget of two layers agree with plans computed by hand.
+"""Plans for a model of two layers agree with plans computed by hand.
 
 A layer with lower scores than all other layers still keeps one head and one neuron.
 """
