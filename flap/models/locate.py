@@ -97,7 +97,8 @@ def base_facts(path: str) -> dict[str, Any]:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    # the libraries raise errors of many types if there is no card, no network or no valid YAML
+    # The facts only complete the card of a pruned checkpoint, so a run must not fail without them.
+    # The libraries raise errors of many types if there is no card, no network or no valid YAML.
     except Exception:
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named

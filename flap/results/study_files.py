@@ -1,6 +1,5 @@
 """Read a study from the folders of sweeps, and write its table, plots and page."""
 
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
@@ -142,10 +141,16 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     for run in runs:
         options = []
         for key, value in sorted(run.overrides.items()):
-            if key in different and not re.fullmatch(r"eval(\.\w+)?", key):
+            if key in different and not _chooses_evaluations(key):
                 options.append(f"{key}={value}")
         described.append(replace(run, options=" ".join(options)))
     return described
+
+
+def _chooses_evaluations(key: str) -> bool:
+    """Return whether an override chooses evaluations: `eval`, or a key such as `eval.zero_shot`."""
+    section, *names = key.split(".")
+    return section == "eval" and len(names) <= 1
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
