@@ -1,4 +1,4 @@
-"""If two runs write to the same checkpoint.dir, all files in it finally come from one run."""
+"""After two runs have written to the same checkpoint.dir, all files in it are from the same run."""
 
 import json
 import time
@@ -21,7 +21,10 @@ SECONDS = 600  # seconds to wait for the other run
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:
-    """Make this run pause at a function until the second run has ended or waits for this run."""
+    """Make this run pause before a function until the second run has ended or waits for this run.
+
+    The function is `name` in `module`.
+    """
     original = getattr(import_module(module), name)
 
     def stopped(*given: Any) -> Any:
@@ -45,7 +48,7 @@ def both(
     shared = (*arguments, "checkpoint.dir=ck", "checkpoint.overwrite=true")
 
     def run(name: str, ratio: float, before: Callable[[], None] | None) -> Any:
-        # The two runs have separate caches, as on two machines.
+        # The two runs have separate caches, as if they ran on two machines.
         own = (f"ratio={ratio}", f"hydra.run.dir={name}", f"cache_dir=cache-{name}")
         return command_line(folder, *shared, *own, before=before)
 
@@ -60,7 +63,7 @@ def both(
 
 
 def assert_of_one_run(checkpoint: Path) -> float:
-    """Check that weights, label and card of a checkpoint are from one run, and return its ratio."""
+    """Check that all files of a checkpoint are from one run, and return the ratio of this run."""
     label = json.loads((checkpoint / "flap.json").read_text())
     ratio = float(label["provenance"]["config"]["ratio"])
     tensors: dict[str, Any] = {}
@@ -83,7 +86,7 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
-    """A run measures its own weights, although another run writes to the same checkpoint.dir."""
+    """A run measures the weights that it pruned, although another run uses its checkpoint.dir."""
     arguments = [*base, f"model.placement={placement}"]
     stop = partial(stop_at, "flap.pipeline", "measure_pruned", tmp_path)
     for done in both(tmp_path, arguments, stop):

@@ -1,7 +1,7 @@
 """Complete runs on a tiny model with the structure of Gemma 4 E2B.
 
-In this model, each layer has a separate embedding, and later layers reuse the keys and values of
-earlier layers.
+In this model, each layer has a separate embedding of the tokens, and later layers reuse the keys
+and values of earlier layers.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM cluster with one node, started by tests/helpers/slurm_cluster.sh."""
+"""Sweeps on a real SLURM cluster of one node, which tests/helpers/slurm_cluster.sh starts."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def succeed(process: "subprocess.Popen[str]") -> None:
 def wait(
     sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60
 ) -> None:
-    """Wait until a condition is true. Fail if the sweep ends first, or after `seconds`."""
+    """Wait until a condition is true. Fail if the sweep ends first, or if `seconds` have passed."""
     end = time.monotonic() + seconds
     while not condition():
         assert sweep.poll() is None, sweep.communicate()[0]
@@ -152,7 +152,7 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run(start: Start, tmp_path: P
 def test_a_killed_job_is_taken_up_again(
     start: Start, arguments: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """A sweep with a killed job is started again by the same command, which runs only this job."""
+    """After a job of a sweep was killed, the command of the sweep runs only this job again."""
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
@@ -167,12 +167,13 @@ def test_a_killed_job_is_taken_up_again(
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        # Kill only the SLURM step of the job. To kill a whole job, SLURM first sends SIGTERM.
+        # Kill only the job's SLURM step, which executes the run. If SLURM kills a whole job, it
+        # first sends SIGTERM.
         slurm("scancel", "--signal=KILL", f"{array}_0.0")
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:
-        # Without accounting, the cluster does not report the killed job as ended, so the command
-        # would wait forever.
+        # This cluster has no accounting (SLURM's database of jobs), so it does not report the
+        # killed job as ended, and the command would wait forever.
         first.kill()
         first.wait()
     killed = run_of(folder, 0)

@@ -1,4 +1,4 @@
-"""With `+debug=smoke`, a run does all stages on very little data, and its report says so."""
+"""With `+debug=smoke`, a run does all stages on very little data, and its report warns of this."""
 
 from pathlib import Path
 

@@ -21,7 +21,7 @@ from tests.helpers.runs import composed, tiny
 from tests.models.families.test_other_names import TestFalcon as Falcon
 
 Run = Callable[..., Report]
-# Number of parameters of a KV head with its query heads, and of a neuron, in the tiny model.
+# Numbers of parameters in the tiny model: of a KV head with its query heads, and of a neuron.
 HEAD, NEURON = 1536, 96
 
 
@@ -101,7 +101,7 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
 def test_active_parameters(
     architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
 ) -> None:
-    """For a token, two experts are active: two of the original six, or two of those that remain."""
+    """Two experts are active for a token: two of six, or two of those that stay after pruning."""
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     compensation = "bias" if experts == "false" else "none"

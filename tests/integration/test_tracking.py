@@ -31,7 +31,7 @@ class Noting(Tracking):
         """Accept all options."""
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker:
-        """Return a mock that records its calls."""
+        """Return a mock that writes its calls to `file` when the run ends."""
         there = Mock(spec=RunInTracker)
 
         def note(failed: bool) -> None:

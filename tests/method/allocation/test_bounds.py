@@ -1,4 +1,4 @@
-"""A plan meets all targets, and with one more unit in any block, it would exceed a target."""
+"""A plan meets all targets, and would exceed a target if a layer kept one more head or neuron."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def total(architecture: str) -> int:
 
 
 def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
-    """Check that one more unit in any block that has lost units would exceed a bound."""
+    """Check that a bound is exceeded if any pruned layer keeps one head or neuron more."""
 
     def fits(i: int, layer: Pair[int]) -> bool:
         larger = widths.copy()
@@ -55,15 +55,15 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
             assert not fits(i, Pair(heads, neurons + 1))
 
 
-# The units of the toy model in the order of their scores. L0h1 is head 1 of layer 0, and L1n3 is
-# neuron 3 of layer 1. The best units of the four blocks (L0h1, L1h0, L0n3 and L1n3) come first.
-# Then come L0n2 with the score 0.39, L1h1 -0.29, L0n1 -0.39, L1n0 to L1n2 -0.5, L0h0 -0.87, and
-# L0n0 -1.16.
+# The units (heads and neurons) of the toy model in the order of their scores. L0h1 is head 1 of
+# layer 0, and L1n3 is neuron 3 of layer 1. The best head and the best neuron of each layer (L0h1,
+# L1h0, L0n3 and L1n3) come first. Then come L0n2 (score 0.39), L1h1 (-0.29), L0n1 (-0.39), L1n0 to
+# L1n2 (-0.5 each), L0h0 (-0.87) and L0n0 (-1.16).
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
-    # The first four units cost 26 together. With each of the next six units (L0n2 to L1n2), the
-    # total is 29, 39, 42, 45, 48 and 51. L0h0 would make the total 61, which exceeds the bound,
-    # but L0n0 makes the total 54, which meets the bound.
+    # The first four units cost 26 together. As the next six units (L0n2 to L1n2) are added, the
+    # total grows to 29, 39, 42, 45, 48 and 51. Then L0h0 would make the total 61, which exceeds the
+    # bound of 54, but L0n0 makes it 54.
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),
@@ -95,7 +95,7 @@ def test_two_bounds_by_hand() -> None:
 
 
 def test_units_that_cost_more_leave_first() -> None:
-    """The scores of both layers are equal, but neurons of layer 1 cost ten times as much."""
+    """The scores of both layers are equal, but a neuron costs 10 in layer 1, and 1 in layer 0."""
     cheap = costs(head=1, neuron=1)
     dear = costs(head=1, neuron=10)
     budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))
@@ -139,8 +139,8 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
     ],
 )
 def test_several_targets_hold_together(name: str, size: float, cache: float) -> None:
-    # The cache has 4 layers · 4 KV heads · 2 (keys and values) · 8 channels · 100 tokens · 4 bytes
-    # per number.
+    # The bytes of the KV cache: 4 layers · 4 KV heads · 2 (keys and values) · 8 channels · 100
+    # tokens · 4 bytes per number.
     cache_bytes = 4 * 4 * 2 * 8 * 100 * 4
     target = {
         "bytes": 4 * size * total("llama-gqa"),

@@ -1,7 +1,7 @@
 """Every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-No other plan within these limits is nearer to the budget. To check this, the tests try every number
-of units that the layers may keep.
+No other plan within these limits is nearer to the budget, which is the number of parameters to
+remove. To check this, the tests try all numbers of heads and neurons that the layers may keep.
 """
 
 from collections.abc import Callable
@@ -37,9 +37,9 @@ LIMITS = [
     {"multiple_of_heads": 3},  # the layers have 4 heads, and 4 is not a multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
-# Two layers, each with three heads at a price of 10 and twenty neurons at a price of 1. With
-# round_to=8, a layer keeps 8 or 16 of its twenty neurons. The model is small enough to try all
-# plans.
+# Two layers, each with three heads of 10 parameters and twenty neurons of 1 parameter. With
+# round_to=8, a layer keeps 8 or 16 of its twenty neurons. These layers are small enough for the
+# tests to try all plans.
 SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
 SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
 Width = tuple[int, int]  # the numbers of heads and of neurons that a layer keeps
@@ -53,7 +53,7 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """Return how far the number of parameters that a plan removes is from the budget."""
+    """Return by how many parameters a plan removes more or less than the budget says."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
@@ -95,14 +95,14 @@ def test_a_refusal_names_no_heads_if_none_can_leave() -> None:
 
 
 def widths(structure: Structure) -> list[Width]:
-    """Return every pair of numbers of heads and neurons that a layer of SMALL may keep."""
+    """Return all widths (numbers of heads and of neurons) that a layer of SMALL may have."""
     heads = [h for h in range(structure.min_heads, 4) if h % structure.multiple_of_heads == 0]
     neurons = [n for n in range(structure.min_neurons, 21) if n % (structure.round_to or 1) == 0]
     return list(product(heads, neurons))
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """Return how far the nearest plan that is `allowed` is from the budget."""
+    """Return the smallest distance from the budget that an `allowed` plan has, in parameters."""
     distances = []
     for first, second in product(widths(structure), repeat=2):
         if allowed(first, second):
@@ -202,7 +202,9 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
     if not fits(structure, budget):
         assert ratio > 0.5
         return
-    must_leave = 0  # parameters of units outside complete blocks, which are always removed
+    # The parameters of heads and neurons beyond the last complete block (of `multiple_of_heads`
+    # heads or `round_to` neurons) are always removed.
+    must_leave = 0
     for limit, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True):
         must_leave += 2 * limit.counts[0] * units.price
     largest = 10 * structure.multiple_of_heads
@@ -219,8 +221,8 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     """In the ranking, the best head and the best block of neurons of each layer come first.
 
     A block has 8 neurons. The two heads and two blocks cost 36 together. Then come two heads with a
-    score of 0 (the total is 46 and 56), two blocks with -0.34 (64 and 72), and two heads with -1.
-    The four lowest neurons of each layer are in no block.
+    score of 0 (with them, the total is 46 and 56), two blocks with -0.34 (64 and 72), and two heads
+    with -1. The four lowest neurons of each layer are in no block.
     """
     ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])

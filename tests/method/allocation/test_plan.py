@@ -7,9 +7,10 @@ from flap.method.allocation import LayerPlan, PruningPlan
 
 
 def test_a_plan_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """A new plan is written to a new file, so a hard link to the old file keeps the old plan.
+    """A new plan is written to another file, which then replaces the old file.
 
-    If the process is killed while it writes, the old plan is therefore unchanged.
+    So if the process is killed while it writes, the old file is unchanged. The test sees this from
+    a hard link to the old file, which still has the old plan.
     """
     old = PruningPlan((LayerPlan((0, 1), (0, 2, 5)),))
     new = PruningPlan((LayerPlan((0,), (1, 2)),))

@@ -1,4 +1,4 @@
-"""Standardised scores, best units and affordable prefixes agree with values computed by hand."""
+"""Standardised scores, best units, and units within a budget agree with values computed by hand."""
 
 import pytest
 import torch
@@ -90,10 +90,10 @@ def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
     ],
 )
 def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, size: int) -> None:
-    """The prefix whose cost is nearest to the budget stays.
+    """The first units of the ranking stay: so many that their cost is nearest to the budget.
 
-    The prefixes of the ranking cost 10, 20, 50, 60 and 70. For example, 20 is nearest to a budget
-    of 34, and 50 is nearest to a budget of 36.
+    The first 1, 2, 3, 4 and 5 units cost 10, 20, 50, 60 and 70. For example, 20 is nearest to a
+    budget of 34, and 50 is nearest to a budget of 36.
     """
     assert kept([], to_keep) == list(range(size))
 

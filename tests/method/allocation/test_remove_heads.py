@@ -10,9 +10,9 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of, random_score
 
 MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
 
-# These ranges were computed by hand. llama-mha has 54,272 prunable parameters: 1,024 in each of its
-# 32 heads, and 96 in each neuron. llama-gqa has 46,080 prunable parameters: 1,536 in each KV head
-# with its two query heads, and 96 in each neuron.
+# The ranges are the possible numbers of removed query heads, computed by hand. llama-mha has 54,272
+# prunable parameters: 1,024 in each of its 32 heads, and 96 in each neuron. llama-gqa has 46,080
+# prunable parameters: 1,536 in each KV head with its two query heads, and 96 in each neuron.
 ALLOWED = [
     # A ratio of 0.35 removes 18,995 parameters, so at most 18 heads can be removed.
     ("llama-mha", 0.35, range(0, 19)),
@@ -65,8 +65,9 @@ def test_remove_heads_out_of_range_names_it(
     ("ratio", "units"),
     [
         (0.4, 2),
-        # A ratio of 0.69 removes 41.4 of 60 parameters. Three heads and the nine neurons that may
-        # be removed have only 39 parameters, so a fourth head must be removed.
+        # A ratio of 0.69 removes 41.4 of 60 parameters, which are 5 heads of 10 and 10 neurons of
+        # 1. Three heads and the nine neurons that may be removed have only 39 parameters, so a
+        # fourth head must be removed.
         (0.69, 4),
         # At most four of the five heads can be removed, because each layer keeps one head.
         (0.81, 4),

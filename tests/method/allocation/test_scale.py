@@ -15,14 +15,14 @@ from flap.models import Pair, Resident, adapt
 from tests.cases import collect, tiny_model, tokens
 from tests.helpers.plans import drawn
 
-# Two layers, each with two heads of 10 parameters and four neurons of 2, together 56 parameters.
-# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. The units have the following errors,
-# with the errors per parameter in brackets:
+# Two layers, each with two heads of 10 parameters and four neurons of 2 (56 parameters in all).
+# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. These units have the following squared
+# output errors, with the errors per parameter in brackets:
 #   heads: L0h0 8 (.8), L0h1 12 (1.2), L1h0 2 (.2), L1h1 40 (4)
 #   neurons of layer 0: 1 2 3 4 (.5 1 1.5 2), of layer 1: 0.2 0.4 0.6 20 (.1 .2 .3 10)
 # The best head and the best neuron of each layer (L0h1, L1h1, L0n3, L1n3) come first in the ranking
-# and cost 24 together. Then come, with their errors per parameter, L0n2 1.5, L0n1 1, L0h0 .8, L0n0
-# .5, L1n2 .3, L1n1 and L1h0 .2, and L1n0 .1.
+# and have 24 parameters together. Then come L0n2 (1.5), L0n1 (1), L0h0 (.8), L0n0 (.5), L1n2 (.3),
+# L1n1 and L1h0 (.2), and L1n0 (.1).
 LAYER = Pair(Units(2, 10), Units(4, 2))
 LAYERS = (LAYER, LAYER)
 FIRST_SCORES = Pair(
@@ -42,9 +42,9 @@ SCORES = Scores((FIRST_SCORES, SECOND_SCORES), inverse_power=(0.01, 0.1))
         ("error", 26, "01 0011", "01 0001"),
         ("error", 38, "11 0111", "01 0001"),
         ("error", 42, "11 1111", "01 0011"),
-        # With `relative`, the errors of layer 1 count ten times as much. After the first four
-        # units, the ranking is L1n2 3, L1n1 and L1h0 2, L0n2 1.5, L1n0 and L0n1 1, L0h0 .8, L0n0
-        # .5.
+        # With `relative`, errors in layer 1 count ten times as much as those in layer 0. After the
+        # first four units, the ranking is L1n2 (3), L1n1 and L1h0 (2), L0n2 (1.5), L1n0 and L0n1
+        # (1), L0h0 (.8), L0n0 (.5).
         ("relative", 26, "01 0001", "01 0011"),
         ("relative", 38, "01 0001", "11 0111"),
         ("relative", 40, "01 0011", "11 0111"),
@@ -61,8 +61,8 @@ def test_by_hand(scale: str, to_keep: float, first: str, second: str) -> None:
     [
         # L1h0 and the three worst neurons of layer 1 are removed.
         ("error", "11 1111", "01 0001"),
-        # L0h0 and the three worst neurons of layer 0 are removed. These neurons have only .5, 1 and
-        # 1.5, but the three worst neurons of layer 1 have 1, 2 and 3.
+        # L0h0 and the three worst neurons of layer 0 are removed. Their errors per parameter are
+        # only .5, 1 and 1.5, but those of the three worst neurons of layer 1 count as 1, 2 and 3.
         ("relative", "01 0011", "11 0111"),
     ],
 )
@@ -75,8 +75,8 @@ def test_experts_by_hand() -> None:
     """Layer 0 has two experts of two neurons, and a unit is one neuron of each expert.
 
     The router gives the experts mean squared weights of 0.5 and 0.1. So the first unit of layer 0
-    has an error of 1 · 0.5 + 3 · 0.1 = 0.8, and the second unit of 2 · 0.5 + 4 · 0.1 = 1.4. At a
-    price of 4, these are errors of 0.2 and 0.35 per parameter.
+    has an error of 1 · 0.5 + 3 · 0.1 = 0.8, and the second unit has an error of 2 · 0.5 + 4 · 0.1 =
+    1.4. A unit has 4 parameters, so the errors per parameter are 0.2 and 0.35.
     """
     mixture = Pair(Units(2, 10), Units(2, 4, members=2))
     layers = (mixture, LAYER)
@@ -87,8 +87,8 @@ def test_experts_by_hand() -> None:
     assert score_EU.mean(dim=0).tolist() == pytest.approx([0.2, 0.35])
     assert second.mlp.tolist() == pytest.approx([0.1, 0.2, 0.3, 10])
 
-    # L0h1, L1h1, L1n3 and the better unit of layer 0 come first and cost 26. Then come L0h0 .8 and
-    # L1n2 .3.
+    # L0h1, L1h1, L1n3 and the better unit of layer 0 come first and have 26 parameters. Then come
+    # L0h0 (.8) and L1n2 (.3).
     plan = error.allocate(scores, Budget(layers, 1 - 38 / 56))
     assert plan.layers == (drawn("11 0101"), drawn("01 0011"))
 
@@ -105,7 +105,7 @@ def mlp_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
 
 
 def test_an_experts_error_is_the_error_of_its_layer() -> None:
-    """The error of an expert's neuron is the mean squared change of the layer's output without it.
+    """The error of an expert's neuron is the mean squared output change that its removal causes.
 
     The router of this tiny Mixtral sends each token to one expert, with the weight 1.
     """

@@ -1,4 +1,4 @@
-"""Every structure meets the ratio to within one unit and empties no layer."""
+"""Every structure meets the ratio to within one head or neuron, and leaves some in each layer."""
 
 from collections import Counter
 

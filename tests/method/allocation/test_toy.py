@@ -17,12 +17,13 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 
-# Two layers, each with two heads of 10 parameters and four neurons of 3, together 64 parameters.
-# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. The units have the following
+# Two layers, each with two heads of 10 parameters and four neurons of 3 (64 parameters in all).
+# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. These units have the following
 # standardised scores:
 #   heads: L0h1 0.87, L1h0 0.29, L1h1 -0.29, L0h0 -0.87
 #   neurons: L1n3 1.5, L0n3 1.16, L0n2 0.39, L0n1 -0.39, L1n0 to L1n2 -0.5, L0n0 -1.16
-# The best head and the best neuron of each layer (L0h1, L1h0, L0n3, L1n3) always stay and cost 26.
+# The best head and the best neuron of each layer (L0h1, L1h0, L0n3, L1n3) always stay, and have 26
+# parameters together.
 TOY_LAYER = Pair(Units(2, 10), Units(4, 3))
 TOY_LAYERS = (TOY_LAYER, TOY_LAYER)
 FIRST_SCORES = Pair(
@@ -39,13 +40,13 @@ TOY_SCORES = Scores((FIRST_SCORES, SECOND_SCORES))
 CASES = [
     # Each layer keeps 16 parameters: one head and two neurons.
     (ULUM(), 0.5, "01 0011", "10 1001"),
-    # Each layer loses 17.6 parameters: one head (10), and 2.5 neurons, rounded up to three.
+    # Each layer should lose 17.6 parameters: one head (10), and 2.5 neurons, rounded up to three.
     (ULUM(), 0.55, "01 0001", "10 0001"),
-    # Each layer loses 8.96 parameters. A head has 10, which is too many, so each layer loses three
-    # neurons (9).
+    # Each layer should lose 8.96 parameters. A head has 10, which is too many, so each layer loses
+    # three neurons (9).
     (ULUM(), 0.28, "11 0001", "11 0001"),
-    # 22.4 parameters are removed: one head of layer 1 (10), and 4.1 neurons. Layer 0 can lose only
-    # three neurons, so layer 1 loses the fourth.
+    # 22.4 parameters should be removed: one head of layer 1 (10), and 4.1 neurons. Layer 0 can lose
+    # only three neurons, so layer 1 loses the fourth.
     (ULMM(remove_heads=1), 0.35, "11 0001", "10 1101"),
     # 38.4 parameters should stay. Three heads have 30, and three neurons (9) are nearest to the
     # remaining 8.4.
@@ -78,10 +79,10 @@ def test_by_hand(structure: Structure, ratio: float, first: str, second: str) ->
 def test_experts_by_hand(to_keep: float, kept: str) -> None:
     """Layer 0 has two experts of two neurons, with the scores -1.16, -.39 and .39, 1.16.
 
-    A unit of this layer is one neuron of each expert, at a price of 6. The layer has two units,
-    with the mean scores .39 and -.39. In the ranking, L0h1, L1h0, the better unit of layer 0 and
-    L1n3 come first and cost 29. With L1h1 the cost is 39, and with the second unit of layer 0 it is
-    45.
+    A unit of this layer is one neuron of each expert, and has 6 parameters. The layer has two
+    units, with the mean scores .39 and -.39. In the ranking, L0h1, L1h0, the better unit of layer 0
+    and L1n3 come first and have 29 parameters. With L1h1 the total is 39, and with the second unit
+    of layer 0 it is 45.
     """
     mixture = Pair(Units(2, 10), Units(2, 6, members=2))
     budget = Budget((mixture, TOY_LAYER), 1 - to_keep / 64)

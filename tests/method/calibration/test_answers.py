@@ -1,4 +1,4 @@
-"""Answers that the model writes are greedy, reproducible, and the same after an interruption."""
+"""The model's answers are decoded greedily, reproducible, and the same after an interruption."""
 
 from collections import Counter
 from copy import deepcopy
@@ -25,7 +25,10 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog
 def asking(
     tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4
 ) -> Windows:
-    """Return `Windows` of prompts with 3 to 6 random words, which the model is to answer."""
+    """Return `Windows` of prompts that the model is to answer.
+
+    A prompt has 3 to 6 random words.
+    """
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(len(WORDS), (prompts, 6), generator=generator).tolist()
     rows = list[Prompt]()
@@ -90,7 +93,7 @@ def test_a_character_that_the_longest_answer_cuts_is_left_out(
 
 
 def inside_a_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of a text as they are when the text continues another text."""
+    """Return the tokens that a text has when it stands after another text."""
     before = "\ue000"  # no token contains this character together with other characters
     ids_before = tokenizer(before, add_special_tokens=False).input_ids
     ids: list[int] = tokenizer(before + text, add_special_tokens=False).input_ids
@@ -103,7 +106,7 @@ def _document(
     tokenizer: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Text:
-    """Return the text of a plain prompt, and of an answer that has these tokens."""
+    """Return the calibration text of a plain prompt and of an answer with these tokens."""
     monkeypatch.setattr("flap.method.calibration.answers.continued", lambda *_: [answer_ids])
     prompt = Prompt(({"role": "user", "content": asked},), None)
     prompts = {0: Asked((prompt,), "my.jsonl", "/my.jsonl", False, Answers("self"))}

@@ -1,7 +1,7 @@
-"""Statistics leave out tokens at the end of a window that do not count.
+"""Statistics leave out the tokens that do not count, which are False in the mask of a batch.
 
-Later tokens do not change the hidden states of earlier tokens. So the statistics are the same as
-for windows that end before the tokens that do not count.
+Here, these tokens are at the end of each window. Later tokens do not change the hidden states of
+earlier tokens. So the statistics are the same as for windows without these last tokens.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def shortened() -> Batch:
 
 
 def observed(placed: PlacedModel, windows: Batch, covariance: bool) -> list[LayerStatistics]:
-    """Collect statistics in batches of 4 windows, of which the last batch is smaller."""
+    """Collect statistics in batches of at most 4 windows."""
     calibration = Calibration(placed, windows, 4, [])
     if not covariance:
         return calibration.observe()

@@ -1,6 +1,7 @@
 """Covariances are exact, however the tokens are divided into batches and sets.
 
-Memory holds the covariances of only one layer at a time.
+Memory holds the co-moments of only one layer at a time. Co-moments are the sums of products of
+deviations from which covariances are computed.
 """
 
 import weakref
@@ -50,7 +51,7 @@ def by_definition(activation_TI: Tensor) -> Tensor:
 
 
 def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
-    """Check covariances to float32 accuracy, relative to the deviations of the two channels."""
+    """Check covariances to float32 accuracy, relative to the channels' standard deviations."""
     spread_I = expected_II.diagonal().sqrt()
     assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
 
@@ -60,7 +61,7 @@ def covariance_of(*parts_TI: Tensor) -> Covariance:
 
 
 def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return activations, a permutation of their channels, and the covariance in that order."""
+    """Return activations, a permutation of their channels, and the covariance in this order."""
     generator = torch.Generator().manual_seed(0)
     activation_TI = (
         torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7

@@ -1,7 +1,7 @@
-"""First-order effects of units agree with an ordinary backward pass.
+"""First-order effects of heads, neurons and experts agree with an ordinary backward pass.
 
-The effect of a unit is the sum of w · ∂L/∂w over its weights w, where L is the loss. The tests find
-the weights by the names of the tensors, without flap's code.
+The effect of such a unit is the sum of w · ∂L/∂w over its weights w, where L is the loss. The tests
+find the weights by the names of the tensors, without flap's code.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Products = dict[str, Tensor]  # w · ∂L/∂w of a layer's parameters, by their
 
 
 def rows(products: Products, module: str, units: int) -> Tensor:
-    """Sum, for each unit, over the rows of a Linear's weight and bias that belong to the unit."""
+    """For each unit, sum the products in its rows of a Linear's weight and bias."""
     total_U = products[f"{module}.weight"].unflatten(0, (units, -1)).sum(dim=(1, 2))
     if f"{module}.bias" in products:
         total_U = total_U + products[f"{module}.bias"].unflatten(0, (units, -1)).sum(dim=1)
@@ -42,7 +42,7 @@ def rows(products: Products, module: str, units: int) -> Tensor:
 
 
 def columns(products: Products, module: str, units: int) -> Tensor:
-    """Sum, for each unit, over the columns of an output projection that belong to the unit."""
+    """For each unit, sum the products in its columns of an output projection's weight."""
     return products[f"{module}.weight"].unflatten(1, (units, -1)).sum(dim=(0, 2))
 
 
@@ -61,9 +61,9 @@ def of_gated_mlp(products: Products) -> Tensor:
 
 
 def of_olmo2(products: Products) -> Pair[Tensor]:
-    """Sum for OLMo 2, which has norms over the queries and keys of all heads.
+    """Sum the products of each unit of OLMo 2, which has norms over queries and keys of all heads.
 
-    Each weight of a norm belongs to the head that contains its channel.
+    Each weight of a norm belongs to the head that contains the weight's channel.
     """
     heads, neurons = of_llama(products)
     for name in ("q_norm", "k_norm"):
@@ -73,7 +73,10 @@ def of_olmo2(products: Products) -> Pair[Tensor]:
 
 
 def of_phi3(products: Products) -> Pair[Tensor]:
-    """Sum for Phi-3, which has one matrix for q, k and v, and one matrix for gate and up."""
+    """Sum the products of each unit of Phi-3.
+
+    Phi-3 has one matrix for q, k and v, and one matrix for gate and up.
+    """
     sizes = [8 * 4, GROUPS * 4, GROUPS * 4]
     heads = columns(products, "self_attn.o_proj", GROUPS)
     for part in products["self_attn.qkv_proj.weight"].split(sizes):
@@ -84,7 +87,7 @@ def of_phi3(products: Products) -> Pair[Tensor]:
 
 
 def of_gpt2(products: Products) -> Pair[Tensor]:
-    """Sum for GPT-2, which has Conv1D modules with transposed matrices."""
+    """Sum the products of each unit of GPT-2, which has Conv1D modules with transposed matrices."""
     heads = products["attn.c_proj.weight"].unflatten(0, (8, -1)).sum(dim=(1, 2))
     weights = products["attn.c_attn.weight"].chunk(3, dim=1)
     biases = products["attn.c_attn.bias"].chunk(3)
@@ -96,7 +99,7 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 
 
 def of_mixtral(products: Products) -> Pair[Tensor]:
-    """Sum for Mixtral, whose units are the neurons of all experts, expert after expert."""
+    """Sum the products of each KV head of Mixtral, and of each neuron, expert after expert."""
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
     neurons_EI = neurons_EI + products["mlp.experts.down_proj"].sum(dim=1)
@@ -104,7 +107,7 @@ def of_mixtral(products: Products) -> Pair[Tensor]:
 
 
 def of_whole_experts(products: Products) -> Pair[Tensor]:
-    """Sum for Mixtral with whole experts as units. Each expert includes its row of the router."""
+    """Sum the products of each KV head and each expert of Mixtral, with the expert's router row."""
     experts_E = products["mlp.experts.gate_up_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.experts.down_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.gate.weight"].sum(dim=1)
@@ -150,7 +153,8 @@ def effects(
 ) -> list[Pair[Tensor]]:
     """Return the effects that flap computes for all units of each layer.
 
-    In a mixture, the units of an MLP are in the order of the experts.
+    In a mixture of experts, the neurons of the first expert come first, then those of the second,
+    and so on.
     """
     placed = Resident(model)
     placed.adapter = adapt(model, experts)
@@ -166,7 +170,7 @@ def effects(
 
 
 def loss(model: PreTrainedModel, windows: Batch) -> Tensor:
-    """Return the mean cross-entropy of predicted tokens, over all tokens that count."""
+    """Return the mean cross-entropy over all predicted tokens that the mask contains."""
     logits = model(input_ids=windows.tokens_NT).logits[:, :-1]
     labels = windows.tokens_NT[:, 1:].masked_fill(~windows.mask_NT[:, 1:], -100)
     return cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -184,7 +188,7 @@ def assert_same(found: list[Pair[Tensor]], expected: list[Pair[Tensor]]) -> None
 
 
 def masked() -> Batch:
-    """Return windows in which some tokens do not count. In one window, no token counts."""
+    """Return windows whose mask leaves out some tokens, and all tokens of one window."""
     tokens_NT = tokens()
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
     mask_NT[::2, 5:15] = False
@@ -270,7 +274,7 @@ def test_the_model_is_left_as_it_was() -> None:
             assert parameter.grad is None
     assert with_gradient.grad is not None and bool((with_gradient.grad == 1).all())
 
-    loss(model, windows).backward()  # flap has removed the hooks that free gradients
+    loss(model, windows).backward()  # flap's hooks, which free gradients, are removed by now
     for parameter in model.parameters():
         assert (parameter.grad is None) == (parameter is frozen)
 

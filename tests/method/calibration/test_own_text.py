@@ -1,4 +1,7 @@
-"""Text that a model writes is sampled from its distribution, reproducible, and without loops."""
+"""Text that a model writes is sampled from the model's distribution, and is reproducible.
+
+It contains no sequences that repeat themselves in a loop.
+"""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -63,7 +66,7 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
 def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch has a separate seed, so an interrupted text continues with the same batches."""
+    """Each batch of sequences has its own seed, so an interruption changes no later batch."""
     monkeypatch.setattr("flap.method.calibration.own_text.SEQUENCES", 2)
     model = Resident(tiny_model("llama-gqa"))
     drawn = []
@@ -135,7 +138,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        """Fill a cache with 9 tokens in one step, and then read the other tokens one at a time."""
+        """Return the logits of tokens that are read one at a time, after 9 tokens in one step."""
         cache = model(tokens_NT[:, :9], use_cache=True).past_key_values
         logits = list[torch.Tensor]()
         for token_N1 in tokens_NT[:, 9:].split(1, dim=1):

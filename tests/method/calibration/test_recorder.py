@@ -55,7 +55,7 @@ def test_weights_by_hand(sizes: list[int]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_weights_are_those_of_the_output(family: str) -> None:
-    """The recorded weight of an expert is the factor with which its output is added.
+    """The recorded weight of an expert is the factor by which its output is multiplied.
 
     To measure this factor, expert e gets an additional output bias of 1 in dimension e.
     """
@@ -77,14 +77,15 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     with_ones_EH = bias_EH + torch.eye(*bias_EH.shape)
     experts.register_parameter("down_proj_bias", nn.Parameter(with_ones_EH))
     refresh_experts(experts)
-    # Make the hook above run last, after the hooks that flap has added.
+    # Make the hook `record` run last, after the hooks that flap has added.
     experts._forward_hooks.move_to_end(min(experts._forward_hooks))
     adapt(model).decoder(input_ids=tokens())
 
     weight_TE = weights[0]
     before, after = outputs
     change = (after - before)[..., :EXPERTS]
-    # In Llama 4, each expert has a separate output. In all other families, the sum has one term.
+    # In Llama 4, the module returns the output of each expert, and these outputs are summed here.
+    # In all other families, the module returns their sum, so the sum here has one term.
     added_TE = change.reshape(-1, *weight_TE.shape).sum(dim=0)
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
     assert torch.allclose(added_TE, weight_TE, atol=1e-5)

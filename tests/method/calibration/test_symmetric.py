@@ -1,4 +1,4 @@
-"""`Symmetric` stores half of a matrix, but gives all rows, quadratic forms and the diagonal."""
+"""`Symmetric` stores half of a symmetric matrix, and gives rows, diagonal and quadratic forms."""
 
 from collections.abc import Sequence
 
@@ -61,7 +61,7 @@ def test_it_takes_half_of_the_memory() -> None:
 
 
 def test_all_strips_are_in_one_block_of_memory() -> None:
-    """All strips are parts of one large block of memory.
+    """All strips (groups of rows) of a matrix are parts of one large block of memory.
 
     When a large block is freed, the allocator returns it to the system.
     """

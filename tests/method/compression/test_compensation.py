@@ -52,10 +52,12 @@ def first_output(model: PreTrainedModel, path: str) -> Tensor:
 def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) -> None:
     """On calibration tokens, the compensation reduces the squared error by ‖W_P mean_P‖².
 
-    W_P are the columns of the removed channels, and x_P are the inputs of these channels: mean ‖W_P
-    x_P‖² - mean ‖W_P (x_P - mean_P)‖² = ‖W_P mean_P‖². For this comparison, the block must have the
-    same inputs in all models. So the test uses the first layer, and keeps its attention whole when
-    neurons are removed.
+    W_P are the weight columns of the removed channels, x_P are the inputs of these channels, and
+    mean_P is their mean. Without compensation, the error is mean ‖W_P x_P‖². With compensation, the
+    error is mean ‖W_P (x_P - mean_P)‖², which is less by ‖W_P mean_P‖².
+
+    For this comparison, the pruned module must have the same inputs in all models. So the test uses
+    the first layer, and keeps its attention whole when neurons are removed.
     """
     model, statistics = calibrated(architecture)
     groups = ARCHITECTURES[architecture].num_key_value_heads

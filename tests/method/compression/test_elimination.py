@@ -1,4 +1,4 @@
-"""`Elimination` gives the same slopes as direct solves, with only one factorisation."""
+"""`Elimination` gives the same regression slopes as direct solves, with only one factorisation."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def covariance_of(covariance_II: Tensor) -> Covariance:
 
 
 def removal(order_I: Tensor, removed: int) -> Removal:
-    """Return the removal of the last `removed` channels in this order."""
+    """Return the removal of the last `removed` channels in the order `order_I`."""
     kept_K, pruned_P = order_I.split([len(order_I) - removed, removed])
     return Removal(kept_K.sort().values, pruned_P.sort().values)
 
@@ -57,8 +57,8 @@ def directions(num_tokens: int, number: int, channels: int) -> Tensor:
 
 
 ORDINARY = directions(500, 80, 80)
-# The activations vary in few directions. The scales of the channels differ by a factor of up to a
-# million.
+# Apart from small noise, the activations HARD vary in only ten directions. The scales of their
+# channels differ by a factor of up to a million.
 SMALL_NOISE = 0.01 * noise(300, 80, seed=5)
 HARD = (directions(300, 10, 80) + SMALL_NOISE) * torch.logspace(-3, 3, 80)
 
@@ -87,7 +87,7 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
     ],
 )
 def test_float64_has_a_factor_where_float32_has_none(ridge: float, precision: torch.dtype) -> None:
-    """If a covariance cannot be factorised in float32 with a ridge, float64 is used.
+    """If a covariance with this ridge cannot be factorised in float32, float64 is used.
 
     The activations are small integers, whose products are exact in float32. So the covariance has
     exactly rank six.

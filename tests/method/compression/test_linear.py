@@ -1,4 +1,7 @@
-"""Linear compensation is least squares, never worse than the bias, and always finite."""
+"""Linear compensation agrees with least squares, and is never worse than bias compensation.
+
+Its result is always finite.
+"""
 
 import pytest
 import torch
@@ -50,9 +53,9 @@ def outputs(fitted: Fit, activation_TI: Tensor) -> Tensor:
 
 
 def test_by_hand() -> None:
-    """Of three channels, the last two are removed. There are four tokens.
+    """Of the three channels x_0, x_1 and x_2, the last two are removed.
 
-    x_1 = 2 x_0 + 1 exactly, and x_2 is uncorrelated with x_0.
+    In the four tokens, x_1 is exactly 2 x_0 + 1, and x_2 is uncorrelated with x_0.
     """
     activation_TI = torch.tensor(
         [
@@ -76,12 +79,13 @@ def test_by_hand() -> None:
     assert exact.weight_OK.flatten().tolist() == pytest.approx([1 + 2, 0 + 2 * 2])
     assert exact.bias_O is not None
     assert exact.bias_O.tolist() == pytest.approx([1, 2 * 1 + 2])
-    # The remaining error is 1, the variance of channel 2, which only the second output reads. With
-    # the bias alone, the error also contains channel 1, which has a variance of 16: 1 + 16 · (1 +
-    # 4).
+    # The error that remains is 1, the variance of channel 2, which only the second output reads.
+    # With the bias alone, channel 1 adds its variance times the squares of its two weights: 1 + 16
+    # · (1 + 4).
     assert report_of(exact) == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
 
-    # The variances are 4, 16 and 1, with the mean 7. So the slope is 8 / (4 + 3 / 7 · 7) = 8 / 7.
+    # The variances are 4, 16 and 1, with the mean 7. So with a ridge of 3/7, the slope of channel 1
+    # is 8 / (4 + 3 / 7 · 7) = 8 / 7.
     ridged = fit_of(LinearCompensation(3 / 7), weight_OI, statistics, 1)
     slope = 8 / 7
     assert ridged.weight_OK.flatten().tolist() == pytest.approx([1 + slope, 2 * slope])
@@ -89,7 +93,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
-    """Without held-out tokens, only the bias is compensated.
+    """Without held-out tokens, the compensation changes only the bias.
 
     An expert has no held-out tokens if the router sends none to it. The test has fewer than two
     tokens for each channel, because then trials of a search also compare fits on held-out tokens.
@@ -104,7 +108,7 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
 
 def test_held_out_errors_are_those_of_the_outputs() -> None:
-    """Held-out errors are measured with the map that was fitted on the other tokens."""
+    """Held-out errors are those of the linear map that was fitted on the other tokens."""
     activation_TI = noise(100, 8) @ noise(8, 8, seed=3)
     weight_OI = noise(4, 8, seed=4)
     held_out_T = every_fifth(activation_TI)
@@ -173,7 +177,7 @@ def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
-    """Some of the removals contain each other, some are equal, and some overlap."""
+    """Some of the removals contain others, two are equal, and some overlap."""
     activation_TI = noise(500, 12) @ noise(12, 12, seed=3)
     weight_OI = noise(4, 12, seed=4)
     statistics = in_parts(activation_TI[:400], activation_TI[400:])

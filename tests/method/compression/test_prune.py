@@ -15,7 +15,7 @@ from tests.helpers.pruned import logits
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
-    """Each case has one metric and one compensation in turn, which must not affect the result."""
+    """To cover all metrics and compensations, each case takes the next of both."""
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
     metric = list(METRICS)[turn % len(METRICS)]
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]

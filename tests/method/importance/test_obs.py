@@ -27,7 +27,7 @@ def weights(outputs: int, channels: int, seed: int = 100) -> Tensor:
 
 
 def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -> float:
-    """Return the output error of ordinary least squares on the kept channels and a constant."""
+    """Return the mean squared output error of least squares on the kept channels and a constant."""
     wanted_TO = (activation_TI @ weight_OI.T).double()
     ones_T1 = torch.ones(len(activation_TI), 1)
     given_TK = torch.cat([activation_TI[:, kept], ones_T1], dim=1).double()
@@ -39,7 +39,7 @@ def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -
 def errors_without(
     weight_OI: Tensor, activation_TI: Tensor, units: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the remaining error after the removal of each unit. A unit is a list of channels."""
+    """Return the error that the removal of each unit alone leaves. A unit is a list of channels."""
     channels = set(range(weight_OI.shape[1]))
     errors = []
     for unit in units:
@@ -49,7 +49,10 @@ def errors_without(
 
 
 def test_by_hand() -> None:
-    """With variances of 1, a covariance of 1/2 and means of 3, H⁻¹ = [[4, -2], [-2, 4]] / 3."""
+    """Two channels have the covariance matrix H = [[2, 1], [1, 2]] / 2 and means of 3.
+
+    So H⁻¹ = [[4, -2], [-2, 4]] / 3.
+    """
     root = 3**0.5 / 2
     deviations_TI = torch.tensor(
         [
@@ -98,7 +101,8 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
     """The costs of removed units add up to the error that remains after their removal.
 
-    The channels have rising costs, because a cheaper unit would get the cost of the unit before it.
+    Each channel is a unit here. The costs rise in the order of removal, because a cheaper unit
+    would get the cost of the unit that was removed before it.
     """
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)
@@ -162,7 +166,7 @@ def test_remaining_channels_are_packed_in_strips(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_whole_expert_costs_its_output_error_with_the_ridge_and_without_biases() -> None:
-    """The cost is tr(W H Wᵀ), where H contains the ridge term (docs/method.md)."""
+    """The cost is tr(W H Wᵀ), where H is the covariance with the ridge term (docs/method.md)."""
     activation_TI = correlated(6)
     weight_OI = weights(3, 6, seed=1)
     statistics = in_parts(activation_TI, activation_TI)

@@ -1,4 +1,7 @@
-"""Training lowers the divergence of the pruned model, which can then be saved and reloaded."""
+"""Training lowers the divergence of a pruned model from its dense model.
+
+The trained model can be saved and reloaded.
+"""
 
 import json
 from dataclasses import replace
@@ -37,7 +40,7 @@ from tests.method.recovery.small import (
 )
 
 # Shorter training runs, for tests in which the number of steps does not matter. They have 17 steps,
-# and FULL and LORA have 40. The model is evaluated every 16 steps and at the end.
+# but FULL and LORA have 40. The model is evaluated after every 16 steps and at the end.
 SHORT = replace(FULL, tokens=17 * FULL.tokens_a_step)
 SHORT_LORA = replace(LORA, tokens=17 * LORA.tokens_a_step)
 CASES = {
@@ -72,7 +75,7 @@ def test_the_divergence_falls_and_the_model_reloads(
     _, nats_in_autocast = summary["nats_by_tokens"][0]
     assert nats_in_autocast == pytest.approx(summary["nats_before"], rel=0.03)
 
-    # The model's parameters keep their names, shapes and types.
+    # The model's parameters keep their names, shapes and dtypes.
     after = state(model)
     assert after.keys() == before.keys()
     for name, parameter in after.items():
@@ -138,7 +141,7 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
     model = compressed("llama-gqa-biases")
     before = logits(model.eval())
     with trainable(LORA, model) as trained:
-        # At the beginning, the logits are equal, because the matrix B of LoRA is zero.
+        # Before training, LoRA does not change the logits, because its matrix B is zero.
         assert torch.equal(logits(model.eval()), before)
         with torch.no_grad():
             for parameter in trained:
@@ -150,7 +153,7 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
 
 def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
-        """Return the trained model, and how often its first layer ran with gradients."""
+        """Return the trained model, and how often its first layer ran with gradients enabled."""
         model = compressed()
         with_gradients: list[bool] = []
         model.model.layers[0].mlp.register_forward_pre_hook(
@@ -172,7 +175,7 @@ def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_pa
 def test_what_rounding_takes_back_is_not_reported(
     learning_rate: float, better: bool, tmp_path: Path
 ) -> None:
-    """The report contains the divergence after the trained weights were rounded to bfloat16.
+    """The report contains the divergence of the trained weights after rounding to bfloat16.
 
     If the rounded weights are worse than the weights before the training, the weights before the
     training stay.

@@ -29,7 +29,8 @@ def train(model_dir: Path, folder: Path) -> None:
     source = find_model(config, folder / "cache", trust_remote_code=False)
     model = compressed()
     batch = windows(SHORT)
-    # Two processes cannot divide evenly the tokens that count, either.
+    # The tokens that count (True in the mask) cannot be divided evenly between two processes,
+    # either.
     batch.mask_NT[::3, 1:] = False
     teacher = Teacher(source.open())
     summary = distil(SHORT, Resident(model), teacher, batch, folder / "work", seed=0)
@@ -60,8 +61,8 @@ def test_they_train_as_one_process_does(model_dir: Path, tmp_path: Path) -> None
     ):
         assert nats == pytest.approx(expected_nats, abs=1e-6)
 
-    # Other orders of summation change gradients that are nearly 0, so the weights are not equal to
-    # the bit.
+    # Two processes sum gradients in another order than one process. This changes gradients that are
+    # nearly 0, so the weights are not equal to the bit.
     weights = load_file(single / "weights.safetensors")
     for folder in (first, second):
         others = load_file(folder / "weights.safetensors")
