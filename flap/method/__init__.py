@@ -1,5 +1,6 @@
 """The pruning method, from calibration to recovery.
 
-Of these subpackages, each imports only from subpackages before it: calibration, importance,
-allocation, compression, search, vocabulary, recovery.
+The subpackages, in order, are calibration, importance, allocation, compression, search, vocabulary
+and recovery. Each of them may import from the subpackages before it in this list, but not from
+those after it.
 """

@@ -1,4 +1,10 @@
-"""Allocation: structures turn scores and a budget into a plan, which says which units stay."""
+"""Allocation: choose the units that stay, from the scores of all units and a budget.
+
+A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. The
+budget says how many parameters to remove (`Budget`). A structure is a rule for the choice
+(`Structure`), and its result is a plan, which lists the units that stay in each layer
+(`PruningPlan`).
+"""
 
 from flap.method.allocation.adaptive import ALAM, ALMM
 from flap.method.allocation.budget import Bound, Budget, Units, price

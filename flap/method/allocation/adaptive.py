@@ -1,7 +1,11 @@
 """The structures AL-MM and AL-AM, which rank the units of all layers together (FLAP, section 3.3).
 
-Units are compared by FLAP's z-score, or by the output error that their removal causes.
-Legend: G attention units · C channels of a unit · I neurons · B blocks of N units.
+A unit is a KV head with its query heads, a neuron of an MLP, or an expert. Units are compared by
+FLAP's z-score, or by the error that their removal causes in the output of their layer. Units of a
+layer that are only removed together form a block.
+
+Legend: G attention units (KV heads) · C channels of a unit · I neurons or experts of an MLP · B
+blocks of N units.
 """
 
 from collections.abc import Sequence
@@ -29,18 +33,21 @@ class Scaled(Structure):
 
     `scale` selects the value by which units are ranked:
 
-    - z-score: the scores of all channels of one attention or one MLP are standardised, then
-      averaged over the channels of a unit. Equal z-scores in two layers do not mean equal errors.
-    - error: the squared output error of removing the unit, divided by the unit's price
-      (`Budget.prices`). This error is the sum of the scores of the unit's channels.
-    - relative: the squared output error relative to the residual stream of a typical token, ‖e‖² /
-      ‖h‖², divided by the unit's price. e is the output error, and h the input of the layer.
+    - z-score: the scores of all channels of one attention or one MLP are standardised (to mean 0
+      and standard deviation 1), and then averaged over the channels of each unit. Two units with
+      equal z-scores in different layers need not cause equal errors.
+    - error: the squared error that the removal of the unit causes in the output of its layer,
+      divided by the price of the unit, such as its number of parameters (`Budget.prices`). The
+      squared error is the sum of the scores of the unit's channels.
+    - relative: the same squared error, relative to the squared norm of the residual stream, ‖e‖² /
+      ‖h‖², and divided by the price of the unit. e is the error in the output of the layer, and h
+      is the input of the layer at a typical token (`LayerStatistics.inverse_power`).
 
-    The error of an expert is measured at the output of its layer, where the output of the expert is
-    multiplied by the router's weight (`Scores.routed_power`).
+    In a mixture of experts, errors are measured at the output of the layer, where the output of
+    each expert is multiplied by the router's weight (`Scores.routed_power`).
     """
 
-    # how scores of different layers are compared: z-score, error or relative
+    # the value by which units are ranked: z-score, error or relative
     scale: str = "z-score"
 
     def __post_init__(self) -> None:
@@ -48,11 +55,14 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors, which all scales except z-score need."""
+        """Whether scores must be squared output errors, as for all scales except z-score."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return score_G and score_I of each layer on the same scale, in float64; higher = keep."""
+        """Return score_G and score_I of each layer, comparable across layers; higher = keep.
+
+        The scores are in float64.
+        """
         if not self.ranks_errors:
             return [
                 Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp))
@@ -67,11 +77,11 @@ class Scaled(Structure):
 
 
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
-    """Return the squared error in the layer's output that the removal of each unit causes.
+    """Return the squared error that the removal of each unit causes in the output of its layer.
 
-    In a mixture of experts, a unit consists of one neuron of every expert. The ranking takes the
-    mean of the values of these neurons. To turn the mean into the sum, the error of each neuron is
-    multiplied by the number of experts.
+    In a mixture of experts, one neuron of every expert is removed at the same time. The ranking
+    uses the mean over these neurons (`in_blocks`), but their removal causes the sum of their
+    errors. So the error of each neuron is multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -89,10 +99,10 @@ class ALAM(Scaled):
 
         keep the highest-scored units whose Σ price is nearest to (1 − ratio) · total
 
-    The units of all layers are ranked on one scale. Units are KV heads with their query heads, and
-    neurons. price: the number of parameters that are removed with a unit. total: the sum of the
-    prices of all units. See `Scaled` for the scale, and `Structure` for the units that every layer
-    keeps.
+    The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
+    number of parameters that are removed with a unit. total: the sum of the prices of all units.
+    Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
+    `within` chooses the units.
 
         python -m flap structure=AL-AM
     """
@@ -103,33 +113,34 @@ class ALAM(Scaled):
 
 @dataclass(frozen=True)
 class ALMM(Scaled, ManualHeads):
-    """AL-MM: all heads and all neurons in two rankings (FLAP, arXiv 2312.11983, section 3.3).
+    """AL-MM: one ranking of all heads, one of all neurons (FLAP, arXiv 2312.11983, section 3.3).
 
-    The first ranking removes `remove_heads` query heads. The second ranking removes neurons until
-    the budget is met. `ALAM` explains what a unit is.
+    By the first ranking, `remove_heads` query heads are removed, each KV head together with its
+    query heads. By the second ranking, neurons are removed until the budget is met. See `Scaled`
+    for the value by which units are ranked.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Rank all attention units, then all neurons, and return the plan."""
+        """Rank all attention units, then all neurons of MLPs, and return the plan."""
         budget = lowest_ratio(
             budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
 
-        # 1. choose attention units according to `remove_heads`
+        # 1. choose the attention units that stay when `remove_heads` query heads are removed
         kept_heads = self._kept_heads(heads, budget)
         parameters = 0
         for kept_B, blocks in zip(kept_heads, heads, strict=True):
             parameters += int(kept_B.sum()) * blocks.price
 
-        # 2. choose neurons for the rest of the budget
+        # 2. choose the neurons that stay when the rest of the budget is removed as neurons
         kept_neurons = _keep(budget.total - budget.to_remove - parameters, neurons)
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
-        """Return the mask of the kept blocks of attention units of each layer.
+        """For each layer, return a mask that is true for its kept blocks of attention units.
 
         All blocks with the same number of query heads are ranked together.
         """
@@ -147,19 +158,19 @@ class ALMM(Scaled, ManualHeads):
 class Blocks(NamedTuple):
     """The attention units or neurons of a layer, in blocks of units that are removed together."""
 
-    score_B: Tensor  # mean score of the units of each block, from the highest to the lowest
+    score_B: Tensor  # mean score of the units of each block, from the highest mean to the lowest
     units_BN: Tensor  # indices of the units of each block
     price: int  # number of parameters that are removed with one block
     fewest: int  # minimum number of blocks that the layer keeps
-    costs: list[Tensor]  # for each bound, a tensor with the cost of keeping 0, 1, 2, … blocks
+    costs: list[Tensor]  # for each bound of the budget, the costs of keeping 0, 1, 2, … blocks
 
 
 def one_ranking(
     structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget
 ) -> PruningPlan:
-    """Rank all units of all layers together, and return the plan that the budget allows.
+    """Rank all units of all layers together, and return the plan that meets the budget.
 
-    scaled: score_G and score_I of each layer, on one scale.
+    scaled: score_G and score_I of each layer, comparable across layers.
     """
     heads, neurons = _in_blocks(structure, scaled, budget)
     blocks = heads + neurons
@@ -177,11 +188,11 @@ def one_ranking(
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
-    """Rank all blocks of all layers, and return the mask of the kept blocks of each layer.
+    """Rank the blocks of all layers together, and return a mask of the kept blocks of each layer.
 
     Each layer keeps at least `Blocks.fewest` blocks.
 
-    to_keep: the requested total price of the blocks that stay.
+    to_keep: the requested sum of the prices of all kept blocks.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]
@@ -199,7 +210,7 @@ def _in_blocks(
 ) -> Pair[list[Blocks]]:
     """Return each layer's blocks of attention units, and each layer's blocks of neurons.
 
-    scaled: score_G and score_I of each layer, on one scale.
+    scaled: score_G and score_I of each layer, comparable across layers.
     """
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):

@@ -1,6 +1,9 @@
-"""The parameters of each unit, the number of parameters to remove, and the bounds on a plan.
+"""The budget of a plan: the number of parameters to remove, and bounds on costs of the model.
 
-Legend: K kept units of a block, from 0 to all of them.
+A plan lists the units that stay in each layer. A unit is removed as a whole: a KV head with its
+query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer.
+
+Legend: K the possible numbers of kept units of a block: 0, 1, 2, …, all units.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +14,13 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-# The numbers of units that the attention and the MLP of each layer keep. For a block with several
-# members, such as experts, this is the number of units that each member keeps.
+# The numbers of units that the attention and the MLP of each layer keep. If a block has several
+# members, such as the experts of a mixture, the number says how many units each single member
+# keeps.
 Widths = Sequence[Pair[int]]
-STEPS = 40  # number of steps of the bisection that finds the lowest ratio
-# minimum price of a unit, as a share of the highest price; above 0, because scores are divided by
-# prices
+STEPS = 40  # number of steps of the bisection in `lowest_ratio`
+# minimum price of a unit, as a share of the highest price of all units; above 0, because scores are
+# divided by prices
 LEAST_PRICE = 1e-9
 
 
@@ -24,16 +28,17 @@ LEAST_PRICE = 1e-9
 class Units:
     """The units of a block.
 
-    If the block has several members, such as experts, a unit consists of one unit of each member.
+    If the block has several members, such as experts, all members keep the same number of units.
+    Here, a unit of such a block stands for one unit of each member.
     """
 
     count: int
     price: int  # number of parameters that are removed with a unit, counted from the tensors
     queries: int = 1  # number of query heads of one attention unit
-    members: int = 1  # number of members of the block, which all keep the same number of units
+    members: int = 1  # number of members of the block; 1 if each unit is a whole expert
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
-    unit: str = "neuron"  # the kind of unit of an MLP, "neuron" or "expert"
-    channels: int = 1  # number of input channels of a unit in the output projection of one member
+    unit: str = "neuron"  # "neuron" or "expert"; without meaning for an attention
+    channels: int = 1  # number of inputs that a unit has in the output projection of a member
 
     @property
     def total(self) -> int:
@@ -50,28 +55,29 @@ class Units:
 class Bound:
     """An upper bound on a cost of the pruned model, such as its bytes.
 
-    The cost of a model is `fixed` plus, for each block, the cost of the number of units that the
-    block keeps (`costs`).
+    The cost of a model is `fixed` plus the costs of all blocks. The cost of a block depends on the
+    number of units that the block keeps (`costs`).
     """
 
     target: str  # name of the target in the config, such as "bytes"
-    asked: float  # requested value of the target, for example in bytes
-    fixed: float  # cost of the parts that pruning does not change
-    # cost_K of the two blocks of each layer: the cost of a block that keeps 0, 1, 2, … units
+    asked: float  # the highest allowed cost: the value of the target in the config
+    fixed: float  # cost of the parts of the model that pruning does not change
+    # cost_K of the attention and of the MLP of each layer: the costs of keeping 0, 1, 2, … units
     costs: tuple[Pair[Tensor], ...]
-    size: float = 0  # cost of a parameter; 0 if the target does not count parameters
-    # the part of `costs` that does not come from parameters, such as the bytes of keys and values,
-    # if the target counts parameters as well; otherwise empty
+    size: float = 0  # cost of one parameter; 0 if the target does not count parameters
+    # If the target counts parameters and something else, such as the bytes of keys and values: the
+    # part of `costs` that does not come from parameters. Otherwise empty.
     beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:
-        """Return the cost of a model with these widths."""
+        """Return the cost of a model whose blocks keep these numbers of units."""
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
         """Return the cost of a model with this number of parameters and these widths.
 
-        In contrast, `cost` assumes the largest number of parameters that the widths allow.
+        The target must count parameters. Without a number of parameters, `cost` assumes the largest
+        number that is possible with these widths.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -86,7 +92,7 @@ class Bound:
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
-        """Return the requested cost, and the costs of the dense and of the pruned model."""
+        """Return the requested cost, the dense model's cost, and the cost with these widths."""
         return {"asked": self.asked, "dense": self.dense, "realised": self.cost(widths)}
 
     @property
@@ -109,13 +115,13 @@ def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """The number of parameters to remove, to within one unit, and the bounds on a plan."""
+    """How many parameters a plan removes, to within one unit, and the bounds that it must meet."""
 
     layers: tuple[Pair[Units], ...]
-    # The share of the prunable parameters to remove. With bounds, the ratio is the smallest share
-    # that a plan must remove to meet the bounds.
+    # The share of the prunable parameters to remove. With bounds, the ratio is a lower limit: a
+    # plan that removes a smaller share cannot meet the bounds.
     ratio: float
-    bounds: tuple[Bound, ...] = ()  # units are removed until the model meets all bounds
+    bounds: tuple[Bound, ...] = ()  # upper bounds on costs of the pruned model
 
     @property
     def total(self) -> int:
@@ -128,18 +134,19 @@ class Budget:
         return self.ratio * self.total
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
-        """Return the budget with these bounds.
+        """Return a copy of this budget with these bounds.
 
-        The ratio of the returned budget is at least the share that a plan must remove to meet the
-        bounds.
+        If a plan can meet the bounds only by removing more than the share `ratio`, the copy has a
+        higher ratio.
         """
         ratios = [self.ratio, *map(self._least_share, bounds)]
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return the smallest share of parameters that a plan must remove to meet a bound.
+        """Return a share of the parameters that every plan must remove to meet a bound.
 
-        This share is sufficient only if all removed units have the highest cost per parameter.
+        This share is enough only if every removed unit has the highest cost per parameter of all
+        units.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):
@@ -153,8 +160,8 @@ class Budget:
         """The price of one unit of each block, by which scores are divided before a ranking.
 
         Without bounds, the price is the number of parameters of the unit. With bounds, the price is
-        the cost that the removal of the unit saves, as a share of `Bound.excess`. These shares are
-        summed over all bounds that the dense model exceeds.
+        the cost that the removal of the unit saves, as a share of `Bound.excess`. If the dense
+        model exceeds several bounds, the price is the sum of these shares over the exceeded bounds.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:
@@ -166,12 +173,12 @@ class Budget:
             heads = sum(costs[i].attention / excess for excess, costs in exceeded)
             neurons = sum(costs[i].mlp / excess for excess, costs in exceeded)
             pairs.append(Pair(heads, neurons))
-        # the removal of a unit may lower the cost of no bound, but a price must not be 0
+        # without this minimum, a unit whose removal saves no cost would have the price 0
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)
         return [Pair(max(heads, least), max(neurons, least)) for heads, neurons in pairs]
 
     def widths(self, plan: PruningPlan) -> Widths:
-        """Return the number of units that a plan keeps in each layer (`Widths`)."""
+        """Return the number of units that a plan keeps in each block (`Widths`)."""
         widths = []
         for layer, kept in zip(self.layers, plan.layers, strict=True):
             heads = len(kept.attention) // layer.attention.members
@@ -179,7 +186,7 @@ class Budget:
         return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return a plan with the kind of its MLP units, and the widths of the dense model."""
+        """Return a copy of a plan with the kinds of its MLP units and the dense model's widths."""
         names = []
         dense = []
         for attention, mlp in self.layers:
@@ -202,7 +209,8 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
     The ratio is found by bisection. The returned budget has no bounds. A budget without bounds is
     returned unchanged.
 
-    widths_at: a function that returns the widths that a structure gives the layers for a budget.
+    widths_at: a function from a budget to the number of units that each block keeps in the plan for
+        this budget.
     """
     if not budget.bounds:
         return budget
@@ -225,9 +233,9 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
 
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
-    """Return the budget of a model for a ratio.
+    """Return the budget of a model, for the share `ratio` of parameters to remove.
 
-    The units of every layer, and their prices, are counted from the tensors of the model.
+    The units of every layer and their parameters are counted from the tensors of the model.
     """
     layers = []
     for i in range(len(adapter.layers)):

@@ -1,7 +1,10 @@
 """The base class of structures whose number of removed heads can be set by hand.
 
-KV heads are removed in blocks. The size of a block is its number of query heads. A model may have
-blocks of several sizes. Legend: B all blocks of a layer, or all blocks of one size.
+KV heads are removed together with their query heads, in blocks of `multiple_of_heads` KV heads. The
+size of a block is its number of query heads. In some models, blocks of different layers have
+different sizes.
+
+Legend: B blocks of one layer, or all blocks of the same size.
 """
 
 import math
@@ -25,8 +28,8 @@ class ManualHeads(Structure):
     An attention that cannot be divided into heads stays whole.
     """
 
-    # Number of query heads to remove from the whole model. KV heads are removed as a whole, with
-    # all of their query heads. None stands for the share `ratio` of all query heads.
+    # Number of query heads to remove from the whole model. Each KV head is removed together with
+    # all of its query heads. None stands for the share `ratio` of all query heads.
     remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:
@@ -66,9 +69,10 @@ class ManualHeads(Structure):
         return min(self._feasible(budget), key=lambda number: abs(number - proportional))
 
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
-        """Return a dict from the sizes of blocks to the numbers of blocks to remove.
+        """Return a dict from each size of blocks to the number of blocks of this size to remove.
 
-        These numbers minimise the sum of size · score over all removed blocks.
+        Among all ways to remove `heads_to_remove` query heads, the result has the lowest sum of
+        size · score over all removed blocks.
 
         scores: for each layer, score_B of the blocks that may be removed.
         """
@@ -79,7 +83,7 @@ class ManualHeads(Structure):
         return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Return a dict from each block size to the indices of the layers with such blocks."""
+        """Return a dict from each size of blocks to the indices of the layers with such blocks."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -98,15 +102,15 @@ class ManualHeads(Structure):
         return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
-        """Return, ascending, the numbers of heads that can be removed within the budget.
+        """Return the numbers of query heads that can be removed within the budget, ascending.
 
-        After such a number of heads is removed, the removal of neurons can meet the rest of the
-        budget. If there is no such number, return only the number with which the removal of neurons
-        comes nearest to the budget.
+        If one of these numbers of heads is removed, the rest of the budget can be met by the
+        removal of neurons. If no number allows this, return only the number of heads for which the
+        removal of heads and neurons comes nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
-        # the numbers of heads that can be removed in whole blocks
+        # the numbers of query heads that can be removed in whole blocks
         free = {}
         for size, layers in self.by_size(budget).items():
             blocks = sum(len(limits[i].attention.counts) - 1 for i in layers)
@@ -114,7 +118,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # the range of these numbers for which the removal of neurons can meet the budget
+        # of these numbers, the range in which the removal of neurons can meet the budget
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
@@ -132,7 +136,7 @@ class ManualHeads(Structure):
 
 
 def _divided(budget: Budget) -> list[Units]:
-    """Return the units of the attentions that can be divided into heads."""
+    """Return the units of all attentions that can be divided into heads."""
     return [layer.attention for layer in budget.layers if not layer.attention.fixed]
 
 
@@ -142,11 +146,12 @@ class _Choice(NamedTuple):
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
-    """Return a dict from each possible number of removed heads to the best choice of blocks.
+    """Return a dict from each possible number of removed query heads to the best choice of blocks.
 
-    A choice is a dict from sizes of blocks to numbers of removed blocks. If several choices remove
-    the same number of heads, the best choice has the lowest sum of size · score over all removed
-    blocks. Among blocks of one size, the lowest-scored blocks are removed first.
+    A choice is a dict from each size of blocks to the number of removed blocks of this size. Among
+    blocks of one size, the lowest-scored blocks are removed first. If several choices remove the
+    same number of heads, the best of them has the lowest sum of size · score over all removed
+    blocks.
 
     scores: a dict from each block size to score_B of all blocks of this size.
     """

@@ -1,4 +1,7 @@
-"""Apply the plan of another run to this model: keep the same units."""
+"""Read the plan that the option `plan` names, and check that it fits the model of this run.
+
+A plan lists the units that stay in each layer: KV heads, neurons or experts.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,11 +14,11 @@ from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Pair
 
-FILE = "plan.json"  # the file with the plan, in the folder of a finished run
+FILE = "plan.json"  # name of the file with the plan in the folder of a finished run
 
 
 def packaged_plans() -> dict[str, Path]:
-    """Return the packaged plans: a dict from names, such as smollm2-135m/flap-0.2, to files."""
+    """Return a dict from the names of packaged plans, such as smollm2-135m/flap-0.2, to files."""
     folder = shipped_folder("plans")
     files = sorted(folder.glob("*/*.json"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -23,7 +26,7 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan that the option `plan` names: of another run, in a file, or in the package."""
+    """The plan that the option `plan` names: from another run, from a file, or from the package."""
 
     origin: str  # the run's folder, the file, or the name of the packaged plan
     plan: PruningPlan
@@ -62,10 +65,10 @@ class GivenPlan:
         return "expert" in self.plan.mlp_units
 
     def check(self, budget: Budget) -> None:
-        """Check that the plan was made for a model with these units.
+        """Check that the plan was made for a model whose layers have the same units as this budget.
 
         Raises:
-            ValueError: the plan is for other units. The message names the first difference.
+            ValueError: the plan was made for other units. The message names the first difference.
         """
         difference = next(self._differences(budget), None)
         if difference is not None:
@@ -98,10 +101,11 @@ class GivenPlan:
 
 
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
-    """Return whether a block can keep exactly these units.
+    """Return whether a block with these `units` can keep exactly the units with the indices `kept`.
 
-    The indices of kept units must be ascending. Every member must keep the same number of units: at
-    least `Units.fewest`, and at least one. A block with `Units.fixed` must keep all units.
+    The indices must be ascending. Every member of the block, such as an expert, must keep the same
+    number of units: at least `Units.fewest`, and at least one. If `Units.fixed` is true, the block
+    must keep all units.
     """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))

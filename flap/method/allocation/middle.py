@@ -1,6 +1,6 @@
 """The structure `middle`, which removes the same share of every middle layer (LLM-Pruner).
 
-Legend: G attention units of a layer.
+Legend: G attention units of a layer: KV heads with their query heads.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class Middle(ULUM):
-    """UL-UM in the middle layers only (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
+    """UL-UM for the middle layers only (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
 
         share = ratio · parameters of all layers / parameters of the middle layers
         every middle layer loses its round(share · G) lowest-scored attention units,
@@ -21,7 +21,7 @@ class Middle(ULUM):
 
     G: the number of attention units of the layer. The first and the last layers stay whole, because
     a model is most sensitive to the pruning of these layers. The defaults come from the authors'
-    code for LLaMA-7B, which prunes layers 4 to 29 of 32.
+    code for LLaMA-7B, which prunes the layers 4 to 29, counted from 0, of 32 layers.
 
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
     """
@@ -58,7 +58,7 @@ class Middle(ULUM):
     def quotas(self, budget: Budget) -> list[Pair[int]]:
         """Return the number of units that each layer keeps.
 
-        The first and the last layers keep all units.
+        The first `keep_first` and the last `keep_last` layers keep all of their units.
         """
         budget = lowest_ratio(budget, self.quotas)
         middle = [layer for i, layer in enumerate(budget.layers) if self._is_middle(i, budget)]

@@ -1,6 +1,7 @@
 """The pruning plan, which lists the units that stay in each layer.
 
-A plan can be saved, compared, and applied to another copy of the model.
+A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. A
+plan can be saved to a file, compared with another plan, and applied to another copy of the model.
 """
 
 import json
@@ -12,9 +13,9 @@ from typing import Any, TypeAlias
 from flap.models import Pair
 from flap.storage import load_json, write_text
 
-# The indices of the kept units of one layer, ascending: KV heads, each with its query heads, and
-# MLP neurons or experts. If the MLP has several members, such as experts, unit u of member m has
-# the index m · U + u, where U is the number of units of a member in the dense model.
+# The indices of the kept units of one layer, ascending: of KV heads for the attention, and of
+# neurons or experts for the MLP. If the MLP has several members, such as experts, unit u of member
+# m has the index m · U + u, where U is the number of units of a member in the dense model.
 LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
@@ -23,13 +24,14 @@ class PruningPlan:
     """The kept units of every layer, from the first layer to the last."""
 
     layers: tuple[LayerPlan, ...]
-    # for each layer, what a unit of its MLP is: "neuron" or "expert"; empty if all are neurons
+    # for each layer, what a unit of its MLP is: "neuron" or "expert"; empty if all units are
+    # neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    # numbers of units of each layer in the dense model; empty if they are unknown
+    # numbers of units of each layer in the dense model; empty if these numbers are unknown
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
-        """Write the plan as JSON, atomically."""
+        """Write the plan to a JSON file, atomically."""
         write_text(path, json.dumps(self.to_dict()) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class PruningPlan:
 
 
 def _entries(plain: Any, field: str) -> list[dict[str, Any]]:
-    """Return the entries of a plan's field, one object for each layer."""
+    """Return the list in one field of a plan's JSON, which must have an object for each layer."""
     entries = plain.get(field) if isinstance(plain, dict) else None
     objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
     if not entries or not objects:

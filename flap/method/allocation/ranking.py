@@ -1,7 +1,12 @@
 """Standardise and rank scores, and find the units that can stay within a budget.
 
-Legend: I neurons · B blocks of N neurons · M members of a block · U units of a ranking · R ranks of
-a member's units · K kept units.
+A unit is a KV head with its query heads, a neuron of an MLP, or an expert. A block is a group of
+units that are removed together. `best_of_each`, `affordable` and `within` can also rank whole
+blocks, as if each block was a unit. Members are the experts of a mixture, which all keep the same
+number of neurons.
+
+Legend: I neurons · B blocks of N neurons · M members · U units of a ranking · R ranks of a member's
+units · K kept units.
 """
 
 from collections.abc import Sequence
@@ -19,8 +24,8 @@ def standardise(score: Tensor) -> Tensor:
     if wide.numel() < 2:
         return torch.zeros_like(wide)
     deviation = wide.std()
-    # a deviation as small as the rounding errors of the scores counts as zero, because otherwise
-    # rounding errors would be ranked
+    # a standard deviation as small as the rounding errors of the scores counts as zero, because
+    # otherwise units would be ranked by rounding errors
     if deviation <= 1e-7 * wide.abs().max():
         return torch.zeros_like(wide)
     return (wide - wide.mean()) / deviation
@@ -46,7 +51,7 @@ def ranked(score_U: Tensor, members: int) -> Tensor:
 
 
 def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
-    """Return, ascending, the indices of the `count` highest scores of each member.
+    """Return the indices of each member's `count` highest-scored units, ascending.
 
     Among units with equal scores, the units with the lowest indices are taken.
     """
@@ -70,11 +75,11 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
 
 
 def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: float) -> Tensor:
-    """Return the mask of the kept units.
+    """Return a mask that is true for the kept units.
 
-    The first units of the ranking are kept. Their number is chosen so that their total price is
-    nearest to `to_keep`. Protected units come first in the ranking, whatever their scores, and are
-    always kept. The total price includes the prices of protected units.
+    Protected units come first in the ranking, whatever their scores, and are always kept. All other
+    units follow, from the highest score to the lowest. The first units of the ranking are kept, so
+    many that the sum of their prices is nearest to `to_keep`.
     """
     order_U = from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
@@ -94,29 +99,31 @@ def within(
     costs: Sequence[Sequence[Tensor]],
     most: Sequence[float],
 ) -> Tensor:
-    """Return the mask of the kept units of all layers, such that all bounds are met.
+    """Return a mask that is true for the kept units of all layers, so that all bounds are met.
 
-    Units are kept from the highest score to the lowest. If a unit would exceed a bound, it is
-    removed together with all lower-scored units of its layer.
+    Units are kept from the highest score to the lowest. If keeping a unit would exceed a bound, the
+    unit is removed together with all lower-scored units of its layer.
 
     scores: the scores of the units of each layer; an attention and an MLP count as two layers.
     fewest: the minimum number of units that each layer keeps.
     costs: for each bound, cost_K of each layer: the cost of a layer that keeps 0, 1, 2, … units.
     most: for each bound, the highest allowed total cost of all layers.
     """
-    # 1. rank the units of all layers; units that always stay come first
+    # 1. rank the units of all layers; first come the units that always stay
     always_U = best_of_each(scores, fewest)
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the allowed sum of these costs
+    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of these
+    # costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. remove the first unit over a bound and its layer's lower-scored units until all bounds hold
+    # 3. until all bounds are met, find the first unit that exceeds a bound, and remove it together
+    # with the lower-scored units of its layer
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)
@@ -131,7 +138,7 @@ def within(
 
 
 def _layers_of(scores: Sequence[Tensor]) -> Tensor:
-    """Return the index of the layer of each unit, for the units of all layers."""
+    """Return, for each unit of all layers, the index of its layer."""
     units = torch.tensor([len(score_U) for score_U in scores])
     return torch.arange(len(scores)).repeat_interleave(units)
 
@@ -139,8 +146,8 @@ def _layers_of(scores: Sequence[Tensor]) -> Tensor:
 def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
     """Return the cost that each unit of a ranking adds to its layer.
 
-    The unit adds the cost of a layer with this unit and all higher-scored units, minus the cost of
-    a layer with only the higher-scored units.
+    This is the cost of the layer if it keeps the unit and all higher-scored units, minus the cost
+    of the layer if it keeps only the higher-scored units.
 
     layer_U: the layer of each unit, in the order of the ranking. costs: cost_K of each layer.
     """
@@ -154,10 +161,10 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
     """Group neurons into blocks, and return score_B and neurons_BN of the blocks.
 
-    score_B is the mean score of the neurons of each block. The neurons of a block are removed
-    together. The first block has the `size` highest-scored neurons of each member, the second block
-    has the next `size` neurons of each member, and so on. If the lowest-scored neurons do not fill
-    a block, they are left out.
+    score_B is the mean score of the neurons of each block, and neurons_BN contains their indices.
+    The neurons of a block are removed together. The first block has the `size` highest-scored
+    neurons of each member, the second block has the next `size` neurons of each member, and so on.
+    If the lowest-scored neurons do not fill a block, they are left out.
     """
     order_MR = ranked(score_I, members)
     blocks = order_MR.shape[1] // size

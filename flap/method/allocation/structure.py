@@ -1,4 +1,8 @@
-"""The base class of the structures, with the minimum number of units that each layer keeps."""
+"""The base class of the structures, and the limits on the number of units that a layer keeps.
+
+A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. A
+block is the attention or the MLP of a layer.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,17 +25,18 @@ NO_ROUNDING = (
 class Limits(NamedTuple):
     """The numbers of units that may be removed from a block, in groups of `size` units."""
 
-    size: int  # units that are removed together; 1 if no unit may be removed
+    size: int  # number of units in a group, which are removed together; 1 if no unit may be removed
     fewest: int  # minimum number of groups that stay
-    # the numbers of units that may be removed, ascending; the first number is the remainder of
-    # units that do not fill a group, and that are always removed
+    # the numbers of units that may be removed, ascending; the first number counts the units that do
+    # not fill a group, which are always removed
     counts: range
 
     @classmethod
     def of(cls, units: Units, size: int, least: int) -> "Limits":
-        """Return the limits of a block.
+        """Return the limits of a block with these units.
 
-        size: number of units that are removed together. least: minimum number of units that stay.
+        size: number of units in a group, which are removed together. least: minimum number of units
+        that stay.
         """
         if units.fixed:
             size = 1
@@ -56,8 +61,8 @@ class Structure(ABC):
     # the number of neurons of every layer is a multiple of this number: 8, 32, 64, 128, 256, or
     # None for any number of neurons
     round_to: int | None = None
-    # If true, whole experts of a mixture are removed. A layer keeps at least as many experts as the
-    # router chooses for each token.
+    # If true, whole experts of a mixture are removed instead of neurons. A layer keeps at least as
+    # many experts as the router chooses for each token.
     experts: bool = False
 
     # whether the kept units of a layer depend only on the scores of this layer
@@ -68,12 +73,13 @@ class Structure(ABC):
         """Return a plan that meets the budget.
 
         Without bounds, the plan removes the share `ratio` of the prunable parameters, to within one
-        unit or block of units. With bounds, the plan meets all bounds.
+        unit or one group of units that are removed together. With bounds, the plan meets all
+        bounds.
         """
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors."""
+        """Whether the structure needs scores that are squared errors in the outputs of layers."""
         return False
 
     def limits(self, layer: Pair[Units]) -> Pair[Limits]:
@@ -82,15 +88,16 @@ class Structure(ABC):
         return Pair(attention, Limits.of(layer.mlp, self.round_to or 1, self.min_neurons))
 
     def check(self, budget: Budget) -> None:
-        """Check that the options, and the ratio or the targets, fit this model.
+        """Check that the options, and the ratio or the targets, fit the model of this budget.
 
         Raises:
-            ValueError: an option, the ratio or a target does not fit. The message names the field
-                and says what is expected.
+            ValueError: an option, the ratio or a target does not fit. The message names the config
+                field and says which values fit.
         """
         self._check_options(budget)
 
-        # the minimum numbers of units, and the parameters that are removed if only these units stay
+        # the minimum number of units of each block, and the number of parameters that are removed
+        # if no more units stay
         fewest = []
         most_removed = 0
         for layer in budget.layers:
@@ -158,11 +165,12 @@ def _check_minimum(
 ) -> None:
     """Check that a layer can keep at least `least` of its `count` units.
 
-    A multiple of the value in `multiple` must lie between `least` and `count`.
+    The number of kept units must be a multiple of the value in `multiple`, so such a multiple must
+    lie between `least` and `count`.
 
-    field: the config field with the value `least`. kind: the name of the units in messages.
-    multiple: another config field and its value, of which the number of kept units must be a
-        multiple.
+    field: name of the config field with the value `least`.
+    kind: name of the units in messages.
+    multiple: name and value of the config field that sets the multiple.
     """
     require(1 <= least <= count, field, least, f"1 to {count}, the {kind} of a layer")
     name, size = multiple
@@ -174,7 +182,7 @@ def _check_minimum(
 
 
 def _stay(layers: Sequence[Pair[Units]], fewest: Sequence[Pair[int]]) -> str:
-    """Describe the units that stay, for example "1 KV head and 2 experts or 1 neuron"."""
+    """Describe the fewest units that may stay, such as "1 KV head and 2 experts or 1 neuron"."""
     heads = []
     others = []
     for layer, kept in zip(layers, fewest, strict=True):

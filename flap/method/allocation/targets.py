@@ -1,8 +1,10 @@
 """Compute bounds from the targets of a config: parameters, bytes, KV cache and memory.
 
-The bounds depend only on the shapes of a model.
+A bound is the highest cost, such as bytes, that the pruned model may have. The bounds of this
+module depend only on the shapes of a model. A block is the attention or the MLP of a layer. A unit
+of a block is a KV head with its query heads, a neuron, or an expert.
 
-Legend: K kept units of a block, from 0 to all of them.
+Legend: K the possible numbers of kept units of a block: 0, 1, 2, …, all units.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from flap.models import Block, ModelAdapter, Pair
 from flap.models.block import bias_of
 
 Layers = Sequence[Pair[Units]]
-CACHES = ("kv_cache_bytes", "memory")  # targets that count the bytes of keys and values
+CACHES = ("kv_cache_bytes", "memory")  # targets that count the bytes of cached keys and values
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Biases:
 
     # whether compensation adds a bias to the output projection of a block that loses units
     outputs: bool
-    # whether a checkpoint for the stock class of transformers may need zero biases in input
-    # projections
+    # whether input projections may need zero biases, in a checkpoint for the stock class of
+    # transformers
     inputs: bool = False
 
 
@@ -42,14 +44,14 @@ def bounds_of_shapes(
 ) -> tuple[Bound, ...]:
     """Return the bounds of the targets that depend only on the shapes of a model.
 
-    layers: the units of the model.
+    layers: the units of each layer.
     itemsize: bytes of one element of a weight, a key or a value.
     biases: the biases that pruning adds.
-    max_length: the longest context of the model, in tokens.
+    max_length: the longest context of the model in tokens; None if it is unknown.
 
     Raises:
-        ValueError: the KV cache cannot be counted, because the context length is unknown, or
-            because an attention has no heads.
+        ValueError: the size of the KV cache cannot be computed, because the context length is
+            unknown, or because an attention has no heads that can be pruned.
     """
     bounds = []
     context = target.context or max_length
@@ -72,9 +74,10 @@ def bounds_of_shapes(
 
 
 def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
-    """Return a bound that also counts the bytes of keys and values.
+    """Return a copy of the bound that also counts the bytes of keys and values.
 
-    caches: the bytes of keys and values in each layer; empty if the target does not count them.
+    caches: cost_K of each block: the bytes of its keys and values. Empty if the target does not
+        count these bytes.
     """
     if not caches:
         return bound
@@ -89,11 +92,11 @@ def _of_weights(
 ) -> Bound:
     """Return a bound on all parameters of the model, or on its active parameters.
 
-    size: the cost of one parameter.
+    size: the cost of one parameter, for example its bytes.
 
-    Active parameters are the parameters that one token uses. A token uses only the experts that the
-    router chooses. If whole experts are removed, the router still chooses the same number of
-    experts for each token.
+    Active parameters are the parameters that the model uses for one token. In a mixture, these
+    exclude all experts that the router does not choose for the token. If whole experts are removed,
+    the router still chooses the same number of experts for each token.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())
@@ -111,15 +114,15 @@ def _of_weights(
 
 
 def _parameters_by_width(block: Block, units: Units, biases: Biases, active: bool) -> Tensor:
-    """Return the number of parameters of a block, or of its active parameters.
+    """Return the number of parameters of a block for each number of kept units.
 
-    The result has a value for each number of kept units.
+    active: whether to count only active parameters (see `_of_weights`).
     """
     kept_K = torch.arange(units.count + 1, dtype=torch.float64)
     count_K = units.price * kept_K
     members = len(block.members)
 
-    # biases are added only to blocks that lose units
+    # pruning adds biases only to blocks that lose units
     if biases.outputs and block.output.bias is None and not block.whole:
         count_K[:-1] += members * block.output.weight.shape[0]
     if biases.inputs:
@@ -137,12 +140,12 @@ def _parameters_by_width(block: Block, units: Units, biases: Biases, active: boo
 def _kv_costs(
     name: str, adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
 ) -> tuple[Pair[Tensor], ...]:
-    """Return the bytes of the keys and values of each layer.
+    """Return cost_K of each block: the bytes of its keys and values, which are 0 for an MLP.
 
-    A layer with sliding-window attention stores keys and values only for its window.
+    A layer with sliding-window attention stores the keys and values of only one window.
 
-    name: the name of the target.
-    itemsize: bytes of one element of a key or value, times the number of sequences.
+    name: the name of the target, for the message.
+    itemsize: bytes of one element of a key or value, times the number of cached sequences.
 
     Raises:
         ValueError: the attention of a layer has no prunable heads, as in a state space model.

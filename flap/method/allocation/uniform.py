@@ -1,5 +1,8 @@
 """The structures UL-UM and UL-MM, which remove the same share of every layer (FLAP, section 4.4).
 
+An attention unit is a KV head with its query heads. A block is a group of attention units, or of
+neurons, that are removed together.
+
 Legend: G attention units of a layer · B blocks of attention units.
 """
 
@@ -35,14 +38,14 @@ class UniformLayers(Structure):
     def quotas(self, budget: Budget) -> list[Pair[int]]:
         """Return the number of units that each layer keeps.
 
-        Removing attention units uses a part of a layer's budget. The rest of the budget is removed
-        as neurons, rounded to the nearest neuron or block of neurons.
+        Every layer has to lose the same share of its parameters. A part of this share is removed as
+        attention units, and the rest as neurons, rounded to the nearest neuron or block of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
         removed_heads = self.removed_kv_heads(budget)
         limits = [self.limits(layer).mlp for layer in budget.layers]
 
-        # 1. for each layer, the unrounded number of blocks of neurons that meets its budget
+        # 1. for each layer, compute the unrounded number of blocks of neurons that it has to lose
         targets = []
         prices = []
         for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
@@ -53,7 +56,7 @@ class UniformLayers(Structure):
             targets.append(in_blocks / price)
             prices.append(price)
 
-        # 2. round to whole numbers within the limits of each layer
+        # 2. round these numbers of blocks to whole numbers within the limits of each layer
         most = [len(limit.counts) - 1 for limit in limits]
         blocks = _round_within_limits(targets, most, prices)
 
@@ -89,8 +92,9 @@ class UniformLayers(Structure):
 def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
     """Return a layer's highest-scored units.
 
-    The score of a head is the sum of the scores of its channels. quota: the numbers of units to
-    keep.
+    The score of a head is the sum of the scores of its channels.
+
+    quota: the number of heads and the number of neurons or experts that the layer keeps.
     """
     heads = highest(scores.attention.sum(dim=1), quota.attention)
     neurons = highest(scores.mlp, quota.mlp, members)
@@ -100,14 +104,17 @@ def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPl
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
     """Round the number of blocks to remove from each layer to a whole number within its limits.
 
-    If a target is outside its limits, the other layers remove more or fewer parameters, and share
-    the difference equally.
+    If the number for a layer is below 0 or above the limit of the layer, the other layers lose more
+    or fewer parameters instead. They share the difference equally.
+
+    targets: the unrounded number of blocks to remove from each layer. limits: the largest possible
+    number for each layer. prices: the number of parameters of one block of each layer.
     """
     counts = []
     for target, limit in zip(targets, limits, strict=True):
         counts.append(min(max(target, 0.0), limit))
 
-    # each pass either brings the difference to 0, or brings one more layer to its limit
+    # each iteration either brings the difference to 0, or brings one more layer to its limit
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):
@@ -145,8 +152,8 @@ class ULUM(UniformLayers):
         """Return the number of attention units to remove from a layer.
 
         The number is as near to ratio · G as possible, but the removal of neurons must be able to
-        meet the rest of the budget. If no number allows this, return the number with which the
-        removal of neurons comes nearest to the budget.
+        meet the rest of the layer's budget. If no number allows this, return the number for which
+        the layer comes nearest to its budget.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price
@@ -176,20 +183,23 @@ class ULMM(UniformLayers, ManualHeads):
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units to remove from each layer.
 
-        Between layers with the same number of query heads per KV head, these numbers differ by at
-        most one unit (or one block), unless a layer has reached its limit.
+        Among layers with the same number of query heads per KV head, these numbers differ by at
+        most one unit (or one block of units). Only layers that have reached their limits may differ
+        more.
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
-        # 1. the number of blocks of each size. The n-th block of a layer has the cost 2 n - 1, so n
-        # blocks cost n², and the total cost is lowest if all layers lose the same number.
+        # 1. choose how many blocks of each size are removed from all layers together. The n-th
+        # removed block of a layer gets the cost 2 n - 1, so n blocks cost n². The total cost is
+        # then lowest if all layers lose the same number of blocks.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1
             costs.append(cost_B * layer.attention.queries)
         blocks_to_remove = self.blocks_to_remove(costs, budget)
 
-        # 2. spread the blocks of each size evenly over the layers that have blocks of this size
+        # 2. spread the removed blocks of each size evenly over the layers that have blocks of this
+        # size
         removed = [counts[0] for counts in removable]
         for size, layers in self.by_size(budget).items():
             most = [len(removable[i]) - 1 for i in layers]
@@ -208,12 +218,12 @@ def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     def total(level: int) -> int:
         return sum(min(level, limit) for limit in limits)
 
-    # 1. find the highest level to which all parts can be filled, each up to its limit
+    # 1. find the highest level to which all parts can be filled, where each part stops at its limit
     levels = range(max(limits) + 1)
     level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]
 
-    # 2. add the rest, 1 at a time, to parts below their limits, evenly spread
+    # 2. spread the rest evenly over the parts below their limits, at most 1 for each part
     free = [i for i, limit in enumerate(limits) if limit > level]
     rest = number - sum(counts)
     added = 0
