@@ -315,8 +315,8 @@ ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim, because the two models predict different tokens
 """
 
-# Errors that flap finds only when it reads or runs the weights. Before such an error, the run may
-# have written numbers of the dense model.
+# Errors that flap finds only when it reads the weights or runs the model. Before such an error, the
+# run may have written numbers of the dense model.
 AT_THE_WEIGHTS = """
 model.path={bad}/two-layers -> model.path={bad}/two-layers: 18 tensors are in layers that the model does not have, as
 model.path={bad}/two-layers model.placement=stream -> model.path={bad}/two-layers: 18 tensors are in layers that the

@@ -69,7 +69,7 @@ def assert_report(run: Path) -> None:
     assert report["evaluation"]["pruned"].keys() == numbers
 
     ratio = report["ratio"]
-    # One KV head has this share of the parameters in the tiny model's decoder.
+    # One KV head with its query heads has this share of the parameters in the tiny model's decoder.
     one_head = 1536 / 46080
     assert ratio["requested"] == 0.5
     assert abs(ratio["realised_decoder"] - 0.5) < one_head

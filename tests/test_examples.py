@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def example(name: str) -> dict[str, Any]:
-    """Run a script of examples/ without its `main`, and return its global names."""
+    """Run a script of examples/ without calling its `main`, and return its global variables."""
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 

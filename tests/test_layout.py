@@ -326,7 +326,8 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
                 "from transformers import AutoConfig, AutoModelForCausalLM; import flap; "
                 "flap.register(); flap.register()"
             ),
-            # This case is long, because all other tests already import these classes first.
+            # This case is not in the quick tests, because the other tests already import these
+            # classes before they register.
             marks=pytest.mark.long,
         ),
     ],

@@ -11,7 +11,7 @@ from flap.modeling.register import register_configs
 def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
     """`register` and `read_config` do not import the code of models.
 
-    `register` also imports no package that the environment of an engine may lack.
+    `register` also imports no package that the environment of an inference engine may lack.
     """
     code = """
 import sys
@@ -31,7 +31,7 @@ assert not [name for name in set(sys.modules) - before if name.startswith("trans
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:
-    """Finding the name of the base class imports no model, because such imports are slow."""
+    """A config's base class is found without importing the model, because the import is slow."""
     for config, names in register_configs().items():
         for name in names:
             model = pruned_class(name).__bases__[-1]

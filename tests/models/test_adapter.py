@@ -1,4 +1,4 @@
-"""`adapt` finds the roles of a model's modules, and refuses models that flap cannot prune."""
+"""`adapt` finds the modules that flap prunes in a model, and refuses models it cannot prune."""
 
 import pytest
 import torch

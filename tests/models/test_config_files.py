@@ -19,7 +19,7 @@ def change(directory: Path, values: dict[str, Any]) -> None:
 
 @pytest.fixture
 def model(model_dir: Path, tmp_path: Path) -> Path:
-    """Return a copy of a saved model with four layers, which a test may change."""
+    """Return a copy of a saved model with four layers. A test may change this copy."""
     return Path(shutil.copytree(model_dir, tmp_path / "model"))
 
 

@@ -1,4 +1,4 @@
-"""If the LM head of a GGUF is a copy of the embedding in another type, flap ties both."""
+"""If the LM head of a GGUF file is the embedding in another quantised type, flap ties both."""
 
 import json
 import logging
@@ -40,7 +40,9 @@ def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return a function that writes a GGUF file, given the types of embedding and head, as "Q8_0".
+    """Return a function that writes a GGUF file, given the types of its embedding and LM head.
+
+    A type is a name of GGUF, such as "Q8_0".
 
     noise: how much the head differs from the embedding before both are quantised, relative to the
     standard deviation of the embedding.

@@ -1,4 +1,4 @@
-"""Each expert has statistics of its own tokens, and its own output bias, with every kernel.
+"""With every kernel, each expert has its own output bias, and statistics of the tokens it gets.
 
 All experts of a layer have the same width.
 """
@@ -134,7 +134,7 @@ def test_every_kernel_computes_the_same(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    """The grouped kernel cannot compute rows of 17 float32 values, so flap then uses `eager`."""
+    """The grouped kernel cannot compute rows of 17 float32 values, so flap uses `eager` there."""
     adapter = adapt(model)
     known = observed(model)
     plan = plan_of(model, 0.0)
@@ -179,7 +179,7 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
 
 
 def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedModel) -> None:
-    """Each expert has covariances of its own tokens, and a linear map that is fitted to them."""
+    """Each expert has covariances of the tokens routed to it, and a linear map fitted to them."""
     windows_NT = tokens(windows=40)
     known = covariances(model, windows_NT, 8)[1]
     block = adapt(model).mlp(1)

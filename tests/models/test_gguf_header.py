@@ -1,4 +1,4 @@
-"""flap reads the header of a GGUF, so that Gemma gives the same results as in llama.cpp.
+"""flap reads the header of a GGUF file, so that Gemma gives the same results as in llama.cpp.
 
 flap refuses a file whose header and tensors describe different models.
 """
@@ -77,8 +77,8 @@ def test_gemma_computes_what_llama_cpp_computes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # transformers builds this table again for each module, which takes a minute for 62 layers. The
-    # patch caches the table.
+    # transformers builds the table of tensor names again for each module, which takes a minute for
+    # 62 layers. The patch caches this table.
     monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
     path = gemma(config, architecture, tmp_path / "gemma.gguf", **keys)
     expected = torch.tensor(llama_cpp(path, tokens=TOKENS, first=16)["logprobs"])

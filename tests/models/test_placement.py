@@ -1,4 +1,4 @@
-"""Every placement provides the weights of a layer, and gives the same outputs as the model."""
+"""At every `model.placement`, layers have their weights, and outputs are those of transformers."""
 
 import copy
 from collections.abc import Callable
@@ -59,8 +59,8 @@ def on_the_host(directory: Path) -> Spread:
 def partly_on_disk(directory: Path) -> PlacedModel:
     """Return a model that accelerate puts partly on disk.
 
-    The test reports as free only the memory that the weights need. accelerate keeps some of this
-    memory free, so a part of the weights goes to the disk.
+    The patched `free_bytes` returns only the memory that the weights need. accelerate keeps some of
+    this memory free, so a part of the weights goes to the disk.
     """
     size = (directory / "model.safetensors").stat().st_size
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def directory(request: pytest.FixtureRequest, directories: dict[str, Path]) -> P
 
 @pytest.fixture(params=PLACES)
 def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
-    """Return the model in `directory` at each placement."""
+    """Return the model in `directory` at each placement of PLACES."""
     made = PLACES[request.param](directory)
     assert type(made) is PLACEMENTS[request.param.split(",")[0]]
     return made
@@ -121,7 +121,7 @@ def assert_holds(layer: nn.Module, expected: nn.Module) -> None:
 
 
 def change(adapter: ModelAdapter, i: int) -> None:
-    """Remove units from layer i, and add a bias to its output projection."""
+    """Remove heads and neurons from layer i, and add a bias to its attention output."""
     attention, mlp = adapter.blocks(i)
     neurons = mlp.num_units // len(mlp.members)
     kept = tuple(n for n in range(mlp.num_units) if n % neurons < neurons // 3)
@@ -240,8 +240,8 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
     reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.work)
-    # flap opens a checkpoint as a stream, so that it needs no memory in addition to the first
-    # model.
+    # flap opens a checkpoint at the placement `stream`, so that its weights need no memory in
+    # addition to those of the first model.
     assert reopened.streams
     assert torch.equal(reopened.logits(tokens(seed=7)), logits(plain))
     assert torch.equal(logits(reopened.in_memory().model), logits(plain))
@@ -253,10 +253,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
 def test_changed_layers_become_its_files(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If files of changed layers can become files of the checkpoint, no copy is needed.
+    """The files of changed layers become files of the checkpoint without a copy, if possible.
 
-    Without copies, the files of the checkpoint are hard links, which need no additional disk space.
-    The files are copies if the cache is on another disk, or if the tensors have other names in the
+    Then the files of the checkpoint are hard links, which need no additional disk space. The files
+    are copies if the cache is on another disk, or if the tensors have other names in the
     checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")

@@ -20,7 +20,7 @@ from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
 from tests.models.families.test_mixtures import TestGptOss as GptOss
 
-PLAIN = {torch.bfloat16, torch.float32}  # only the biases of routers are in float32
+PLAIN = {torch.bfloat16, torch.float32}  # dtypes of a read model (float32 only for router biases)
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
@@ -135,9 +135,9 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(
 def test_quantised_weights_are_pruned_from_disk(
     packed: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """Layers are read and dequantised one by one, so that never all weights are in memory.
+    """With `stream`, layers are dequantised one by one, so that never all weights are in memory.
 
-    The largest models need this most, and they are published in quantised form.
+    The largest models need this most, and such models are often published in quantised form.
     """
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []

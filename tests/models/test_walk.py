@@ -52,7 +52,7 @@ def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 def go(
     placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False
 ) -> dict[str, Stream]:
-    """Walk through the layers with one stream for each text of BATCHES.
+    """Walk through the layers with one stream (hidden states of a text) for each text of BATCHES.
 
     In each layer, call `visit`, and then pass the hidden states of the streams through the layer.
     """

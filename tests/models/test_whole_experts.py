@@ -1,6 +1,6 @@
-"""Whole experts are scored by their routed output error, and removed with their router row.
+"""Whole experts are scored by the error of removing them, and removed with their router rows.
 
-The tests also save and reload the smaller models.
+The tests also save and reload the pruned models.
 """
 
 import copy
@@ -45,7 +45,7 @@ EXPERTS = 6
 
 
 def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
-    """Return a config of a family, with six experts in each layer and two experts per token.
+    """Return a config of a family, with six experts in a layer, of which a token uses two.
 
     The second variant of some families also has a layer with a plain MLP.
     """
@@ -187,7 +187,7 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
 
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
-    """The score of an expert e is E‖y_e − E y_e‖², where y_e is its routed output for a token.
+    """The score of an expert e is E‖y_e − E y_e‖², where y_e is its output times its router weight.
 
     The expectation E is over tokens. OBS computes this score exactly. WIFV computes it under the
     assumption that the neurons of the expert are independent.
@@ -268,7 +268,7 @@ def saved(
 
 @pytest.mark.long
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
-    """If all layers have the same number of experts, the checkpoint is stock.
+    """If all layers have the same number of experts, the checkpoint is stock (without saved code).
 
     If layers differ in their number of experts, the checkpoint needs the code that is saved with
     the weights. Qwen3-Next always needs this code.

@@ -21,6 +21,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., R
 
 @pytest.fixture(scope="session")
 def report(finished: Path) -> Plain:
-    """Return the report.json of the run, which must be strict JSON without NaN."""
+    """Return the report.json of `finished`, which must be strict JSON without NaN."""
     plain: Plain = json.loads((finished / "report.json").read_text(), parse_constant=pytest.fail)
     return plain

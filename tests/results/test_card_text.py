@@ -145,7 +145,7 @@ def test_names_are_no_markup_and_no_metadata(made: tuple[Report, Path]) -> None:
     assert data.model_name == f"{' '.join(HOSTILE.split())} pruned by 40%"
 
     body = ModelCard(text).text
-    # The fence of a code block has more backticks than any run of backticks in the block.
+    # The fence of a code block has more backticks than any sequence of backticks in the block.
     outside, _, after = body.partition("\n````yaml\n")
     inside, _, licence = after.partition("\n````\n")
     assert yaml.safe_load(inside)["run_name"] == HOSTILE

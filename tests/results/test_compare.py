@@ -47,7 +47,10 @@ def test_of_the_config_only_what_differs_is_shown(runs: list[Path]) -> None:
 
 
 def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -> None:
-    """The numbers of the two documents differ by 1 and 3: 2 on average, ± √2 / √2 = 1."""
+    """On the two documents, the runs differ by 1 and by 3.
+
+    The mean difference is 2, with the standard error √2 / √2 = 1.
+    """
     table = numbers_table(read_runs(runs))
     assert table.heads == ["", "A", "B", "B - A"]
     assert [list(map(str, row)) for row in table.rows] == [
@@ -83,10 +86,10 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
 
 
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
-    """A run that was started again may have measured a number on other documents.
+    """A run that was started again may have measured a number on several sets of documents.
 
-    The difference of two runs uses only documents that both runs have measured, and a single
-    document gives no error.
+    Here, the sets are called a, b and c. The difference of two runs uses only sets that both runs
+    have measured. It leaves out b, because a single document gives no standard error.
     """
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
     other = RunRecord(

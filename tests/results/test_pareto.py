@@ -1,4 +1,7 @@
-"""The Pareto fronts of a study agree with small examples computed by hand."""
+"""The Pareto fronts of a study agree with small examples computed by hand.
+
+A study contains the runs of a sweep, which are called cells.
+"""
 
 from pathlib import Path
 
@@ -75,7 +78,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")
 
 
-# pandas raises this warning if columns are added one by one to a frame with a hundred columns.
+# pandas gives this warning if columns are added one by one to a frame with a hundred columns.
 @pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")
 def test_parameters_are_those_of_the_whole_model(tmp_path: Path, report: Report) -> None:
     many = {f"task{i}/acc": 0.5 for i in range(100)}

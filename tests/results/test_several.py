@@ -1,4 +1,4 @@
-"""A study can contain several sweeps, and shows by which options their cells differ."""
+"""A study can contain several sweeps, and shows by which options their cells (runs) differ."""
 
 import csv
 import json

@@ -1,4 +1,7 @@
-"""flap reads the folder of a sweep, and writes study.csv and a page."""
+"""flap reads the folder of a sweep, and writes study.csv and an HTML page.
+
+A cell is one run of the sweep.
+"""
 
 import csv
 import gzip
@@ -171,7 +174,7 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
 def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
     tmp_path: Path, report: Plain
 ) -> None:
-    """A report without an entry `left_out`, as earlier versions wrote it, gives the same page."""
+    """Reports of earlier versions have no entry `left_out`, so the page does not mention it."""
     report = {name: value for name, value in report.items() if name != "left_out"}
     add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2))
     assert "left out" not in write_study(tmp_path).read_text()
@@ -189,7 +192,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """A finished cell belongs to a curve by the config in its report, and not by Hydra's record.
+    """The config in a finished cell's report, and not Hydra's record, decides about its curve.
 
     Cells with other calibration windows, or with other window lengths of perplexity, are on another
     curve. A cell without the zero-shot tasks is on the same curve.
@@ -266,7 +269,7 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
-    """A cell without a result has the name of its model's folder, not that of the default model.
+    """For a cell without a result, the model is named after its folder, not as the default model.
 
     The config of an unfinished cell is not resolved, so this config still has the name of the
     default model, but already the path of another model.
@@ -284,8 +287,8 @@ def rights(*wrong: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("wrong", "data", "marks"),
-    # If one model loses five answers and wins none, p is 0.06 in McNemar's exact test (but 0.02 in
-    # a t-test), so the difference is not clear.
+    # If one model has five wrong answers that the other has right, and the reverse never happens, p
+    # is 0.06 in McNemar's exact test (but 0.02 in a t-test). So the difference is not clear.
     [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),

@@ -1,4 +1,7 @@
-"""The page of a study works in a browser without a network."""
+"""The page of a study works in a browser without a network.
+
+The page has a row for each cell, which is one run of the study.
+"""
 
 import csv
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from tests.helpers.study_grid import CRASH, Report, full_grid
 def by_ratio_then_perplexity() -> list[str]:
     """Return the numbers of the finished cells, sorted by ratio and then by perplexity.
 
-    Cells with the same ratio are four numbers apart.
+    Every fourth cell has the same ratio.
     """
     numbers: list[int] = []
     for ratio in range(4):

@@ -1,4 +1,4 @@
-"""Tables fit the width of a terminal. In a file or a pipe, cells are not wrapped."""
+"""Tables fit the width of a terminal. In a file or a pipe, the text in them is not wrapped."""
 
 import pytest
 from rich.console import Console

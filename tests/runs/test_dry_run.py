@@ -29,7 +29,7 @@ PLENTY = 10**12
 
 @pytest.fixture
 def dry(base: list[str], tmp_path: Path) -> Dry:
-    """Return a function that does a dry run of the tiny run with additional arguments."""
+    """Return a function that does a dry run on the tiny model with additional arguments."""
     base = [*base, "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
     return lambda *arguments: dry_run(composed(*base, *arguments))
 
@@ -109,8 +109,8 @@ SMOLLM2 = LlamaConfig(  # a config with the shapes of SmolLM2-135M
     num_key_value_heads=3,
     tie_word_embeddings=True,
 )
-# Numbers of forward passes in the table of docs/scale.md, which were measured with 128 windows of
-# 128 tokens.
+# The table of docs/scale.md has these numbers of forward passes, which were measured with 128
+# windows of 128 tokens.
 MEASURED_PASSES = [
     (("method=flap",), 1.16),
     (("metric=OBS", "structure.scale=relative", "compensation=linear"), 3.4),
@@ -137,7 +137,7 @@ def test_forward_passes_are_those_of_the_documentation(
 def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
     """Without calibration, there are no forward passes.
 
-    Each further pass through the layers, and each trial, adds forward passes.
+    Each further pass through the layers, and each trial of structure=search, adds forward passes.
     """
     assert dry("metric=magnitude", "compensation=none").work == PruningWork()
     plain = dry().work

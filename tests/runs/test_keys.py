@@ -24,7 +24,7 @@ ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inpu
 CHANGES = [
     ("ratio=0.5", {"workspace", "run"}),
     ("metric=IFV", {"workspace", "scores", "run"}),
-    # With Taylor, the statistics also change, because they then contain gradients.
+    # With metric=taylor, the statistics also change, because they contain gradients.
     ("metric=taylor", {"workspace", "scores", "statistics", "run"}),
     ("structure=UL-UM", {"workspace", "run"}),
     ("mask_only=true", {"workspace", "compressed", "pruned", "run"}),

@@ -1,4 +1,4 @@
-"""A run finds or computes its results. The label of a result says how long its stage took."""
+"""A run finds stored results or computes them. A result's label says how long its stage took."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Options of answers that have no effect are refused, except those of presets and defaults.
+"""Options of answers without effect are refused, unless a preset or a default sets them.
 
 Each text that the model writes has a file with a valid name.
 """
@@ -16,7 +16,7 @@ from tests.helpers.runs import composed
 
 
 def file_names(tokenizer: PreTrainedTokenizerFast, *datasets: str) -> list[str]:
-    """Return the names of the files of all texts that the model writes, by dataset."""
+    """Return the file names of the texts that the model writes, in the order of the datasets."""
     parts = tuple(Part(dataset) for dataset in datasets)
     asked = {
         part: Asked((), dataset, dataset, chat=False, answers=GIVEN)

@@ -47,7 +47,7 @@ def test_what_an_earlier_start_has_done_says_nothing_of_the_speed(clock: None) -
         left = agenda.seconds_left(0.9)
         assert left == pytest.approx(20 / 10 * 310)
 
-    # This start has read the last 20 tokens of the first task in 30 s.
+    # Since it was started again, the run has read the last 20 tokens of the first task in 30 s.
     left = agenda.seconds_left()
     assert left == pytest.approx(30 / 20 * 300)
 

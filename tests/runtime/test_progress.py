@@ -58,8 +58,8 @@ def test_a_line_of_a_task_tells_of_all_tasks(
     agenda.plan({f"zero_shot: {name}": Workload(1000) for name in ("boolq", "piqa")})
     with caplog.at_level(logging.INFO, "flap"), agenda.doing("zero_shot: boolq"):
         list(progress(range(4), "boolq"))
-    # By the clock of the agenda, three quarters of the first task have taken 100 s, so the one and
-    # a quarter tasks that are left take about 167 s.
+    # By the clock of the agenda, three quarters of the first task have taken 100 s. One and a
+    # quarter tasks are left, so they take about 167 s.
     assert caplog.messages == [
         "zero_shot, task 1 of 2 (boolq): 75 %, 0:00:25 left; all tasks about 3 min"
     ]
@@ -92,7 +92,7 @@ def test_all_tasks_are_judged_by_what_this_start_has_done(
     with caplog.at_level(logging.INFO, "flap"), task, showing("triviaqa", 1000) as reach:
         reach(900)
         reach(950)
-    # This start has done 50 of the 1,000 tokens of a task in 60 s, and 1,050 tokens of both tasks
-    # are left.
+    # Since it was started again, the run has read 50 of the 1,000 tokens of a task in 60 s, and
+    # 1,050 tokens of both tasks are left.
     [line] = caplog.messages
     assert line.endswith("95 %, 0:01:00 left; all tasks about 21 min")

@@ -33,7 +33,7 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
 
 
 def test_writers_whose_processes_have_one_number_do_not_meet(tmp_path: Path) -> None:
-    """Processes in two containers with the same host name may have the same process id."""
+    """Two writers with the same host name and process id (in two containers) must not collide."""
     target = tmp_path / "status.json"
     with atomic_file(target) as scratch:
         scratch.write_text("first")
@@ -52,7 +52,7 @@ def test_what_is_left_of_a_longer_name_is_not_taken_for_it(tmp_path: Path) -> No
 
 
 def test_what_nfs_does_not_remove_at_once_goes_later(tmp_path: Path) -> None:
-    """On NFS, a folder cannot be removed as long as one of its files is mapped."""
+    """On NFS, a folder cannot be removed as long as one of its files is memory-mapped."""
     target = tmp_path / "model"
     mapped: list[mmap.mmap] = []
 

@@ -22,7 +22,7 @@ OTHER_KEY = {"of": 2}
 
 
 def interrupted(root: Path, error: BaseException, file: str | None = None) -> Path:
-    """Write a file to the working directory of a run, let the run fail, and return the path."""
+    """Write a file to a run's working directory, let the run fail, and return the directory."""
     with pytest.raises(type(error)), open_working_folder(root, KEY, resume=True) as folder:
         if file is not None:
             (folder / file).parent.mkdir(exist_ok=True)

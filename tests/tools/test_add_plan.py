@@ -12,7 +12,7 @@ from flap.results import Report
 
 @pytest.fixture
 def finished(run_tiny: Callable[..., Report], tmp_path: Path) -> Path:
-    """Create a run whose report names a model of the hub, and a commit without local changes."""
+    """Create a run whose report names a hub model, and a git commit without local changes."""
     folder = tmp_path / "run"
     run_tiny(folder)
     report = Report.load(folder / "report.json")

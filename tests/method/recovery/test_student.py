@@ -1,4 +1,4 @@
-"""The training loss and its gradient agree with the formula of the divergence.
+"""The training loss and its gradient agree with the formula of the KL divergence.
 
 The loss is computed in chunks of positions, which must not change the results.
 """
@@ -50,7 +50,7 @@ def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
 def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
-    """Loss and gradient agree with the formula, also if some tokens do not count."""
+    """Loss and gradient agree with the formula, also if the mask leaves out some tokens."""
     model = compressed()
     dense = tiny_model("llama-gqa")
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     nats_NTV = log_p_NTV.exp() * (log_p_NTV - log_q_NTV)
     nats_P = nats_NTV.sum(-1).flatten()
     predicted_P = windows.predicted_P
-    if predicted_P is not None:  # None if all predictions count
+    if predicted_P is not None:  # None if the mask leaves out no prediction
         nats_P = nats_P[predicted_P]
     expected = nats_P.mean()
 
@@ -76,7 +76,8 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     for parameter in dense.parameters():
         assert parameter.grad is None
 
-    # No token of the last window counts, so with one window per batch, the last batch is empty.
+    # The mask leaves out the whole last window, so with one window per batch, the last batch
+    # contains no predictions.
     tokens_NT = torch.cat([tokens(), tokens()[:1]])
     mask_NT = torch.cat([mask_NT, torch.zeros_like(mask_NT[:1])])
     windows = Batch(tokens_NT, mask_NT)

@@ -1,4 +1,7 @@
-"""The loss of a model that learns from its untrimmed model agrees with a direct computation."""
+"""A model with a trimmed vocabulary, from which tokens were removed, learns from the dense model.
+
+The loss agrees with a direct computation.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +26,7 @@ from tests.method.recovery.small import FULL, SEQ_LEN
 
 
 class Case(NamedTuple):
-    """A tiny model with fewer tokens, its teacher, and windows of its tokens."""
+    """A tiny model with a trimmed vocabulary, its teacher, and windows of its tokens."""
 
     model: PlacedModel
     teacher: UntrimmedTeacher
@@ -67,7 +70,7 @@ def test_predictions_are_learnt_at_common_places_and_tokens_elsewhere() -> None:
 
 
 def test_if_all_tokens_stay_the_teacher_is_the_dense_model() -> None:
-    """Nothing is learnt at the last position of a window, because its next token is not known."""
+    """At the last position of a window, nothing is learnt, because the next token is not known."""
     _, teacher, tokens_NT = case(kept=VOCAB)
     targets = teacher.read(tokens_NT)
     plain = Teacher(teacher.model).read(tokens_NT)
@@ -94,7 +97,7 @@ def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_that_lost_only_tokens_learns(tmp_path: Path) -> None:
-    """If the teacher had lost the same tokens, the loss would be 0 from the beginning."""
+    """The loss begins above 0, because the teacher still has the tokens that the model has lost."""
     number = FULL.held_out + FULL.steps * FULL.windows_a_step
     model, teacher, tokens_NT = case(kept=300, windows=number)
     summary = distil(FULL, model, teacher, Batch.of(tokens_NT), tmp_path, seed=0)

@@ -41,7 +41,7 @@ from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, re
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    """After `evaluations` measurements, training ends with the parameters of the step `best`."""
+    """After `evaluations` measured losses, training ends with the parameters of the step `best`."""
     student = nn.Linear(1, 1)
     keep = KeepBest(student, patience, tmp_path / BEST)
     log = []
@@ -58,7 +58,7 @@ def test_the_best_is_kept_and_training_ends_without_a_new_one(
 
 
 def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
-    """Record the training steps from now on. Interrupt the training after step `killed_after`."""
+    """Return a list to which training adds its steps. Interrupt it after step `killed_after`."""
     taken: list[int] = []
 
     def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:

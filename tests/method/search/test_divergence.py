@@ -1,6 +1,7 @@
-"""The search measures the same divergence as a comparison of the pruned with the dense model.
+"""The search measures the divergence that follows from the logits of dense and pruned model.
 
-The divergence of a plan does not depend on the other plans that are measured in the same pass.
+The divergence of a plan does not depend on other plans that are measured in the same pass through
+the layers.
 """
 
 import copy
@@ -24,8 +25,8 @@ from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
-# The batch has six windows of 24 tokens. The first window and the last window are held out, which
-# are 48 tokens.
+# The batch has six windows of 24 tokens. The first and the last window are held out, and have 48
+# tokens together.
 WINDOWS = Batch.of(tokens())
 FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
@@ -40,7 +41,7 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
     """Return the mean divergence over every fourth prediction.
 
-    If some tokens do not count, return the mean over the predictions of all tokens that count.
+    If the mask leaves out some tokens, return the mean over the predictions of all other tokens.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
@@ -69,7 +70,7 @@ def tried(
 
 
 def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
-    """Return three plans: one prunes a single block, and the other two prune all blocks.
+    """Return three plans: the first prunes one MLP, and the other two prune all layers.
 
     The third plan keeps one neuron fewer than the second plan.
     """
@@ -129,9 +130,9 @@ def test_tokens_are_rounded_up_to_whole_held_out_windows(
     assert measured == pytest.approx(expected, rel=1e-3)
 
 
-# Each case says which tokens do not count: the tokens before `first_end` in the first window, and
-# the tokens before `last_end` in the last window. In the second case, no token of the last window
-# counts.
+# In each case, the mask leaves out the tokens before `first_end` in the first window, and the
+# tokens before `last_end` in the last window. In the second case, these are all tokens of the last
+# window.
 @pytest.mark.parametrize(("first_end", "last_end"), [(0, -3), (-3, 24)])
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     first_end: int, last_end: int, monkeypatch: pytest.MonkeyPatch
@@ -158,7 +159,7 @@ def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("texts", ["011001", "100000", "000002", "333333"])
 def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
-    """If the held-out windows come from two texts, the larger of the two divergences counts.
+    """If the held-out windows come from two texts, the larger of the texts' divergences is used.
 
     Each digit of `texts` names the text of a window. The first window and the last window are held
     out.
@@ -207,8 +208,8 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
 ) -> None:
     """Plans that are measured in one pass get the same divergences as in separate passes.
 
-    Equal plans get equal divergences. If several fits share a factorisation, they differ by
-    rounding.
+    Equal plans get equal divergences. With linear compensation, several plans share a
+    factorisation, which changes their divergences by rounding.
     """
     plans = some_plans()
     rounding = 1e-5 if fit.needs_covariance else 0
@@ -232,7 +233,7 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
 
 
 def test_with_a_large_vocabulary_a_model_does_not_diverge_from_itself() -> None:
-    """With 6 million terms, differently rounded sums of the models would differ by 0.001 nats."""
+    """Separate sums of p log p and p log q (6 million terms) would differ by 0.001 nats a token."""
     generator = torch.Generator().manual_seed(0)
     logits_TV = 4 * torch.randn(128, 50_000, generator=generator)
     log_p_TV = logits_TV.log_softmax(-1)
@@ -252,7 +253,7 @@ def test_where_some_tokens_judge_it_is_that_of_all_their_predictions(
     model, statistics = calibrated("llama-gqa")
     generator = torch.Generator().manual_seed(3)
     judged_NT = torch.rand(WINDOWS.mask_NT.shape, generator=generator) < 0.3
-    judged_NT[0] = False  # no token of this held-out window counts
+    judged_NT[0] = False  # the mask leaves out this held-out window
     windows = Batch(WINDOWS.tokens_NT, judged_NT)
     plans = some_plans()
     calibration = Calibration(Resident(model), WINDOWS, 4, statistics, judged_NT=judged_NT)

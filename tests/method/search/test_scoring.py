@@ -1,6 +1,6 @@
-"""One pass that scores units and measures trials gives the same results as two separate passes.
+"""One pass through the layers can score heads and neurons, and measure trials of pruning them.
 
-The results are also equal if the pass was interrupted.
+It gives the same results as two separate passes, also if it was interrupted.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""structure=search divides divergences among units, and removes the cheapest units first."""
+"""structure=search divides divergences among heads and neurons, and removes the cheapest first."""
 
 import math
 from collections import defaultdict
@@ -20,12 +20,12 @@ from tests.helpers.ratios import allocated, budget_of, random_scores
 
 
 def test_by_hand() -> None:
-    """The divergence of each trial is divided among the units that it removes, by their scores.
+    """The divergence of a trial is divided among the units (heads or neurons) that it removes.
 
     The scores, from the lowest, are 1, 1, 2 and 4. A trial that removes two units costs 0.2 nats,
-    so each of these units gets 0.1 nats. A trial that removes three units costs 1.0, so the third
-    unit gets 0.8. No trial removes the fourth unit, so it gets nats in proportion to the score of
-    the third unit: 0.8 · 4 / 2.
+    so each of these units gets 0.1 nats. A trial that removes three units costs 1.0 nats, so the
+    third unit gets 0.8. No trial removes the fourth unit, so it gets nats in proportion to the
+    score of the third unit: 0.8 · 4 / 2.
     """
     score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
     nats_U = spread(score_U, {2: 0.2, 3: 1.0})
@@ -35,7 +35,7 @@ def test_by_hand() -> None:
 def test_a_later_unit_is_never_cheaper() -> None:
     """The lower convex envelope of the measured costs gives each of three equal units 1/3.
 
-    Removing one unit costs 0.9, and removing three units costs 1.0.
+    Removing one unit costs 0.9 nats, and removing three units costs 1.0 nats.
     """
     score_U = torch.tensor([1.0, 1.0, 1.0, 50.0])
     nats_U = spread(score_U, {1: 0.9, 3: 1.0})
@@ -100,8 +100,8 @@ def test_neurons_of_one_rank_have_the_same_nats() -> None:
     assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
 
 
-# Two layers, each with eight heads at a price of 10 and forty neurons at a price of 3. Each head
-# has one channel.
+# Two layers, each with eight heads of 10 parameters and forty neurons of 3. Each head has one
+# channel.
 LAYER = Pair(Units(8, 10), Units(40, 3))
 BUDGET = Budget((LAYER, LAYER), 0.5)
 
@@ -121,7 +121,7 @@ class Unit(NamedTuple):
     number: int
     nats: float
     price: int
-    best: bool  # whether this unit has the highest nats of its block
+    best: bool  # whether no unit of its block has more nats
 
 
 def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
@@ -136,7 +136,8 @@ def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
 class KnownNats:
     """A replacement for the measured divergence, with known nats for each unit.
 
-    A removed unit costs its score times a factor of its block, whatever other units are removed.
+    A removed unit costs its score times a factor of its block (the attention or MLP of a layer),
+    whatever other units are removed.
     """
 
     def __init__(self, scores: Scores, factors: list[Pair[float]]) -> None:
@@ -161,8 +162,8 @@ class KnownNats:
     def cheapest(self, to_keep: float) -> PruningPlan:
         """Return the plan that keeps the units with the most nats per parameter.
 
-        The plan always keeps the best unit of each block. The price of all kept units is as near as
-        possible to `to_keep`.
+        The plan always keeps the best unit of each block. The number of parameters of all kept
+        units is as near as possible to `to_keep`.
         """
         order = sorted(self.units, key=lambda unit: (not unit.best, -unit.nats / unit.price))
         totals = list(accumulate(unit.price for unit in order))
@@ -185,7 +186,7 @@ class KnownNats:
 def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """The plan does not depend on the factor between scores and nats in each block."""
+    """The search finds the cheapest plan, although the blocks' scores have different scales."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])

@@ -14,9 +14,10 @@ CHARACTERS = "emoji 😀 and 中文字 and ünïcödé"
 
 
 def alignment(kind: str, without_row: int = 0) -> Alignment:
-    """Return the alignment with a tokenizer that has lost most of its tokens.
+    """Return the alignment of a tokenizer with a copy that has lost most of its tokens.
 
-    The tokenizer keeps the tokens that it must keep, and twelve more.
+    The copy has the tokens that it must have, and twelve more.
+
     without_row: the number of tokens at the end of the vocabulary for which the model has no row.
     """
     tokenizer = KINDS[kind]()

@@ -19,8 +19,8 @@ from tests.helpers.tokenizers import TEXT, VOCAB
 WIDTH = 32  # number of parameters in one row of the tied embedding
 HEAD = 1536  # number of parameters of a KV head with its query heads, the largest unit
 CONTEXT = ("target.context=100",)
-# Bytes of the KV cache: keys and values (2), 4 bytes per number, 4 layers, 4 KV heads, 100 tokens
-# and 8 channels.
+# Bytes of the KV cache: 2 (keys and values) · 4 bytes per number · 4 layers · 4 KV heads · 100
+# tokens · 8 channels.
 CACHE = 2 * 4 * 4 * 4 * 100 * 8
 # For each target: the cost of a parameter, and the cost of everything in the dense model except
 # parameters.
@@ -76,8 +76,8 @@ def test_units_are_removed_only_for_what_is_too_large_after_trimming(
     options = ("vocabulary.coverage=0.9", *CONTEXT)
     asked = dense - a_row * (VOCAB - 350.5)
     enough = run_with(arguments(f"target.{target}={asked}", *options), tmp_path / "enough", caplog)
-    # With a coverage of 0.9, the run might remove more tokens, but it removes only as many as the
-    # target requires.
+    # With vocabulary.coverage=0.9, the run might remove more tokens, but it removes only as many as
+    # the target requires.
     assert enough.vocabulary["after"] == 350
     assert enough.target[target]["realised"] == dense - a_row * (VOCAB - 350)
     assert enough.target[target]["dense"] == dense

@@ -36,7 +36,7 @@ def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
 
 
 def test_counts_and_expectations_add_up() -> None:
-    """The ranking adds to the counts the expected counts: the number of tokens times a probability.
+    """To the count of a token, the ranking adds the text's number of tokens times a probability.
 
     The text has four tokens, so the sums are 3 + 4 · 0.1 = 3.4 for "a", 1.6 for "b" and 1.8 for
     "c".

@@ -1,6 +1,6 @@
-"""A model of any family, at any placement, loses the rows of removed tokens.
+"""A model of any family, at any placement, loses the embedding rows of removed tokens.
 
-All other rows stay unchanged.
+It also loses the rows of these tokens in the LM head. All other rows stay unchanged.
 """
 
 from pathlib import Path

@@ -113,7 +113,7 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
 def test_perplexities_of_two_tokenizers_share_no_row(
     trimmed: Trimmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report, the console, the model card and trackers show only bits per byte."""
+    """The console, report.md, the model card and trackers compare models only in bits per byte."""
     training = ("recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
     report = trimmed("ratio=0.4", *training)
     perplexity = "other.txt/perplexity@16"
@@ -157,7 +157,7 @@ def test_tokens_are_counted_in_the_given_text(
 def test_documents_whose_tokens_were_counted_are_not_measured_on(
     trimmed: Trimmed, tmp_path: Path
 ) -> None:
-    """A task leaves out the documents of `vocabulary.dataset` and of the calibration text.
+    """An evaluation task leaves out documents of `vocabulary.dataset` and of the calibration text.
 
     The dense and the trimmed model leave out the same documents, although their tokenizers differ.
     """

@@ -13,7 +13,7 @@ from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_sto
 FRESH = (
     "TestLlama",
     "TestGemma3",
-)  # families that quick tests load in a new process; both are in one test file
+)  # families that `make test` loads in a new process; both are in one test file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield the variants of the families in a test file that the session tests with a fixture.
+    """Yield the variants in the requesting file for which the session runs a test with a fixture.
 
     fixture: the name of the fixture.
     """
@@ -99,8 +99,9 @@ def found(
 ) -> dict[str, torch.Tensor]:
     """Return the outputs of all checkpoints, computed in one new process without flap.
 
-    The process first loads the stock checkpoints, without `trust_remote_code`. Then it loads the
-    checkpoints whose layers differ in width, with `trust_remote_code`.
+    The process first loads the stock checkpoints (those that need no code of flap), without
+    `trust_remote_code`. Then it loads the checkpoints whose layers differ in width, with
+    `trust_remote_code`.
     """
     remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]

@@ -38,13 +38,14 @@ class FamilyContract:
     features: config keys that must still have an effect after the model is pruned and reloaded,
         each with a value that no variant has.
     neurons: the config key for the width of an MLP.
-    uniform: a structure that gives all layers the same width, in a form that the family's stock
-        config can describe.
+    uniform: a structure that gives all layers the same width, in a form that the family's config
+        in transformers can describe.
     uniform_ratio: the ratio at which this structure is tested.
-    holds_biases: whether the stock config can also describe the biases that compensation adds.
-    stock: whether pruned checkpoints of this family can be stock checkpoints.
+    holds_biases: whether this config can also describe the biases that compensation adds.
+    stock: whether pruned checkpoints of this family can be stock checkpoints, which transformers
+        loads without code of flap.
     rounding: tolerance for logits, which can depend on the memory addresses of tensors.
-    stays: parts of the names of matrices in a layer that flap does not prune.
+    stays: parts of names; flap does not prune the matrices of a layer whose names contain them.
     """
 
     configs: ClassVar[dict[str, PreTrainedConfig]]
@@ -186,8 +187,8 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        # If the attention kernel of the dense model can be changed, so can the kernel of the pruned
-        # model.
+        # If the attention kernel of the dense model can be changed, that of the pruned model can be
+        # changed, too.
         for dense, kernel in zip(models, kernels, strict=True):
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:
@@ -322,7 +323,7 @@ class FamilyContract:
 
 
 def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return all keys of a config. The keys of a part have names such as `text_config.x`."""
+    """Return a config as one dict. Keys of a sub-config have names such as `text_config.x`."""
     parts = {
         name: part.to_dict()
         for name in config.sub_configs
@@ -344,9 +345,10 @@ def is_stock(directory: Path) -> bool:
 
 
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
-    """Yield plans that each remove one unit of a layer: the second attention unit or MLP unit.
+    """Yield plans without a layer's second attention unit, and without its second MLP unit.
 
-    Also yield the number of parameters that each plan removes.
+    The first plan is left out if the layer has only one attention unit. Also yield the number of
+    parameters that each plan removes.
     """
     heads, neurons = whole
     if len(heads) > 1:

@@ -6,9 +6,9 @@ from flap.modeling.families import FAMILIES, TOWERS
 from tests.models.families import test_families, test_mixtures, test_other_names, test_vision
 from tests.models.families.contract import FamilyContract
 
-# Each test class in these modules is a family.
+# Each test class in these modules tests one family.
 assert all((test_families, test_mixtures, test_other_names, test_vision))
 EVERY = FamilyContract.__subclasses__()
 # If transformers provides a language model only as a part of a vision-language model, the tests of
-# the vision-language model cover both.
+# the vision-language model also cover the language model.
 MODEL_TYPES = [*(name for name in FAMILIES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *TOWERS]

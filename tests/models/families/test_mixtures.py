@@ -223,7 +223,7 @@ class TestGemma4(FamilyContract):
             **GQA
             | own
             | {"hidden_size_per_layer_input": 16, "num_hidden_layers": 5, "layer_types": TYPES},
-            # A small epsilon would increase rounding errors in the norms of few small values.
+            # With a small epsilon, norms over few, small values would increase rounding errors.
             rms_norm_eps=0.5,
             num_kv_shared_layers=2,
             use_double_wide_mlp=True,

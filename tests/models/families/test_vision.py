@@ -53,8 +53,8 @@ VISION = {
     "num_attention_heads": 2,
     "patch_size": 4,
 }
-# With 4 heads, each head has 8 channels. Three kinds of rotary angles divide the channels of a head
-# in these models.
+# With 4 heads, each head has 8 channels. In these models, the channels of a head are divided among
+# three kinds of rotary angles.
 HEADS_OF_8 = {"num_attention_heads": 4}
 MROPE = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
@@ -89,7 +89,7 @@ class SeesImages:
         return model(**self.inputs() | changes, use_cache=False).logits
 
     def said(self, model: PreTrainedModel) -> Tensor:
-        """Return the text that the model writes about the images."""
+        """Return the tokens of the prompts and of the text that the model writes after them."""
         return model.generate(**self.inputs(), max_new_tokens=6, min_new_tokens=6, do_sample=False)
 
     def test_an_image_is_seen_as_the_masked_model_sees_it(

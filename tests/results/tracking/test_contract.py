@@ -1,6 +1,6 @@
 """A tracker must not change a run or make it fail.
 
-The tests use MLflow, and read its records back from an MLflow server.
+The tests use the tracker for MLflow, and read the records back from an MLflow server.
 """
 
 import json

@@ -15,7 +15,7 @@ from tests.helpers.study_grid import PERPLEXITY, SPEED, Cell, add_cell, altered
 
 @pytest.fixture
 def sweep(tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a sweep with two finished cells and a failed cell, and set W&B to offline mode."""
+    """Create a sweep with two finished runs and a failed run, and set W&B to offline mode."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "mine"
     for ratio in (0.2, 0.5):

@@ -1,4 +1,4 @@
-"""A sweep prints a line for each cell, and the table of its study at the end."""
+"""A sweep prints a line for each cell (one run), and a table of all cells at the end."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_a_sweep_can_end_at_its_first_failure(
 def test_other_launchers_start_no_cell_after_a_failure(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """With other launchers, a failed cell cannot end the sweep, but later cells are not started.
+    """With launchers such as joblib, a failed cell cannot end the sweep, but no later cell runs.
 
     These launchers may run cells in other processes, in which an error does not end the sweep.
     """

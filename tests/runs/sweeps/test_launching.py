@@ -1,4 +1,4 @@
-"""A sweep prints a message for each failed cell."""
+"""A sweep prints a message for each failed cell (one run of the sweep)."""
 
 import os
 import pickle
