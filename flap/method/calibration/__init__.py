@@ -1,4 +1,7 @@
-"""Calibration: the statistics of each layer's channels over the calibration windows."""
+"""Calibration: run the model on the calibration windows, and collect statistics of its channels.
+
+A channel is an input of an output projection, which is the last matrix of an attention or an MLP.
+"""
 
 from flap.method.calibration.calibrate import Calibration, Visits
 from flap.method.calibration.statistics import (

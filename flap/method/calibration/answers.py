@@ -1,6 +1,7 @@
 """Let the model answer prompts, and make a calibration text of prompts and answers.
 
-Source: RESP, arXiv 2512.02185, section 3, where the dense model answers prompts of the target task.
+Source: RESP, arXiv 2512.02185, section 3. There, the dense model answers prompts of the task for
+which the pruned model will be used.
 """
 
 import logging
@@ -24,26 +25,30 @@ log = logging.getLogger(__name__)
 
 PROMPTS = 16  # number of prompts that the model answers in one batch
 
-# the text of an answer, or None if the prompt is too long; and whether the answer is complete (not
-# cut off at max_new_tokens)
+# The text of an answer, and whether the answer is complete (not cut off at max_new_tokens). The
+# text is None if the prompt is too long.
 Answered = tuple[str | None, bool]
 
 
 @dataclass
 class _Collected:
-    """The answers to the prompts of one text so far, and the numbers of omitted answers."""
+    """The answers so far to the prompts of one text, and counts of dropped prompts and answers."""
 
     windows: Windows
     asked: Asked
     pairs: list[tuple[Prompt, str]] = field(default_factory=list)
-    tokens: int = 0  # number of tokens of the prompts and their answers
+    tokens: int = 0  # number of tokens of the answered prompts and their answers
     answer_tokens: int = 0
-    too_long: int = 0  # number of prompts that leave no space for an answer in the context
+    # number of prompts after which an answer of maximum length does not fit into the context
+    too_long: int = 0
     dropped: int = 0  # number of answers that are empty or repeat themselves
-    cut: int = 0  # number of answers that are cut off at max_new_tokens
+    cut: int = 0  # number of added answers that are cut off at max_new_tokens
 
     def add(self, prompt: Prompt, text: str | None, ended: bool) -> None:
-        """Add an answer, unless the prompt was too long, or the answer is empty or a loop."""
+        """Add an answer, unless the prompt is too long, or the answer is empty or repeats itself.
+
+        text: None if the prompt is too long. ended: whether the answer is complete.
+        """
         tokenizer = self.windows.tokenizer
         if text is None:
             self.too_long += 1
@@ -60,7 +65,7 @@ class _Collected:
     def result(self, notes: Notes) -> dict[str, Any]:
         """Return the answers and their counts, as data that JSON can store.
 
-        notes: the stored batches, which say how long the model took.
+        notes: the stored batches of answers, with the seconds that the model took to write them.
         """
         return {
             "answered": [[list(prompt.messages), text] for prompt, text in self.pairs],
@@ -74,10 +79,10 @@ class _Collected:
     def warn_or_refuse(self, prompts: int) -> None:
         """Warn that there are too few answers to fill the windows, or raise an error.
 
-        prompts: the number of prompts.
+        prompts: the number of all prompts, answered or not.
 
         Raises:
-            ValueError: most answers are empty or loops, so fewer windows would not help.
+            ValueError: most answers are empty or repeat themselves.
         """
         line = (
             f"{self.windows.field}.dataset={self.asked.name}: {len(self.pairs)} of {prompts} "
@@ -97,20 +102,21 @@ def answer(
     context: int | None,
     work: WorkFolder = NOT_KEPT,
 ) -> dict[str, Any]:
-    """Let the model answer prompts until there are enough tokens for the windows of the text.
+    """Let the model answer the prompts of a text until there are enough tokens for its windows.
 
-    The prompts are shuffled with the seed of the windows. Prompts that leave no space for an answer
-    in the context are dropped, and so are answers that are empty or repeat themselves. The result
-    can be stored as JSON, and `text_of` turns it into a text.
+    The prompts are shuffled with the seed of the windows. A prompt is dropped if an answer of
+    maximum length does not fit into the context after it. An answer is dropped if it is empty or
+    repeats itself. The result of this function can be stored as JSON, and `text_of` turns it into a
+    text.
 
-    part: the index of the text in the mixture.
+    part: the index of the text in the mixture of calibration texts.
     context: the context length of the model in tokens; None if it is unlimited.
-    work: the working directory. Batches that an interrupted run has stored there are not written
-        again.
+    work: the working directory, which stores batches of answers. Batches that an interrupted run
+        has stored are not written again.
 
     Raises:
-        ValueError: most answers are empty or loops, and the remaining answers are too few for the
-            windows.
+        ValueError: most answers are empty or repeat themselves, and the other answers have too few
+            tokens for the windows.
     """
     asked = windows.asked[part]
     needed = windows.tokens_to_write(part)
@@ -133,11 +139,12 @@ def answer(
 def _collect(
     collected: _Collected, prompts: list[Prompt], answers: Iterator[Answered], needed: int
 ) -> None:
-    """Add answers until there are enough tokens, and show the progress."""
+    """Add answers until they have `needed` tokens, and show the progress."""
     with showing("the model answers", needed) as reach:
         for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)
-            # the prompts may run out before there are enough tokens
+            # the share of answered prompts counts as progress, too, because the prompts may run out
+            # before there are enough tokens
             share_of_prompts = number / len(prompts)
             tokens = max(collected.tokens, int(share_of_prompts * needed))
             reach(min(tokens, needed), collected.tokens)
@@ -164,9 +171,10 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Estimate the windows before the model has written anything.
+    """Return an estimate of the windows for the time before the model has written anything.
 
-    Prompts get the answers from their file, or empty answers. The text `self` is left out.
+    Prompts get the answers from their file, or empty answers if the file has none. The text `self`,
+    which the model writes as a whole, is left out.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()
@@ -201,10 +209,10 @@ def _batch(
 ) -> dict[str, Any]:
     """Answer one chunk of the prompts, and return each answer's text and whether it is complete.
 
-    An answer that is cut off at the maximum length is not complete. The text is None if the prompt
-    and an answer of maximum length do not fit into the context.
+    An answer that is cut off at the maximum length, max_new_tokens, is not complete. The text is
+    None if the prompt and an answer of this length do not fit into the context.
 
-    number: the index of the chunk.
+    number: the index of the chunk in `chunks`.
     """
     tokenizer = windows.tokenizer
     options = asked.answers

@@ -1,5 +1,9 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
+Every fifth calibration window is held out, to test compensations and the trials of
+structure=search. The tokens of these windows are called held-out tokens, and the tokens of all
+other windows are called fitting tokens.
+
 Legend: N windows · T tokens in a window.
 """
 
@@ -25,8 +29,9 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 class Calibration:
     """The calibration windows, and the statistics of every layer of the dense model.
 
-    Covariances are too large to store, so they are computed layer by layer. If covariances are
-    needed again, the windows go through the model again.
+    The covariances of all layers are too large to store. So the covariances of a layer are computed
+    when the windows go through this layer, and then freed. If a later stage needs covariances, the
+    windows go through the model again.
     """
 
     model: PlacedModel
@@ -35,23 +40,25 @@ class Calibration:
     windows: Batch
     batch_size: int  # number of windows in a forward pass
     layers: list[LayerStatistics]  # statistics without covariances; empty if they are not needed
-    text_N: Tensor | None = None  # index of each window's text; None if there is only one text
-    # mask of the tokens on which the trials of a search are measured; None if all tokens are used
+    # for each window, the index of its text; None if there is only one text
+    text_N: Tensor | None = None
+    # mask of the tokens on which structure=search compares predictions; None if all tokens are used
     judged_NT: Tensor | None = None
 
     def observe(
         self, work: WorkFolder = NOT_KEPT, gradients: bool = False
     ) -> list[LayerStatistics]:
-        """Run each window once, and collect the statistics of every layer, without covariances.
+        """Run the model once on each window, and collect the statistics without covariances.
 
-        work: the working directory, from which an interrupted calibration of a streamed model
-            resumes. A model in memory runs all layers in one forward pass, and cannot resume.
-        gradients: whether to run each window forwards and backwards once more, for the first-order
-            effect of each unit. This needs the whole model on one device.
+        work: the working directory, from which an interrupted calibration resumes if the layers are
+            read from files one after another. A model in memory runs all layers in one forward
+            pass, so its calibration cannot resume.
+        gradients: whether to run a forward and a backward pass on each window after that, for the
+            first-order effect of each unit on the loss. This needs the whole model on one device.
 
         Raises:
-            ValueError: activations or gradients are not finite (the message names the first layer),
-                or the disk is too small for hidden states.
+            ValueError: activations or gradients are not finite, or the disk is too small for hidden
+                states. In the first case, the message names the first layer with such values.
         """
         model = self.model
         work = model.if_streamed(work)
@@ -78,10 +85,10 @@ class Calibration:
         The statistics are None if there are no calibration windows.
 
         work: the working directory, from which an interrupted pass over the layers resumes.
-        changing: whether the caller changes the layers.
-        separate_held_out: whether to collect the co-moments of held-out windows separately, in
-            `Statistics.parts`. Fits of a compensation need separate co-moments. Scores need only
-            the co-moments of all windows together, which take half of the memory.
+        changing: whether the caller changes the weights of the layers.
+        separate_held_out: whether to collect separate co-moments of fitting and held-out tokens, in
+            `Statistics.parts`. A compensation needs separate co-moments. Scores need only the
+            co-moments of all tokens together, which take half of the memory.
 
         Raises:
             ValueError: activations are not finite. The message names the block.
@@ -90,9 +97,9 @@ class Calibration:
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Yield the same values as `visit`, in a walk over the layers that the caller has created.
+        """Yield the same values as `visit`, in a `Walk` that the caller has created.
 
-        The walk may also carry other streams of hidden states.
+        The caller may carry other hidden states from layer to layer in the same walk.
         """
         if not covariance:
             for i in walk:
@@ -105,10 +112,10 @@ class Calibration:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
-        """Yield the index and the statistics of each layer, with the outputs of changed layers.
+        """Yield the index and the statistics of each layer, while the caller changes the layers.
 
-        The caller changes each layer while it is in memory. The outputs of the changed layer are
-        then the inputs of the next layer.
+        The caller changes the layer that is in memory. After that, the inputs of the next layer are
+        the outputs of the changed layer.
         """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)
@@ -118,9 +125,10 @@ class Calibration:
                 stream.advance(i, self.model.layers[i])
 
     def _enter(self, walk: Walk, separate_held_out: bool) -> list[Stream]:
-        """Return one or two streams of hidden states, with this process's embedded windows.
+        """Return one or two streams with the hidden states of this process's windows.
 
-        With two streams, the first has the fitting windows, and the second the held-out windows.
+        A stream begins with the hidden states before the first layer. If there are two streams, the
+        first has the fitting windows, and the second has the held-out windows.
         """
         if not separate_held_out:
             return [walk.enter("windows", self._batches(self.windows))]
@@ -131,13 +139,13 @@ class Calibration:
         ]
 
     def _batches(self, windows: Batch) -> list[Batch]:
-        """Return this process's share of the windows, in batches. The share may be empty."""
+        """Return the windows that this process runs, in batches. There may be none."""
         share = torch.tensor(ranks.own_share(range(len(windows))), dtype=torch.long)
         return windows[share].split(self.batch_size)
 
 
-# This function is decorated instead of the generators that call it, because a decorated generator
-# would keep the yielded covariances in memory.
+# This function is decorated with no_grad instead of the generators that call it, because a
+# decorated generator would keep the yielded covariances in memory.
 @torch.no_grad()
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
@@ -145,9 +153,9 @@ def _observe(
     """Run layer i on the streams of hidden states, and return the statistics of the layer.
 
     If there are two streams, the second has the held-out windows, and `Statistics.parts` has the
-    statistics of each stream.
+    separate statistics of both streams.
 
-    advance: whether to replace the hidden states of the streams by the outputs of the layer.
+    advance: whether to replace the hidden states of the streams with the outputs of the layer.
     """
     recorders = []
     for stream in streams:

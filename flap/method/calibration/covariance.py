@@ -1,10 +1,13 @@
 """Compute the covariance of an output projection's input channels from co-moments, on demand.
 
-A covariance has I² elements, which take 0.3 GB for the MLP of a model with 1B parameters. So a
-covariance is computed in strips of rows, and is never in memory as a whole. The only full matrix is
-the matrix that a metric factorises (`Covariance.hessian`), which is filled from these strips.
+The co-moment of two channels is the sum of the products of their deviations from the mean.
 
-Legend: I input channels · R and C selected channels, as rows and as columns · O output channels.
+A covariance matrix has I² elements, which take 0.3 GB for the MLP of a model with 1B parameters. So
+a covariance is computed in strips of rows, and is never in memory as a whole. The only full matrix
+is the matrix that a metric factorises (`Covariance.hessian`), which is filled from these strips.
+
+Legend: I input channels · R selected channels, as rows · C selected channels, as columns · O output
+channels.
 """
 
 from dataclasses import dataclass
@@ -34,7 +37,7 @@ class Covariance:
 
     @classmethod
     def of(cls, *sets: Statistics) -> "Covariance":
-        """Return the covariance over the tokens of these sets."""
+        """Return the covariance over the tokens of all these sets, which must be disjoint."""
         merged = reduce(merge, sets)
         comoments = list[Symmetric]()
         shifts = list[tuple[Tensor, Tensor]]()
@@ -46,9 +49,9 @@ class Covariance:
         return cls(merged.num_tokens, merged.mean_I.float(), tuple(comoments), tuple(shifts))
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return covariance_RC, the covariance of the channels R with the channels C.
+        """Return covariance_RC of the channels `rows_R` with the channels `columns_C`.
 
-        All I columns of the rows R are in memory for a moment.
+        For a moment, all I columns of these rows are in memory.
         """
         block_RI = self.comoments[0].rows(rows_R)
         for comoment in self.comoments[1:]:
@@ -65,19 +68,21 @@ class Covariance:
         return variance_I / max(self.num_tokens, 1)
 
     def hessian(self, order_I: Tensor, ridge: float, dtype: torch.dtype) -> Tensor:
-        """Return H = C + ridge · mean(diag C) · 1, with the channels in the given order.
+        """Return H = C + ridge · mean(diag C) · 1, with the channels in the order `order_I`.
 
-        The matrix is column-major, because LAPACK factorises and inverts such matrices in place.
+        C is the covariance matrix, and 1 is the identity matrix.
+
+        H is stored column by column, because LAPACK factorises and inverts such matrices in place.
         """
         hessian_II = torch.empty(len(order_I), len(order_I), dtype=dtype, device=order_I.device)
         for rows_R, strip_RI in zip(order_I.split(STRIP), hessian_II.split(STRIP), strict=True):
             strip_RI.copy_(self.block(rows_R, order_I))
         hessian_II.diagonal().add_(ridge * hessian_II.diagonal().mean())
-        # the transpose is column-major, and has the same values, because the matrix is symmetric
+        # the transpose is stored column by column, and has the same values, because H is symmetric
         return hessian_II.mT
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
-        """Return E ‖map · (x - origin)‖², the mean over all tokens. x: the channels of a token."""
+        """Return the mean of ‖map · (x - origin)‖² over all tokens. x: the channels of a token."""
         spread = torch.stack([comoment.form(map_OI) for comoment in self.comoments]).sum()
         for scaled_I, step_I in self.shifts:
             spread += (map_OI @ scaled_I) @ (map_OI @ step_I)

@@ -4,8 +4,11 @@ The whole model must be on one device. Only the gradient of one matrix is in mem
 soon as a gradient is computed, its products with the weights are summed for each unit, and the
 gradient is freed.
 
-Legend: N windows · T tokens in a window · D hidden size · Q positions of a batch that predict an
-unmasked token · U units of a block · M members of a block.
+A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
+or an expert.
+
+Legend: N windows · T tokens in a window · D hidden size · Q positions of a batch that predict a
+counted token, whose mask is true · U units of a block · M members of a block.
 """
 
 from collections import defaultdict
@@ -32,7 +35,7 @@ from flap.runtime.temporary_state import replaced
 
 
 class UnitSums:
-    """Sums of w · ∂L/∂w over the weights w of each unit of a block."""
+    """For each unit of a block, the sum of w · ∂L/∂w over its weights w. L is the loss."""
 
     def __init__(self, block: Block) -> None:
         device = block.output.weight.device
@@ -40,7 +43,10 @@ class UnitSums:
         self.sum_U = torch.zeros(block.num_units, dtype=widest_float(device), device=device)
 
     def add(self, tensor: UnitTensor) -> None:
-        """Add w · ∂L/∂w for all weights w of a tensor that has w · ∂L/∂w in the place of w."""
+        """Add the products w · ∂L/∂w of one tensor of the block to the sums of its units.
+
+        tensor: contains the products in the place of the weights w.
+        """
         products = tensor.values
         dtype = self.sum_U.dtype
         if products.ndim > 1:
@@ -52,9 +58,9 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Return the statistics of the layers, with the first-order effect of each unit.
+    """Return the statistics of the layers, with the first-order effect of each unit on the loss.
 
-    batches: the windows of this process; may be empty.
+    batches: the windows that this process runs; may be empty.
     """
     added = []
     for statistics, effects in zip(layers, first_order_effects(model, batches), strict=True):
@@ -69,13 +75,13 @@ def add_effects(
 def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pair[Tensor]]:
     """Return effect_U = Σ w · ∂L/∂w over the weights of each unit, for both blocks of each layer.
 
-    L is the mean cross-entropy of all unmasked next tokens, in nats per token, over the windows of
-    all processes. The sums are linear in L, so the sums of batches add up. To first order, removing
-    a unit changes L by -effect_U.
+    L is the mean cross-entropy of the next token, in nats per token, over all counted next tokens
+    in the windows of all processes. The effects are linear in L, so they can be summed over
+    batches. To first order, removing a unit changes L by -effect_U.
 
     Raises:
-        ValueError: gradients are not finite (the message names the block), or weights cannot have
-            gradients.
+        ValueError: gradients are not finite, or weights cannot have gradients. In the first case,
+            the message names the block.
     """
     if any(parameter.is_inference() for parameter in model.model.parameters()):
         raise ValueError(
@@ -100,7 +106,7 @@ def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pa
 
 
 def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
-    """Return the sums of all processes, divided by the number of predicted tokens, on the CPU."""
+    """Return the sums over all processes, divided by the number of predicted tokens, on the CPU."""
     ranks.add_up(sums.sum_U)
     if not torch.isfinite(sums.sum_U).all():
         raise ValueError(
@@ -114,7 +120,7 @@ def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
 def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
     """During a `with` block, add the products w · ∂L/∂w of each backward pass to the sums.
 
-    Afterwards, the gradients and `requires_grad` of all parameters are restored.
+    After the block, all parameters get their earlier gradients and `requires_grad` back.
     """
     parameters = list(model.parameters())
     with ExitStack() as stack:
@@ -134,7 +140,7 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 
 
 def _parameter_of(tensor: Tensor) -> Tensor:
-    """Return the parameter of which a tensor is a view, or the tensor if it is a parameter.
+    """Return the parameter that a tensor is a view of, or the tensor itself if it is a parameter.
 
     For example, the weight of a `LinearLike` is a view of a parameter.
     """
@@ -151,8 +157,8 @@ def _parameter_of(tensor: Tensor) -> Tensor:
 def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Tensor) -> None:
     """Add w · ∂L/∂w of a parameter to the sums, and free its gradient.
 
-    While the products are added, they replace the values of the parameter. So a `LinearLike`
-    reshapes the products in the same way as weights.
+    While the products are added, they replace the values of the parameter. So a `LinearLike`, whose
+    weight is a view of the parameter, shows the products in the shape of the weight.
     """
     weight = parameter.data
     assert parameter.grad is not None
@@ -167,10 +173,10 @@ def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Te
 
 
 def _backward(adapter: ModelAdapter, batch: Batch) -> int:
-    """Run a batch forwards and backwards, and return the number of predicted tokens.
+    """Run a forward and a backward pass on a batch, and return the number of predicted tokens.
 
-    The loss is the sum over these tokens, because the gradients of a mean may underflow in float16.
-    Logits are computed for one chunk of positions at a time.
+    The loss is the sum over these tokens instead of their mean, because gradients of the mean may
+    underflow in float16. Logits are computed for one chunk of positions at a time.
     """
     device = adapter.model.device
     tokens_NT = batch.tokens_NT.to(device)

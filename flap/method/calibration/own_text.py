@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
 
-SEQUENCES = 64  # sequences per batch; the last batch may be up to 1.5 times as large
-FEW = 4  # sequences per batch if the whole text is shorter than SEQ_LEN, as in a smoke run
+SEQUENCES = 64  # sequences per batch; the last batch may have up to 1.5 times as many
+FEW = 4  # sequences per batch if the whole text is shorter than SEQ_LEN, as in a quick test
 SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is shorter
 
 
@@ -46,7 +46,7 @@ class Draft:
     context: int | None = None  # the context length of the model in tokens; None if it is unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # number of tokens of all documents so far
-    # number of sequences that were dropped because they are empty or repeat themselves
+    # number of sequences that were dropped, because they are empty or repeat themselves
     dropped: int = 0
 
     def __post_init__(self) -> None:
@@ -74,12 +74,12 @@ class Draft:
 
     @property
     def seq_len(self) -> int:
-        """Tokens per sequence."""
+        """The number of tokens per sequence."""
         return min(SEQ_LEN, self.needed, self.context or sys.maxsize)
 
     @property
     def sequences(self) -> int:
-        """Sequences per batch."""
+        """The number of sequences per batch."""
         return SEQUENCES if self.needed >= SEQ_LEN else min(FEW, SEQUENCES)
 
     @property
@@ -88,7 +88,11 @@ class Draft:
         return self.needed - self.tokens
 
     def show(self, reach: Reach, beside: int = 0) -> None:
-        """Show the progress. beside: number of tokens of a batch that is still being written."""
+        """Show the progress.
+
+        reach: a callback that takes the progress. beside: the number of tokens so far of a batch
+        that is still being written.
+        """
         tokens = min(self.tokens + beside, self.needed)
         reach(tokens, tokens)
 
@@ -117,11 +121,11 @@ class Draft:
 def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
     """Let the model write the text of a draft.
 
-    The model samples from its predicted distribution (temperature 1). The model does not stop at
-    EOS, because it was trained on sequences of several documents. The result can be stored as JSON,
-    and `written_text` turns it into a text.
+    Each token is sampled from the distribution that the model predicts (temperature 1). Sequences
+    do not stop at EOS, because the model was trained on sequences of several documents. The result
+    can be stored as JSON, and `written_text` turns it into a text.
 
-    work: the working directory. Batches that an interrupted run has stored there are used again.
+    work: the working directory, which stores batches. Batches of an interrupted run are used again.
 
     Raises:
         ValueError: almost all sequences are empty or repeat themselves.
@@ -163,24 +167,26 @@ def written_text(written: dict[str, Any]) -> Text:
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many batches can be written at the same time without writing too much text.
+    """Return how many of the next batches can be written at the same time.
 
-    The number is 0 if the text is complete.
+    These are the batches that are certainly needed. If the text is complete, the number is 0.
     """
     if draft.left <= 0:
         return 0
-    # assume 10 % more tokens, because a text may have more tokens when it is tokenised again
+    # assume that batches have 10 % more tokens, because a text may have more tokens when it is
+    # tokenised again than when it was sampled
     tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
-    # The last batch has another size, so a batch that may be the last one is not written in
-    # advance.
+    # The size of the last batch depends on the length of the text so far. So a batch that may be
+    # the last one is written only after all other batches.
     last_batch = 1.5 * draft.sequences * draft.seq_len / 1.02
     others = int((draft.left - last_batch) // tokens_per_batch)
     return 1 + max(0, others)
 
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
-    """Write the next batch, tokens_NT. reach: a callback that shows the progress."""
-    # Write 2 % more than needed, because the text may have fewer tokens when it is tokenised again.
+    """Write the next batch, and return its tokens_NT. reach: a callback that takes the progress."""
+    # Write 2 % more tokens than needed, because the text may have fewer tokens when it is tokenised
+    # again than when it was sampled.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)
     if sequences >= 1.5 * draft.sequences:
         sequences = draft.sequences

@@ -1,7 +1,12 @@
 """Record the statistics of a layer with forward hooks, inside a `with` block.
 
+A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
+its experts. Every fifth calibration window is held out, to test compensations and the trials of
+structure=search. The tokens of these windows are called held-out tokens, and the tokens of all
+other windows are called fitting tokens.
+
 Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size
-· M members of a block.
+· M members of a block · E[…] mean over tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,8 +48,8 @@ class Comoments:
     def add(self, activation: Tensor, about_zero: bool = False) -> None:
         """Add a batch of activations (…, I).
 
-        about_zero: whether the origin is zero. Then tokens whose activations are all zero can be
-            left out of the batch.
+        about_zero: whether the origin is zero. If it is, tokens whose activations are all zero can
+            be left out of the batch.
         """
         activation_TI = activation.flatten(end_dim=-2).float()
         if self._products is None:
@@ -57,7 +62,10 @@ class Comoments:
         self._products.add_products(activation_TI - self._origin_I)
 
     def finish(self, num_tokens: int, mean_I: Tensor) -> Symmetric:
-        """Return the co-moments. num_tokens, mean_I: the number and the mean of all tokens."""
+        """Return the co-moments about the mean of all tokens.
+
+        num_tokens, mean_I: the number of all tokens, and the mean of their activations.
+        """
         assert self._products is not None
         if self._origin_I is not None:
             shift_I = mean_I - self._origin_I.to(widest_float(mean_I.device))
@@ -76,7 +84,7 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
-        # `LayerStatistics.routed` for the tokens of this process
+        # `LayerStatistics.routed`, but only over the tokens of this process
         self.routed: list[Statistics] = []
         # for each member, the sum of the squares of the router's weights
         self.routed_M: Tensor | float = 0.0
@@ -85,7 +93,7 @@ class BlockRecorder:
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Record a batch. This method is a forward pre-hook of the module `Block.watched`.
 
-        mask_P: see `Block.observe`.
+        mask_P: mask of the positions to record (`Block.observe`).
         """
         seen = self.block.observe(args, mask_P)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
@@ -129,7 +137,7 @@ class BlockRecorder:
 def _merged(
     before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None
 ) -> list[Statistics]:
-    """Return the statistics of each member with the activations of one more batch.
+    """Merge the activations of one more batch into the statistics of each member.
 
     before: the statistics of the earlier batches; empty before the first batch.
     batch: the activations of the batch, one tensor per member. num_tokens: see `batch_statistics`.
@@ -139,7 +147,7 @@ def _merged(
 
 
 class ResidualRecorder:
-    """Sums 1 / ‖h_t‖² over the tokens t of the input h of a decoder layer."""
+    """Sums 1 / ‖h_t‖² over tokens t. h_t is the input of a decoder layer at token t."""
 
     def __init__(self) -> None:
         self.total: Tensor | float = 0.0
@@ -148,7 +156,7 @@ class ResidualRecorder:
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Record a batch. This method is a forward pre-hook of the layer.
 
-        mask_P: see `Block.observe`.
+        mask_P: mask of the positions to record (`Block.observe`).
         """
         hidden_TD = args[0].flatten(end_dim=-2).float()
         if mask_P is not None:
@@ -175,7 +183,7 @@ class LayerRecorder:
 
     @contextmanager
     def recording(self, mask_P: Tensor | None) -> Iterator[None]:
-        """Record the batch that runs inside the `with` block. mask_P: see `Block.observe`."""
+        """Record the batch that runs inside the `with` block. mask_P: the positions to record."""
         hooks = [self.layer.register_forward_pre_hook(partial(self.residual.record, mask_P))]
         for recorder in self.blocks:
             watched = recorder.block.watched
@@ -191,8 +199,8 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     """Return the statistics of a layer from one or two recorders.
 
     A single recorder has seen all windows. With two recorders, the first has seen the fitting
-    windows, and the second the held-out windows. Then `Statistics.parts` has the statistics of each
-    recorder, with their co-moments.
+    windows, and the second the held-out windows. If there are two recorders, `Statistics.parts` has
+    the statistics of each of them, with co-moments.
 
     Raises:
         ValueError: activations are not finite. The message names the block.
@@ -209,7 +217,7 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
 
 
 def _members(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, ...]:
-    """Return the statistics of each member of a block from its one or two recorders."""
+    """Return the statistics of each member of a block from the block's one or two recorders."""
     finished = [recorder.finish() for recorder in recorders]
     if len(finished) == 1:
         return finished[0]
@@ -220,11 +228,11 @@ def _members(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, ...]:
 
 
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
-    """Return E[w_m²] of each member m over all recorded tokens, in float32 precision.
+    """Return E[w_m²] of each member m over all recorded tokens, rounded to float32.
 
     The router multiplies the output of member m by w_m, which is 0 for tokens that are not sent to
     m. If the output of the member has an error e that is independent of w_m, the output of the
-    layer has the mean squared error E[w_m²] · E‖e‖². Without a router, the tuple is empty.
+    layer has the mean squared error E[w_m²] · E[‖e‖²]. Without a router, the result is empty.
     """
     of_process = list[tuple[int, Tensor]]()
     for recorder in recorders:
@@ -239,14 +247,14 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 
 
 def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
-    """Return E[1 / ‖h_t‖²] over all recorded tokens, in float32 precision.
+    """Return E[1 / ‖h_t‖²] over all recorded tokens, rounded to float32.
 
     h_t: the input of the layer (the residual stream) at token t. If the output of a block has an
-    error e, E‖e‖² · E[1 / ‖h‖²] is its squared error relative to the residual stream of a typical
-    token. The simpler ratio E‖e‖² / E‖h‖² is no measure for a typical token, because a few tokens,
-    mostly the first token of a window, have massive activations, which later layers only pass on.
-    These tokens can make E‖h‖² 240 times as large as the mean over all other tokens (layer 12 of
-    SmolLM2-135M). The result is 0 if every hidden state is zero.
+    error e, E[‖e‖²] · E[1 / ‖h‖²] is the squared error relative to the residual stream of a typical
+    token. The simpler ratio E[‖e‖²] / E[‖h‖²] would not describe a typical token. The reason is
+    that a few tokens, mostly the first token of a window, have massive activations, which later
+    layers only pass on. These tokens can make E[‖h‖²] 240 times as large as its mean over all other
+    tokens (layer 12 of SmolLM2-135M). The result is 0 if every hidden state is zero.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

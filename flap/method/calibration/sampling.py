@@ -31,12 +31,13 @@ from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
-# stores the text of a batch, and the seconds that the model took to write it
+# stores a batch of text, and the seconds that the model took to write it
 BATCH: Kind[Any] = as_json("batch")
-# The config sections whose texts a model can write. Each section has different random draws, so
-# that a model is not trained on the text that it was calibrated on.
+# The config sections whose texts a model can write. The random draws differ between the sections,
+# so that a model is not trained on the text that it was calibrated on.
 USES = ("calibration", "recover")
-# A sequence is dropped as a loop if the share of distinct 4-grams in the sequence is below this.
+# A sequence repeats itself, and is dropped, if the share of distinct ones among its 4-grams is
+# below this value.
 DISTINCT = 0.5
 
 
@@ -46,14 +47,14 @@ def batches(
     at_once: Callable[[int], int],
     notes: Notes[Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of text that a model writes for windows, one after another.
+    """Yield the batches of text that a model writes for `windows`, one after another.
 
-    Each batch has its own random seed, so its text does not depend on which process has written the
-    earlier batches.
+    Each batch has a separate random seed, so its text does not depend on which process has written
+    the earlier batches.
 
     write: a function that writes the batch with a given index.
-    at_once: a function that returns how many batches, from a given index on, may be written at the
-        same time, or 0 if the text is complete.
+    at_once: a function that returns how many batches may be written at the same time, beginning
+        with the batch with a given index. It returns 0 if the text is complete.
     notes: stores the batches. Batches that an interrupted run has stored are not written again.
     """
 
@@ -67,9 +68,9 @@ def batches(
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
-    """Return the model in memory if it fits there. Otherwise, warn and return the model unchanged.
+    """Return the model in memory if it fits there. Otherwise, warn, and return the model as it is.
 
-    where: the option that needs the text, for the warning.
+    where: the option that needs text from the model, for the warning.
     """
     if model.fits_in_memory():
         return model.in_memory()
@@ -89,7 +90,7 @@ def sample(
     length: int,
     on_token: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """At temperature 1, sample sequences that begin with the token `first`. Return tokens_NT.
+    """Sample sequences that begin with the token `first`, at temperature 1, and return tokens_NT.
 
     Options in the model's generation_config, such as penalties or stop tokens, are ignored.
 
@@ -114,10 +115,11 @@ def continued(
     answers: Answers,
     stops: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Return the tokens that the model writes after each prompt, before an end-of-sequence token.
+    """Return the tokens that the model writes after each prompt, up to an end-of-sequence token.
 
-    Options in the model's generation_config are ignored, except its end tokens. The end token of
-    the tokenizer ends an answer, too.
+    Options in the model's generation_config are ignored, except its end-of-sequence tokens. The
+    end-of-sequence token of the tokenizer ends the text after a prompt, too. End tokens are not
+    returned.
 
     stops: texts at which decoding may end. The caller must ignore the tokens after such a text.
     """
@@ -165,7 +167,7 @@ def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """Return the tokens of an answer before its first end token."""
+    """Return the tokens before the first end-of-sequence token."""
     for position, token in enumerate(tokens):
         if token in ends:
             return list(tokens[:position])
@@ -176,8 +178,8 @@ class Drawn(LogitsProcessor):
     """A logits processor that draws a token, so that greedy decoding samples at temperature 1.
 
     The processor needs one uniform random number per drawn token. The option `do_sample` of
-    transformers needs one exponential random number for each token of the vocabulary, which took
-    half of the time of sampling on a CPU.
+    transformers needs one exponential random number for each token of the vocabulary. On a CPU,
+    drawing these numbers took half of the time of sampling.
 
     on_token: called before each new token, with the number of tokens so far in each sequence.
     """
@@ -200,7 +202,7 @@ def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     """During a `with` block, compute the attention of a single query with two matrix products.
 
     Only models on a CPU are changed. The attention kernel of torch 2.13 for CPUs is made for many
-    queries, and took two thirds of the time of a decoding step.
+    queries. With one query, it took two thirds of the time of a decoding step.
     """
     if model.device.type != "cpu":
         yield
@@ -223,7 +225,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Return softmax(scaling · Q Kᵀ) V, of shape NTHD, for a single query that sees all keys.
 
-    In all other cases, call the attention function of transformers.
+    With several queries, a mask or a position bias, call the attention function of transformers
+    instead.
     """
     if query_NHTD.shape[2] > 1 or mask is not None or options.get("position_bias") is not None:
         usual: tuple[Tensor, None] = sdpa_attention_forward(

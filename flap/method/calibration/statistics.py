@@ -1,6 +1,11 @@
 """Compute statistics of channels for a batch, merge them over batches, and store them in a file.
 
-Legend: I input channels of an output projection · T tokens.
+A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
+its experts. Every fifth calibration window is held out, to test compensations and the trials of
+structure=search. The tokens of these windows are called held-out tokens, and the tokens of all
+other windows are called fitting tokens.
+
+Legend: I input channels of an output projection · T tokens · E[…] mean over tokens.
 """
 
 from collections.abc import Sequence
@@ -34,14 +39,14 @@ class Statistics:
     mean_I: Tensor  # mean of each channel, in float64, or in float32 on mps
     # for each channel, the sum of squared deviations from the mean, in the dtype of the mean
     deviation_I: Tensor
-    # for each pair of channels, the sum of products of deviations from the means; None without
-    # covariances
+    # for each pair of channels, the sum of the products of their deviations from the means; None if
+    # no covariances are needed
     comoments: Symmetric | None = None
     # statistics of the fitting tokens and of the held-out tokens, each with co-moments; None if
     # the statistics of all tokens were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
-    # first-order effect of each unit (`gradients.first_order_effects`); None unless the metric
-    # needs gradients
+    # first-order effect of removing each unit on the loss (`gradients.first_order_effects`); None
+    # unless the metric needs gradients
     effect_U: Tensor | None = None
 
     @property
@@ -71,7 +76,7 @@ class Statistics:
 class LayerStatistics:
     """Statistics of the input of one layer, and of the inputs of its output projections."""
 
-    blocks: Pair[tuple[Statistics, ...]]  # for each of the two blocks, statistics of each member
+    blocks: Pair[tuple[Statistics, ...]]  # for attention and MLP, statistics of each member
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
     # E[w²] of the router's weights w of each member (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()
@@ -84,7 +89,7 @@ class LayerStatistics:
 def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Statistics:
     """Return the statistics of a batch of activations (…, I), without co-moments.
 
-    Each position of the batch is a token.
+    Each vector of I activations belongs to one token.
 
     num_tokens: the number of all tokens, if tokens with zero activations are left out of the batch;
         None if the batch has all tokens.
@@ -96,8 +101,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # `mean_I` was rounded to float32. The mean of the centred values corrects this rounding in
-        # the mean and in the deviation.
+        # `mean_I` was rounded to float32. The mean of the centred values is the rounding error, by
+        # which the mean and the deviation are corrected.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
@@ -110,7 +115,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
     The result is exact except for rounding (Chan, Golub and LeVeque 1979). The result has no
-    co-moments, because `Covariance` merges co-moments in strips.
+    co-moments, because the class `Covariance` merges co-moments, strip by strip.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
@@ -151,7 +156,7 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
 
 
 def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> Statistics:
-    """Merge the statistics of one member from all processes.
+    """Merge the statistics of one member of a block from all processes.
 
     The co-moments of the result are Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ), summed over
     the processes r (Chan, Golub and LeVeque 1979). C_r, T_r and mean_r are the co-moments, the

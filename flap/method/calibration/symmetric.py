@@ -1,7 +1,10 @@
-"""A symmetric matrix in about half of the memory, as strips of rows that begin at the diagonal.
+"""A symmetric matrix in about half of the memory: most of its mirror elements are not stored.
 
-Legend: I rows and columns · S rows of a strip · J columns of a strip · R selected rows · T rows of
-a factor · O rows of a map.
+The rows are divided into strips. A strip stores only the columns from its first diagonal element
+on.
+
+Legend: I rows and columns · S rows of a strip · J columns of a strip · R selected rows · T tokens ·
+O outputs of a linear map.
 """
 
 from collections.abc import Iterator
@@ -17,11 +20,12 @@ STRIP = 256  # number of rows in a strip of a symmetric matrix
 class Symmetric:
     """A symmetric matrix in float32.
 
-    The strips have I · (I + STRIP) / 2 elements, which is 58 % of the whole matrix at 1536
-    channels. The work of adding products is reduced in the same proportion.
+    The strips have I · (I + STRIP) / 2 elements, which is 58 % of the whole matrix if I is 1536.
+    `add_products` needs the same share of the operations for a whole matrix.
     """
 
-    # each strip_SJ has STRIP rows, and begins at the diagonal element of its first row
+    # each strip_SJ has STRIP rows (the last strip may have fewer), and begins at the diagonal
+    # element of its first row
     strips: tuple[Tensor, ...]
 
     @classmethod
@@ -43,7 +47,7 @@ class Symmetric:
             strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
 
     def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
-        """Add alpha · left rightᵀ. One vector must be a multiple of the other vector."""
+        """Add alpha · left rightᵀ. One vector must be a multiple of the other, for symmetry."""
         for rows, strip_SJ in self._by_rows():
             strip_SJ.addr_(left_I[rows], right_I[rows.start :], alpha=alpha)
 
@@ -59,20 +63,20 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            # by symmetry, columns of this strip contain the remaining elements of these rows
+            # by symmetry, this strip contains elements of the selected rows behind it, as columns
             if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)
         return matrix_RI
 
     def form(self, map_OI: Tensor) -> Tensor:
-        """Return the trace of M · A · Mᵀ, where A is this matrix and M the map."""
+        """Return the trace of M · A · Mᵀ, where A is this matrix and M is `map_OI`."""
         total = map_OI.new_zeros(())
         for rows, strip_SJ in self._by_rows():
             product_OJ = map_OI[:, rows] @ strip_SJ
             product_OJ *= map_OI[:, rows.start :]
-            # An element outside the square block on the diagonal counts twice, because its mirror
-            # element is not stored.
+            # An element outside the square at the diagonal counts twice, because its mirror element
+            # is not stored.
             block_OS = product_OJ[:, : len(strip_SJ)]
             total += 2 * product_OJ.sum() - block_OS.sum()
         return total
