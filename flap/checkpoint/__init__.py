@@ -1,5 +1,5 @@
 """Write checkpoints, which other tools can load without flap, and load them with flap.
 
-This file imports nothing, because vLLM also imports it with flap's plugin for vLLM, and the
-environment of vLLM may lack packages that the rest of flap needs.
+This file imports nothing, because vLLM imports it together with flap's plugin for vLLM
+(`vllm_plugin.py`), and vLLM's environment may lack packages that the rest of flap needs.
 """

@@ -23,7 +23,7 @@ def is_generated(card: Path) -> bool:
 
 
 def write_card(directory: Path, text: str) -> None:
-    """Write the model card of a checkpoint, unless the user has written a README.md there."""
+    """Write the model card of a checkpoint, unless the user has written its README.md."""
     card = directory / CARD
     if card.exists() and not is_generated(card):
         log.info("%s is not replaced, because it does not have the mark of flap's cards", card)
@@ -32,9 +32,10 @@ def write_card(directory: Path, text: str) -> None:
 
 
 def without_folders(value: Any) -> Any:
-    """Return a value in which each path is replaced by its last component.
+    """Return a copy of `value` (JSON data) in which each path is replaced by its last component.
 
-    Cards are published, and should not reveal the folders of the machine that wrote them.
+    Model cards are published, and should not reveal the folders of the machine that wrote them.
+    Texts that may be ids on the hub, such as org/name, are not replaced.
     """
     if isinstance(value, dict):
         return {without_folders(key): without_folders(item) for key, item in value.items()}

@@ -16,8 +16,8 @@ from flap.modeling import modeling_flap
 from flap.modeling.register import register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
 
-# Config keys whose values are not taken from the model's current config, because this module sets
-# them, or because they describe a class or a file instead of the model.
+# Config keys whose values are not taken from the model's current config. This module sets some of
+# them, and the others describe a class or a file instead of the model.
 _REPLACED = (
     *NOT_SHARED,
     "per_layer_config",
@@ -29,22 +29,23 @@ _REPLACED = (
 
 
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
-    """Change class and config of a model in place, so that it can be saved and loaded again.
+    """Change the class and the config of a model in place, so that a saved model can be loaded.
 
     If the base architecture in transformers can represent the pruned model, the model gets the
-    class and the config of this architecture (the stock form). Otherwise, it gets a class and a
-    config of `modeling_flap.py`, and this file is later saved with the weights.
+    class and the config of this architecture (the stock form). Otherwise, the model gets a class
+    and a config of `modeling_flap.py`, which is later saved with the weights.
 
     spare: the maximum number of parameters that the stock form may add as biases of zeros.
 
-    Returns: a text that says what is needed to load the checkpoint, and why.
+    Returns: what is needed to load the checkpoint. If transformers alone is not sufficient, the
+        text also says why.
     """
     adapter = placed.adapter
     shared = _shared_values(adapter.config)
-    # without a head_dim, transformers would compute it from the number of heads, which is pruned
+    # without this key, transformers would compute the head size from the pruned number of heads
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     base_config_class = stock_class(type(adapter.config))
-    # Falcon's config always computes head_dim from the number of heads, and rejects other values
+    # Falcon's config always computes head_dim from the number of heads, and accepts no value
     is_computed = isinstance(getattr(base_config_class, "head_dim", None), property)
 
     try:
@@ -92,10 +93,10 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
         text_config = text_config_class(**shared, allow_global_per_layer_attribute_access=True)
         config = whole_config(model, config_class, text_config, **added)
 
-    register_models(config_class)  # so that the Auto classes find the model class for this config
+    register_models(config_class)  # the Auto classes then find the model class
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(model)
-    # `save_pretrained` then saves tensors under the names of their modules, without conversions
+    # without conversions, `save_pretrained` saves tensors under the names of their modules
     model._weight_conversions = None
 
 

@@ -2,7 +2,7 @@
 
 The directory appears only after it is complete and the reloaded model has passed a check.
 
-Legend: N windows · T tokens per window.
+Legend: N token sequences · T tokens per sequence.
 """
 
 import os
@@ -51,9 +51,10 @@ OWN_FILES = (
 
 
 class DifferentError(RuntimeError):
-    """Raised if a reloaded checkpoint computes other logits than the model that was saved.
+    """Raised if the check of a checkpoint fails (`verify`).
 
-    This error means a bug in flap, and not a mistake of the user.
+    If the reloaded checkpoint computes other logits than the model that was saved, this is a bug in
+    flap, and not a mistake of the user. If logits are not finite, the model's weights are bad.
     """
 
 
@@ -71,9 +72,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     model: the directory of the dense model, which must not be overwritten.
 
     Raises:
-        ValueError: the directory has no name or a name that is too long, cannot be created, or is
-            inside or around the directory of the dense model; or it is not empty, and `overwrite`
-            is false or it contains no checkpoint of flap.
+        ValueError: the directory has no name or a name that is too long; or it cannot be created;
+            or it is the directory of the dense model, or inside or above it; or it is not empty,
+            and `overwrite` is false or it contains no checkpoint of flap.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:
@@ -109,7 +110,7 @@ def _overlap(one: Path, other: Path) -> bool:
 def make_label(
     plan: Mapping[str, Any], provenance: Mapping[str, Any], key: str = ""
 ) -> dict[str, Any]:
-    """Return the content of flap.json: how a checkpoint was made, and which units it has kept.
+    """Return the content of flap.json: how a checkpoint was made, and what pruning has kept.
 
     key: the key of the run (`Run.key`), by which the run recognises its checkpoint when it is
         started again. The key is empty if no run has made the checkpoint.
@@ -123,7 +124,7 @@ def make_label(
 def label_of(directory: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's flap.json.
 
-    Return {} if the file is missing or damaged, or if there are no safetensors.
+    Return {} if flap.json is missing or damaged, or if the directory has no safetensors file.
     """
     if not any(directory.glob("*.safetensors")):
         return {}
@@ -161,8 +162,9 @@ def save_checkpoint(
         this is a model that reads the new checkpoint; otherwise, it is `model`.
 
     Raises:
-        ValueError: `check_target` refuses the directory, or it cannot be written.
-        DifferentError: the reloaded checkpoint computes other logits.
+        ValueError: `check_target` refuses the directory, or the directory cannot be written.
+        DifferentError: the reloaded checkpoint computes other logits than `model`, or the logits
+            are not finite.
     """
     check_target(directory, overwrite)
     try:
@@ -205,11 +207,11 @@ def _is_own(path: Path) -> bool:
 def verify(model: PlacedModel, directory: Path) -> None:
     """Reload a checkpoint, and check that its logits for fixed token ids are those of the model.
 
-    The largest difference between two logits may be at most 1e-5 of the largest absolute logit.
+    No logit may differ by more than 1e-5 of the model's largest absolute logit.
 
     Raises:
         DifferentError: the logits of the model are not finite, or the reloaded logits differ from
-            them.
+            them by more than that.
     """
     tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size
     expected = model.logits(tokens_NT).float()

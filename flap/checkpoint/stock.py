@@ -58,7 +58,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
 
 
 def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
-    """Return the widths of a layer if all layers have the same widths.
+    """Return the widths of a layer, which must be the same in all layers.
 
     Raises:
         ValueError: layers differ in width, or transformers' grouped kernel for experts does not
@@ -124,7 +124,8 @@ def whole_config(
         if part is not None:  # the config of a missing part, such as an audio tower, is None
             present[name] = part
 
-    # the new config would otherwise reset the attention and experts implementations of its parts
+    # without these options, the new config would reset which implementations of attention and
+    # experts its parts use
     implementations = {}
     for kind in ("attn", "experts"):
         implementations[f"{kind}_implementation"] = {

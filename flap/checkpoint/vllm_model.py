@@ -8,7 +8,9 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
 class TransformersMoEForCausalLM(Mixture):
-    """The backend for mixtures of experts. vLLM looks it up by the name, which is that of its base.
+    """The backend for mixtures of experts.
+
+    vLLM looks this class up by its name, so it has the same name as its base class in vLLM.
 
     The fused kernels of vLLM run the experts, with a separate width for each layer. If experts have
     biases, or if layers differ in the number of experts, transformers runs the experts instead.
@@ -26,8 +28,8 @@ class TransformersMoEForCausalLM(Mixture):
             super(MoEMixin, self).recursive_replace()
             return
 
-        # vLLM reads the width of the experts from the config; if layers differ, it accepts a list
-        # with the width of each layer
+        # vLLM reads the width of the experts from the config, which may be a list with the width of
+        # each layer
         shared = self.text_config
         names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)

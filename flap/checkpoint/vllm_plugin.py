@@ -24,8 +24,9 @@ DENSE = "vllm.model_executor.models.transformers:TransformersForCausalLM"
 MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 
 # Mixtures of experts whose experts the fused kernels of vLLM 0.32 cannot run. For Gemma 4, vLLM
-# reads another config key for the number of experts per token. For Llama 4, vLLM gives a token only
-# to its chosen experts. For DeepSeek-V3, vLLM has no float32 kernel on a CPU.
+# reads the number of experts per token from another config key than transformers. For Llama 4, vLLM
+# gives a token only to its chosen experts, but transformers to all experts. For DeepSeek-V3, vLLM
+# has no float32 kernel on a CPU.
 RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
 # Pruned architectures that are not registered. vLLM 0.32 loads Falcon-H1, but generates another
 # text than transformers.
@@ -52,8 +53,8 @@ class Checks:
 def register() -> None:
     """Register the pruned architectures.
 
-    vLLM calls this function whatever model it serves, and stops if it raises an error. If this
-    version of vLLM has other registries, this function only logs a warning.
+    vLLM calls this function for every model that it serves, and stops if the function raises an
+    error. If the function does not fit this version of vLLM, it therefore only logs a warning.
     """
     try:
         from vllm import ModelRegistry

@@ -8,11 +8,12 @@ from typing import Any
 class Family:
     """The names of a family's modules and config keys.
 
-    The defaults are the names of LLaMA. Output projections are given as paths in a decoder layer,
-    which may lack its attention or its MLP. Input projections are in the same module as their
-    output projection. If one Linear combines query, key and value projections, its rows are ordered
-    unit after unit, or projection after projection if `stacked`. If one Linear combines gate and up
-    projections, all gate rows come before the up rows.
+    The defaults are the names of LLaMA. Output projections are given as paths in a decoder layer. A
+    layer may lack the attention or the MLP. Input projections are given by their names in the
+    module that also contains their output projection. If one Linear combines query, key and value
+    projections, its rows are ordered KV head after KV head, each with its query heads, or
+    projection after projection if `stacked`. If one Linear combines gate and up projections,
+    all gate rows come before the up rows.
     """
 
     # path of the decoder in the base model; empty if the base model itself is the decoder
@@ -48,7 +49,7 @@ class Family:
     num_experts: str = "num_experts"
     # config key with the number of experts that each token is routed to
     chosen_experts: str = "num_experts_per_tok"
-    # config key with the number of KV heads, which the config of multi-head attention may lack
+    # config key with the number of KV heads; a model with multi-head attention may lack this key
     kv_heads: str = "num_key_value_heads"
     # config key with the number of neurons of an MLP
     neurons: str = "intermediate_size"
@@ -216,7 +217,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 # A dict from the `model_type` of each vision-language architecture to the path of the language
-# model in the base model. The row for the language model is in FAMILIES.
+# model in the base model. The family of the language model is in FAMILIES.
 TOWERS = {
     **dict.fromkeys(
         ("gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"), "language_model"

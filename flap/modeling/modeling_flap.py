@@ -67,7 +67,7 @@ class PrunedConfigMixin:
 
     def __getattribute__(self, key):
         """Return an attribute, without transformers' warning about widths of the dense model."""
-        # `super(LAST_MIXIN, self)` means `object`, whose name torch.compile cannot trace
+        # `super(LAST_MIXIN, self)` means `object`, which torch.compile cannot trace by its name
         plain = super(LAST_MIXIN, self)
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
@@ -75,7 +75,7 @@ class PrunedConfigMixin:
 class PrunedModelMixin:
     """A model that first builds the dense architecture, and then each layer with its pruned widths.
 
-    When a checkpoint is loaded, the layers are built on the meta device, so this needs no memory.
+    When a checkpoint is loaded, all of this is built on the meta device, and needs no memory.
     """
 
     def __init__(self, config, *args, **kwargs):
@@ -123,8 +123,8 @@ class PrunedExpertsMixin:
 class PrunedEachMixin:
     """Experts of Llama 4 with output biases.
 
-    In Llama 4, each expert gets all tokens. A token that is not routed to the expert is a row of
-    zeros, and gets no bias.
+    In Llama 4, each expert gets all tokens. For an expert, each token that is not routed to it is a
+    row of zeros, and gets no bias.
     """
 
     def forward(self, hidden_states):
@@ -147,9 +147,9 @@ def add_biases(experts):
 
 
 def _head_dims(widths):
-    """Return a `per_layer_config` with only the head sizes, or None if all layers have the same.
+    """Return a `per_layer_config` with only the head sizes, or None if `widths` has no head sizes.
 
-    Layers of Gemma 4 differ in head size, and its classes read these sizes from the config.
+    Layers of Gemma 4 differ in head size, and Gemma 4's classes read these sizes from the config.
     """
     sizes = {}
     for i, layer in widths.items():
@@ -250,10 +250,10 @@ class RotaryConfig(LayerConfig):
 def _build(dense, layer_config, i, modules):
     """Build layer i with its pruned widths and biases.
 
-    modules: the value of `flap_modules`. Modules that are not pruned are taken from the dense
-        layer.
+    modules: the value of `flap_modules`. The modules in its list `unpruned` are taken from the
+        layer `dense`.
     """
-    # with this option, Gemma 4 would double the width of the MLP, which is already the final width
+    # with this option, Gemma 4 would double the MLP's width, although it is already the final width
     if getattr(layer_config, "use_double_wide_mlp", False):
         layer_config.use_double_wide_mlp = False
     if modules["square_attention"]:
@@ -303,7 +303,7 @@ def _build_square(layer_class, config, i, attention, output):
     config.num_attention_heads = hidden_size // config.head_dim
     layer = layer_class(config, i)
 
-    # 2. build an attention whose projections go from heads × head_dim to heads × head_dim
+    # 2. build an attention module whose projections go from heads × head_dim to heads × head_dim
     config.num_attention_heads = heads
     config.hidden_size = heads * config.head_dim
     narrow = type(getattr(layer, attention))(config, layer_idx=i)
@@ -331,9 +331,9 @@ def _linear(like, inputs, outputs, bias):
 
 
 def _match_bias(layer, path, bias):
-    """Replace the Linear at `path` if it should have a bias but has none, or the other way round.
+    """Replace the Linear at `path` if it lacks a bias, or if it has a bias that it should not have.
 
-    bias: whether the Linear should have a bias; None if it may have one.
+    bias: whether the Linear should have a bias; None if the Linear stays as it is.
     """
     linear = layer.get_submodule(path)
     if bias is not None and (linear.bias is not None) != bias:

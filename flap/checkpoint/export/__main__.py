@@ -1,4 +1,4 @@
-"""The command `python -m flap export CHECKPOINT FORMAT`, which exports to an inference engine."""
+"""The command `python -m flap export CHECKPOINT FORMAT`, for other inference engines."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     On an error, print one line and exit with code 1.
     """
     options = _parser().parse_args(arguments)
-    # imported here, because this import takes seconds, and --help and usage errors need not wait
+    # imported here, so that --help and usage errors do not wait seconds for this import
     from transformers.utils.logging import set_verbosity_error
 
     set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Read checkpoints for exports. Check that settings are supported and packages are installed."""
+"""Read checkpoints for exports, and check what an export needs: its packages, and the settings."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from flap.config import how_to_install, one_line, shown
 from flap.models import read_config, read_tokenizer
 from flap.models.weights import check_weights
 
-# A dict from the name of a format to the inference engine that runs it.
+# A dict from the name of an export format to the inference engine that reads this format.
 ENGINES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
 
@@ -35,22 +35,22 @@ def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedToken
 
 
 def head_dim(config: PreTrainedConfig) -> int:
-    """Return the number of channels of a head."""
+    """Return the number of channels of an attention head."""
     given = getattr(config, "head_dim", None)
     return int(given or config.hidden_size // config.num_attention_heads)
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the RoPE parameters of layers with full and with sliding attention, in this order."""
+    """Return the RoPE parameters of two kinds of layers: with full and with sliding attention."""
     rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
     return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
 
 
 def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
-    """Return the ids of the tokens at which transformers' `generate` ends a text.
+    """Return the ids of the tokens at which transformers' `generate` stops.
 
-    The ids come from generation_config.json, because config.json may have fewer ids for chat
-    models. Without a generation_config.json, the ids come from the config.
+    The ids come from generation_config.json, because the config.json of a chat model may have fewer
+    ids. Without a generation_config.json, the ids come from the config.
     """
     try:
         generation = GenerationConfig.from_pretrained(checkpoint)
@@ -66,8 +66,8 @@ class Shards:
     """The files and the shapes of a checkpoint's tensors, read from the safetensors headers.
 
     Raises:
-        ValueError: there is no safetensors file, a file is missing or damaged, or lacks a tensor
-            that the index assigns to it.
+        ValueError: there is no safetensors file; or a file is missing, is damaged, or lacks a
+            tensor that the index assigns to it.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -92,8 +92,8 @@ class Shards:
 def check_installed(kind: str, *modules: str) -> None:
     """Check that the packages for an export format are installed.
 
-    kind: the format. The extra of flap with the same name installs these packages.
-    modules: the names of modules in these packages.
+    kind: the format, which is also the name of the extra of flap that installs these packages.
+    modules: the names of modules that these packages contain.
 
     Raises:
         ValueError: a package is missing. The message says how to install the package.

@@ -16,8 +16,8 @@ from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)
 
-# Suffixes of the names of matrices that llama.cpp needs in f32: the position embeddings, the
-# routers, and the biases of experts.
+# Suffixes of the names of matrices that llama.cpp needs in f32: the biases of experts, the
+# routers, and the position embeddings.
 ALWAYS_F32 = (".bias", "ffn_gate_inp.weight", "position_embd.weight")
 
 

@@ -31,8 +31,8 @@ CONVERTER = (
 )
 ROPES = ("default", "linear", "yarn", "llama3")
 # The values of YaRN's parameters for which llama.cpp gives the same results as transformers. YaRN
-# interpolates between a first and a last channel. llama.cpp always rounds the two to whole numbers,
-# as transformers does if `truncate` is true.
+# interpolates between a first and a last channel. llama.cpp always rounds the indices of both to
+# whole numbers, as transformers does if `truncate` is true.
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 
 Widths = dict[str, int]  # numbers of heads and neurons of a layer; the keys are GGUF keys
@@ -87,8 +87,8 @@ def opened(
     """Return a GGUF writer with the hyperparameters of a model, and the tensors to write with it.
 
     Raises:
-        ValueError: a file of the checkpoint is damaged, or the architecture of llama.cpp does not
-            have one of the tensors.
+        ValueError: a file of the checkpoint is damaged, or llama.cpp's architecture `llama` lacks
+            one of the tensors.
     """
     tensors = llama_cpp_tensors(Shards(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
@@ -106,7 +106,7 @@ def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTens
     """Return all tensors of a checkpoint in float32, with llama.cpp's names and order of rows.
 
     Raises:
-        ValueError: the architecture of llama.cpp does not have one of the tensors.
+        ValueError: llama.cpp's architecture `llama` lacks one of the tensors.
     """
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
     tensors = []
@@ -129,8 +129,8 @@ def _read_converted(shards: Shards, name: str, head_dim: int) -> Tensor:
 def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
 
-    RoPE rotates pairs of channels: in transformers d and d + D/2, in llama.cpp 2d and 2d + 1. The
-    number of heads is computed from the number of rows, because layers may differ in it.
+    RoPE rotates pairs of channels: d and d + D/2 in transformers, 2d and 2d + 1 in llama.cpp. The
+    number of heads is computed from the number of rows, because layers may differ in their heads.
 
     tensor_R: the weight or the bias of the projection.
     """
@@ -165,8 +165,8 @@ def add_hyperparameters(
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_vocab_size(config.vocab_size)
-    # llama.cpp's default for the channels of a head is hidden size / number of heads, which is
-    # wrong after heads have been removed
+    # llama.cpp's default for the number of channels of a head is hidden size / number of heads,
+    # which is wrong after heads have been removed
     writer.add_key_length(dim)
     writer.add_value_length(dim)
     for name, value in widths[0].items():

@@ -1,4 +1,4 @@
-"""Find the GGUF file that a checkpoint came from."""
+"""Find the GGUF file from which the model of a checkpoint was loaded before pruning."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from flap.storage import load_json
 
 
 def source_gguf(model: str) -> Path | None:
-    """Return the GGUF file that a model came from, or None if there is no such file.
+    """Return the GGUF file from which a model was first loaded, or None if there is no such file.
 
     The flap.json of a checkpoint names the model that was pruned. This model may itself be a pruned
     checkpoint, whose flap.json is then read as well.
@@ -29,7 +29,7 @@ def source_gguf(model: str) -> Path | None:
 
 
 def _pruned_from(model: str) -> str:
-    """Return the name of the model from which a checkpoint was pruned.
+    """Return the hub id or the directory of the model that was pruned to make a checkpoint.
 
     Return "" if `model` is not a checkpoint of flap, or if pruning has also trimmed the vocabulary.
     """

@@ -1,7 +1,7 @@
 """Write a tokenizer into a GGUF file.
 
-llama.cpp implements several kinds of tokenizers (`tokenizer_kind.py`). A GGUF file names a kind and
-contains the vocabulary.
+llama.cpp implements several kinds of tokenizers (`tokenizer_kind.py`). A GGUF file names one of
+these kinds, and contains the vocabulary.
 """
 
 import json
@@ -29,8 +29,8 @@ def add_tokenizer(
 ) -> None:
     """Write the GGUF keys of a tokenizer.
 
-    source: the GGUF file that the model came from, if any. The keys are then copied from this file.
-    vocab_size: the number of embeddings of the model.
+    source: the GGUF file that the model came from. If there is one, the keys are copied from it.
+    vocab_size: the number of token embeddings of the model.
     ends: the ids of the tokens that end a text.
 
     Raises:
@@ -86,7 +86,7 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _merges(spec: dict[str, Any]) -> list[list[str]]:
-    """Return the pairs of tokens that BPE merges, in the order of their priority."""
+    """Return the pairs of tokens that BPE merges, the highest priority first."""
     merges = []
     for merge in spec["model"]["merges"]:
         # in older versions of tokenizer.json, a merge is "a b" instead of ["a", "b"]
@@ -95,7 +95,7 @@ def _merges(spec: dict[str, Any]) -> list[list[str]]:
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
-    """Return a score for each token, which is higher if its merge has a higher priority."""
+    """Return a score for each token, which grows with the priority of the token's merge."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
@@ -107,10 +107,11 @@ def _vocabulary(
 ) -> tuple[list[str], list[int]]:
     """Return the token and the type of each id below `vocab_size`. Unused ids get filler tokens.
 
-    Added tokens without an embedding are left out, unless the tokenizer needs them.
+    Added tokens that have no embedding and no special role are left out. The tokens with a special
+    role are BOS, EOS, UNK, PAD and the tokens that end a text.
 
     Raises:
-        ValueError: another token has no embedding.
+        ValueError: a token that must not be left out has no embedding.
     """
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
@@ -145,7 +146,7 @@ def _token_type(
     tokenizer: PreTrainedTokenizerBase,
     added: dict[int, dict[str, Any]],
 ) -> TokenType:
-    if spec["model"]["byte_fallback"]:  # bytes are represented by tokens such as <0x0A>
+    if spec["model"]["byte_fallback"]:  # the vocabulary has tokens for bytes, such as <0x0A>
         if i == tokenizer.unk_token_id:
             return TokenType.UNKNOWN
         if len(token) == 6 and token.startswith("<0x"):
@@ -158,10 +159,11 @@ def _token_type(
 def _add_special(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> None:
-    """Write the special tokens, whether texts begin with BOS and end with EOS, and chat templates.
+    """Write the special tokens, the chat templates, and whether texts begin and end with a token.
 
-    llama.cpp stops generating at each of three tokens: end of text (EOS), end of turn (EOT), and
-    end of message (EOM). Up to three ids in `ends` are written as these tokens, beginning with EOS.
+    These tokens are BOS at the beginning and EOS at the end of a text. llama.cpp stops generating
+    at each of three tokens: end of text (EOS), end of turn (EOT), and end of message (EOM). Up to
+    three ids in `ends` are written as these tokens, beginning with EOS.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

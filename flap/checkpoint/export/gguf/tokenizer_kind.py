@@ -2,7 +2,7 @@
 
 Each kind of tokenizer in llama.cpp has fixed steps that split a text before BPE merges tokens. This
 module recognises the kind by these steps. If no kind has the steps of a tokenizer, the tokenizer is
-refused, because llama.cpp would split texts differently than in training.
+refused, because llama.cpp would split texts differently than the tokenizer does.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Steps(NamedTuple):
 
     pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
     normalizer: str | None
-    ignore_merges: bool  # whether a word in the vocabulary becomes one token, without merges
+    ignore_merges: bool  # whether a word that is in the vocabulary becomes one token at once
 
 
 class TokenizerKind(NamedTuple):
@@ -31,12 +31,14 @@ class TokenizerKind(NamedTuple):
     space_prefix: bool  # whether a space is added before a text
 
 
-# The steps of byte-level BPE tokenizers. The keys are llama.cpp's names of the pre-tokenizers.
+# The steps of the supported byte-level BPE tokenizers. The keys are llama.cpp's names of the
+# pre-tokenizers.
 _BPE = {
     "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
     "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
     "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
-    # transformers also gives these steps to every byte-level BPE that it reads from a GGUF file
+    # transformers also gives these steps to every byte-level BPE tokenizer that it reads from a
+    # GGUF
     "gpt-2": Steps(["bytes and words"], None, ignore_merges=False),
 }
 
@@ -72,7 +74,7 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
 
 
 def _step_name(step: dict[str, Any]) -> str:
-    """Return the name of a pre-tokenizer's step, or the regular expression at which it splits."""
+    """Return the name of a pre-tokenizer's step, or the regular expression by which it splits."""
     match step:
         case {
             "type": "Split",
@@ -91,10 +93,10 @@ def _step_name(step: dict[str, Any]) -> str:
 def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
     """Return whether a SentencePiece tokenizer adds a space before a text.
 
-    Return None if the tokenizer has other steps. Like SentencePiece, llama.cpp adds a space before
-    the text and after each special token. The step Metaspace is accepted, although it differs
-    slightly: it adds no space to a text that begins with a space, and usually no space after
-    special tokens. llama.cpp has no option for this behaviour.
+    Return None if its steps are not those of a SentencePiece tokenizer. If llama.cpp adds spaces,
+    it does so as SentencePiece: before the text and after each special token. The step Metaspace is
+    accepted, although it adds spaces slightly differently: no space before a text that begins with
+    a space, and usually no space after special tokens. llama.cpp has no option for this behaviour.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}

@@ -32,7 +32,7 @@ REPLACED = (
     "layer_types",
     "sliding_window",
 )
-# The following dicts have config values for which mlx-lm gives the same results as transformers.
+# Dicts from config keys to the values for which mlx-lm gives the same results as transformers.
 SILU = {"hidden_act": ("silu",)}
 # mlx-lm uses one formula for all of these activation functions.
 GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}
@@ -84,9 +84,9 @@ def export_mlx(checkpoint: Path) -> Path:
 def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the content of `config.json` for mlx-lm.
 
-    The config has two additional keys, which the model file reads. `heads` has the numbers of query
-    heads and KV heads of each layer. `windows` has the length of the sliding window of each layer,
-    or None.
+    The config has two additional keys, which `modeling_flap_mlx.py` reads. `heads` has the numbers
+    of query heads and KV heads of each layer. `windows` has the length of the sliding window of
+    each layer, or None.
 
     Raises:
         ValueError: mlx-lm does not have this architecture, or would compute other logits.
@@ -136,7 +136,7 @@ def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
     """Return the config keys for sliding windows.
 
     For Gemma 3, these are mlx-lm's own keys. For all other architectures, it is the key `windows`,
-    which the model file reads.
+    which `modeling_flap_mlx.py` reads.
     """
     layers = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)

@@ -1,8 +1,8 @@
 """A pruned model for mlx-lm, whose layers differ in width. This file is saved with the weights.
 
 First, mlx-lm's model of the base architecture is built. Then each parameter gets the shape of its
-tensor in the safetensors files. Each attention gets its number of heads and its sliding window from
-`config.json`.
+tensor in the safetensors files. Each attention module gets its number of heads and its sliding
+window from `config.json`.
 
 This file was written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
@@ -16,7 +16,7 @@ from mlx_lm.utils import MODEL_REMAPPING
 # Names of the attributes that hold the number of heads in the architectures of mlx-lm.
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
-# For each architecture, parts of the tensor names in transformers, and the names in mlx-lm.
+# For each architecture, a dict from parts of transformers' tensor names to those of mlx-lm.
 RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": "embed_out."}}
 
 
@@ -74,7 +74,7 @@ class PrunedMixin:
     """A model whose parameters get the shapes of the loaded tensors."""
 
     def sanitize(self, weights):
-        """Give each parameter the shape of its tensor. Return the weights under mlx-lm's names."""
+        """Give each parameter the shape of its tensor. Return `weights` under mlx-lm's names."""
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
         weights = split_experts(weights)
