@@ -60,10 +60,10 @@ class ModelAdapter:
         return int(self.config.vocab_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits of final hidden states (…, hidden size).
+        """Return the logits for final hidden states (…, hidden size).
 
-        The model's own forward pass is run, with the decoder replaced, because some families cap or
-        scale the logits after the LM head.
+        The model's own forward pass is run, because some families cap or scale the logits after the
+        LM head. In this pass, a function that returns the given states replaces the decoder.
         """
         output = DecoderOutput(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
         any_token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
@@ -89,11 +89,11 @@ class ModelAdapter:
         return (hidden,) if self.family.tuples else hidden
 
     def parent(self, layer: int, path: str) -> Any:
-        """Return the module of a layer that holds the projection at `path`."""
+        """Return the module in a layer that contains the projection at `path`."""
         return self.layers[layer].get_submodule(path.rpartition(".")[0])
 
     def attention(self, layer: int) -> Block:
-        """Return the block of a layer's attention, whose units are KV heads with their query heads.
+        """Return a layer's attention as a block, whose units are KV heads with their query heads.
 
         An attention that cannot be divided into heads is a single unit, which always stays.
         """
@@ -161,7 +161,7 @@ class ModelAdapter:
         return path in dict(self.layers[layer].named_modules())
 
     def mlp(self, layer: int) -> Block:
-        """Return the block of a layer's MLP, whose units are neurons.
+        """Return a layer's MLP as a block, whose units are neurons.
 
         If the layer has no MLP, the block is empty.
         """
@@ -255,7 +255,7 @@ class ModelAdapter:
             _update(module, {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
-        """Return a layer's entry in `per_layer_config`: all config values that pruning changes."""
+        """Return the values of a layer for `per_layer_config` (`modeling_flap.py`)."""
         attention, mlp = self.blocks(layer)
         return {
             **self.widths(layer),
@@ -268,13 +268,13 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters, in all layers, of experts that a token is not routed to."""
+        """The number of parameters of experts that a token is not routed to, in all layers."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:
         """Return the number of prunable parameters in all layers.
 
-        The pruning ratio is a fraction of this number.
+        The pruning ratio is relative to this number.
         """
         pairs = map(self.blocks, range(len(self.layers)))
         return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)

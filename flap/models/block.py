@@ -1,7 +1,7 @@
 """The attention or the MLP of one layer as a block, divided into the units that are pruned.
 
 Legend: U units · C input channels of a unit in the output projection · R rows of a unit in an input
-projection · T tokens · P positions of a batch · M members of a block.
+projection · T tokens · P positions of a batch · M members of a block (`Block.members`).
 """
 
 from abc import ABC, abstractmethod
@@ -44,7 +44,7 @@ class LinearLike(ABC):
 
 
 class Observed(NamedTuple):
-    """The inputs of a block's output projections in one forward pass, separate for each member."""
+    """The inputs of the output projections of a block's members in one forward pass."""
 
     # For each member, the inputs (…, channels) of its output projection. Only tokens that are
     # routed to the member are included.
@@ -53,10 +53,10 @@ class Observed(NamedTuple):
     # expert then counts as a row of zeros in the activations of this expert.
     num_tokens: int | None = None
     # If neurons of experts are the units: the router's factors for the outputs of the members. The
-    # factor is 0 if the token is not routed to the member.
+    # factor of a token is 0 for members that the token is not routed to.
     weight_TM: Tensor | None = None
     # If whole experts are the units: for each expert, its outputs for the tokens that are routed to
-    # it, followed by the fields of `whole_experts.OfToken` as last columns.
+    # it, with the fields of `whole_experts.OfToken` as additional columns at the end.
     routed: Iterable[Tensor] = ()
 
 

@@ -17,22 +17,22 @@ EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 # Number of bits in the significand of each floating-point type.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
-# Rounding errors below are relative to the norm of the weights. If normally distributed weights are
+# Rounding errors are relative to the norm of the weights. If normally distributed weights are
 # quantised to b bits in blocks of 32, the rounding error is 1.37 / 2^b. For the weights of trained
-# models and for other block sizes, it is up to 1.5 times as large.
+# models and for other block sizes, this error is up to 1.5 times as large.
 ROUNDING = 1.5 * 1.37
 ROWS = 16384  # number of rows that are compared at a time
 
 
 def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
-    """Replace LM head and embedding by the more precise of them if they differ only by rounding.
+    """Tie LM head and embedding to the more precise of the two if they differ only by rounding.
 
     The embedding E and the LM head H differ only by rounding if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b. Here b
     is the number of bits per weight of the less precise matrix. If b = 1, nothing is tied, because
     unrelated matrices may also satisfy this condition.
 
-    The decision uses the weights and not the architecture, because tied models (LLaMA 3.2 1B) and
-    untied models (LLaMA 3.1 8B) may have the same config class.
+    The decision uses the weights and not the architecture, because a tied model (LLaMA 3.2 1B)
+    and an untied model (LLaMA 3.1 8B) may have the same config class.
 
     Returns: a description of the change, or an empty string if nothing was tied.
     """

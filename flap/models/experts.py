@@ -39,7 +39,7 @@ class ExpertInputs(NamedTuple):
 class ExpertsBlock(Block):
     """All experts of a layer as one block.
 
-    The members of the block are the experts, and its units are their neurons.
+    The members of the block are the experts. The units of the block are the neurons of all experts.
     """
 
     output: Stacked
@@ -161,9 +161,9 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
 def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return the inputs of the experts of Llama 4.
 
-    In Llama 4, each expert gets all tokens, multiplied by the router's weight. A token that is not
-    routed to the expert has the weight zero. Such tokens are recognised by their zeros, and left
-    out.
+    In Llama 4, each expert gets all tokens, multiplied by the router's weight. If a token is
+    not routed to an expert, its weight for this expert is zero. Such tokens are recognised by their
+    zeros, and left out.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]

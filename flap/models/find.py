@@ -74,8 +74,8 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-# The runs of a sweep share one source. If a file of the model changes, `state` changes, and the
-# model is read again.
+# The runs of a sweep share one `CheckpointSource`. If a file of the model changes, `state` changes,
+# and the model is read again.
 @lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any

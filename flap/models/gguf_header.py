@@ -2,7 +2,8 @@
 
 transformers converts most keys of a GGUF into config keys, and leaves all other config keys at
 their defaults. This module sets some of the other config keys, so that transformers computes the
-same as llama.cpp. If transformers would still compute something else, the file is refused.
+same as llama.cpp. If transformers would still compute something else than llama.cpp, the
+file is refused.
 """
 
 import re
@@ -17,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 BLOCK = re.compile(r"blk\.(\d+)\.")  # the beginning of the name of each tensor in a layer
 SUFFIXES = (".weight", ".bias")
 ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that is converted to config keys
-# A dict from tensors of a GGUF to the config key that says whether they have a bias.
+# A dict from tensors of a GGUF to the config key that says whether these have a bias.
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
 # llama.cpp recognises the 27B models of Gemma by these numbers of layers.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
@@ -119,7 +120,7 @@ class GGUFHeader:
         """Set the scale of attention scores and the soft caps to the values of llama.cpp.
 
         A GGUF has no key for the scale. In llama.cpp, the scale follows from the number of channels
-        of a head, except in the 27B models.
+        of a head. In the 27B models, it follows from hidden size / number of heads instead.
         """
         if config.num_hidden_layers == LAYERS_OF_27B[self.architecture]:
             config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
@@ -150,7 +151,7 @@ def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set the RoPE of LLaMA 3, and return whether its frequencies are those of the GGUF.
+    """Set the RoPE of LLaMA 3, and return whether the frequencies are then those of the GGUF.
 
     factors: the tensor `rope_freqs.weight` of the GGUF, which has a divisor for the frequency of
         each pair of dimensions.

@@ -24,9 +24,9 @@ from flap.storage.atomic_files import sync, write_text
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
-# Minimum seconds between two updates of the journal. An interruption loses the work since the last
-# update. More frequent updates would be slow, because syncing the files and computing their
-# checksums can take longer than running a layer of a small model.
+# Minimum seconds between two updates of journal.json (`HiddenFiles`). An interruption loses the
+# work since the last update. More frequent updates would be slow, because syncing the files and
+# computing their checksums can take longer than running a layer of a small model.
 SECONDS_BETWEEN_RECORDS = 10.0
 Shapes = Sequence[tuple[int, ...]]
 
@@ -48,7 +48,7 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def new(self, shapes: Shapes, dtype: torch.dtype) -> tuple[list[Tensor], str]:
-        """Allocate a file for tensors of these shapes. Return the tensors and the file's name.
+        """Allocate a file, and map tensors of these shapes to it. Return them and the file's name.
 
         Raises:
             ValueError: the disk is too small.
@@ -106,7 +106,8 @@ class HiddenFiles:
     def _read(self) -> tuple[int, dict[str, str]]:
         """Read the journal. Return the number of finished layers, and the file of each stream.
 
-        Return 0 and no files if the journal is missing, or if the journal or a file is damaged.
+        Return 0 and no files if the journal is missing or damaged, or if a file with hidden states
+        is damaged.
         """
         if not (self.folder / JOURNAL).is_file():
             return 0, {}

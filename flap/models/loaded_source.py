@@ -1,4 +1,4 @@
-"""The source of a run that prunes a model which the caller has loaded."""
+"""Describe the dense model of a run if the caller has loaded this model."""
 
 import copy
 from collections.abc import Callable
@@ -99,7 +99,7 @@ class LoadedSource(ModelSource):
 
 
 def check_plain(model: PreTrainedModel) -> None:
-    """Check that the weights of a loaded model are not quantised, so that they can be sliced.
+    """Check that a loaded model has plain weights, which can be sliced, and no adapters.
 
     Raises:
         ValueError: the weights are quantised, or have a dtype that is no floating-point type of at

@@ -1,4 +1,4 @@
-"""Access the parts of mixtures of experts. Some of their layers may have a plain MLP instead."""
+"""Access the parts of mixtures of experts. Some layers may have a plain MLP instead of experts."""
 
 from typing import Any
 
@@ -57,5 +57,5 @@ class MixtureAdapter(ModelAdapter):
             router.num_experts = experts.num_experts
 
     def _experts(self, layer: int) -> Any:
-        """Return the experts of a layer, or None if it has a plain MLP."""
+        """Return the experts of a layer, or None if the layer has a plain MLP."""
         return dict(self.layers[layer].named_modules()).get(self.family.experts)

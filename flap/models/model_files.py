@@ -26,7 +26,7 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model in files, with the device and the dtype with which a placement opens it.
+    """A model in files, with the device and the dtype that it gets when it is opened.
 
     In a dry run, the weights need not exist, and this machine need not have the device.
     """

@@ -2,7 +2,7 @@
 
 A placement defines where the weights of a model are, and how they get to the device that runs them.
 
-Legend: N windows · T tokens per window · P positions of a batch.
+Legend: N windows (token sequences) · T tokens per window · P positions of a batch.
 """
 
 import copy
@@ -66,7 +66,7 @@ class PlacedModel(ABC):
         """
 
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
-        """Return `work` if layers are read from files (`streams`), else NOT_KEPT.
+        """Return `work` if layers are read from files (`streams`), else no directory.
 
         Steps that change a model in memory cannot resume after an interruption, because the changes
         are lost with the process.
@@ -150,7 +150,7 @@ class PlacedModel(ABC):
 
         `recordings[i]` is called with the mask of each batch, and the context manager that it
         returns is active while layer i runs. After an interruption, a model that is read from files
-        runs only the remaining layers.
+        runs only the layers that the interrupted run has not finished.
         """
         self.passes += 1
         for batch in progress(batches, "calibrate", Batch.numel):
@@ -162,7 +162,7 @@ class PlacedModel(ABC):
 
     @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the hidden states of each batch after the last norm.
+        """Yield the hidden states of each batch after the final norm.
 
         Embeddings, final norm and LM head are present at each yield.
         """

@@ -3,7 +3,7 @@
 Callers compute logits for one chunk of positions at a time, because the logits of a whole batch may
 be larger than the model.
 
-Legend: N windows · T tokens in each window · D hidden size.
+Legend: N windows (token sequences) · T tokens in each window · D hidden size.
 """
 
 from collections.abc import Callable, Iterator, Sequence

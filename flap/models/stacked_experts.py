@@ -20,7 +20,7 @@ from flap.models.block import LinearLike, set_tensor
 GATE_UP = "gate_up_proj"
 UP = "up_proj"
 DOWN = "down_proj"
-PARTS = {GATE_UP: 2, UP: 1}  # number of rows that a neuron has in these parameters
+PARTS = {GATE_UP: 2, UP: 1}  # number of rows of one neuron in each parameter
 # attributes of experts modules for the number of neurons
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")
 
@@ -51,7 +51,8 @@ class Stacked(LinearLike):
         """Replace the weights and the biases.
 
         The rows, or the columns of the down projection, are divided equally among the experts. If
-        `whole`, an expert keeps its size, and the number of experts follows from the new weights.
+        `whole` is true, an expert keeps its size, and the number of experts follows from the new
+        weights.
         """
         axis = 1 if self.name == DOWN else 0
         number = self.experts.num_experts
@@ -91,7 +92,7 @@ def num_neurons(experts: Any) -> int:
 
 
 def as_stored(experts: Any, weight: Tensor) -> Tensor:
-    """Convert weights between (E, output, input) and the order of axes that the experts store.
+    """Convert weights between (E, output, input) and the order of axes in which they are stored.
 
     Experts whose attribute `is_transposed` is true store (E, input, output). The experts of Llama 4
     do so, too, but do not have this attribute.

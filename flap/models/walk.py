@@ -3,7 +3,7 @@
 A walk carries any number of streams (`Stream`) from layer to layer. A stream consists of the hidden
 states of some windows, which each layer updates.
 
-Legend: N windows · T tokens per window · P positions of a batch · D hidden size.
+Legend: N windows (token sequences) · T tokens per window · P positions of a batch · D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,7 +74,7 @@ class Stream:
 
 
 class Walk:
-    """One visit to every decoder layer of a model, whatever the placement of the model.
+    """One visit to every decoder layer of a model, whatever its placement (`PlacedModel`).
 
     Iteration yields the index of each layer while the weights of the layer are on the device. If
     there is a working directory, hidden states are in memory-mapped files, and a journal contains

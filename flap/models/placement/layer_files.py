@@ -134,7 +134,7 @@ class LayerFiles:
                     hf_quantizer=self.dequantiser,
                 ),
             )
-        # restore all conversions, because the call has removed those that this layer does not use
+        # restore all conversions, because the call removes those that this layer does not use
         self.model._weight_conversions = conversions
 
     @cached_property

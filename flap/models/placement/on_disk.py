@@ -132,8 +132,8 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            # the walk is in a generator of its own, which unmaps all files when it ends, because
-            # NFS cannot remove files that are still mapped
+            # NFS cannot remove files that are still mapped, so a separate generator runs the walk,
+            # and unmaps all files when it ends
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ class Spread(PlacedModel):
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Spread":
-        """Fill the GPUs with weights first, then host memory. The remaining weights stay on disk.
+        """Fill the GPUs with weights first, then host memory. Keep all other weights on disk.
 
         With model.device=cpu, no GPU is used. If a layer on disk is changed, it is written to a
         folder that is deleted with the model.
