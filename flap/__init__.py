@@ -1,9 +1,9 @@
 """FLAP: fluctuation-based adaptive structured pruning of large language models.
 
 The method is by An et al., AAAI 2024, arXiv 2312.11983. `flap.prune` prunes a model in memory.
-`flap.load` loads a pruned checkpoint. After `flap.register()`, the Auto classes of transformers
-load pruned checkpoints, too. `import flap` alone registers nothing and does not import torch. torch
-is imported when one of the three functions is first used.
+`flap.load` loads a pruned checkpoint. After `flap.register()`, the Auto classes of transformers,
+such as AutoModelForCausalLM, load pruned checkpoints, too. `import flap` alone registers nothing
+and does not import torch. The first use of one of these three functions imports torch.
 """
 
 from importlib import import_module
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "prune", "register"]
 __version__ = "0.1.0"
 
-# The module that defines each public function. A module is imported when its function is first
-# used.
+# The module that defines each public function. It is imported when the function is first used.
 _MODULES = {
     "prune": "flap.api",
     "load": "flap.checkpoint.load",

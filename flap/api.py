@@ -34,11 +34,11 @@ from flap.results import Report
 
 log = logging.getLogger(__name__)
 
-# Hydra overrides that `flap.prune` always sets. The caller's overrides come after these and take
+# Hydra overrides that `flap.prune` always passes. The caller's overrides come after them and take
 # precedence.
 DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
-# The config groups for which a caller can pass an object instead of a name, and the base class that
-# the object must have.
+# The config groups for which a caller can pass an object instead of a name, each with the base
+# class that the object must have.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
 # The models that `flap.prune` has already pruned in this process.
 _pruned: WeakSet[PreTrainedModel] = WeakSet()
@@ -65,47 +65,50 @@ def prune(
 ) -> Report:
     """Prune a model in place and return the report.
 
-    `model.save_pretrained` then writes a checkpoint that `flap.load` reads. Nothing is measured
-    or saved unless `overrides` ask for it: "eval=perplexity", or "checkpoint.save=true" with
-    "checkpoint.dir=…". Nothing is cached. The random states of torch, numpy and Python do not
-    change, and each module keeps its training or evaluation mode.
+    `model.save_pretrained` then writes a checkpoint that `flap.load` reads. flap.prune itself
+    measures and saves something only if `overrides` ask for it: "eval=perplexity" measures, and
+    "checkpoint.save=true" with "checkpoint.dir=…" saves. Nothing is cached. The states of the
+    random number generators of torch, numpy and Python do not change, and each module of the model
+    keeps its training or evaluation mode.
 
     Args:
-        model: a causal language model of transformers that has no adapters and is not quantised
+        model: a causal language model of transformers, without adapters and not quantised
         tokenizer: the tokenizer of the model
-        ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; by default 0.2
-        target: an upper limit on the size of the pruned model, given instead of a ratio, such as
-            {"bytes": 200e6}; the keys are the options of `target` on the command line
+        ratio: the share of the weights in the decoder's Linear layers to remove, 0 <= ratio < 1;
+            0.2 if neither target nor plan is given
+        target: upper limits on the size of the pruned model, given instead of a ratio, such as
+            {"bytes": 200e6}; the keys are the options in the section `target` of the config
         plan: the folder of a finished run, the path of its plan.json, or the name of a packaged
-            plan. The model keeps the units of this plan, so ratio, target, metric and structure
-            cannot be given together with a plan
-        metric: the metric that scores the importance of each channel: a name that the command line
-            knows, an object such as `WIFV()`, or a function
-            `score(weight_OI, statistics) -> score_I`. This function gets the weight of an output
-            projection with O outputs and I input channels, and gives channels that should stay
-            higher scores
-        structure: the structure that selects the units to remove: a name, or an object such as
-            `ALAM()`
-        compensation: the compensation for the removed units: a name, or an object such as
-            `BiasCompensation()`
+            plan. The pruned model keeps the units (attention heads, neurons or experts) that this
+            plan lists. Ratio, target, metric and structure cannot be given together with a plan
+        metric: the metric that scores the importance of each channel: a name such as "WIFV", an
+            object such as `WIFV()`, or a function `score(weight_OI, statistics) -> score_I`. This
+            function gets the weight of an output projection with O outputs and I input channels,
+            and the statistics of its inputs. It returns a score for each input channel; channels
+            with higher scores are kept first
+        structure: the structure, which selects the units to remove: a name such as "AL-AM", or an
+            object such as `ALAM()`
+        compensation: the compensation, which replaces the contribution of the removed units: a name
+            such as "bias", or an object such as `BiasCompensation()`
         method: the name of a preset of metric, structure, compensation and calibration
-        dataset: the calibration texts: the name of a corpus, a file, a mixture {name: weight},
-            or a list of texts, each of which is a document
+        dataset: the calibration texts: the name of a corpus, a file, a mixture {name: weight}, or a
+            list of strings, each of which is the text of a document
         num_samples: the number of calibration windows, at least 1
         seq_len: the number of tokens in a window, at most the context length of the model
         batch_size: the number of windows in a forward pass, at least 1
         bos: whether each window begins with the BOS token: True, False or "auto"
         propagate: whether each layer is calibrated on the outputs of the "dense" or of the "pruned"
             layers before it
-        overrides: further overrides of the command line, each as "key=value". A key that another
+        overrides: further options as on the command line, each as "key=value". A key that another
             argument sets is refused. "vocabulary=trim" also changes the tokenizer in place
 
-    Choices that are not given come from the preset `method`.
+    Metric, structure, compensation and calibration options that are not given come from the preset
+    `method`.
 
     Raises:
         ValueError: an argument is invalid. The message is one line that names the argument. The
-            model has not changed, with one exception: activations that are not finite are found
-            in a layer only after earlier layers have been pruned.
+            model has not changed then, with one exception: if the activations of a layer are not
+            finite, this is found only after earlier layers have been pruned.
     """
     source = LoadedSource(model, tokenizer)
     planned = {"ratio": ratio, "target": target, "metric": metric, "structure": structure}
@@ -145,7 +148,7 @@ def prune(
 
 
 def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the choices that are objects, by their config group.
+    """Return the choices that are objects instead of names, in a dict from config group to object.
 
     A function that is given as the metric becomes a `Metric`.
     """
@@ -162,7 +165,7 @@ def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
 def _check_overrides(
     overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]
 ) -> None:
-    """Check that no override sets a key that another argument or `flap.prune` itself decides.
+    """Check that no override sets a key that another argument or `flap.prune` itself sets.
 
     An override of this kind would have no effect, but the report would show it.
     """
@@ -184,9 +187,9 @@ def _check_overrides(
 
 
 def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
-    """Compose and check the config as the command line does.
+    """Compose and check the config in the same way as the command line.
 
-    This also works if the caller is itself a Hydra application.
+    This also works if the caller of `flap.prune` is itself a Hydra application.
     """
     dataset = values.get("calibration.dataset")
     texts = None
@@ -220,7 +223,7 @@ def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> Non
 
 @contextmanager
 def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
-    """Use torch's default settings in a `with` block, as the command line does.
+    """Use torch's default settings in a `with` block, because runs of the command line use them.
 
     The caller's settings (dtype, device, autocast, inference mode) are restored afterwards.
     """
@@ -245,7 +248,7 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
 def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
     """Restore the training or evaluation mode of each module after a `with` block.
 
-    A module that is created inside the block gets the mode of the model.
+    A module that is created inside the block gets the mode that the whole model had before it.
     """
     modes = {module: module.training for module in model.modules()}
     mode_of_model = model.training

@@ -1,11 +1,13 @@
 """The command line.
 
-This module parses the arguments and shows the results. `flap.pipeline` runs the stages.
+This module parses the arguments and shows the results. `flap.pipeline` runs the stages of a run,
+such as calibration, pruning and evaluation.
 
 `main` hands the command line to Hydra, which composes the config and calls `task` with it. In a
-sweep, Hydra calls `task` once for each cell. A run can have several processes, which torchrun or
-SLURM starts. All processes execute the same run, but only rank 0 writes the run's folder, prints to
-the console, and sends results to the tracker (`flap.runs.owner`).
+sweep, Hydra calls `task` once for each cell, which is one run of the sweep. A run can have several
+processes, which torchrun or SLURM starts. All processes execute the same run, but only rank 0
+writes the run's folder, prints to the console, and sends results to the tracker
+(`flap.runs.owner`).
 """
 
 import logging
@@ -62,9 +64,10 @@ SUBCOMMANDS = {
 def task(config: DictConfig) -> "Objective":
     """Run a composed config, as a single run or as one cell of a sweep.
 
-    Return the numbers that the option `objective` names, for sweepers that optimise.
+    Return the measured numbers that the option `objective` names. Hydra sweepers that search for
+    good options optimise these numbers.
     """
-    # `main` has protected the output, but a launcher may run this function in a new process
+    # `main` has called these functions already, but a launcher may run `task` in a new process
     protect_output()
     protect_secrets_of(config, HydraConfig.get().job.env_set)
     outcome = _attempt(config)
@@ -83,17 +86,17 @@ def task(config: DictConfig) -> "Objective":
 
 
 class Outcome(NamedTuple):
-    """How a run has ended: with an error, or with the numbers that `objective` names."""
+    """How a run has ended: with an error, or with the numbers that the option `objective` names."""
 
     error: str | None = None  # the error in one line; None if the run has finished
     objective: "Objective" = None
 
 
 def _attempt(config: DictConfig) -> Outcome:
-    """Execute the run of a config, and return how it ended.
+    """Execute the run that a config describes, and return how it ended.
 
-    An error is logged with its traceback. The exception itself is not returned, because its
-    traceback would keep the model in memory.
+    An error is logged with its traceback. Only the error's message is returned, because the
+    traceback of the exception would keep the model in memory.
     """
     owner = Owner(config, HydraConfig.get())
     run_dir = None
@@ -104,8 +107,8 @@ def _attempt(config: DictConfig) -> Outcome:
             run_dir = owner.open()
             if run_dir is None:
                 return Outcome()
-            # imported here because torch and transformers take seconds to import, and --help and
-            # the refusal of invalid values should not wait for them
+            # imported here because these modules import torch and transformers, which takes
+            # seconds; --help and the refusal of invalid values should not wait for this
             from flap.pipeline import check_room, execute
             from flap.results.objective import objective_of
             from flap.runs.preparation import prepare
@@ -126,7 +129,7 @@ def _attempt(config: DictConfig) -> Outcome:
 
 
 def _log_error(owner: Owner, line: str) -> None:
-    """Log the current exception, with its traceback in the log file."""
+    """Log the exception that is being handled, with its traceback in the log file."""
     log_file = owner.run_dir / LOG
     if owner.in_sweep:
         log.exception("%s: %s", owner.cell, line)
@@ -144,7 +147,7 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the terminal's encoding may lack some characters
+        sys.stdout.reconfigure(errors="replace")  # for characters that the terminal lacks
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         try:
@@ -164,7 +167,7 @@ def main() -> None:
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     with exit_on_error():
         check_arguments(arguments)
-    # `logging` should print no traceback if the log cannot be written, as with a full disk
+    # if the log cannot be written, for example on a full disk, `logging` should print no traceback
     logging.raiseExceptions = False
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user has asked for tracebacks
@@ -173,13 +176,15 @@ def main() -> None:
             _run_with_short_errors()
     finally:
         with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C
-            write_open_study()  # if a job has failed, Hydra does not call `on_multirun_end`
+            # if a run has failed, Hydra does not call `on_multirun_end`, which writes the study
+            write_open_study()
 
 
 def _run_with_short_errors() -> None:
     """Run the command line, and print each error in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
-    # cells that failed before this time belong to an earlier command in the same folder
+    # runs that failed before this time belong to an earlier command, which used the same sweep
+    # folder
     begin = time.time()
     try:
         task()
@@ -197,5 +202,5 @@ def _run_with_short_errors() -> None:
             write_open_study()
             print(again, file=sys.stderr, flush=True)
         if ranks.size() > 1 and not isinstance(error, RunFailedError):
-            os._exit(1)  # other processes may still run, so do not wait for them
+            os._exit(1)  # end at once, because other processes of this run may still be running
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""The command `python -m flap doctor` checks versions, devices, extras, the cache and W&B."""
+"""The command `python -m flap doctor`, which checks whether flap can run on this machine."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
 def main(arguments: list[str]) -> None:
-    """Print one line for each check.
+    """Print one line for each check: of package versions, devices, extras, the cache and W&B.
 
     Exit with code 1 if a package is missing or has a wrong version, or if the cache cannot be
     written.
@@ -46,9 +46,9 @@ def installed_versions() -> str:
 
 
 def needed(extra: str = "") -> list[Requirement]:
-    """Return the requirements of flap on this platform.
+    """Return the packages that flap requires on this platform.
 
-    extra: the name of an extra, whose requirements are included.
+    extra: the name of an optional extra of flap, whose requirements are included; "" for none.
     """
     requirements = []
     for requirement in map(Requirement, requires(PACKAGE) or []):
@@ -59,7 +59,7 @@ def needed(extra: str = "") -> list[Requirement]:
 
 
 def unmet(needs: list[Requirement]) -> list[str]:
-    """Return the requirements that are not met, quoted for a shell: "'torch<3,>=2.6'"."""
+    """Return the requirements that are not met, quoted for a shell, as in "'torch<3,>=2.6'"."""
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
     missing = []
     for requirement in needs:
@@ -97,7 +97,8 @@ def cache() -> str:
         root = cache_root(None).absolute()
     except ValueError as error:
         return f"problem: {error}"
-    # unlike Path.exists, os.access returns False for a folder without read permission
+    # The cache folder may not exist yet, so look at its closest parent that exists. Unlike
+    # Path.exists, os.access returns False for a path in a folder that this user may not open.
     place = next(place for place in (root, *root.parents) if os.access(place, os.F_OK))
     if place.is_dir() and os.access(place, os.W_OK):
         return f"{root}, {decimal(psutil.disk_usage(str(place)).free)} free"

@@ -47,13 +47,13 @@ def run(
 ) -> Report:
     """Prune a model, evaluate it before and after pruning, and return the report.
 
-    Everything that can be checked without weights is checked before the weights are loaded.
+    Everything that can be checked without the model's weights is checked before they are loaded.
 
-    source: the model, if the caller has already loaded it. Then `config.model` describes this
-        model.
+    source: the model, if the caller has already loaded it; `config.model` must then describe it. If
+        None, the model is loaded from `config.model`.
     run_dir: the folder for the report and the plan; if None, neither is written.
-    overrides: the options that the user has typed, as "key=value". A typed option that has no
-        effect is refused.
+    overrides: the options that the user has set, as "key=value". An option of these that would have
+        no effect is refused.
 
     Raises:
         ValueError: an input is wrong. The message is one line that names the config field.
@@ -64,9 +64,10 @@ def run(
 
 
 def check_room(run: Run) -> None:
-    """Check that memory and disk space are sufficient for making the pruned model.
+    """Check that there is enough memory and disk space to make the pruned model.
 
-    Nothing is checked if an earlier start of the run has already made the pruned model.
+    A run that was interrupted can be started again. Nothing is checked if an earlier start of this
+    run has already made the pruned model.
 
     Raises:
         ValueError: memory or disk space is too small.
@@ -76,7 +77,10 @@ def check_room(run: Run) -> None:
 
 
 def execute(run: Run) -> Report:
-    """Run all stages of a run. Results of an earlier start of the run are read."""
+    """Run all stages of a run.
+
+    Results that an earlier start of the run has stored are read and not computed again.
+    """
     with begun(run) as run:
         # the dense model is loaded by the first stage that needs it
         dense = Opened(partial(stages.open_dense, run))
@@ -93,8 +97,8 @@ def execute(run: Run) -> Report:
         measure_pruned(after, model, keys.pruned(after, pruned.plan), references)
         if dense_again is not None:
             measure_both(after, dense_again, model, pruned.plan)
-        # references may be memory maps of files in the working directory, which is deleted when
-        # this block ends
+        # The references (results of the dense model) may be memory maps of files in the working
+        # directory, which is deleted when this block ends.
         references.clear()
 
         report = report_of(after, artefact, run)
@@ -105,15 +109,16 @@ def execute(run: Run) -> Report:
 def prune(run: Run, model: PlacedModel) -> Compressed:
     """Remove units, which are attention heads, MLP neurons or experts, from a model in place.
 
-    Every unit is scored. The units with the highest scores stay, as many as the budget allows. All
-    other units are removed, and the remaining weights compensate for them (FLAP, section 3). If a
-    plan is given, or if no unit has to be removed, units are not scored.
+    Every unit is scored. The units with the highest scores stay, as many as the size of the pruned
+    model allows (`run.budget`). All other units are removed, and a compensation replaces their
+    contribution (FLAP, section 3). If the config names a plan, or if no unit has to be removed,
+    units are not scored.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)
     if run.choices.in_sequence:
         return prune_in_sequence(run, model)
-    statistics = observe(run, model)  # statistics of the inputs of each output projection
+    statistics = observe(run, model)  # for each output projection, statistics of its inputs
     plan = run.given_plan or allocate(run, score(run, model, statistics))
     return compress(run, model, statistics, plan)
 
@@ -134,7 +139,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.warnings = run.warnings
     tokens: list[str] = []
     if run.choices.vocabulary is not None:
-        # from here on, the run has the model and the tokenizer with the trimmed vocabulary
+        # from here on, `run` uses the trimmed vocabulary in the model and in the tokenizer
         run, tokens, report.vocabulary = trim(run, model)
         report.parameters["total_trimmed"] = count_parameters(model.model)
 
@@ -143,7 +148,8 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    dense.close()  # pruning has changed the dense model in place, so it is no longer dense
+    # pruning has changed this model in place, so it must not be used as the dense model any more
+    dense.close()
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)
@@ -161,7 +167,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
 
 def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan if an earlier start of the run has made the pruned model, else None."""
+    """Return the plan of the pruned model if an earlier start of the run has made it, else None."""
     for store in pruned_files(run):
         found = on_first(partial(store.find, {"run": run.key}))
         if found is not None:
@@ -174,10 +180,10 @@ def _open_pruned(
 ) -> PlacedModel:
     """Open the pruned model.
 
-    This is the model that is still in memory, or else the saved checkpoint. If there is neither,
-    the pruned model is made again.
+    If the pruned model is still in memory, it is returned. Otherwise, the saved checkpoint is
+    opened, or, without a checkpoint, the pruned model is made again.
     """
-    dense.close()  # the two models need not be in memory at the same time
+    dense.close()  # the dense and the pruned model need not be in memory at the same time
     if pruned.model is None and run.config.checkpoint.save:
         pruned.model = stages.open_checkpoint_of(run)
     if pruned.model is None:

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def main(arguments: list[str]) -> None:
     """Repeat a run from the config in its report, and print the numbers of the two runs.
 
-    Each number gets a verdict. Exit with code 1 if a number has the verdict "different", or on an
-    error.
+    Each number gets a verdict: "equal", "within the error" (the standard error), "different" or
+    "not compared". Exit with code 1 if a number is different, or if the run cannot be repeated.
     """
     given = _parser().parse_args(arguments)
     # imported here because --help should not wait seconds for torch and pandas
@@ -40,14 +40,14 @@ def main(arguments: list[str]) -> None:
 
 
 def config_of(plain: dict[str, Any]) -> "FlapConfig":
-    """Check the config in a report, and return it with changes for the repeated run.
+    """Check the config in a report, and return it with the changes that a repeated run needs.
 
     The repeated run has no cache and no tracker, and saves its checkpoint in its own folder.
 
     plain: the config as dicts and lists, as it is in report.json.
 
     Raises:
-        ValueError: This version of flap does not know one of the keys or values.
+        ValueError: this version of flap does not know one of the keys or values.
     """
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -70,7 +70,7 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
     """Run a config in a new folder, which is removed if the run fails before it writes a file.
 
     Raises:
-        ValueError: The folder exists already, or the config cannot be run on this machine.
+        ValueError: the folder exists already, or the config cannot be run on this machine.
     """
     from flap.pipeline import run
     from flap.runs.owner import quieten_libraries

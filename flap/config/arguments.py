@@ -61,9 +61,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """Return a command line in which Hydra's options come before all other words.
+    """Return the words of a command line, with Hydra's options, such as `-m`, moved to the front.
 
-    Hydra cannot parse overrides on both sides of an option, as in `seed=1 -m ratio=0.2,0.3`.
+    Hydra cannot parse overrides on both sides of an option. An example is the command line
+    `seed=1 -m ratio=0.2,0.3`.
     """
     options = list[str]()
     others = list[str]()
@@ -78,14 +79,14 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def with_values(arguments: Sequence[str]) -> list[str]:
-    """Return a command line whose `--cfg job` shows values instead of interpolations."""
+    """Add `--resolve` to a command line with `--cfg job`."""
     pairs = [*pairwise(arguments)]
     asks = "--cfg=job" in arguments or ("--cfg", "job") in pairs or ("-c", "job") in pairs
     return ["--resolve", *arguments] if asks else list(arguments)
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the folders that `--config-dir` names."""
+    """Return the folders of config files that the option `--config-dir` names."""
     folders = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = word.partition("=")
@@ -125,7 +126,7 @@ def _refuse_word(word: str, following: Sequence[str]) -> None:
 
 
 def _check_override(word: str, following: Sequence[str]) -> None:
-    """Refuse an unquoted list with spaces, and a list for a group that takes only one choice."""
+    """Refuse an unquoted list with spaces, and a list for a group that takes a single choice."""
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:
@@ -146,7 +147,7 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Join a value with the following words, up to the word that closes the value's brackets.
+    """Join a value with the words after it, up to the word that closes the value's brackets.
 
     Return the value alone if it has no open brackets, or if no word closes them.
     """
@@ -164,7 +165,7 @@ def _open_brackets(text: str) -> int:
 
 
 def _names(value: str) -> Iterator[str]:
-    """Yield the names in a list, or in several lists that a sweep goes through."""
+    """Yield the names in a list, as in "[a,b]", or in the lists of a sweep, as in "[a],[b,c]"."""
     for name in value.split(","):
         stripped = name.strip("[] \"'")
         if stripped:

@@ -19,17 +19,19 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
-# The sections of a report that contain numbers for `objective`.
+# The sections of a report whose numbers the option `objective` can name.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
-# The options that have no effect if a plan is given, because the plan decides which units stay.
+# The options that are refused if the option `plan` is set, because the plan decides which units
+# stay.
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")
 
 
 def typed(config: DictConfig) -> FlapConfig:
-    """Check a config, and return it as dataclasses with all interpolations resolved.
+    """Check a composed config, and return it as dataclasses with all interpolations resolved.
 
-    Fields of type `Any` stay dicts, from which `build` creates objects.
+    Fields of type `Any`, which hold the choice of a config group, stay dicts. `build` creates
+    objects from these dicts.
 
     Raises:
         ValueError: a value is invalid. The message is one line with the field, its value and what
@@ -82,7 +84,7 @@ def _as_dataclasses(config: DictConfig) -> FlapConfig:
 
 
 def objectives(chosen: Any) -> list[str]:
-    """Return the names of the numbers that a run returns to Hydra.
+    """Return the names of the numbers that a run returns to Hydra, from the option `objective`.
 
     Raises:
         ValueError: a name does not begin with one of the sections in `OBJECTIVES`.
@@ -99,7 +101,7 @@ def objectives(chosen: Any) -> list[str]:
 
 
 def timeout(minutes: float) -> timedelta:
-    """Return the maximum time that the processes of a run wait for each other.
+    """Return `timeout_minutes`, how long processes of a run wait for each other, as a timedelta.
 
     Raises:
         ValueError: the time is not above 0, or is longer than a year.
@@ -111,7 +113,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check all paths, and all names of texts and tasks in a config, before they are used."""
+    """Check that all paths, and all names of texts and tasks in a config, are valid paths."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,
@@ -133,7 +135,7 @@ def _check_paths(config: FlapConfig) -> None:
 
 
 def _set_values(config: Any, values: Mapping[str, Any]) -> None:
-    """Set keys of a config to these values. Keys that the config does not have are skipped."""
+    """Set keys of a config to the given values. Keys that the config does not have are skipped."""
     if not isinstance(config, DictConfig):  # a group without a choice has no keys
         return
     for key, value in values.items():
@@ -160,12 +162,12 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
-    """Refuse overrides of groups and keys that are decided elsewhere, for example by a plan.
+    """Refuse overrides of groups and keys that something else decides, for example a plan.
 
-    An override of this kind would have no effect, but the report would show it.
+    Such an override would have no effect, although the report of the run would show it.
 
-    settled: the groups and keys that are decided elsewhere, each with the reason. The reason
-        becomes part of the message.
+    settled: the groups and keys that something else decides, each with the reason why an override
+        is refused. The reason becomes part of the error message.
 
     Raises:
         ValueError: an override sets a group or a key in `settled`. The message names the first
@@ -180,15 +182,15 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
     """Check that options are only set for measurements that the run makes.
 
-    The check fails, for example, if an experiment sets options of its measurements, and the command
-    line replaces these measurements by others.
+    The check fails, for example, if an experiment sets options of its measurements, but the option
+    `eval` on the command line chooses other measurements.
 
     chosen: the section `eval` of a composed config.
     overrides: the words of the command line.
 
     Raises:
-        ValueError: some keys have no effect. The message names these keys, and says how to change
-            the command.
+        ValueError: some options would have no effect. The message names their keys, and says how to
+            change the command.
     """
     measured = []
     unmeasured = []
@@ -213,7 +215,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the groups and keys that a plan decides, with the reason; empty without a plan."""
+    """Return the groups and keys that a plan decides, for `refuse`; empty without a plan."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
@@ -237,7 +239,7 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
 
 
 def _check_values(config: FlapConfig) -> None:
-    """Check all values that can be checked before the model, its tokenizer and texts are read."""
+    """Check values that can be checked before the model, its tokenizer and the texts are read."""
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),

@@ -34,9 +34,9 @@ def explain(error: Exception) -> str:
 
 
 def as_share(percent: Any) -> str:
-    """Return a hint such as "; 20 % is ratio=0.2" for a ratio in per cent.
+    """Return a hint such as "; 20 % is ratio=0.2" for a ratio that was given in per cent.
 
-    For other values, return an empty text.
+    For all other values, return an empty text.
     """
     number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
     value = float(number[1]) if number else 0.0
@@ -67,7 +67,7 @@ def _explanation(error: Exception) -> str:
 def _unknown_choice(file: str, options: list[str]) -> str:
     """Return a message that says what to write instead of a choice that its group does not have.
 
-    file: the name of the choice in Hydra's message, such as "metric/wifv".
+    file: the group and the choice, as Hydra's error names them, such as "metric/wifv".
     """
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
@@ -80,10 +80,10 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the end of a message, which suggests another key for a name.
+    """Return the end of an error message: another key for a name that is no choice of a group.
 
     For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
-    If no other key is suggested, return an empty text.
+    If there is no other key to suggest, return an empty text.
     """
     name = shown(name)
     if group == "model":
@@ -111,7 +111,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     places = [] if section else _sections_with(key, error.parent_node or ())
     if places:
         return f"{key}: unknown key; did you mean {' or '.join(places)}?"
-    if similar and not section:  # the top level has too many keys to list them in one line
+    if similar and not section:  # the top level has too many keys for one line
         return f"{error.full_key}: unknown key; did you mean {similar[0]}?"
     hint = f"did you mean {similar[0]}? " if similar else ""
     has = f"{section or 'the config'} has {', '.join(keys) or 'no keys'}"
@@ -144,7 +144,7 @@ def _have_key(group: str, key: str) -> bool:
 def _unreadable(error: Exception) -> str:
     """Return a message that says what to write instead of a word that Hydra cannot parse.
 
-    For other errors, return an empty text; Hydra's own message is then shown.
+    For errors of other kinds, return an empty text; `explain` then shows Hydra's own message.
     """
     text = str(error)
     if "group override must be" in text:
@@ -176,7 +176,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _several_values(key: str, values: str) -> str:
-    """Return a message that says what to write instead of several values without -m."""
+    """Return a message that says what to write instead of several values for a key without -m."""
     word = f"{key}={shown(values)}"
     line = f"{word}: several values; for a run of each, write -m {word}"
     if TAKES_LIST.fullmatch(key):

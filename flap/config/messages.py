@@ -1,4 +1,4 @@
-"""The output of the command line: its help, its log lines, and values in error messages."""
+"""What the command line prints: its help, its log lines, and values in error messages."""
 
 import logging
 import re
@@ -14,9 +14,9 @@ from flap.config.secrets import redact
 
 LONGEST_SHOWN = 200  # maximum number of characters of a value in a message
 CUT = " … "  # replaces the middle of a value that is too long
-# A run has one choice of most groups, and config.yaml has the default. There are two exceptions:
-# `eval` takes a list of choices, and the groups in ADDED are not in config.yaml, but are added
-# with +.
+# For most config groups, a run has one choice, and config.yaml sets the default choice. There are
+# two exceptions: `eval` takes a list of choices, and the groups in ADDED are not in config.yaml,
+# but are added with + on the command line.
 MEASUREMENTS = "eval"
 ADDED = {
     "experiment": "a study with its sweep, by +experiment=NAME",
@@ -48,8 +48,8 @@ python -m flap export --help                      print the options of a command
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """Return the choices of a group, which are files in a folder of conf/.
 
-    A file whose name begins with an underscore is not a choice. It contains options that several
-    choices share.
+    A file whose name begins with an underscore is not a choice, but contains options that several
+    choices of the group share.
 
     folders: additional config folders, such as the user's.
     """
@@ -60,7 +60,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in the defaults of config.yaml, each with the comment that describes it."""
+    """Return the groups in the list `defaults` of config.yaml, each with its comment there."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -68,9 +68,10 @@ def groups() -> dict[str, str]:
 def help_text(folders: Sequence[Path] = ()) -> str:
     """Return the text of `--help`.
 
-    The text is built from the files in conf/ without Hydra, which would take a second to start.
+    The names of the choices are read from the files in conf/ without Hydra, which would take a
+    second to start.
 
-    folders: the config folders of the user, whose choices are listed as well.
+    folders: the user's additional config folders, whose choices are listed as well.
     """
     lines = []
     for group, meaning in (groups() | ADDED).items():
@@ -88,9 +89,9 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def require_counts(options: object, section: str, **least: int) -> None:
-    """Raise a ValueError unless each of the options in `least` is at least its minimum.
+    """Raise a ValueError if one of the options in `least` is below its minimum.
 
-    An option whose default is None may also be None.
+    Options whose default is None may also have the value None.
 
     options: the object that has the options as attributes.
     section: the config section of the options, for the message.
@@ -125,7 +126,7 @@ def reason_of(error: OmegaConfBaseException) -> str:
 def one_line(error: Exception | str, max_length: int | None = None) -> str:
     """Return the text of an error on one line, without secrets.
 
-    The middle of long words is cut out.
+    The middle of a word that is too long is cut out.
 
     max_length: the maximum number of characters of the line. None means no limit.
     """
@@ -136,7 +137,7 @@ def one_line(error: Exception | str, max_length: int | None = None) -> str:
 def how_to_install(extra: str) -> str:
     """Return a text that says how to install an extra (a group of optional packages) of flap.
 
-    This package is not on PyPI. The package `flap` on PyPI is a different program.
+    flap itself is not on PyPI: the package `flap` on PyPI is a different program.
     """
     return f"pip install '.[{extra}]' in a clone, or 'FILE.whl[{extra}]' of `make release`"
 
@@ -159,7 +160,7 @@ class ConsoleFilter(logging.Filter):
     """A log filter for the console.
 
     The filter drops records that are only for the log file. It also drops warnings that the console
-    has already shown, because the cells of a sweep repeat warnings.
+    has already shown, because each run of a sweep gives the same warnings.
     """
 
     shown: ClassVar[set[str]] = set()  # the warnings that the console has shown so far

@@ -1,4 +1,4 @@
-"""Compose configs without a command line, and check whether a run has the choices of its method."""
+"""Compose configs in Python, and check whether a run has the choices of its method's preset."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ from flap.config.messages import names_in
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
-# A run whose choices differ from its method's preset only in these options keeps the name of the
-# method. These options limit what may be pruned, set the seed, or set how many tokens a search
-# measures.
+# A run keeps the name of its method if its choices differ from the method's preset only in these
+# options. They limit what may be pruned, or set the seed, or the number of tokens that
+# structure=search measures.
 LIMITS = (
     "round_to",
     "multiple_of_heads",
@@ -35,7 +35,7 @@ CUSTOM = "custom"
 def name_method(config: FlapConfig) -> str:
     """Return the name of a run's method, or "custom" if the run differs from the method's preset.
 
-    If no preset has this name, the name is returned unchanged.
+    If no preset has the name in `config.method`, this name is returned unchanged.
     """
     if config.method not in names_in("method"):
         return config.method
@@ -62,7 +62,7 @@ def composing() -> Iterator[None]:
     """Let Hydra's `compose` read conf/ in a `with` block, even inside a running Hydra application.
 
     Raises:
-        ValueError: the composed config is invalid. The message is one line.
+        ValueError: Hydra cannot compose the config. The message is one line.
     """
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()

@@ -1,4 +1,4 @@
-"""Create objects from choices of the config, whose `_target_` names a dataclass."""
+"""Create objects from choices of config groups. The `_target_` of a choice names a dataclass."""
 
 import os
 import re
@@ -15,13 +15,13 @@ from flap.config.messages import one_line, reason_of, shown
 
 
 def build(group: str, node: Any, base: type, *others: type) -> Any:
-    """Create the object of a group's choice from its `_target_` and its options.
+    """Create the object that a group's choice describes by its `_target_` and its options.
 
-    If the choice is already an object, it is copied, so that each run begins with an object that
-    has not yet drawn random numbers.
+    If the choice is already an object, the object is copied, so that each run begins with an object
+    that has not yet drawn random numbers.
 
-    base, others: the class in `_target_` must derive from one of these classes. No other class is
-        instantiated.
+    base, others: the class in `_target_` must derive from one of these classes; other classes are
+        refused.
 
     Raises:
         ValueError: no choice was made, the class does not derive from an allowed class, or an
@@ -37,7 +37,8 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     schema = OmegaConf.structured(_choice_class(f"{group}._target_", node["_target_"], bases))
     options = {key: value for key, value in node.items() if key != "_target_"}
     try:
-        # The interpolations in the options are resolved already, so "${" must stay as it is.
+        # Interpolations are resolved already, so "${" in an option is ordinary text and must stay
+        # as it is.
         return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
@@ -52,7 +53,7 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
 def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
     """Import the class of a choice, and check that it can be instantiated for this group.
 
-    It must be a dataclass that derives from one of `bases` and has no abstract methods.
+    The class must be a dataclass that derives from one of `bases` and has no abstract methods.
 
     name: module and class, such as "flap.method.importance.WIFV".
     """

@@ -35,7 +35,8 @@ class RedactedRecord(logging.LogRecord):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        # If the arguments do not fit the message, the handlers of `logging` report the mistake.
+        # If the arguments do not fit the message, do nothing here: the handlers of `logging` report
+        # the mistake.
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
             without = redact(message)
@@ -47,7 +48,10 @@ class RedactedRecord(logging.LogRecord):
 
 
 def protect_output() -> None:
-    """Redact everything that this process logs and prints from now on. Further calls do nothing."""
+    """Remove secrets from all that this process logs and prints from now on.
+
+    A second call does no harm.
+    """
     learn_from_process(sys.argv[1:])
     logging.setLogRecordFactory(RedactedRecord)
     if not isinstance(sys.stdout, RedactedStream):
@@ -57,9 +61,10 @@ def protect_output() -> None:
 
 
 def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
-    """Redact the secrets of a composed config from now on, and remove them from `sys.argv`.
+    """Remove the secrets of a composed config from `sys.argv`, and from the output from now on.
 
-    `sys.argv` is changed because trackers record it. Hydra has already read it.
+    `sys.argv` is changed because trackers record it. This does no harm, because Hydra has already
+    read `sys.argv`.
 
     env_set: the environment variables of `hydra.job.env_set`.
     """

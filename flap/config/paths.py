@@ -6,14 +6,14 @@ from typing import Any
 
 from flap.config.messages import shown
 
-# Maximum bytes of a folder's path. Linux allows 4,095 bytes for a path, but the paths of files in
-# the folder are longer, and an error for such a file might come hours later.
+# Maximum bytes of a folder's path. Linux allows 4,095 bytes for a path, but files in the folder
+# have longer paths. Without this limit, a run might fail hours later at such a file.
 LONGEST_PATH = 3_000
 LONGEST_NAME = 255  # maximum bytes of a file's name on all common file systems
 
 
 def check_path(field: str, path: str) -> None:
-    """Check that a path, or the name of a data set, is a valid path.
+    """Check that a path, or the name of a text or task, is valid and not too long.
 
     Raises:
         ValueError: the path or one of its components is too long, or the path is not UTF-8, so that
@@ -49,7 +49,7 @@ def home_replaced(field: str, path: str) -> str:
 
 
 def paths_in(dataset: Any) -> Iterator[str]:
-    """Yield the names and files in a text, a list of texts, or a mapping from texts to weights."""
+    """Yield the names and files in a string, in a list, or in the keys of a mapping."""
     if isinstance(dataset, str):
         yield dataset
     elif isinstance(dataset, Mapping | list | tuple):

@@ -1,6 +1,7 @@
 """The functions that interpolations in conf/config.yaml call.
 
-Hydra calls them before the config is checked, because they determine the name of a run's folder.
+Hydra calls these functions before the config is checked, because they determine the name of a run's
+folder.
 """
 
 from functools import cache
@@ -26,8 +27,8 @@ def _presets() -> list[Any]:
 def model_name(name: str, path: str) -> str:
     """Return the name of a model.
 
-    If `model.path` is overridden, return the last part of the path, because `model.name` is then
-    still the name of the preset.
+    If `path` differs from the path of the preset in conf/model/ that has this name, return the last
+    part of `path`, because the user has then overridden `model.path` alone.
     """
     check_path("model.name", name)
     check_path("model.path", path)
@@ -36,17 +37,17 @@ def model_name(name: str, path: str) -> str:
 
 
 def default_ratio(target: Any, plan: str | None) -> float | None:
-    """Return the default of `ratio`, which is None if a target or a plan is given."""
+    """Return the default of the option `ratio`, which is None if a target or a plan is set."""
     return None if targets(target) or plan is not None else FlapConfig.ratio
 
 
 def amount(ratio: float | None, target: Any) -> str:
-    """Return the requested size as a part of the run's name, such as "r0.2" or "bytes2e+08"."""
+    """Return the ratio or the targets for the run's name, such as "r0.2" or "bytes200000000"."""
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return a part of the run's name: "plan-NAME" for a plan with this name, or else `choices`."""
+    """Return the part of the run's name that says what decides the units: a plan, or `choices`."""
     if plan is None:
         return choices
     check_path("plan", plan)

@@ -1,4 +1,4 @@
-"""The types and defaults of the configuration. The choices of a group are files below conf/."""
+"""The types and defaults of the config. The choices of a config group are files below conf/."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
-LONGEST_TIMEOUT = 525_600  # minutes in a year; torch's process groups accept such a timeout
+LONGEST_TIMEOUT = 525_600  # minutes in a year, a timeout that torch's process groups still accept
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
@@ -19,7 +19,7 @@ CHOICES = {
 
 @dataclass
 class ModelConfig:
-    """The model to prune: where it is read from, its data type, its device and its placement."""
+    """The model to prune: where it is read from, its data type, and where its weights are kept."""
 
     # The model's name in tables and in the names of folders.
     name: str = "???"
@@ -32,8 +32,9 @@ class ModelConfig:
     # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
     # host memory and disk, and stream reads one layer at a time.
     placement: str = "device"
-    # Whether the LM head and the embedding of a GGUF file are tied if one is a copy of the other in
-    # another quantisation. The tied matrix has the more precise values.
+    # Whether the LM head and the embedding of a GGUF file become one tied matrix, if one of them is
+    # a copy of the other in another quantisation. The tied matrix gets the more precise values of
+    # the two.
     tie_copied_head: bool = True
 
 
@@ -41,7 +42,7 @@ class ModelConfig:
 class CalibrationConfig:
     """The texts that statistics are computed on, and how they are cut into windows."""
 
-    # The text: a name or a file, a list of names and files, or a mapping from names and files to
+    # The texts: a name or a file, a list of names and files, or a mapping from names and files to
     # weights or options, such as {name: 1, file: {weight: 2, chat_template: false}}.
     dataset: Any = "boolq-passages"
     # The number of windows, at least 1.
@@ -53,14 +54,16 @@ class CalibrationConfig:
     # Whether each window begins with the BOS token: true, false, or auto, which means true if the
     # tokenizer puts BOS in front of texts.
     bos: str = "auto"
-    # Whether the inputs of a layer come from the dense or from the pruned layers before it. The
-    # value pruned, which prunes layer by layer, needs structure=UL-UM, UL-MM or middle.
+    # Whether the calibration inputs of a layer come from the dense or from the pruned layers before
+    # it. With the value pruned, the model is pruned layer by layer, which needs structure=UL-UM,
+    # UL-MM or middle.
     propagate: str = "dense"
-    # Who answers the prompts of calibration and recovery: given takes the answers that come with
-    # the prompts, and self lets the model write the answers.
+    # Who answers the prompts in texts for calibration and for recovery (training after
+    # compression): given takes the answers that come with the prompts, and self lets the model
+    # write the answers.
     answers: str = "given"
-    # Which tokens are used for statistics and losses: all tokens, or only the answers in texts that
-    # have prompts.
+    # Which tokens are used for statistics and losses: with all, all tokens; with answers, only the
+    # tokens of answers in texts that have prompts, and all tokens of texts without prompts.
     count: str = "all"
     # The maximum number of tokens in an answer that the model writes, at least 1.
     max_new_tokens: int = 64
@@ -73,24 +76,26 @@ class CalibrationConfig:
 class TargetConfig:
     """The largest size of the pruned model.
 
-    If several targets are set, the model meets all of them.
+    If several targets are set, the pruned model meets all of them.
     """
 
     # At most this many parameters in the whole model, including embeddings and LM head.
     parameters: float | None = None
     # At most this many bytes of weights, in the data type of the checkpoint.
     bytes: float | None = None
-    # At most this many bytes for the keys and values of one sequence of `context` tokens.
+    # At most this many bytes for the KV cache (keys and values) of one sequence of `context`
+    # tokens.
     kv_cache_bytes: float | None = None
-    # At most this many bytes for the weights and the KV cache together. The KV cache has
-    # `sequences` times `context` tokens.
+    # At most this many bytes for the weights and the KV cache of `sequences` sequences together,
+    # each of `context` tokens.
     memory: float | None = None
-    # At most this many parameters that one token uses. In a mixture of experts, a token uses only
-    # some experts.
+    # At most this many parameters that the computation for one token uses. In a mixture of experts,
+    # each token uses only some of the experts.
     active_parameters: float | None = None
-    # The number of tokens in a sequence; null stands for the context length of the model.
+    # The number of tokens in a sequence, for the targets with a KV cache; null stands for the
+    # context length of the model.
     context: int | None = None
-    # The number of sequences in the KV cache for `memory`, at least 1.
+    # The number of sequences in the KV cache, for the target `memory`; at least 1.
     sequences: int = 1
 
 
@@ -98,29 +103,30 @@ class TargetConfig:
 class CheckpointConfig:
     """Whether and where the pruned model is saved."""
 
-    # If false, the pruned model is measured and not saved.
+    # If false, the pruned model is measured but not saved.
     save: bool = True
     # The folder of the checkpoint; null stands for checkpoint/ in the run's folder.
     dir: str | None = None
-    # If true, a checkpoint of flap that already exists in the folder is replaced.
+    # If true, a checkpoint that flap has already written to this folder is replaced.
     overwrite: bool = False
 
 
 @dataclass
 class FlapConfig:
-    """The configuration of a run. A field of type `Any` holds the choice of a group of conf/."""
+    """The config of a run. Most fields of type `Any` hold the choice of a config group."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    # The metric, which scores how much each channel matters.
+    # The metric, which scores how much each channel of the model matters.
     metric: Any = None
-    # Which units are removed, given the scores and the budget.
+    # The structure, which selects the units (attention heads, neurons or experts) to remove, given
+    # their scores and the size that the pruned model may have.
     structure: Any = None
     # The compensation, which replaces the contribution of removed units to the output.
     compensation: Any = None
-    # Which tokens stay in the vocabulary; an empty choice keeps all tokens.
+    # Which tokens stay in the vocabulary; the empty choice none keeps all tokens.
     vocabulary: Any = None
-    # The training after compression; an empty choice trains nothing.
+    # The training after compression; the empty choice none trains nothing.
     recover: Any = None
     # The measurements of the dense and the pruned model: a mapping from names to choices.
     eval: Any = field(default_factory=dict)
@@ -132,18 +138,19 @@ class FlapConfig:
     # null with a target or a plan.
     ratio: float | None = 0.2
     target: TargetConfig = field(default_factory=TargetConfig)
-    # A plan to use again: the folder of a finished run, its plan.json, or the name of a packaged
-    # plan, such as smollm2-135m/flap-0.2. The same units stay, and nothing is scored.
+    # A plan to use again, which lists the units that stay: the folder of a finished run, its
+    # plan.json, or the name of a packaged plan, such as smollm2-135m/flap-0.2. Units are then not
+    # scored.
     plan: str | None = None
-    # Every layer keeps a multiple of this many neurons: 8, 32, 64, 128, 256, or null for any
-    # number.
+    # The number of neurons that each layer keeps is a multiple of this number: 8, 32, 64, 128 or
+    # 256; null allows any number.
     round_to: int | None = None
-    # The seed of all random numbers: windows, random scores, and text that the model writes. A
-    # whole number from 0 to 2**32 - 1.
+    # The seed of random choices, a whole number from 0 to 2**32 - 1: which windows are drawn,
+    # random scores, and text that the model writes. Few-shot examples have their own seed.
     seed: int = 0
     # If true, the weights of removed units become zeros, and the shapes of the matrices stay.
     mask_only: bool = False
-    # Values for other keys, which +debug=smoke sets. Keys that the run does not have are skipped.
+    # Values for other keys, as +debug=smoke sets them. Keys that the run does not have are skipped.
     debug: Any = None
     # What a run returns to Hydra, for sweepers that optimise: the name of a number, such as
     # pruned/sciq_answers/exact_match, or a list of names. With null, a run returns nothing.
@@ -154,19 +161,23 @@ class FlapConfig:
     # reading weights.
     dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    # If true, use the results in the run's folder, and compute only missing results.
+    # If true, results that an earlier start of the run has stored in its folder are used, and only
+    # missing results are computed.
     resume: bool = True
     # The folder of the cache; null stands for FLAP_CACHE_DIR, or else the user's cache folder.
     cache_dir: str | None = None
-    # If true, results that other runs can use are stored in the cache and read from it.
+    # If true, results that other runs can use, too, are stored in the cache and read from the
+    # cache.
     use_cache: bool = True
-    # Maximum seconds to wait for another run that computes the same result, at least 0.
+    # The maximum number of seconds that this run waits for another run that computes the same
+    # result, at least 0.
     cache_wait_seconds: float = 3600
-    # Maximum minutes that a process of torchrun or SLURM waits for another process, above 0.
+    # The maximum number of minutes that a process of the run (started by torchrun or SLURM) waits
+    # for another process of the run, above 0.
     timeout_minutes: float = 120
     # If true, code that comes with the model may run.
     trust_remote_code: bool = False
-    # The end of the name of the run's folder, and the name of the run in a tracker.
+    # The name of the run in a tracker, and the end of the name of its folder.
     run_name: str = "flap"
 
 
@@ -174,7 +185,7 @@ ConfigStore.instance().store(name="schema", node=FlapConfig)
 
 
 def targets(target: Any) -> dict[str, float]:
-    """Return the values of the targets that are set, by name.
+    """Return the targets that are set, in a dict from name to value.
 
     target: a TargetConfig, or the node of a composed config.
     """
@@ -190,7 +201,8 @@ def config_dir() -> str:
 def shipped_folder(folder: str) -> Path:
     """Return the absolute path of conf/ or plans/.
 
-    In a wheel, these folders are in the package. In a checkout, they are next to the package.
+    In an installed wheel, these folders are inside the package flap. In a checkout of the
+    repository, they are next to the package.
     """
     package = Path(__file__).resolve().parents[1]
     inside = package / folder

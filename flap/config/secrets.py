@@ -1,16 +1,16 @@
-"""Find the secret values of a run, and replace them in everything that is recorded or shown.
+"""Find the secrets of a run, and replace them in everything that is recorded or shown.
 
 A run may need secrets, such as the password of its tracker, but its files, its log, the console and
 the tracker must not show them. Three kinds of values are secret:
 
 - the user and the password in a URI;
-- values of config keys and environment variables whose name ends in TOKEN, KEY, PASSWORD, SECRET or
+- values of config keys and environment variables whose names end in TOKEN, KEY, PASSWORD, SECRET or
   a similar word;
 - all values under `hydra.job.env_set`.
 
 `redacted` removes secrets from data before the data is written. `redact` is a second protection: it
-searches a text for every secret that this process knows, in every form in which JSON, YAML, HTML,
-URLs and shells may write it.
+searches a text for every secret that this process knows, in every form that the secret may have in
+JSON, YAML, HTML, URLs and shells.
 """
 
 import html
@@ -29,8 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 HIDDEN = "***"
-# Texts are searched only for secrets with at least this many characters. A shorter secret, such as
-# "1", would be found everywhere.
+# Texts are searched only for secrets of at least this many characters. A shorter secret, such as
+# "1", would be found in many texts that have nothing to do with the secret.
 SHORTEST = 6
 
 SECRET_NAME = re.compile(
@@ -38,15 +38,16 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 OVERRIDE = re.compile(r"([+~]{0,2}[\w./@ -]+)=(.*)", re.DOTALL)
-# an interpolation may name a secret, but does not contain it
+# an interpolation, such as ${oc.env:NAME}, may name a secret, but does not contain it
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
-# Matches a value that is a URI. The password ends at the last @, because some users do not encode
-# the characters / and @ in a password.
+# Matches a value that is a URI with a user and a password. The password ends at the last @, because
+# some users do not percent-encode the characters / and @ in a password.
 URI = re.compile(
     r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.IGNORECASE
 )
-# Matches the beginning of a URI inside a text, up to the @. A space or a quote ends a URI.
+# Matches the beginning of a URI inside a text, up to the @ after user and password. A space or a
+# quote ends the URI.
 URI_IN_TEXT = re.compile(
     r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.IGNORECASE
 )
@@ -65,8 +66,8 @@ _known: set[str] = set()  # the secrets that this process knows
 def redacted(value: Any, name: str = "") -> Any:
     """Return dicts, lists and texts without secrets. Data without secrets is returned unchanged.
 
-    User and password are removed from URIs. Other secrets become `***`. An interpolation, such as
-    `${oc.env:NAME}`, is not replaced.
+    User and password are removed from URIs. All other secrets become `***`. An interpolation, such
+    as `${oc.env:NAME}`, is not replaced.
 
     name: the key under which the value is stored, or the name of the environment variable.
     """
@@ -121,8 +122,8 @@ def learn_from_process(words: Iterable[str]) -> None:
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
     """Collect the secrets in a composed config.
 
-    env_set: the environment variables of `hydra.job.env_set`. A value is not secret if it is a
-        path, or if it also occurs elsewhere in the config, such as the name of a dtype.
+    env_set: the environment variables of `hydra.job.env_set`. A value among them is not secret if
+        it is a path, or if it also occurs elsewhere in the config, as the name of a dtype does.
     """
     plain = _plain(config)
     plain.pop("hydra", None)
@@ -165,7 +166,10 @@ def _redacted_text(text: str) -> str:
 
 
 def _hidden(value: Any) -> Any:
-    """Return the replacement for a secret. Interpolations and empty values are not replaced."""
+    """Return what is written instead of a value that may be secret.
+
+    Interpolations and empty values stay as they are.
+    """
     if value in (None, "", "???"):
         return value
     if isinstance(value, str) and INTERPOLATION.fullmatch(value.strip("'\"")):
@@ -174,7 +178,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_user(match: re.Match[str]) -> str:
-    """Remove user and password from the beginning of a URI, unless they are an interpolation."""
+    """Remove user and password from a URI's beginning, if the password is no interpolation."""
     found = match[0]
     user_and_password = found[len(match[1]) : -1]
     password = user_and_password.partition(":")[2]
@@ -217,7 +221,7 @@ def _plain(config: DictConfig) -> Any:
 def _resolved(node: Any) -> Any:
     """Return a part of a config as dicts and lists.
 
-    Interpolations are resolved, unless one of them cannot be resolved.
+    Interpolations are resolved. If one of them cannot be resolved, all of them stay as they are.
     """
     if not OmegaConf.is_config(node):
         return node
@@ -231,7 +235,8 @@ def _resolved(node: Any) -> Any:
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
     """Return a regular expression that finds secrets in all of their forms.
 
-    Longer forms come first, because a form may contain a shorter one.
+    Longer forms come first, because a form may contain a shorter form of the same or another
+    secret.
     """
     forms = {form for secret in secrets for form in _forms(secret)}
     ordered = sorted(forms, key=len, reverse=True)
@@ -245,7 +250,7 @@ def _forms(secret: str) -> set[str]:
         if len(plain) >= SHORTEST:
             written |= _written(plain)
 
-    # the forms in a printed list of Python
+    # the forms that a secret has inside a list that Python prints
     forms = written | {repr(form)[1:-1] for form in written}
     forms |= {form.replace("\\", r"\\").replace("'", r"\'") for form in written}
     in_html = {html.escape(form) for form in forms}
