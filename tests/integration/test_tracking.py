@@ -23,7 +23,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Noting(Tracking):
-    """A tracker that, when a run ends, writes all the data it received into the run's folder."""
+    """A tracker that writes the data it received into the run's folder when the run ends."""
 
     file: str = ""
 

@@ -134,7 +134,7 @@ def test_every_kernel_computes_the_same(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    """The grouped kernel cannot compute rows of 17 float32 values, so flap uses `eager` there."""
+    """The grouped kernel cannot read rows of 17 float32 values, so flap uses `eager` for them."""
     adapter = adapt(model)
     known = observed(model)
     plan = plan_of(model, 0.0)

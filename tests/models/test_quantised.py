@@ -20,7 +20,7 @@ from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
 from tests.models.families.test_mixtures import TestGptOss as GptOss
 
-PLAIN = {torch.bfloat16, torch.float32}  # dtypes of a read model (float32 only for router biases)
+PLAIN = {torch.bfloat16, torch.float32}  # dtypes of dequantised weights (router biases: float32)
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A run returns to optimising sweepers the numbers that `objective=` names."""
+"""For optimising sweepers, a run returns the numbers that the option `objective` names."""
 
 import pytest
 

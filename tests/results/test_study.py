@@ -192,7 +192,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """The config in a finished cell's report, and not Hydra's record, decides about its curve.
+    """The config in a finished cell's report, not Hydra's record, decides on which curve it is.
 
     Cells with other calibration windows, or with other window lengths of perplexity, are on another
     curve. A cell without the zero-shot tasks is on the same curve.

@@ -1,6 +1,7 @@
-"""Options of answers without effect are refused, unless a preset or a default sets them.
+"""Options for the model's answers are refused if they have no effect.
 
-Each text that the model writes has a file with a valid name.
+Presets and defaults may set such options. Each text that the model writes has a file with a valid
+name.
 """
 
 from pathlib import Path

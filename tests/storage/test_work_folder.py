@@ -129,7 +129,7 @@ def test_a_damaged_note_counts_as_missing(
     assert [step in notes for step in range(3)] == [True, False, True]
     assert f"{folder / 'numbers-1'}: is damaged" in caplog.text
     assert not notes_are_whole(folder, steps=2)
-    # Only the first step is checked here, because the later steps will be repeated anyway.
+    # With steps=1, only the first step is checked, and the result of this step is not damaged.
     assert notes_are_whole(folder, steps=1)
 
     notes.write(1, [1, 12])

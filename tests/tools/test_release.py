@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.long  # long, because test_wheel.py also builds a wheel
+@pytest.mark.long  # long, because the quick tests include test_wheel.py
 def test_a_release_leaves_a_checked_sdist_and_wheel(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

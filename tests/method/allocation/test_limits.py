@@ -53,7 +53,7 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """Return by how many parameters a plan removes more or less than the budget says."""
+    """Return by how many parameters a plan misses the number that should be removed."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 

@@ -101,7 +101,8 @@ def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, size: in
 @pytest.mark.parametrize(
     ("protected", "to_keep", "expected"),
     [
-        # A protected unit stays, and its price is first subtracted from the budget.
+        # A protected unit stays, and its price (number of parameters) is first subtracted from the
+        # budget.
         ([4], 20, [0, 4]),
         ([4], 12, [4]),
         ([2], 44, [0, 2]),

@@ -1,4 +1,4 @@
-"""Every structure meets the ratio to within one head or neuron, and leaves some in each layer."""
+"""Every structure meets the ratio to within one head or neuron, and no layer loses all of them."""
 
 from collections import Counter
 

@@ -15,7 +15,7 @@ from tests.helpers.pruned import logits
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
-    """To cover all metrics and compensations, each case takes the next of both."""
+    """To cover all metrics and compensations, the cases use them in turn."""
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
     metric = list(METRICS)[turn % len(METRICS)]
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]

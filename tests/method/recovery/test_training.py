@@ -78,7 +78,7 @@ SHORT = 20  # number of training steps
 def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "EVERY", 1)  # evaluate and save at every fourth step
+    monkeypatch.setattr(base, "EVERY", 1)  # evaluate and save after every 4 steps, instead of 16
     recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
     undisturbed = compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")

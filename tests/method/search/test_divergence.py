@@ -59,7 +59,7 @@ def tried(
     compensation: Compensation,
     statistics: list[LayerStatistics],
 ) -> PreTrainedModel:
-    """Return a copy of the model, pruned with the fits that the search uses in trials."""
+    """Return a copy of the model, pruned and compensated as the search does it in trials."""
     changed = copy.deepcopy(model)
     adapter = adapt(changed)
     for i, layer in enumerate(plan.layers):

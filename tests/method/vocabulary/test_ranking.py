@@ -36,7 +36,7 @@ def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
 
 
 def test_counts_and_expectations_add_up() -> None:
-    """To the count of a token, the ranking adds the text's number of tokens times a probability.
+    """The ranking adds to a token's count the token's probability times the length of the text.
 
     The text has four tokens, so the sums are 3 + 4 · 0.1 = 3.4 for "a", 1.6 for "b" and 1.8 for
     "c".

@@ -76,7 +76,10 @@ class FamilyContract:
         return getattr(config, self.neurons)
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
-        """Return the number of attention units of a layer, and the query heads in each unit."""
+        """Return the number of KV heads in a layer, and the number of query heads per KV head.
+
+        An attention that flap does not prune has the numbers (1, 1).
+        """
         groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return groups, config.num_attention_heads // groups
 
@@ -296,7 +299,7 @@ class FamilyContract:
         }
 
     def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
-        """config.json names the pruned modules as the table of families does.
+        """config.json names the pruned modules as flap's table of families does.
 
         In earlier versions, config.json did not name these modules, so flap reads the names from
         the table when it loads such a checkpoint.
