@@ -1,4 +1,8 @@
-"""Compression: removing units from the layers, with compensation in the output projections."""
+"""Compression: remove units from the layers, and compensate for them in the output projections.
+
+A unit is a KV head with its query heads, a neuron of an MLP, or an expert. An output projection is
+the last matrix of an attention or an MLP.
+"""
 
 from flap.method.compression.apply import CompressLayer, compress_layers, mask_layer, slice_layer
 from flap.method.compression.compensation import (

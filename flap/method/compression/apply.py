@@ -1,9 +1,12 @@
-"""Apply a plan to the layers of a model.
+"""Apply a plan, which lists the units that stay, to the layers of a model.
 
 Slicing removes the rows and columns of pruned units from the matrices, and masking sets them to
-zero. Slicing and masking use the same fitted weights, so they give the same logits.
-Legend: O, I output and input channels of the output projection · K kept, P pruned channels ·
-U units · R rows of an input projection.
+zero. Both use the same output projections, which a compensation has fitted, so both give the same
+logits. A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a
+neuron of an MLP, or an expert.
+
+Legend: O, I output and input channels of the output projection · K kept input channels · U units ·
+R rows of an input projection.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,11 +24,12 @@ from flap.models import Block, ModelAdapter, Pair
 from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-FITS = as_json("fits")  # stores the fit reports of a layer
+FITS = as_json("fits")  # stores the fit reports of a layer (`Reports`)
 # A function that prunes a block in memory, from the indices of its kept units and the fit of its
 # output projection: `slice_out` or `zero_out`.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
-# Fit reports; the keys are names of blocks. In a mixture of experts, each expert has a report.
+# Fit reports, which say how well compensations fit; the keys are names of blocks. In a mixture of
+# experts, each expert has a report.
 Reports: TypeAlias = dict[str, FitReport]
 # A function that changes one layer in memory: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[
@@ -44,8 +48,8 @@ def compress_layers(
     """Apply a plan to every layer, and return the fit reports.
 
     statistics: yields the statistics of each layer while the layer is in memory.
-    work: the working directory of the walk over the layers that yields `statistics`. An interrupted
-        walk resumes from this directory, which also contains the fit reports of finished layers.
+    work: the working directory of the pass over the layers that yields `statistics`. An interrupted
+        pass resumes from this directory, which also stores the fit reports of finished layers.
     """
     notes = Notes(FITS, work)
     for i, observed in statistics:
@@ -57,7 +61,7 @@ def compress_layers(
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> Reports:
     """Join the fit reports of all layers.
 
-    Reports that were read from JSON are plain lists, and become `FitReport` again.
+    Reports that were read from JSON are plain lists, which are turned back into `FitReport`.
     """
     every: Reports = {}
     for of_layer in reports:
@@ -76,7 +80,7 @@ def _compress_layer(
 ) -> Reports:
     """Fit the output projections of one layer, and prune the layer in memory.
 
-    A block that keeps all its units is not changed.
+    A block that keeps all of its units is not changed.
     """
     [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
     write_layer(write, adapter, layer, plan, fits)
@@ -92,7 +96,7 @@ def write_layer(
 ) -> None:
     """Prune a layer in memory according to its plan, with fits that are already computed.
 
-    fits: the fits of the two blocks; None for a block that keeps all its units.
+    fits: the fits of attention and MLP; None for a block that keeps all of its units.
     """
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
@@ -101,10 +105,11 @@ def write_layer(
 
 
 def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Reduce a block to its kept units, and give it the fitted output projection.
+    """Reduce a block to the units `kept_U`, and give it the fitted output projection.
 
     If the block has an RMS norm over the channels of all units, the norm keeps only the weights of
-    the kept channels. The sliced norm divides by the root mean square of the kept channels only.
+    the kept channels. After that, the norm divides by the root mean square of only the kept
+    channels.
     """
     assign(block.output, fit.weight_OK, fit.bias_O)
 
@@ -125,15 +130,15 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Set the weights of removed units to zero, and write the fitted output projection.
+    """Set the weights of all units except `kept_U` to zero, and write the fitted output projection.
 
     The weights of a unit are its rows and biases in the input projections, and its columns in the
     output projection.
 
     If the block has an RMS norm over the channels of all units, the zeros lower the root mean
-    square. So the inputs of the norm are multiplied by √(number of all units / number of kept
-    units), which gives the root mean square of the sliced model. The norm's weights are divided by
-    the same factor.
+    square of these channels. So the inputs of the norm are multiplied by √(number of all units /
+    number of kept units), which gives the same root mean square as in the sliced model. The weights
+    of the norm are divided by the same factor.
     """
     weight_OI = torch.zeros_like(block.output.weight)
     kept_columns = block.columns_UC[kept_U].flatten().sort().values
@@ -159,7 +164,7 @@ def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
     """Replace the weight and bias of a Linear, a router or a `LinearLike`, and update its widths.
 
-    The bias of an `nn.Module` is not replaced if `bias` is None.
+    If `bias` is None, an `nn.Module` keeps its old bias.
     """
     if not isinstance(linear, nn.Module):
         linear.assign(weight, bias)

@@ -1,8 +1,11 @@
-"""Compensations, which change an output projection so that it replaces removed channels.
+"""Compensations, which change an output projection to make up for its removed input channels.
+
+A block is the attention or the MLP of a layer. Every fifth calibration window is held out.
+Compensations are tested on the tokens of these windows, which are called held-out tokens.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 
-Legend: O output channels · I input channels · K kept channels · P pruned channels.
+Legend: O output channels · I input channels · K kept input channels · P pruned input channels.
 """
 
 from abc import ABC, abstractmethod
@@ -16,24 +19,24 @@ from flap.method.calibration import Statistics
 
 
 class Removal(NamedTuple):
-    """Indices of the kept and of the removed channels of an output projection, both ascending."""
+    """Indices of the kept and the removed input channels of a projection, both ascending."""
 
     kept_K: Tensor
     pruned_P: Tensor
 
 
 class FitReport(NamedTuple):
-    """How well a linear map replaces the removed channels of a block.
+    """How well a linear map predicts the part of a block's output that comes from removed channels.
 
-    The errors are mean squared errors of the block's output on held-out calibration tokens; lower
-    is better. The errors are 0 if no held-out token reaches the block, and nan if they are not
-    computed in a trial of a search.
+    The errors are mean squared errors of the block's output on held-out tokens; lower is better.
+    They are 0 if no held-out token reaches the block. They are nan if they were not computed, as in
+    most trials of structure=search.
     """
 
-    # the ridge of the chosen map; None if FLAP's bias is used instead, because no map has a smaller
-    # held-out error, or because no map can be computed or tested
+    # the ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead of a
+    # map, because no map has a smaller held-out error, or because no map can be computed or tested
     ridge: float | None
-    held_out_error: float  # error with the chosen map, or with FLAP's bias if it is used
+    held_out_error: float  # error with the chosen map, or with FLAP's bias if no map is used
     held_out_error_of_bias: float  # error with FLAP's bias
 
 
@@ -41,7 +44,7 @@ class Fit(NamedTuple):
     """A fitted output projection, in float32."""
 
     weight_OK: Tensor
-    bias_O: Tensor | None  # term that is added to the old bias; None if nothing is added
+    bias_O: Tensor | None  # the vector that is added to the old bias; None if nothing is added
     report: FitReport | None = None  # the errors of a linear fit; None for other compensations
 
 
@@ -61,18 +64,19 @@ class Compensation(ABC):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return the fit of one projection for each of several removals.
+        """Return a fit of one output projection for each of several removals of its input channels.
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
-        trial: whether the fits are only for a trial of a search. A trial is measured on held-out
-            tokens, so a compensation that can fit noise must then fit without these tokens. The
-            fits of a trial may also skip expensive choices, such as the choice of the best ridge.
+        trial: whether the fits are only for a trial of structure=search. Trials are measured on
+            held-out tokens, so in a trial, a compensation that can fit noise must be fitted without
+            these tokens. A trial may also skip expensive choices, such as the choice of the best
+            ridge.
         """
 
 
 @dataclass(frozen=True)
 class NoCompensation(Compensation):
-    """No compensation: the removed channels are replaced by zero.
+    """No compensation: the removed channels are replaced with zeros.
 
         W' = W_K,  b' = b
 
@@ -97,7 +101,7 @@ class NoCompensation(Compensation):
 
 @dataclass(frozen=True)
 class BiasCompensation(Compensation):
-    """FLAP's bias, the default: the mean of a removed channel replaces the channel.
+    """FLAP's bias, the default: each removed channel is replaced with its mean.
 
         W' = W_K,  b' = b + W_P · mean_P
 

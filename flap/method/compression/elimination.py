@@ -1,13 +1,13 @@
 """Eliminate channels in a fixed order, to fit several removals with one factorisation.
 
-One Cholesky factor serves every number of removed channels. The channels are sorted so that the
-channels that are removed first are at the end. C is the covariance of the sorted channels, and λ'
-is the ridge. H = C + λ' · 1 = Uᵀ U has the upper triangular Cholesky factor U. For any number of
-removed channels, the kept channels K are at the front, so that H_KK = U_KKᵀ U_KK and
-C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the removed channels P is
-C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with a block of U computes this map,
-without C. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses a factor of this kind for
-one row of a weight at a time.)
+The same Cholesky factor is used for every number of removed channels. The channels are sorted so
+that the channels that are removed first are at the end. C is the covariance of the sorted channels,
+λ' is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor of H = C +
+λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K are at the front, so that
+H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the
+removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with the
+submatrices U_KK and U_KP computes this map, and C is not needed. (SparseGPT, Frantar and Alistarh
+2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
 
 Legend: O output channels · I input channels · P removed, K kept channels · S consecutive channels ·
 J the S channels and all later channels.
@@ -24,14 +24,14 @@ from flap.method.calibration.symmetric import STRIP, strips_of
 from flap.method.compression.compensation import Removal
 from flap.models.devices import widest_float
 
-# number of rows of the slope (`Elimination.slope`) that are computed at a time, in the dtype of the
+# number of rows of slope_OK (`Elimination.slope`) that are computed at a time, in the dtype of the
 # factor
 OUTPUTS = 512
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """The Cholesky factor of H, a covariance plus a ridge, which gives all least-squares maps."""
+    """The Cholesky factor U of H, from which the least-squares map of each removal is computed."""
 
     order_I: Tensor  # order of the channels; channels that are removed first are at the end
     # U in strips of STRIP rows, each of which begins at the diagonal. If the factorisation of H
@@ -44,8 +44,9 @@ class Elimination:
     ) -> "Elimination":
         """Factorise H = C + λ' · 1 with the ridge λ' = ridge · mean(diag C).
 
-        The factor is computed in the widest dtype of the device. With `quick`, the factor is first
-        computed in float32, and the widest dtype is used only if float32 fails.
+        The factor is computed in the device's floating-point dtype with the most bits. With
+        `quick`, it is first computed in float32, and again in the wider dtype only if float32
+        fails.
         """
         precision = torch.float32 if quick else widest_float(order_I.device)
         strips = _strips(covariance, order_I, ridge, precision)
@@ -56,14 +57,15 @@ class Elimination:
 
     @property
     def num_channels(self) -> int:
-        """The number of channels, from the front of the order, for which H has a factor."""
+        """The number of channels at the front of the order for which H has a factor."""
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
         """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if this fails.
 
-        The computation fails if H_KK has no Cholesky factor, or if the result is not finite. The
-        kept channels of the removal must be at the front of the order.
+        W_P are the columns of the weight for the removed channels. The computation fails if H_KK
+        has no Cholesky factor, or if the result is not finite. The kept channels of the removal
+        must be at the front of the order.
         """
         kept = len(removal.kept_K)
         if kept > self.num_channels:
@@ -114,10 +116,10 @@ def _strips(
 def _factor(strip_SJ: Tensor) -> Tensor:
     """Convert rows of H, from which all earlier rows are already eliminated, into rows of U.
 
-    If the factorisation fails at a row, return only the rows before it.
+    If the factorisation fails at a row, return only the rows of U before this row.
     """
     square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
-    # retry with fewer rows, because some libraries overwrite valid rows when they fail
+    # factorise again with fewer rows, because some libraries overwrite valid rows when they fail
     while failed:
         strip_SJ = strip_SJ[: int(failed) - 1]
         square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)

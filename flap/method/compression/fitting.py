@@ -1,6 +1,8 @@
 """Fit the output projections of a layer for one or more plans.
 
-Each member of a block, such as an expert, is fitted separately, on the tokens that reach it.
+A plan lists the units that stay. A fit is a changed output projection, in which a compensation
+makes up for removed channels. A block is the attention or the MLP of a layer. Each member of a
+block, such as an expert, is fitted separately, on the tokens that reach it.
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 
@@ -22,8 +24,8 @@ from flap.runtime import ranks
 class BlockFit(NamedTuple):
     """The fitted output projection of a block."""
 
-    weight_OK: Tensor  # weight for the kept channels, in the dtype of the model
-    bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is no bias
+    weight_OK: Tensor  # new weight, with columns only for kept channels, in the dtype of the model
+    bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is none
     reports: dict[str, FitReport]  # fit reports; the keys are names of members
 
 
@@ -38,17 +40,17 @@ def fit_layer(
     statistics: LayerStatistics | None,
     trial: bool = False,
 ) -> list[Pair[BlockFit | None]]:
-    """Return the fits of both blocks of a layer for each of several plans.
+    """Return, for each of several plans, the fits of the attention and of the MLP of a layer.
 
-    The fit of a block that keeps all units is None.
+    The fit of a block that keeps all of its units is None.
 
-    trial: whether the fits are only for a trial of a search, see `Compensation.fits`.
+    trial: whether the fits are only for a trial of structure=search (see `Compensation.fits`).
     """
     inputs = Pair[Sequence[Statistics]]((), ())
     if statistics is not None:
         inputs = Pair(*statistics.blocks)
 
-    # 1. for each block, collect the distinct sets of kept units that do not contain all units
+    # 1. for each block, collect the distinct sets of kept units, except the set of all units
     removing = []
     for block, choices in zip(blocks, zip(*plans, strict=True), strict=True):
         removing.append(sorted({kept for kept in choices if len(kept) < block.num_units}))
@@ -59,11 +61,11 @@ def fit_layer(
         for block, sets, observed in zip(blocks, removing, inputs, strict=True)
     ]
     every = list(chain(*fitters))
-    # each process has its own trials, but all processes have the same final plan, so they share the
-    # fits of the final plan
+    # Trials differ between the processes, so each process computes all fits of its trials. The
+    # final plan is the same in all processes, so they share the work of its fits.
     fits = [fitter() for fitter in every] if trial else ranks.each_by_one(every)
 
-    # 3. join the fits of members to fits of blocks
+    # 3. join the fits of the members of each block into a fit of the block
     heads = len(fitters[0])
     attention_fits = _block_fits(blocks.attention, removing[0], fits[:heads])
     mlp_fits = _block_fits(blocks.mlp, removing[1], fits[heads:])
@@ -77,9 +79,9 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return one function per member of a block, which fits the member for all sets of kept units.
+    """Return, for each member of a block, a function that fits it for all sets of kept units.
 
-    Whole experts are not fitted.
+    If the units are whole experts, nothing is fitted, and the list is empty.
     """
     if not kept_sets or block.whole:
         return []
@@ -107,7 +109,7 @@ def _fit_member(
 
 
 def _removals(block: Block, kept: Kept) -> list[Removal]:
-    """Return the kept and the removed channels of each member of a block."""
+    """Return the kept and the removed input channels of each member's output projection."""
     stays_I = torch.zeros(block.columns_UC.numel(), dtype=torch.bool)
     stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
     device = block.members[0].output.weight.device
@@ -124,8 +126,8 @@ def _block_fits(
 ) -> dict[Kept, BlockFit]:
     """Return the fit of a block for each set of kept units.
 
-    fits: for each member, the fit for each set; empty if the units are whole experts, whose weights
-        do not change.
+    fits: for each member, its fits for all sets; empty if the units are whole experts, because the
+        weights of experts that stay do not change.
     """
     block_fits = {}
     for k, kept in enumerate(kept_sets):
@@ -145,7 +147,8 @@ def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
     biases = []
     reports = {}
     for member, fit in zip(members, fits, strict=True):
-        weights.append(fit.weight_OK.to(member.output.weight))  # to the weight's dtype and device
+        # to the dtype and device of the weight
+        weights.append(fit.weight_OK.to(member.output.weight))
         bias_O = _bias(member.output, fit.bias_O)
         if bias_O is not None:
             biases.append(bias_O)

@@ -1,6 +1,9 @@
 """Linear compensation: a least-squares map predicts the removed channels from the kept channels.
 
-Legend: O output channels · I input channels · P pruned, K kept channels.
+Every fifth calibration window is held out. Compensations are tested on the tokens of these windows,
+which are called held-out tokens.
+
+Legend: O output channels · I input channels · P pruned, K kept input channels.
 """
 
 import math
@@ -17,11 +20,11 @@ from flap.method.calibration.covariance import Covariance
 from flap.method.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.method.compression.elimination import Elimination
 
-# The ridges to choose from, as multiples of the mean variance of the block's channels.
+# The ridges to choose from, as multiples of the mean variance of the input channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# Tokens per channel. A map that is fitted on fewer tokens may fit noise. So the trials of a search
-# also compare such a map with FLAP's bias on held-out tokens.
+# Number of tokens per input channel. A map that is fitted on fewer tokens may fit noise. So even
+# the trials of structure=search compare such a map with FLAP's bias on held-out tokens.
 ENOUGH_TOKENS = 2
 
 
@@ -35,26 +38,27 @@ class LinearCompensation(Compensation):
         A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
 
     W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
-    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels.
-    C (I, I), mean (I): the covariance and mean of the channels. From the kept channels x_K of a
-    token, A predicts the output W_P x_P of its removed channels x_P. FLAP's bias is the special
-    case A = 0.
+    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels. C
+    (I, I), mean (I): the covariance and mean of the channels. 1: the identity matrix. From the kept
+    channels x_K of a token, A predicts W_P x_P, which is the contribution of the token's removed
+    channels x_P to the output. FLAP's bias is the special case A = 0.
 
-    If no ridge is given, a map A is fitted with each of RIDGES, without the held-out tokens. The
-    ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all
+    If no ridge is given, a map A is fitted with each ridge in RIDGES, without the held-out tokens.
+    The ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all
     tokens. FLAP's bias is used instead if no map has a smaller held-out error than the bias, or if
     no map can be computed. A map with a given ridge is compared with FLAP's bias in the same way.
 
-    In the trials of a search, the ridge is TRIAL_RIDGE if no ridge is given. The map is fitted
-    without the held-out tokens, because trials are measured on some of these tokens. In trials, the
-    map is compared with FLAP's bias only if there are fewer than ENOUGH_TOKENS tokens per channel.
+    In the trials of structure=search, the ridge is TRIAL_RIDGE if no ridge is given. The map is
+    fitted without the held-out tokens, because trials are measured on some of these tokens. In
+    trials, the map is compared with FLAP's bias only if there are fewer than ENOUGH_TOKENS fitting
+    tokens per channel.
 
         python -m flap compensation=linear compensation.ridge=0.01
     """
 
     needs_covariance: ClassVar[bool] = True
-    # the ridge as a multiple of the mean variance of the block's channels, >= 0; None chooses the
-    # ridge with the smallest held-out error
+    # the ridge as a multiple of the mean variance of the input channels, >= 0; None chooses the
+    # ridge with the smallest error on held-out tokens
     ridge: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,10 +73,10 @@ class LinearCompensation(Compensation):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return, for each removal, the weight W_K + A and the term to add to the bias.
+        """Return, for each removal, the weight W_K + A and the vector to add to the bias.
 
-        This term is W_P mean_P - A mean_K. All removals of a chain (see `chains`) share one
-        factorisation for each ridge.
+        This vector is W_P mean_P - A mean_K. For each ridge, all removals of a chain (see `chains`)
+        use the same factorisation.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
@@ -99,7 +103,10 @@ class LinearCompensation(Compensation):
 
 @dataclass(frozen=True)
 class _Nested:
-    """Fits a projection for a chain of removals, with one Cholesky factor in memory at a time."""
+    """Fits a projection for a chain of removals (see `chains`).
+
+    Only one Cholesky factor is in memory at a time.
+    """
 
     weight_OI: Tensor
     removals: Sequence[Removal]
@@ -109,9 +116,9 @@ class _Nested:
     ) -> list[FitReport]:
         """Choose the best ridge for each removal on held-out tokens, and return a report for each.
 
-        The ridge in a report is None if no map has a smaller held-out error than FLAP's bias. The
-        ridge is also None if no held-out token reaches the projection, because then no map can be
-        tested.
+        The maps are fitted on the tokens of `fitting`. The ridge in a report is None if no map has
+        a smaller error on held-out tokens than FLAP's bias. The ridge is also None if no held-out
+        token reaches the projection, because then no map can be tested.
         """
         if not held_out.num_tokens:
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
@@ -123,15 +130,15 @@ class _Nested:
             slopes = self._slopes(self.removals, ridge, fitting, quick=True)
             for k, slope_OK in enumerate(slopes):
                 error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
-                # the comparison is false if the error is nan
+                # if the error is nan, the comparison is false
                 if slope_OK is not None and error < best[k].held_out_error:
                     best[k] = best[k]._replace(ridge=ridge, held_out_error=error)
         return best
 
     def fits(self, reports: Sequence[FitReport], covariance: Covariance, quick: bool) -> list[Fit]:
-        """Return the fit for each removal, with the ridge of its report.
+        """Return the fit for each removal, with the ridge in the report of this removal.
 
-        If this ridge is None, the fit uses FLAP's bias.
+        If the ridge is None, FLAP's bias is used instead of a map.
         """
         fits: dict[int, Fit] = {}
         for ridge in {report.ridge for report in reports}:
@@ -144,9 +151,9 @@ class _Nested:
     def _slopes(
         self, removals: Sequence[Removal], ridge: float | None, covariance: Covariance, quick: bool
     ) -> Iterator[Tensor | None]:
-        """Yield A for each removal, or None if FLAP's bias is used.
+        """Yield the map A for each removal, or None if FLAP's bias is used instead.
 
-        The bias is used if `ridge` is None, or if A cannot be computed.
+        FLAP's bias is used if `ridge` is None, or if A cannot be computed.
         """
         if ridge is None:
             yield from [None] * len(removals)
@@ -169,9 +176,10 @@ class _Nested:
         return Fit(weight_OK, bias_O, report)
 
     def _lost(self, removal: Removal, slope_OK: Tensor | None) -> Tensor:
-        """Return lost_OI, which maps all channels to the part of the output that pruning loses.
+        """Return lost_OI, which maps the input channels to the error in the output after pruning.
 
-        The columns of lost_OI are W_P for the removed channels, and -A for the kept channels.
+        The columns of lost_OI are W_P for the removed channels, and -A for the kept channels (0
+        with FLAP's bias).
         """
         lost_OI = self.weight_OI.clone()
         lost_OI[:, removal.kept_K] = 0 if slope_OK is None else -slope_OK
@@ -179,9 +187,9 @@ class _Nested:
 
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
-    """Divide removals into chains. A chain is a list of indices of removals.
+    """Divide removals into chains, which are lists of indices of removals.
 
-    In a chain, each removal contains all channels of the removal before it.
+    In a chain, each removal removes all channels that the removal before it removes.
     """
     pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []
@@ -196,10 +204,10 @@ def chains(removals: Sequence[Removal]) -> list[list[int]]:
 
 
 def order(chain: Sequence[Removal]) -> Tensor:
-    """Return all channels in the reverse of the order in which a chain removes them.
+    """Return all input channels in the reverse of the order in which a chain removes them.
 
-    The channels that the chain never removes are at the front, and the channels that it removes
-    first are at the end.
+    Channels that no removal of the chain removes are at the front. Channels that its first removal
+    removes are at the end.
     """
     channels = sum(map(len, chain[0]))
     count_I = torch.zeros(channels, dtype=torch.int64, device=chain[0].kept_K.device)

@@ -1,6 +1,6 @@
-"""Sequential pruning, as in Wanda-sp.
+"""Sequential pruning, as in Wanda-sp: the layers are pruned one after another.
 
-Each layer is calibrated on the outputs of the pruned layers before it.
+The inputs on which a layer is calibrated are the outputs of the pruned layers before it.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.importance import Metric, score_layer
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-DECIDED = as_json("decided")  # stores the plan of a layer and its fit reports
+DECIDED = as_json("decided")  # stores the plan of a layer, and its fit reports
 
 
 @dataclass(frozen=True)
 class SequentialPruning:
-    """Scores, allocates and compresses each layer before the next layer is calibrated."""
+    """Scores and prunes each layer before the next layer is calibrated."""
 
     metric: Metric
     structure: UniformLayers
@@ -30,7 +30,8 @@ class SequentialPruning:
         """Prune a model. Return the plan and the fit report of each block.
 
         work: the working directory, from which an interrupted run resumes. If the metric needs no
-            statistics, the run starts again, because random scores would be drawn in another order.
+            statistics, the run starts again at the first layer, because the generator of random
+            scores would otherwise give a resumed run other scores.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter

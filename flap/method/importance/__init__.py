@@ -1,4 +1,8 @@
-"""The importance metrics, which score how much each channel or expert matters."""
+"""Importance: metrics, which score how much each channel or expert matters.
+
+A channel is an input of an output projection, which is the last matrix of an attention or an MLP.
+Units with low scores are removed.
+"""
 
 from flap.method.importance.base import (
     Metric,

@@ -1,6 +1,10 @@
 """The base class of the metrics, and the scoring of layers.
 
-A metric gets only the weight of an output projection, and the statistics of its input channels.
+Most metrics score the input channels of an output projection, from its weight and the statistics of
+these channels. Metrics of whole experts use the statistics of the experts' outputs (experts.py). A
+unit consists of the channels that are removed together. A block is the attention or the MLP of a
+layer. In a mixture of experts, the members of the MLP are its experts.
+
 Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output
 channels · M members of a block.
 """
@@ -23,19 +27,20 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """Base class of the metrics, which score each input channel of an output projection."""
+    """Base class of the metrics, which score channels of output projections or whole experts."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
     # whether the metric needs `Statistics.effect_U`, which is computed from gradients of the loss
     needs_gradients: ClassVar[bool] = False
-    # whether scores are squared output errors, which add up over channels
+    # whether scores are squared errors in the output, so that the score of a unit is the sum over
+    # its channels
     measures_error: ClassVar[bool] = False
-    # whether whole experts are scored, instead of channels of their output projections
+    # whether whole experts are scored instead of the channels of their output projections
     scores_experts: ClassVar[bool] = False
 
-    # If true, scores of attention channels are squared, as in the official code. The paper does not
-    # square them.
+    # If true, scores of attention channels are squared, as in the official code of FLAP. The paper
+    # on FLAP does not square them.
     square_attention: bool = False
 
     @abstractmethod
@@ -50,8 +55,9 @@ class Metric(ABC):
     ) -> Tensor:
         """Return score_UC, the scores of the channels of each unit.
 
-        Metrics that score whole units override this method. `weight_OI` has the dtype of the model,
-        so that a metric that computes in another dtype copies the weight only once.
+        Metrics that score whole units instead of channels override this method. `weight_OI` still
+        has the dtype of the model, so that a metric that computes in another dtype copies the
+        weight only once.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
         expected = (weight_OI.shape[1],)
@@ -73,14 +79,15 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return one function per member of a block, which computes the score_UC of the member.
+        """Return, for each member of a block, a function that computes the score_UC of the member.
 
-        The function returns score_UC on the CPU.
+        The functions return score_UC on the CPU.
 
         statistics: the statistics of each member; empty without calibration.
-        routed: `LayerStatistics.routed` of an MLP whose units are whole experts; otherwise empty.
+        routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
+            empty.
         """
-        if not block.num_units:  # the layer does not have this block
+        if not block.num_units:  # the layer has no such block, for example no MLP
             return [partial(torch.zeros, block.columns_UC.shape)]
         inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
         return [
@@ -102,8 +109,9 @@ MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, stat
 def metric_of(function: MetricFunction) -> Metric:
     """Make a metric from a function `score(weight_OI, statistics) -> score_I`; higher = keep.
 
-    Reports and error messages show the class of a metric. So the class of this metric gets the name
-    and the module of the function. The function gets statistics without covariances.
+    Reports and error messages show the class of a metric. So the class of the returned metric gets
+    the name and the module of the function. The function is called with statistics without
+    covariances.
     """
 
     @dataclass(frozen=True)
@@ -124,8 +132,8 @@ def score_layers(
     """Return the scores of all layers.
 
     statistics: yields the statistics of each layer while the layer is in memory.
-    work: the working directory of the walk over the layers that yields `statistics`. An interrupted
-        walk resumes from this directory, which also contains the scores of finished layers.
+    work: the working directory of the pass over the layers that yields `statistics`. An interrupted
+        pass resumes from this directory, which also stores the scores of finished layers.
     """
     notes = Notes(SCORES, work)
     for i, observed in statistics:
@@ -147,7 +155,9 @@ def scores_of_layer(
 def score_layer(
     metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
 ) -> Pair[Tensor]:
-    """Return score_GC and score_I of one layer. For whole experts, score_I is score_E.
+    """Return score_GC and score_I of one layer.
+
+    If the units of the MLP are whole experts, score_I has one score per expert.
 
     Raises:
         ValueError: weights or scores are not finite. The message names the block.
@@ -179,11 +189,11 @@ def score_layer(
 def _check_finite(score_UC: Tensor, block: Block) -> None:
     """Check that the scores and the weights of a block are finite.
 
-    The weights are checked even if the metric does not read them, because the compensation reads
-    them.
+    The weights are checked even if the metric does not use them, because the compensation uses them
+    later.
     """
     finite = bool(torch.isfinite(score_UC).all())
-    # one member at a time, because the weights of all experts take gigabytes
+    # check one member at a time, because the weights of all experts together take gigabytes
     for member in block.members:
         finite = finite and bool(torch.isfinite(member.output.weight).all())
     if not finite:

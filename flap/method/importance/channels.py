@@ -1,6 +1,6 @@
 """Metrics that score channels: FLAP's metrics, Wanda's metric, and two baselines.
 
-The baselines use no activations.
+The two baselines use no activations of the model.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class IFV(Metric):
         score_j = var_j
 
     var (I): the sample variance of the input channels of the output projection over the calibration
-    tokens, in units of activation². The score measures how much channel j varies around its mean,
-    by which FLAP's bias replaces a removed channel; higher = keep.
+    tokens, in units of activation². The score measures how much channel j varies around its mean.
+    If channel j is removed, FLAP's bias replaces its values with this mean. Higher = keep.
 
         python -m flap metric=IFV
     """
 
-    # If true, scores of attention channels are squared, as in the official code.
+    # If true, scores of attention channels are squared, as in the official code of FLAP.
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
@@ -43,14 +43,14 @@ class WIFV(Metric):
         score_j = var_j · Σ_o W_oj²
 
     W (O, I): the output projection. var (I): the sample variance of its input channels over the
-    calibration tokens. The score is the expected squared output error once channel j is replaced by
-    its mean; higher = keep.
+    calibration tokens. The score is the expected squared error in the output of the projection if
+    the values of channel j are replaced with their mean. Higher = keep.
 
         python -m flap metric=WIFV
     """
 
     measures_error: ClassVar[bool] = True
-    # If true, scores of attention channels are squared, as in the official code.
+    # If true, scores of attention channels are squared, as in the official code of FLAP.
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
@@ -65,14 +65,14 @@ class WIFN(Metric):
         score_j = mean_o |W_oj| · √msq_j
 
     W (O, I): the output projection. msq (I): the mean square of its input channels over the
-    calibration tokens. The mean square contains the mean of a channel as well as its variance.
-    Higher = keep. Instead of the root mean square, the official code uses the norm over the tokens
-    of a sample, which is larger by a constant factor.
+    calibration tokens. The mean square of a channel is its squared mean plus its variance.
+    Higher = keep. Instead of the root mean square √msq_j, the official code of FLAP uses the norm
+    over the tokens of a window, which is larger by a constant factor.
 
         python -m flap metric=WIFN
     """
 
-    # If true, scores of attention channels are squared, as in the official code.
+    # If true, scores of attention channels are squared, as in the official code of FLAP.
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
@@ -86,7 +86,7 @@ class Wanda(WIFN):
 
         score_j = mean_o |W_oj| · √msq_j
 
-    Wanda is by Sun et al. (2023). `WIFN` explains the symbols. Unlike in `WIFN`, the scores of
+    Wanda is by Sun et al. (2023). See `WIFN` for W and msq. Unlike in `WIFN`, the scores of
     attention channels are not squared. Higher = keep.
 
         python -m flap metric=wanda
@@ -94,7 +94,7 @@ class Wanda(WIFN):
     `method=wanda_sp` adds the structure and the compensation of Wanda-sp.
     """
 
-    # whether scores of attention channels are squared; Wanda does not square them
+    # If true, scores of attention channels are squared. Wanda does not square them.
     square_attention: bool = False
 
 
@@ -104,7 +104,7 @@ class Magnitude(Metric):
 
         score_j = ‖W_:j‖₂
 
-    W (O, I): the output projection. No activations are used, so no calibration is needed.
+    W (O, I): the output projection. The score needs no activations, and therefore no calibration.
     Higher = keep.
 
         python -m flap metric=magnitude
@@ -139,9 +139,9 @@ class Random(Metric):
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """The seeded generator, which all projections share."""
+        """The generator of random numbers, which all projections share."""
         return torch.Generator().manual_seed(self.seed)
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return the next draw of the generator, in float32; higher = keep."""
+        """Return score_I with the generator's next random numbers, in float32; higher = keep."""
         return torch.rand(weight_OI.shape[1], generator=self.generator)

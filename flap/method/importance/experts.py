@@ -20,12 +20,13 @@ from flap.models import Block, OfToken
 class Routed(NamedTuple):
     """Averages over the tokens that are routed to each expert of a layer.
 
-    The averages of an expert without tokens are 0.
+    The averages of an expert to which no token is routed are 0.
     """
 
     tokens_E: Tensor  # number R of tokens that are routed to each expert
-    mean: OfToken  # means of the fields of `OfToken` over each expert's tokens, each of shape (E)
-    # sample variance of each expert's output, with divisor R - 1, summed over the output channels
+    mean: OfToken  # for each field of `OfToken`, its mean over each expert's tokens, of shape (E)
+    # sample variance of each expert's output over its tokens, with divisor R - 1, summed over the
+    # output channels
     variance_E: Tensor
 
     @classmethod
@@ -45,9 +46,9 @@ class Routed(NamedTuple):
 class ExpertMetric(WIFV):
     """Base class of metrics that score whole experts.
 
-    Heads, and neurons of layers without experts, are scored by WIFV. Experts are scored before
-    experts of their layer are removed, so the router still chooses among all of them. An expert
-    without tokens gets the score 0.
+    WIFV scores the heads, and in layers without experts also the neurons. The statistics are
+    collected before experts of the layer are removed, so the router still chooses among all of
+    them. An expert to which no token is routed gets the score 0.
     """
 
     scores_experts: ClassVar[bool] = True
@@ -76,8 +77,8 @@ class REAP(ExpertMetric):
         score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
 
     t: the tokens that are routed to expert e. f_e(x_t): the output of the expert. g_e(t): the
-    router's weight, by which the model multiplies the output (1 for Llama 4, which multiplies the
-    input). Higher = keep.
+    router's weight, by which the model multiplies the output. For Llama 4, which multiplies the
+    input instead, g_e(t) is 1. Higher = keep.
 
         python -m flap structure.experts=true metric=REAP
     """
@@ -108,9 +109,10 @@ class MoNE(ExpertMetric):
 
         score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
 
-    R_e: the number of tokens that are routed to expert e. k: all experts of the layer. var_o(f_e):
-    the sample variance of channel o of the expert's output over the R_e tokens. Higher = keep. The
-    authors' code uses the mean weight of the router instead of the frequency R_e / Σ_k R_k.
+    R_e: the number of tokens that are routed to expert e. k: an index of all experts of the layer.
+    var_o(f_e): the sample variance of channel o of the output of expert e over these R_e tokens.
+    Higher = keep. The authors' code uses the mean weight of the router instead of the frequency
+    R_e / Σ_k R_k.
 
         python -m flap structure.experts=true metric=MoNE
     """

@@ -1,9 +1,11 @@
-"""The metric OBS: the output error that the removal of a unit causes.
+"""The metric OBS: the error in the output that the removal of a unit causes.
 
-The weights of the remaining units are adjusted first, so that the error is as small as possible.
+The error is computed for the best case: the weights of all other units are adjusted so that the
+error is as small as possible. A unit is removed as a whole: a KV head with its query heads, a
+neuron of an MLP, or an expert.
 
-Legend: O output channels · I input channels · U units · R units that are still in the matrices · C
-channels of a unit · L removed channels.
+Legend: O output channels · I input channels · U units · R units whose channels are still in the
+matrices · C channels of a unit · L removed channels.
 """
 
 import logging
@@ -25,7 +27,7 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-# number of steps; each step removes 1/64 of the units, and adjusts the remaining weights
+# number of steps; each step removes 1/64 of the units, and adjusts the weights of all other units
 STEPS = 64
 
 
@@ -39,32 +41,34 @@ class OBS(Metric):
         H = C + ridge · mean(diag C) · 1
 
     W (O, I): the output projection. C (I, I): the covariance of its input channels over the
-    calibration tokens. W_u: the columns of W for the channels of unit u. [H⁻¹]_uu: the elements of
-    H⁻¹ for these channels. The cost is the expected squared output error if the unit is removed
-    with the best linear compensation. The cheapest units are removed first, and W and H⁻¹ are
-    updated after each step. A unit's score is its cost at the moment of its removal, divided evenly
-    over its channels. The score is never less than the score of a unit that was removed before.
+    calibration tokens. 1: the identity matrix. W_u: the columns of W for the channels of unit u.
+    [H⁻¹]_uu: the rows and columns of H⁻¹ for these channels. The cost is the expected squared error
+    in the output if the unit is removed with the best linear compensation. Units are removed in at
+    most 64 steps. Each step removes the units with the lowest costs, and updates W and H⁻¹. A
+    unit's score is its cost at the moment of its removal, divided evenly over its channels. If the
+    cost is lower than the cost of a unit that was removed before, it is raised to that cost.
     Higher = keep.
 
     In floating point, H may have no inverse. This happens with massive activations, whose rounding
-    errors exceed the ridge. Then the ridge is multiplied by ten, up to three times, with a warning.
+    errors exceed the ridge. In this case, the ridge is multiplied by ten, up to three times, with a
+    warning each time.
 
         python -m flap metric=OBS metric.ridge=0.01
 
     Raises:
-        ValueError: H has no inverse with any of these ridges.
+        ValueError: H has no inverse with any of these four ridges.
     """
 
     needs_covariance: ClassVar[bool] = True
     measures_error: ClassVar[bool] = True
-    # the ridge as a multiple of the mean variance of a block's channels; > 0
+    # the ridge as a multiple of the mean variance of the input channels of a projection; > 0
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
         require(0 < self.ridge < math.inf, "metric.ridge", self.ridge, "a number > 0")
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I with each channel as a separate unit."""
+        """Return score_I, where each channel is a separate unit."""
         columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
         return self.score_units(weight_OI, statistics, columns_U1).flatten()
 
@@ -102,11 +106,11 @@ def _costs_with(
         LinAlgError: H has no inverse.
     """
     wide = widest_float(weight_OI.device)
-    columns = columns_UC.flatten().to(weight_OI.device)  # makes the channels of a unit consecutive
+    columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
     covariance = Covariance.of(*(statistics.parts or [statistics]))
     matrix_II = covariance.hessian(columns, ridge, wide)
     if not matrix_II.diagonal().any():
-        # all channels are constant, so their means replace every unit without error
+        # all channels are constant, so every unit can be replaced with its mean without an error
         return weight_OI.new_zeros(len(columns_UC), dtype=wide)
 
     # factorise and invert in place, because the matrix may take gigabytes
@@ -119,8 +123,8 @@ def _costs_with(
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
     """Return cost_U, the cost of each unit at the moment of its removal.
 
-    A unit has `channels` consecutive channels. The two tensors are changed in place. Removed
-    channels stay in the tensors as zeros, until half of the channels are removed.
+    A unit has `channels` consecutive channels. Both tensors are changed in place. Removed channels
+    stay in the tensors as zeros until half of the channels are removed, and are dropped then.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)
@@ -129,7 +133,7 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     unit_R = torch.arange(num_units, device=weight_OI.device)
     remains_R = torch.ones_like(cost_U, dtype=torch.bool)
     for left in range(num_units, 0, -step_size):
-        # 1. if half of the channels are removed, drop them from the matrices
+        # 1. if at least half of the channels in the matrices are removed, drop the removed channels
         if 2 * left <= len(unit_R):
             remaining = remains_R.repeat_interleave(channels).nonzero().flatten()
             every_row = torch.arange(len(weight_OI), device=weight_OI.device)
@@ -154,14 +158,14 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
 
 
 def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return the submatrix of these rows and columns, stored at the front of the matrix's memory.
+    """Return the submatrix of these rows and columns, moved to the front of the matrix's memory.
 
     The matrix must be contiguous, and its elements are overwritten. The indices of rows and columns
     must be ascending.
     """
     packed = matrix.view(-1)[: len(rows) * len(columns)].view(len(rows), len(columns))
     for strip, some_rows in zip(packed.split(STRIP), rows.split(STRIP), strict=True):
-        # rows only move to the front, so no row is overwritten before it is read
+        # elements only move towards the front, so none is overwritten before it is read
         strip.copy_(matrix[some_rows].index_select(1, columns))
     return packed
 
@@ -170,7 +174,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
     """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which the mask `units_R` is true."""
     units = len(units_R)
     if channels == 1:
-        # sums of squares, because computing a norm takes longer
+        # sums of squares take less time than norms
         squares = [strip.square().sum(0) for strip in weight_OI.split(STRIP)]
         square_I = torch.stack(squares).sum(0)
         return square_I[units_R] / inverse_II.diagonal()[units_R]

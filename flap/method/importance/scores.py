@@ -1,6 +1,6 @@
 """The scores of all layers, and the file that stores them.
 
-Runs that differ only in the ratio use the same scores, so the scores are computed only once.
+Several runs that differ only in the ratio use the same file, so that scores are computed only once.
 
 Legend: G attention units (KV heads) · C channels of a unit · I input channels.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from flap.models import Pair
 from flap.storage import Kind
 
-# fields of `Scores` that have several numbers for each layer
+# fields of `Scores` with several numbers for each layer
 BY_LAYER = ("routed_power", "divergences")
 
 
@@ -24,8 +24,9 @@ BY_LAYER = ("routed_power", "divergences")
 class Scores:
     """The scores of all units of all layers; higher = keep.
 
-    Structures that rank output errors scale the scores by `inverse_power` and `routed_power`. These
-    two fields are empty without calibration, or if scores are not squared output errors.
+    Structures that rank units by output errors may multiply the scores by `inverse_power` and
+    `routed_power`. Both fields are empty if there was no calibration, or if scores are not squared
+    output errors.
     """
 
     # score_GC of each layer's attention and score_I of its MLP, finite, in float32 on the CPU
@@ -34,12 +35,13 @@ class Scores:
     inverse_power: tuple[float, ...] = ()
     # `LayerStatistics.routed_power` of each layer
     routed_power: tuple[tuple[float, ...], ...] = ()
-    # divergences of the trials of each layer, in nats per token; empty without a search
+    # for each layer, the divergence of each trial of structure=search (`Search`), in nats per
+    # token; empty with other structures
     divergences: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Join `Scores` that each contain some of the layers. The result has no divergences."""
+        """Join objects that each have the scores of some layers. The result has no divergences."""
         parts = list(parts)
         return cls(
             tuple(layer for part in parts for layer in part.layers),
@@ -49,7 +51,7 @@ class Scores:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write scores to a safetensors file. All numbers other than scores are stored in float64."""
+    """Write scores to a safetensors file. All other fields are stored in float64."""
     tensors = {"inverse_power": torch.tensor(scores.inverse_power, dtype=torch.float64)}
     for i, layer in enumerate(scores.layers):
         for block, score in layer._asdict().items():

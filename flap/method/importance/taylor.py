@@ -1,5 +1,7 @@
 """The metric `taylor`: the first-order effect of removing a unit on the loss.
 
+A unit is removed as a whole: a KV head with its query heads, a neuron, or an expert.
+
 Legend: U units · C channels of a unit · O, I output and input channels of an output projection.
 """
 
@@ -21,28 +23,29 @@ class Taylor(Metric):
 
     w: all weights that are removed with unit u, from all matrices: the rows of the input
     projections with their biases, and the columns of the output projection. The paper calls these
-    weights a group. A KV head and its query heads form one group. L: the mean cross-entropy of the
-    next token over the calibration windows, in nats per token. The score is, to first order, the
-    absolute change of the loss if the unit is removed. The score is divided evenly over the unit's
-    channels. Higher = keep.
+    weights a coupled group. For a KV head, the group includes the weights of its query heads. L:
+    the mean cross-entropy of the next token over the calibration windows, in nats per token. To
+    first order, the score is the absolute change of the loss if the unit is removed. The score is
+    divided evenly over the channels of the unit. Higher = keep.
 
     Equation 3 of the paper is the Taylor expansion of the loss for a group of weights. The score is
-    the first term of this expansion, for the whole group as one vector. Gradients are sums over all
-    windows, so effects of opposite sign cancel. The paper has two more scores, which are not
-    implemented. The first scores single matrices, and gives a group the sum, product or maximum of
-    these scores. The second (equation 4) scores single weights, with the absolute value inside the
-    sum. The second-order term (equation 5) is not implemented either.
+    the first-order term of this expansion, with the whole group as one vector. Gradients are summed
+    over all windows, so opposite effects in different windows cancel. The paper has two more ways
+    to score a group, which are not implemented. The first way scores single matrices, and gives a
+    group the sum, product or maximum of their scores. The second way (equation 4) scores single
+    weights, with the absolute value inside the sum. The second-order term (equation 5) is not
+    implemented, either.
 
         python -m flap metric=taylor calibration.num_samples=10
 
-    Gradients need the whole model on one device (`model.placement=device`). `method=llm_pruner`
-    adds the structure and the calibration of the paper.
+    For the gradients, the whole model must be on one device (`model.placement=device`).
+    `method=llm_pruner` adds the structure and the calibration of the paper.
     """
 
     needs_gradients: ClassVar[bool] = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I with each channel as a separate unit."""
+        """Return score_I, where each channel is a separate unit."""
         columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
         return self.score_units(weight_OI, statistics, columns_U1).flatten()
 
