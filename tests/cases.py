@@ -103,7 +103,7 @@ MIXTURES: dict[str, PreTrainedConfig] = {
     ),
 }
 # Models with layers that have no ordinary attention heads, or with layers that differ in the number
-# of query heads for each KV head.
+# of query heads per KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4,
@@ -147,15 +147,18 @@ HYBRIDS: dict[str, PreTrainedConfig] = {
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
-    """Return a random model of an architecture above. `changes` replace values of its config."""
+    """Return a random model of one of the architectures above.
+
+    `changes` replace values of the architecture's config.
+    """
     config = deepcopy((ARCHITECTURES | MIXTURES | HYBRIDS)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)
 
 
-# The ends of the names of buffers that have learnt values in a real model. A random model gets
-# random values in these buffers.
+# In a real model, buffers whose names end like this have learnt values. `random_model` fills these
+# buffers with random values.
 LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "input_max")
 
 
@@ -173,7 +176,7 @@ def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> 
 
 
 def with_biases(model: PreTrainedModel) -> PreTrainedModel:
-    """Give every Linear of the decoder layers a random bias, also if the architecture has none."""
+    """Give every Linear of the decoder layers a random bias, even if the architecture has none."""
     for layer in model.model.layers:
         for module in layer.modules():
             if isinstance(module, nn.Linear):
@@ -182,10 +185,10 @@ def with_biases(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def tokens(windows: int = 6, length: int = 24, seed: int = 1) -> torch.Tensor:
-    """Return windows of random tokens."""
+    """Return `windows` sequences of `length` random tokens."""
     return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def collect(model: PlacedModel, tokens_NT: torch.Tensor, batch_size: int) -> list[LayerStatistics]:
-    """Collect the statistics of every layer of the dense model."""
+    """Collect the calibration statistics of every layer of the dense (unpruned) model."""
     return Calibration(model, Batch.of(tokens_NT), batch_size, []).observe()

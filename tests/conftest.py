@@ -41,11 +41,12 @@ WORDS = [
     "new",
 ]
 
-# The tests of engines need a separate environment, in which `make engines` runs them.
+# The tests of inference engines (tests/engines) need a separate environment, in which
+# `make engines` runs these tests.
 collect_ignore = ["engines"]
 
-# Start the slowest test files first. Otherwise, one process might still run a long file at the end,
-# while all others are idle.
+# Start the slowest test files first. Otherwise, one test process might still run a long file at the
+# end, while all other processes are idle.
 LONGEST = (
     "test_parity",
     "test_faults",
@@ -87,27 +88,30 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Return each device except the CPU: GPUs, and the device that second_device.py simulates."""
+    """Return each device except the CPU: GPUs, and the device that second_device.py simulates.
+
+    A test with this fixture runs once on each device.
+    """
     if request.param != "second":
         return torch.device(request.param, 0)
-    # Importing this module registers the device for the rest of the process.
+    # The import registers the simulated device with torch for the rest of the process.
     return import_module("tests.helpers.second_device").DEVICE
 
 
 @pytest.fixture
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Record the progress after every layer, so that tests can interrupt a pass at any layer.
+    """Make flap record its progress after every layer, so that tests can interrupt it at any layer.
 
-    Without this fixture, progress is recorded at most every ten seconds.
+    Without this fixture, flap records its progress at most every ten seconds.
     """
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Use a new cache for these tests, so that they reuse no results of earlier code.
+    """Let flap use a new cache folder, so that the tests reuse no results of earlier code.
 
-    Only models come from the shared cache, such as the packaged model.
+    Only models, such as the packaged SmolLM2, come from the usual cache folder.
     """
     models = cache_root(None) / "models"
     models.mkdir(parents=True, exist_ok=True)
@@ -190,7 +194,7 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a faster form of the fixture `flap`, which forks a process that has all imports."""
+    """Return a faster form of the fixture `flap`: it forks a process that has all imports."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

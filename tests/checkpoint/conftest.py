@@ -14,7 +14,7 @@ from tests.helpers.pruned import Saved, prune, save_pruned
 def all_saved(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Return a checkpoint of each architecture, pruned by 40 %."""
+    """Return, for each architecture, the checkpoint of a tiny model that is pruned by 40 %."""
     root = tmp_path_factory.mktemp("checkpoints")
     made = {}
     for name in ARCHITECTURES:
@@ -38,7 +38,7 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture
 def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """Write a checkpoint into a parent folder that contains nothing else."""
+    """Write a pruned checkpoint whose parent folder contains nothing else, and return its path."""
     saved = all_saved["llama-gqa"]
     folder = tmp_path / "parent" / "checkpoint"
     return save_pruned(saved.model, tokenizer, folder, saved.plan).directory

@@ -51,9 +51,10 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
 
 
 def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) -> None:
-    """In earlier versions, config.json did not name the pruned modules (`flap_modules`).
+    """A checkpoint loads even if its config.json does not name the pruned modules.
 
-    If such a checkpoint is loaded and saved again, its config.json names these modules.
+    Earlier versions of flap did not write these names (`flap_modules`). If such a checkpoint is
+    loaded and saved again, its new config.json has the names.
     """
     old = shutil.copytree(saved.directory, tmp_path / "old")
     config = json.loads((old / "config.json").read_text())
@@ -67,7 +68,10 @@ def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) 
 
 
 def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
-    """The saved code runs without flap, so it cannot read names from flap's table of families."""
+    """modeling_flap.py runs without flap, so the names of modules must be in config.json.
+
+    It cannot read them from flap's table of families.
+    """
     code = (saved.directory / "modeling_flap.py").read_text()
     config = json.loads((saved.directory / "config.json").read_text())
     assert config["flap_modules"]["mlp"] == "mlp.down_proj"

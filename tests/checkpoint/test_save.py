@@ -43,7 +43,7 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 def test_overwrite_replaces_the_whole_folder(
     save_over: Save, old: Path, model: PreTrainedModel
 ) -> None:
-    """Saving also removes temporary files that a killed process has left next to the checkpoint."""
+    """Saving also removes temporary files that a killed process left next to the checkpoint."""
     stale = "model-00002-of-00002.safetensors"
     left_behind(old)
     (old / stale).write_text("of another model")
@@ -88,7 +88,7 @@ def test_a_difference_is_noticed_and_both_sides_are_named(
     model: PreTrainedModel, save_over: Save, old: Path
 ) -> None:
     placed = save_over()
-    # Saving leaves a model in memory as it is, because the run then measures this model.
+    # Saving leaves the model in memory as it is, because the run measures this model afterwards.
     assert placed.model is model
     verify(placed, old)
     tamper(old)
@@ -116,8 +116,8 @@ def test_a_wrong_copy_is_not_kept(
 def left_behind(folder: Path, moved: Path | None = None) -> None:
     """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the kill was between the two renames that replace the old folder by
-    the new folder. The old folder then has another name.
+    moved: the old folder, if the process had already renamed the old folder, but had not yet
+    renamed the new folder to the name of the old folder; otherwise None.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

@@ -1,4 +1,7 @@
-"""A model whose layers have equal widths becomes a stock checkpoint, or flap says why it cannot."""
+"""A model whose layers have equal widths becomes a stock checkpoint, or flap says why it cannot.
+
+transformers loads a stock checkpoint with a class of its own, without code of flap.
+"""
 
 import json
 import re
@@ -61,8 +64,8 @@ def test_what_the_base_cannot_hold_says_why(
     loads_with = become_checkpointable(Resident(model))
     assert type(model).__name__.startswith("Flap")
     added = biases(model) - biases(tiny_model(architecture))
-    # Compensation adds biases only to output projections. The other Linears must not get biases,
-    # not even zeros.
+    # Bias compensation adds biases only to output projections. The other Linears must not get
+    # biases, not even zeros.
     assert all(name.endswith(("o_proj.bias", "down_proj.bias")) for name in added)
     assert re.fullmatch(rf"flap, or trust_remote_code=True \({reason}\)", loads_with)
 
@@ -90,7 +93,7 @@ def test_pruned_again_it_becomes_what_it_can_be(
 ) -> None:
     model = tiny_model("llama-mha")
     steps = [
-        # Not stock: the hidden size is 32, which is not a multiple of the 5 remaining heads.
+        # Not stock: 5 heads remain, and the hidden size, 32, is not a multiple of 5.
         (0.4, UNIFORM, FlapLlamaForCausalLM),
         # Stock: 4 heads remain, and 32 is a multiple of 4.
         (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),

@@ -1,6 +1,6 @@
-"""flap's plugin for vLLM, tested with a fake model registry that records its calls.
+"""flap's plugin for vLLM registers and checks pruned models.
 
-`make engines` tests the plugin in vLLM itself.
+These tests replace vLLM by fake modules. `make engines` tests the plugin in vLLM itself.
 """
 
 import sys
@@ -69,7 +69,7 @@ def built_by_vllm(
     """Return the config that vLLM's Transformers backend builds for a pruned model.
 
     changes: the widths in which the second layer differs from the first layer.
-    ranks: the number of vLLM's processes.
+    ranks: the number of processes between which vLLM divides the model.
     """
     distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
     monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
@@ -88,7 +88,7 @@ def built_by_vllm(
 
 
 def ask(config: FlapLlamaConfig, ranks: int) -> None:
-    """Run the check of a model's config that vLLM makes before it starts its processes."""
+    """Run the plugin's check of a config, which vLLM calls before it starts its processes."""
     vllm_config = SimpleNamespace(
         model_config=SimpleNamespace(hf_text_config=config),
         parallel_config=SimpleNamespace(tensor_parallel_size=ranks),

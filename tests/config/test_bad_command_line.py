@@ -124,7 +124,7 @@ DOES_NOT_COMPOSE = [
 ]
 
 
-# Several arguments that are refused together, each with the beginning of the error message.
+# Lists of arguments that are wrong only together, each list with its error message.
 WORDS = [
     (["--ratio", "0.2"], "--ratio: write ratio=0.2$"),
     (["ratio", "0.2"], "ratio 0.2: write ratio=0.2$"),
@@ -185,7 +185,8 @@ def test_words_that_are_a_mistake_together_are_one_line(
 def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
     words = ["+experiment=smollm2_grid", "eval=[perplexity]", "~eval.zero_shot", "~eval.efficiency"]
     done = quick_flap(*words, "hydra.mode=RUN", "ratio=0", "dry_run=true", "model.path=/none")
-    # flap checks all config keys before it looks for the model.
+    # flap checks all config keys before it looks for the model. So this error shows that the keys
+    # were accepted.
     assert "model.path=/none" in done.stderr
 
 
@@ -208,7 +209,10 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 
 
 def without_a_hub(connections: int) -> None:
-    """Replace the hub by a port that refuses connections. Further attempts end the process."""
+    """Replace the hub by a port that refuses `connections` connections.
+
+    A further attempt to connect ends the process.
+    """
     attempts = count()
 
     def refuse(*_: object) -> None:
@@ -216,7 +220,7 @@ def without_a_hub(connections: int) -> None:
             os._exit(3)
         raise ConnectionRefusedError
 
-    patch = pytest.MonkeyPatch()  # not undone, because the forked process ends
+    patch = pytest.MonkeyPatch()  # never undone, because it affects only a forked process
     patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     patch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     patch.setattr("socket.socket.connect", refuse)
@@ -328,7 +332,7 @@ def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) ->
     assert len(done.stderr) < 400
 
 
-# The first case is an error of a library that reads a file. The second case is an error in the
+# In the first case, a library cannot read a file. In the second case, the error occurs in the
 # middle of a run.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 

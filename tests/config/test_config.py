@@ -71,8 +71,9 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # Ratios and seeds do not decide whether choices are valid together. So this test combines all
-    # choices with the first ratio and seed, and all ratios and seeds with the first choices.
+    # Whether the other options of a sweep are valid together does not depend on its ratios and
+    # seeds. So this test combines all other options with the first ratio and the first seed, and
+    # all ratios and seeds with the first value of each other option.
     one, *_ = cells
     cells = [
         cell
@@ -85,8 +86,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    # All methods of an experiment calibrate on the same text, with two exceptions: Wanda-sp
-    # calibrates layer by layer, and LLM-Pruner reads fewer windows.
+    # All methods of an experiment calibrate in the same way, with two exceptions: Wanda-sp
+    # calibrates each layer on the outputs of pruned layers, and LLM-Pruner reads fewer windows.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")
@@ -147,12 +148,12 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
     [
         ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
         ("structure=AL-AM metric=WIFV", "flap"),
-        # Options that limit how many units may be removed.
+        # Limits for the heads and neurons of a layer do not change the name of the method.
         (
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        # The number of tokens with which the search measures trials.
+        # The number of tokens with which the search measures plans does not change the name.
         ("method=flap_plus structure.tokens=99", "flap_plus"),
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),
@@ -236,7 +237,7 @@ def test_a_name_that_is_not_utf_8_is_refused(key: str) -> None:
 
 
 def test_options_are_interpolated_once() -> None:
-    """A file name that contains "${...}" is neither interpolated again nor changed."""
+    r"""An escaped "\${...}" becomes "${...}" in a file name, and is not interpolated later."""
     config = composed("eval=[zero_shot]", r'eval.zero_shot.tasks=["the \${oc.env:HOME} dog.jsonl"]')
     [evaluator] = choose(config).evaluators.values()
     assert evaluator.tasks == config.eval["zero_shot"]["tasks"] == ["the ${oc.env:HOME} dog.jsonl"]

@@ -1,4 +1,4 @@
-"""Every default has the same value in the YAML files of conf/ and in the dataclasses."""
+"""Every default has the same value in the YAML files of conf/ and in flap's dataclasses."""
 
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path

@@ -23,7 +23,7 @@ PASSWORD = "p@ss/w0rd:%2F's \"<x>"
 def learnt() -> Iterator[DictConfig]:
     """Return a config with secrets.
 
-    The process knows these secrets from then on, and hides them in other texts.
+    From then on, flap knows these secrets, and also hides them in other texts of this process.
     """
     config = OmegaConf.create(
         {

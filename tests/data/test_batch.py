@@ -1,4 +1,4 @@
-"""The token mask of a batch selects the predictions that count, also after a reordering."""
+"""The token mask of a batch selects the predictions that count, also if windows are reordered."""
 
 import pytest
 import torch
@@ -61,9 +61,9 @@ def test_nothing_is_selected_where_all_tokens_count() -> None:
 
 
 def test_a_text_with_few_tokens_of_answers_is_judged_by_all_its_tokens() -> None:
-    """Text 0 has FEW answer tokens in its two windows, and text 1 has one answer token fewer.
+    """A text is judged by its answer tokens if it has at least FEW of them, else by all its tokens.
 
-    FEW is enough, so text 0 is judged by its answer tokens, and text 1 by all its tokens.
+    Text 0 has FEW answer tokens in its two windows, and text 1 has one answer token fewer.
     """
     text_N = torch.tensor([0, 1, 0, 1])
     tokens_NT = torch.arange(8 * FEW).view(4, -1)

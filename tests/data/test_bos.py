@@ -1,4 +1,4 @@
-"""Windows begin with the BOS token if the tokenizer adds this token to texts."""
+"""Windows of tokens begin with the BOS token if the tokenizer adds this token to texts."""
 
 from copy import deepcopy
 from pathlib import Path

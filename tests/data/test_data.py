@@ -49,7 +49,10 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
 def test_windows_of_one_text_are_drawn_as_ever(
     text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The windows are the first ones of a random order, on which published numbers depend."""
+    """The windows are the first ones of a seeded random order of all windows.
+
+    Published numbers depend on this order, so it must not change.
+    """
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
     assert torch.equal(
@@ -87,9 +90,9 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
 
 
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
-    """Each line of a JSON Lines file is parsed separately, so a column may have any types.
+    """Each line of a JSON Lines file is parsed separately, so the types in a column may differ.
 
-    Texts may look like dates, and a byte order mark is allowed.
+    A text may look like a date, and the file may begin with a byte order mark.
     """
     rows = [
         {"text": "2024-01-02", "id": 1},

@@ -1,6 +1,6 @@
-"""Prompts with answers become windows, in a chat template or as plain text.
+"""Prompts with answers are formatted, by a chat template or as plain text, and cut into windows.
 
-The tests also check which tokens of these windows count.
+The tests also check which tokens of these windows are in the mask: all, or only those of answers.
 """
 
 import json
@@ -106,7 +106,7 @@ def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
 ) -> None:
     without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
     chatting.chat_template = (
-        # The template of DeepSeek-R1 also leaves out the thoughts of earlier turns.
+        # The template of DeepSeek-R1 leaves out the thoughts of earlier turns, like this template.
         "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts
     )
     document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
@@ -173,8 +173,7 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# For each template: the characters in the answer's span before the answer, and those after the
-# answer.
+# Each value is a template, and what the span of an answer contains before and after the answer.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -266,7 +265,8 @@ def test_only_tokens_of_answers_are_in_the_mask(
     assert torch.equal(of_all.in_answers.mask_NT, mask_NT)
     assert windows.key != of_all.key
 
-    # A template has a token for the end of a turn, and plain text has none.
+    # The template ends an answer with </s>, which counts as a token of the answer. Plain text has
+    # no such token.
     end = set() if part else {"</s>"}
     assert words(tokens_NT[mask_NT], chatting) == {"mat", "dog", "ran"} | end
     others = words(tokens_NT[~mask_NT], chatting)
@@ -295,7 +295,10 @@ def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
-    """Return one window of prompts that the model will answer with at most four tokens."""
+    """Return one window of four tokens, from prompts that the model has yet to answer.
+
+    The model will answer each prompt with at most four tokens.
+    """
     write_rows(path, [{"prompt": prompt} for prompt in prompts])
     wanted = Wanted(1, 4, 0, "false", Answers("self", max_new_tokens=4))
     return read_windows("calibration", str(path), tokenizer, wanted, max_length)

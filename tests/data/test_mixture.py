@@ -1,4 +1,4 @@
-"""The values that `calibration.dataset` can take."""
+"""`calibration.dataset` can be one text, a list of texts, or texts with weights and options."""
 
 from pathlib import Path
 from typing import Any

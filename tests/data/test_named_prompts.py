@@ -1,4 +1,4 @@
-"""The packaged prompts contain examples, and their texts are never used for evaluation."""
+"""The packaged prompts contain few-shot examples, and no passages that evaluation uses."""
 
 import pytest
 
@@ -20,8 +20,8 @@ def test_prompts_end_with_a_question_and_have_an_answer(name: str) -> None:
         last = prompt.messages[-1]
         assert last["role"] == "user"
         questions.add(last["content"])
-        # The prompts of `asked-passages` contain no right answer, because the model also writes the
-        # question.
+        # The prompts of `asked-passages` have no right answers, because the model also writes the
+        # questions.
         if name != "asked-passages":
             assert prompt.answer
     assert len(questions) == len(prompts)

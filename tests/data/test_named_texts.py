@@ -1,6 +1,6 @@
-"""Texts can be selected by name: packaged passages, and data sets of the hub.
+"""Texts can be selected by name: passages from an installed package, and data sets of the hub.
 
-Without a connection to the hub, the error message names the text.
+If the hub cannot be reached, the error message names the text.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
     assert evaluation.text == "\n\n".join(kept)
     assert (
         0.96 < len(kept) / len(quarter) < 1
-    )  # evaluation leaves out passages that share words with the calibration text
+    )  # evaluation leaves out passages that share 13 words in a row with the calibration text
     assert evaluation.sha256 != calibration.sha256
 
 

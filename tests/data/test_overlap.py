@@ -1,6 +1,7 @@
-"""A document counts as read if a calibration text contains 13 of its words in a row.
+"""A document counts as read if a text that the run reads contains 13 of its words in a row.
 
-A document of fewer words counts as read if the calibration text contains all of them in a row.
+A document of fewer words counts as read only if its words are the whole text, or a whole line of
+the text without the line's label.
 """
 
 import pytest
@@ -28,7 +29,7 @@ def read(*texts: str, source: str = "calibration.dataset=my.jsonl") -> ReadText:
 
 
 def of(documents: list[Document], *texts: ReadText, words: Words = letters_and_digits) -> set[int]:
-    """Return the indices of the documents that count as read."""
+    """Return the indices of the documents that count as read if a run reads `texts`."""
     [found] = overlaps([documents], texts, words)
     assert found.total == len(documents)
     return set(found.documents)

@@ -1,8 +1,7 @@
 """flap can compute the text and the number of bytes of any tokens.
 
-The bytes of all tokens add up to the bytes of the text. Windows of one tokenizer that are converted
-to another tokenizer keep their text, except for characters at the edge of a window that are only
-partly in the window.
+The bytes of all tokens add up to the bytes of the text. If windows are converted from one tokenizer
+to another, they keep their text. Only characters that the edge of a window cuts are left out.
 """
 
 from collections.abc import Callable
@@ -42,7 +41,7 @@ def test_a_part_of_a_character_has_a_part_of_its_bytes(kind: str) -> None:
 
 
 class InPython(PreTrainedTokenizer):
-    """A slow tokenizer, written in Python like Kimi K2's, with the tokens of a fast tokenizer."""
+    """A tokenizer in Python ("slow"), like Kimi K2's, with the tokens of the tokenizer `fast`."""
 
     def __init__(self, fast: PreTrainedTokenizerBase) -> None:
         self.fast = fast

@@ -1,6 +1,6 @@
 """Windows of several texts are mixed in proportion to the weights of the texts.
 
-After a tokenizer has been changed, texts are tokenized again.
+If a tokenizer has been changed, texts are tokenized again.
 """
 
 from copy import deepcopy
@@ -36,7 +36,10 @@ def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: l
 
 
 def assert_in_proportion(part_N: torch.Tensor, counts: list[int]) -> None:
-    """Check that each text has its share of the first n windows, to within two windows."""
+    """Check, for every n, that the first n windows come from each text in proportion to `counts`.
+
+    The number of windows of a text may be off by less than two.
+    """
     for part, count in enumerate(counts):
         for n in range(1, len(part_N) + 1):
             windows = int((part_N[:n] == part).sum())

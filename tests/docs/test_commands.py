@@ -22,7 +22,8 @@ COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$
 def commands(file: Path) -> Iterator[list[str]]:
     """Yield the arguments of each command in the code blocks and tables of a page.
 
-    A backslash at the end of a line continues the command on the next line.
+    A backslash at the end of a line continues the command on the next line. Commands that begin
+    with a subcommand are left out.
     """
     cells = CELL.findall(file.read_text()) if file.parent.name == "docs" else []
     for block in [*BLOCK.findall(file.read_text()), *cells]:
@@ -40,7 +41,7 @@ COMMANDS = {
 
 
 def single(word: str) -> str:
-    """Return an override for a single run. Of several values for a sweep, take the first."""
+    """Return an override for a single run: of several values for a sweep, only the first."""
     [override] = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():
         return word

@@ -1,4 +1,4 @@
-"""The page of options lists all options with their defaults and their meanings."""
+"""The documentation's page of options lists all options with their defaults and meanings."""
 
 import sys
 from dataclasses import fields, is_dataclass
@@ -16,7 +16,7 @@ from options import options_page
 
 @pytest.fixture(scope="module")
 def table() -> list[list[str]]:
-    """Return the cells of all table rows of the page."""
+    """Return the cells of all table rows of the page, without the header rows."""
     lines = [line for line in options_page().splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 

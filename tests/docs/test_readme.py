@@ -1,4 +1,4 @@
-"""The command below the perplexity table of the README gives the digits of one cell."""
+"""The command under "Results" in README.md computes the two perplexities in its comment."""
 
 import json
 import re
@@ -12,8 +12,8 @@ import pytest
 from tests.docs.conftest import ROOT
 
 
-# This test runs only with --thorough, because it takes minutes. test_parity.py runs the same model
-# without --thorough.
+# This test runs only with --thorough, because it takes minutes, and test_parity.py prunes the same
+# model (SmolLM2) even without --thorough.
 @pytest.mark.thorough
 def test_the_command_below_gives_its_digits(
     quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
@@ -27,5 +27,5 @@ def test_the_command_below_gives_its_digits(
     numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
     found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
     expected = [float(number) for number in digits.groups()]
-    # Other processors round differently, which the tolerance allows for.
+    # The tolerance allows for processors that round differently.
     assert found == pytest.approx(expected, rel=2e-3)

@@ -60,7 +60,7 @@ def test_axe_finds_no_violation(
 
 
 def ask(page: Page, words: str) -> None:
-    """Press / to open the search of the site, type words, and wait for the results."""
+    """Press / to open the search of the site, type `words`, and wait for the first result."""
     page.keyboard.press("/")
     page.keyboard.type(words)
     expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=20_000)
@@ -72,7 +72,7 @@ def test_the_search_works_from_disk_and_by_keyboard(browser: Browser, site: Path
         ask(page, "cholesky")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        # The search may find the page about the method, or the API page of its code.
+        # The first result may be the page about the method, or an API page of the method's code.
         page.wait_for_url(re.compile(r"/(api/)?method[^/]*\.html"))
         assert "Cholesky" in page.locator("article").inner_text()
 

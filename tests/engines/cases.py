@@ -1,10 +1,10 @@
-"""Tables for the tests of inference engines: the families and the refused checkpoints.
+"""Tables for the tests of inference engines: families of models, and checkpoints that vLLM refuses.
 
-For each refused checkpoint, the table has the engine's error message. vLLM must run all other
-checkpoints of `make.py`.
+REFUSED has the error message for each refused checkpoint. vLLM must run all other checkpoints that
+`make.py` writes.
 """
 
-BY_LAYER = (  # families that are tested only with a different width in each layer
+BY_LAYER = (  # families that are tested only with layers that differ in width
     "apertus",
     "arcee",
     "cohere2",
@@ -28,8 +28,8 @@ BY_LAYER = (  # families that are tested only with a different width in each lay
     "seed_oss",
     "stablelm",
 )
-# Mixtures of experts that are also tested without biases. vLLM's own kernels run experts only if
-# these have no biases.
+# Mixtures of experts that are also tested without bias compensation, because vLLM's own kernels run
+# experts only if the experts have no biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 MIXTURES = (  # mixtures of experts whose scores are compared with llm-compressor's REAP
     "deepseek_v3",
@@ -55,14 +55,14 @@ REFUSED_FAMILIES = {
     "nemotron_h": (
         "does not dispatch through the Transformers attention interface and vLLM has no other way"
     ),
-    "falcon_h1": "FlapFalconH1ForCausalLM",  # flap's plugin for vLLM refuses this family
+    "falcon_h1": "FlapFalconH1ForCausalLM",  # flap's plugin for vLLM does not register this class
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
 # The quantisation schemes of examples/quantise.py, each with the checkpoint on which it is tested.
 # On CPUs with AMX, vLLM's Transformers backend fails with the kernel for W8A8. So W8A8 is tested on
-# a stock checkpoint, which does not use this backend.
+# a stock checkpoint, which vLLM runs in its own class instead of this backend.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
-# Families that llama.cpp and its converter support. For the families in ALL_HEADS, all heads must
-# stay. docs/exports.md has a table of these families.
+# CONVERTED lists the families that are tested with llama.cpp's converter, as a table in
+# docs/exports.md does. In the families of ALL_HEADS, pruning must remove no heads.
 ALL_HEADS = ("granite", "starcoder2")
 CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

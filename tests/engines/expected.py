@@ -9,7 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expected:
-    """Prompts, greedy continuations, and the log-probabilities of all tokens except the first."""
+    """Prompts, their greedy continuations, and the log-probabilities of the tokens of both.
+
+    The first token of a prompt has no log-probability.
+    """
 
     prompts_NT: Tensor
     generated_NT: Tensor

@@ -1,11 +1,12 @@
-"""Make the checkpoints for the tests of engines, and store the outputs of transformers.
+"""Make the checkpoints for the tests of inference engines, and store the outputs of transformers.
 
 The engines need a separate environment, but this module runs in the main environment.
 
 For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (the
-greedy continuations), and `logprobs_NT` (the log-probabilities of the tokens of both). The folder
-experts/ contains dense mixtures of experts. For each mixture, a file scores.safetensors contains
-the scores of `metric=REAP` for each layer, and the tokens from which the scores were computed.
+greedy continuations), and `logprobs_NT` (the log-probabilities of the tokens of both, except the
+first token). The folder experts/ contains dense (unpruned) mixtures of experts. For each mixture, a
+file scores.safetensors contains the experts' scores by `metric=REAP` for each layer, and the tokens
+from which the scores were computed.
 """
 
 import subprocess
@@ -61,7 +62,9 @@ OWN_SIZES = {  # Gemma 4 has heads of two sizes, and DeepSeek-V3 has sizes for i
         "qk_head_dim": 192,
     },
 }
-PROMPT, NEW = 40, 24  # numbers of tokens; a prompt is longer than a block of vLLM's prefix cache
+# The numbers of tokens in a prompt and in its continuation. A prompt must be longer than a block of
+# vLLM's prefix cache.
+PROMPT, NEW = 40, 24
 LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # an English text that never changes
 EXAMPLES = Path(flap.__file__).parents[1] / "examples"
 QUICK = (
@@ -122,7 +125,7 @@ def make_by_layer(model_type: str, folder: Path) -> None:
 
 
 def make_without_biases(model_type: str, folder: Path) -> None:
-    """Write a checkpoint in which layers differ in width, but no biases are added to experts."""
+    """Write a checkpoint in which layers differ in width, without bias compensation."""
     model = tiny(family_config(model_type))
     write(
         model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"
@@ -130,7 +133,7 @@ def make_without_biases(model_type: str, folder: Path) -> None:
 
 
 def make_fewer_experts(model_type: str, target: Path) -> None:
-    """Write a checkpoint in which layers differ in their number of experts."""
+    """Write a checkpoint of a mixture of experts whose layers differ in the number of experts."""
     placed = Resident(tiny(family_config(model_type)))
     placed.adapter = adapt(placed.model, whole_experts=True)
     known = calibrated(placed)
@@ -149,7 +152,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 def make_llama(folder: Path) -> None:
     """Write a checkpoint of LLaMA for tests that run only one family.
 
-    With tensor parallelism, two processes can divide the widths of its layers.
+    With tensor parallelism, two processes of vLLM can divide the widths of its layers evenly.
     """
     model = tiny(family_config("llama"))
     write(
@@ -170,7 +173,7 @@ def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
 
 
 def make_scores(model_type: str, folder: Path) -> None:
-    """Write a mixture of experts, and the scores of its experts."""
+    """Write a dense mixture of experts, and the scores of its experts by `metric=REAP`."""
     config = family_config(model_type)
     config.n_group = config.topk_group = 1
     model = tiny(config)
@@ -190,10 +193,10 @@ def make_scores(model_type: str, folder: Path) -> None:
 
 
 def make_quantised(folder: Path) -> None:
-    """Write checkpoints that llm-compressor has quantised.
+    """Write two checkpoints of LLaMA, and let llm-compressor quantise the checkpoints of QUANTISED.
 
     llm-compressor runs in the environment of the engines, whose Python is the second argument of
-    this script. All widths are multiples of the group size that llm-compressor uses.
+    this script. The widths of LLaMA are multiples of the group size that llm-compressor uses.
     """
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512
@@ -251,7 +254,7 @@ def make_converted(folder: Path) -> None:
 
 
 def make_packaged(name: str, target: Path) -> None:
-    """Prune the packaged model, and write its checkpoint and outputs."""
+    """Prune the packaged SmolLM2 with options of PACKAGED, and write its checkpoint and outputs."""
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
     tokens = AutoTokenizer.from_pretrained(target)(LICENCE.read_text(), return_tensors="pt")[
         "input_ids"
@@ -263,7 +266,7 @@ def make_packaged(name: str, target: Path) -> None:
 
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
-    """Write the outputs of transformers for the prompts."""
+    """Write the prompts, and the outputs of transformers for them, to PATH.safetensors."""
     # Generation must not stop at an end token, because the engines do not stop there either.
     model.generation_config.eos_token_id = None
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)

@@ -1,4 +1,7 @@
-"""Run models in vLLM in this process, one after the other, in float32 and with a prefix cache."""
+"""Run models in vLLM in this process, one after the other, with a prefix cache.
+
+The models run in float32, unless `options` name another dtype.
+"""
 
 import gc
 import os
@@ -8,8 +11,8 @@ from typing import Any
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # size of the KV cache in GiB
-    # Without this setting, all processes would run on the same core, and two ranks would need two
-    # NUMA nodes.
+    # Without this setting, all test processes would run on the same core, and tensor parallelism
+    # with two processes would need two NUMA nodes.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "HF_HUB_OFFLINE": "1",
 }
@@ -53,7 +56,7 @@ def _served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[
 
 
 def logprobs(output: Any) -> list[float]:
-    """Return the log-probabilities of all tokens except the first token of the prompt."""
+    """Return the log-probabilities of all tokens of prompt and continuation, except the first."""
     of_prompt = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
     of_new = zip(output.outputs[0].token_ids, output.outputs[0].logprobs, strict=True)
     return [known[token].logprob for pairs in (of_prompt, of_new) for token, known in pairs]

@@ -1,6 +1,6 @@
-"""llama.cpp's own converter can convert stock checkpoints.
+"""llama.cpp's own converter can convert stock checkpoints to GGUF files.
 
-The converted files give the same results in llama.cpp as the checkpoints in transformers.
+The GGUF files give the same results in llama.cpp as the checkpoints in transformers.
 """
 
 import sys

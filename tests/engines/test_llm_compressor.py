@@ -16,7 +16,7 @@ NAMES = sorted(path.name for path in EXPERTS.glob("*"))
 
 
 def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
-    """Return llm-compressor's scores of the experts of each mixture, by the path of the mixture."""
+    """Return llm-compressor's scores of the experts, by the module path of each layer's mixture."""
     for module in list(model.modules()):
         if hasattr(getattr(module, "experts", None), "gate_up_proj"):
             made = LinearExperts2D.get_linear_experts_cls(type(module.experts))

@@ -21,8 +21,9 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 def options(name: str) -> dict[str, Any]:
     """Return the options with which vLLM runs a checkpoint.
 
-    Stock checkpoints run in vLLM's Transformers backend. Granite runs in vLLM's own class, because
-    the Transformers backend does not apply Granite's logits_scaling.
+    By default, vLLM runs a stock checkpoint in its own class for the family. The tests choose the
+    Transformers backend instead, except for Granite, because this backend does not apply Granite's
+    logits_scaling.
     """
     return (
         {"model_impl": "transformers"}
@@ -32,17 +33,18 @@ def options(name: str) -> dict[str, Any]:
 
 
 def assert_same_texts(name: str, **changes: Any) -> list[Any]:
-    """Check the greedy texts and log-probabilities of vLLM, with and without the prefix cache.
+    """Check that vLLM generates the same texts as transformers, with equal log-probabilities.
 
-    Return the outputs that vLLM computed with the prefix cache.
+    Also check that vLLM generates the same texts again if it reads the prompts from its prefix
+    cache, and return the outputs of this second run.
     """
     expected = Expected.of(CHECKPOINTS / name)
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
-    # Of the tolerances, `rtol` is relative to the log-probability. SmolLM2 has a massive activation
-    # at the third token of its first prompt. There, the log-probability is -17.16, and rounding in
-    # float32 alone changes it by 4e-4.
+    # The tolerance `rtol` is relative to the log-probability, because massive activations make
+    # rounding errors larger. At the third token of SmolLM2's first prompt, the log-probability is
+    # -17.16, and rounding in float32 alone changes it by 4e-4.
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
     )
@@ -69,7 +71,8 @@ def test_there_are_checkpoints() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
 def test_it_computes_what_transformers_computes(name: str) -> None:
     again = assert_same_texts(name)
-    # With a sliding window, vLLM keeps no part of a prompt in its prefix cache.
+    # These models have no sliding window. With a sliding window, vLLM keeps no part of a prompt in
+    # its prefix cache.
     if name.startswith(("llama", "smollm2")):
         assert all(output.num_cached_tokens >= 32 for output in again)
 

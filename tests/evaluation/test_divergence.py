@@ -1,4 +1,7 @@
-"""Divergences agree with a loop in float64, at every placement and in a complete run."""
+"""Divergences of the pruned from the dense model agree with a loop in float64.
+
+They are the same wherever the weights are (in memory or on disk), and in a complete run.
+"""
 
 import math
 from pathlib import Path
@@ -33,10 +36,10 @@ def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedMo
 
 
 def shared_ranks(p_TV: Tensor, q_TV: Tensor, k: int) -> float:
-    """Return the share of the k most likely tokens of p that are also among those of q.
+    """Return the share of p's k most likely next tokens that are also among q's k most likely ones.
 
-    p and q are distributions over the vocabulary for each token. The share is the mean over all
-    tokens.
+    At each position of a text, p and q are distributions over the vocabulary. The share is the mean
+    over all positions.
     """
     likeliest_p = p_TV.argsort(dim=-1, descending=True)[:, :k].tolist()
     likeliest_q = q_TV.argsort(dim=-1, descending=True)[:, :k].tolist()
@@ -163,7 +166,7 @@ def test_a_run_compares_what_is_pruned_with_what_was_before(
         "words.txt/divergence@16": "calibration",
     }
 
-    # Between the saved checkpoints, the divergence is the same as in the run.
+    # The saved checkpoint has the same divergence from the dense model as the model in the run.
     [task] = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)
     measurement = measure_checkpoints(task, model_dir, tmp_path / "checkpoint")
     assert measurement.numbers.items() <= numbers.items()

@@ -1,4 +1,4 @@
-"""lm-eval's stock tasks with the user's own documents: prompts, scores and refused files."""
+"""lm-eval's own tasks can use documents from the user's files, and wrong files are refused."""
 
 import json
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def sums(tmp_path: Path) -> str:
 def asked(
     task: Task, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str]
 ) -> tuple[list[str], dict[str, float]]:
-    """Run a task on a model that writes given answers, and return its prompts and numbers."""
+    """Run a task on a model that writes `answers`; return the task's prompts and its numbers."""
     prompts: list[str] = []
 
     def write(self: Any, requests: list[Any], **_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""eval=efficiency measures the dense and the pruned model in turns, and computes ratios."""
+"""eval=efficiency measures the dense and the pruned model in turns, and divides their numbers."""
 
 from pathlib import Path
 
@@ -39,16 +39,18 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
     efficiency_of = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3)
     measured = efficiency_of.compare(dense, pruned)
     of_dense, of_pruned = measured.beside, measured.numbers
-    # Each model runs four times, and the first time only warms up.
+    # Each model runs four times, and its first run only warms up.
     assert turns == [dense, pruned] * 4
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
-    # Reading the prompts takes 1, 2 and 4 s. The median is 20 tokens in 2 s.
+    # Reading the two prompts of 10 tokens takes 1, 2 and 4 s. So the median speed is 20 tokens in
+    # 2 s.
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0
     # Writing takes 3 - 1, 6 - 2 and 6 - 4 s. So 8 tokens in 2, 4 and 2 s are 4, 2 and 4 tokens per
     # second, with the median 4.
     assert of_dense["efficiency/decode_tokens_per_second"] == 4.0
     assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # 8 tokens in 1, 2 and 3 s
-    # The latencies of the three turns have the ratios 2/3, 3/6 and 4/6, with the median 2/3.
+    # In the three turns, the pruned model's latency divided by the dense model's latency is 2/3,
+    # 3/6 and 4/6, with the median 2/3.
     assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(2 / 3)
 
 
@@ -74,5 +76,5 @@ def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_pa
         assert pruned[f"efficiency/{name}_ratio"] == pytest.approx(ratio) and 0.4 < ratio < 1
     assert all(value > 0 for value in (*dense.values(), *pruned.values()))
     on_disk = (tmp_path / "checkpoint" / "model.safetensors").stat().st_size
-    # The file contains a header in addition to the weights.
+    # The file model.safetensors contains a header in addition to the weights.
     assert 0 < on_disk - pruned["efficiency/checkpoint_bytes"] < 10_000

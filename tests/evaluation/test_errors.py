@@ -11,7 +11,7 @@ RIGHT = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
 
 
 def difference(dense: list[float], pruned: list[float]) -> Difference:
-    """Return the paired difference of a number between the dense and the pruned model."""
+    """Return the paired difference between values of the dense and of the pruned model."""
     return paired({"a": dense}, {"a": pruned})["a"]
 
 
@@ -42,7 +42,7 @@ def test_the_same_answers_do_not_differ() -> None:
 
 
 def test_only_documents_that_changed_count() -> None:
-    """Of eight answers, the pruned model loses two right ones, and gains one."""
+    """Of eight answers, two are right only in the dense model, and one only in the pruned model."""
     changed = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     found = difference(RIGHT, changed)
     mean = -1 / 8
@@ -64,9 +64,9 @@ def test_only_documents_that_changed_count() -> None:
     ],
 )
 def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -> None:
-    """The p-value is twice a binomial tail: that of at most min(lost, won) changes in a direction.
+    """The p-value is twice the probability of at most min(lost, won) changes in one direction.
 
-    By chance, each changed answer has either direction with probability 1/2.
+    The probability is binomial: by chance, each changed answer is lost or won with probability 1/2.
     """
     kept = [1.0] * 9
     dense = [1.0] * lost + [0.0] * won + kept
@@ -77,7 +77,7 @@ def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -
 
 
 def test_other_values_have_the_t_test() -> None:
-    """The differences have the mean 2 and the error 1, so t = 2.
+    """The differences have the mean 2 and the standard error 1, so t = 2.
 
     With two degrees of freedom, p = 1 - t / √(2 + t²).
     """
@@ -97,7 +97,7 @@ def test_the_same_change_everywhere_has_no_error() -> None:
 
 
 def test_an_average_has_the_errors_of_its_parts() -> None:
-    """The average of 4 ± 2 and 6 ± 3 is 5, with the error √(2² + 3²) / 2."""
+    """The average of 4 ± 2 and 6 ± 3 is 5, with the standard error √(2² + 3²) / 2."""
     dense = {"a": [1.0, 3.0], "b": [0.5, 0.5]}
     pruned = {"a": [3.0, 9.0], "b": [3.5, 9.5]}
     averages = {"mean": ["a", "b"], "more": ["a", "b", "c"]}

@@ -1,4 +1,4 @@
-"""eval=generation scores written answers, with errors and averages, and refuses other tasks."""
+"""eval=generation, which scores answers that the model writes: averages, errors and notices."""
 
 from copy import deepcopy
 

@@ -29,9 +29,10 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """A multiple-choice task and a task with written answers have equal numbers in both programs.
+    """lm-eval's command and flap give equal numbers for two tasks.
 
-    The model is SmolLM2, pruned by 5 %.
+    One task is multiple-choice. In the other task, the model writes answers. The model is SmolLM2,
+    pruned by 5 %.
     """
     [block] = BLOCK.findall((ROOT / "docs" / "evaluation.md").read_text())
     commands = block.replace("examples/", f"{ROOT}/examples/").replace(

@@ -23,7 +23,7 @@ FIVES = torch.tensor([[7, 5, 5, 5, 8]])
 
 
 def model_with_logits(logits: Callable[[Tensor], Tensor]) -> Resident:
-    """Return a model whose LM head computes its logits with this function."""
+    """Return a model whose LM head computes its outputs with the function `logits`."""
     model = tiny_model("llama-mha")
     model.lm_head.forward = logits
     return Resident(model)
@@ -175,7 +175,7 @@ def test_the_error_of_a_difference_of_perplexities_is_the_jackknifes() -> None:
     assert error == pytest.approx(jackknife_error(difference), rel=0.01)
     assert difference_N.mean().item() == pytest.approx(difference(ALL_WINDOWS))
 
-    # Pairing the windows of the two models more than halves the error of the difference.
+    # Pairing the windows of the two models more than halves the standard error of the difference.
     dense_error = standard_error(linearised(dense_N))
     pruned_error = standard_error(linearised(pruned_N))
     assert error < 0.5 * math.hypot(dense_error, pruned_error)

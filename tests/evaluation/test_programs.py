@@ -1,4 +1,7 @@
-"""eval=programs lets the model write programs, cuts and runs them, and counts those that pass."""
+"""eval=programs lets the model write programs, runs them, and counts those that pass their tests.
+
+Before a program runs, the text that follows the requested function is cut off.
+"""
 
 import gzip
 import json
@@ -285,7 +288,8 @@ def test_an_interrupted_run_continues_in_the_middle_of_a_task(
     with pytest.raises(KeyboardInterrupt):
         run(composed(*arguments), tmp_path / "run")
     report = run(composed(*arguments), tmp_path / "run")
-    # 3 programs before the interruption, then 2 more of the dense model, and 4 of the pruned model.
+    # The first run starts 3 programs. The next run starts 2 programs of the dense model (the second
+    # batch), and 4 programs of the pruned model.
     assert len(started) == 3 + 2 + 4
     assert report.evaluation["dense"]["humaneval/pass@1"] == 1
 

@@ -1,7 +1,7 @@
 """A file of prompts can be a task of eval=generation.
 
-The tests check the prompts that the model gets, where its answers end, and which answers count as
-right.
+The tests check the prompts that the model gets, where the model's answers end, and which answers
+count as right.
 """
 
 import json
@@ -43,7 +43,10 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """Return a list that records the prompts and options of a fake model with two answers."""
+    """Return a list that records the prompts and options that a fake model gets.
+
+    The fake model answers two prompts as ANSWERS says, and any other prompt with "c".
+    """
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def answers(self: Any, requests: list[Any], **_: Any) -> list[str]:

@@ -30,9 +30,9 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# The toy tasks have six or two documents, and two are fewer than the three processes. lm-eval
-# computes all answer choices that have one word in one forward pass. Some tasks draw examples for
-# each document, and some tasks sample text.
+# Each of these toy tasks has six or two documents. Two documents are fewer than the three processes
+# of some tests. If all answer choices have one word, lm-eval computes them in one forward pass. In
+# some tasks, lm-eval draws few-shot examples for each document, or the model samples its answers.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 
@@ -59,8 +59,11 @@ def measure(
 ) -> None:
     """Measure the dense and the pruned model in this process.
 
-    The results are written to a file: the numbers, the number of forward passes, and the number of
-    progress steps that this process has shown.
+    The results are written to a file: the measured numbers, how many forward passes this process
+    has made, and how many progress steps it has shown.
+
+    placement: where the weights are, for example "device" (in memory) or "stream" (on disk).
+    fits: whether flap is told that each model fits into memory.
     """
     own = folder / str(ranks.rank())
     steps = list[Step]()
@@ -82,7 +85,7 @@ def measure(
 def measured_by(
     tasks: Sequence[Task], dense: PlacedModel, pruned: PlacedModel
 ) -> tuple[Measurement, Measurement]:
-    """Return the numbers of both models for all tasks that fit into memory."""
+    """Return the numbers of both models, without the tasks for which a model does not fit."""
     found = [Measurement(), Measurement()]
     subjects = [Subject(Opened(lambda model=model: model)) for model in (dense, pruned)]
     references = {}
@@ -100,11 +103,11 @@ def measured_by(
 
 
 class Measured(NamedTuple):
-    """The numbers that a process has after measuring, and the amount of work that it has done."""
+    """The numbers that a process has after measuring, and how much work this process has done."""
 
     measurements: list[Measurement]
-    calls: int
-    steps: int  # progress steps that this process has shown
+    calls: int  # how many forward passes this process has made
+    steps: int  # how many progress steps this process has shown
 
 
 def measured_by_rank(folder: Path, rank: int) -> Measured:
@@ -128,7 +131,7 @@ MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
 
 @pytest.fixture(scope="module")
 def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
-    """Return a function that measures in one process, at a given placement."""
+    """Return a function that measures in one process; its arguments are those of `measure`."""
 
     def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")
@@ -141,7 +144,8 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     return measured
 
 
-# Long, because test_same_result.py also measures perplexities and divergences in several processes.
+# This test is marked `long`, because test_same_result.py also measures perplexities and divergences
+# in several processes.
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "placement", "fits"),

@@ -1,4 +1,7 @@
-"""A run stores its numbers in two files, and measures numbers again if one file lacks them."""
+"""A run stores measured numbers, and measures numbers again if one of its two files lacks them.
+
+evaluation.json contains the numbers, and documents.json.gz contains their values for each document.
+"""
 
 import gzip
 import json
@@ -22,7 +25,7 @@ FOUND = Measurement(
 
 
 def measured(results: Results, key: Key, make: Callable[[], Measurement]) -> Measurement:
-    """Return the numbers of a task, from the files or from `make`, as a run does."""
+    """Return the numbers of a task as a run does: from the files, or else from `make`."""
     return remembered(results.of({}), key, make)[0]
 
 

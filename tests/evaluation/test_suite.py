@@ -1,6 +1,7 @@
-"""A streamed model that fits into memory is measured with all evaluators.
+"""With model.placement=stream, flap prunes a model with only one of its layers in memory.
 
-If the model does not fit, flap makes only the measurements that can stream the model's layers.
+If the whole model fits into memory, flap then measures the model with all evaluators. Otherwise,
+flap makes only the measurements that also need just one layer in memory.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ LEFT_OUT = "not measured, because there is no room for"
 
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that does a run with all kinds of measurements at a given placement."""
+    """Return a function that does a run with three kinds of measurements at a given placement."""
 
     def make(placement: str, *more: str) -> Report:
         folder = tmp_path_factory.mktemp(placement)
@@ -58,7 +59,10 @@ def room(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that records the size in bytes of each streamed model that is loaded whole."""
+    """Return a list that records the size in bytes of each streamed model when it is loaded whole.
+
+    Whole means that all layers of the model are in memory at the same time.
+    """
     sizes: list[int] = []
     in_memory = OnDisk.in_memory
 
@@ -83,8 +87,8 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
 ) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
-    # Each model is loaded once for its own tasks. Afterwards, both models are loaded again to
-    # measure their speed in turns.
+    # Each model is loaded once for the tasks that measure one model. Afterwards, both models are
+    # loaded again to measure their speed in turns.
     assert dense == beside > pruned == pruned_again
 
 
@@ -136,6 +140,6 @@ def test_nothing_is_loaded_for_numbers_that_are_known(
     dense = 4 * measured("stream", shared).parameters["total_before"]
     assert loaded.count(dense) == 2
     measured("stream", shared, "ratio=0.3")
-    # The dense numbers are cached, so the second run loads the dense model only once, to measure
-    # the speed of both models in turns.
+    # The numbers of the dense model are in the cache, so the second run loads the dense model only
+    # once, to measure the speed of both models in turns.
     assert loaded.count(dense) == 3

@@ -245,7 +245,8 @@ def test_random_state_logging_and_bars_are_as_before(
     assert huggingface.tqdm is tqdm
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == ""  # without a terminal: no bar, and no line in the first minute
+    # Without a terminal, there is no progress bar, and no progress line in the first minute.
+    assert err == ""
     for record in caplog.records:
         assert not record.name.startswith("lm_eval")
 
@@ -418,6 +419,6 @@ def test_the_workload_counts_documents_choices_and_examples(
     assert read("own_shots") == pytest.approx(2 * whole)
     assert read("animals", limit=2) < whole / 2
     [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
-    # The model writes six answers of at most two tokens each. The workload counts half of the two
-    # tokens, so 1 token for each answer.
+    # The model writes six answers of at most two tokens each. The workload expects answers of half
+    # this length, so 1 token for each answer.
     assert written.workload == (sum(questions) / 4, 6 * 1)

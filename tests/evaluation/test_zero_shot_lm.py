@@ -1,4 +1,4 @@
-"""Requests of lm-eval run in steps, with the same batches as in lm-eval itself.
+"""flap answers lm-eval's requests to a model in steps, with the same batches as lm-eval itself.
 
 A step is one batch or a few batches. The answers of finished steps are stored, so that an
 interrupted task resumes.
@@ -33,8 +33,8 @@ PROMPTS = ["the old cat", "a", "then it was", "a", "the mat and the tree", "red"
 SHORT = {"until": ["dog"], "max_gen_toks": 2, "do_sample": False}
 LONG = {"until": ["dog"], "max_gen_toks": 5, "do_sample": False}
 DRAWN = {"until": ["dog"], "max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
-# The last three pairs form the same sequence without their last tokens, so lm-eval computes these
-# pairs with a single sequence.
+# Without their last tokens, three of these pairs are the same sequence, "the old". lm-eval runs the
+# model only once for these three pairs.
 PAIRS = [
     ("the", " cat and the dog"),
     ("a red", " mat"),
@@ -63,7 +63,7 @@ def requests(kind: str) -> list[Any]:
 
 @contextmanager
 def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator[Inputs]:
-    """Record the tokens of each forward pass of a model.
+    """Within the block, record the tokens of each forward pass of a model.
 
     kill_at: the number of the forward pass at which this process is killed, counted from 1.
     journal: a file to which a line is added for each forward pass.
@@ -88,7 +88,8 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
     """Return a function that makes a model for lm-eval in bfloat16.
 
-    In bfloat16, the numbers depend on which requests are in the same batch.
+    In bfloat16, the numbers depend on which requests are in the same batch, so the tests also
+    notice different batches by different numbers.
     """
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:
@@ -203,7 +204,10 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """The process is killed twice: in a task of the dense and in a task of the pruned model."""
+    """The process is killed twice: while it measures the dense model, and later the pruned model.
+
+    Each time, it is in the middle of a task.
+    """
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",

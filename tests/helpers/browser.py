@@ -1,4 +1,4 @@
-"""Open pages in Chromium without a window, from disk or from a server on this machine."""
+"""Open pages in headless Chromium, from disk or from a server on this machine."""
 
 import os
 import shutil

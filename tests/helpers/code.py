@@ -1,4 +1,4 @@
-"""Measure code by expressions per line, by the length of functions and by their parameters."""
+"""Count the expressions per line of code, and the lines and the parameters of each function."""
 
 import ast
 import io
@@ -20,7 +20,7 @@ LAYOUT = {
 
 
 class Size(NamedTuple):
-    """The size of a file or a folder."""
+    """The size of the Python code in a file or a folder."""
 
     expressions: int
     lines: int  # number of lines without blank lines, comments and docstrings

@@ -1,4 +1,4 @@
-"""Make tiny models with random biases, and compute their statistics, plans and logits."""
+"""Make tiny models with random biases, compute their statistics and plans, and compress them."""
 
 import copy
 from collections.abc import Sequence
@@ -41,7 +41,10 @@ def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
 
 
 def with_comoments(batches: Sequence[Tensor]) -> Statistics:
-    """Collect the statistics of several batches (tokens, channels), with co-moments."""
+    """Collect the statistics of several batches of activations, with co-moments.
+
+    A batch has the shape (tokens, channels).
+    """
     comoments = Comoments()
     together = reduce(merge, map(batch_statistics, batches))
     for batch_TI in batches:
@@ -58,13 +61,16 @@ def symmetric(matrix_II: Tensor) -> Symmetric:
 
 
 def whole(statistics: Statistics) -> Tensor:
-    """Return the co-moments as one square matrix."""
+    """Return the co-moments of the channels as one square matrix."""
     assert statistics.comoments is not None
     return statistics.comoments.rows(torch.arange(statistics.comoments.size))
 
 
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
-    """Return statistics with two `parts`: fitting tokens and held-out tokens, with co-moments."""
+    """Return the statistics of all tokens, with co-moments.
+
+    Their field `parts` has the statistics of the tokens for fitting, and of the held-out tokens.
+    """
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
     return replace(merge(*parts), parts=parts)
 
@@ -72,9 +78,9 @@ def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
 def covariances(
     model: PreTrainedModel, windows_NT: Tensor, batch_size: int, whole_experts: bool = False
 ) -> list[LayerStatistics]:
-    """Collect the statistics of all layers, with co-moments, and keep them in memory together.
+    """Collect the statistics of all layers, with co-moments, and return them in one list.
 
-    Larger models than the tiny models of the tests would need too much memory for this.
+    For models larger than the tiny models of the tests, such a list would need too much memory.
     """
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)
@@ -117,7 +123,7 @@ def changed(
 
 
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
-    """Change some channels in place: make them constant or equal, depending on the case."""
+    """Change some channels in place: make them constant, or equal to others, as `case` says."""
     if case in ("constant", "zero"):
         activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
     if case == "all constant":

@@ -35,7 +35,7 @@ FILES = (  # folder of a damaged model, one of its files, and the wrong content 
     ("nested-tokenizer", "tokenizer.json", NESTED),
     ("list-tokenizer", "tokenizer_config.json", "[]"),
 )
-# Folder of a damaged model, and wrong values in its config.json.
+# For the folder of each damaged model, the wrong values in its config.json.
 CONFIGS: dict[str, dict[str, object]] = {
     "no-widths": {"model_type": "flap_llama"},
     "hub-kernel": {"_attn_implementation": "org/kernel"},
@@ -135,7 +135,10 @@ def _cut(file: Path) -> None:
 
 
 def _damage_sharded(model: Path, model_dir: Path) -> None:
-    """Save a model in several files. The name of the folder says which file is damaged, and how."""
+    """Save a model in several files, one of which is missing or damaged.
+
+    The name of the folder says which file it is, and what is wrong.
+    """
     shutil.copytree(model_dir, model)
     (model / WEIGHTS).unlink()
     AutoModelForCausalLM.from_pretrained(model_dir).save_pretrained(model, max_shard_size="40KB")

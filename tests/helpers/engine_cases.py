@@ -1,4 +1,4 @@
-"""Make tiny pruned checkpoints of every family in two forms, and read docs/exports.md."""
+"""Make tiny pruned checkpoints of a family in two forms, and read the table of docs/exports.md."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,8 +18,9 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# For some families: the variant whose test config the checkpoints use instead of "gqa" (VARIANTS),
-# and config values of real models that replace values of this config (CHANGES).
+# A family has tiny test configs of several variants. The checkpoints have the config of the variant
+# "gqa", or of the variant in VARIANTS. In this config, the values in CHANGES, which are those of
+# real models, replace the values of the test config.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",

@@ -1,4 +1,4 @@
-"""Inject a fault at file operations of a small run, and then repeat its command without a fault."""
+"""Inject faults at file operations of small runs, and then repeat each command without a fault."""
 
 import json
 import multiprocessing
@@ -41,10 +41,11 @@ RUN = "hydra.run.dir=run"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command line to run with faults, in a folder where the commands in `before` have run.
+    """A command line to run with faults, in a folder where another command may have run before.
 
-    kept: folders with results of the commands in `before`. A fault must leave these results
-        unchanged, or replace them completely by new results.
+    before: arguments of the other command; empty if there is none.
+    kept: patterns for the folders with results of the other command. After a fault, these results
+        must be unchanged, or completely replaced by new results.
     step: a fault is injected at every step-th file operation. Most files cause a group of five
         operations, so a step of 47 hits different operations of these groups.
     """
@@ -75,7 +76,7 @@ SCENARIOS = (
             "model.placement=stream",
             RUN,
         ),
-        step=107,  # the step is larger, because this scenario has several hundred operations
+        step=107,  # larger than for other scenarios, because there are several hundred operations
     ),
     Scenario(
         "measure more",
@@ -123,12 +124,15 @@ def walk(
 def _walk(
     scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path
 ) -> None:
-    """Do the work of `walk` in a process that has done a run before, so that it forks quickly."""
+    """Do the work of `walk` in a process that first does a run without faults.
+
+    This run loads everything that further runs need, so forked processes need not load it.
+    """
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
-        0.0  # progress is then recorded after every layer, and faults also hit these records
+        0.0  # progress is then recorded after every layer, so faults also hit these writes
     )
-    # A forked process does not inherit the threads of the tokenizer.
+    # Tokenizers must not use threads, because a forked process does not inherit them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with TemporaryDirectory() as folder:
         root = Path(folder).resolve()
@@ -175,7 +179,7 @@ def _case(
     if again.code != 0 or "Traceback" in again.said:
         problems.append(f"again: exit code {again.code}: {again.said[-2000:]}")
     else:
-        # A run does not fail if the plot layers.png cannot be drawn.
+        # A run does not fail if the plot layers.png cannot be drawn, so the plot may be missing.
         lost = "layers.png" if "layers.png: cannot be drawn" in first.said else None
         problems += [*_same(whole, folder, lost), *_old_is_whole(scenario, start, whole, folder)]
     return Case(fault, first.operations[fault.number - 1], problems)
@@ -230,9 +234,10 @@ def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
 def _bytes(folder: Path) -> dict[str, bytes]:
     """Return the content of the result files in a folder.
 
-    For a cell of a sweep, only the files in OF_A_CELL count, because Hydra overwrites the other
-    files. The model card is left out: it is written after the checkpoint, and a process that is
-    killed while it writes the card leaves a lock and a temporary file, which the next run removes.
+    For a run of a sweep, only the files in OF_A_CELL count, because Hydra overwrites the other
+    files. The model card and its temporary files are left out, because the card is written after
+    the checkpoint. A process that is killed while it writes the card leaves a lock and a temporary
+    file, which the next run removes.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [path for name in names for path in folder.rglob(name) if path.is_file()]

@@ -4,7 +4,7 @@ The tests of SQLite inject faults in the same way.
 
 The following operations count, if their path is below the folder of a run: opening a file for
 writing, a write, a rename, a sync, creating a folder, reserving disk space, and mapping a file.
-Deleting a file does not count: it needs no disk space, and flap can do nothing if it fails.
+Deleting a file does not count: deleting needs no disk space, and flap can do nothing if it fails.
 """
 
 import builtins
@@ -27,8 +27,9 @@ from safetensors import SafetensorError
 
 from tests.helpers.forked import command_line
 
-# ENOSPC and EIO: only this operation fails, with this error. full: this operation and every later
-# operation that needs disk space fail with ENOSPC. killed: the process is killed.
+# ENOSPC and EIO: only the chosen operation fails, with this error. full: the chosen operation and
+# every later operation that needs disk space fail with ENOSPC. killed: the process is killed at the
+# chosen operation.
 KINDS = ("ENOSPC", "EIO", "full", "killed")
 TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
@@ -61,7 +62,7 @@ def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
 
 
 def install(folder: str, journal: str, fault: Fault) -> None:
-    """Wrap the file operations of this process.
+    """Wrap the file operations of this process, so that they are counted and one has the fault.
 
     journal: the file to which a line is added before each operation.
     """

@@ -28,7 +28,8 @@ for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]
 # The garbage collector skips frozen objects, so forked processes share the memory of the imports.
 gc.freeze()
-# A server process imports everything once, has no threads, and forks a process for each call.
+# The server is a process that imports everything once, has no threads, and forks a new process for
+# each call of `forked`.
 SERVER = multiprocessing.get_context("forkserver")
 
 

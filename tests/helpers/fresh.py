@@ -64,7 +64,7 @@ def in_a_fresh_process(
 ) -> dict[str, Tensor]:
     """Run checkpoints on `tokens(seed=7)` in a new process.
 
-    The result maps the path of each checkpoint to its logits. The path plus ".decoder" is mapped to
+    The result maps the path of each checkpoint to its logits. It maps the path plus ".decoder" to
     the last hidden states, and the path plus ".generated" to generated tokens. Stock checkpoints
     are loaded first, before code from any checkpoint has run.
     """

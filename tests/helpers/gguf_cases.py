@@ -1,4 +1,7 @@
-"""Make tiny pruned checkpoints with real tokenizers, and compute their outputs in transformers."""
+"""Make tiny pruned checkpoints with a given tokenizer, and compute their outputs in transformers.
+
+RoPE settings that the tests give to these models are here, too.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +56,9 @@ def checkpoint(
     compensation: Compensation = BIAS,
     **changes: object,
 ) -> Exported:
-    """Prune a tiny model by 40 %, and save it.
+    """Prune a tiny model by 40 %, and save it with the tokenizer.
 
-    changes: values in the config of the tiny model.
+    changes: values that replace values in the config of the tiny model.
     """
     changes = {"vocab_size": VOCAB, "eos_token_id": tokenizer.eos_token_id, **changes}
     model = tiny_model(architecture, **changes)

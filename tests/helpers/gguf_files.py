@@ -13,7 +13,8 @@ from flap.checkpoint.export.gguf.tokenizer import add_tokenizer
 from tests.helpers.tokenizers import KINDS
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-# In transformers, Gemma's norms multiply by 1 + weight. A GGUF file contains 1 + weight.
+# In transformers, Gemma's norms multiply by 1 + weight. A GGUF file contains the sum 1 + weight
+# instead of the weight.
 NORMS_WITHOUT_ONE = ("gemma2", "gemma3")
 
 

@@ -1,6 +1,7 @@
-"""Make tiny runs, whose results are compared with tests/runs/golden.json.
+"""Do tiny runs, whose results are compared with the reference results in tests/runs/golden.json.
 
-If the results of these runs change, the version of flap's stored artefacts must be increased.
+If the results of these runs change, `flap.storage.VERSION` must be increased, so that flap does not
+reuse results that earlier code has stored.
 
 `python -m tests.helpers.golden_run` writes new reference results.
 """
@@ -60,7 +61,10 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def _inputs(folder: Path) -> list[str]:
-    """Save a tiny model, its tokenizer with words such as w7, and a text of such words."""
+    """Save a tiny model, its tokenizer with words such as w7, and a text of such words.
+
+    Return the arguments of a run with these inputs.
+    """
     special = ["<s>", "</s>", "<unk>"]
     words = [*special, *(f"w{i}" for i in range(VOCAB - len(special)))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))

@@ -27,7 +27,8 @@ def start(
     Return the exit code and the names of all finished steps. The names mean:
 
     "sample": the model has written a batch of text.
-    "calibrate 2": the hidden states have passed layer 2 in the stage `calibrate`.
+    "calibrate 2": the hidden states have passed layer 2 in the stage `calibrate` (the names are
+        similar for the other stages of NOTED).
     "write 2": layer 2 was written to the disk.
     "compare": the checkpoint was verified.
     """

@@ -25,8 +25,8 @@ class Questions:
     # Tokens of a text. For every prefix of them, llama.cpp computes the log-probabilities of all
     # ids as the next token.
     tokens: Sequence[int] = ()
-    # At this number of first positions, no log-probabilities are computed, because with a large
-    # vocabulary, they take long to write and to read.
+    # The number of positions at the beginning for which no log-probabilities are computed. With a
+    # large vocabulary, log-probabilities take long to write and to read.
     first: int = 0
     # An id whose text is valid UTF-8. llama.cpp is forced to sample this id, because it reports no
     # probabilities while the sampled text ends in the middle of a character.

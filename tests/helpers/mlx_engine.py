@@ -15,7 +15,10 @@ from typing import Any
 
 
 def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Call `answer` in a separate process, once for each named dict of arguments."""
+    """Call `answer` in a separate process, once for each dict of arguments.
+
+    jobs: the dicts of arguments by name. The result has the answers by the same names.
+    """
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(
             [sys.executable, "-I", __file__, answers.name],

@@ -14,7 +14,7 @@ def bound_by_permissions() -> None:
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(VERSION, 0)
     # Six masks: effective, permitted and inheritable for the low 32 bits, then the same three for
-    # the high bits.
+    # the high 32 bits.
     data = (ctypes.c_uint32 * 6)()
     assert library.capget(header, data) == 0
     data[0] &= ~OVERRIDES

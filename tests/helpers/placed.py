@@ -1,4 +1,7 @@
-"""Load a tiny model at a placement, and interrupt its forward pass with an exception in a layer."""
+"""Load a tiny model at a placement, and interrupt its forward pass with an exception in a layer.
+
+The placement says where the weights are, for example all in memory, or one layer at a time.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +16,7 @@ from flap.storage import WorkFolder
 
 
 def placed_at(placement: str, directory: Path, folder: Path | None = None) -> PlacedModel:
-    """Load the model in a directory and its tokenizer at a placement, such as `stream`.
+    """Load the model in a directory and its tokenizer at a placement, such as "stream".
 
     folder: where the placement stores data that is not in memory.
     """
@@ -29,7 +32,10 @@ class Interruption(Exception):  # noqa: N818 - this exception is no error
 
 @contextmanager
 def interrupted(placed: PlacedModel, layer: int, call: int = 1) -> Iterator[None]:
-    """In a `with` block, make the MLP of a layer raise Interruption at its call number `call`."""
+    """In a `with` block, make the MLP of a layer raise Interruption.
+
+    call: the number of the MLP's call that raises the exception, counted from 1.
+    """
     calls = count(1)
 
     def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:

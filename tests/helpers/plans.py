@@ -9,7 +9,10 @@ from flap.method.search import PlanDivergence
 
 
 def drawn(kept: str) -> LayerPlan:
-    """Make the plan of a layer from a string: "01 0011" keeps head 1, and neurons 2 and 3."""
+    """Make the plan of a layer from a string.
+
+    For example, "01 0011" keeps KV head 1, and neurons 2 and 3, counted from 0.
+    """
     heads, neurons = kept.split()
     return LayerPlan(_ones(heads), _ones(neurons))
 

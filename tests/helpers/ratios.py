@@ -1,4 +1,7 @@
-"""Make budgets and random scores for tiny models, and check rules that every plan must keep."""
+"""Make budgets and random scores for tiny models, and check rules that every plan must keep.
+
+A budget says how many parameters a plan must remove, and how many each head and neuron has.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,8 +38,9 @@ def random_scores(budget: Budget, seed: int = 0) -> Scores:
 def made_up(budget: Budget) -> Measure:
     """Return a function that computes artificial divergences of plans for a search.
 
-    In each block, the cost rises with the square of the removed share, and later layers cost more.
-    Only the number of removed units matters.
+    Removing a share s of the KV heads of layer i, or of its neurons, costs (i + 1) · s². The
+    divergence of a plan is the sum of these costs, so only the numbers of removed heads and neurons
+    matter.
     """
 
     def nats(plan: PruningPlan) -> float:
@@ -56,7 +60,7 @@ def made_up(budget: Budget) -> Measure:
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
     """Return the scores as a run would pass them to the structure.
 
-    For a search, add the divergences of its trial plans.
+    If the structure is a search, add the divergences of its trial plans to the scores.
     """
     if not isinstance(structure, Search):
         return scores
@@ -82,7 +86,10 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(
     structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
 ) -> PruningPlan:
-    """Return the plan for these scores. A search measures with `measure`, or with `made_up`."""
+    """Return the plan for these scores.
+
+    measure: the function with which a search measures plans; `made_up(budget)` if None.
+    """
     return structure.allocate(tried(structure, scores, budget, measure or made_up(budget)), budget)
 
 

@@ -57,6 +57,6 @@ def tensors_of(run_dir: Path) -> dict[str, Tensor]:
 @cache
 def _of_files(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        # The default of run_name reads Hydra's choices, which exist only in an application that
-        # Hydra has started.
+        # run_name is set here, because its default reads Hydra's choices, which exist only in an
+        # application that Hydra has started.
         return compose("config", ["run_name=test", *choices])

@@ -45,9 +45,8 @@ class OnSecond(Tensor):
     def __new__(cls, host: Tensor, requires_grad: bool | None = None) -> Any:
         """Wrap a CPU tensor without copying it.
 
-        With `requires_grad`, return a parameter instead, on the device of the given tensor.
-        accelerate needs this, because it creates a parameter by calling the class of an existing
-        parameter.
+        If `requires_grad` is given, return a parameter instead, on the device of `host`. accelerate
+        needs this, because it creates a parameter by calling the class of an existing parameter.
         """
         if requires_grad is not None:
             return torch.nn.Parameter(host, requires_grad)
@@ -186,7 +185,7 @@ def _host(one: Any) -> Any:
 def _wrapped(result: Any, known: dict[int, "OnSecond"]) -> Any:
     """Convert the results of an operation to tensors of this device.
 
-    The result of an in-place operation is its original argument, which is returned as it is.
+    The result of an in-place operation is one of its arguments, which is returned as it is.
     """
     if isinstance(result, list | tuple):
         return type(result)(_wrapped(one, known) for one in result)
@@ -211,10 +210,11 @@ torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")
+# torch's own versions of `arange` resize an empty tensor, which this device refuses.
 for _overload in (
     "arange",
     "arange.start",
-    "arange.start_step",  # torch's versions resize an empty tensor, which this device refuses
+    "arange.start_step",
 ):
     _factories.impl(
         _overload,

@@ -1,4 +1,7 @@
-"""Create the folders of a sweep from the report of one real run, without running its cells."""
+"""Create the folders of a sweep from the report of one real run, without running the sweep.
+
+A cell is one run of the sweep.
+"""
 
 import copy
 import json
@@ -28,7 +31,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """Return a copy of a report with the ratio and the numbers of another cell."""
+    """Return a copy of a report, with the given ratio and numbers instead of its own."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
@@ -43,7 +46,11 @@ def altered(
 
 @dataclass(frozen=True)
 class Cell:
-    """A job of a sweep: the options with which it was started, and how it ended."""
+    """One run of a sweep: the options with which it was started, and its state.
+
+    error: the message of a failed run.
+    overrides: further options.
+    """
 
     metric: str
     structure: str
@@ -58,7 +65,7 @@ class Cell:
         return f"tiny_{self.metric}_{self.structure}_r{self.ratio}_s{self.seed}"
 
     def config(self, report: Report | None) -> dict[str, Any]:
-        """Return the config of the report, changed by the options of the cell."""
+        """Return the config in `report`, changed by the options of the cell."""
         config = dict(report["config"]) if report else {}
         config["model"] = {"name": "tiny"}
         config["method"] = "flap"
@@ -107,7 +114,7 @@ def keep_documents(
     documents: dict[str, list[float]] | None = None,
     data: str = "the same",
 ) -> None:
-    """Write the values that a run measured for single documents.
+    """Write the measured numbers of a run, and the values of each number for single documents.
 
     By default, each number has two documents, whose values differ from the number by -1 and +1.
     """

@@ -115,8 +115,8 @@ def cohere() -> PreTrainedTokenizerFast:
 def llama_spm() -> PreTrainedTokenizerFast:
     """Return a tokenizer as transformers converts it from a SentencePiece model.
 
-    The vocabulary consists of special tokens, one token for each byte, and pieces. Pieces are
-    merged in the order of their scores.
+    The vocabulary consists of special tokens, one token for each byte, and pieces of words. Pieces
+    are merged in the order of their scores.
     """
     made = LlamaTokenizer(**_pieces(LEGACY, "<unk>", "<s>", "</s>"))
     made.add_tokens([AddedToken("<|stop|>", special=True)])
@@ -141,7 +141,7 @@ def gemma() -> PreTrainedTokenizerFast:
 def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]:
     """Return the vocabulary and the merges of a SentencePiece model.
 
-    The vocabulary consists of special tokens, one token for each byte, and pieces.
+    The vocabulary consists of special tokens, one token for each byte, and pieces of words.
     """
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizer

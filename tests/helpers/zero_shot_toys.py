@@ -116,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """Within the block, let lm-eval find only the toy tasks, and make the hub unreachable."""
+    """Within the block, let lm-eval find only the toy tasks, and hide the hub from flap."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)
@@ -132,7 +132,7 @@ def log_likelihoods(
     normalised: bool,
     limit: int | None = None,
 ) -> list[list[float]]:
-    """Return the log-likelihood of each choice of each document.
+    """Return, for each document of a toy task, the log-likelihood of each of its choices.
 
     normalised: whether each value is divided by the number of characters of the choice.
     """

@@ -49,8 +49,8 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # While this call prepares the run, no answers are on the disk. The same is true of a later
-    # start that only adds measurements.
+    # `prepare` does not read the model's answers, so its result must be right without them. A later
+    # start that only adds measurements does not read them either.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -106,7 +106,7 @@ def test_it_is_trained_on_its_own_text(
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
     assert not dense.recovery["own_text"]
-    # transformers' Trainer makes the first evaluation before it trains.
+    # transformers' Trainer evaluates the model for the first time before it trains.
     _, nats = dense.recovery["nats_by_tokens"][0]
     assert nats == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
@@ -122,8 +122,8 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     ]
     prepared = prepare(composed(*base, *options), tmp_path / "run")
     windows = prepared.texts["calibration"]
-    # Each of the two texts is one long answer. The answer of the pruned model begins with all words
-    # of the dense model's answer, so that some windows are in both texts.
+    # The dense and the pruned model have each written one long answer. The pruned model's answer
+    # begins with all words of the dense model's answer, so that some windows are in both answers.
     words = random.Random(0).choices(WORDS, k=21 * 16)
     more_words = random.Random(0).choices(WORDS, k=24 * 16)
     of_dense = Text("asked.jsonl", " ".join(words), "", counted=((0, 2000),))
@@ -132,17 +132,19 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The first 8 windows are held out. Training measures its progress only on their answers.
+    # The first 8 windows are held out. In these windows, training measures its progress only on the
+    # tokens of answers.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
 
-    # Of the windows of the answers, every second one comes from the pruned model.
+    # Of the windows that contain answers, every second one comes from the pruned model.
     expected_NT, _ = split_windows(dense.batch.tokens_NT)
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # If a window of the pruned model is also held out, its tokens from the 13th on do not count.
+    # If a window of the pruned model equals a held-out window, its tokens from the 13th on do not
+    # count in training.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()
@@ -167,8 +169,8 @@ def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
         written = answer(*arguments)
         return written | {"answered": written["answered"][:1]}
 
-    # The answers of the dense model are in the cache. So the patch below makes only the pruned
-    # model write too few answers.
+    # The answers of the dense model are already in the cache. So with this patch, only the pruned
+    # model writes too few answers.
     monkeypatch.setattr(answers, "answer", one_answer)
     pruned = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "pruned")
     assert pruned.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]

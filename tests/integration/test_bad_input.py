@@ -71,7 +71,7 @@ def bases(
     model_dir: Path,
     text_file: Path,
 ) -> dict[str, list[str]]:
-    """Return, by the name of a model in ROWS, the arguments that all rows of the model share."""
+    """Return, for each model that ROWS names, the arguments that all rows of this model share."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model("mixtral").save_pretrained(folder / "mixtral")
     tokenizer.save_pretrained(folder / "mixtral")
@@ -162,7 +162,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     base = [*base, "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.on_disk.save_file", full)
-        patch.setattr(LayerFiles, "link", lambda *_: False)  # simulate a disk without hard links
+        patch.setattr(LayerFiles, "link", lambda *_: False)  # as on a disk without hard links
         refused("", line, base, bad, tmp_path / "run")
     monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""On every device and at every placement, statistics, plans and checkpoints are as on the CPU.
+"""On every device, and spread over a device and the CPU, a model is pruned as on the CPU.
 
 test_same_result.py tests complete runs, and tests/models/families tests every family.
 """
@@ -86,7 +86,7 @@ def test_spread_over_it_and_the_host(
     assert placed.device.type == device.type
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {
         "meta"
-    }  # accelerate loads the weights of this layer only when the layer runs
+    }  # accelerate loads the weights of this layer only while the layer runs
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))

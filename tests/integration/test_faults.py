@@ -1,6 +1,7 @@
-"""Complete runs survive failing file operations, and kills at any time.
+"""A failing file operation or a kill, at any time of a run, does no damage.
 
-The error message has one line, no results are lost, and the same command can be repeated.
+A failed run ends with an error message of one line. No results are lost, and the same command can
+be repeated.
 """
 
 from collections.abc import Iterator

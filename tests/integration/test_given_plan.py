@@ -1,4 +1,4 @@
-"""Complete runs that use the plan of another run: they keep its units, but compute new biases."""
+"""Complete runs with the plan of another run keep its heads and neurons, but compute new biases."""
 
 import json
 from collections.abc import Callable

@@ -19,7 +19,10 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a folder with a tiny model, a text, and a checkpoint with a GGUF file and a plan."""
+    """Create a folder with a tiny model, a text and a checkpoint.
+
+    The folder of the checkpoint also contains a GGUF file, a plan and texts.
+    """
     folder = tmp_path_factory.mktemp("made")
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(folder / "model")
     smollm().save_pretrained(folder / "model")
@@ -44,7 +47,7 @@ def inputs(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """Copy the prepared folder, and add symbolic links into the checkpoint and out of it."""
+    """Copy the folder `made`, and add symbolic links into the checkpoint and out of it."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     (copy / "linked").symlink_to(copy / "ck")
@@ -86,7 +89,7 @@ def test_what_a_run_reads_is_not_replaced_by_its_checkpoint(
     before = contents(folder)
     done = overwrite(quick_flap, folder / target, *inputs(folder), "eval=[none]", *given)
     assert done.returncode == 1, done.stderr
-    # Lines before the error show the progress of dequantising.
+    # If the model is a GGUF file, the lines before the error show the progress of dequantising.
     *_, line = done.stderr.strip().splitlines()
     field = given[-1].partition("=")[0]
     assert line.startswith(f"error: checkpoint.dir={folder / target}: saving replaces")

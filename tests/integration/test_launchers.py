@@ -1,4 +1,4 @@
-"""Sweeps whose cells run in several processes, tested without a cluster.
+"""Sweeps whose runs ("cells") are started in several processes, tested without a cluster.
 
 The tests check the script that is submitted to sbatch, the log of each process, and the GPU that
 each job gets.
@@ -167,12 +167,13 @@ def assert_failed(run: Path, error: str, console: str) -> None:
     assert f"error: cell {number + 1}: {error}" in console
 
 
-@pytest.mark.long  # long, because test_slurm.py also tests jobs that submitit starts
+# This test has the marker `long`, because test_slurm.py also tests jobs in several processes.
+@pytest.mark.long
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """In a sweep of three cells, the first and the last fail, and the second finishes.
+    """In a sweep of three runs, the first and the last run fail, and the second run finishes.
 
-    Each cell uses a tracker and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs do not exist,
-    so the cells compute on the CPU.
+    Each run uses a tracker, and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs do not exist,
+    so the runs compute on the CPU.
     """
     options = [
         *base,
@@ -213,7 +214,7 @@ def test_more_processes_than_gpus_are_refused(
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        # Call the function without its cache, as a new process would.
+        # Call the function without its `functools.cache`, because a new process has an empty cache.
         return claim_gpu.__wrapped__(tmp_path)
 
     assert {claim(), claim()} == {"5", "7"}

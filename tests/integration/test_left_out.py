@@ -1,4 +1,4 @@
-"""Runs do not measure on documents that are also in the texts that they read."""
+"""A run does not measure on documents that are also in a text that the run reads."""
 
 import json
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_cells_of_a_sweep_are_measured_on_the_same_documents(
 
 
 def passages(task: Task, field: str) -> list[str]:
-    """Return this field of each document that the task measures."""
+    """Return the field `field` of each document on which the task measures."""
     [asked] = task.run.keywords["task"].loaded["tasks"].values()
     return [row[field] for row in asked.eval_docs]
 
@@ -148,7 +148,7 @@ def passages(task: Task, field: str) -> list[str]:
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """`calibration=answers` reads these prompts, and their examples contain the right answers."""
+    """`calibration=answers` reads these prompts, whose few-shot examples contain right answers."""
     named, _ = named_prompts(prompts, "calibration.dataset")
     texts = tuple(turn for prompt in named for turn in turns(prompt))
     read = ReadText("calibration", f"calibration.dataset={prompts}", texts)

@@ -88,7 +88,7 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """Finished batches of text are reused, even if the run was killed before it had other results.
+    """Finished batches of text are reused, even if they are the only results of a killed run.
 
     A batch whose file is damaged is written again.
     """

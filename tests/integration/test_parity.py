@@ -1,10 +1,12 @@
-"""flap prunes the same units of a real model as the paper's official code.
+"""flap prunes nearly the same heads and neurons of a real model as the FLAP paper's official code.
 
-data/flap_official.json contains the units that the official code prunes. The official code supports
-only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9. The official code computes
-a running variance, which drops the first sample and measures each later sample against the mean at
-that time. With flap's exact statistics, the plans therefore differ in about 0.5 % of the neurons.
-With an imitation of the official running variance, the plans are the same within a few units.
+tests/data/flap_official.json contains the heads and neurons that the official code keeps. The
+official code supports only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9.
+
+The official code computes a running variance, which drops the first sample and measures each later
+sample against the mean at that time. With flap's exact statistics, the plans therefore differ in
+about 0.5 % of the neurons. With an imitation of the official running variance, the plans are the
+same except for a few heads and neurons.
 """
 
 import hashlib
@@ -39,8 +41,8 @@ from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
 from tests.cases import METRICS, collect
 
-# These tests are slow, because all calibration windows pass through the model once before the first
-# test, and twice more for Wanda-sp.
+# These tests take long, because all calibration windows pass through the model once before the
+# first test, and twice more for Wanda-sp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "flap_official.json").read_text())
 HEADS = 9
@@ -56,16 +58,17 @@ def name_of(cell: Cell) -> str:
 
 
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
-# The tests compare the kept units in every cell. Perplexity takes half a minute to measure, so the
+# A cell is a combination of method, metric, structure and ratio. The tests compare the kept heads
+# and neurons in every cell. Perplexity takes half a minute to measure, so without --thorough, the
 # tests measure it in only one cell. Perplexity also shows the effect of compensation, which is
-# largest with half of the weights removed.
+# largest in this cell, with half of the weights removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 
 @dataclass
 class Real:
-    """SmolLM2 with repeated KV heads, the windows of the official code, and the dense statistics.
+    """SmolLM2 with repeated KV heads, the windows of the official code, and calibration statistics.
 
     exact: flap's statistics.
     official: statistics with the official running variance.
@@ -158,7 +161,7 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
 
 
 def truncated(scores: Pair[Tensor], cell: Cell) -> LayerPlan:
-    """Return the plan by the official rule for uniform structures.
+    """Return the plan of a layer by the official rule for uniform structures.
 
     With a ratio of 0.2, this rule removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
     """
@@ -191,7 +194,7 @@ def official_plan(cell: Cell) -> PruningPlan:
 
 
 def decided_otherwise(plan: PruningPlan, cell: Cell) -> tuple[int, int]:
-    """Count the heads and the neurons that flap or the official code keeps, but not both."""
+    """Count the heads and the neurons that are kept by only one of flap and the official code."""
     pairs = list(zip(plan.layers, official_plan(cell).layers, strict=True))
     return (
         sum(len(set(ours.attention) ^ set(theirs.attention)) for ours, theirs in pairs),

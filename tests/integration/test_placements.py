@@ -1,4 +1,6 @@
-"""Runs with weights on disk hold only one layer in memory, and share the cache of statistics.
+"""With model.placement=stream, a run holds only one layer of the model in memory at a time.
+
+The run reuses cached statistics of runs that hold the whole model in memory.
 
 test_same_result.py compares the results of these runs with those of runs in memory.
 """
@@ -73,8 +75,8 @@ def test_one_layer_or_the_rest_is_in_memory(
     assert observed.visits.keys() == {0, 1, 2, 3}
     assert len(set(observed.visits.values())) == 1
     if choice == "method=flap":
-        # Each layer is read six times: once each to calibrate, score, compress and write, and twice
-        # to compare the pruned model with its checkpoint.
+        # Each layer is read six times: once for each of the steps calibrate, score, compress and
+        # write, and twice to compare the pruned model with its checkpoint.
         assert observed.visits[0] == 6
 
 

@@ -1,6 +1,6 @@
-"""Runs that work with files on NFS and behind symbolic links.
+"""Runs work with files on NFS (a network file system), and behind symbolic links.
 
-On NFS, a folder that contains a mapped file cannot be removed.
+On NFS, a folder cannot be removed while it contains a file that a process has mapped into memory.
 """
 
 import json

@@ -27,7 +27,7 @@ SEARCH = "method=flap_plus"
 
 
 def out_of_memory() -> None:
-    """Raise an out-of-memory error in the second process, while the first process continues."""
+    """Make calibration raise an out-of-memory error in the second process, but not in the first."""
 
     def fail(*given: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")

@@ -54,7 +54,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_killed_run_goes_on_after_its_task(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupted run continues with the measurement that was interrupted.
+    """If an interrupted run is started again, it continues with the interrupted measurement.
 
     After the run has finished, a further start repeats no measurement, even without the cache. With
     resume=false, a further start repeats all measurements.
@@ -94,8 +94,8 @@ def test_dense_scores_are_measured_once(
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
     errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
-    # Each error is computed from pairs of windows. The dense model's values for these pairs come
-    # from the cache.
+    # The standard error of a difference is computed from the values of both models for each window.
+    # In the second and third run, the dense model's values come from the cache.
     assert len(set(errors)) == 3 and min(errors) > 0
 
 
@@ -188,7 +188,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
 
     assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
-    again = start(0.2)  # refused, because `kept` now contains the second run's checkpoint
+    again = start(0.2)  # refused, because `kept` now contains the checkpoint of the run with 0.5
     assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
     assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
     assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2
@@ -249,8 +249,8 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
 ) -> None:
     """A finished run that is started again with more measurements is not pruned again.
 
-    The run keeps its earlier numbers and seconds. Afterwards, it counts as finished for the command
-    lines of both starts.
+    The run keeps its earlier numbers, and the seconds of its earlier stages. Afterwards, the run
+    counts as finished for the command lines of both starts.
     """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
@@ -348,7 +348,7 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
         forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
     )
     after = contents(tmp_path / "run")
-    # Before it was killed, the process may only have added numbers of the dense model.
+    # Before the process was killed, it may only have added numbers of the dense model.
     numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}
     assert {path for path in before if before[path] != after[path]} <= numbers
     assert (
@@ -360,10 +360,10 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """A run is started again with other options, and is killed after measuring the dense model.
+    """A finished run is started again with other options of a measurement, and is killed.
 
-    When the first command is started once more, its report must not contain the numbers that were
-    measured with the other options.
+    The kill comes after the dense model was measured with these options. If the run then makes
+    another measurement, its report must still contain the numbers of the first start.
     """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
     assert quick_flap(*perplexity).returncode == 0
@@ -442,8 +442,8 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     assert [removed.name, kept.name] == names  # a slash in the name of the model becomes a hyphen
     for file in ("report.json", "status.json"):
         (removed / file).unlink()
-    # A sweep with more values numbers its jobs differently. flap finds a finished cell by its
-    # config, even if the folder of the cell has another number.
+    # A sweep with more values numbers its runs differently. flap finds a finished run of a sweep by
+    # its config, even if the run's folder has another number.
     done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done already") == 1

@@ -1,4 +1,8 @@
-"""A killed streamed run resumes after its last recorded step, with byte-identical results."""
+"""A killed run with model.placement=stream resumes after its last recorded step.
+
+Its results are byte-identical to those of an uninterrupted run. Such a run holds only one layer of
+the model in memory at a time. tests/helpers/killed.py explains the names of the steps.
+"""
 
 import json
 import signal
@@ -15,7 +19,10 @@ from tests.helpers.killed import start
 
 
 def steps_of(*kinds: str) -> list[str]:
-    """Return the steps of a run that does these kinds of steps for each of four layers in turn."""
+    """Return the steps of a run that does all these kinds of steps for a layer, then for the next.
+
+    The model has four layers.
+    """
     steps = []
     for layer in range(4):
         steps += [f"{kind} {layer}" for kind in kinds]
@@ -31,8 +38,8 @@ IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
 # written again, together with the biases that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
-# With covariances, two sets of windows pass through each layer: windows for fitting, and held-out
-# windows. So the steps of each layer contain the same kind twice.
+# If a run computes covariances, two sets of windows pass through each layer: windows for fitting,
+# and held-out windows. So each layer has two steps of the same kind.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
@@ -58,7 +65,10 @@ Undisturbed: TypeAlias = Callable[[str], WholeRun]
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Return a function that does an uninterrupted run with given options, once for each choice."""
+    """Return a function that does an uninterrupted run with the options `choice`.
+
+    If it is called again with the same options, it returns the same run.
+    """
 
     @cache
     def run(choice: str) -> WholeRun:
@@ -83,7 +93,8 @@ def written(folder: Path) -> dict[str, bytes]:
 class Kill(NamedTuple):
     """A run with the options `choice` that is killed after a step.
 
-    whole: the steps of the uninterrupted run. left: the steps that the run must do after the kill.
+    whole: the steps of an uninterrupted run with these options.
+    left: the steps that the run must do when it is started again.
     """
 
     choice: str
@@ -100,8 +111,8 @@ KILLS = [
     # This run is killed after it has pruned layer 1 in memory, but before it has written the layer.
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # In these two cases, the resumed run reads the fit reports of earlier layers from the working
-    # directory.
+    # In the next two cases, the resumed run reads what it has recorded about the fits of earlier
+    # layers from its working directory.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
 ]
@@ -164,9 +175,10 @@ def flipped(text: bytes) -> bytes:
 
 
 class DamagedNote(NamedTuple):
-    """A run that is killed after a step, and one of its records (`note`) that is then damaged.
+    """A run that is killed after a step, and one of its records of progress, which is then damaged.
 
-    left: the steps that the run must do after the kill.
+    note: the name of the file with this record.
+    left: the steps that the run must do when it is started again.
     """
 
     choice: str
@@ -209,7 +221,7 @@ def test_a_killed_mixture(
 ) -> None:
     """A killed run on Mixtral resumes with the same results.
 
-    The fits add output biases to the experts of this model.
+    The linear compensation adds output biases to the experts of this model.
     """
     model = tmp_path / "mixtral"
     tiny_model("mixtral").save_pretrained(model)

@@ -31,7 +31,7 @@ from tests.models.families.every import EVERY
 ROUNDING = 1e-4
 LONG = pytest.mark.long
 THOROUGH = pytest.mark.thorough
-# The last variant of each family, which differs most from LLaMA.
+# For each family, the test config of the last variant, which differs most from LLaMA.
 FAMILIES = {
     family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY
 }
@@ -68,8 +68,9 @@ COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
 # The runs have 19 windows, which two or three processes cannot divide evenly. Two processes cannot
-# divide the 3 held-out windows evenly either. The levels of the search reach three quarters of a
-# block, because the removal of one quarter changes a tiny model hardly more than rounding does.
+# divide the 3 held-out windows evenly either. The levels are the shares of a layer's KV heads or
+# neurons that the search tries to remove. They reach three quarters, because the removal of one
+# quarter changes a tiny model hardly more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
 # Each case has a model, options, and the setups in which `make test` runs the case. Of the
@@ -114,9 +115,9 @@ ANSWERS = (
 def goes(model: str, place: Place) -> bool:
     """Return whether a model is tested in a setup.
 
-    In the search of the tiny GPT-2, two units are nearly equally important, so another order of
-    sums can change the plan. torch cannot run Falcon's attention on a device that is simulated in
-    Python.
+    In the search of the tiny GPT-2, two heads or neurons are nearly equally important, so another
+    order of sums can change the plan. torch cannot run Falcon's attention on a device that is
+    simulated in Python.
     """
     return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
 
@@ -152,7 +153,7 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
     config = composed(*arguments, *options)
     source = None
     if place.device == "second":
-        # Importing this module registers the device for the rest of the process.
+        # The import registers the simulated device with torch for the rest of the process.
         device = import_module("tests.helpers.second_device").DEVICE
         source = replace(find_model(config.model, folder / "cache", False), device=device)
     run(config, folder / "run", source=source)
@@ -193,7 +194,7 @@ def inputs(
 def in_memory(
     inputs: Callable[[str], list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
-    """Return a function that runs a model in the CPU's memory, and returns the run's folder."""
+    """Return a function that does a run in the CPU's memory, and returns the run's folder."""
 
     @cache
     def made(model: str, choices: str) -> Path:

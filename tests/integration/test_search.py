@@ -1,4 +1,4 @@
-"""Complete runs with structure=search meet the ratio, resume, and leave no temporary files."""
+"""Complete runs with structure=search meet the ratio, resume after a kill, and clean up."""
 
 import copy
 import gc
@@ -23,8 +23,9 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-    # Number of trial plans in which a single block is pruned: 4 layers, each with 3 possible
-    # numbers of removed KV heads and 4 possible numbers of removed neurons.
+    # ALONE is the number of trial plans that prune only the KV heads, or only the neurons, of one
+    # layer: 4 layers, each with 3 possible numbers of removed KV heads and 4 possible numbers of
+    # removed neurons.
 )
 
 
@@ -51,10 +52,10 @@ def test_the_model_stays_dense_and_no_copy_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The trials of a search change no layer of the model, and delete the pruned copies.
+    """A search tries plans on pruned copies of layers, deletes the copies, and changes no layer.
 
-    At most two pruned copies of layers are in memory: of the layer that has just run, and of the
-    next.
+    At most two copies are in memory at a time: a copy of the layer that has just run, and a copy of
+    the next layer.
     """
     model = tiny_model("llama-gqa").to(torch.bfloat16)
     copies = []
@@ -103,8 +104,7 @@ def killable(base: list[str], placement: str) -> list[str]:
 def in_order(steps: list[str]) -> list[str]:
     """Return the names of the score and compress steps, without repetitions in a row.
 
-    Several streams of windows pass through a layer, and the steps of all these streams count as one
-    step.
+    Several sets of windows pass through a layer. The steps of all these sets count as one step.
     """
     return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "compress")]
 
@@ -116,10 +116,10 @@ def in_order(steps: list[str]) -> list[str]:
             "device",
             "score 2",
             5,
-        ),  # killed in the pass that measures single blocks
+        ),  # killed while the search measures plans that prune heads or neurons of one layer
         ("stream", "score 2", 5),
-        # killed in the pass that compresses: the resumed run reads scores and the measurements of
-        # single blocks from the disk
+        # Killed while the run compresses the layers. The resumed run reads the scores and the
+        # measurements of the search from the disk.
         ("stream", "compress 2", 1),
     ],
 )

@@ -28,7 +28,7 @@ VARIABLE = 'it\'s "t0p" s3cr3t: x'
 
 @dataclass(frozen=True)
 class Reading(NoTracking):
-    """A tracker that records whether the run has the environment variable MINE of the tests."""
+    """A tracker that records whether the run has the environment variable MINE."""
 
     password: str | None = None
 
@@ -62,7 +62,7 @@ def hydras(text: str) -> str:
 
 
 def sweep_of(base: list[str], *others: str) -> list[str]:
-    """Return the arguments of a sweep with a single cell, which writes to the folder "sweep"."""
+    """Return the arguments of a sweep with a single run, which writes to the folder "sweep"."""
     return ["-m", *base, "ratio=0.4", "checkpoint.save=true", "hydra.sweep.dir=sweep", *others]
 
 
@@ -93,7 +93,8 @@ def test_a_whole_sweep_tells_no_password(
     assert leaks(tmp_path, done, password) == []
 
     sent = "\n".join(server.requests)
-    # Check that the run did send its data to the tracker.
+    # Check that the run has sent data to the tracker, because a search for secrets in no data would
+    # find nothing.
     assert "log-batch" in sent and "tracking.uri" in sent
     assert "s3cr3t" not in sent
     [header] = server.authorizations
@@ -155,9 +156,10 @@ def test_a_server_that_is_away_is_named_without_the_password(
 
 
 def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """Tracebacks contain no secrets.
+    """Error messages and tracebacks contain no secrets.
 
-    The path of the missing model contains the token. Error messages show *** instead of the token.
+    Here, the secret is the token HF_TOKEN, which is also a part of the path of a missing model. The
+    error message shows *** instead of the token.
     """
     token = "s3cr3t-token"
     options = [f"model.path=/nowhere/{token}", "ratio=0.4", "hydra.run.dir=run"]
@@ -171,9 +173,9 @@ def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path)
 def test_hydras_own_messages_tell_no_secret(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """When a cell fails, Hydra prints its overrides. flap hides the secrets in them.
+    """When a run of a sweep fails, Hydra prints its overrides. flap hides the secrets in them.
 
-    The cell fails because the config of the tracker has no key `password`.
+    Here, the run fails because the config of the tracker has no key `password`.
     """
     for text in (RESERVED, QUOTES, VARIABLE):
         done = quick_flap(*sweep_of(base, f"+tracking.password={hydras(text)}"))
@@ -182,7 +184,7 @@ def test_hydras_own_messages_tell_no_secret(
 
 
 def test_wandb_records_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """W&B records the command line of the process. flap hides the secrets in it."""
+    """W&B records the command line of the process. flap hides the secrets in the command line."""
     options = [
         "tracking=wandb",
         "tracking.mode=offline",

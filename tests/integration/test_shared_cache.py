@@ -56,14 +56,14 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
 
 
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
-    """A sweep with more values numbers its jobs differently, but still finds the killed cell.
+    """A sweep with more values numbers its runs differently, but still finds a killed run.
 
-    The sweep recognises the pruned model of the killed cell by its key.
+    flap recognises the pruned model of the killed run by the key in pruned.json.
     """
     arguments = [*base, "metric=WIFV"]
     assert_succeeds(start(tmp_path / "first", [*arguments, "ratio=0.4"]))
     [cell] = (tmp_path / "first" / "sweep").glob("0_*")
-    # This is the state of the folder after a kill while the run writes its report.
+    # Without these files, the folder is as if the run was killed while it wrote its report.
     (cell / "report.json").unlink()
     (cell / "status.json").unlink()
 

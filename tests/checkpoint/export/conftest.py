@@ -7,7 +7,10 @@ from tests.helpers.gguf_cases import Exported
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """Return tiny pruned checkpoints by family and form, such as ("llama", "by layer")."""
+    """Return tiny pruned checkpoints by family and form, such as ("llama", "by layer").
+
+    In the form "by layer", layers differ in width. In the form "uniform", they have equal widths.
+    """
     root = tmp_path_factory.mktemp("engines")
     made: dict[tuple[str, str], Exported] = {}
     for model_type, form in CELLS:

@@ -26,7 +26,8 @@ def words() -> PreTrainedTokenizerFast:
 def run(gguf: Path) -> tuple[torch.Tensor, list[int]]:
     """Run llama.cpp on a GGUF file.
 
-    Return the log-probabilities after each token of TOKENS, and twelve greedy tokens.
+    Return the log-probabilities after each token of TOKENS, and the twelve tokens with which
+    llama.cpp continues TOKENS greedily.
     """
     tokens = TOKENS[0].tolist()
     found = llama_cpp(gguf, tokens=tokens, plain=65, prompt=tokens, new_tokens=12)
@@ -87,7 +88,7 @@ def test_smaller_types(
 @pytest.mark.parametrize("kind", ["q5_1", "q5_0", "q4_1", "q4_0"])
 @torch.no_grad()
 def test_types_of_few_bits(kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """llama.cpp gives the same results as transformers with equally rounded weights.
+    """llama.cpp gives the same results as transformers with weights rounded to the same values.
 
     The tolerance is wide, because llama.cpp also rounds the activations before a matrix product.
     """

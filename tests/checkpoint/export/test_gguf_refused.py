@@ -1,4 +1,4 @@
-"""A checkpoint that cannot become a GGUF file is refused in one line, and leaves no file."""
+"""If a checkpoint cannot become a GGUF file, the error has one line, and no file is left behind."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,8 @@ def test_another_vocabulary_than_the_source_has(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A GGUF file must have a token for every row of the embedding.
+    # The tokenizer gets a token for every row of the embedding. Otherwise, the export would add
+    # filler tokens, and source.gguf would have another vocabulary than the tokenizer.
     words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])
     words.save_pretrained(exported.directory)
     source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
@@ -169,7 +170,8 @@ def test_the_command(
     assert done.returncode == 0, done.stderr
     file = exported.directory / "model-bf16.gguf"
     assert done.stdout.strip() == str(file) and file.is_file()
-    # Without this patch, transformers would print no warnings in later tests of the same process.
+    # `main` calls this function. Without the patch, transformers would print no warnings in later
+    # tests of the same process.
     monkeypatch.setattr("transformers.utils.logging.set_verbosity_error", lambda: None)
     with pytest.raises(SystemExit) as refused:
         main([str(exported.directory.parent), "gguf"])

@@ -22,12 +22,12 @@ from tests.helpers.engine_cases import (
 )
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 
-# Families that are tested, although the table of docs/exports.md does not contain them.
+# Families that are tested here, although the table of docs/exports.md does not contain them.
 ALSO = ("gpt2", "gpt_oss", "phi")
 OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
-# Tracing a model takes ten seconds, and most of this work is the same for both formats. So by
-# default, the families take turns, and each family is tested in only one format. gpt_oss, which has
-# experts, is tested in both formats, because the formats trace experts differently.
+# Tracing a model takes ten seconds, and most of this work is the same for the formats onnx and
+# openvino. So without --thorough, each family is tested in only one of the two formats, in turns.
+# gpt_oss, which has experts, is tested in both, because the formats trace experts differently.
 THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
 CASES = [
     pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case

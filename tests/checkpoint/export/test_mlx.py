@@ -61,8 +61,8 @@ def test_same_logits(
 ) -> None:
     found = answers["/".join(cell)]
     expected = expected_logprobs(families[cell])
-    # `found` has log-probabilities from one forward pass for all tokens, and log-probabilities from
-    # one pass for each token, with a cache.
+    # `found` has the log-probabilities from two computations: one forward pass for all tokens
+    # together, and one forward pass for each token, with a key-value cache.
     for logprobs in found["logprobs"]:
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
     assert found["greedy"] == families[cell].greedy(PROMPT)
@@ -120,7 +120,8 @@ WIDE = {
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """mlx-lm's own command can quantise an export.
 
-    mlx-lm leaves a matrix unchanged if the length of its rows is not a multiple of the group size.
+    The rows of this model's matrices are long, because mlx-lm quantises a matrix only if the length
+    of its rows is a multiple of the group size of the quantisation.
     """
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
     exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)

@@ -1,4 +1,7 @@
-"""The packaged SmolLM2, pruned by 20 %, continues a text in llama.cpp as in transformers."""
+"""SmolLM2 from an installed package continues a text in llama.cpp as in transformers.
+
+The model is pruned by 20 %.
+"""
 
 import gc
 from pathlib import Path
@@ -20,8 +23,8 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
-# These tests have the marker `long`, because other tests already run exports of tiny models in
-# llama.cpp.
+# `make test` leaves out these tests (marker `long`), because it already runs exports of tiny models
+# in llama.cpp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
@@ -47,7 +50,10 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
 
 
 def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return the ids of TEXT, and the log-probabilities and greedy tokens of transformers."""
+    """Return the token ids of TEXT, and what transformers computes for them.
+
+    These are the log-probabilities after each token, and the greedy continuation.
+    """
     model = load(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     tokens = tokenizer(TEXT, return_tensors="pt").input_ids
@@ -84,8 +90,9 @@ def test_llama_cpp_continues_english_as_transformers_does(
     assert differences["model-f32"].abs().max() <= 1e-3
     assert answers["model-f32"]["greedy"] == continued
     assert answers["model-f32"]["ids"] == answers["model-q8_0"]["ids"] == [ids]
-    # llama.cpp also rounds the activations to 8 bits. So the log-probabilities of all ids differ by
-    # 0.15 on average, mostly for improbable ids. Therefore, this test compares the Kullback-Leibler
-    # divergence, which weights each id with its probability.
+    # With the type q8_0, the weights have 8 bits, and llama.cpp also rounds the activations to 8
+    # bits. So the log-probabilities of all ids of the vocabulary differ from those of transformers
+    # by 0.15 on average, mostly for improbable ids. Therefore, this test compares the
+    # Kullback-Leibler divergence, which weights each id with its probability.
     divergence = -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean()
     assert divergence <= 0.02

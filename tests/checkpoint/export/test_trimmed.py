@@ -1,4 +1,4 @@
-"""A checkpoint with a trimmed vocabulary has the same tokens and predictions in llama.cpp."""
+"""With a trimmed vocabulary, llama.cpp and transformers have the same tokens and predictions."""
 
 from pathlib import Path
 
@@ -16,7 +16,10 @@ from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 
 
 def trimmed(kind: str, folder: Path) -> Path:
-    """Return the checkpoint of a run that has removed tokens, but no heads or neurons."""
+    """Return the checkpoint of a run that has only removed tokens from the vocabulary.
+
+    The run has removed no heads or neurons.
+    """
     tokenizer = KINDS[kind]()
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
