@@ -197,8 +197,8 @@ def test_no_public_name_stands_for_two_things() -> None:
 
 
 # Limits for the number of expressions per line, and for the length and parameters of functions.
-MOST_EXPRESSIONS = {"flap": 4.6, "tests": 5.0}  # average per line of code in the folder
-MOST_EXPRESSIONS_OF_A_FILE = 6.0  # average per line of code in a file
+MOST_EXPRESSIONS = {"flap": 4.6, "tests": 5.0}  # mean number of expressions per line in a folder
+MOST_EXPRESSIONS_OF_A_FILE = 6.0  # mean number of expressions per line of code in a file
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_PARAMETERS = 6
 # Functions that may exceed the limits of lines and parameters, each with the reason.

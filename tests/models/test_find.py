@@ -152,7 +152,7 @@ def test_the_packaged_copy_is_dequantised_by_one_process(
 
     def slowly(*args: object, **options: object) -> PreTrainedModel:
         read_files.append(options.get("gguf_file"))
-        time.sleep(0.2)  # during this time, the other processes could also begin to dequantise
+        time.sleep(0.2)  # during this time, the other threads could also begin to dequantise
         return read(*args, **options)
 
     monkeypatch.setattr(gguf_file, "packaged_file", lambda wheel, path: gguf)

@@ -195,7 +195,7 @@ def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain
     """The config in a finished cell's report, not Hydra's record, decides on which curve it is.
 
     Cells with other calibration windows, or with other window lengths of perplexity, are on another
-    curve. A cell without the zero-shot tasks is on the same curve.
+    curve. A cell without the zero-shot tasks is on the same curve as a cell with these tasks.
     """
     for overrides in (
         (),

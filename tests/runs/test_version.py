@@ -1,4 +1,4 @@
-"""If the version of flap's stored results is unchanged, a run gives the same results as before."""
+"""While the version of flap's stored results is unchanged, runs give the recorded results."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""A plan meets all targets, and would exceed a target if a layer kept one more head or neuron."""
+"""A plan meets all targets, and would exceed a target if a layer kept one more head or neuron.
+
+A plan says which heads and neurons each layer keeps. A bound is the limit that a target sets on a
+cost, such as bytes. A budget contains the bounds.
+"""
 
 from dataclasses import replace
 

@@ -1,7 +1,8 @@
 """Every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-No other plan within these limits is nearer to the budget, which is the number of parameters to
-remove. To check this, the tests try all numbers of heads and neurons that the layers may keep.
+No other plan (a choice of heads and neurons that stay) within these limits is nearer to the budget,
+which is the number of parameters to remove. To check this, the tests try all numbers of heads and
+neurons that the layers may keep.
 """
 
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def widths(structure: Structure) -> list[Width]:
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """Return the smallest distance from the budget that an `allowed` plan has, in parameters."""
+    """Return by how many parameters the nearest `allowed` plan misses the budget."""
     distances = []
     for first, second in product(widths(structure), repeat=2):
         if allowed(first, second):
@@ -184,7 +185,7 @@ def test_no_uniform_plan_with_the_same_heads_is_nearer(
 def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
     """Return the plans of a structure for 200 ratios.
 
-    Each of these plans keeps the first units of the same ranking.
+    Each plan keeps the first heads and neurons of a ranking that is the same for all ratios.
     """
     budgets = [Budget(SMALL, percent / 200) for percent in range(200)]
     return {structure.allocate(small_scores(seed), budget) for budget in budgets}

@@ -1,4 +1,7 @@
-"""A plan can be written to a file and read again. A new plan replaces the file atomically."""
+"""A plan can be written to a file and read again. A new plan replaces the file atomically.
+
+A plan says which heads and neurons each layer keeps.
+"""
 
 import os
 from pathlib import Path

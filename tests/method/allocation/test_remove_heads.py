@@ -1,4 +1,4 @@
-"""`remove_heads` is met exactly if the budget allows it, and refused otherwise."""
+"""The option `remove_heads` is met exactly if the ratio allows it, and refused otherwise."""
 
 from dataclasses import replace
 
@@ -125,7 +125,7 @@ def test_hybrids_lose_whole_kv_heads(
 
 @pytest.mark.parametrize("structure", MANUAL)
 def test_layers_with_fewer_heads_lose_what_they_have(structure: str) -> None:
-    """In a model that was pruned before, layers may have different numbers of heads.
+    """If a model has already been pruned, its layers may have different numbers of heads.
 
     Here, the last layer has no heads, the layer before the last has one KV head and cannot lose it,
     and the first layer can lose only one of its two KV heads. Each KV head has two query heads.

@@ -1,4 +1,4 @@
-"""Covariances are exact, however the tokens are divided into batches and sets.
+"""Covariances are exact, however the tokens are divided into batches and merged sets.
 
 Memory holds the co-moments of only one layer at a time. Co-moments are the sums of products of
 deviations from which covariances are computed.
@@ -230,7 +230,8 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 def test_one_layer_is_in_memory() -> None:
     """At any time, only one layer has co-moments in memory.
 
-    The test covers scoring, the trials of a search, compression, and pruning layer by layer.
+    The test covers scoring, the trials of structure=search, compression, and pruning layer by
+    layer.
     """
     calibration = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     linear = LinearCompensation()

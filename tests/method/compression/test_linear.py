@@ -96,7 +96,8 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
     """Without held-out tokens, the compensation changes only the bias.
 
     An expert has no held-out tokens if the router sends none to it. The test has fewer than two
-    tokens for each channel, because then trials of a search also compare fits on held-out tokens.
+    tokens for each channel, because then trials of structure=search also compare fits on held-out
+    tokens.
     """
     activation_TI = noise(30, 20) + 3
     weight_OI = noise(4, 20, seed=1)

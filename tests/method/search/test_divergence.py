@@ -1,7 +1,7 @@
 """The search measures the divergence that follows from the logits of dense and pruned model.
 
-The divergence of a plan does not depend on other plans that are measured in the same pass through
-the layers.
+A plan says which heads and neurons each layer keeps. Its divergence does not depend on other plans
+that are measured in the same pass through the layers.
 """
 
 import copy

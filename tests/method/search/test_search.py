@@ -33,14 +33,14 @@ def test_by_hand() -> None:
 
 
 def test_a_later_unit_is_never_cheaper() -> None:
-    """The lower convex envelope of the measured costs gives each of three equal units 1/3.
+    """The lower convex envelope of the measured costs gives each of three equal units 1/3 nats.
 
     Removing one unit costs 0.9 nats, and removing three units costs 1.0 nats.
     """
     score_U = torch.tensor([1.0, 1.0, 1.0, 50.0])
     nats_U = spread(score_U, {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
-    # Among units with equal scores, the last unit is removed first, as in `highest`.
+    # Among units with equal scores, the last unit is removed first, as in the function `highest`.
     assert nats_U.argsort().tolist() == [2, 1, 0, 3]
 
 
@@ -186,7 +186,7 @@ class KnownNats:
 def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """The search finds the cheapest plan, although the blocks' scores have different scales."""
+    """The search finds the cheapest plan, although each block's scores have another scale."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])

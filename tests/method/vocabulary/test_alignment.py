@@ -16,7 +16,7 @@ CHARACTERS = "emoji 😀 and 中文字 and ünïcödé"
 def alignment(kind: str, without_row: int = 0) -> Alignment:
     """Return the alignment of a tokenizer with a copy that has lost most of its tokens.
 
-    The copy has the tokens that it must have, and twelve more.
+    The copy has the tokens that flap never removes, and twelve more.
 
     without_row: the number of tokens at the end of the vocabulary for which the model has no row.
     """

@@ -1,4 +1,4 @@
-"""With a target, flap first trims the vocabulary, and then removes units if necessary."""
+"""With a target, flap first trims the vocabulary, then removes heads and neurons if necessary."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ def dense_parameters(model_dir: Path) -> int:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the two lines of the log about removed tokens and removed units."""
+    """Return the two log lines about removed tokens and about removed units (heads and neurons)."""
     return [text for text in caplog.messages if text.startswith(("vocabulary:", "units:"))]
 
 

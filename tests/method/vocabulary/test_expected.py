@@ -1,4 +1,4 @@
-"""The expected counts of tokens agree with a direct computation from the model's predictions."""
+"""The mean probabilities that a model predicts for tokens agree with a direct computation."""
 
 import torch
 

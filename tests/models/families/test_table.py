@@ -83,7 +83,10 @@ def test_each_cell_is_what_the_contract_tests(model_type: str) -> None:
 
 
 def write() -> None:
-    """Write the table to docs/families.md: `python -m tests.models.families.test_table`."""
+    """Write the table to docs/families.md.
+
+    The command is `python -m tests.models.families.test_table`.
+    """
     before, rest = TABLE.read_text().split("| `model_type` |")
     _, after = rest.split("\n\n", 1)
     head = (

@@ -86,7 +86,7 @@ def test_it_has_the_numbers_the_layers_the_progress_and_the_report(
     assert (warnings(caplog), said.out) == ([], "")
     assert [
         line for line in said.err.splitlines() if not line.startswith("calibrate ")
-    ] == []  # only the run's own progress is printed
+    ] == []  # nothing is printed except the run's progress
     run = run_of(client, run_dir)
     assert (run.data.params["ratio"], run.info.status) == ("0.4", "FINISHED")
     expected = {
